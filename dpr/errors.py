@@ -1,0 +1,74 @@
+"""Every error a user can meet, each with the exit code the `dpr` command ends with.
+
+A message is one sentence that says what is wrong, where, which value, what is allowed and what to do.
+"""
+
+
+class DprError(Exception):
+    """Base of all errors that are the user's to mend; anything else that escapes is a defect of this project."""
+
+    exit_code = 1
+
+
+class RecipeError(DprError):
+    """A recipe or command line that cannot be used."""
+
+    exit_code = 2
+
+
+class CorpusError(DprError):
+    """Input that cannot be read as the corpus the recipe names."""
+
+    exit_code = 3
+
+
+class EncoderError(DprError):
+    """A model that cannot be loaded, or vectors of two different encoders about to meet."""
+
+    exit_code = 4
+
+
+class StoreError(DprError):
+    """A store that cannot be read or written, or that breaks its contract."""
+
+    exit_code = 5
+
+
+class MissingObjectError(StoreError):
+    """A named object that is not in the store."""
+
+
+class IntegrityError(DprError):
+    """Bytes, counts or checksums that disagree with the record made when they were written."""
+
+    exit_code = 6
+
+
+class IndexBuildError(DprError):
+    """An index that cannot be chosen, trained, built or merged as asked."""
+
+    exit_code = 7
+
+
+class ConflictError(DprError):
+    """Another run or publisher holds what this one needs."""
+
+    exit_code = 8
+
+
+class GateError(DprError):
+    """The gate measured less than the recipe demands, so nothing was published."""
+
+    exit_code = 9
+
+
+class ServeError(DprError):
+    """The service cannot start or cannot answer."""
+
+    exit_code = 10
+
+
+class UnitError(DprError):
+    """A unit of work failed; its finished siblings are kept and the run can be started again."""
+
+    exit_code = 11

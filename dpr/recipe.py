@@ -1,0 +1,250 @@
+"""The recipe: one small YAML file that says everything about a collection, checked field by field."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dpr.errors import RecipeError
+
+CorpusFormat = Literal["auto", "dpr-tsv", "beir", "jsonl", "parquet", "documents", "python-docs"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(_Config):
+    """Which column or JSON field holds what (formats `jsonl` and `parquet`)."""
+
+    id: str = "id"
+    """Field with the passage id; a string, or an integer that is written as one."""
+    title: str | None = "title"
+    """Field with the title; null: passages have none."""
+    text: str = "text"
+    """Field with the text."""
+
+
+class CorpusConfig(_Config):
+    """Where passages come from."""
+
+    path: str | list[str] = ""
+    """File, folder, glob or URL (`s3://…`), or a list of them; not used by `python-docs`."""
+    format: CorpusFormat = "auto"
+    """How to read it; `auto` looks at names and first bytes."""
+    columns: Columns = Columns()
+    """Field names, for `jsonl` and `parquet`."""
+    passage_words: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Words per passage when documents are split (paper, section 4.1: 100)."""
+    overlap_words: Annotated[int, Field(ge=0, le=9_999)] = 0
+    """Words that a passage repeats from the one before it."""
+    slice_bytes: Annotated[int, Field(ge=1_000)] = 64 * 2**20
+    """Input bytes that one scan unit reads."""
+    max_passage_chars: Annotated[int, Field(ge=1)] = 100_000
+    """Longer passages are quarantined."""
+
+    @model_validator(mode="after")
+    def _overlap_is_shorter(self) -> Self:
+        if self.overlap_words >= self.passage_words:
+            raise ValueError(f"overlap_words is {self.overlap_words}; it must be below passage_words ({self.passage_words})")
+        if self.format != "python-docs" and not self.path:
+            raise ValueError("path is empty; name a file, folder or glob, or set format: python-docs")
+        return self
+
+
+class EncoderConfig(_Config):
+    """Which encoder makes the vectors. What is null is read from the model folder itself."""
+
+    model: str
+    """Passage tower: local folder, `package:NAME/folder`, `s3://…` folder, or hub id."""
+    question_model: str | None = None
+    """Question tower, where it is another model (DPR); null: the same model."""
+    revision: str | None = None
+    """Hub revision (commit, tag)."""
+    pooling: Literal["cls", "mean", "max"] | None = None
+    """How token vectors become one."""
+    normalize: bool | None = None
+    """Whether vectors are scaled to length 1."""
+    max_tokens: Annotated[int, Field(ge=4, le=32_768)] | None = None
+    """Longer inputs are cut to this many tokens, special ones included."""
+    passage_prefix: str | None = None
+    """Text put before each passage (E5: "passage: ")."""
+    question_prefix: str | None = None
+    """Text put before each question (E5: "query: ")."""
+    title_join: Literal["pair", "space"] | None = None
+    """`pair`: [CLS] title [SEP] text [SEP] as DPR does; `space`: title, one space, text."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic; `auto` takes bf16 where it is faster and as accurate on this device."""
+    tokens_per_batch: Annotated[int, Field(ge=64)] | None = None
+    """Token budget of one batch; null: measured default for the device."""
+
+
+class IndexConfig(_Config):
+    """How vectors become a searchable index."""
+
+    factory: str = "auto"
+    """FAISS factory string, or `auto`: a rule of the number and width of vectors (docs/formats.md)."""
+    nprobe: Annotated[int, Field(ge=1)] | None = None
+    """Inverted lists visited per question; null: tuned by the gate."""
+    rescore: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    """Candidates re-scored exactly from the stored float16 vectors; 0: none; null: tuned by the gate."""
+    recall_target: Share = 0.98
+    """Recall@20 against exact search that tuning aims at."""
+    train_rows: Annotated[int, Field(ge=1)] | None = None
+    """Vectors sampled for training; null: a rule of the number of lists."""
+    seed: int = 7
+    """Seed of sampling and k-means."""
+    retrain: Literal["auto", "always", "never"] = "auto"
+    """When a new codebook is trained; `auto`: when drift says so."""
+    max_drift: Annotated[float, Field(gt=0.0)] = 0.2
+    """Relative growth of quantisation error at which `auto` retrains."""
+
+
+class GateConfig(_Config):
+    """What is measured before a snapshot is published, and what it must reach."""
+
+    questions: str | None = None
+    """JSONL of {"question", "answers": [passage ids or strings]}, or a BEIR folder; null: sampled passages stand in."""
+    answers: Literal["ids", "strings"] = "ids"
+    """What counts as a hit: the passage's id, or the answer string within its text (paper, section 5)."""
+    qrels: str | None = None
+    """BEIR qrels file that selects and labels the questions."""
+    max_questions: Annotated[int, Field(ge=1)] = 1000
+    """Questions used; a larger set is sampled with the index seed."""
+    at: list[Annotated[int, Field(ge=1, le=1000)]] = [1, 5, 20, 100]
+    """Ranks at which accuracy is reported."""
+    min_recall: Share = 0.0
+    """Least recall@20 of the index against exact search."""
+    min_accuracy: dict[int, Share] = {}
+    """Least share of questions answered within the first so many hits, e.g. {5: 0.7}."""
+
+
+class Limits(_Config):
+    """When a run stops instead of publishing."""
+
+    max_quarantine_rows: Annotated[int, Field(ge=0)] = 1000
+    """More unusable rows than this, and more than the share below, stop the run."""
+    max_quarantine_share: Share = 0.01
+    """See above; the run stops only when both are passed."""
+    max_shrink: Share = 0.2
+    """A corpus that lost a larger share of its passages than this is refused without --allow-shrink."""
+
+
+class Resources(_Config):
+    """How the work is cut and on what it runs."""
+
+    segment_rows: Annotated[int, Field(ge=1, le=2**31)] = 50_000
+    """Passages per segment at most."""
+    encoders: Annotated[int, Field(ge=1)] = 1
+    """Encoder actors at the start."""
+    max_encoders: Annotated[int, Field(ge=1)] | None = None
+    """Encoder actors at most; null: as at the start."""
+    cpus_per_encoder: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads an encoder actor uses; null: 1 with a GPU, else all CPUs divided among the encoders."""
+    gpus_per_encoder: Annotated[float, Field(ge=0.0)] | None = None
+    """GPUs an encoder actor holds; null: 1 where the cluster has any, else 0."""
+    compact_below: Share = 0.5
+    """Segments with a smaller share of live rows are compacted."""
+
+
+class ServeConfig(_Config):
+    """The search service."""
+
+    host: str = "127.0.0.1"
+    """Address it binds to."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    """Port it binds to."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """Processes that each hold encoder and index."""
+
+
+class Recipe(_Config):
+    """One collection: what goes in, what encodes it, how it is indexed, what it must reach."""
+
+    store: str
+    """Folder or `s3://bucket/prefix` that holds the collection and nothing else."""
+    corpus: CorpusConfig
+    encoder: EncoderConfig
+    index: IndexConfig = IndexConfig()
+    gate: GateConfig = GateConfig()
+    limits: Limits = Limits()
+    resources: Resources = Resources()
+    serve: ServeConfig = ServeConfig()
+
+
+def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Read and check a recipe. Relative paths in it are relative to the recipe's own folder.
+
+    Raises RecipeError naming the file, the field, the value and what is allowed.
+    """
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror or error}; give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise RecipeError(f"recipe {path} holds a {type(document).__name__}, not a mapping of fields; it needs store, corpus and encoder")
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {path}: {_first_problem(error)}") from error
+    return _anchored(recipe, path.resolve().parent)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors()
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"]) or "recipe"
+    if first["type"] == "extra_forbidden":
+        said = f"field {field} is unknown (value {first['input']!r}); remove it or see docs/formats.md for the fields there are"
+    elif first["type"] == "missing":
+        said = f"field {field} is missing; add it"
+    elif first["type"] == "value_error":
+        said = f"field {field}: {first['msg'].removeprefix('Value error, ')}"
+    else:
+        said = f"field {field} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    more = len(problems) - 1
+    return said + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+
+
+def resolve_path(reference: str, folder: Path) -> str:
+    """`reference` as it is when it is a URL, `package:` reference or absolute; else below `folder`."""
+    if "://" in reference or reference.startswith("package:") or os.path.isabs(reference):
+        return reference
+    return os.path.normpath(folder / Path(reference).expanduser())
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    paths = recipe.corpus.path
+    corpus_path = [resolve_path(p, folder) for p in paths] if isinstance(paths, list) else resolve_path(paths, folder) if paths else ""
+    questions, qrels = recipe.gate.questions, recipe.gate.qrels
+    return recipe.model_copy(
+        update={
+            "store": resolve_path(recipe.store, folder),
+            "corpus": recipe.corpus.model_copy(update={"path": corpus_path}),
+            "encoder": recipe.encoder.model_copy(
+                update={
+                    "model": _resolve_model(recipe.encoder.model, folder),
+                    "question_model": recipe.encoder.question_model and _resolve_model(recipe.encoder.question_model, folder),
+                }
+            ),
+            "gate": recipe.gate.model_copy(
+                update={
+                    "questions": questions and resolve_path(questions, folder),
+                    "qrels": qrels and resolve_path(qrels, folder),
+                }
+            ),
+        }
+    )
+
+
+def _resolve_model(reference: str, folder: Path) -> str:
+    # "org/name" may be a hub id: it is a folder only if it says so (./, ../) or is there
+    if reference.startswith((".", "~")) or (folder / reference).is_dir():
+        return resolve_path(reference, folder)
+    return reference
