@@ -49,7 +49,9 @@ class CorpusConfig(_Config):
     @model_validator(mode="after")
     def _overlap_is_shorter(self) -> Self:
         if self.overlap_words >= self.passage_words:
-            raise ValueError(f"overlap_words is {self.overlap_words}; it must be below passage_words ({self.passage_words})")
+            raise ValueError(
+                f"overlap_words is {self.overlap_words}; it must be below passage_words ({self.passage_words})"
+            )
         if self.format != "python-docs" and not self.path:
             raise ValueError("path is empty; name a file, folder or glob, or set format: python-docs")
         return self
@@ -184,11 +186,16 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error.strerror or error}; give the path of a YAML file") from error
+        raise RecipeError(
+            f"recipe {path} cannot be read: {error.strerror or error}; give the path of a YAML file"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
-        raise RecipeError(f"recipe {path} holds a {type(document).__name__}, not a mapping of fields; it needs store, corpus and encoder")
+        raise RecipeError(
+            f"recipe {path} holds a {type(document).__name__}, not a mapping of fields; "
+            "it needs store, corpus and encoder"
+        )
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
@@ -201,7 +208,7 @@ def _first_problem(error: ValidationError) -> str:
     first = problems[0]
     field = ".".join(str(part) for part in first["loc"]) or "recipe"
     if first["type"] == "extra_forbidden":
-        said = f"field {field} is unknown (value {first['input']!r}); remove it or see docs/formats.md for the fields there are"
+        said = f"field {field} is unknown (value {first['input']!r}); remove it, or see docs/formats.md for all fields"
     elif first["type"] == "missing":
         said = f"field {field} is missing; add it"
     elif first["type"] == "value_error":
@@ -221,7 +228,13 @@ def resolve_path(reference: str, folder: Path) -> str:
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     paths = recipe.corpus.path
-    corpus_path = [resolve_path(p, folder) for p in paths] if isinstance(paths, list) else resolve_path(paths, folder) if paths else ""
+    corpus_path = (
+        [resolve_path(p, folder) for p in paths]
+        if isinstance(paths, list)
+        else resolve_path(paths, folder)
+        if paths
+        else ""
+    )
     questions, qrels = recipe.gate.questions, recipe.gate.qrels
     return recipe.model_copy(
         update={
@@ -230,7 +243,8 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
             "encoder": recipe.encoder.model_copy(
                 update={
                     "model": _resolve_model(recipe.encoder.model, folder),
-                    "question_model": recipe.encoder.question_model and _resolve_model(recipe.encoder.question_model, folder),
+                    "question_model": recipe.encoder.question_model
+                    and _resolve_model(recipe.encoder.question_model, folder),
                 }
             ),
             "gate": recipe.gate.model_copy(

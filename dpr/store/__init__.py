@@ -14,5 +14,7 @@ def open_store(url: str) -> Store:
 
         return S3Store(url)
     if "://" in url:
-        raise StoreError(f"store {url} has the scheme {url.split('://')[0]!r}; a store is a folder or s3://bucket/prefix")
+        raise StoreError(
+            f"store {url} has the scheme {url.split('://')[0]!r}; a store is a folder or s3://bucket/prefix"
+        )
     return LocalStore(url)

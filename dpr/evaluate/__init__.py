@@ -1,0 +1,1 @@
+"""Measuring retrieval: questions, answer matching, accuracy."""

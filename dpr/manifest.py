@@ -1,0 +1,108 @@
+"""The snapshot document: what binds encoder, segments, deletions, codebook and serving index together.
+
+The body holds nothing but what follows from the inputs (no times, no run ids), so the same inputs give the same bytes;
+number, parent and times are in the envelope around it.
+"""
+
+from typing import Any
+
+from dpr.errors import IntegrityError
+from dpr.fingerprint import canonical_json, fingerprint
+from dpr.records import Document, ObjectRef
+
+FORMAT = 1
+
+
+class Deletions(Document):
+    """The dead rows of a segment as of this snapshot."""
+
+    rows: int
+    object: ObjectRef
+
+
+class SegmentEntry(Document):
+    """A segment as part of a snapshot. Ids in the serving index are `number << 32 | row`."""
+
+    number: int
+    segment_id: str
+    rows: int
+    object: ObjectRef
+    deletions: Deletions | None = None
+
+    @property
+    def live_rows(self) -> int:
+        return self.rows - (self.deletions.rows if self.deletions else 0)
+
+
+class CodebookEntry(Document):
+    """A trained, empty FAISS index, and the quantisation error that drift is measured against."""
+
+    codebook_id: str
+    factory: str
+    trained_rows: int
+    corpus_rows: int
+    """Live rows of the corpus it was trained for."""
+    quantisation_error: float
+    object: ObjectRef
+
+
+class IndexEntry(Document):
+    """The serving index and how it is searched."""
+
+    index_id: str
+    rows: int
+    nprobe: int
+    """Inverted lists visited per question."""
+    rescore: int
+    """Candidates re-scored exactly from the stored vectors; 0: the index's own scores are final."""
+    object: ObjectRef
+
+
+class SnapshotBody(Document):
+    """Everything a reader needs, and nothing that differs between two runs of the same inputs."""
+
+    format: int = FORMAT
+    encoder_id: str
+    encoder: dict[str, Any]
+    """`EncoderSpec.describe()`: how to load the towers again, and what they must hash to."""
+    passages: int
+    segments: list[SegmentEntry]
+    next_segment_number: int
+    codebook: CodebookEntry
+    index: IndexEntry
+    gate: dict[str, Any]
+
+    def body_id(self) -> str:
+        """Fingerprint of the body."""
+        return fingerprint(self.model_dump(mode="json"))
+
+    def check(self) -> None:
+        """Law 3: rows are conserved. Raises IntegrityError with both numbers."""
+        live = sum(entry.live_rows for entry in self.segments)
+        if not live == self.passages == self.index.rows:
+            raise IntegrityError(
+                f"snapshot would hold {self.passages} passages, its segments {live} live rows "
+                f"and its index {self.index.rows}; the three must be equal"
+            )
+        numbers = [entry.number for entry in self.segments]
+        if len(set(numbers)) != len(numbers) or any(number >= self.next_segment_number for number in numbers):
+            raise IntegrityError(f"segment numbers {numbers} are not distinct and below {self.next_segment_number}")
+
+
+class Snapshot(Document):
+    """A published body under its number."""
+
+    number: int
+    parent: int | None
+    publish_id: str
+    """Drawn at random by the publisher, to know its own write again after an unknown outcome."""
+    run_id: str
+    inputs: str | None
+    """Fingerprint of recipe and corpus; a run with the same inputs has nothing to do. None after a rollback."""
+    published_at: str
+    """UTC, ISO 8601."""
+    note: str = ""
+    body: SnapshotBody
+
+    def body_bytes(self) -> bytes:
+        return canonical_json(self.body.model_dump(mode="json"))

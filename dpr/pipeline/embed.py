@@ -1,0 +1,240 @@
+"""The embed stage: rows of the changes file in, one segment a unit out.
+
+Three operators that overlap when an executor runs them apart: load and tokenise (CPU), encode (the model), write (CPU).
+Shapes: N rows, D dimensions.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dpr import layout
+from dpr.corpus.quarantine import QuarantinedRow, write_quarantine
+from dpr.encoder.encode import Compute, TowerEncoder
+from dpr.encoder.spec import EncoderSpec, resolve
+from dpr.encoder.tokens import TokenBatch, TowerTokenizer
+from dpr.errors import EncoderError, UnitError
+from dpr.pipeline.execute import Step, Unit
+from dpr.recipe import EncoderConfig
+from dpr.records import Record, put_object
+from dpr.segment import PASSAGE_COLUMNS, Vectors, check_segment, read_hashes, read_rows, vectors_of, write_segment
+from dpr.store import Store, open_store
+from dpr.store.reader import open_object
+
+MAX_BAD_ROWS = 100
+"""More rows of one unit than this that the encoder refuses mean that the encoder is at fault, not the rows."""
+
+
+@dataclass(frozen=True)
+class EmbedContext:
+    """What every operator of the stage needs; small, and the same for all units."""
+
+    store_url: str
+    run_id: str
+    encoder: EncoderConfig
+    encoder_id: str
+    segment_ids: Mapping[int, str]
+    """Segment number → id, of the base and of this run."""
+
+    def open_spec(self) -> EncoderSpec:
+        """The encoder as this machine sees it; EncoderError if it is another one than the driver's."""
+        spec = resolve(self.encoder)
+        if spec.encoder_id != self.encoder_id:
+            raise EncoderError(
+                f"model {self.encoder.model} is encoder {spec.encoder_id} on this machine and {self.encoder_id} where "
+                "the run was planned; give all machines the same model files"
+            )
+        return spec
+
+
+def embed_steps(context: EmbedContext, compute: Compute) -> list[Step]:
+    """Tokenise → encode → write, for units of kind `embed`."""
+    return [
+        Step(Tokenise, (context,), on="actor"),
+        Step(Encode, (context, compute), on="encoder"),
+        Step(WriteSegment, (context,)),
+    ]
+
+
+def copy_steps(context: EmbedContext) -> list[Step]:
+    """Copy → write, for units of kind `copy`: rows whose vectors are in other segments already."""
+    return [Step(CopyVectors, (context,)), Step(WriteSegment, (context,))]
+
+
+class Tokenise:
+    """Loads a unit's passages and tokenises them."""
+
+    def __init__(self, context: EmbedContext) -> None:
+        self._store, self._context = open_store(context.store_url), context
+        self._tokenizer = TowerTokenizer(context.open_spec().passage)
+
+    def __call__(self, unit: Unit) -> Unit:
+        rows = _read_unit(self._store, self._context.run_id, unit["group"])
+        passages = _texts_of(self._store, self._context.run_id, rows)
+        tokens = self._tokenizer.passages(passages["title"].to_pylist(), passages["text"].to_pylist())
+        return unit | {"passages": to_ipc(passages), "tokens": tokens.to_bytes()}
+
+
+class Encode:
+    """Runs the model over a unit's tokens; a row that cannot be encoded is found by bisection and left out."""
+
+    def __init__(self, context: EmbedContext, compute: Compute) -> None:
+        self._encoder = TowerEncoder(context.open_spec().passage, compute)
+
+    def __call__(self, unit: Unit) -> Unit:
+        tokens = TokenBatch.from_bytes(unit.pop("tokens"))
+        vectors_ND, bad = encode_rows(self._encoder, tokens)
+        return unit | {
+            "vectors": vectors_ND.tobytes(),
+            "dim": vectors_ND.shape[1],
+            "bad": bad,
+            "tokens": len(tokens.ids),
+        }
+
+
+class CopyVectors:
+    """Finds a unit's vectors, and for moved rows also their texts, in the segments that hold them."""
+
+    def __init__(self, context: EmbedContext) -> None:
+        self._store, self._context = open_store(context.store_url), context
+
+    def __call__(self, unit: Unit) -> Unit:
+        rows = _read_unit(self._store, self._context.run_id, unit["group"])
+        tables, vectors, bad = [], [], {}
+        for source in np.unique(rows["source"].to_numpy()):
+            mine = rows.filter(pc.equal(rows["source"], int(source)))
+            name = layout.segment(self._context.encoder_id, self._context.segment_ids[int(source)])
+            borrowed = mine.filter(pc.greater_equal(mine["slice"], 0))
+            moved = mine.filter(pc.less(mine["slice"], 0))
+            if moved.num_rows:
+                table = self._rows_with(name, "key", moved)
+                tables.append(table.select(PASSAGE_COLUMNS))
+                vectors.append(vectors_of(table))
+            if borrowed.num_rows:
+                table, missing = self._borrow(name, borrowed)
+                bad |= {sum(t.num_rows for t in tables) + row: "the encoder refused the same text" for row in missing}
+                tables.append(_texts_of(self._store, self._context.run_id, borrowed))
+                vectors.append(table)
+        vectors_ND = np.concatenate(vectors)
+        return unit | {
+            "passages": to_ipc(pa.concat_tables(tables)),
+            "vectors": vectors_ND.tobytes(),
+            "dim": vectors_ND.shape[1],
+            "bad": bad,
+            "tokens": 0,
+        }
+
+    def _rows_with(self, name: str, column: str, wanted: pa.Table) -> pa.Table:
+        stored = read_hashes(open_object(self._store, name), (column,))[column]
+        rows = np.flatnonzero(pc.is_in(stored, value_set=wanted[column].combine_chunks()))
+        return read_rows(open_object(self._store, name), [*PASSAGE_COLUMNS, "embedding"], rows)
+
+    def _borrow(self, name: str, wanted: pa.Table) -> tuple[Vectors, list[int]]:
+        """Vectors (N, D) for `wanted` by content hash, and the row numbers of those that are not there (zeros)."""
+        table = self._rows_with(name, "content_hash", wanted)
+        where = pc.index_in(wanted["content_hash"], value_set=table["content_hash"].combine_chunks())
+        missing = pc.is_null(where).to_numpy()
+        source_ND = vectors_of(table)
+        if not len(source_ND):
+            source_ND = np.zeros((1, source_ND.shape[1]), np.float16)
+        return source_ND[pc.fill_null(where, 0).to_numpy()], np.flatnonzero(missing).tolist()
+
+
+class WriteSegment:
+    """Writes a unit's segment, and its unusable rows to quarantine."""
+
+    def __init__(self, context: EmbedContext) -> None:
+        self._store, self._context = open_store(context.store_url), context
+
+    def __call__(self, unit: Unit) -> Unit:
+        passages = from_ipc(unit["passages"])
+        vectors_ND = np.frombuffer(unit["vectors"], np.float16).reshape(-1, unit["dim"])
+        bad = {int(row): reason for row, reason in unit["bad"].items()}
+        facts = {"quarantined": len(bad), "tokens": unit["tokens"]}
+        objects = []
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "segment.parquet")
+            if bad:
+                write_quarantine(path, _quarantined(passages, bad))
+                name = layout.unit_quarantine(self._context.run_id, f"segment-{unit['number']:06d}")
+                refused = put_object(self._store, name, path)
+                good = np.setdiff1d(np.arange(len(vectors_ND)), list(bad))
+                passages, vectors_ND = passages.take(pa.array(good)), vectors_ND[good]
+            write_segment(path, passages, vectors_ND, self._context.encoder_id)
+            check_segment(path, self._context.encoder_id, len(vectors_ND))
+            objects.append(put_object(self._store, layout.segment(self._context.encoder_id, unit["segment_id"]), path))
+            objects += [refused] if bad else []
+        record = Record(unit=f"segment-{unit['segment_id']}", rows=len(vectors_ND), objects=objects, facts=facts)
+        return {"record": unit["record"], "done": record.to_bytes()}
+
+
+def encode_rows(encoder: TowerEncoder, tokens: TokenBatch) -> tuple[Vectors, dict[str, str]]:
+    """Vectors (N, D) float16, and row number → reason for those that have none; UnitError if those are too many."""
+    vectors_ND, bad = _encode_or_bisect(encoder, tokens, np.arange(len(tokens)))
+    for row in np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1)):
+        bad.setdefault(str(row), "the encoder gave a vector that is not finite")
+    if len(bad) > MAX_BAD_ROWS:
+        raise UnitError(
+            f"the encoder refused {len(bad)} of {len(tokens)} passages (first reason: {next(iter(bad.values()))}); that "
+            f"many (over {MAX_BAD_ROWS}) point to the model or the machine, so nothing was quarantined"
+        )
+    return vectors_ND, bad
+
+
+def _encode_or_bisect(
+    encoder: TowerEncoder, tokens: TokenBatch, rows: npt.NDArray[np.int64]
+) -> tuple[Vectors, dict[str, str]]:
+    try:
+        return encoder.encode(tokens.select(rows)), {}
+    except (RuntimeError, ValueError, IndexError) as error:
+        if len(rows) == 1:
+            reason = f"the encoder failed on it: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            return np.full((1, encoder.dim), np.nan, np.float16), {str(rows[0]): reason}
+    halves = np.array_split(rows, 2)
+    first_ND, first_bad = _encode_or_bisect(encoder, tokens, halves[0])
+    if len(first_bad) > MAX_BAD_ROWS:  # no use in asking for the rest
+        return np.full((len(rows), encoder.dim), np.nan, np.float16), first_bad
+    second_ND, second_bad = _encode_or_bisect(encoder, tokens, halves[1])
+    return np.concatenate([first_ND, second_ND]), first_bad | second_bad
+
+
+def _read_unit(store: Store, run_id: str, group: int) -> pa.Table:
+    return pq.ParquetFile(open_object(store, layout.changes(run_id))).read_row_group(group)
+
+
+def _texts_of(store: Store, run_id: str, rows: pa.Table) -> pa.Table:
+    """Passages of `rows` (columns slice, row: both ascending) from the shards that hold them."""
+    numbers, shard_rows = rows["slice"].to_numpy(), rows["row"].to_numpy()
+    tables = [
+        read_rows(open_object(store, layout.scan_shard(run_id, number)), PASSAGE_COLUMNS, shard_rows[numbers == number])
+        for number in np.unique(numbers)
+    ]
+    return pa.concat_tables(tables)
+
+
+def _quarantined(passages: pa.Table, bad: Mapping[int, str]) -> Sequence[QuarantinedRow]:
+    rows = passages.take(pa.array(sorted(bad))).to_pylist()
+    return [
+        QuarantinedRow(f"passage {row['id']}", -1, bad[number], f"{row['title']}\n{row['text']}".encode())
+        for number, row in zip(sorted(bad), rows, strict=True)
+    ]
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    """A table as bytes, to travel between operators."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def from_ipc(data: bytes) -> pa.Table:
+    """The table that `to_ipc` packed."""
+    return pa.ipc.open_stream(data).read_all()

@@ -1,0 +1,236 @@
+"""The index stages: train a codebook on a sample, build one part a segment, merge the parts into the serving index.
+
+Shapes: N rows, D dimensions.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr import layout
+from dpr.deletions import live_rows, read_deletions
+from dpr.errors import IndexBuildError
+from dpr.fingerprint import fingerprint
+from dpr.index.build import build_part
+from dpr.index.choose import IndexPlan, choose
+from dpr.index.merge import PartRef, build_whole, merge
+from dpr.index.sample import sample_rows
+from dpr.index.train import quantisation_error, read_index, train, write_index
+from dpr.manifest import CodebookEntry, SegmentEntry
+from dpr.pipeline.execute import Unit
+from dpr.recipe import IndexConfig
+from dpr.records import Record, fetch_object, put_object
+from dpr.segment import iter_groups, read_rows, vectors_of
+from dpr.store import Store, open_store
+from dpr.store.reader import open_object
+
+DRIFT_SAMPLE_ROWS = 10_000
+RETRAIN_GROWTH = 1.5
+"""`auto` looks at the rule of N again once the corpus has grown or shrunk by this factor since training."""
+
+
+@dataclass(frozen=True)
+class IndexContext:
+    """What the index stages need; small, and the same for all units."""
+
+    store_url: str
+    encoder_id: str
+    dim: int
+    config: IndexConfig
+    segments: tuple[SegmentEntry, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(entry.live_rows for entry in self.segments)
+
+    @property
+    def state(self) -> list[list[str]]:
+        """What the serving index depends on, as JSON: segments and their deletions."""
+        return [[str(e.number), e.segment_id, e.deletions.object.name if e.deletions else ""] for e in self.segments]
+
+
+@dataclass(frozen=True)
+class CodebookChoice:
+    """Whether the base's codebook serves on, and why."""
+
+    reuse: CodebookEntry | None
+    plan: IndexPlan
+    drift: float | None
+    """Quantisation error of the new segments over that of the training sample, minus 1; None without new segments."""
+    reason: str
+
+
+def choose_codebook(
+    store: Store, context: IndexContext, base: CodebookEntry | None, new: Sequence[SegmentEntry]
+) -> CodebookChoice:
+    """Decide between the base's codebook and training a new one, as `retrain` says."""
+    plan = choose(context.config, context.rows, context.dim)
+    if base is None:
+        return CodebookChoice(None, plan, None, "the store has no codebook of this encoder yet")
+    drift = _drift(store, base, new)
+    policy = context.config.retrain
+    asked = context.config.factory
+    if asked not in ("auto", base.factory):
+        if policy == "never":
+            raise IndexBuildError(
+                f"index.factory is {asked!r}, the codebook of {store.url} is {base.factory!r} and index.retrain is "
+                "never; set retrain to auto, or the factory to the codebook's"
+            )
+        return CodebookChoice(None, plan, drift, f"the recipe asks for {asked} instead of {base.factory}")
+    if policy == "always":
+        return CodebookChoice(None, plan, drift, "the recipe asks for a new codebook each time")
+    if policy == "auto":
+        growth = context.rows / base.corpus_rows
+        if plan.factory != base.factory and not 1 / RETRAIN_GROWTH < growth < RETRAIN_GROWTH:
+            return CodebookChoice(None, plan, drift, f"the corpus has {growth:.2f} times the rows it was trained for")
+        if drift is not None and drift > context.config.max_drift:
+            return CodebookChoice(None, plan, drift, f"drift {drift:.3f} is above max_drift {context.config.max_drift}")
+    said = "no new segments" if drift is None else f"drift {drift:.3f}"
+    return CodebookChoice(
+        base,
+        choose(context.config.model_copy(update={"factory": base.factory}), context.rows, context.dim),
+        drift,
+        said,
+    )
+
+
+def _drift(store: Store, base: CodebookEntry, new: Sequence[SegmentEntry]) -> float | None:
+    if not new:
+        return None
+    if base.quantisation_error == 0.0:  # an exact codebook cannot drift
+        return 0.0
+    sample_ND = sample_vectors(store, new, DRIFT_SAMPLE_ROWS, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        codebook = read_index(fetch_object(store, base.object, Path(folder)))
+    return quantisation_error(codebook, sample_ND) / base.quantisation_error - 1.0
+
+
+def sample_vectors(store: Store, entries: Sequence[SegmentEntry], rows: int, seed: int) -> npt.NDArray[np.float32]:
+    """A uniform sample (n, D) of the live vectors of all segments, read by column and row group."""
+    pieces = []
+    for entry, ranks in zip(entries, sample_rows([e.live_rows for e in entries], rows, seed), strict=True):
+        if len(ranks):
+            chosen = live_rows(store, entry)[ranks]
+            pieces.append(vectors_of(read_rows(open_object(store, entry.object.name), ["embedding"], chosen)))
+    return np.concatenate(pieces).astype(np.float32)
+
+
+def _training_sample(
+    store: Store, context: IndexContext, plan: IndexPlan
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Vectors to train on, and vectors held out so that drift is compared with an error not seen in training."""
+    wanted = plan.train_rows + min(DRIFT_SAMPLE_ROWS, plan.train_rows // 10)
+    drawn_ND = sample_vectors(store, context.segments, min(wanted, context.rows), context.config.seed)
+    np.random.default_rng(context.config.seed).shuffle(drawn_ND)
+    held_out = min(DRIFT_SAMPLE_ROWS, len(drawn_ND) // 11)
+    if not held_out:
+        return drawn_ND, drawn_ND
+    return drawn_ND[held_out:], drawn_ND[:held_out]
+
+
+def codebook_id(context: IndexContext, plan: IndexPlan) -> str:
+    """Fingerprint of everything that training depends on."""
+    return fingerprint(
+        {
+            "encoder": context.encoder_id,
+            "factory": plan.factory,
+            "train_rows": plan.train_rows,
+            "seed": context.config.seed,
+            "segments": context.state,
+        }
+    )
+
+
+class TrainCodebook:
+    """Samples vectors over all segments and trains the codebook."""
+
+    def __init__(self, context: IndexContext, plan: IndexPlan) -> None:
+        self._context, self._plan = context, plan
+
+    def __call__(self, unit: Unit) -> Unit:
+        context, plan = self._context, self._plan
+        store = open_store(context.store_url)
+        sample_ND, held_out_ND = _training_sample(store, context, plan)
+        codebook = train(sample_ND, plan, context.config.seed)
+        error = quantisation_error(codebook, held_out_ND)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "codebook.faiss")
+            write_index(codebook, path)
+            ref = put_object(store, layout.codebook(context.encoder_id, unit["codebook_id"]), path)
+        entry = CodebookEntry(
+            codebook_id=unit["codebook_id"],
+            factory=plan.factory,
+            trained_rows=len(sample_ND),
+            corpus_rows=context.rows,
+            quantisation_error=float(error),
+            object=ref,
+        )
+        record = Record(unit="train", rows=len(sample_ND), objects=[ref], facts=entry.model_dump(mode="json"))
+        return {"record": unit["record"], "done": record.to_bytes()}
+
+
+class BuildPart:
+    """Adds one segment's vectors to a copy of the codebook."""
+
+    def __init__(self, context: IndexContext, codebook: CodebookEntry) -> None:
+        self._store = open_store(context.store_url)
+        self._entry = codebook
+        with tempfile.TemporaryDirectory() as folder:
+            self._codebook = read_index(fetch_object(self._store, codebook.object, Path(folder)))
+
+    def __call__(self, unit: Unit) -> Unit:
+        entry = SegmentEntry.model_validate_json(unit["segment"])
+        with tempfile.TemporaryDirectory() as folder:
+            segment = fetch_object(self._store, entry.object, Path(folder))
+            part = build_part(self._codebook, vectors_of_segment(segment))
+            path = Path(folder, "part.faiss")
+            write_index(part, path)
+            ref = put_object(self._store, layout.part(self._entry.codebook_id, entry.segment_id), path)
+        record = Record(unit=f"part-{entry.segment_id}", rows=part.ntotal, objects=[ref])
+        return {"record": unit["record"], "done": record.to_bytes()}
+
+
+def vectors_of_segment(path: Path) -> npt.NDArray[np.float16]:
+    """All vectors (N, D) of a local segment file."""
+    return np.concatenate([vectors_of(table) for table in iter_groups(path, ["embedding"])])
+
+
+class MergeParts:
+    """Merges all parts into the serving index, leaving dead rows out."""
+
+    def __init__(self, context: IndexContext, codebook: CodebookEntry, plan: IndexPlan) -> None:
+        self._context, self._codebook, self._plan = context, codebook, plan
+
+    def __call__(self, unit: Unit) -> Unit:
+        store = open_store(self._context.store_url)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            codebook = read_index(fetch_object(store, self._codebook.object, folder))
+            if self._plan.mergeable:
+                merged = merge(codebook, self._parts(store, folder))
+            else:
+                merged = build_whole(codebook, self._live_vectors(store, folder))
+            path = folder / "index.faiss"
+            write_index(merged, path)
+            ref = put_object(store, layout.index(unit["index_id"]), path)
+        record = Record(unit="merge", rows=merged.ntotal, objects=[ref])
+        return {"record": unit["record"], "done": record.to_bytes()}
+
+    def _parts(self, store: Store, folder: Path) -> Iterator[PartRef]:
+        for entry in self._context.segments:
+            name = layout.part(self._codebook.codebook_id, entry.segment_id)
+            part = Record.model_validate_json(store.get(layout.record(name)))
+            path = fetch_object(store, part.objects[0], folder)
+            yield PartRef(entry.number, path, read_deletions(store, entry))
+
+    def _live_vectors(
+        self, store: Store, folder: Path
+    ) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float16]]]:
+        for entry in self._context.segments:
+            rows = live_rows(store, entry)
+            vectors_ND = vectors_of_segment(fetch_object(store, entry.object, folder))
+            yield entry.number, rows, vectors_ND[rows]

@@ -1,0 +1,270 @@
+"""One run of a recipe: scan → embed → train → build → merge → gate → publish.
+
+Each stage reads what the stage before it put into the store, so a run that died is continued by starting it again, and
+every stage can be a job of its own.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dpr import layout
+from dpr.corpus.diff import Changes, DiffInputs
+from dpr.corpus.plan import plan_slices
+from dpr.corpus.rows import Slice
+from dpr.encoder.encode import Compute
+from dpr.encoder.spec import EncoderSpec, resolve
+from dpr.evaluate.questions import QuestionSet, load_questions
+from dpr.fingerprint import fingerprint
+from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
+from dpr.pipeline.embed import EmbedContext, copy_steps, embed_steps
+from dpr.pipeline.execute import Executor, Progress, Step, Unit, run_units
+from dpr.pipeline.gate import GateContext, MeasureIndex, check_gate
+from dpr.pipeline.index import (
+    BuildPart,
+    CodebookChoice,
+    IndexContext,
+    MergeParts,
+    TrainCodebook,
+    choose_codebook,
+    codebook_id,
+)
+from dpr.pipeline.scan import FindChanges, ScanSlice, check_quarantine, check_size, collect_quarantine, load_known_keys
+from dpr.recipe import Recipe
+from dpr.records import Record
+from dpr.snapshot import latest_snapshot, lineage_base, publish
+from dpr.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    snapshot: Snapshot
+    published: bool
+    """False: the live snapshot holds all this already."""
+    report: dict[str, Any]
+
+
+class Run:
+    """A recipe against the state of its store; properties are planned once and do not change."""
+
+    def __init__(self, recipe: Recipe, executor: Executor, progress: Progress) -> None:
+        self.recipe, self.executor, self.progress = recipe, executor, progress
+        self.store: Store = open_store(recipe.store)
+        self.questions: QuestionSet | None = load_questions(recipe.gate, recipe.index.seed)
+        self.spec: EncoderSpec = resolve(recipe.encoder)
+        self.slices: list[Slice] = plan_slices(recipe.corpus)
+        self.live: Snapshot | None = latest_snapshot(self.store)
+        self.quarantined = 0
+        self.base: Snapshot | None = lineage_base(self.store, self.spec.encoder_id)
+
+    @cached_property
+    def inputs(self) -> str:
+        """Fingerprint of recipe, encoder, corpus listing and gate questions: the same inputs have nothing to do."""
+        recipe = self.recipe
+        return fingerprint(
+            {
+                "encoder": self.spec.encoder_id,
+                "corpus": recipe.corpus.model_dump(mode="json", exclude={"path"}),
+                "slices": [slice_.to_json() for slice_ in self.slices],
+                "index": recipe.index.model_dump(mode="json"),
+                "gate": recipe.gate.model_dump(
+                    mode="json", exclude={"min_recall", "min_accuracy", "questions", "qrels"}
+                ),
+                "questions": [[q.text, list(q.answers)] for q in self.questions.questions] if self.questions else None,
+                "segment_rows": recipe.resources.segment_rows,
+                "compact_below": recipe.resources.compact_below,
+            }
+        )
+
+    @cached_property
+    def run_id(self) -> str:
+        """The same inputs on the same base are the same run."""
+        return fingerprint({"inputs": self.inputs, "base": self.base.body.body_id() if self.base else None})
+
+    def up_to_date(self) -> bool:
+        """Whether the live snapshot came from these very inputs."""
+        return self.live is not None and self.live.inputs == self.inputs
+
+    def stage(self, name: str, steps: Sequence[Step], units: Sequence[Unit]) -> list[Record]:
+        """Run the unfinished units of a stage."""
+        return run_units(self.store, self.executor, self.progress, name, steps, units)
+
+    def single(self, name: str, step: Step, object_name: str, rows: int, unit: Unit | None = None) -> Record:
+        """Run a stage of one unit, whose record stands beside `object_name`."""
+        done = {"record": layout.record(object_name), "rows": rows}
+        return self.stage(name, [step], [done | (unit or {})])[0]
+
+    # the stages
+
+    def scan(self, *, allow_shrink: bool = False) -> Changes:
+        """Find what changed; quarantine what cannot be used; refuse a corpus that is empty, spoilt or shrunk."""
+        recipe, base = self.recipe, self.base.body if self.base else None
+        known = self.executor.share(
+            load_known_keys, self.store.url, [entry.object.name for entry in base.segments] if base else []
+        )
+        units = [
+            {
+                "record": layout.record(layout.scan_keys(self.run_id, number)),
+                "rows": 0,
+                "number": number,
+                "slice": json.dumps(slice_.to_json()),
+            }
+            for number, slice_ in enumerate(self.slices)
+        ]
+        scans = self.stage("scan", [Step(ScanSlice, (self.store.url, self.run_id, recipe.corpus, known))], units)
+        inputs = DiffInputs(
+            self.run_id,
+            self.spec.encoder_id,
+            recipe.corpus,
+            self.slices,
+            base,
+            recipe.resources.segment_rows,
+            recipe.resources.compact_below,
+        )
+        step = Step(FindChanges, (self.store.url, inputs))
+        record = self.single("diff", step, layout.changes(self.run_id), sum(scan.rows for scan in scans))
+        changes = Changes.model_validate(record.facts)
+        self.quarantined = sum(scan.facts["quarantined"] for scan in scans) + changes.duplicates
+        check_quarantine(self.store, self.run_id, self.quarantined, changes.passages, recipe.limits)
+        before = self.live.body.passages if self.live else 0
+        check_size(changes, before, recipe.limits, allow_shrink=allow_shrink)
+        return changes
+
+    def embed(self, changes: Changes) -> list[SegmentEntry]:
+        """Make the planned segments; returns all segments of the new state."""
+        base = self.base.body.segments if self.base else []
+        ids = {e.number: e.segment_id for e in base} | {u.number: u.segment_id for u in changes.planned}
+        context = EmbedContext(self.store.url, self.run_id, self.recipe.encoder, self.spec.encoder_id, ids)
+        resources, encoder = self.recipe.resources, self.recipe.encoder
+        compute = Compute(encoder.precision, encoder.tokens_per_batch, resources.cpus_per_encoder)
+        made = list(changes.kept)
+        # copies last: they may take vectors of segments that this run embeds
+        for kind, steps in (("embed", embed_steps(context, compute)), ("copy", copy_steps(context))):
+            units = [unit for unit in changes.planned if unit.kind == kind]
+            if not units and kind == "copy":
+                continue
+            names = [layout.segment(self.spec.encoder_id, unit.segment_id) for unit in units]
+            work = [
+                unit.model_dump(mode="json") | {"record": layout.record(name)}
+                for unit, name in zip(units, names, strict=True)
+            ]
+            records = self.stage(kind, steps, work)
+            self.quarantined += sum(record.facts["quarantined"] for record in records)
+            made += [
+                SegmentEntry(number=unit.number, segment_id=unit.segment_id, rows=record.rows, object=record.objects[0])
+                for unit, record in zip(units, records, strict=True)
+                if record.rows
+            ]
+        check_quarantine(self.store, self.run_id, self.quarantined, changes.passages, self.recipe.limits)
+        collect_quarantine(self.store, self.run_id)
+        return sorted(made, key=lambda entry: entry.number)
+
+    def index_context(self, segments: Sequence[SegmentEntry]) -> IndexContext:
+        return IndexContext(self.store.url, self.spec.encoder_id, self.spec.dim, self.recipe.index, tuple(segments))
+
+    def train(self, segments: Sequence[SegmentEntry]) -> tuple[CodebookEntry, CodebookChoice]:
+        """The codebook to use: the base's, or a new one."""
+        context = self.index_context(segments)
+        old = {entry.segment_id for entry in self.base.body.segments} if self.base else set()
+        new = [entry for entry in segments if entry.segment_id not in old]
+        choice = choose_codebook(self.store, context, self.base.body.codebook if self.base else None, new)
+        if choice.reuse is not None:
+            return choice.reuse, choice
+        name = codebook_id(context, choice.plan)
+        step = Step(TrainCodebook, (context, choice.plan))
+        rows = min(choice.plan.train_rows, context.rows)
+        record = self.single("train", step, layout.codebook(self.spec.encoder_id, name), rows, {"codebook_id": name})
+        return CodebookEntry.model_validate(record.facts), choice
+
+    def build(self, segments: Sequence[SegmentEntry], codebook: CodebookEntry, choice: CodebookChoice) -> None:
+        """One part a segment, for kinds of index that are made from parts."""
+        if not choice.plan.mergeable:
+            return
+        units = [
+            {
+                "record": layout.record(layout.part(codebook.codebook_id, entry.segment_id)),
+                "rows": entry.rows,
+                "segment": entry.to_bytes().decode(),
+            }
+            for entry in segments
+        ]
+        self.stage("build", [Step(BuildPart, (self.index_context(segments), codebook))], units)
+
+    def merge(self, segments: Sequence[SegmentEntry], codebook: CodebookEntry, choice: CodebookChoice) -> IndexEntry:
+        """The serving index; its search settings are still the plan's."""
+        context = self.index_context(segments)
+        index_id = fingerprint({"codebook": codebook.codebook_id, "segments": context.state})
+        step = Step(MergeParts, (context, codebook, choice.plan))
+        record = self.single("merge", step, layout.index(index_id), context.rows, {"index_id": index_id})
+        return IndexEntry(index_id=index_id, rows=record.rows, nprobe=1, rescore=0, object=record.objects[0])
+
+    def gate(self, segments: Sequence[SegmentEntry], index: IndexEntry) -> tuple[IndexEntry, dict[str, Any]]:
+        """Tune and measure; returns the index with its search settings, and the gate's report."""
+        recipe = self.recipe
+        context = GateContext(
+            self.store.url,
+            recipe.encoder,
+            self.spec.encoder_id,
+            self.spec.dim,
+            recipe.gate,
+            recipe.index,
+            self.questions,
+            tuple(segments),
+        )
+        asked = {"index": index.index_id, "inputs": self.inputs}
+        name = f"{layout.run(self.run_id)}gate-{fingerprint(asked)}.json"
+        rows = len(self.questions.questions) if self.questions else 0
+        record = self.single("gate", Step(MeasureIndex, (context,)), name, rows, {"index": index.to_bytes().decode()})
+        check_gate(recipe.gate, record.facts["report"])
+        settings = {"nprobe": record.facts["nprobe"], "rescore": record.facts["rescore"]}
+        return index.model_copy(update=settings), record.facts["report"]
+
+    def publish(
+        self,
+        changes: Changes,
+        segments: Sequence[SegmentEntry],
+        codebook: CodebookEntry,
+        index: IndexEntry,
+        gate: dict[str, Any],
+    ) -> Outcome:
+        """Bind everything into the next snapshot, unless the live one is the same."""
+        body = SnapshotBody(
+            encoder_id=self.spec.encoder_id,
+            encoder=self.spec.describe(),
+            passages=sum(entry.live_rows for entry in segments),
+            segments=list(segments),
+            next_segment_number=changes.next_segment_number,
+            codebook=codebook,
+            index=index,
+            gate=gate,
+        )
+        report = {
+            "run": self.run_id,
+            "changes": changes.model_dump(mode="json", exclude={"kept", "planned"}),
+            "gate": gate,
+        }
+        if self.live is not None and self.live.body.body_id() == body.body_id():
+            return Outcome(self.live, False, report)
+        parent = self.live.number if self.live else None
+        snapshot = publish(self.store, body, parent, run_id=self.run_id, inputs=self.inputs)
+        return Outcome(snapshot, True, report)
+
+    def all_stages(self, *, allow_shrink: bool = False) -> Outcome:
+        """The whole road, from corpus to published snapshot; nothing at all if the live one has the same inputs."""
+        if self.live is not None and self.up_to_date():
+            return Outcome(self.live, False, {"run": self.run_id, "gate": self.live.body.gate})
+        changes = self.scan(allow_shrink=allow_shrink)
+        segments = self.embed(changes)
+        codebook, choice = self.train(segments)
+        self.build(segments, codebook, choice)
+        index, gate = self.gate(segments, self.merge(segments, codebook, choice))
+        return self.publish(changes, segments, codebook, index, gate)
+
+
+def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
+    """Plan and run a recipe."""
+    return Run(recipe, executor, progress).all_stages(allow_shrink=allow_shrink)

@@ -1,0 +1,158 @@
+"""Retrieval: a snapshot and a question in, hits with their text out.
+
+Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner products (paper, equation 1).
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.deletions import live_rows
+from dpr.encoder.encode import Compute, QuestionEncoder
+from dpr.encoder.spec import resolve
+from dpr.errors import EncoderError
+from dpr.hit import Hit
+from dpr.index.search import SearchSettings, rescore, search
+from dpr.index.train import read_index
+from dpr.index.truth import exact_topk
+from dpr.manifest import SegmentEntry, SnapshotBody
+from dpr.recipe import EncoderConfig
+from dpr.records import fetch_object
+from dpr.segment import MappedSegment
+from dpr.snapshot import live_snapshot, read_snapshot
+from dpr.store import Store
+
+ROW_BITS = 32
+ROW_MASK = (1 << ROW_BITS) - 1
+BLOCK_ROWS = 65_536
+Ids = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+
+
+def cache_folder() -> Path:
+    """Where unpacked segments and fetched indexes are kept: $DPR_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("DPR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dpr")).expanduser()
+
+
+class SegmentSet:
+    """The segments of a snapshot, mapped: from ids of the serving index to vectors and texts."""
+
+    def __init__(self, segments: Mapping[int, MappedSegment], live: Mapping[int, Ids], dim: int) -> None:
+        self._segments, self._live, self._dim = segments, live, dim
+
+    @classmethod
+    def open(cls, store: Store, entries: Sequence[SegmentEntry], dim: int) -> "SegmentSet":
+        """Fetch, verify and map the segments of a snapshot."""
+        folder = cache_folder()
+        mapped, live = {}, {}
+        for entry in entries:
+            file = fetch_object(store, entry.object, folder / "objects")
+            mapped[entry.number] = MappedSegment.open(file, folder / "segments" / entry.object.sha256[:32])
+            live[entry.number] = live_rows(store, entry)
+        return cls(mapped, live, dim)
+
+    def vectors(self, ids: Ids) -> npt.NDArray[np.float16]:
+        """Stored vectors (N, D) of index ids (N,)."""
+        found_ND = np.empty((len(ids), self._dim), np.float16)
+        numbers = ids >> ROW_BITS
+        for number in np.unique(numbers):
+            mine = np.flatnonzero(numbers == number)
+            found_ND[mine] = self._segments[int(number)].vectors_ND[ids[mine] & ROW_MASK]
+        return found_ND
+
+    def live_blocks(self) -> Iterator[tuple[Ids, npt.NDArray[np.float16]]]:
+        """Index ids (n,) and vectors (n, D) of all live rows, a block at a time."""
+        for number, segment in sorted(self._segments.items()):
+            for rows in np.array_split(self._live[number], -(-len(self._live[number]) // BLOCK_ROWS) or 1):
+                yield (number << ROW_BITS) | rows, segment.vectors_ND[rows]
+
+    def hits(self, scores_K: Scores, ids_K: Ids) -> list[Hit]:
+        """Hits in rank order; ids below zero (fewer than K found) are left out."""
+        hits = []
+        for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
+            if id_ >= 0:
+                passages = self._segments[id_ >> ROW_BITS].passages
+                row = passages.slice(id_ & ROW_MASK, 1).to_pylist()[0]
+                hits.append(Hit(rank=len(hits) + 1, score=score, **row))
+        return hits
+
+
+class VectorSearch:
+    """The serving index with exact re-scoring from the stored vectors."""
+
+    def __init__(self, index: Any, settings: SearchSettings, segments: SegmentSet) -> None:
+        self.index, self.settings, self.segments = index, settings, segments
+
+    @classmethod
+    def open(cls, store: Store, body: SnapshotBody) -> "VectorSearch":
+        """Load index and segments of a snapshot, verified."""
+        file = fetch_object(store, body.index.object, cache_folder() / "objects")
+        segments = SegmentSet.open(store, body.segments, body.encoder["dim"])
+        return cls(read_index(file), SearchSettings(body.index.nprobe, body.index.rescore), segments)
+
+    def top(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
+        """The best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64)."""
+        candidates = max(k, self.settings.rescore)
+        scores_QC, ids_QC = search(self.index, questions_QD, candidates, self.settings.nprobe)
+        if not self.settings.rescore:
+            return scores_QC, ids_QC
+        return rescore(questions_QD, ids_QC, self.segments.vectors, k)
+
+    def exact(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
+        """The best k of all live vectors, by brute force."""
+        return exact_topk(questions_QD, self.segments.live_blocks(), k)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hits of one batch of questions, and where the time went."""
+
+    hits: list[list[Hit]]
+    encode_seconds: float
+    search_seconds: float
+
+
+class Retriever:
+    """A snapshot, ready to answer questions in this process."""
+
+    def __init__(self, number: int, body: SnapshotBody, encoder: QuestionEncoder, vectors: VectorSearch) -> None:
+        self.number, self.body, self._encoder, self._vectors = number, body, encoder, vectors
+
+    @classmethod
+    def open(cls, store: Store, number: int | None = None, model: str | None = None) -> "Retriever":
+        """Load snapshot `number` (default: the live one); `model` replaces the model's place, not the model.
+
+        Raises EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
+        """
+        snapshot = live_snapshot(store) if number is None else read_snapshot(store, number)
+        encoder = open_question_encoder(snapshot.body, model)
+        return cls(snapshot.number, snapshot.body, encoder, VectorSearch.open(store, snapshot.body))
+
+    def search(self, questions: Sequence[str], k: int = 10, *, exact: bool = False) -> Answer:
+        """The best k passages for each question, by the index or (`exact`) by brute force."""
+        started = time.perf_counter()
+        questions_QD = self._encoder.encode(questions)
+        encoded = time.perf_counter()
+        scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(questions_QD, k)
+        hits = [self._vectors.segments.hits(s, i) for s, i in zip(scores_QK, ids_QK, strict=True)]
+        return Answer(hits, encoded - started, time.perf_counter() - encoded)
+
+
+def open_question_encoder(body: SnapshotBody, model: str | None = None) -> QuestionEncoder:
+    """The question tower of a snapshot; EncoderError if the model files found are those of another encoder."""
+    config = EncoderConfig.model_validate(body.encoder["config"])
+    if model is not None:
+        config = config.model_copy(update={"question_model" if config.question_model else "model": model})
+    spec = resolve(config)
+    if spec.encoder_id != body.encoder_id:
+        raise EncoderError(
+            f"the snapshot was made by encoder {body.encoder_id}, and {config.model} is encoder {spec.encoder_id}; "
+            "their vectors cannot be compared, so name the model that made it"
+        )
+    return QuestionEncoder(spec, Compute())

@@ -1,0 +1,95 @@
+"""Snapshots: read, publish, roll back. Created once, exclusively, under the next number; the highest number is live."""
+
+import datetime
+import uuid
+
+from pydantic import ValidationError
+
+from dpr import layout
+from dpr.errors import ConflictError, IntegrityError, MissingObjectError, RecipeError, StoreError
+from dpr.manifest import Snapshot, SnapshotBody
+from dpr.store import Store
+
+
+def numbers(store: Store) -> list[int]:
+    """Numbers of all snapshots, ascending."""
+    return [layout.snapshot_number(info.name) for info in store.list(layout.SNAPSHOTS)]
+
+
+def read_snapshot(store: Store, number: int) -> Snapshot:
+    """Snapshot `number`; StoreError if there is none, IntegrityError if it is not a snapshot document."""
+    try:
+        return Snapshot.model_validate_json(store.get(layout.snapshot(number)))
+    except MissingObjectError as error:
+        there = numbers(store)
+        known = f"it has {there[0]} to {there[-1]}" if there else "it has none yet; `dpr run RECIPE` makes the first"
+        raise MissingObjectError(f"store {store.url} has no snapshot {number}; {known}") from error
+    except ValidationError as error:
+        raise IntegrityError(f"snapshot {number} of {store.url} is not a snapshot document of this version") from error
+
+
+def latest_snapshot(store: Store) -> Snapshot | None:
+    """The live snapshot, or None for a store without any."""
+    there = numbers(store)
+    return read_snapshot(store, there[-1]) if there else None
+
+
+def live_snapshot(store: Store) -> Snapshot:
+    """The live snapshot; StoreError if the store has none."""
+    found = latest_snapshot(store)
+    if found is None:
+        raise StoreError(f"store {store.url} has no snapshot; `dpr run RECIPE` makes the first")
+    return found
+
+
+def lineage_base(store: Store, encoder_id: str) -> Snapshot | None:
+    """The newest snapshot made with this encoder: what the next run of it builds upon."""
+    for number in reversed(numbers(store)):
+        snapshot = read_snapshot(store, number)
+        if snapshot.body.encoder_id == encoder_id:
+            return snapshot
+    return None
+
+
+def publish(
+    store: Store, body: SnapshotBody, parent: int | None, *, run_id: str, inputs: str | None, note: str = ""
+) -> Snapshot:
+    """Make `body` the live snapshot if `parent` still is.
+
+    Raises ConflictError if another publisher was first; then nothing was changed, and the run can be planned again on
+    the new parent.
+    """
+    body.check()
+    snapshot = Snapshot(
+        number=(parent or 0) + 1,
+        parent=parent,
+        publish_id=uuid.uuid4().hex,
+        run_id=run_id,
+        inputs=inputs,
+        published_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        note=note,
+        body=body,
+    )
+    there = numbers(store)
+    if (there[-1] if there else None) != parent:
+        raise ConflictError(_lost(store, snapshot.number, there[-1] if there else None))
+    created = store.put_if_absent(layout.snapshot(snapshot.number), snapshot.to_bytes())
+    if not created and read_snapshot(store, snapshot.number).publish_id != snapshot.publish_id:
+        raise ConflictError(_lost(store, snapshot.number, numbers(store)[-1]))
+    return snapshot
+
+
+def _lost(store: Store, number: int, live: int | None) -> str:
+    return (
+        f"snapshot {number} of {store.url} was not published: another publisher was first (live is {live}); "
+        "start the run again to build on it"
+    )
+
+
+def rollback(store: Store, number: int) -> Snapshot:
+    """Publish the body of snapshot `number` again under the next number."""
+    live = live_snapshot(store)
+    if number == live.number:
+        raise RecipeError(f"snapshot {number} of {store.url} is live already; name an older one (see `dpr history`)")
+    old = read_snapshot(store, number)
+    return publish(store, old.body, live.number, run_id=old.run_id, inputs=None, note=f"rollback to {number}")

@@ -1,0 +1,187 @@
+"""The `dpr` command."""
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dpr import layout
+from dpr.errors import DprError
+from dpr.manifest import Snapshot
+from dpr.snapshot import live_snapshot, numbers, read_snapshot
+from dpr.store import Store, open_store
+
+EXIT_CODES = """Exit codes: 0 done; 1 a defect; 2 recipe or command line; 3 corpus; 4 encoder; 5 store; 6 checksum
+or count; 7 index; 8 another run or publisher is first; 9 the gate; 10 service; 11 a unit of work failed, start the run again."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Keep a searchable dense index of a large, changing text corpus true, and ask it questions.",
+    epilog=EXIT_CODES,
+)
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder or s3://bucket/prefix.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Model = Annotated[str | None, typer.Option(help="Where the snapshot's model lies on this machine, if elsewhere.")]
+SnapshotNumber = Annotated[int | None, typer.Option("--snapshot", help="Snapshot to use; default: the live one.")]
+
+
+def main() -> None:
+    """Entry point: an error of the project's own becomes one line on stderr and its exit code."""
+    try:
+        app()
+    except DprError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)
+        raise SystemExit(error.exit_code) from None
+
+
+def _print(as_json: bool, document: Any, draw: Callable[[Console], None]) -> None:
+    if as_json:
+        print(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        draw(Console())
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    json_: Json = False,
+    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")] = False,
+    allow_shrink: Annotated[bool, typer.Option(help="Accept a corpus that lost more than limits.max_shrink.")] = False,
+) -> None:
+    """Bring the collection of a recipe up to date: scan, embed, train, build, merge, gate, publish."""
+    from ray_jobs.jobs import describe, print_gate
+    from ray_jobs.nightly import nightly
+
+    outcome = nightly(recipe, allow_shrink=allow_shrink, local=local)
+    document = {"snapshot": outcome.snapshot.number, "published": outcome.published, **outcome.report}
+
+    def draw(console: Console) -> None:
+        console.print(describe(outcome), highlight=False)
+        print_gate(console, outcome.snapshot.body.gate)
+
+    _print(json_, document, draw)
+
+
+@app.command()
+def search(
+    store: StoreArgument,
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of hits.")] = 5,
+    exact: Annotated[bool, typer.Option("--exact", help="Search by brute force instead of the index.")] = False,
+    snapshot: SnapshotNumber = None,
+    model: Model = None,
+    json_: Json = False,
+) -> None:
+    """Ask a question, without a service."""
+    from dpr.retrieve import Retriever
+
+    retriever = Retriever.open(open_store(store), snapshot, model)
+    answer = retriever.search([question], k, exact=exact)
+    hits = [vars(hit) for hit in answer.hits[0]]
+
+    def draw(console: Console) -> None:
+        for hit in answer.hits[0]:
+            console.print(f"[bold]{hit.rank}[/]  {hit.score:.3f}  ", end="")
+            console.print(f"{hit.title}  ({hit.id})", markup=False, highlight=False, style="cyan")
+            console.print(f"   {hit.text}\n", markup=False, highlight=False)
+
+    _print(json_, {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id, "hits": hits}, draw)
+
+
+@app.command()
+def serve(
+    store: StoreArgument,
+    host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind to.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that each hold encoder and index.")] = 1,
+    model: Model = None,
+) -> None:
+    """Serve the live snapshot over HTTP until interrupted."""
+    from dpr.recipe import ServeConfig
+    from ray_jobs.serve.run import serve_store, wait_for_interrupt
+
+    with serve_store(store, ServeConfig(host=host, port=port, replicas=replicas), model) as url:
+        Console().print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
+        wait_for_interrupt()
+
+
+@app.command()
+def status(store: StoreArgument, json_: Json = False) -> None:
+    """What a store holds: its live snapshot, encoder, index and the gate's figures."""
+    opened = open_store(store)
+    snapshot = live_snapshot(opened)
+    document = _summary(snapshot) | {"snapshots": len(numbers(opened)), "gate": snapshot.body.gate}
+
+    def draw(console: Console) -> None:
+        table = Table(show_header=False, title=f"{opened.url}", title_justify="left")
+        for field, value in document.items():
+            table.add_row(field, json.dumps(value) if isinstance(value, dict) else f"{value}")
+        console.print(table)
+
+    _print(json_, document, draw)
+
+
+@app.command()
+def inspect(store: StoreArgument, snapshot: SnapshotNumber = None, json_: Json = False) -> None:
+    """Segments, parts and snapshots as tables."""
+    opened = open_store(store)
+    shown = live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot)
+    history = [_summary(read_snapshot(opened, number)) for number in numbers(opened)]
+    segments = _segment_rows(opened, shown)
+
+    def draw(console: Console) -> None:
+        console.print(_table("snapshots", history))
+        console.print(_table(f"segments and parts of snapshot {shown.number}", segments))
+
+    _print(json_, {"snapshots": history, "segments": segments}, draw)
+
+
+def _summary(snapshot: Snapshot) -> dict[str, Any]:
+    body = snapshot.body
+    return {
+        "snapshot": snapshot.number,
+        "published": snapshot.published_at,
+        "passages": body.passages,
+        "segments": len(body.segments),
+        "encoder": body.encoder_id,
+        "codebook": body.codebook.factory,
+        "index_bytes": body.index.object.size_bytes,
+        "nprobe": body.index.nprobe,
+        "rescore": body.index.rescore,
+        "note": snapshot.note,
+    }
+
+
+def _segment_rows(store: Store, snapshot: Snapshot) -> list[dict[str, Any]]:
+    codebook = snapshot.body.codebook.codebook_id
+    parts = {info.name: info.size_bytes for info in store.list(f"{layout.PARTS}{codebook}/")}
+    return [
+        {
+            "number": entry.number,
+            "segment": entry.segment_id,
+            "rows": entry.rows,
+            "live": entry.live_rows,
+            "bytes": entry.object.size_bytes,
+            "part_bytes": parts.get(layout.part(codebook, entry.segment_id), 0),
+        }
+        for entry in snapshot.body.segments
+    ]
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column, value in (rows[0] if rows else {}).items():
+        table.add_column(column, justify="right" if isinstance(value, int) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What all job modules share: the command line, running on Ray, printing the outcome, exit codes."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dpr.errors import DprError
+from dpr.pipeline.run import Outcome, Run
+from dpr.recipe import load_recipe
+from ray_jobs.progress import ConsoleProgress
+from ray_jobs.runtime import RayExecutor, connected
+
+
+def main(description: str, work: Callable[[Run], str]) -> None:
+    """Entry point of a stage module: `--recipe R`, one line of outcome, exit code of the error if there is one."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--recipe", required=True, help="recipe file (YAML)")
+    arguments = parser.parse_args()
+    sys.exit(guarded(lambda: print(with_ray(arguments.recipe, work))))
+
+
+def with_ray(recipe_path: str, work: Callable[[Run], Any]) -> Any:
+    """Call `work` with a run of the recipe on Ray."""
+    recipe = load_recipe(recipe_path)
+    with ConsoleProgress(Console(stderr=True)) as progress, connected():
+        return work(Run(recipe, RayExecutor(recipe.resources), progress))
+
+
+def guarded(work: Callable[[], object]) -> int:
+    """Run `work`; a DprError becomes one line on stderr and its exit code."""
+    try:
+        work()
+    except DprError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def describe(outcome: Outcome) -> str:
+    """One paragraph on how a run ended."""
+    snapshot = outcome.snapshot
+    if not outcome.published:
+        return f"snapshot {snapshot.number} is up to date: nothing changed, nothing was embedded"
+    changes = outcome.report["changes"]
+    return (
+        f"published snapshot {snapshot.number}: {snapshot.body.passages:,} passages "
+        f"({changes['new']:,} new, {changes['dead']:,} gone), index {snapshot.body.codebook.factory}"
+    )
+
+
+def print_gate(console: Console, gate: dict[str, Any]) -> None:
+    """The gate's figures as a table: accuracy by the index and by exact search, and recall."""
+    if "accuracy_index" in gate:
+        table = Table(title=f"gate: {gate['questions']:,} questions", title_justify="left")
+        table.add_column("search")
+        for k in gate["accuracy_index"]:
+            table.add_column(f"top-{k}", justify="right")
+        for kind in ("exact", "index"):
+            table.add_row(kind, *(f"{share:.4f}" for share in gate[f"accuracy_{kind}"].values()))
+        console.print(table)
+    asked = f"{gate['questions']:,} {gate['asked']}"
+    console.print(f"recall@20 of the index against exact search: {gate['recall@20']:.4f} ({asked})", highlight=False)

@@ -1,0 +1,69 @@
+"""Showing progress: a live bar on a terminal, plain lines in a log file. Both say rows, rows/s and time left."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class ConsoleProgress:
+    """Progress of one run, on stderr, so that stdout stays the result's."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description:<7}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._stage, self._total, self._done, self._before = "", 0, 0, 0
+        self._started = self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def start(self, stage: str, total_rows: int, done_rows: int) -> None:
+        self._stage, self._total, self._done, self._before = stage, total_rows, done_rows, done_rows
+        self._started = self._last_line = time.monotonic()
+        self._task = self._bar.add_task(stage, total=total_rows or None, completed=done_rows, rate="")
+
+    def advance(self, rows: int) -> None:
+        self._done += rows
+        rate = self._rate()
+        if self._task is not None:
+            self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} rows/s")
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line > LINE_EVERY_SECONDS:
+            self._last_line = now
+            left = f", {max(self._total - self._done, 0) / rate:,.0f} s left" if rate and self._total else ""
+            of = f" of {self._total:,}" if self._total else ""
+            self._say(f"{self._done:,}{of} rows, {rate:,.0f} rows/s{left}")
+
+    def finish(self, said: str) -> None:
+        seconds = time.monotonic() - self._started
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+        self._say(f"{said}, {self._done:,} rows in {seconds:.1f} s")
+
+    def _rate(self) -> float:
+        return (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{self._stage:<7} {text}", highlight=False)

@@ -1,0 +1,132 @@
+"""Ray as an executor of units: connecting, and Ray Data carrying a stage's steps as operators.
+
+Rows of the dataset are units. Only a lost worker is retried, by Ray; an error raised by a step ends the stage.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+# read when ray is imported: no usage reports without consent, no advertisement in logs
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+
+from dpr.errors import DprError, UnitError
+from dpr.pipeline.execute import Step, Unit
+from dpr.recipe import Resources
+
+Shared = TypeVar("Shared")
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """A Ray to run on: the cluster this process belongs to (`RAY_ADDRESS`, a submitted job), else one of its own.
+
+    A Ray started here is bound to loopback, without dashboard, and stops with the block.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _Handle:
+    """A shared value: resolved in each worker, where its arrays are read in place from the object store."""
+
+    def __init__(self, ref: "ray.ObjectRef[Any]") -> None:
+        self._ref = ref
+
+    def __call__(self) -> Any:
+        return ray.get(self._ref)
+
+
+class RayExecutor:
+    """Runs stages through Ray Data. Steps on `encoder` get the pool of actors that the recipe's resources describe."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.raise_original_map_exception = True
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+    def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
+        try:
+            if len(units) == 1 and all(step.on == "task" for step in steps):
+                # one task needs no streaming, and starts in a worker that is there already
+                yield ray.get(ray.remote(_Chain(steps)).remote(units[0]))
+            else:
+                yield from self._dataset(stage, steps, units).iter_rows()
+        except DprError:
+            raise
+        except ray.exceptions.RayError as error:
+            raise _said(stage, error) from error
+
+    def _dataset(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> ray.data.Dataset:
+        dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
+        for step in steps:
+            if step.on == "task":
+                dataset = dataset.map(_Chain([step]), num_cpus=1)
+            else:
+                dataset = dataset.map(step.make, fn_constructor_args=step.args, **self._placement(step, len(units)))
+        dataset.set_name(stage)
+        return dataset
+
+    def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
+        return _Handle(ray.remote(make).options(num_cpus=1).remote(*args))
+
+    def _placement(self, step: Step, units: int) -> dict[str, Any]:
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        if step.on == "actor":
+            return {"compute": ActorPoolStrategy(min_size=1, max_size=max(1, min(units, cpus))), "num_cpus": 0.5}
+        gpus = self._resources.gpus_per_encoder
+        if gpus is None:
+            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+        low = min(units, self._resources.encoders)
+        high = max(low, min(units, self._resources.max_encoders or low))
+        # threads are told to the encoder itself; Ray's share is small, so that the other operators find room beside it
+        return {"compute": ActorPoolStrategy(min_size=low, max_size=high), "num_cpus": 0.5, "num_gpus": gpus}
+
+
+class _Chain:
+    """Steps made and called in one task."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._steps = steps
+
+    def __call__(self, unit: Unit) -> Unit:
+        for step in self._steps:
+            unit = step.make(*step.args)(unit)
+        return unit
+
+
+def _said(stage: str, error: Exception) -> DprError:
+    """The project's own error inside one of Ray's, or a UnitError that quotes the last line of Ray's."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DprError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = lines[-1] if lines else type(error).__name__
+    return UnitError(f"stage {stage} failed in a worker: {said}; start the run again")
