@@ -1,0 +1,230 @@
+"""The docstrings of Python's standard library under the names that users know, without running its modules.
+
+Python sources are parsed, never imported; what is written in C is looked at in modules whose import does nothing else.
+"""
+
+import ast
+import importlib
+import inspect
+import sys
+import sysconfig
+import types
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from dpr.errors import CorpusError
+
+_SKIPPED: Final = frozenset(
+    {"antigravity", "this", "idlelib", "lib2to3", "pydoc_data", "turtledemo", "test"}
+    | {"ntpath", "nturl2path", "encodings", "distutils"}  # Windows twins, generated tables, gone since Python 3.12
+)
+_SKIPPED_PARTS: Final = {"test", "tests", "idle_test", "__main__", "__phello__"}
+_INTERNAL: Final = {"genericpath", "posix", "nt"}
+"""Modules that are private although their name is not: they appear as far as others pass their names on."""
+_RENAMED: Final = {"posixpath": "os.path"}
+_IN_C: Final = (
+    "array asyncio atexit binascii builtins bz2 cmath collections contextvars csv datetime decimal "
+    "faulthandler fcntl functools gc grp hashlib io itertools lzma marshal math mmap operator os pickle pwd "
+    "queue random re resource select signal socket sqlite3 struct sys threading time types unicodedata weakref "
+    "zlib"
+)
+"""Modules, wholly or partly in C, whose import has no effect but the import."""
+
+_C_KINDS: Final = (
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.GetSetDescriptorType,
+)
+_Def = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass
+class _Module:
+    """What one source file defines: docstrings by name within the module ("" is the module itself), and imports."""
+
+    name: str
+    is_package: bool
+    docs: dict[str, str] = field(default_factory=dict)
+    exported: frozenset[str] | None = None
+    """`__all__`, where it is a plain list of names."""
+    imports: list[tuple[str, str, str]] = field(default_factory=list)
+    """(module, name or *, name here)"""
+
+
+def stdlib_docstrings() -> dict[str, str]:
+    """Qualified public name → docstring, sorted by name; the same on every machine with the same Python and platform.
+
+    Raises CorpusError if Python's own sources are not installed.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    modules = {module.name: module for path in _sources(folder) if (module := _parse(folder, path))}
+    if not modules:
+        raise CorpusError(f"python-docs has no sources to read in {folder}; use a Python that comes with its library's")
+    found = _public_docs(modules)
+    for name, doc in _docs_in_c():
+        found.setdefault(name, doc)
+    return _without_repeats(found)
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for name in sorted(sys.stdlib_module_names - _SKIPPED):
+        if (folder / f"{name}.py").is_file():
+            yield folder / f"{name}.py"
+        elif (folder / name / "__init__.py").is_file():
+            paths = (path.relative_to(folder) for path in (folder / name).rglob("*.py"))
+            yield from (folder / path for path in sorted(paths) if not _SKIPPED_PARTS & set(path.with_suffix("").parts))
+
+
+def _parse(folder: Path, path: Path) -> _Module | None:
+    parts = path.relative_to(folder).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    module = _Module(".".join(parts[:-1] if is_package else parts), is_package)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # stray escapes in old sources
+        try:
+            tree = ast.parse(path.read_bytes())
+        except SyntaxError:  # templates and samples among the sources
+            return None
+    module.docs[""] = ast.get_docstring(tree) or ""
+    for statement in _statements(tree.body):
+        if isinstance(statement, _Def):
+            _add_docs(module.docs, "", statement)
+        elif isinstance(statement, ast.ImportFrom):
+            source = _imported_module(module, statement)
+            module.imports += [(source, alias.name, alias.asname or alias.name) for alias in statement.names]
+        elif isinstance(statement, ast.Assign) and any(ast.unparse(t) == "__all__" for t in statement.targets):
+            module.exported = _names_in(statement.value)
+    return module
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """All statements of a body, also those within if and try."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, ast.If | ast.Try):
+            for inner in (statement.body, *(h.body for h in getattr(statement, "handlers", [])), statement.orelse):
+                yield from _statements(inner)
+
+
+def _add_docs(docs: dict[str, str], prefix: str, node: _Def) -> None:
+    if node.name.startswith("_"):
+        return
+    name = prefix + node.name
+    doc = ast.get_docstring(node) or ""
+    if isinstance(node, ast.ClassDef):
+        inner = [one for one in _statements(node.body) if isinstance(one, _Def)]
+        # how an object is made belongs to what it is
+        made = [ast.get_docstring(one) or "" for one in inner if one.name == "__init__"]
+        doc = "\n\n".join(text for text in (doc, *made[:1]) if text)
+        for one in inner:
+            _add_docs(docs, f"{name}.", one)
+    if doc:
+        docs.setdefault(name, doc)
+
+
+def _imported_module(module: _Module, statement: ast.ImportFrom) -> str:
+    if not statement.level:
+        return statement.module or ""
+    up = statement.level - (1 if module.is_package else 0)
+    base = module.name.split(".")
+    return ".".join([*base[: len(base) - up], *([statement.module] if statement.module else [])])
+
+
+def _names_in(value: ast.expr) -> frozenset[str] | None:
+    try:
+        return frozenset(ast.literal_eval(value))
+    except (ValueError, TypeError):  # put together from other lists
+        return None
+
+
+def _public_docs(modules: dict[str, _Module]) -> dict[str, str]:
+    """Each docstring under its shortest public name: its own module's, or that of a module that passes it on."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for module in modules.values():
+        if not _is_public(module.name):
+            continue
+        public = _RENAMED.get(module.name, module.name)
+        for name in module.docs:
+            names.setdefault((module.name, name), []).append(f"{public}.{name}".removesuffix("."))
+        for source, name, here in _passed_on(module, modules):
+            for doc in modules[source].docs:
+                if doc == name or doc.startswith(f"{name}."):
+                    names.setdefault((source, doc), []).append(f"{public}.{here}{doc[len(name) :]}")
+    found: dict[str, str] = {}
+    for (source, name), choices in sorted(names.items()):
+        if doc := modules[source].docs[name]:
+            found.setdefault(min(choices, key=_plainness), doc)
+    return found
+
+
+def _passed_on(module: _Module, modules: dict[str, _Module]) -> Iterator[tuple[str, str, str]]:
+    """Names that a module takes over from private modules and, in a package, from its own modules."""
+    for source, name, here in module.imports:
+        origin = modules.get(source)
+        if origin is None or (_is_public(source) and not source.startswith(f"{module.name}.")):
+            continue
+        if name != "*":
+            if not here.startswith("_") and here in (module.exported or {here}):
+                yield source, name, here
+            continue
+        tops = {doc for doc in origin.docs if doc and "." not in doc}
+        yield from ((source, top, top) for top in sorted(tops & (origin.exported or tops)))
+
+
+def _docs_in_c() -> Iterator[tuple[str, str]]:
+    for module_name in _IN_C.split():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError:  # not on this platform
+            continue
+        for name in sorted(getattr(module, "__all__", vars(module))):
+            value = vars(module).get(name)
+            # hooks are replaced by whoever runs us
+            if name.startswith("_") or name.endswith("hook") or not _belongs(value, module_name, name):
+                continue
+            members = _members(value) if isinstance(value, type) else {}
+            for path, inner in {name: value, **{f"{name}.{member}": members[member] for member in members}}.items():
+                doc = vars(inner).get("__doc__") if isinstance(inner, type) else inner.__doc__
+                if isinstance(doc, str):
+                    yield f"{module_name}.{path}", inspect.cleandoc(doc)
+
+
+def _belongs(value: object, module_name: str, name: str) -> bool:
+    """Whether a value found as `module_name.name` is a class or C function that has no other public name."""
+    if not isinstance(value, type):
+        return _is_in_c(value)
+    home = sys.modules.get(value.__module__)
+    is_elsewhere = (value.__module__, value.__name__) != (module_name, name)
+    is_there = getattr(home, value.__name__, None) is value and _is_public(value.__module__)
+    return not (is_elsewhere and is_there)
+
+
+def _members(cls: type) -> dict[str, object]:
+    """What a class defines in C, also in bases that have no public name (`_socket.socket` of `socket.socket`)."""
+    bases = [base for base in reversed(cls.__mro__) if base is cls or base.__module__.startswith("_")]
+    members = {name: value for base in bases for name, value in vars(base).items()}
+    return {name: members[name] for name in sorted(members) if not name.startswith("_") and _is_in_c(members[name])}
+
+
+def _is_in_c(value: object) -> bool:
+    return isinstance(getattr(value, "__func__", value), _C_KINDS)
+
+
+def _is_public(module_name: str) -> bool:
+    return module_name not in _INTERNAL and not any(part.startswith("_") for part in module_name.split("."))
+
+
+def _without_repeats(found: dict[str, str]) -> dict[str, str]:
+    """Only the plainest of the names that share a docstring: inherited and copied ones say nothing new."""
+    first: dict[str, str] = {}
+    for name in sorted(found, key=_plainness):
+        first.setdefault(" ".join(found[name].split()), name)
+    return {name: found[name] for name in sorted(first.values())}
+
+
+def _plainness(name: str) -> tuple[int, bool, int, str]:
+    return name.count("."), not name.startswith("builtins."), len(name), name

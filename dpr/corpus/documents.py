@@ -1,0 +1,81 @@
+"""Folders of documents: every .txt and .md file split into passages of so many words (paper, section 4.1)."""
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import PurePosixPath
+from typing import Final
+
+from dpr.corpus.detect import UTF8_BOM
+from dpr.corpus.files import open_unchanged, relative_path
+from dpr.corpus.rows import InputFile, Row, Slice, checked_row, unusable_row
+from dpr.corpus.split import iter_passages
+from dpr.recipe import CorpusConfig
+
+MAX_DOCUMENT_BYTES: Final = 64 * 2**20
+"""A document is held whole while it is split."""
+
+_HEADING: Final = re.compile(r"#{1,6}\s+(.*?)\s*#*\s*$")
+_FENCE: Final = re.compile(r"\s*(```|~~~)")
+
+
+def document_slices(root: str, files: Iterable[InputFile], slice_bytes: int) -> list[Slice]:
+    """Runs of files of about `slice_bytes` together."""
+    slices: list[Slice] = []
+    held: list[InputFile] = []
+    held_bytes = 0
+    for file in files:
+        if held and held_bytes + file.size_bytes > slice_bytes:
+            slices.append(Slice(root, "documents", files=tuple(held)))
+            held, held_bytes = [], 0
+        held.append(file)
+        held_bytes += file.size_bytes
+    return [*slices, Slice(root, "documents", files=tuple(held))] if held else slices
+
+
+def read_documents(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
+    """One row per passage, and one for each document that cannot be used as a whole.
+
+    The id is the path below the slice's folder, `#` and the passage's number; the title is the first heading of a .md
+    file, else the file's name without its suffix.
+    """
+    position = 0
+    for file in slice_.files:
+        for row in _document_rows(slice_.path, file, position, corpus):
+            yield row
+            position += 1
+
+
+def _document_rows(root: str, file: InputFile, position: int, corpus: CorpusConfig) -> Iterator[Row]:
+    place = file.path, position
+    with open_unchanged(file.path, file.identity) as stream:
+        data = stream.read(MAX_DOCUMENT_BYTES + 1)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        yield unusable_row(place, data[:MAX_DOCUMENT_BYTES], f"document of over {MAX_DOCUMENT_BYTES >> 20} MiB")
+        return
+    try:
+        text = data.removeprefix(UTF8_BOM).decode()
+    except UnicodeDecodeError:
+        yield unusable_row(place, data, "bad UTF-8")
+        return
+    if not text or text.isspace():
+        yield unusable_row(place, data, "no text")
+        return
+    name = relative_path(file.path, root)
+    title = document_title(name, text)
+    words = chain.from_iterable(line.split() for line in text.split("\n"))
+    for number, passage in enumerate(iter_passages(words, corpus.passage_words, corpus.overlap_words)):
+        fields = f"{name}#{number}", title, passage
+        yield checked_row((file.path, position + number), passage.encode(), fields, corpus.max_passage_chars)
+
+
+def document_title(name: str, text: str) -> str:
+    """The first heading (`# …`) of a .md document outside fenced code, else its file's name without the suffix."""
+    path = PurePosixPath(name)
+    in_code = False
+    for line in text.split("\n") if path.suffix.lower() == ".md" else ():
+        if _FENCE.match(line):
+            in_code = not in_code
+        elif not in_code and (heading := _HEADING.match(line)) and heading[1]:
+            return " ".join(heading[1].split())
+    return path.stem

@@ -1,0 +1,164 @@
+"""Corpora of lines: DPR's TSV, BEIR's and other JSONL, plain or gzipped.
+
+A line ends at `\\n` and nowhere else, and belongs to the slice that its first byte lies in, so slices may cut anywhere.
+Empty lines are no rows. Every other line is one row, and a line that cannot be used spoils no other.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Final, cast
+
+from dpr.corpus.detect import BEIR_COLUMNS, TSV_COLUMNS, UTF8_BOM
+from dpr.corpus.files import open_unchanged
+from dpr.corpus.rows import Row, Slice, checked_row, unusable_row
+from dpr.errors import CorpusError
+from dpr.recipe import Columns, CorpusConfig
+
+Fields = tuple[object, object, object]
+"""Id, title and text as they stand in a line."""
+
+_BUFFER_BYTES: Final = 2**20
+_LINE_BYTES: Final = 16 * 2**20
+_JSON_SPACE: Final = " \t\r"
+_JSON_BYTES_PER_CHAR: Final = 12
+"""The most that one character takes: a surrogate pair of two \\uXXXX escapes."""
+
+
+class _UnusableLineError(Exception):
+    """A line that has no fields; the message is the reason."""
+
+
+def read_lines(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
+    """The rows of a slice of a `dpr-tsv`, `beir` or `jsonl` file; CorpusError if it is gzipped and damaged."""
+    parse = _parser(slice_, corpus)
+    most_bytes = _LINE_BYTES + _JSON_BYTES_PER_CHAR * corpus.max_passage_chars
+    path, max_chars = slice_.path, corpus.max_passage_chars
+    with _opened(slice_) as file:
+        lines = iter_lines(file, slice_.start, None if slice_.gzipped else slice_.stop, most_bytes)
+        if slice_.format == "dpr-tsv" and slice_.start == 0:
+            next(lines, None)
+        for position, line, is_cut in lines:
+            if is_cut:
+                yield unusable_row((path, position), line, "longer than max_passage_chars")
+                continue
+            try:
+                text = (line if position else line.removeprefix(UTF8_BOM)).decode()
+                fields = parse(text)
+            except UnicodeDecodeError:
+                yield unusable_row((path, position), line, "bad UTF-8")
+            except _UnusableLineError as error:
+                yield unusable_row((path, position), line, str(error))
+            else:
+                yield checked_row((path, position), line, fields, max_chars)
+
+
+def iter_lines(file: IO[bytes], start: int, stop: int | None, most_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
+    """(offset, line without its `\\n`, whether it was cut) of each non-empty line that begins in [start, stop).
+
+    A line of over `most_bytes` is cut to that many, and the rest is skipped without being held.
+    """
+    position = start
+    if start:
+        file.seek(start - 1)  # if that byte ends a line, nothing but it is skipped
+        position += _skip_line(file) - 1
+    while stop is None or position < stop:
+        line = file.readline(most_bytes)
+        if not line:
+            return
+        length = len(line)
+        if line.endswith(b"\n"):
+            line = line[:-1]
+        elif length == most_bytes and (rest := _skip_line(file)):
+            yield position, line, True
+            position += length + rest
+            continue
+        if line and not line.isspace():
+            yield position, line, False
+        position += length
+
+
+def _skip_line(file: IO[bytes]) -> int:
+    """Read to the end of the line; how many bytes that were."""
+    skipped = 0
+    while piece := file.readline(_BUFFER_BYTES):
+        skipped += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return skipped
+
+
+@contextmanager
+def _opened(slice_: Slice) -> Iterator[IO[bytes]]:
+    with open_unchanged(slice_.path, slice_.identity) as file:
+        if not slice_.gzipped:
+            # readline of a remote fsspec file is a Python loop
+            yield file if isinstance(file, io.BufferedReader) else _buffered(file)
+            return
+        try:
+            with gzip.open(file) as unpacked:
+                yield _buffered(unpacked)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise CorpusError(f"corpus file {slice_.path} is damaged or cut short ({error}); fetch it again") from error
+
+
+def _buffered(file: object) -> IO[bytes]:
+    return io.BufferedReader(cast(io.RawIOBase, file), _BUFFER_BYTES)
+
+
+def _parser(slice_: Slice, corpus: CorpusConfig) -> Callable[[str], Fields]:
+    if slice_.format == "dpr-tsv":
+        return _tsv_parser(slice_.columns)
+    return _json_parser(BEIR_COLUMNS if slice_.format == "beir" else corpus.columns)
+
+
+def _json_parser(columns: Columns) -> Callable[[str], Fields]:
+    id_name, title_name, text_name = columns.id, columns.title, columns.text
+    decode: Callable[[str], tuple[Any, int]] = json.JSONDecoder().raw_decode
+
+    def parse(line: str) -> Fields:
+        line = line.strip(_JSON_SPACE)
+        try:
+            document, end = decode(line)  # json.loads spends a third of its time looking for white space
+        except (ValueError, RecursionError):  # ValueError: bad JSON, or an integer of thousands of digits
+            raise _UnusableLineError("broken JSON") from None
+        if end != len(line):
+            raise _UnusableLineError("broken JSON")
+        if not isinstance(document, dict):
+            raise _UnusableLineError(f"a JSON {type(document).__name__}, not an object")
+        title = None if title_name is None else document.get(title_name)
+        return document.get(id_name), title, document.get(text_name)
+
+    return parse
+
+
+def _tsv_parser(columns: tuple[str, ...]) -> Callable[[str], Fields]:
+    at_id, at_text, at_title = (columns.index(name) for name in TSV_COLUMNS)
+
+    def parse(line: str) -> Fields:
+        fields = split_tsv(line)
+        if len(fields) != len(columns):
+            raise _UnusableLineError(f"{len(fields)} columns instead of {len(columns)}")
+        return fields[at_id], fields[at_title], fields[at_text]
+
+    return parse
+
+
+def split_tsv(line: str) -> list[str]:
+    """The fields of one line in csv's tab dialect with doubled quotes, as DPR's own reader splits it."""
+    line = line.removesuffix("\r")
+    if '"' not in line:
+        return line.split("\t")
+    if len(line) > csv.field_size_limit():
+        csv.field_size_limit(len(line))
+    try:
+        fields = next(csv.reader([line + "\n"], delimiter="\t"))
+    except csv.Error as error:
+        raise _UnusableLineError(f"broken quoting: {error}") from None
+    if fields[-1].endswith("\n"):  # the quoted field took in the end of the line
+        raise _UnusableLineError("broken quoting: a quote is not closed on its line")
+    return fields

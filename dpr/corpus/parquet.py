@@ -1,0 +1,145 @@
+"""Parquet corpora: checked by their footer, cut by row groups, read batch by batch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.corpus.files import open_unchanged
+from dpr.corpus.rows import InputFile, Row, Slice, checked_row, unusable_row
+from dpr.errors import CorpusError
+from dpr.recipe import Columns, CorpusConfig
+
+PARQUET_MAGIC: Final = b"PAR1"
+_BATCH_ROWS: Final = 1024
+_STREAM_BYTES: Final = 4 * 2**20
+
+
+def check_parquet(file: InputFile, columns: Columns) -> None:
+    """CorpusError unless `file` is whole Parquet that has the mapped columns with types that can hold them."""
+    with _opened(file.path, file.identity) as parquet:
+        schema = parquet.schema_arrow
+    check_names(file.path, columns, schema.names)
+    for role, name in _roles(columns):
+        held = schema.field(name).type
+        held = held.value_type if pa.types.is_dictionary(held) else held
+        if not (_is_text(held) or (role == "id" and pa.types.is_integer(held))):
+            allowed = "strings or integers" if role == "id" else "strings"
+            raise CorpusError(
+                f"corpus file {file.path} has {held} in column {name!r}; columns.{role} must name one of {allowed}"
+            )
+
+
+def check_names(path: str, columns: Columns, names: list[str]) -> None:
+    """CorpusError if a mapped column is not among `names`."""
+    for role, name in _roles(columns):
+        if names.count(name) != 1:
+            without = " (null: passages have no titles)" if role == "title" else ""
+            raise CorpusError(
+                f"corpus file {path} has no column {name!r}, only {names}; set columns.{role} in the recipe{without}"
+            )
+
+
+def parquet_slices(file: InputFile, slice_bytes: int) -> list[Slice]:
+    """Runs of whole row groups of about `slice_bytes` each; none if the file has no rows."""
+    with _opened(file.path, file.identity) as parquet:
+        groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
+        sizes_bytes = [group.total_byte_size if group.num_rows else 0 for group in groups]
+    slices: list[Slice] = []
+    start, held_bytes = 0, 0
+    for number, size_bytes in enumerate(sizes_bytes):
+        held_bytes += size_bytes
+        if held_bytes and (held_bytes >= slice_bytes or number == len(sizes_bytes) - 1):
+            slices.append(Slice(file.path, "parquet", start, number + 1, file.identity))
+            start, held_bytes = number + 1, 0
+    return slices
+
+
+def read_parquet(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
+    """The rows of a slice's row groups; CorpusError if the file is damaged or has not the rows its footer says."""
+    wanted = [name for _, name in _roles(corpus.columns)]
+    with _opened(slice_.path, slice_.identity) as parquet:
+        counts = [parquet.metadata.row_group(number).num_rows for number in range(slice_.stop)]
+        first = position = sum(counts[: slice_.start])
+        groups = range(slice_.start, slice_.stop)
+        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(dict.fromkeys(wanted))):
+            values = {name: _values(batch.column(name)) for name in batch.schema.names}
+            yield from _batch_rows(slice_.path, position, values, corpus)
+            position += batch.num_rows
+    if position - first != sum(counts[slice_.start :]):
+        raise CorpusError(
+            f"corpus file {slice_.path} gave {position - first} rows of row groups [{slice_.start}, {slice_.stop}), "
+            f"its footer says {sum(counts[slice_.start :])}; write it again"
+        )
+
+
+def _batch_rows(path: str, position: int, values: dict[str, list[Any]], corpus: CorpusConfig) -> Iterator[Row]:
+    columns = corpus.columns
+    ids, texts = values[columns.id], values[columns.text]
+    titles = values[columns.title] if columns.title is not None else [None] * len(ids)
+    names = list(values)
+    for number, (stored, passage_id, title, text) in enumerate(
+        zip(zip(*values.values(), strict=True), ids, titles, texts, strict=True)
+    ):
+        place = path, position + number
+        row = dict(zip(names, stored, strict=True))
+        if _Undecoded in (type(passage_id), type(title), type(text)):
+            yield unusable_row(place, row, "bad UTF-8")
+        else:
+            yield checked_row(place, row, (passage_id, title, text), corpus.max_passage_chars)
+
+
+class _Undecoded(str):
+    """Bytes that are not UTF-8, each stray byte escaped as a surrogate."""
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not pa.types.is_integer(column.type):
+        try:
+            return list(column.cast(pa.large_string()).to_pylist())
+        except (UnicodeDecodeError, pa.ArrowInvalid):  # a value is not UTF-8; the others are good
+            return [None if data is None else _decoded(data) for data in column.cast(pa.large_binary()).to_pylist()]
+    return list(column.to_pylist())
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return _Undecoded(data.decode("utf-8", "surrogateescape"))
+
+
+def _is_text(held: pa.DataType) -> bool:
+    types = pa.types
+    strings = types.is_string(held) or types.is_large_string(held) or types.is_string_view(held)
+    binaries = types.is_binary(held) or types.is_large_binary(held) or types.is_binary_view(held)
+    return bool(strings or binaries or types.is_null(held))
+
+
+def _roles(columns: Columns) -> list[tuple[str, str]]:
+    pairs = (("id", columns.id), ("title", columns.title), ("text", columns.text))
+    return [(role, name) for role, name in pairs if name is not None]
+
+
+@contextmanager
+def _opened(path: str, identity: str) -> Iterator[pq.ParquetFile]:
+    with open_unchanged(path, identity, cache="none") as file, _damage_told(path):
+        # without pre-buffering a row group is never held whole, and checksums are looked at where there are any
+        yield _parquet_file(file)
+
+
+def _parquet_file(file: IO[bytes]) -> pq.ParquetFile:
+    return pq.ParquetFile(file, pre_buffer=False, buffer_size=_STREAM_BYTES, page_checksum_verification=True)
+
+
+@contextmanager
+def _damage_told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise CorpusError(f"corpus file {path} is not whole Parquet ({said}); write or fetch it again") from error
