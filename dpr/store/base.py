@@ -61,6 +61,20 @@ class Store(Protocol):
 def check_name(name: str) -> str:
     """Return `name` if it is a plain relative object name, else raise StoreError."""
     parts = name.split("/")
-    if not name or "\\" in name or any(part in ("", ".", "..") or part.startswith(".tmp-") for part in parts):
-        raise StoreError(f"object name {name!r} is not a relative path of plain parts")
+    if any(part in ("", ".", "..") or part.startswith(".tmp-") for part in parts) or "\\" in name:
+        raise StoreError(f"object name {name!r} is not a relative path of plain parts; use a name such as runs/7.json")
+    if not name.isprintable():  # control characters do not survive every listing, surrogates have no UTF-8
+        raise StoreError(f"object name {name!r} holds unprintable characters; use printable ones")
     return name
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` if names may start with it, else raise StoreError."""
+    check_name(f"{prefix}x")
+    return prefix
+
+
+def check_range(start: int, length: int) -> None:
+    """Raise StoreError unless a range of `length` bytes from `start` can be."""
+    if start < 0 or length < 0:
+        raise StoreError(f"a range of {length} bytes from {start} cannot be read; neither may be negative")

@@ -1,13 +1,15 @@
 """A store in a local folder. Atomic by writing beside and renaming (put) or hard-linking (put_if_absent)."""
 
+import contextlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dpr.errors import MissingObjectError, StoreError
-from dpr.store.base import ObjectInfo, check_name
+from dpr.store.base import ObjectInfo, check_name, check_prefix, check_range
 
 
 class LocalStore:
@@ -26,21 +28,30 @@ class LocalStore:
             raise self._said(name, error) from error
 
     def get_range(self, name: str, start: int, length: int) -> bytes:
+        check_range(start, length)
         try:
             with self._path(name).open("rb") as file:
+                available_bytes = max(0, os.fstat(file.fileno()).st_size - start)
                 file.seek(start)
-                return file.read(length)
+                return file.read(min(length, available_bytes))  # read() makes room for all it is asked for
         except OSError as error:
             raise self._said(name, error) from error
 
     def size(self, name: str) -> int:
         try:
-            return self._path(name).stat().st_size
+            status = self._path(name).stat()
         except OSError as error:
             raise self._said(name, error) from error
+        if not stat.S_ISREG(status.st_mode):  # a folder, above objects
+            raise self._missing(name)
+        return status.st_size
 
     def exists(self, name: str) -> bool:
-        return self._path(name).is_file()
+        try:
+            self.size(name)
+        except MissingObjectError:
+            return False
+        return True
 
     def put(self, name: str, data: bytes) -> None:
         self._create(name, lambda temporary: _write_durably(temporary, data), os.replace)
@@ -50,23 +61,34 @@ class LocalStore:
             shutil.copyfile(path, temporary)
             _sync(temporary)
 
+        if not path.is_file():
+            raise StoreError(f"file {path} is not there to be stored as {name} in store {self.url}")
         self._create(name, write, os.replace)
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        try:
-            # link(2) fails if the target exists, also over NFS; rename(2) would silently replace it
-            self._create(name, lambda temporary: _write_durably(temporary, data), os.link)
-        except FileExistsError:
-            return False
-        return True
+        created = True
+
+        def link(temporary: Path, path: Path) -> None:
+            nonlocal created
+            try:
+                os.link(temporary, path)  # fails if the target exists, also over NFS; rename would replace it
+            except FileExistsError:
+                # over NFS the answer to a link that was made may get lost, and its repetition fails
+                created = temporary.stat().st_nlink > 1
+                if path.is_dir():
+                    raise
+
+        self._create(name, lambda temporary: _write_durably(temporary, data), link)
+        return created
 
     def fetch(self, name: str, path: Path) -> None:
+        self.size(name)
         temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
         try:
             shutil.copyfile(self._path(name), temporary)
             os.replace(temporary, path)
         except OSError as error:
-            raise self._said(name, error) from error
+            raise StoreError(f"object {name} cannot be copied to {path}: {error.strerror or error}") from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -75,23 +97,29 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         found: list[ObjectInfo] = []
-        start = self._folder / prefix.rpartition("/")[0]
-        for folder, folders, files in os.walk(start):
-            folders.sort()
+        start = self._folder / check_prefix(prefix).rpartition("/")[0]
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # no such folder: no such objects
+                raise StoreError(f"store {self.url} cannot be listed: {error.filename}: {error.strerror}") from error
+
+        for folder, _, files in os.walk(start, onerror=refuse):
             for file in files:
                 path = Path(folder, file)
                 name = path.relative_to(self._folder).as_posix()
                 if name.startswith(prefix) and not file.startswith(".tmp-"):
                     try:
-                        stat = path.stat()
+                        status = path.stat()
                     except FileNotFoundError:
                         continue  # deleted while we were listing
-                    found.append(ObjectInfo(name, stat.st_size, stat.st_mtime))
+                    found.append(ObjectInfo(name, status.st_size, status.st_mtime))
         yield from sorted(found, key=lambda info: info.name)
 
     def delete(self, name: str) -> None:
         try:
             self._path(name).unlink(missing_ok=True)
+        except (NotADirectoryError, IsADirectoryError):
+            return  # below or above an object: nothing by that name
         except OSError as error:
             raise self._said(name, error) from error
 
@@ -106,17 +134,24 @@ class LocalStore:
             write(temporary)
             commit(temporary, path)
             _sync(path.parent)
-        except FileExistsError:
-            raise
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise StoreError(
+                f"object {name} cannot be created in store {self.url}: a folder has no room for both a file and a "
+                f"folder of one name, and another object claims {name} or a part of it; choose another name"
+            ) from error
         except OSError as error:
-            raise self._said(name, error) from error
+            raise StoreError(f"object {name} cannot be created in store {self.url}: {error.strerror}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(NotADirectoryError):
+                temporary.unlink(missing_ok=True)
 
     def _said(self, name: str, error: OSError) -> StoreError:
         if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
-            return MissingObjectError(f"object {name} is not in store {self.url}")
+            return self._missing(name)
         return StoreError(f"store {self.url}, object {name}: {error.strerror or error}")
+
+    def _missing(self, name: str) -> MissingObjectError:
+        return MissingObjectError(f"object {name} is not in store {self.url}")
 
 
 def _write_durably(path: Path, data: bytes) -> None:

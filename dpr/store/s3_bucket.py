@@ -1,0 +1,110 @@
+"""Requests to one S3 bucket through s3fs: from any thread, after a fork, repeated while that makes sense."""
+
+import asyncio
+import dataclasses
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from typing import Any, TypeVar
+
+import s3fs
+from fsspec.asyn import sync
+
+from dpr.errors import MissingObjectError, StoreError
+from dpr.store.s3_failures import REQUEST_ERRORS, Patience, error_code, explain, without_secrets
+
+T = TypeVar("T")
+Attempt = Callable[[], Awaitable[T]]
+
+
+class S3Bucket:
+    """Runs asynchronous attempts, each made of requests, from synchronous code."""
+
+    def __init__(self, name: str, patience: Patience) -> None:
+        self.name = name
+        self.patience = patience
+        self._filesystems: dict[int, s3fs.S3FileSystem] = {}
+
+    def run(self, subject: str, attempt: Attempt[T]) -> T:
+        """What `attempt` returns, however often it had to be repeated; `subject` opens the sentence of its failure.
+
+        Raises MissingObjectError for a missing object, StoreError for all else that an endpoint or a network does.
+        """
+        return self.run_together(subject, [attempt])[0]
+
+    def run_once(self, subject: str, attempt: Attempt[T]) -> T:
+        """The same without repeating."""
+        impatient = dataclasses.replace(self.patience, total_seconds=0.0, unreachable_seconds=0.0)
+        return self.run_together(subject, [attempt], impatient)[0]
+
+    def run_together(self, subject: str, attempts: Sequence[Attempt[T]], patience: Patience | None = None) -> list[T]:
+        """What each of `attempts` returns, all under way at once; one that fails for good cancels the others."""
+
+        async def together() -> list[T]:
+            tasks = [asyncio.ensure_future(self._repeat(subject, one, patience or self.patience)) for one in attempts]
+            try:
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+        results: list[T] = sync(self._filesystem().loop, together)
+        return results
+
+    async def request(self, method: str, **arguments: object) -> Any:
+        """One request to the bucket, to be awaited within an attempt; `method` and `arguments` are botocore's."""
+        filesystem = self._filesystem()
+        try:
+            await filesystem.set_session()
+        except ValueError as error:  # botocore's, of endpoints and regions that cannot be
+            raise StoreError(
+                f"no connection to bucket {self.name} can be set up ({type(error).__name__}); check AWS_ENDPOINT_URL "
+                "(http://host:port or https://host) and AWS_REGION"
+            ) from error
+        return await filesystem._call_s3(method, Bucket=self.name, **arguments)
+
+    async def _repeat(self, subject: str, attempt: Attempt[T], patience: Patience) -> T:
+        started = time.monotonic()
+        bound = patience.first_delay_seconds
+        for attempts_made in count(1):
+            try:
+                return await asyncio.wait_for(attempt(), patience.attempt_seconds)
+            except REQUEST_ERRORS as error:
+                code, _ = error_code(error)
+                if code == "NoSuchKey":
+                    raise MissingObjectError(f"{subject}: there is no such object") from error
+                failure = explain(error, self.name, self._endpoint(), patience)
+                # a random share of a doubling bound, so that workers throttled together do not come back together
+                delay = random.uniform(0, min(bound, patience.longest_delay_seconds))
+                bound *= 2
+                spent = time.monotonic() - started
+                if spent + delay >= failure.retry_seconds:
+                    tried = f" after {attempts_made} attempts in {spent:.0f} s" if attempts_made > 1 else ""
+                    raise StoreError(f"{subject}: {failure.cause}{tried}; {failure.remedy}") from error
+                await asyncio.sleep(delay)
+        raise AssertionError("count() ended")
+
+    def _endpoint(self) -> str:
+        client = self._filesystem()._s3
+        return without_secrets(client.meta.endpoint_url) if client else "S3"
+
+    def _filesystem(self) -> s3fs.S3FileSystem:
+        pid = os.getpid()
+        if pid not in self._filesystems:  # s3fs does not survive a fork
+            filesystem = s3fs.S3FileSystem(
+                skip_instance_cache=True,
+                use_listings_cache=False,
+                config_kwargs={
+                    "connect_timeout": self.patience.connect_seconds,
+                    "read_timeout": self.patience.read_seconds,
+                    "retries": {"mode": "standard", "total_max_attempts": 1},
+                    # every upload carries Content-MD5, which unlike newer checksums all S3 servers know
+                    "request_checksum_calculation": "when_required",
+                    "response_checksum_validation": "when_required",
+                },
+            )
+            filesystem.retries = 1  # _repeat alone repeats: layers of retries multiply
+            self._filesystems.setdefault(pid, filesystem)
+        return self._filesystems[pid]

@@ -1,0 +1,83 @@
+"""Servers of the test session's own, started when the first test needs them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.services.ceph import CephUnavailableError, ceph_gateway
+from tests.services.endpoint import S3Endpoint, free_ports
+from tests.services.fault_proxy import FaultProxy
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[S3Endpoint]:
+    """moto's S3: quick, checks no credentials, and looks before it writes (its put-if-absent can race)."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield S3Endpoint(f"http://{host}:{port}", "moto-access", "moto-secret")
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def ceph_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
+    """A real Ceph RADOS Gateway; skips where it cannot run, unless DPR_REQUIRE_SERVICES=1."""
+    folder = tmp_path_factory.mktemp("ceph")
+    try:
+        with ceph_gateway(folder) as endpoint:
+            yield endpoint
+    except CephUnavailableError as error:
+        if os.environ.get("DPR_REQUIRE_SERVICES") == "1":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def nanio_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
+    """nanio, a real S3 server over a folder, which knows nothing of If-None-Match."""
+    (port,) = free_ports(1)
+    endpoint = S3Endpoint(f"http://127.0.0.1:{port}", uuid.uuid4().hex[:20], uuid.uuid4().hex)
+    keys = {"NANIO_ACCESS_KEY": endpoint.access_key, "NANIO_SECRET_KEY": endpoint.secret_key}
+    folder = tmp_path_factory.mktemp("nanio")
+    program = shutil.which("nanio", path=Path(sys.executable).parent)
+    assert program, "nanio is not installed; install the test extra"
+    command = (program, "serve", "--host", "127.0.0.1", "--port", str(port), "--data-dir", str(folder / "data"))
+    with (folder / "out").open("wb") as out:
+        server = subprocess.Popen(command, env=os.environ | keys, stdout=out, stderr=out)
+    try:
+        _wait_for(endpoint.url, server, folder / "out")
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def fault_proxy(moto_endpoint: S3Endpoint) -> Iterator[FaultProxy]:
+    """A way to moto that fails as it is told."""
+    with FaultProxy(moto_endpoint) as proxy:
+        yield proxy
+
+
+def _wait_for(url: str, server: "subprocess.Popen[bytes]", out: Path) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(300):
+        try:
+            opener.open(url, timeout=2).close()
+        except urllib.error.HTTPError as error:
+            error.close()  # it answers
+        except OSError:
+            assert server.poll() is None, out.read_text()
+            time.sleep(0.1)
+            continue
+        return
+    raise AssertionError(out.read_text())
