@@ -4,7 +4,7 @@ snapshots/00000007.json                       the published states; the highest 
 segments/ENCODER/SEGMENT.parquet (+ .json)    passages with vectors, and the record
 deletions/SEGMENT/DIGEST.parquet              dead rows of a segment
 codebooks/ENCODER/CODEBOOK.faiss (+ .json)    trained, empty index
-parts/CODEBOOK/SEGMENT.faiss (+ .json)        one segment's vectors, coded
+parts/CODEBOOK/SEGMENT.safetensors (+ .json)  one segment's vectors, coded
 indexes/INDEX.faiss (+ .json)                 serving index
 truth/ENCODER/GATE/SEGMENT.parquet            exact neighbours of the gate questions within a segment
 runs/RUN/…                                    scan output, changes, quarantine, report of one run
@@ -44,7 +44,7 @@ def codebook(encoder_id: str, codebook_id: str) -> str:
 
 
 def part(codebook_id: str, segment_id: str) -> str:
-    return f"{PARTS}{codebook_id}/{segment_id}.faiss"
+    return f"{PARTS}{codebook_id}/{segment_id}.safetensors"
 
 
 def index(index_id: str) -> str:

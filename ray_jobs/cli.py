@@ -1,7 +1,6 @@
 """The `dpr` command."""
 
 import json
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +12,11 @@ from dpr.errors import DprError
 from dpr.manifest import Snapshot
 from dpr.snapshot import live_snapshot, numbers, read_snapshot
 from dpr.store import Store, open_store
+from ray_jobs import maintain_cli
+from ray_jobs.cli_common import Json, Model, RecipeArgument, SnapshotNumber, StoreArgument, show, summary, table
 
 EXIT_CODES = """Exit codes: 0 done; 1 a defect; 2 recipe or command line; 3 corpus; 4 encoder; 5 store; 6 checksum
-or count; 7 index; 8 another run or publisher is first; 9 the gate; 10 service; 11 a unit of work failed, start the run again."""
+or count; 7 index; 8 another run or publisher is first; 9 the gate; 10 service; 11 a unit failed, start the run again."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,11 +25,7 @@ app = typer.Typer(
     help="Keep a searchable dense index of a large, changing text corpus true, and ask it questions.",
     epilog=EXIT_CODES,
 )
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder or s3://bucket/prefix.")]
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Model = Annotated[str | None, typer.Option(help="Where the snapshot's model lies on this machine, if elsewhere.")]
-SnapshotNumber = Annotated[int | None, typer.Option("--snapshot", help="Snapshot to use; default: the live one.")]
+app.add_typer(maintain_cli.app)
 
 
 def main() -> None:
@@ -38,13 +35,6 @@ def main() -> None:
     except DprError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", highlight=False, markup=False)
         raise SystemExit(error.exit_code) from None
-
-
-def _print(as_json: bool, document: Any, draw: Callable[[Console], None]) -> None:
-    if as_json:
-        print(json.dumps(document, ensure_ascii=False, indent=2))
-    else:
-        draw(Console())
 
 
 @app.command()
@@ -65,7 +55,7 @@ def run(
         console.print(describe(outcome), highlight=False)
         print_gate(console, outcome.snapshot.body.gate)
 
-    _print(json_, document, draw)
+    show(json_, document, draw)
 
 
 @app.command()
@@ -91,7 +81,7 @@ def search(
             console.print(f"{hit.title}  ({hit.id})", markup=False, highlight=False, style="cyan")
             console.print(f"   {hit.text}\n", markup=False, highlight=False)
 
-    _print(json_, {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id, "hits": hits}, draw)
+    show(json_, {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id, "hits": hits}, draw)
 
 
 @app.command()
@@ -116,15 +106,15 @@ def status(store: StoreArgument, json_: Json = False) -> None:
     """What a store holds: its live snapshot, encoder, index and the gate's figures."""
     opened = open_store(store)
     snapshot = live_snapshot(opened)
-    document = _summary(snapshot) | {"snapshots": len(numbers(opened)), "gate": snapshot.body.gate}
+    document = summary(snapshot) | {"snapshots": len(numbers(opened)), "gate": snapshot.body.gate}
 
     def draw(console: Console) -> None:
-        table = Table(show_header=False, title=f"{opened.url}", title_justify="left")
+        drawn = Table(show_header=False, title=opened.url, title_justify="left")
         for field, value in document.items():
-            table.add_row(field, json.dumps(value) if isinstance(value, dict) else f"{value}")
-        console.print(table)
+            drawn.add_row(field, json.dumps(value) if isinstance(value, dict) else f"{value}")
+        console.print(drawn)
 
-    _print(json_, document, draw)
+    show(json_, document, draw)
 
 
 @app.command()
@@ -132,30 +122,14 @@ def inspect(store: StoreArgument, snapshot: SnapshotNumber = None, json_: Json =
     """Segments, parts and snapshots as tables."""
     opened = open_store(store)
     shown = live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot)
-    history = [_summary(read_snapshot(opened, number)) for number in numbers(opened)]
+    history = [summary(read_snapshot(opened, number)) for number in numbers(opened)]
     segments = _segment_rows(opened, shown)
 
     def draw(console: Console) -> None:
-        console.print(_table("snapshots", history))
-        console.print(_table(f"segments and parts of snapshot {shown.number}", segments))
+        console.print(table("snapshots", history))
+        console.print(table(f"segments and parts of snapshot {shown.number}", segments))
 
-    _print(json_, {"snapshots": history, "segments": segments}, draw)
-
-
-def _summary(snapshot: Snapshot) -> dict[str, Any]:
-    body = snapshot.body
-    return {
-        "snapshot": snapshot.number,
-        "published": snapshot.published_at,
-        "passages": body.passages,
-        "segments": len(body.segments),
-        "encoder": body.encoder_id,
-        "codebook": body.codebook.factory,
-        "index_bytes": body.index.object.size_bytes,
-        "nprobe": body.index.nprobe,
-        "rescore": body.index.rescore,
-        "note": snapshot.note,
-    }
+    show(json_, {"snapshots": history, "segments": segments}, draw)
 
 
 def _segment_rows(store: Store, snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -172,15 +146,6 @@ def _segment_rows(store: Store, snapshot: Snapshot) -> list[dict[str, Any]]:
         }
         for entry in snapshot.body.segments
     ]
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column, value in (rows[0] if rows else {}).items():
-        table.add_column(column, justify="right" if isinstance(value, int) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
-    return table
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def encode_rows(encoder: TowerEncoder, tokens: TokenBatch) -> tuple[Vectors, dic
         bad.setdefault(str(row), "the encoder gave a vector that is not finite")
     if len(bad) > MAX_BAD_ROWS:
         raise UnitError(
-            f"the encoder refused {len(bad)} of {len(tokens)} passages (first reason: {next(iter(bad.values()))}); that "
+            f"the encoder refused {len(bad)} of {len(tokens)} passages (first: {next(iter(bad.values()))}); that "
             f"many (over {MAX_BAD_ROWS}) point to the model or the machine, so nothing was quarantined"
         )
     return vectors_ND, bad

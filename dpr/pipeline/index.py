@@ -5,7 +5,7 @@ Shapes: N rows, D dimensions.
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from dpr.fingerprint import fingerprint
 from dpr.index.build import build_part
 from dpr.index.choose import IndexPlan, choose
 from dpr.index.merge import PartRef, build_whole, merge
+from dpr.index.part import write_part
 from dpr.index.sample import sample_rows
 from dpr.index.train import quantisation_error, read_index, train, write_index
+from dpr.index.verify import verify
 from dpr.manifest import CodebookEntry, SegmentEntry
 from dpr.pipeline.execute import Unit
 from dpr.recipe import IndexConfig
@@ -187,10 +189,10 @@ class BuildPart:
         with tempfile.TemporaryDirectory() as folder:
             segment = fetch_object(self._store, entry.object, Path(folder))
             part = build_part(self._codebook, vectors_of_segment(segment))
-            path = Path(folder, "part.faiss")
-            write_index(part, path)
+            path = Path(folder, "part.safetensors")
+            write_part(part, path)
             ref = put_object(self._store, layout.part(self._entry.codebook_id, entry.segment_id), path)
-        record = Record(unit=f"part-{entry.segment_id}", rows=part.ntotal, objects=[ref])
+        record = Record(unit=f"part-{entry.segment_id}", rows=entry.rows, objects=[ref])
         return {"record": unit["record"], "done": record.to_bytes()}
 
 
@@ -210,14 +212,14 @@ class MergeParts:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             codebook = read_index(fetch_object(store, self._codebook.object, folder))
-            if self._plan.mergeable:
-                merged = merge(codebook, self._parts(store, folder))
-            else:
-                merged = build_whole(codebook, self._live_vectors(store, folder))
             path = folder / "index.faiss"
-            write_index(merged, path)
+            if self._plan.mergeable:
+                rows = merge(codebook, self._parts(store, folder), path)
+            else:
+                rows = build_whole(codebook, self._live_vectors(store, folder), path)
+            report = verify(read_index(path, mapped=True), self._context.rows)
             ref = put_object(store, layout.index(unit["index_id"]), path)
-        record = Record(unit="merge", rows=merged.ntotal, objects=[ref])
+        record = Record(unit="merge", rows=rows, objects=[ref], facts=asdict(report))
         return {"record": unit["record"], "done": record.to_bytes()}
 
     def _parts(self, store: Store, folder: Path) -> Iterator[PartRef]:
@@ -225,7 +227,7 @@ class MergeParts:
             name = layout.part(self._codebook.codebook_id, entry.segment_id)
             part = Record.model_validate_json(store.get(layout.record(name)))
             path = fetch_object(store, part.objects[0], folder)
-            yield PartRef(entry.number, path, read_deletions(store, entry))
+            yield PartRef(entry.number, path, entry.rows, read_deletions(store, entry))
 
     def _live_vectors(
         self, store: Store, folder: Path

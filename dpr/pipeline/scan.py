@@ -74,8 +74,8 @@ def check_quarantine(store: Store, run_id: str, quarantined: int, passages: int,
         collect_quarantine(store, run_id)
         raise CorpusError(
             f"{quarantined} of {quarantined + passages} corpus rows ({share:.1%}) cannot be used, the recipe allows "
-            f"{limits.max_quarantine_rows} rows or {limits.max_quarantine_share:.1%} (limits); nothing was published, and "
-            f"the rows with their reasons are in {layout.quarantine(run_id)} of {store.url}"
+            f"{limits.max_quarantine_rows} rows or {limits.max_quarantine_share:.1%} (limits); nothing was "
+            f"published, and the rows with their reasons are in {layout.quarantine(run_id)} of {store.url}"
         )
 
 

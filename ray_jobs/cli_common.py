@@ -1,0 +1,52 @@
+"""What the commands share: arguments, and showing a result as a table or as JSON."""
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dpr.manifest import Snapshot
+
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder or s3://bucket/prefix.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Model = Annotated[str | None, typer.Option(help="Where the snapshot's model lies on this machine, if elsewhere.")]
+SnapshotNumber = Annotated[int | None, typer.Option("--snapshot", help="Snapshot to use; default: the live one.")]
+
+
+def show(as_json: bool, document: Any, draw: Callable[[Console], None]) -> None:
+    """Print a result: for scripts as JSON, for people as `draw` does."""
+    if as_json:
+        print(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        draw(Console())
+
+
+def summary(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot in one row."""
+    body = snapshot.body
+    return {
+        "snapshot": snapshot.number,
+        "published": snapshot.published_at,
+        "passages": body.passages,
+        "segments": len(body.segments),
+        "encoder": body.encoder_id,
+        "codebook": body.codebook.factory,
+        "index_bytes": body.index.object.size_bytes,
+        "nprobe": body.index.nprobe,
+        "rescore": body.index.rescore,
+        "note": snapshot.note,
+    }
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> Table:
+    """Rows of equal fields as a table; numbers to the right."""
+    drawn = Table(title=title, title_justify="left")
+    for column, value in (rows[0] if rows else {}).items():
+        drawn.add_column(column, justify="right" if isinstance(value, int) else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+    return drawn

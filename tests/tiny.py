@@ -1,0 +1,38 @@
+"""A tiny encoder and corpora, made on the spot: a random BERT over whole words, small enough for any test."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+WORDS = [f"w{number}" for number in range(200)]
+
+
+def make_encoder(folder: Path, seed: int = 0, dim: int = 32) -> Path:
+    """A plain BERT folder (needs `pooling` in the recipe) whose vocabulary is `WORDS` and single letters and digits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = [chr(code) for code in (*range(97, 123), *range(48, 58))]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(pieces)))
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=dim,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * dim,
+        max_position_embeddings=64,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def write_jsonl(path: Path, passages: Mapping[str, str] | Iterable[tuple[str, str]]) -> Path:
+    """A JSONL corpus of id → text."""
+    pairs = passages.items() if isinstance(passages, Mapping) else passages
+    path.write_text("".join(json.dumps({"id": i, "title": "", "text": text}) + "\n" for i, text in pairs))
+    return path
