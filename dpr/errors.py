@@ -56,6 +56,10 @@ class ConflictError(DprError):
     exit_code = 8
 
 
+class PublishRaceError(ConflictError):
+    """Another publisher was first; nothing was changed, and the run can be planned again on the new parent."""
+
+
 class GateError(DprError):
     """The gate measured less than the recipe demands, so nothing was published."""
 

@@ -6,7 +6,7 @@ import uuid
 from pydantic import ValidationError
 
 from dpr import layout
-from dpr.errors import ConflictError, IntegrityError, MissingObjectError, RecipeError, StoreError
+from dpr.errors import IntegrityError, MissingObjectError, PublishRaceError, RecipeError, StoreError
 from dpr.manifest import Snapshot, SnapshotBody
 from dpr.store import Store
 
@@ -56,8 +56,7 @@ def publish(
 ) -> Snapshot:
     """Make `body` the live snapshot if `parent` still is.
 
-    Raises ConflictError if another publisher was first; then nothing was changed, and the run can be planned again on
-    the new parent.
+    Raises PublishRaceError if another publisher was first.
     """
     body.check()
     snapshot = Snapshot(
@@ -72,10 +71,10 @@ def publish(
     )
     there = numbers(store)
     if (there[-1] if there else None) != parent:
-        raise ConflictError(_lost(store, snapshot.number, there[-1] if there else None))
+        raise PublishRaceError(_lost(store, snapshot.number, there[-1] if there else None))
     created = store.put_if_absent(layout.snapshot(snapshot.number), snapshot.to_bytes())
     if not created and read_snapshot(store, snapshot.number).publish_id != snapshot.publish_id:
-        raise ConflictError(_lost(store, snapshot.number, numbers(store)[-1]))
+        raise PublishRaceError(_lost(store, snapshot.number, numbers(store)[-1]))
     return snapshot
 
 

@@ -16,7 +16,7 @@ from ray_jobs import maintain_cli
 from ray_jobs.cli_common import Json, Model, RecipeArgument, SnapshotNumber, StoreArgument, show, summary, table
 
 EXIT_CODES = """Exit codes: 0 done; 1 a defect; 2 recipe or command line; 3 corpus; 4 encoder; 5 store; 6 checksum
-or count; 7 index; 8 another run or publisher is first; 9 the gate; 10 service; 11 a unit failed, start the run again."""
+or count; 7 index; 8 another run is first; 9 the gate; 10 service; 11 a unit failed, start the run again."""
 
 app = typer.Typer(
     no_args_is_help=True,

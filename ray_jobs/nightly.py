@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Outcome, Run
+from dpr.pipeline.run import Outcome, finished_run, run_recipe
 from dpr.recipe import load_recipe
 from ray_jobs import jobs
 from ray_jobs.progress import ConsoleProgress
@@ -20,12 +20,13 @@ def nightly(recipe_path: str, *, allow_shrink: bool = False, local: bool = False
     """
     recipe = load_recipe(recipe_path)
     with ConsoleProgress(Console(stderr=True)) as progress:
-        run = Run(recipe, LocalExecutor(), progress)
-        if local or run.up_to_date():
-            return run.all_stages(allow_shrink=allow_shrink)
+        if local:
+            return run_recipe(recipe, LocalExecutor(), progress, allow_shrink=allow_shrink)
+        finished = finished_run(recipe)
+        if finished is not None:
+            return finished
         with connected():
-            run.executor = RayExecutor(recipe.resources)
-            return run.all_stages(allow_shrink=allow_shrink)
+            return run_recipe(recipe, RayExecutor(recipe.resources), progress, allow_shrink=allow_shrink)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ every stage can be a job of its own.
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from dpr.corpus.plan import plan_slices
 from dpr.corpus.rows import Slice
 from dpr.encoder.encode import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
+from dpr.errors import PublishRaceError
 from dpr.evaluate.questions import QuestionSet, load_questions
 from dpr.fingerprint import fingerprint
 from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
@@ -36,6 +38,10 @@ from dpr.recipe import Recipe
 from dpr.records import Record
 from dpr.snapshot import latest_snapshot, lineage_base, publish
 from dpr.store import Store, open_store
+from dpr.store.lease import Lease
+from dpr.store.proof import prove_put_if_absent
+
+PUBLISH_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -48,46 +54,54 @@ class Outcome:
     report: dict[str, Any]
 
 
-class Run:
-    """A recipe against the state of its store; properties are planned once and do not change."""
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe means on this machine at this moment, before looking at the store."""
 
-    def __init__(self, recipe: Recipe, executor: Executor, progress: Progress) -> None:
-        self.recipe, self.executor, self.progress = recipe, executor, progress
-        self.store: Store = open_store(recipe.store)
-        self.questions: QuestionSet | None = load_questions(recipe.gate, recipe.index.seed)
-        self.spec: EncoderSpec = resolve(recipe.encoder)
-        self.slices: list[Slice] = plan_slices(recipe.corpus)
-        self.live: Snapshot | None = latest_snapshot(self.store)
-        self.quarantined = 0
-        self.base: Snapshot | None = lineage_base(self.store, self.spec.encoder_id)
+    recipe: Recipe
+    spec: EncoderSpec
+    slices: list[Slice]
+    questions: QuestionSet | None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Plan":
+        """Resolve the encoder, list the corpus, read the gate's questions."""
+        questions = load_questions(recipe.gate, recipe.index.seed)
+        return cls(recipe, resolve(recipe.encoder), plan_slices(recipe.corpus), questions)
 
     @cached_property
     def inputs(self) -> str:
-        """Fingerprint of recipe, encoder, corpus listing and gate questions: the same inputs have nothing to do."""
+        """Fingerprint of all that a snapshot depends on: with the same inputs there is nothing to do."""
         recipe = self.recipe
+        asked = [[q.text, list(q.answers)] for q in self.questions.questions] if self.questions else None
         return fingerprint(
             {
                 "encoder": self.spec.encoder_id,
                 "corpus": recipe.corpus.model_dump(mode="json", exclude={"path"}),
                 "slices": [slice_.to_json() for slice_ in self.slices],
                 "index": recipe.index.model_dump(mode="json"),
-                "gate": recipe.gate.model_dump(
-                    mode="json", exclude={"min_recall", "min_accuracy", "questions", "qrels"}
-                ),
-                "questions": [[q.text, list(q.answers)] for q in self.questions.questions] if self.questions else None,
+                "gate": recipe.gate.model_dump(mode="json", include={"answers", "at"}),
+                "questions": asked,
                 "segment_rows": recipe.resources.segment_rows,
                 "compact_below": recipe.resources.compact_below,
             }
         )
 
-    @cached_property
-    def run_id(self) -> str:
-        """The same inputs on the same base are the same run."""
-        return fingerprint({"inputs": self.inputs, "base": self.base.body.body_id() if self.base else None})
 
-    def up_to_date(self) -> bool:
-        """Whether the live snapshot came from these very inputs."""
-        return self.live is not None and self.live.inputs == self.inputs
+class Run:
+    """A plan against the state of its store."""
+
+    def __init__(self, recipe: Recipe, executor: Executor, progress: Progress) -> None:
+        self.executor, self.progress = executor, progress
+        self.plan = Plan.of(recipe)
+        self.recipe, self.spec, self.slices = recipe, self.plan.spec, self.plan.slices
+        self.store: Store = open_store(recipe.store)
+        self.live: Snapshot | None = latest_snapshot(self.store)
+        self.base: Snapshot | None = lineage_base(self.store, self.spec.encoder_id)
+        base_id = self.base.body.body_id() if self.base else None
+        # the same inputs on the same base are the same run
+        self.run_id = fingerprint({"inputs": self.plan.inputs, "base": base_id})
+        self.quarantined = 0
 
     def stage(self, name: str, steps: Sequence[Step], units: Sequence[Unit]) -> list[Record]:
         """Run the unfinished units of a stage."""
@@ -212,12 +226,12 @@ class Run:
             self.spec.dim,
             recipe.gate,
             recipe.index,
-            self.questions,
+            self.plan.questions,
             tuple(segments),
         )
-        asked = {"index": index.index_id, "inputs": self.inputs}
+        asked = {"index": index.index_id, "inputs": self.plan.inputs}
         name = f"{layout.run(self.run_id)}gate-{fingerprint(asked)}.json"
-        rows = len(self.questions.questions) if self.questions else 0
+        rows = len(self.plan.questions.questions) if self.plan.questions else 0
         record = self.single("gate", Step(MeasureIndex, (context,)), name, rows, {"index": index.to_bytes().decode()})
         check_gate(recipe.gate, record.facts["report"])
         settings = {"nprobe": record.facts["nprobe"], "rescore": record.facts["rescore"]}
@@ -250,21 +264,41 @@ class Run:
         if self.live is not None and self.live.body.body_id() == body.body_id():
             return Outcome(self.live, False, report)
         parent = self.live.number if self.live else None
-        snapshot = publish(self.store, body, parent, run_id=self.run_id, inputs=self.inputs)
+        snapshot = publish(self.store, body, parent, run_id=self.run_id, inputs=self.plan.inputs)
         return Outcome(snapshot, True, report)
 
-    def all_stages(self, *, allow_shrink: bool = False) -> Outcome:
-        """The whole road, from corpus to published snapshot; nothing at all if the live one has the same inputs."""
-        if self.live is not None and self.up_to_date():
-            return Outcome(self.live, False, {"run": self.run_id, "gate": self.live.body.gate})
+    def all_stages(self, lease: Lease, *, allow_shrink: bool = False) -> Outcome:
+        """The whole road, from corpus to published snapshot; `lease` must still be held when it ends."""
         changes = self.scan(allow_shrink=allow_shrink)
         segments = self.embed(changes)
         codebook, choice = self.train(segments)
         self.build(segments, codebook, choice)
         index, gate = self.gate(segments, self.merge(segments, codebook, choice))
+        lease.check()
         return self.publish(changes, segments, codebook, index, gate)
 
 
 def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
-    """Plan and run a recipe."""
-    return Run(recipe, executor, progress).all_stages(allow_shrink=allow_shrink)
+    """Bring the collection of a recipe up to date; nothing at all is done if the live snapshot has the same inputs.
+
+    Holds the store's lease meanwhile. If somebody else publishes first (a rollback, say), the run is planned again on
+    the new parent; what it has made already is used.
+    """
+    if (finished := finished_run(recipe)) is not None:
+        return finished
+    store = open_store(recipe.store)
+    with Lease.acquire(store, f"run of {recipe.store}") as lease:
+        prove_put_if_absent(store)
+        for _ in range(PUBLISH_ATTEMPTS - 1):
+            with suppress(PublishRaceError):
+                return Run(recipe, executor, progress).all_stages(lease, allow_shrink=allow_shrink)
+        return Run(recipe, executor, progress).all_stages(lease, allow_shrink=allow_shrink)
+
+
+def finished_run(recipe: Recipe) -> Outcome | None:
+    """The outcome of a run that has nothing to do, or None. Costs a listing of the corpus and one small read."""
+    plan = Plan.of(recipe)
+    live = latest_snapshot(open_store(recipe.store))
+    if live is None or live.inputs != plan.inputs:
+        return None
+    return Outcome(live, False, {"gate": live.body.gate})

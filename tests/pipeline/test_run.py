@@ -10,7 +10,7 @@ import pytest
 import dpr.store
 from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, StoreError
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Outcome, Run
+from dpr.pipeline.run import Outcome, run_recipe
 from dpr.recipe import Recipe
 from dpr.retrieve import Retriever
 from dpr.snapshot import latest_snapshot, numbers
@@ -58,7 +58,7 @@ def recipe(folder: Path, encoder: Path, **fields: object) -> Recipe:
 
 
 def run(made: Recipe, progress: Quiet | None = None, **options: bool) -> Outcome:
-    return Run(made, LocalExecutor(), progress or Quiet()).all_stages(**options)
+    return run_recipe(made, LocalExecutor(), progress or Quiet(), **options)
 
 
 def test_hits_are_those_of_brute_force(tmp_path: Path, encoder: Path) -> None:
