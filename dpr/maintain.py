@@ -19,6 +19,7 @@ from dpr.records import ObjectRef, fetch_object
 from dpr.segment import check_segment, iter_groups
 from dpr.snapshot import numbers, read_snapshot
 from dpr.store import ObjectInfo, Store
+from dpr.store.lease import store_time
 from dpr.store.reader import open_object
 
 GRACE_SECONDS = 24 * 3600.0

@@ -4,6 +4,7 @@ Three operators that overlap when an executor runs them apart: load and tokenise
 Shapes: N rows, D dimensions.
 """
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,8 +95,8 @@ class Encode:
         return unit | {
             "vectors": vectors_ND.tobytes(),
             "dim": vectors_ND.shape[1],
-            "bad": bad,
-            "tokens": len(tokens.ids),
+            "bad": json.dumps(bad),
+            "tokens": len(tokens.ids_T),
         }
 
 
@@ -127,7 +128,7 @@ class CopyVectors:
             "passages": to_ipc(pa.concat_tables(tables)),
             "vectors": vectors_ND.tobytes(),
             "dim": vectors_ND.shape[1],
-            "bad": bad,
+            "bad": json.dumps(bad),
             "tokens": 0,
         }
 
@@ -156,7 +157,7 @@ class WriteSegment:
     def __call__(self, unit: Unit) -> Unit:
         passages = from_ipc(unit["passages"])
         vectors_ND = np.frombuffer(unit["vectors"], np.float16).reshape(-1, unit["dim"])
-        bad = {int(row): reason for row, reason in unit["bad"].items()}
+        bad = {int(row): reason for row, reason in json.loads(unit["bad"]).items()}
         facts = {"quarantined": len(bad), "tokens": unit["tokens"]}
         objects = []
         with tempfile.TemporaryDirectory() as folder:

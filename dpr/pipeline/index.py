@@ -125,7 +125,8 @@ def _training_sample(
     store: Store, context: IndexContext, plan: IndexPlan
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Vectors to train on, and vectors held out so that drift is compared with an error not seen in training."""
-    wanted = plan.train_rows + min(DRIFT_SAMPLE_ROWS, plan.train_rows // 10)
+    # an exact index needs no training, and still one vector to show its error of zero
+    wanted = max(1, plan.train_rows) + min(DRIFT_SAMPLE_ROWS, plan.train_rows // 10)
     drawn_ND = sample_vectors(store, context.segments, min(wanted, context.rows), context.config.seed)
     np.random.default_rng(context.config.seed).shuffle(drawn_ND)
     held_out = min(DRIFT_SAMPLE_ROWS, len(drawn_ND) // 11)

@@ -30,6 +30,8 @@ PREFIX = "lease/"
 _BEATS_PER_TTL = 3
 _LOOKS_PER_TTL = 20
 _CERTAINLY_DEAD_TTLS = 3
+_claims_of_this_process: set[str] = set()
+"""Ids of the claims that a `Lease` of this process stands behind; a claim whose acquiring failed half way is not."""
 _NAME = re.compile(rf"{PREFIX}(\d+)/(?:(\d+)|released)\.json")
 
 
@@ -64,7 +66,9 @@ class _State:
 class Lease:
     """The right to work on a store; a context manager that releases it. Made by `Lease.acquire`."""
 
-    def __init__(self, store: Store, fencing_number: int, ttl_seconds: float) -> None:
+    def __init__(self, store: Store, fencing_number: int, ttl_seconds: float, claim_id: str) -> None:
+        _claims_of_this_process.add(claim_id)
+        self._claim_id = claim_id
         self.fencing_number = fencing_number
         """Higher than that of every earlier holder."""
         self._store = store
@@ -88,13 +92,13 @@ class Lease:
                     "start again"
                 )
             number = state.fencing_number + 1 if state else 1
-            claim = json.dumps(asdict(_myself(owner, ttl_seconds))).encode()
-            if store.put_if_absent(_name(number, 1), claim):
+            claim = _myself(owner, ttl_seconds)
+            if store.put_if_absent(_name(number, 1), json.dumps(asdict(claim)).encode()):
                 state = _look(store)
                 # a name freed by a later holder's tidying may be claimed by mistake; the highest number counts
                 if state and state.fencing_number == number:
                     _tidy(store, number)
-                    return cls(store, number, ttl_seconds)
+                    return cls(store, number, ttl_seconds, claim.claim_id)
 
     def check(self) -> None:
         """Raise ConflictError if the lease was lost; to be called before anything is published.
@@ -114,6 +118,7 @@ class Lease:
         """Let others have the lease at once."""
         self._done.set()
         self._heart.join()
+        _claims_of_this_process.discard(self._claim_id)
         self._store.put_if_absent(f"{PREFIX}{self.fencing_number:08d}/released.json", _now().encode())
 
     def __enter__(self) -> Self:
@@ -156,7 +161,9 @@ def _holder_is_dead(store: Store, state: _State) -> bool:
     same_machine = holder.machine is not None and (holder.machine, holder.host) == (here.machine, here.host)
     if same_machine and _process_start(holder.pid) != holder.process_start:
         return True
-    if _store_time(store) - state.modified > _CERTAINLY_DEAD_TTLS * holder.ttl_seconds:
+    if same_machine and holder.pid == here.pid:
+        return holder.claim_id not in _claims_of_this_process
+    if store_time(store) - state.modified > _CERTAINLY_DEAD_TTLS * holder.ttl_seconds:
         return True
     return not same_machine and _stays_silent(store, state, holder.ttl_seconds)
 
@@ -197,7 +204,7 @@ def _tidy(store: Store, fencing_number: int) -> None:
             store.delete(info.name)
 
 
-def _store_time(store: Store) -> float:
+def store_time(store: Store) -> float:
     """Now, by the clock that stamps the store's objects."""
     name = f"probes/{uuid.uuid4().hex}"
     store.put(name, b"")

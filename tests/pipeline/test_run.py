@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -71,7 +72,7 @@ def test_hits_are_those_of_brute_force(tmp_path: Path, encoder: Path) -> None:
     assert outcome.snapshot.body.passages == 150
 
     segments = sorted((tmp_path / "store" / "segments").rglob("*.parquet"))
-    table = pq.read_table(segments[0].parent)
+    table = pa.concat_tables(pq.read_table(path) for path in segments)
     vectors_ND = np.array(table["embedding"].to_pylist(), np.float32)
     retriever = Retriever.open(LocalStore(made.store))
     question = corpus["p0007"]
