@@ -1,0 +1,150 @@
+"""The HTTP application: POST /v1/search, GET /v1/health, the OpenAPI document and a page that shows it.
+
+It knows nothing of Ray: the deployment wraps it, and any ASGI server can run it.
+"""
+
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dpr import __version__
+from dpr.errors import DprError
+from dpr.hit import Hit
+from dpr.retrieve import Retriever
+from ray_jobs.serve.batch import Batcher
+from ray_jobs.serve.messages import (
+    EXAMPLE,
+    MAX_BODY_BYTES,
+    ErrorBody,
+    Health,
+    SearchHit,
+    SearchRequest,
+    SearchResponse,
+    SearchResult,
+    Timings,
+    sentence,
+)
+from ray_jobs.serve.page import docs_page
+
+_DESCRIPTION = "Dense passage retrieval: questions in, the passages that answer them out, with scores and timings."
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    413: {"model": ErrorBody, "description": f"The body is larger than {MAX_BODY_BYTES:,} bytes."},
+    422: {"model": ErrorBody, "description": "The body is not a request; the sentence says which field, and why."},
+    500: {"model": ErrorBody, "description": "The service failed."},
+    503: {"description": "More requests are under way than the service takes; ask again."},
+}
+
+
+def make_app(retriever: Retriever) -> FastAPI:
+    """The application that answers with `retriever`."""
+    app = FastAPI(
+        title="dpr",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,  # FastAPI's own page loads its scripts from another host: blank behind a closed network
+        redoc_url=None,
+        exception_handlers={
+            RequestValidationError: _bad_request,
+            HTTPException: _http_error,
+            DprError: _own_error,
+            Exception: _defect,
+        },
+    )
+    app.add_middleware(_BodyLimit)
+    batcher = Batcher(retriever)
+    body = retriever.body
+
+    @app.post("/v1/search", response_model=SearchResponse, responses=_ERRORS)
+    async def search(request: SearchRequest) -> Response:
+        """Find the passages that answer one question (`query`) or several (`queries`)."""
+        started = time.perf_counter()
+        questions = request.questions()
+        answer = await batcher.search(questions, request.k, exact=request.exact)
+        results = [
+            SearchResult(query=question, hits=[_hit(hit) for hit in hits])
+            for question, hits in zip(questions, answer.hits, strict=True)
+        ]
+        timings = Timings(
+            encode=_milliseconds(answer.encode_seconds),
+            search=_milliseconds(answer.search_seconds),
+            total=_milliseconds(time.perf_counter() - started),
+        )
+        response = SearchResponse(
+            snapshot=retriever.number, encoder_id=body.encoder_id, results=results, timings_ms=timings
+        )
+        return Response(response.model_dump_json(), media_type="application/json")
+
+    @app.get("/v1/health")
+    async def health() -> Health:
+        """What is served. Answers as soon as a replica is ready."""
+        return Health(ready=True, snapshot=retriever.number, encoder_id=body.encoder_id, passages=body.passages)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(
+            docs_page(app.openapi()),
+            headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
+        )
+
+    return app
+
+
+class _BodyLimit:
+    """Stops reading a body that is too large (Starlette's own limit does not answer in JSON)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read_bytes = 0
+
+        async def limited() -> Message:
+            nonlocal read_bytes
+            message = await receive()
+            read_bytes += len(message.get("body", b""))
+            if read_bytes > MAX_BODY_BYTES:
+                raise HTTPException(413)
+            return message
+
+        await self._app(scope, limited, send)
+
+
+def _hit(hit: Hit) -> SearchHit:
+    return SearchHit(rank=hit.rank, score=hit.score, id=hit.id, title=hit.title, text=hit.text)
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _error(status: int, said: str) -> JSONResponse:
+    return JSONResponse(ErrorBody(error=said).model_dump(), status)
+
+
+async def _bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
+    return _error(422, sentence(error.errors()[0]))
+
+
+async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    path = request.url.path
+    said = {
+        400: f"the body is not JSON; send one such as {EXAMPLE}",
+        404: f"there is nothing at {path}; /docs shows what there is",
+        405: f"{path} does not take {request.method}; /docs shows what it takes",
+        413: f"the body is larger than {MAX_BODY_BYTES:,} bytes; send fewer questions at once",
+    }.get(error.status_code, str(error.detail))
+    # bytes that are no JSON text are the sender's mistake in the same way as characters that are none
+    return _error(422 if error.status_code == 400 else error.status_code, said)
+
+
+async def _own_error(_: Request, error: DprError) -> JSONResponse:
+    return _error(500, str(error))
+
+
+async def _defect(_: Request, error: Exception) -> JSONResponse:
+    return _error(500, f"the service failed with {type(error).__name__}; its log has the details")

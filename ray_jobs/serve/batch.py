@@ -1,0 +1,91 @@
+"""Batching without waiting: one batch is answered at a time, and what arrives meanwhile goes together into the next.
+
+So a lone question is never delayed, and under load the batches grow by themselves.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Protocol
+
+from dpr.retrieve import Answer
+
+BATCH_QUESTIONS = 64
+
+
+class Searcher(Protocol):
+    """What answers a batch: `dpr.retrieve.Retriever`."""
+
+    def search(self, questions: Sequence[str], k: int, *, exact: bool) -> Answer:
+        """The best k passages for each question."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    questions: Sequence[str]
+    k: int
+    exact: bool
+    answer: asyncio.Future[Answer]
+
+    def goes_with(self, other: "_Asked") -> bool:
+        # the candidates of an index depend on k, and no answer may depend on who else was asking
+        return (self.k, self.exact) == (other.k, other.exact)
+
+
+class Batcher:
+    """Gathers the requests of one event loop and has a thread answer them, so that the loop is never blocked."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self._searcher = searcher
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._waiting: deque[_Asked] = deque()
+        self._work: asyncio.Task[None] | None = None
+
+    async def search(self, questions: Sequence[str], k: int, *, exact: bool) -> Answer:
+        """The best k passages for each question, and the timings of the batch that they were part of."""
+        asked = _Asked(questions, k, exact, asyncio.get_running_loop().create_future())
+        self._waiting.append(asked)
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._answer_all())
+        return await asked.answer
+
+    async def _answer_all(self) -> None:
+        while batch := self._next_batch():
+            await self._answer(batch)
+
+    async def _answer(self, batch: Sequence[_Asked]) -> None:
+        questions = [question for asked in batch for question in asked.questions]
+        first, loop = batch[0], asyncio.get_running_loop()
+        search = partial(self._searcher.search, questions, first.k, exact=first.exact)
+        try:
+            found = await loop.run_in_executor(self._thread, search)
+        except Exception as error:
+            if len(batch) > 1:  # a question that cannot be answered must not take its neighbours with it
+                for asked in batch:
+                    await self._answer([asked])
+            elif not first.answer.done():
+                first.answer.set_exception(error)
+            return
+        hits = iter(found.hits)
+        for asked in batch:
+            mine = list(islice(hits, len(asked.questions)))
+            if not asked.answer.done():
+                asked.answer.set_result(replace(found, hits=mine))
+
+    def _next_batch(self) -> list[_Asked]:
+        """The oldest request and all that can go with it; those whose client has gone are dropped."""
+        batch: list[_Asked] = []
+        left: deque[_Asked] = deque()
+        questions = 0
+        for asked in self._waiting:
+            if asked.answer.done():
+                continue
+            fits = not batch or (batch[0].goes_with(asked) and questions + len(asked.questions) <= BATCH_QUESTIONS)
+            (batch if fits else left).append(asked)
+            questions += len(asked.questions) if fits else 0
+        self._waiting = left
+        return batch

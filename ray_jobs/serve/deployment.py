@@ -1,0 +1,52 @@
+"""The Ray Serve deployment: encoder, index and HTTP in one process, scaled by replicas.
+
+A cluster's Serve config (a KubeRay RayService) names it as `import_path: ray_jobs.serve.deployment:application` with
+`args: {store: s3://bucket/prefix}`.
+"""
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from dpr.retrieve import Retriever
+from dpr.store import open_store
+from ray_jobs.serve.app import make_app
+
+MAX_ONGOING_REQUESTS = 512
+"""Per replica; what comes beyond is refused with 503 instead of piling up."""
+LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
+
+
+class SearchReplica:
+    """One process that answers questions against the snapshot that was live when it started."""
+
+    def __init__(self, store_url: str, model: str | None = None) -> None:
+        self._retriever = Retriever.open(open_store(store_url), model=model)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return make_app(self._retriever)
+
+
+search_deployment = serve.deployment(
+    serve.ingress()(SearchReplica),
+    name="search",
+    max_ongoing_requests=MAX_ONGOING_REQUESTS,
+    logging_config=LOGGING,
+)
+
+
+class Arguments(BaseModel):
+    """`args` of the application in a Serve config."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    store: str
+    """Folder or `s3://bucket/prefix`."""
+    model: str | None = None
+    """Where the snapshot's model lies on these machines, if elsewhere than when it was made."""
+
+
+def application(arguments: Arguments) -> serve.Application:
+    """The application of a Serve config."""
+    return search_deployment.bind(arguments.store, arguments.model)

