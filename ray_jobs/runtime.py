@@ -74,7 +74,7 @@ class RayExecutor:
         try:
             if len(units) == 1 and all(step.on == "task" for step in steps):
                 # one task needs no streaming, and starts in a worker that is there already
-                yield ray.get(ray.remote(_Chain(steps)).remote(units[0]))
+                yield ray.get(ray.remote(_chain(steps)).remote(units[0]))
             else:
                 yield from self._dataset(stage, steps, units).iter_rows()
         except DprError:
@@ -86,7 +86,7 @@ class RayExecutor:
         dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
         for step in steps:
             if step.on == "task":
-                dataset = dataset.map(_Chain([step]), num_cpus=1)
+                dataset = dataset.map(_chain([step]), num_cpus=1)
             else:
                 dataset = dataset.map(step.make, fn_constructor_args=step.args, **self._placement(step, len(units)))
         dataset.set_name(stage)
@@ -108,16 +108,15 @@ class RayExecutor:
         return {"compute": ActorPoolStrategy(min_size=low, max_size=high), "num_cpus": 0.5, "num_gpus": gpus}
 
 
-class _Chain:
-    """Steps made and called in one task."""
+def _chain(steps: Sequence[Step]) -> Callable[[Unit], Unit]:
+    """A function that makes and calls steps in one task."""
 
-    def __init__(self, steps: Sequence[Step]) -> None:
-        self._steps = steps
-
-    def __call__(self, unit: Unit) -> Unit:
-        for step in self._steps:
+    def run_steps(unit: Unit) -> Unit:
+        for step in steps:
             unit = step.make(*step.args)(unit)
         return unit
+
+    return run_steps
 
 
 def _said(stage: str, error: Exception) -> DprError:

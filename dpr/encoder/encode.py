@@ -3,7 +3,6 @@
 Shapes: N rows, B rows of a batch, L tokens of its longest row, H hidden size, D dimensions.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -107,23 +106,25 @@ def _padded(tokens: TokenBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 
 
 def _choose_precision(tower: Tower, wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """Never by timing: the same machine must always choose the same, or a run continued later would differ."""
     if wanted != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted], f"{wanted}: the recipe says so"
-    ids_BL = torch.randint(1000 % tower.vocabulary, tower.vocabulary, (CALIBRATION_ROWS, CALIBRATION_TOKENS))
-    inputs = [x.to(device) for x in (ids_BL[:, : tower.positions], torch.zeros_like(ids_BL[:, : tower.positions]))]
-    fp32_seconds, exact_BD = _timed(tower, inputs)
-    bf16_seconds, rounded_BD = _timed(tower.to(torch.bfloat16), inputs)
-    tower.to(torch.float32)
-    cosine = float(torch.cosine_similarity(exact_BD, rounded_BD).min())
-    said = f"bf16 takes {bf16_seconds / fp32_seconds:.2f} of fp32's time at cosine {cosine:.5f}"
-    if cosine >= LEAST_COSINE and bf16_seconds < 0.9 * fp32_seconds:
-        return torch.bfloat16, f"bf16: {said}"
-    return torch.float32, f"fp32: {said}"
-
-
-def _timed(tower: Tower, inputs: list[torch.Tensor]) -> tuple[float, torch.Tensor]:
+    if not _multiplies_bf16(device):
+        return torch.float32, "fp32: this processor has no bf16 products"
+    generator = torch.Generator().manual_seed(0)
+    shape = (CALIBRATION_ROWS, min(CALIBRATION_TOKENS, tower.positions))
+    ids_BL = torch.randint(1000 % tower.vocabulary, tower.vocabulary, shape, generator=generator)
+    inputs = [x.to(device) for x in (ids_BL, torch.zeros_like(ids_BL))]
     with torch.inference_mode():
-        tower(*inputs, None)
-        started = time.perf_counter()
-        vectors_BD = tower(*inputs, None).float().cpu()
-    return time.perf_counter() - started, vectors_BD
+        exact_BD = tower(*inputs, None).float()
+        rounded_BD = tower.to(torch.bfloat16)(*inputs, None).float()
+    cosine = float(torch.cosine_similarity(exact_BD, rounded_BD).min())
+    if cosine < LEAST_COSINE:
+        return torch.float32, f"fp32: bf16 keeps a cosine of {cosine:.5f} only, {LEAST_COSINE} is demanded"
+    return torch.bfloat16, f"bf16: this processor has bf16 products, and they keep a cosine of {cosine:.5f}"
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
