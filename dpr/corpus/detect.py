@@ -11,14 +11,13 @@ from typing import Any, Final
 from dpr.corpus.files import read_head
 from dpr.corpus.parquet import PARQUET_MAGIC, check_names, check_parquet
 from dpr.corpus.rows import InputFile, ReadFormat
+from dpr.corpus.tsv import TSV_COLUMNS, UnusableLineError, split_tsv
 from dpr.errors import CorpusError
 from dpr.recipe import Columns, CorpusConfig
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 DOCUMENT_SUFFIXES: Final = (".txt", ".md")
 UTF8_BOM: Final = b"\xef\xbb\xbf"
-TSV_COLUMNS: Final = ("id", "text", "title")
-"""Header of DPR's psgs_w100.tsv; other orders and further columns are read too."""
 BEIR_COLUMNS: Final = Columns(id="_id", title="title", text="text")
 
 _HEAD_BYTES: Final = 2**20
@@ -54,13 +53,17 @@ def detect(file: InputFile, corpus: CorpusConfig) -> Kind:
     elif file.path.endswith(".gz"):
         raise CorpusError(f"corpus file {file.path} is not gzip, as its name says; it begins with {head[:8]!r}")
     lines = _first_lines(head)
-    if not lines and len(head) < _HEAD_BYTES:
+    is_whole = len(head) < _HEAD_BYTES
+    if is_whole and not lines:
         raise CorpusError(f"corpus file {file.path} holds no lines but empty ones; remove it or put passages in it")
-    return _line_kind(file, corpus, lines, gzipped)
+    kind = _line_kind(file, corpus, lines, gzipped)
+    if is_whole and kind.columns and len(lines) == 1:
+        raise CorpusError(f"corpus file {file.path} holds a header and no passages; remove it or put passages in it")
+    return kind
 
 
 def _line_kind(file: InputFile, corpus: CorpusConfig, lines: list[str], gzipped: bool) -> Kind:
-    header = tuple(lines[0].split("\t")) if lines else ()
+    header = _tsv_header(lines)
     if corpus.format == "dpr-tsv" or (corpus.format == "auto" and set(header) >= set(TSV_COLUMNS)):
         if missing := [name for name in TSV_COLUMNS if name not in header]:
             raise CorpusError(
@@ -76,12 +79,19 @@ def _line_kind(file: InputFile, corpus: CorpusConfig, lines: list[str], gzipped:
             f"{(lines or [''])[0][:60]!r}); formats are dpr-tsv, beir, jsonl, parquet, documents, python-docs"
         )
     names = list(dict.fromkeys(name for document in objects for name in document))
-    mapped = corpus.format == "jsonl" or {corpus.columns.id, corpus.columns.text} <= set(names)
-    is_beir = corpus.format == "beir" or (not mapped and {"_id", "text"} <= set(names))
+    is_guessed = corpus.format == "auto" and corpus.columns == Columns()
+    is_beir = corpus.format == "beir" or (is_guessed and "id" not in names and "_id" in names)
     # BEIR allows passages without a title; a mapped title that never comes up is a mapping gone wrong
     columns = BEIR_COLUMNS.model_copy(update={"title": None}) if is_beir else corpus.columns
     check_names(file.path, columns, names)
     return Kind("beir" if is_beir else "jsonl", gzipped)
+
+
+def _tsv_header(lines: list[str]) -> tuple[str, ...]:
+    try:
+        return tuple(split_tsv(lines[0])) if lines else ()
+    except UnusableLineError:
+        return ()
 
 
 def _unpacked(file: InputFile, head: bytes) -> bytes:

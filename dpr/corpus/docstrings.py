@@ -1,20 +1,21 @@
 """The docstrings of Python's standard library under the names that users know, without running its modules.
 
-Python sources are parsed, never imported; what is written in C is looked at in modules whose import does nothing else.
+Python sources are parsed, never imported; what is written in C is looked at by a process of its own.
 """
 
 import ast
-import importlib
-import inspect
+import json
+import subprocess
 import sys
 import sysconfig
-import types
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from dpr.corpus import c_docstrings
+from dpr.corpus.c_docstrings import is_public
 from dpr.errors import CorpusError
 
 _SKIPPED: Final = frozenset(
@@ -22,23 +23,7 @@ _SKIPPED: Final = frozenset(
     | {"ntpath", "nturl2path", "encodings", "distutils"}  # Windows twins, generated tables, gone since Python 3.12
 )
 _SKIPPED_PARTS: Final = {"test", "tests", "idle_test", "__main__", "__phello__"}
-_INTERNAL: Final = {"genericpath", "posix", "nt"}
-"""Modules that are private although their name is not: they appear as far as others pass their names on."""
 _RENAMED: Final = {"posixpath": "os.path"}
-_IN_C: Final = (
-    "array asyncio atexit binascii builtins bz2 cmath collections contextvars csv datetime decimal "
-    "faulthandler fcntl functools gc grp hashlib io itertools lzma marshal math mmap operator os pickle pwd "
-    "queue random re resource select signal socket sqlite3 struct sys threading time types unicodedata weakref "
-    "zlib"
-)
-"""Modules, wholly or partly in C, whose import has no effect but the import."""
-
-_C_KINDS: Final = (
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.ClassMethodDescriptorType,
-    types.GetSetDescriptorType,
-)
 _Def = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -65,7 +50,7 @@ def stdlib_docstrings() -> dict[str, str]:
     if not modules:
         raise CorpusError(f"python-docs has no sources to read in {folder}; use a Python that comes with its library's")
     found = _public_docs(modules)
-    for name, doc in _docs_in_c():
+    for name, doc in _docs_in_c().items():
         found.setdefault(name, doc)
     return _without_repeats(found)
 
@@ -145,7 +130,7 @@ def _public_docs(modules: dict[str, _Module]) -> dict[str, str]:
     """Each docstring under its shortest public name: its own module's, or that of a module that passes it on."""
     names: dict[tuple[str, str], list[str]] = {}
     for module in modules.values():
-        if not _is_public(module.name):
+        if not is_public(module.name):
             continue
         public = _RENAMED.get(module.name, module.name)
         for name in module.docs:
@@ -165,7 +150,7 @@ def _passed_on(module: _Module, modules: dict[str, _Module]) -> Iterator[tuple[s
     """Names that a module takes over from private modules and, in a package, from its own modules."""
     for source, name, here in module.imports:
         origin = modules.get(source)
-        if origin is None or (_is_public(source) and not source.startswith(f"{module.name}.")):
+        if origin is None or (is_public(source) and not source.startswith(f"{module.name}.")):
             continue
         if name != "*":
             if not here.startswith("_") and here in (module.exported or {here}):
@@ -175,47 +160,14 @@ def _passed_on(module: _Module, modules: dict[str, _Module]) -> Iterator[tuple[s
         yield from ((source, top, top) for top in sorted(tops & (origin.exported or tops)))
 
 
-def _docs_in_c() -> Iterator[tuple[str, str]]:
-    for module_name in _IN_C.split():
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError:  # not on this platform
-            continue
-        for name in sorted(getattr(module, "__all__", vars(module))):
-            value = vars(module).get(name)
-            # hooks are replaced by whoever runs us
-            if name.startswith("_") or name.endswith("hook") or not _belongs(value, module_name, name):
-                continue
-            members = _members(value) if isinstance(value, type) else {}
-            for path, inner in {name: value, **{f"{name}.{member}": members[member] for member in members}}.items():
-                doc = vars(inner).get("__doc__") if isinstance(inner, type) else inner.__doc__
-                if isinstance(doc, str):
-                    yield f"{module_name}.{path}", inspect.cleandoc(doc)
-
-
-def _belongs(value: object, module_name: str, name: str) -> bool:
-    """Whether a value found as `module_name.name` is a class or C function that has no other public name."""
-    if not isinstance(value, type):
-        return _is_in_c(value)
-    home = sys.modules.get(value.__module__)
-    is_elsewhere = (value.__module__, value.__name__) != (module_name, name)
-    is_there = getattr(home, value.__name__, None) is value and _is_public(value.__module__)
-    return not (is_elsewhere and is_there)
-
-
-def _members(cls: type) -> dict[str, object]:
-    """What a class defines in C, also in bases that have no public name (`_socket.socket` of `socket.socket`)."""
-    bases = [base for base in reversed(cls.__mro__) if base is cls or base.__module__.startswith("_")]
-    members = {name: value for base in bases for name, value in vars(base).items()}
-    return {name: members[name] for name in sorted(members) if not name.startswith("_") and _is_in_c(members[name])}
-
-
-def _is_in_c(value: object) -> bool:
-    return isinstance(getattr(value, "__func__", value), _C_KINDS)
-
-
-def _is_public(module_name: str) -> bool:
-    return module_name not in _INTERNAL and not any(part.startswith("_") for part in module_name.split("."))
+def _docs_in_c() -> dict[str, str]:
+    command = [sys.executable, "-I", "-S", "-W", "ignore", c_docstrings.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().rpartition("\n")[2]
+        raise CorpusError(f"python-docs cannot look at the modules in C with {sys.executable}: {said}")
+    docs: dict[str, str] = json.loads(done.stdout)
+    return docs
 
 
 def _without_repeats(found: dict[str, str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from dpr.recipe import CorpusConfig
 MAX_DOCUMENT_BYTES: Final = 64 * 2**20
 """A document is held whole while it is split."""
 
-_HEADING: Final = re.compile(r"#{1,6}\s+(.*?)\s*#*\s*$")
+_HEADING: Final = re.compile(r"#{1,6}\s+(.*?)(\s+#+)?\s*$")
 _FENCE: Final = re.compile(r"\s*(```|~~~)")
 
 

@@ -16,7 +16,8 @@ from dpr.corpus.rows import InputFile
 from dpr.errors import CorpusError
 
 _BLOCK_BYTES: Final = 8 * 2**20
-_VERSION_FIELDS: Final = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified", "created")
+_VERSIONS: Final = ("ETag", "etag", "md5Hash", "generation")
+_TIMES: Final = ("mtime", "LastModified", "last_modified", "created")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Found:
 
 
 def find_files(path: str) -> Found:
-    """The files that a path, glob or URL of the recipe stands for; hidden ones (`.name`) only where a path says so.
+    """The files that a path, glob or URL of the recipe stands for, but for hidden ones (`.name`) below it.
 
     Raises CorpusError if there is none or if they cannot be listed.
     """
@@ -46,16 +47,18 @@ def find_files(path: str) -> Found:
             # by default a local folder that may not be opened is left out without a word
             strict = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
             listed = filesystem.find(root, detail=True, **strict)
-            listed = {name: info for name, info in listed.items() if not _is_hidden(name, root)}
         else:
             listed = filesystem.glob(root, detail=True) if _is_glob(root) else {}
-            listed = {name: info for name, info in listed.items() if info["type"] == "file"}
             root = re.split(r"[*?[]", root)[0].rpartition("/")[0]
-        files = sorted((_file(filesystem, name, info) for name, info in listed.items()), key=lambda file: file.path)
+        files = [
+            _file(filesystem, name, info)
+            for name, info in listed.items()
+            if info["type"] != "directory" and not _is_hidden(name, root)
+        ]
     if not files:
         what = "an empty folder" if is_folder else "a glob that matches no file" if _is_glob(path) else "not there"
         raise CorpusError(f"corpus {path} is {what}; give a file, a folder, a glob or a URL that holds passages")
-    return Found(_url(filesystem, root), files, is_folder)
+    return Found(_url(filesystem, root), sorted(files, key=lambda file: file.path), is_folder)
 
 
 def read_head(file: InputFile, length: int) -> bytes:
@@ -121,9 +124,10 @@ def _file(filesystem: Any, name: str, info: dict[str, Any] | None = None) -> Inp
     if isinstance(filesystem, LocalFileSystem):
         stat = os.stat(name)  # fsspec has the time as a float, which is too coarse
         return InputFile(name, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
-    info = info or filesystem.info(name)
+    if info is None or not any(info.get(field) for field in _VERSIONS):
+        info = filesystem.info(name)  # a listing may give times in another form
     size = int(info["size"] or 0)
-    version = next((str(info[field]) for field in _VERSION_FIELDS if info.get(field)), "")
+    version = next((str(info[field]) for field in _VERSIONS + _TIMES if info.get(field)), "")
     return InputFile(_url(filesystem, name), size, "-".join((str(size), version.strip('"'))))
 
 

@@ -4,7 +4,6 @@ A line ends at `\\n` and nowhere else, and belongs to the slice that its first b
 Empty lines are no rows. Every other line is one row, and a line that cannot be used spoils no other.
 """
 
-import csv
 import gzip
 import io
 import json
@@ -13,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Final, cast
 
-from dpr.corpus.detect import BEIR_COLUMNS, TSV_COLUMNS, UTF8_BOM
+from dpr.corpus.detect import BEIR_COLUMNS, UTF8_BOM
 from dpr.corpus.files import open_unchanged
 from dpr.corpus.rows import Row, Slice, checked_row, unusable_row
+from dpr.corpus.tsv import TSV_COLUMNS, UnusableLineError, split_tsv
 from dpr.errors import CorpusError
 from dpr.recipe import Columns, CorpusConfig
 
@@ -27,10 +27,6 @@ _LINE_BYTES: Final = 16 * 2**20
 _JSON_SPACE: Final = " \t\r"
 _JSON_BYTES_PER_CHAR: Final = 12
 """The most that one character takes: a surrogate pair of two \\uXXXX escapes."""
-
-
-class _UnusableLineError(Exception):
-    """A line that has no fields; the message is the reason."""
 
 
 def read_lines(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
@@ -51,7 +47,7 @@ def read_lines(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
                 fields = parse(text)
             except UnicodeDecodeError:
                 yield unusable_row((path, position), line, "bad UTF-8")
-            except _UnusableLineError as error:
+            except UnusableLineError as error:
                 yield unusable_row((path, position), line, str(error))
             else:
                 yield checked_row((path, position), line, fields, max_chars)
@@ -67,19 +63,19 @@ def iter_lines(file: IO[bytes], start: int, stop: int | None, most_bytes: int) -
         file.seek(start - 1)  # if that byte ends a line, nothing but it is skipped
         position += _skip_line(file) - 1
     while stop is None or position < stop:
-        line = file.readline(most_bytes)
+        line = file.readline(most_bytes + 1)
         if not line:
             return
-        length = len(line)
-        if line.endswith(b"\n"):
+        next_position = position + len(line)
+        is_cut = len(line) > most_bytes and not line.endswith(b"\n")
+        if is_cut:
+            next_position += _skip_line(file)
+            line = line[:most_bytes]
+        elif line.endswith(b"\n"):
             line = line[:-1]
-        elif length == most_bytes and (rest := _skip_line(file)):
-            yield position, line, True
-            position += length + rest
-            continue
         if line and not line.isspace():
-            yield position, line, False
-        position += length
+            yield position, line, is_cut
+        position = next_position
 
 
 def _skip_line(file: IO[bytes]) -> int:
@@ -125,11 +121,11 @@ def _json_parser(columns: Columns) -> Callable[[str], Fields]:
         try:
             document, end = decode(line)  # json.loads spends a third of its time looking for white space
         except (ValueError, RecursionError):  # ValueError: bad JSON, or an integer of thousands of digits
-            raise _UnusableLineError("broken JSON") from None
+            raise UnusableLineError("broken JSON") from None
         if end != len(line):
-            raise _UnusableLineError("broken JSON")
+            raise UnusableLineError("broken JSON")
         if not isinstance(document, dict):
-            raise _UnusableLineError(f"a JSON {type(document).__name__}, not an object")
+            raise UnusableLineError(f"a JSON {type(document).__name__}, not an object")
         title = None if title_name is None else document.get(title_name)
         return document.get(id_name), title, document.get(text_name)
 
@@ -142,23 +138,7 @@ def _tsv_parser(columns: tuple[str, ...]) -> Callable[[str], Fields]:
     def parse(line: str) -> Fields:
         fields = split_tsv(line)
         if len(fields) != len(columns):
-            raise _UnusableLineError(f"{len(fields)} columns instead of {len(columns)}")
+            raise UnusableLineError(f"{len(fields)} columns instead of {len(columns)}")
         return fields[at_id], fields[at_title], fields[at_text]
 
     return parse
-
-
-def split_tsv(line: str) -> list[str]:
-    """The fields of one line in csv's tab dialect with doubled quotes, as DPR's own reader splits it."""
-    line = line.removesuffix("\r")
-    if '"' not in line:
-        return line.split("\t")
-    if len(line) > csv.field_size_limit():
-        csv.field_size_limit(len(line))
-    try:
-        fields = next(csv.reader([line + "\n"], delimiter="\t"))
-    except csv.Error as error:
-        raise _UnusableLineError(f"broken quoting: {error}") from None
-    if fields[-1].endswith("\n"):  # the quoted field took in the end of the line
-        raise _UnusableLineError("broken quoting: a quote is not closed on its line")
-    return fields

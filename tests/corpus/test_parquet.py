@@ -1,0 +1,127 @@
+"""Parquet corpora, against pyarrow's own reading."""
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dpr.corpus.plan import plan_slices
+from dpr.corpus.rows import Passage
+from dpr.errors import CorpusError
+from dpr.recipe import Columns, CorpusConfig
+from tests.corpus.reading import read
+
+
+def table(rows: int) -> pa.Table:
+    noise = random.Random(7)
+    return pa.table(
+        {
+            "id": [f"p{number}" for number in range(rows)],
+            "vector": [[float(number)] * 8 for number in range(rows)],
+            "title": [None if number % 3 else f"tïtle {number}" for number in range(rows)],
+            "text": [noise.randbytes(number % 90 + 1).hex() for number in range(rows)],
+        }
+    )
+
+
+@pytest.mark.parametrize("slice_bytes", [1, 20_000, 10**9])
+@pytest.mark.parametrize("row_group_size", [1, 700, 5000])
+def test_slices_of_any_size_hold_each_row_once(tmp_path: Path, slice_bytes: int, row_group_size: int) -> None:
+    path, rows = tmp_path / "corpus.parquet", 300 if row_group_size == 1 else 5000
+    pq.write_table(table(rows), path, row_group_size=row_group_size)
+    found = read(path, slice_bytes=slice_bytes)
+    expected = pq.read_table(path).to_pylist()
+    assert [row.passage for row in found] == [Passage(row["id"], row["title"] or "", row["text"]) for row in expected]
+    assert [row.position for row in found] == list(range(rows))
+    assert json.loads(found[-1].raw) == {name: expected[-1][name] for name in ("id", "title", "text")}
+
+
+def test_slices_are_runs_of_row_groups_of_about_the_size_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(table(5000), path, row_group_size=500)
+    corpus = CorpusConfig(path=str(path), slice_bytes=100_000)
+    slices = plan_slices(corpus)
+    assert 1 < len(slices) < 10
+    assert [slice_.start for slice_ in slices] == [0, *(slice_.stop for slice_ in slices[:-1])]
+    assert slices[-1].stop == 10
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([3, 2**63 - 1], pa.int64()),
+        pa.array([3, 2**63 - 1], pa.uint64()),
+        pa.array(["3", "9223372036854775807"], pa.large_string()),
+        pa.array(["3", "9223372036854775807"], pa.string_view()),
+        pa.array([b"3", b"9223372036854775807"], pa.binary()),
+        pa.array(["3", "9223372036854775807"]).dictionary_encode(),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+def test_ids_may_be_integers_or_strings_of_any_layout(tmp_path: Path, ids: pa.Array) -> None:
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"pk": ids, "body": ["x", "y"]}), path)
+    found = read(path, columns=Columns(id="pk", title=None, text="body"))
+    assert [row.passage for row in found] == [Passage("3", "", "x"), Passage("9223372036854775807", "", "y")]
+
+
+def test_bad_rows_are_set_aside_with_their_reason(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.parquet"
+    texts = [b"good", b"st\xffray", None, b" ", b"nu\0l", b"x" * 3000, "gööd".encode()]
+    strings = pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
+    columns = {"id": ["a", "b", "c", "d", "e", "f", "g"], "title": pa.nulls(7), "text": strings}
+    pq.write_table(pa.table(columns), path)
+    found = read(path, max_passage_chars=2000)
+    assert [row.reason for row in found] == [
+        "",
+        "bad UTF-8",
+        "no text",
+        "no text",
+        "NUL characters",
+        "longer than max_passage_chars",
+        "",
+    ]
+    assert [row.passage for row in found if row.passage] == [Passage("a", "", "good"), Passage("g", "", "gööd")]
+    assert found[1].raw == b'{"id": "b", "title": null, "text": "st\xffray"}'
+    assert [row.position for row in found] == list(range(7))
+
+
+def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(table(5000), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CorpusError, match=r"corpus\.parquet is not whole Parquet"):
+        read(path)
+
+
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_damaged_pages_are_an_error_and_never_a_smaller_corpus(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(table(5000), path, compression=compression, write_page_checksum=True, row_group_size=1000)
+    group = pq.ParquetFile(path).metadata.row_group(3)
+    data = bytearray(path.read_bytes())
+    middle = group.column(3).data_page_offset + group.column(3).total_compressed_size // 2
+    data[middle] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=r"corpus\.parquet is not whole Parquet"):
+        read(path)
+
+
+def test_missing_column_and_wrong_type_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"id": [1], "title": [["a"]], "body": ["x"]}), path)
+    with pytest.raises(CorpusError, match=r"no column 'text', only \['id', 'title', 'body'\]; set columns\.text"):
+        read(path)
+    with pytest.raises(CorpusError, match=r"list<.*> in column 'title'; columns\.title must name one of strings"):
+        read(path, columns=Columns(text="body"))
+
+
+def test_a_file_without_rows_is_an_empty_corpus_but_may_stand_beside_others(tmp_path: Path) -> None:
+    pq.write_table(table(0).cast(table(1).schema), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match="is empty: its files hold no rows"):
+        read(tmp_path)
+    pq.write_table(table(3), tmp_path / "b.parquet")
+    assert len(read(tmp_path)) == 3

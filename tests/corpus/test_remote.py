@@ -1,0 +1,91 @@
+"""Corpora behind URLs: an S3 server, and fsspec's own memory."""
+
+import gzip
+import io
+import json
+import uuid
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dpr.corpus.plan import plan_slices
+from dpr.corpus.read import read_slice
+from dpr.errors import CorpusError
+from dpr.recipe import CorpusConfig
+from tests.corpus.reading import read
+from tests.services.endpoint import S3Endpoint
+
+RECORDS = [{"id": str(n), "title": "é", "text": f"passage {n}"} for n in range(3000)]
+LINES = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
+
+
+def parquet() -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(RECORDS), sink, row_group_size=1000)
+    return sink.getvalue()
+
+
+@pytest.fixture
+def bucket(moto_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
+    moto_endpoint.use(monkeypatch)
+    name = f"corpus-{uuid.uuid4().hex}"
+    moto_endpoint.client().create_bucket(Bucket=name)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "slices"),
+    [
+        ("c.jsonl", LINES, 3),
+        ("c.jsonl.gz", gzip.compress(LINES), 1),
+        ("c.parquet", parquet(), 3),
+        ("c.txt", b" ".join(record["text"].encode() for record in RECORDS), 1),
+    ],
+)
+@pytest.mark.parametrize("path", ["s3://{bucket}/night/", "s3://{bucket}/night/{key}", "s3://{bucket}/*/c.*"])
+def test_s3_objects_read_as_local_files(
+    moto_endpoint: S3Endpoint, bucket: str, key: str, data: bytes, slices: int, path: str
+) -> None:
+    moto_endpoint.client().put_object(Bucket=bucket, Key=f"night/{key}", Body=data)
+    corpus = CorpusConfig(path=path.format(bucket=bucket, key=key), slice_bytes=-(-len(data) // slices))
+    if key.endswith("parquet"):
+        corpus = corpus.model_copy(update={"slice_bytes": 1})
+    planned = plan_slices(corpus)
+    assert len(planned) == slices
+    assert {row.source for row in read(corpus.path)} == {f"s3://{bucket}/night/{key}"}
+    found = [row.passage for slice_ in planned for row in read_slice(slice_, corpus)]
+    if key.endswith("txt"):
+        assert [passage.id.rpartition("#")[2] for passage in found if passage] == [str(n) for n in range(60)]
+    else:
+        assert [passage and passage._asdict() for passage in found] == RECORDS
+
+
+def test_an_s3_object_that_was_replaced_is_an_error(moto_endpoint: S3Endpoint, bucket: str) -> None:
+    client = moto_endpoint.client()
+    client.put_object(Bucket=bucket, Key="c.jsonl", Body=LINES)
+    corpus = CorpusConfig(path=f"s3://{bucket}/c.jsonl")
+    (slice_,) = plan_slices(corpus)
+    client.put_object(Bucket=bucket, Key="c.jsonl", Body=LINES.replace(b"passage 7", b"passage 8"))
+    with pytest.raises(CorpusError, match=r"c\.jsonl changed while it was being scanned"):
+        next(read_slice(slice_, corpus))
+
+
+@pytest.mark.parametrize("path", ["s3://{bucket}/gone", "s3://no-such-bucket-anywhere/x", "s3://{bucket}/*.jsonl"])
+def test_nothing_there_on_s3_is_one_sentence(bucket: str, path: str) -> None:
+    with pytest.raises(CorpusError, match=r"^corpus .*s3://") as caught:
+        plan_slices(CorpusConfig(path=path.format(bucket=bucket)))
+    assert "\n" not in str(caught.value)
+
+
+def test_any_fsspec_url_will_do_and_an_unknown_one_is_one_sentence() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/night/c.jsonl", LINES)
+    try:
+        found = read("memory://night/", slice_bytes=10_000)
+        assert [row.passage and row.passage._asdict() for row in found] == RECORDS
+    finally:
+        memory.rm("/night", recursive=True)
+    with pytest.raises(CorpusError, match="nosuch://x cannot be read: Protocol not known: nosuch"):
+        read("nosuch://x")
