@@ -1,0 +1,129 @@
+"""Imports go one way, held by parsing every module; imports inside functions count like all others."""
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+LAYERS = (
+    ("dpr.errors", "dpr.hit"),
+    ("dpr.fingerprint", "dpr.recipe", "dpr.store"),
+    ("dpr.layout", "dpr.records"),
+    ("dpr.manifest", "dpr.segment"),
+    ("dpr.deletions",),
+    ("dpr.corpus", "dpr.encoder", "dpr.evaluate", "dpr.index"),
+    ("dpr.snapshot",),
+    ("dpr.maintain", "dpr.retrieve"),
+    ("dpr.pipeline",),
+    ("ray_jobs.cli_common", "ray_jobs.progress", "ray_jobs.runtime"),
+    ("ray_jobs.jobs", "ray_jobs.serve"),
+    ("ray_jobs.embed", "ray_jobs.index", "ray_jobs.maintain_cli", "ray_jobs.nightly", "ray_jobs.scan"),
+    ("ray_jobs.cli", "ray_jobs.demo"),
+)
+"""A module imports from its own unit and from units of earlier rows; units of one row do not know each other."""
+
+ONLY_IN = {"faiss": "dpr.index", "ray": "ray_jobs", "s3fs": "dpr.store", "transformers": "dpr.encoder"}
+"""Package → the only unit whose modules import it."""
+
+RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for tree in ("dpr", "ray_jobs") for path in sorted((ROOT / tree).rglob("*.py"))}
+
+
+def imported(module: str, tree: ast.AST) -> Iterator[str]:
+    """The full name of everything that `module` imports, wherever in it that happens."""
+    package = module if module in MODULES and MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
+
+
+def unit_of(name: str) -> str | None:
+    """The unit of the table that holds `name`: its first two parts."""
+    unit = ".".join(name.split(".")[:2])
+    return unit if unit in RANK else None
+
+
+def problems(module: str, source: str) -> list[str]:
+    """What is wrong with the imports of `module`, one sentence each."""
+    mine, said = unit_of(module), []
+    for name in imported(module, ast.parse(source)):
+        top = name.partition(".")[0]
+        home = ONLY_IN.get(top)
+        if home and not f"{module}.".startswith(f"{home}."):
+            said.append(f"{module} imports {name}: only {home} may")
+        if top not in ("dpr", "ray_jobs") or name == "dpr.__version__":
+            continue
+        theirs = unit_of(name)
+        if mine is None or theirs is None:
+            said.append(f"{module} imports {name}: one of them is in no row of LAYERS")
+        elif mine != theirs and RANK[theirs] >= RANK[mine]:
+            said.append(f"{module} imports {name}: {theirs} is not in an earlier row than {mine}")
+    return said
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_imports_one_way(module: str) -> None:
+    assert problems(module, MODULES[module].read_text(encoding="utf-8")) == []
+
+
+def test_the_table_names_all_units_and_no_others() -> None:
+    assert {".".join(module.split(".")[:2]) for module in MODULES} - {"dpr", "ray_jobs"} == set(RANK)
+
+
+def test_no_two_modules_import_each_other() -> None:
+    graph = {}
+    for module, path in MODULES.items():
+        names = imported(module, ast.parse(path.read_text(encoding="utf-8")))
+        found = {name if name in MODULES else name.rpartition(".")[0] for name in names}
+        graph[module] = (found & MODULES.keys()) - {module}
+    list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the modules of a cycle
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "said"),
+    [
+        ("dpr.corpus.scan", "import faiss", "only dpr.index may"),
+        ("dpr.pipeline.run", "def f():\n    import ray.data", "only ray_jobs may"),
+        ("dpr.retrieve", "from transformers import AutoModel", "only dpr.encoder may"),
+        ("dpr.corpus.files", "import importlib\nimportlib.import_module('s3fs')", "only dpr.store may"),
+        ("dpr.storefront", "import s3fs", "only dpr.store may"),
+        ("dpr.corpus.scan", "from dpr import snapshot", "dpr.snapshot is not in an earlier row than dpr.corpus"),
+        ("dpr.corpus.scan", "from ..encoder import spec", "dpr.encoder is not in an earlier row than dpr.corpus"),
+        ("dpr.retrieve", "def f():\n    from dpr.pipeline.run import Run", "dpr.pipeline is not in an earlier row"),
+        ("dpr.pipeline.run", "if TYPE_CHECKING:\n    import ray_jobs.runtime", "ray_jobs.runtime is not in an earlier"),
+        ("dpr.corpus.scan", "import dpr.novelty", "in no row"),
+    ],
+)
+def test_a_wrong_import_is_found(module: str, source: str, said: str) -> None:
+    (sentence,) = problems(module, source)
+    assert said in sentence
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("dpr.index.kinds", "import faiss"),
+        ("dpr.store.s3_bucket", "def f():\n    import s3fs"),
+        ("ray_jobs.serve.app", "from ray import serve\nimport dpr.retrieve\nfrom ray_jobs import runtime"),
+        ("dpr.corpus.scan", "import numpy\nfrom dpr.corpus import rows\nfrom dpr import segment"),
+    ],
+)
+def test_a_right_import_is_left_alone(module: str, source: str) -> None:
+    assert problems(module, source) == []
