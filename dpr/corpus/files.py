@@ -40,10 +40,10 @@ def find_files(path: str) -> Found:
     with _reading(path):
         filesystem, root = fsspec.core.url_to_fs(path)
         filesystem.invalidate_cache()
-        if filesystem.isfile(root):
+        kind = _kind(filesystem, root)
+        if kind == "file":
             return Found(_url(filesystem, root.rpartition("/")[0]), [_file(filesystem, root)], is_folder=False)
-        is_folder = filesystem.isdir(root)
-        if is_folder:
+        if kind == "directory":
             # by default a local folder that may not be opened is left out without a word
             strict = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
             listed = filesystem.find(root, detail=True, **strict)
@@ -56,9 +56,9 @@ def find_files(path: str) -> Found:
             if info["type"] != "directory" and not _is_hidden(name, root)
         ]
     if not files:
-        what = "an empty folder" if is_folder else "a glob that matches no file" if _is_glob(path) else "not there"
+        what = "an empty folder" if kind else "a glob that matches no file" if _is_glob(path) else "not there"
         raise CorpusError(f"corpus {path} is {what}; give a file, a folder, a glob or a URL that holds passages")
-    return Found(_url(filesystem, root), sorted(files, key=lambda file: file.path), is_folder)
+    return Found(_url(filesystem, root), sorted(files, key=lambda file: file.path), kind == "directory")
 
 
 def read_head(file: InputFile, length: int) -> bytes:
@@ -129,6 +129,14 @@ def _file(filesystem: Any, name: str, info: dict[str, Any] | None = None) -> Inp
     size = int(info["size"] or 0)
     version = next((str(info[field]) for field in _VERSIONS + _TIMES if info.get(field)), "")
     return InputFile(_url(filesystem, name), size, "-".join((str(size), version.strip('"'))))
+
+
+def _kind(filesystem: Any, name: str) -> Literal["file", "directory", ""]:
+    # isfile and isdir of fsspec take every error for a no: a refused connection would be a file that is not there
+    try:
+        return "directory" if filesystem.info(name)["type"] == "directory" else "file"
+    except FileNotFoundError:
+        return ""
 
 
 def _url(filesystem: Any, name: str) -> str:

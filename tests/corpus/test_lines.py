@@ -19,7 +19,7 @@ from dpr.errors import CorpusError
 from dpr.recipe import Columns
 from tests.corpus.reading import read
 
-REUSES_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+REUSES_FOLDER = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def texts(without: str = "\0") -> st.SearchStrategy[str]:
