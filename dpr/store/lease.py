@@ -29,6 +29,8 @@ from dpr.store.base import Store
 PREFIX = "lease/"
 _BEATS_PER_TTL = 3
 _LOOKS_PER_TTL = 20
+_SECONDS_BETWEEN_LOOKS = 1.0
+"""At most."""
 _CERTAINLY_DEAD_TTLS = 3
 _claims_of_this_process: set[str] = set()
 """Ids of the claims that a `Lease` of this process stands behind; a claim whose acquiring failed half way is not."""
@@ -171,7 +173,7 @@ def _holder_is_dead(store: Store, state: _State) -> bool:
 def _stays_silent(store: Store, state: _State, ttl_seconds: float) -> bool:
     until = time.monotonic() + ttl_seconds
     while time.monotonic() < until:
-        time.sleep(ttl_seconds / _LOOKS_PER_TTL)
+        time.sleep(min(ttl_seconds / _LOOKS_PER_TTL, _SECONDS_BETWEEN_LOOKS))
         now = _look(store)
         if now != state:
             return now is None or now.released

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from botocore.exceptions import IncompleteReadError
+from botocore.parsers import ResponseParserError
 
 from dpr.errors import MissingObjectError, StoreError
 from dpr.store.base import ObjectInfo, check_name, check_prefix, check_range
@@ -88,24 +89,20 @@ class S3Store:
             raise StoreError(f"file {path} cannot be read: {error.strerror or error}") from error
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """As in Store; where an answer got lost, an object with just these bytes is taken for this writer's own.
-
-        So `data` should hold something that no other writer has.
-        """
-        key, attempts_made = self._key(name), 0
+        key, writer = self._key(name), uuid.uuid4().hex
 
         async def create() -> bool:
-            nonlocal attempts_made
-            attempts_made += 1
             try:
-                await self._put_object(key, data, IfNoneMatch="*")
+                await self._put_object(key, data, IfNoneMatch="*", Metadata={"writer": writer})
             except OSError as error:
                 if error_code(error)[1] != 412:
                     raise
-                return False
+                # whoever repeated a put whose answer got lost (aiohttp does so unasked) is refused by its own object
+                found = await self._bucket.request("head_object", Key=key)
+                return bool(found["Metadata"].get("writer") == writer)
             return True
 
-        return self._run(name, create) or (attempts_made > 1 and self.get(name) == data)
+        return self._run(name, create)
 
     def fetch(self, name: str, path: Path) -> None:
         temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
@@ -162,8 +159,11 @@ class S3Store:
             return b"", start  # nothing from there on; an empty object answers so at 0
         async with response["Body"] as body:
             data: bytes = await body.read()
-        if "ContentRange" not in response:  # HTTP allows servers to send the whole object
-            return data[start : start + length], len(data)
+        if "ContentRange" not in response:
+            if not data:  # an empty object has no ranges, and not every server answers 416
+                return b"", 0
+            # S3 honours ranges; this is some web server's front page
+            raise ResponseParserError("no Content-Range in the answer to a ranged get")
         size_bytes = int(response["ContentRange"].rpartition("/")[2])
         expected_bytes = min(length, size_bytes - start)
         if len(data) != expected_bytes:
@@ -200,8 +200,8 @@ class S3Store:
                 self._bucket.run_once(self._subject(name), abort)
             raise
 
-    async def _put_object(self, key: str, data: bytes, **condition: str) -> None:
-        await self._bucket.request("put_object", Key=key, Body=data, ContentMD5=_md5(data), **condition)
+    async def _put_object(self, key: str, data: bytes, **more: object) -> None:
+        await self._bucket.request("put_object", Key=key, Body=data, ContentMD5=_md5(data), **more)
 
     async def _put_part(self, upload: dict[str, str], number: int, data: bytes) -> dict[str, object]:
         answer = await self._bucket.request(

@@ -55,17 +55,10 @@ class S3Bucket:
 
     async def request(self, method: str, **arguments: object) -> Any:
         """One request to the bucket, to be awaited within an attempt; `method` and `arguments` are botocore's."""
-        filesystem = self._filesystem()
-        try:
-            await filesystem.set_session()
-        except ValueError as error:  # botocore's, of endpoints and regions that cannot be
-            raise StoreError(
-                f"no connection to bucket {self.name} can be set up ({type(error).__name__}); check AWS_ENDPOINT_URL "
-                "(http://host:port or https://host) and AWS_REGION"
-            ) from error
-        return await filesystem._call_s3(method, Bucket=self.name, **arguments)
+        return await self._filesystem()._call_s3(method, Bucket=self.name, **arguments)
 
     async def _repeat(self, subject: str, attempt: Attempt[T], patience: Patience) -> T:
+        await self._set_up(subject)
         started = time.monotonic()
         bound = patience.first_delay_seconds
         for attempts_made in count(1):
@@ -85,6 +78,14 @@ class S3Bucket:
                     raise StoreError(f"{subject}: {failure.cause}{tried}; {failure.remedy}") from error
                 await asyncio.sleep(delay)
         raise AssertionError("count() ended")
+
+    async def _set_up(self, subject: str) -> None:
+        """Read the AWS settings, once; no part of any attempt, for it may take a second of a busy machine."""
+        try:
+            await self._filesystem().set_session()
+        except (ValueError, *REQUEST_ERRORS) as error:
+            failure = explain(error, self.name, self._endpoint(), self.patience)
+            raise StoreError(f"{subject}: {failure.cause}; {failure.remedy}") from error
 
     def _endpoint(self) -> str:
         client = self._filesystem()._s3

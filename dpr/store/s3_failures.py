@@ -118,22 +118,25 @@ def explain(error: BaseException, bucket: str, endpoint: str, patience: Patience
             )
         case HTTPClientError() | aiohttp.ClientError() | OSError():
             # whatever else befalls a connection
-            name = type(error).__name__
-            return Failure(f"the connection to {endpoint} failed ({name})", _TRY_AGAIN, patience.total_seconds)
+            cause = f"the connection to {endpoint} failed ({type(error).__name__})"
+            return Failure(cause, f"check AWS_ENDPOINT_URL and the network, or {_TRY_AGAIN}", patience.total_seconds)
         case _:
             # malformed endpoints, regions and bucket names: botocore checks them before it sends anything
             return Failure(
                 f"a request to {endpoint} cannot be made ({type(error).__name__})",
-                "check the store's URL, AWS_ENDPOINT_URL and AWS_REGION",
+                "check the store's URL, AWS_ENDPOINT_URL (http://host:port or https://host) and AWS_REGION",
             )
 
 
 def _answered(code: str, status: int, bucket: str, endpoint: str, patience: Patience) -> Failure:
-    said = f"{endpoint} answered {code or 'no S3 error code'} (HTTP status {status})"
+    is_s3 = bool(code) and not code.isdigit()  # botocore makes up codes such as 404 where the answer holds none
+    said = f"{endpoint} answered {code if is_s3 else 'no S3 error code'} (HTTP status {status})"
     if code in _OVERLOAD_CODES or status in (429, 503):
         return Failure(f"{said}: it is overloaded", f"use fewer workers, or {_TRY_AGAIN}", patience.total_seconds)
     if code in _PASSING_CODES or status in (500, 502, 504):
-        return Failure(said, _TRY_AGAIN, patience.total_seconds)
+        return Failure(
+            said, _TRY_AGAIN if is_s3 else f"check AWS_ENDPOINT_URL, or {_TRY_AGAIN}", patience.total_seconds
+        )
     if code == "NoSuchBucket":
         return Failure(f"there is no bucket {bucket} at {endpoint}", "create it or mend the store's URL")
     if code == "RequestTimeTooSkewed":
@@ -149,7 +152,7 @@ def _answered(code: str, status: int, bucket: str, endpoint: str, patience: Pati
             "s3:DeleteObject on its objects",
         )
     if status == 404:
-        return Failure(f"{said}, which S3 never does", "check AWS_ENDPOINT_URL")
+        return Failure(said, "check AWS_ENDPOINT_URL")
     return Failure(said, "check that the endpoint supports the request")
 
 

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from tests.services.endpoint import S3Endpoint
 
-Fault = Literal["slow down", "stall", "refuse", "cut", "lose answer", "trickle", "web page", "internal error"]
+Fault = Literal["pass", "slow down", "stall", "refuse", "cut", "lose answer", "trickle", "web page", "internal error"]
 """What happens to a request:
 
+pass            nothing: the fault planned after this one meets a later request
 slow down       it is answered 503 SlowDown and goes no further
 internal error  it is answered 500 InternalError and goes no further
 web page        it is answered 200 with HTML and goes no further
@@ -50,6 +51,11 @@ class FaultProxy:
         """The next `times` requests by this HTTP method meet `fault`, after those that were planned before."""
         with self._lock:
             self._faults += [(method, fault)] * times
+
+    def mend(self) -> None:
+        """Forget the faults that were planned."""
+        with self._lock:
+            self._faults.clear()
 
     def next_fault(self, method: str, path: str) -> Fault | None:
         """Note the request and take the fault planned for it."""
@@ -94,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         proxy = self.server.proxy
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = proxy.next_fault(self.command, self.path)
-        if fault is None:
+        if fault in (None, "pass"):
             self._forward(body, self.wfile.write)
         elif fault == "slow down":
             self._answer(503, _SLOW_DOWN)

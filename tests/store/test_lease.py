@@ -1,0 +1,264 @@
+"""One run at a time: real processes that hold, die, stop and come back; on a folder and on S3."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dpr.errors import ConflictError, StoreError
+from dpr.store import LocalStore, Store, open_store
+from dpr.store.lease import Lease
+from tests.services.endpoint import S3Endpoint
+
+HOLD = """
+import sys, time
+from dpr.errors import ConflictError
+from dpr.store import open_store
+from dpr.store.lease import Lease
+try:
+    with Lease.acquire(open_store(sys.argv[1]), sys.argv[2], float(sys.argv[3])) as lease:
+        print("held", lease.fencing_number, flush=True)
+        for line in sys.stdin:
+            lease.check()
+            print("still held", flush=True)
+except ConflictError as error:
+    print("refused:", error, flush=True)
+"""
+
+
+class Process:
+    """Another process that takes the lease of a store, and holds it until it is told to end."""
+
+    def __init__(self, store: Store, owner: str, ttl_seconds: float = 60.0) -> None:
+        self.popen = subprocess.Popen(
+            (sys.executable, "-c", HOLD, store.url, owner, str(ttl_seconds)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def answer(self) -> str:
+        assert self.popen.stdout
+        return self.popen.stdout.readline().strip()
+
+    def check(self) -> str:
+        assert self.popen.stdin
+        self.popen.stdin.write("check\n")
+        self.popen.stdin.flush()
+        return self.answer()
+
+    def end(self) -> None:
+        self.popen.communicate()
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        self.close()
+
+    def close(self) -> None:
+        for pipe in (self.popen.stdin, self.popen.stdout):
+            assert pipe
+            pipe.close()
+
+
+@pytest.fixture(params=["local", "moto", "ceph"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "local":
+        yield LocalStore(tmp_path / "store")
+        return
+    endpoint: S3Endpoint = request.getfixturevalue(f"{request.param}_endpoint")
+    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+    endpoint.client().create_bucket(Bucket=bucket)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        endpoint.use(monkeypatch)
+        yield open_store(f"s3://{bucket}/x")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def claim_of_another_machine(store: Store, number: int, ttl_seconds: float) -> None:
+    """What a holder on another machine would have written."""
+    claim = {
+        "owner": "run of elsewhere",
+        "host": "elsewhere",
+        "machine": "another boot",
+        "pid": os.getpid(),
+        "process_start": "1",
+        "since": "2026-01-01T00:00:00+00:00",
+        "ttl_seconds": ttl_seconds,
+        "claim_id": "1",
+    }
+    assert store.put_if_absent(f"lease/{number:08d}/00000001.json", json.dumps(claim).encode())
+
+
+def test_one_holds_and_the_other_is_told_who(store: Store) -> None:
+    first = Process(store, "run 1")
+    assert first.answer() == "held 1"
+    with pytest.raises(ConflictError) as caught:
+        Lease.acquire(store, "run 2")
+    said = str(caught.value)
+    assert f"store {store.url} is held by run 1 (host " in said
+    assert f"pid {first.pid}, since 20" in said
+    assert "\n" not in said
+    assert first.check() == "still held"
+    first.end()
+    with Lease.acquire(store, "run 2") as lease:  # released: at once
+        assert lease.fencing_number == 2
+        lease.check()
+
+
+def test_a_killed_holder_is_succeeded_at_once(store: Store) -> None:
+    first = Process(store, "run 1")
+    assert first.answer() == "held 1"
+    first.kill()
+    with Lease.acquire(store, "run 1") as lease:
+        assert lease.fencing_number == 2
+        lease.check()
+
+
+def test_a_killed_holder_that_nobody_waited_for_is_dead_too(folder: LocalStore) -> None:
+    first = Process(folder, "run 1")
+    assert first.answer() == "held 1"
+    first.popen.kill()
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # dead, and its parent has not asked yet
+    Lease.acquire(folder, "run 2").release()
+    first.kill()
+
+
+@pytest.mark.parametrize("store", ["local", "ceph"], indirect=True)  # moto's put-if-absent can race
+def test_of_many_at_once_one_gets_it(store: Store) -> None:
+    gate = threading.Barrier(6)
+
+    def try_it(number: int) -> Lease | str:
+        gate.wait(60)
+        try:
+            return Lease.acquire(store, f"run {number}")
+        except ConflictError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = list(pool.map(try_it, range(6)))
+    leases = [outcome for outcome in outcomes if isinstance(outcome, Lease)]
+    for lease in leases:
+        lease.release()
+    assert len(leases) == 1
+    holder = f"run {outcomes.index(leases[0])} "
+    assert all(holder in outcome for outcome in outcomes if isinstance(outcome, str))
+
+
+def test_a_stopped_holder_loses_the_lease_and_finds_out(folder: LocalStore) -> None:
+    first = Process(folder, "run 1", ttl_seconds=0.3)
+    assert first.answer() == "held 1"
+    assert first.check() == "still held"
+    first.popen.send_signal(signal.SIGSTOP)
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                lease = Lease.acquire(folder, "run 2")
+                break
+            except ConflictError:  # alive as far as one can see
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        assert lease.fencing_number == 2
+    finally:
+        first.popen.send_signal(signal.SIGCONT)
+    said = first.check()
+    assert said.startswith(f"refused: the lease of store {folder.url} was lost (fencing number 1) to run 2 (host ")
+    first.end()
+    lease.check()  # what the loser did afterwards, its release too, changes nothing
+    with pytest.raises(ConflictError, match="held by run 2"):
+        Lease.acquire(folder, "run 3")
+    lease.release()
+
+
+def test_a_silent_holder_elsewhere_is_succeeded_after_its_ttl(store: Store) -> None:
+    claim_of_another_machine(store, 1, ttl_seconds=0.5)
+    with Lease.acquire(store, "run 2") as lease:
+        assert lease.fencing_number == 2
+
+
+def test_a_holder_elsewhere_with_heartbeats_keeps_it(folder: LocalStore) -> None:
+    claim_of_another_machine(folder, 1, ttl_seconds=600.0)
+    beat = threading.Timer(0.2, lambda: folder.put("lease/00000001/00000002.json", b"{}"))
+    beat.start()
+    with pytest.raises(ConflictError, match=r"held by run of elsewhere \(host elsewhere, pid \d+, since 2026-01-01"):
+        Lease.acquire(folder, "run 2")
+    beat.join()
+
+
+def test_a_holder_elsewhere_that_is_long_silent_is_succeeded_at_once(folder: LocalStore) -> None:
+    claim_of_another_machine(folder, 1, ttl_seconds=600.0)
+    long_ago = time.time() - 3 * 600 - 60
+    os.utime(Path(folder.url, "lease/00000001/00000001.json"), (long_ago, long_ago))
+    with Lease.acquire(folder, "run 2") as lease:  # watching would take ten minutes
+        assert lease.fencing_number == 2
+
+
+def test_heartbeats_appear_and_few_objects_stay(folder: LocalStore) -> None:
+    for _ in range(3):
+        Lease.acquire(folder, "earlier").release()
+    with Lease.acquire(folder, "run 1", ttl_seconds=0.1):
+        until = time.monotonic() + 60
+        while "lease/00000004/00000008.json" not in (names := [info.name for info in folder.list()]):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    assert "lease/00000004/00000001.json" in names
+    assert len(names) <= 5
+    assert all(name.startswith("lease/00000004/") for name in names)
+    assert [info.name for info in folder.list("probes/")] == []
+
+
+def test_a_claim_under_a_number_that_was_tidied_away_counts_for_nothing(folder: LocalStore) -> None:
+    with Lease.acquire(folder, "run 1"):
+        pass
+    with Lease.acquire(folder, "run 2") as lease:
+        # whoever read the names before run 2 came now claims a number that is free again
+        claim_of_another_machine(folder, 1, ttl_seconds=60.0)
+        lease.check()
+        with pytest.raises(ConflictError, match="held by run 2"):
+            Lease.acquire(folder, "run 3")
+
+
+def test_it_is_released_when_the_work_fails(folder: LocalStore) -> None:
+    with pytest.raises(ZeroDivisionError), Lease.acquire(folder, "run 1"):
+        raise ZeroDivisionError
+    Lease.acquire(folder, "run 2").release()
+
+
+def test_missed_heartbeats_do_not_end_the_holder(folder: LocalStore) -> None:
+    hidden = Path(folder.url + "-hidden")
+    with Lease.acquire(folder, "run 1", ttl_seconds=0.1) as lease:
+        Path(folder.url).rename(hidden)
+        Path(folder.url).write_bytes(b"")  # no folder: every write fails
+        time.sleep(0.3)
+        Path(folder.url).unlink()
+        hidden.rename(folder.url)
+        lease.check()
+        seen = {info.name for info in folder.list()}
+        until = time.monotonic() + 60
+        while seen == {info.name for info in folder.list()}:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def test_claims_that_make_no_sense_are_refused(folder: LocalStore) -> None:
+    folder.put("lease/00000001/00000001.json", b"not JSON")
+    with pytest.raises(StoreError, match="not a claim of this version"):
+        Lease.acquire(folder, "run 1")
