@@ -20,7 +20,8 @@ def read_deletions(store: Store, entry: SegmentEntry) -> npt.NDArray[np.uint32]:
     """The sorted dead row numbers of a segment as of a snapshot."""
     if entry.deletions is None:
         return np.empty(0, np.uint32)
-    return pq.read_table(open_object(store, entry.deletions.object.name))["row"].to_numpy()
+    rows: npt.NDArray[np.uint32] = pq.read_table(open_object(store, entry.deletions.object.name))["row"].to_numpy()
+    return rows
 
 
 def store_deletions(store: Store, segment_id: str, dead: npt.NDArray[np.uint32]) -> Deletions:

@@ -1,7 +1,7 @@
 """Looking after a store: verifying it, collecting garbage, comparing snapshots."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dpr.errors import DprError, IntegrityError
 from dpr.fingerprint import passage_key
 from dpr.index.train import read_index
 from dpr.index.verify import stored_ids
-from dpr.manifest import SegmentEntry, Snapshot, SnapshotBody
+from dpr.manifest import Deletions, SegmentEntry, Snapshot, SnapshotBody
 from dpr.records import ObjectRef, fetch_object
 from dpr.segment import check_segment, iter_groups
 from dpr.snapshot import numbers, read_snapshot
@@ -175,7 +175,7 @@ def compare(store: Store, old: int, new: int) -> Difference:
     return Difference(sorted(added), sorted(removed), sorted(changed))
 
 
-def _keys(store: Store, body: SnapshotBody, without: set[object]) -> dict[str, bytes]:
+def _keys(store: Store, body: SnapshotBody, without: Set[tuple[str, Deletions | None]]) -> dict[str, bytes]:
     keys: dict[str, bytes] = {}
     for entry in body.segments:
         if (entry.segment_id, entry.deletions) in without:

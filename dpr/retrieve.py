@@ -74,7 +74,7 @@ class SegmentSet:
 
     def hits(self, scores_K: Scores, ids_K: Ids) -> list[Hit]:
         """Hits in rank order; ids below zero (fewer than K found) are left out."""
-        hits = []
+        hits: list[Hit] = []
         for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
             if id_ >= 0:
                 passages = self._segments[id_ >> ROW_BITS].passages

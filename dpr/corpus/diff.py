@@ -268,7 +268,7 @@ def _store_duplicates(store: Store, inputs: DiffInputs, corpus: _Rows, first: np
         for row in read_slice(slice_, inputs.corpus):
             if row.position in positions and row.passage is not None:
                 reason = f"duplicate id {row.passage.id!r}: an earlier passage has it"
-                rows.append(QuarantinedRow(slice_.path, row.position, reason, row.raw))
+                rows.append(QuarantinedRow(row.source, row.position, reason, row.raw))
     if not rows:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -299,7 +299,8 @@ def _first_of_each(hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
 
 
 def _is_in(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
-    return pc.is_in(hashes, value_set=among).to_numpy(zero_copy_only=False).astype(np.bool_)
+    found: npt.NDArray[np.bool_] = pc.is_in(hashes, value_set=among).to_numpy(zero_copy_only=False).astype(np.bool_)
+    return found
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.FixedSizeBinaryArray:

@@ -87,7 +87,7 @@ def scan_slice(store: Store, run_id: str, number: int, slice_: Slice, corpus: Co
             pq.ParquetWriter(shard, SHARD_SCHEMA, compression="zstd") as new,
             pq.ParquetWriter(keys, KEYS_SCHEMA) as all_,
         ):
-            for batch in _batches(read_slice(slice_, corpus), slice_.path, unusable):
+            for batch in _batches(read_slice(slice_, corpus), unusable):
                 key_array = pa.array(batch.keys, HASH)
                 all_.write_batch(
                     pa.record_batch([batch.positions, pa.array(batch.id_hashes, HASH), key_array], schema=KEYS_SCHEMA)
@@ -114,13 +114,13 @@ def _store_quarantine(
     return [put_object(store, layout.unit_quarantine(run_id, f"scan-{number:06d}"), path)]
 
 
-def _batches(rows: Iterable[Row], source: str, unusable: list[QuarantinedRow]) -> Iterator[_Batch]:
+def _batches(rows: Iterable[Row], unusable: list[QuarantinedRow]) -> Iterator[_Batch]:
     remaining = iter(rows)
     while chunk := list(islice(remaining, _BATCH_ROWS)):
         batch = _Batch()
         for row in chunk:
             if row.passage is None:
-                unusable.append(QuarantinedRow(source, row.position, row.reason, row.raw))
+                unusable.append(QuarantinedRow(row.source, row.position, row.reason, row.raw))
             else:
                 batch.add(row.position, row.passage.id, row.passage.title, row.passage.text)
         if batch.keys:

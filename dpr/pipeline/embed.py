@@ -108,7 +108,9 @@ class CopyVectors:
 
     def __call__(self, unit: Unit) -> Unit:
         rows = _read_unit(self._store, self._context.run_id, unit["group"])
-        tables, vectors, bad = [], [], {}
+        tables: list[pa.Table] = []
+        vectors: list[Vectors] = []
+        bad: dict[int, str] = {}
         for source in np.unique(rows["source"].to_numpy()):
             mine = rows.filter(pc.equal(rows["source"], int(source)))
             name = layout.segment(self._context.encoder_id, self._context.segment_ids[int(source)])
