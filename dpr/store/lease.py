@@ -69,7 +69,6 @@ class Lease:
     """The right to work on a store; a context manager that releases it. Made by `Lease.acquire`."""
 
     def __init__(self, store: Store, fencing_number: int, ttl_seconds: float, claim_id: str) -> None:
-        _claims_of_this_process.add(claim_id)
         self._claim_id = claim_id
         self.fencing_number = fencing_number
         """Higher than that of every earlier holder."""
@@ -94,13 +93,25 @@ class Lease:
                     "start again"
                 )
             number = state.fencing_number + 1 if state else 1
-            claim = _myself(owner, ttl_seconds)
+            lease = cls._claim(store, number, _myself(owner, ttl_seconds))
+            if lease:
+                return lease
+
+    @classmethod
+    def _claim(cls, store: Store, number: int, claim: Holder) -> Self | None:
+        _claims_of_this_process.add(claim.claim_id)  # before other threads can see it
+        lease: Self | None = None
+        try:
             if store.put_if_absent(_name(number, 1), json.dumps(asdict(claim)).encode()):
                 state = _look(store)
                 # a name freed by a later holder's tidying may be claimed by mistake; the highest number counts
                 if state and state.fencing_number == number:
                     _tidy(store, number)
-                    return cls(store, number, ttl_seconds, claim.claim_id)
+                    lease = cls(store, number, claim.ttl_seconds, claim.claim_id)
+        finally:
+            if lease is None:
+                _claims_of_this_process.discard(claim.claim_id)
+        return lease
 
     def check(self) -> None:
         """Raise ConflictError if the lease was lost; to be called before anything is published.

@@ -1,5 +1,6 @@
 """What every store promises, checked around the store: plain file I/O for a folder, boto3 for S3."""
 
+import filecmp
 import multiprocessing
 import os
 import pickle
@@ -38,6 +39,19 @@ store = open_store(sys.argv[1])
 for line in sys.stdin:
     name = line.strip()
     print(store.put_if_absent(name, sys.argv[2].encode()), flush=True)
+"""
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from dpr.store import open_store
+url, name, file, copy = sys.argv[1:]
+store = open_store(url)
+store.exists(name)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+store.put_file(name, Path(file))
+store.fetch(name, Path(copy))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
@@ -300,3 +314,20 @@ class TestStoreContract:
         copy.put(folder + "a", b"x")
         assert copy.url == backend.store.url
         assert backend.read(folder + "a") == b"x"
+
+    def test_files_pass_in_bounded_memory(self, backend: Backend, folder: str, tmp_path: Path) -> None:
+        if "moto" in backend.environment.get("AWS_ACCESS_KEY_ID", ""):
+            pytest.skip("moto keeps its objects in this process; Ceph shows the same")
+        size_bytes = 192 * 2**20
+        with (tmp_path / "file").open("wb") as file:
+            file.truncate(size_bytes)
+        grown = subprocess.run(
+            (sys.executable, "-c", MEMORY, backend.store.url, folder + "file", tmp_path / "file", tmp_path / "copy"),
+            env=os.environ | backend.environment,
+            check=True,
+            stdout=subprocess.PIPE,
+        ).stdout
+        assert filecmp.cmp(tmp_path / "file", tmp_path / "copy", shallow=False)
+        assert backend.store.size(folder + "file") == size_bytes
+        assert int(grown) < size_bytes / 2
+        backend.store.delete(folder + "file")

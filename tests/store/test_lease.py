@@ -16,6 +16,7 @@ import pytest
 
 from dpr.errors import ConflictError, StoreError
 from dpr.store import LocalStore, Store, open_store
+from dpr.store.faults import FailureMode, FaultyStore
 from dpr.store.lease import Lease
 from tests.services.endpoint import S3Endpoint
 
@@ -240,6 +241,18 @@ def test_it_is_released_when_the_work_fails(folder: LocalStore) -> None:
     with pytest.raises(ZeroDivisionError), Lease.acquire(folder, "run 1"):
         raise ZeroDivisionError
     Lease.acquire(folder, "run 2").release()
+
+
+@pytest.mark.parametrize("mode", ["before", "after"])
+def test_acquiring_that_failed_half_way_leaves_no_holder(folder: LocalStore, mode: FailureMode) -> None:
+    Lease.acquire(folder, "run 1").release()
+    calls = FaultyStore(folder, fail_at=1_000)
+    Lease.acquire(calls, "run 2").release()
+    for fail_at in range(1, calls.calls):  # the last one is the release
+        with pytest.raises(StoreError, match="on purpose"):
+            Lease.acquire(FaultyStore(folder, fail_at, mode), "run 3")
+        with Lease.acquire(folder, "run 3") as lease:  # in the same process, which is alive
+            lease.check()
 
 
 def test_missed_heartbeats_do_not_end_the_holder(folder: LocalStore) -> None:
