@@ -1,0 +1,1 @@
+"""Everything that knows FAISS: choosing, training, building, merging, searching, exact truth and tuning."""

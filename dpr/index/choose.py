@@ -1,0 +1,177 @@
+"""Which index for how many vectors: the rule behind `factory: auto`, and the check of any other factory string.
+
+The rule, with N vectors of D dimensions:
+
+- N < 1,000: `Flat`, exact; scanning so few takes less time than encoding the question.
+- else `IVF{lists},PQ{M}`: lists is the power of two nearest to 4 * sqrt(N), at most N / 39 (what k-means wants for each
+  centroid) and 65,536; M, the bytes of a code, is the largest divisor of D that leaves four dimensions or more to a
+  byte: 16 times less than float32. Where that leaves more than eight, `SQ8` (4 times less) takes the place of PQ.
+- training sample: 64 vectors per list and at least 65,536 (256 per PQ centroid), or all there are.
+"""
+
+import math
+from dataclasses import dataclass
+
+import faiss
+
+from dpr.errors import IndexBuildError
+from dpr.index.kinds import Storage, core, inverted, reason, storage
+from dpr.recipe import IndexConfig
+
+EXACT_BELOW_ROWS = 1_000
+LISTS_PER_ROOT = 4
+MAX_LISTS = 65_536
+ROWS_PER_CENTROID = 39
+"""FAISS warns below this: with fewer, k-means centroids are little more than copies of training vectors."""
+TRAIN_ROWS_PER_LIST = 64
+TRAIN_ROWS_PER_CODE = 256
+LEAST_SAMPLE_ROWS = 1_000
+ID_BYTES = 8
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """An index to be trained, and why it is this one."""
+
+    factory: str
+    dim: int
+    rows: int
+    """Vectors it is chosen for."""
+    train_rows: int
+    """Vectors to sample. A kind that needs no training is tried out on them all the same."""
+    least_train_rows: int
+    """Fewer than this cannot train it."""
+    mergeable: bool
+    """Whether it can be merged from parts; else it is built by one process from all vectors."""
+    bytes_per_vector: int
+    """Code and id."""
+    memory_bytes: int
+    """All vectors, centroids included."""
+    reasons: list[str]
+    """Why it is so, a sentence each."""
+
+
+def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
+    """The index for `rows` vectors of width `dim`, by the rule above or as `config.factory` says. Pure.
+
+    Raises IndexBuildError for a factory string that FAISS refuses, or that needs more training vectors than there are.
+    """
+    if rows < 1:
+        raise IndexBuildError("there are 0 vectors to index; give a corpus with at least one passage")
+    if config.factory == "auto":
+        factory, reasons = _by_rule(rows, dim)
+    else:
+        factory, reasons = config.factory, [f"factory {config.factory} is the recipe's"]
+    index = new_index(factory, dim)
+    needs, wants = _training_rows(index)
+    if needs > rows:
+        raise IndexBuildError(
+            f"index factory {factory} needs at least {needs} training vectors and there are {rows}; "
+            "choose fewer lists or a smaller code, or factory: auto"
+        )
+    train_rows = min(rows, config.train_rows or wants)
+    if train_rows < needs:
+        raise IndexBuildError(
+            f"index factory {factory} needs at least {needs} training vectors and index.train_rows is {train_rows}; "
+            "raise it"
+        )
+    per_vector = _bytes_per_vector(index)
+    return IndexPlan(
+        factory=factory,
+        dim=dim,
+        rows=rows,
+        train_rows=train_rows,
+        least_train_rows=needs,
+        mergeable=storage(index) is not Storage.WHOLE,
+        bytes_per_vector=per_vector,
+        memory_bytes=rows * per_vector + 4 * dim * (_lists(index) + _codes(index)),
+        reasons=reasons + _said(index, rows, train_rows),
+    )
+
+
+def new_index(factory: str, dim: int) -> faiss.Index:
+    """The untrained inner-product index of a factory string; IndexBuildError, with FAISS's reason, if it refuses."""
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise IndexBuildError(
+            f"index factory {factory!r} is refused by FAISS for inner product and {dim} dimensions: {reason(error)}"
+        ) from error
+    ivf = inverted(index)
+    if ivf is not None and ivf.nlist < 1:
+        raise IndexBuildError(f"index factory {factory!r} has no inverted lists; give it at least 1")
+    if isinstance(index, faiss.IndexIDMap):
+        raise IndexBuildError(f"index factory {factory!r} maps ids, which is done for every index; leave IDMap out")
+    return index
+
+
+def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
+    if rows < EXACT_BELOW_ROWS:
+        return "Flat", [f"{rows} vectors are below {EXACT_BELOW_ROWS}, so search is exact"]
+    wanted = LISTS_PER_ROOT * math.sqrt(rows)
+    bound = min(rows / ROWS_PER_CENTROID, MAX_LISTS)
+    lists = 2 ** min(round(math.log2(wanted)), math.floor(math.log2(bound)))
+    reasons = [
+        f"{lists} lists: the power of two near {LISTS_PER_ROOT} * sqrt({rows}) = {wanted:.0f}, "
+        f"at most {rows} / {ROWS_PER_CENTROID} and {MAX_LISTS}"
+    ]
+    code_bytes = max((m for m in range(1, dim // 4 + 1) if dim % m == 0), default=0)
+    if code_bytes * 8 < dim:
+        return f"IVF{lists},SQ8", [*reasons, f"SQ8: {dim} dimensions do not divide into groups of 4 to 8 for PQ"]
+    times = 4 * dim / code_bytes
+    reasons.append(f"PQ{code_bytes}: {code_bytes} bytes for {4 * dim} of float32, {times:.0f} times less")
+    return f"IVF{lists},PQ{code_bytes}", reasons
+
+
+def _training_rows(index: faiss.Index) -> tuple[int, int]:
+    """Training vectors that the index cannot do without, and those that serve it well."""
+    if index.is_trained:
+        return 0, LEAST_SAMPLE_ROWS
+    lists, codes = _lists(index), _codes(index)
+    return max(lists, codes, 1), max(lists * TRAIN_ROWS_PER_LIST, codes * TRAIN_ROWS_PER_CODE, LEAST_SAMPLE_ROWS)
+
+
+def _lists(index: faiss.Index) -> int:
+    ivf = inverted(index)
+    return 0 if ivf is None else int(ivf.nlist)
+
+
+def _codes(index: faiss.Index) -> int:
+    """Centroids that a product or additive quantizer within the index learns per subspace or step; 0 without one."""
+    searched = inverted(index) or core(index)
+    if hasattr(searched, "storage"):  # a graph over coded vectors
+        searched = faiss.downcast_index(searched.storage)
+    if hasattr(searched, "pq"):
+        return int(searched.pq.ksub)
+    if hasattr(searched, "aq"):
+        return 1 << int(faiss.vector_to_array(searched.aq.nbits).max())
+    return 0
+
+
+def _bytes_per_vector(index: faiss.Index) -> int:
+    inner = core(index)
+    if isinstance(inner, faiss.IndexIVF):
+        return int(inner.code_size) + ID_BYTES
+    if isinstance(inner, faiss.IndexHNSW):
+        links_bytes = 4 * int(inner.hnsw.nb_neighbors(0)) + 12  # neighbours at the base level, and where they lie
+        return int(faiss.downcast_index(inner.storage).sa_code_size()) + links_bytes + ID_BYTES
+    try:
+        return int(inner.sa_code_size()) + ID_BYTES
+    except RuntimeError:  # kinds without a code of their own keep the vectors
+        return 4 * int(inner.d) + ID_BYTES
+
+
+def _said(index: faiss.Index, rows: int, train_rows: int) -> list[str]:
+    said = []
+    if not index.is_trained:
+        share = "all there are" if train_rows == rows else f"sampled from {rows}"
+        said.append(f"trained on {train_rows} vectors, {share}")
+        centroids = max(_lists(index), _codes(index))
+        if train_rows < ROWS_PER_CENTROID * centroids:
+            said.append(
+                f"{train_rows} training vectors are fewer than {ROWS_PER_CENTROID} for each of {centroids} centroids, "
+                "so vectors that come later will be coded less well than these"
+            )
+    if storage(index) is Storage.WHOLE:
+        said.append("this kind cannot be merged from parts, so one process builds it from all vectors")
+    return said

@@ -1,0 +1,121 @@
+"""Writing the inverted lists of a FAISS index file range by range, so that the index may be larger than memory.
+
+A FAISS file with inverted lists is a head (sizes, centroids, quantisers), then the lists in order. The head comes from
+FAISS itself: the codebook is serialised and its own, empty lists are cut off the end.
+
+Shapes: L lists, N vectors, B bytes of a code.
+"""
+
+from abc import ABC, abstractmethod
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from dpr.index.kinds import (
+    BLOCK_LISTS_HEADER_BYTES,
+    EMPTY_ARRAY_LISTS_BYTES,
+    EMPTY_BLOCK_LIST_BYTES,
+    Storage,
+    copy_index,
+    core,
+    set_ntotal,
+    storage,
+)
+
+Sizes = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint8]
+Ids = npt.NDArray[np.int64]
+ID_BYTES = 8
+
+
+class ListWriter(ABC):
+    """The bytes of an index file that holds lists of given sizes."""
+
+    def __init__(self, codebook: faiss.Index) -> None:
+        self._codebook = codebook
+        self.code_bytes = int(core(codebook).code_size)
+        self.lists = int(core(codebook).nlist)
+
+    @abstractmethod
+    def head(self, sizes_L: Sizes) -> bytes:
+        """Everything before the first list."""
+
+    @abstractmethod
+    def bytes_of(self, sizes_L: Sizes) -> Sizes:
+        """Bytes that each list takes in the file."""
+
+    @abstractmethod
+    def encode(self, sizes_L: Sizes, codes_NB: Codes, ids_N: Ids) -> Codes:
+        """The bytes of a run of lists, whose vectors are given list by list."""
+
+    def _head_without_lists(self, sizes_L: Sizes, tail_bytes: int) -> bytes:
+        shell = copy_index(self._codebook)
+        set_ntotal(shell, int(sizes_L.sum()))
+        return bytes(faiss.serialize_index(shell)[:-tail_bytes])
+
+
+class ArrayListWriter(ListWriter):
+    """Plain lists: `ilar`, number of lists, code size, `full`, all sizes; then codes and ids of each list."""
+
+    def head(self, sizes_L: Sizes) -> bytes:
+        numbers = np.array([self.lists, self.code_bytes], "<u8").tobytes()
+        sizes = np.array([self.lists], "<u8").tobytes() + sizes_L.astype("<u8").tobytes()
+        return self._head_without_lists(sizes_L, EMPTY_ARRAY_LISTS_BYTES) + b"ilar" + numbers + b"full" + sizes
+
+    def bytes_of(self, sizes_L: Sizes) -> Sizes:
+        return sizes_L * (self.code_bytes + ID_BYTES)
+
+    def encode(self, sizes_L: Sizes, codes_NB: Codes, ids_N: Ids) -> Codes:
+        # codes and ids alternate: a mask over words as wide as the code size allows puts both in place without a loop
+        word = np.dtype(f"u{np.gcd(self.code_bytes, ID_BYTES)}")
+        words_L2 = sizes_L[:, None] * np.array([self.code_bytes, ID_BYTES]) // word.itemsize
+        is_id = np.repeat(np.tile([False, True], len(sizes_L)), words_L2.reshape(-1))
+        out = np.empty(len(is_id), word)
+        out[is_id] = ids_N.view(word)
+        out[~is_id] = codes_NB.reshape(-1).view(word)
+        return out.view(np.uint8)
+
+
+class BlockListWriter(ListWriter):
+    """FastScan's lists: `ilbl`, block geometry; then ids and packed codes of each list, their length before each."""
+
+    def __init__(self, codebook: faiss.Index) -> None:
+        super().__init__(codebook)
+        self._packer = core(codebook).get_CodePacker()
+
+    def head(self, sizes_L: Sizes) -> bytes:
+        tail_bytes = BLOCK_LISTS_HEADER_BYTES + EMPTY_BLOCK_LIST_BYTES * self.lists
+        geometry = bytes(faiss.serialize_index(self._codebook)[-tail_bytes:][:BLOCK_LISTS_HEADER_BYTES])
+        return self._head_without_lists(sizes_L, tail_bytes) + geometry
+
+    def bytes_of(self, sizes_L: Sizes) -> Sizes:
+        return EMPTY_BLOCK_LIST_BYTES + ID_BYTES * sizes_L + self._blocks(sizes_L) * int(self._packer.block_size)
+
+    def encode(self, sizes_L: Sizes, codes_NB: Codes, ids_N: Ids) -> Codes:
+        pieces = []
+        first = 0
+        for size in sizes_L.tolist():
+            packed = self._pack(codes_NB[first : first + size])
+            pieces += [np.array([size], "<u8"), ids_N[first : first + size], np.array([len(packed)], "<u8"), packed]
+            first += size
+        return np.concatenate([piece.view(np.uint8) for piece in pieces])
+
+    def _blocks(self, sizes: Sizes) -> Sizes:
+        return -(-sizes // int(self._packer.nvec))
+
+    def _pack(self, codes_NB: Codes) -> Codes:
+        per_block, block_bytes = int(self._packer.nvec), int(self._packer.block_size)
+        blocks = -(-len(codes_NB) // per_block)
+        padded = np.zeros((blocks * per_block, self.code_bytes), np.uint8)
+        padded[: len(codes_NB)] = codes_NB
+        packed = np.zeros((blocks, block_bytes), np.uint8)
+        for block in range(blocks):
+            source = padded[block * per_block : (block + 1) * per_block]
+            self._packer.pack_all(faiss.swig_ptr(source), faiss.swig_ptr(packed[block]))
+        return packed.reshape(-1)
+
+
+def list_writer(codebook: faiss.Index) -> ListWriter:
+    """The writer for the kind of lists that `codebook` has."""
+    return BlockListWriter(codebook) if storage(codebook) is Storage.BLOCK_LISTS else ArrayListWriter(codebook)

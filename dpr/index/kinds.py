@@ -1,0 +1,79 @@
+"""What a FAISS index is made of. It may be wrapped: transforms before it (`OPQ…`, `PCA…`), an id map around it."""
+
+import enum
+import re
+
+import faiss
+
+EMPTY_ARRAY_LISTS_BYTES = 32
+BLOCK_LISTS_HEADER_BYTES = 36
+EMPTY_BLOCK_LIST_BYTES = 16
+
+
+class Storage(enum.Enum):
+    """How an index keeps its vectors, which decides how it is built."""
+
+    ARRAY_LISTS = "inverted lists of codes"
+    BLOCK_LISTS = "inverted lists of codes packed in blocks (FastScan)"
+    CODES = "one table of codes"
+    WHOLE = "a structure over all vectors"
+    """A graph, a refinement, a layout of its own: cannot be merged from parts."""
+
+
+def core(index: faiss.Index) -> faiss.Index:
+    """The index below its transforms. It is a view: keep `index` alive while using it."""
+    while isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    return index
+
+
+def inverted(index: faiss.Index) -> faiss.IndexIVF | None:
+    """The index with inverted lists that does the searching in `index`, or None. It is a view, as `core` is."""
+    while True:
+        if isinstance(index, faiss.IndexRefine):
+            index = faiss.downcast_index(index.base_index)
+        elif isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
+            index = faiss.downcast_index(index.index)
+        else:
+            return index if isinstance(index, faiss.IndexIVF) else None
+
+
+def storage(codebook: faiss.Index) -> Storage:
+    """How `codebook`, an empty index, will keep its vectors."""
+    inner = core(codebook)
+    if isinstance(inner, faiss.IndexIVF):
+        lists = type(faiss.downcast_InvertedLists(inner.invlists))
+        if lists is faiss.ArrayInvertedLists and _ends_with(codebook, b"ilar", EMPTY_ARRAY_LISTS_BYTES):
+            return Storage.ARRAY_LISTS
+        tail_bytes = BLOCK_LISTS_HEADER_BYTES + EMPTY_BLOCK_LIST_BYTES * inner.nlist
+        if lists is faiss.BlockInvertedLists and _ends_with(codebook, b"ilbl", tail_bytes):
+            return Storage.BLOCK_LISTS
+    elif isinstance(inner, faiss.IndexFlatCodes) and not isinstance(inner, faiss.IndexFlatPanorama):
+        return Storage.CODES
+    return Storage.WHOLE
+
+
+def _ends_with(codebook: faiss.Index, lists: bytes, tail_bytes: int) -> bool:
+    # a merge writes its own inverted lists behind everything else, so they have to be the last thing in the file
+    return bytes(faiss.serialize_index(codebook)[-tail_bytes:][: len(lists)]) == lists
+
+
+def copy_index(index: faiss.Index) -> faiss.Index:
+    """An independent copy. FAISS's own cloning refuses some kinds that it can write and read."""
+    return faiss.deserialize_index(faiss.serialize_index(index))
+
+
+def set_ntotal(index: faiss.Index, ntotal: int) -> None:
+    """Set the number of vectors in an index and in all it wraps, after they were put into the core directly."""
+    index.ntotal = ntotal
+    if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
+        set_ntotal(faiss.downcast_index(index.index), ntotal)
+
+
+def reason(error: RuntimeError) -> str:
+    """What FAISS says, without the C++ function, file and line that say it."""
+    said = re.split(r" at /\S+:\d+: ", " ".join(str(error).split()))[-1]
+    condition = re.match(r"Error: '(.*?)' failed:? ?", said)
+    if condition:
+        said = said[condition.end() :] or condition[1]
+    return said.rstrip(".")

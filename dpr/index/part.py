@@ -1,0 +1,122 @@
+"""Parts: one segment's vectors, coded with the codebook and grouped by inverted list.
+
+A part is a safetensors file of three tensors. So a merge reads any range of lists without the rest, and the coarse
+centroids, which a FAISS index would repeat in each part (200 MB for 65,536 lists of 768 dimensions), are left out:
+
+    list_sizes  uint32 [L]     vectors in each list; one list for an index without lists
+    rows        uint32 [N]     row numbers within the segment, list by list, ascending within a list
+    codes       uint8  [N, B]  the code of each of these rows, as FAISS's standalone codec gives it
+
+Shapes: L lists, N rows, B bytes of a code.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from dpr.errors import IndexBuildError, IntegrityError
+
+HEADER_LENGTH_BYTES = 8
+TENSORS = {"list_sizes": ("U32", np.uint32), "rows": ("U32", np.uint32), "codes": ("U8", np.uint8)}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The coded vectors of one segment."""
+
+    list_sizes_L: npt.NDArray[np.uint32]
+    rows_N: npt.NDArray[np.uint32]
+    codes_NB: npt.NDArray[np.uint8]
+
+    @property
+    def ntotal(self) -> int:
+        """Vectors in the part."""
+        return len(self.rows_N)
+
+
+def write_part(part: Part, path: Path) -> None:
+    """Write a part to a local file; equal parts give equal bytes. Raises IndexBuildError, leaving no file."""
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "list_sizes": part.list_sizes_L,
+        "rows": part.rows_N,
+        "codes": np.ascontiguousarray(part.codes_NB),
+    }
+    try:
+        save_file(tensors, path)
+    except (OSError, RuntimeError) as error:
+        path.unlink(missing_ok=True)
+        raise IndexBuildError(
+            f"part {path} cannot be written: {error}; free disk space or use another folder"
+        ) from error
+
+
+class PartFile:
+    """A part in a file, of which only the ranges asked for are read. Memory: one number per list."""
+
+    def __init__(self, file: Path | BinaryIO, name: str) -> None:
+        """Open a part file whose checksum was verified. Raises IntegrityError, with `name`, if it is not a part."""
+        self._file, self._name = file, name
+        with self._opened() as source:
+            self._tensors, self._data_start = self._header(source)
+        self.ntotal, self.code_bytes = self._shape("codes", 2)
+        (lists,) = self._shape("list_sizes", 1)
+        ends_L = np.cumsum(self._read("list_sizes", 0, lists), dtype=np.int64)
+        listed = int(ends_L[-1]) if lists else 0
+        if not self._shape("rows", 1) == (self.ntotal,) == (listed,):
+            raise IntegrityError(
+                f"{name} has {self.ntotal} codes, {self._shape('rows', 1)[0]} rows and {listed} places in its lists; "
+                "the three must be equal, so build it again"
+            )
+        self.list_starts_L: npt.NDArray[np.uint32] = np.concatenate([[0], ends_L]).astype(np.uint32)
+        """Where each list starts in the list order, and where the last ends (L + 1,)."""
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
+        """Row numbers (n,) at positions `start` to `stop` of the list order."""
+        return self._read("rows", start, stop)
+
+    def codes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Codes (n, B) at positions `start` to `stop` of the list order."""
+        return self._read("codes", start, stop)
+
+    def _header(self, source: BinaryIO) -> tuple[dict[str, Any], int]:
+        length = int.from_bytes(source.read(HEADER_LENGTH_BYTES), "little")
+        try:
+            tensors = json.loads(source.read(length)) if 0 < length < 1 << 20 else {}
+        except ValueError:
+            tensors = {}
+        if {name: entry.get("dtype") for name, entry in tensors.items()} != {n: t for n, (t, _) in TENSORS.items()}:
+            raise IntegrityError(f"{self._name} is not an index part (tensors {', '.join(TENSORS)}); build it again")
+        return tensors, HEADER_LENGTH_BYTES + length
+
+    def _shape(self, tensor: str, axes: int) -> tuple[int, ...]:
+        shape = tuple(self._tensors[tensor]["shape"])
+        if len(shape) != axes:
+            raise IntegrityError(f"{self._name}: tensor {tensor} has shape {shape}, not {axes} axes; build it again")
+        return shape
+
+    def _read(self, tensor: str, start: int, stop: int) -> npt.NDArray[Any]:
+        width = self._tensors[tensor]["shape"][1:]
+        array = np.empty((stop - start, *width), TENSORS[tensor][1])
+        with self._opened() as source:
+            source.seek(self._data_start + self._tensors[tensor]["data_offsets"][0] + start * array.strides[0])
+            found = source.readinto(array.reshape(-1).view(np.uint8).data) if array.size else 0  # type: ignore[attr-defined]
+        if found != array.nbytes:
+            raise IntegrityError(f"{self._name} ends before its {tensor} do; build it again")
+        return array
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        # one open file at a time, however many parts: their number has no bound, that of file handles has
+        if isinstance(self._file, Path):
+            with self._file.open("rb") as source:
+                yield source
+        else:
+            self._file.seek(0)
+            yield self._file

@@ -1,0 +1,127 @@
+"""Training a codebook, which is an empty FAISS index, and keeping indexes in files.
+
+Shapes: N rows, D dimensions.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from dpr.errors import IndexBuildError, IntegrityError
+from dpr.index.choose import IndexPlan, new_index
+from dpr.index.kinds import copy_index, core, inverted, reason
+from dpr.index.search import search
+
+PROBE_ROWS = 100
+Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+
+
+def train(sample_ND: npt.NDArray[np.float32], plan: IndexPlan, seed: int) -> faiss.Index:
+    """The codebook of `plan`: trained on the sample, empty.
+
+    The same sample, plan, seed and number of threads give the same codebook. Raises IndexBuildError for a sample of
+    another width, too small or not finite, and for a kind that FAISS cannot fill and search the way it is done here.
+    """
+    sample_ND = as_float32(sample_ND, plan.dim, "training vectors")
+    if len(sample_ND) < max(1, plan.least_train_rows):
+        raise IndexBuildError(
+            f"index factory {plan.factory} needs at least {max(1, plan.least_train_rows)} training vectors and the "
+            f"sample has {len(sample_ND)}; draw a larger sample or choose a smaller index"
+        )
+    codebook = new_index(plan.factory, plan.dim)
+    try:
+        with _prepared(codebook, seed):
+            codebook.train(sample_ND)
+        trial = copy_index(codebook)
+        for _ in range(2):  # some kinds take vectors only once
+            trial.add(sample_ND[:PROBE_ROWS])
+    except RuntimeError as error:
+        raise IndexBuildError(
+            f"index factory {plan.factory} cannot be built from {len(sample_ND)} vectors: {reason(error)}; "
+            "choose another index.factory"
+        ) from error
+    search(trial, sample_ND[:1], 1, 1)
+    return codebook
+
+
+@contextlib.contextmanager
+def _prepared(codebook: faiss.Index, seed: int) -> Iterator[None]:
+    """Seed every clustering within, and keep FAISS from printing that samples are small: the plan's reasons say so."""
+    searched = inverted(codebook) or core(codebook)
+    coded = faiss.downcast_index(searched.storage) if hasattr(searched, "storage") else searched
+    clusterings = [searched.cp] if isinstance(searched, faiss.IndexIVF) else []
+    if hasattr(coded, "pq"):
+        clusterings.append(coded.pq.cp)
+    lent = [(matrix, faiss.ProductQuantizer(matrix.d_out, matrix.M, 8)) for matrix in _rotations(codebook)]
+    for matrix, quantizer in lent:
+        matrix.pq = quantizer
+        clusterings.append(quantizer.cp)
+    for clustering in clusterings:
+        clustering.seed = seed
+        clustering.min_points_per_centroid = 1
+    yield
+    for matrix, quantizer in lent:
+        matrix.pq = None
+        quantizer.thisown = True  # assigning it gave it away, to a matrix that never frees it
+
+
+def _rotations(codebook: faiss.Index) -> list[faiss.OPQMatrix]:
+    if not isinstance(codebook, faiss.IndexPreTransform):
+        return []
+    chain = [faiss.downcast_VectorTransform(codebook.chain.at(place)) for place in range(codebook.chain.size())]
+    return [transform for transform in chain if isinstance(transform, faiss.OPQMatrix)]
+
+
+def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
+    """Mean squared error of vectors coded with the codebook, over their mean squared norm; 0 for exact kinds.
+
+    Raises IndexBuildError for vectors of another width or that are not finite.
+    """
+    vectors_ND = as_float32(vectors_ND, codebook.d, "vectors")
+    inner = core(codebook)
+    codec = faiss.downcast_index(inner.storage) if hasattr(inner, "storage") else codebook
+    error_ND = codec.sa_decode(codec.sa_encode(vectors_ND)) - vectors_ND
+    return float(np.square(error_ND, dtype=np.float64).sum() / np.square(vectors_ND, dtype=np.float64).sum())
+
+
+def as_float32(vectors_ND: Floats, dim: int, what: str) -> npt.NDArray[np.float32]:
+    """`vectors_ND` as contiguous float32 of width `dim`; IndexBuildError for another shape or values not finite."""
+    if vectors_ND.ndim != 2 or vectors_ND.shape[1] != dim:
+        raise IndexBuildError(
+            f"{what} have shape {vectors_ND.shape} and the index takes (rows, {dim}); use the encoder it was made for"
+        )
+    converted_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
+    bad_rows = np.flatnonzero(~np.isfinite(converted_ND).all(axis=1))
+    if len(bad_rows):
+        raise IndexBuildError(
+            f"{len(bad_rows)} of {len(vectors_ND)} {what} hold NaN or infinity, the first is row {bad_rows[0]}; "
+            "embed those passages again"
+        )
+    return converted_ND
+
+
+def write_index(index: faiss.Index, path: Path) -> None:
+    """Write an index to a local file. Raises IndexBuildError, leaving no file, if that fails."""
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        path.unlink(missing_ok=True)
+        raise IndexBuildError(
+            f"index file {path} cannot be written: {reason(error)}; free disk space or use another folder"
+        ) from error
+
+
+def read_index(path: Path, *, mapped: bool = False) -> faiss.Index:
+    """Read an index from a local file whose checksum was verified.
+
+    `mapped` leaves plain inverted lists in the file, to be paged in as they are searched. Raises IntegrityError if it
+    is not a file that FAISS can read.
+    """
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
+    except RuntimeError as error:
+        raise IntegrityError(f"index file {path} cannot be read: {reason(error)}; build it again") from error
