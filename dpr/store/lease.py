@@ -19,12 +19,12 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from dpr.errors import ConflictError, MissingObjectError, StoreError
 from dpr.store.base import Store
+from dpr.store.process import process_start, this_machine
 
 PREFIX = "lease/"
 _BEATS_PER_TTL = 3
@@ -172,7 +172,7 @@ def _holder_is_dead(store: Store, state: _State) -> bool:
         return True  # released and tidied away meanwhile; the claim that follows decides
     here = _myself("", 0.0)
     same_machine = holder.machine is not None and (holder.machine, holder.host) == (here.machine, here.host)
-    if same_machine and _process_start(holder.pid) != holder.process_start:
+    if same_machine and process_start(holder.pid) != holder.process_start:
         return True
     if same_machine and holder.pid == here.pid:
         return holder.claim_id not in _claims_of_this_process
@@ -238,23 +238,5 @@ def _now() -> str:
 def _myself(owner: str, ttl_seconds: float) -> Holder:
     pid = os.getpid()
     return Holder(
-        owner, socket.gethostname(), _machine(), pid, _process_start(pid), _now(), ttl_seconds, uuid.uuid4().hex
+        owner, socket.gethostname(), this_machine(), pid, process_start(pid), _now(), ttl_seconds, uuid.uuid4().hex
     )
-
-
-def _machine() -> str | None:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # containers number their processes apart
-    except OSError:
-        return None
-
-
-def _process_start(pid: int) -> str | None:
-    """When the process with this id started, in kernel ticks; None if there is none or only its exit status is left."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    state, *fields = status.rpartition(")")[2].split()
-    return None if state in "ZX" else fields[18]
