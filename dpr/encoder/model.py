@@ -1,14 +1,25 @@
-"""The network of a tower: a transformers model, pooling, projection and normalisation.
+"""The network of a tower, as transformers loads it, and what every way to run it promises.
 
-Shapes: B rows of a batch, L tokens, H hidden size, D dimensions.
+Shapes: B rows of a batch, L tokens of its longest row, H hidden size, D dimensions.
 """
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformers import AutoModel, DPRContextEncoder, DPRQuestionEncoder
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
+from dpr.encoder.files import read_json
 from dpr.encoder.spec import TowerSpec
+from dpr.encoder.tokens import TokenBatch
 from dpr.errors import EncoderError
 
 _DPR = {
@@ -17,66 +28,93 @@ _DPR = {
 }
 
 
-class Tower(nn.Module):
-    """From token ids to vectors."""
+class Forward(Protocol):
+    """One way to run a tower over a batch; which one suits depends on the device."""
 
-    def __init__(self, body: nn.Module, projection: nn.Module | None, pooling: str, normalize: bool) -> None:
-        super().__init__()
-        self.body, self.projection = body, projection
-        self._pooling, self._normalize = pooling, normalize
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        """Vectors (B, D), float32, on the CPU, in the order of the rows of `tokens`."""
 
-    @property
-    def vocabulary(self) -> int:
-        return int(self.body.config.vocab_size)
+    def batches(self, lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
+        """Row numbers of each batch; a batch costs at most `tokens` tokens, or is one row."""
 
-    @property
-    def positions(self) -> int:
-        return int(self.body.config.max_position_embeddings) - 2
 
-    def forward(self, ids_BL: torch.Tensor, types_BL: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
-        """Vectors (B, D); `mask_BL` (bool) is True at real tokens, None if all are."""
+class Network:
+    """A loaded transformers encoder and, for some DPR checkpoints, the projection after it."""
+
+    def __init__(self, body: Any, projection: nn.Module | None) -> None:
+        self.body, self._projection = body, projection
+        self.pad_id = int(getattr(body.config, "pad_token_id", None) or 0)
+        self.vocabulary = int(body.config.vocab_size)
+        self._takes_types = "token_type_ids" in inspect.signature(body.forward).parameters
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> "Network":
+        """The same network, moved and converted in place."""
+        for module in (self.body, self._projection):
+            if module is not None:
+                module.to(device=device, dtype=dtype)
+        return self
+
+    def hidden(self, ids_BL: Tensor, types_BL: Tensor, mask_BL: Tensor | None) -> Tensor:
+        """Token vectors (B, L, H); `mask_BL` is 1 at real tokens, None if all are."""
         inputs = {"input_ids": ids_BL, "attention_mask": mask_BL}
-        if getattr(self.body.config, "type_vocab_size", 0) > 1:
+        if self._takes_types:
             inputs["token_type_ids"] = types_BL
-        hidden_BLH = self.body(**inputs).last_hidden_state
-        pooled_BH = pool(hidden_BLH, mask_BL, self._pooling)
-        vectors_BD = pooled_BH if self.projection is None else self.projection(pooled_BH)
-        return nn.functional.normalize(vectors_BD, dim=-1) if self._normalize else vectors_BD
+        hidden_BLH: Tensor = self.body(**inputs).last_hidden_state
+        return hidden_BLH
+
+    def project(self, pooled_BH: Tensor) -> Tensor:
+        """Pooled vectors (B, H) in float32 → vectors (B, D)."""
+        if self._projection is None:
+            return pooled_BH
+        weight = next(self._projection.parameters())
+        vectors_BD: Tensor = self._projection(pooled_BH.to(weight.dtype)).float()
+        return vectors_BD
 
 
-def pool(hidden_BLH: torch.Tensor, mask_BL: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """One vector (B, H) a row: of the first token (cls), or mean or maximum over real tokens."""
-    if pooling == "cls":
-        return hidden_BLH[:, 0]
-    if mask_BL is None:
-        return hidden_BLH.mean(1) if pooling == "mean" else hidden_BLH.amax(1)
-    if pooling == "max":
-        return hidden_BLH.masked_fill(~mask_BL[..., None], float("-inf")).amax(1)
-    weights_BL1 = mask_BL[..., None].to(hidden_BLH.dtype)
-    return (hidden_BLH * weights_BL1).sum(1) / weights_BL1.sum(1)
+def load_network(tower: TowerSpec) -> Network:
+    """Load a tower's network in float32 on the CPU, ready to encode.
 
-
-def load_tower(spec: TowerSpec) -> Tower:
-    """Load a tower in float32 from safetensors; EncoderError if its weights are not those of its configuration."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    known, attribute = _DPR.get(spec.architecture, (None, ""))
-    try:
-        if known is None:
-            body, info = AutoModel.from_pretrained(spec.folder, output_loading_info=True, **_LOADING)
-            projection = None
-        else:
-            whole, info = known.from_pretrained(spec.folder, output_loading_info=True, **_LOADING)
-            inner = getattr(whole, attribute)
-            body, projection = inner.bert_model, inner.encode_proj if inner.projection_dim > 0 else None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EncoderError(f"model {spec.reference} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name and "position_ids" not in name)
-    if missing:
+    Raises EncoderError if transformers cannot load it, or if its file lacks weights that its configuration asks for.
+    """
+    config = read_json(tower.folder / "config.json", tower.reference)
+    if config.get("model_type") not in CONFIG_MAPPING:
         raise EncoderError(
-            f"model {spec.reference} lacks {len(missing)} weights of its configuration, e.g. {missing[0]}"
+            f"model {tower.reference} is of type {config.get('model_type')!r}, which transformers does not know, and "
+            "code that comes with a model is never run; name a model of a known type"
         )
-    return Tower(body, projection, spec.pooling, spec.normalize)
+    known, attribute = _DPR.get(tower.architecture, (AutoModel, ""))
+    try:
+        with _quietly():
+            loaded, info = known.from_pretrained(tower.folder, output_loading_info=True, **_LOADING)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise EncoderError(
+            f"model {tower.reference} cannot be loaded ({' '.join(str(error).split())[:300]}); get its folder anew"
+        ) from error
+    lacking = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # a head that is not used
+    if lacking:
+        raise EncoderError(
+            f"model {tower.reference} lacks {len(lacking)} of the weights that its config.json asks for, e.g. "
+            f"{lacking[0]}; get its folder anew"
+        )
+    loaded.eval()
+    if not attribute:
+        return Network(loaded, None)
+    inner = getattr(loaded, attribute)
+    return Network(inner.bert_model, inner.encode_proj if inner.projection_dim > 0 else None)
 
 
 _LOADING = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, "attn_implementation": "sdpa"}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' progress bar and its report on weights that are not used."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

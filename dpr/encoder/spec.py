@@ -1,236 +1,184 @@
-"""The encoder spec: everything that decides what vectors an encoder gives, and its fingerprint, the `encoder_id`.
+"""The encoder spec: everything that decides which vectors an encoder gives, and its fingerprint, the `encoder_id`.
 
-A model folder is read by its own files: sentence-transformers folders by modules.json, Hugging Face DPR checkpoints by their
-architecture, other BERT-like models by what the recipe states.
+Similarity is the dot product of the two towers' vectors, sim(q, p) = E_Q(q) · E_P(p) (paper, section 3.1).
 """
 
-import hashlib
-import json
-import struct
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from dpr.encoder.sources import model_folder
+from dpr.encoder.files import check_tokenizer, digest_files, weight_files
+from dpr.encoder.kinds import DPR_SIDES, Folder, Side, read_folder
+from dpr.encoder.sources import fetch_model
 from dpr.errors import EncoderError
 from dpr.fingerprint import fingerprint
 from dpr.recipe import EncoderConfig
 
-DPR_MAX_TOKENS = 256
-"""Passages of 100 words are cut to 256 word pieces in the released DPR code."""
-_POOLING_FLAGS = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
-
-Kind = Literal["sentence-transformers", "dpr", "plain"]
+# these count positions from pad_token_id + 1 on, and so have fewer than max_position_embeddings
+_OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
+_NOT_IDENTITY = ("reference", "folder", "architecture")
 
 
 @dataclass(frozen=True)
 class TowerSpec:
-    """One encoder: a model and how its token vectors become one."""
+    """One tower: a model, and how a text becomes a vector of it."""
 
     reference: str
+    """As the recipe gives it."""
     folder: Path
-    """Where it lies on this machine; not part of what it is."""
-    digest: str
-    """Hex blake2b over the files that decide its vectors: weights, configuration, tokenizer."""
+    """The folder on this machine that holds its config.json and weights."""
     architecture: str
+    """First of `architectures` in its config.json."""
+    digest: str
+    """Hex SHA-256 over weights, configuration and tokenizer."""
     pooling: str
+    """cls, mean or max of the token vectors."""
     normalize: bool
+    """Whether vectors are scaled to length 1."""
     prefix: str
+    """Put before each text."""
     max_tokens: int
+    """Longer inputs are cut to this many tokens, special ones included."""
     title_join: str
+    """`pair`: [CLS] title [SEP] text [SEP]; `space`: title, one space, text."""
+    lowercase: bool
+    """Whether texts are lowercased first, whatever the tokenizer does."""
     dim: int
+    """Components of a vector."""
 
     def identity(self) -> dict[str, Any]:
-        """All that its vectors depend on, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name not in ("reference", "folder")}
+        """All that its vectors depend on, as JSON values; not where it lies."""
+        return {name: value for name, value in asdict(self).items() if name not in _NOT_IDENTITY}
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The two towers E_P and E_Q (paper, section 3.1); for most models the same network with other prefixes."""
+    """The passage tower E_P and the question tower E_Q; for most models one network with a prefix for each."""
 
     passage: TowerSpec
     question: TowerSpec
     config: EncoderConfig
+    """What it was resolved from."""
 
     @property
     def dim(self) -> int:
+        """Components of a vector, the same for both towers."""
         return self.passage.dim
 
     @property
     def encoder_id(self) -> str:
-        """Fingerprint: vectors of different encoder ids never meet."""
+        """Fingerprint of everything that changes vectors; vectors of different encoder ids never meet."""
         return fingerprint({"passage": self.passage.identity(), "question": self.question.identity()})
 
     def describe(self) -> dict[str, Any]:
-        """What a snapshot keeps: the id, both towers, and the configuration that resolves to it again."""
+        """The spec as JSON values, without this machine's folders; `config` resolves to the same spec elsewhere."""
+        towers = {"passage": self.passage, "question": self.question}
         return {
             "encoder_id": self.encoder_id,
             "dim": self.dim,
-            "passage": {"reference": self.passage.reference, **self.passage.identity()},
-            "question": {"reference": self.question.reference, **self.question.identity()},
+            **{
+                side: {name: value for name, value in asdict(tower).items() if name != "folder"}
+                for side, tower in towers.items()
+            },
             "config": self.config.model_dump(mode="json", exclude={"precision", "tokens_per_batch"}),
         }
 
 
 def resolve(config: EncoderConfig) -> EncoderSpec:
-    """Find the model folders and read how they encode; what the recipe states wins.
+    """Find the models that `config` names and read how they encode; what it states overrides what they say.
 
-    Raises EncoderError for a model that cannot be used, or for two towers that do not fit each other.
+    Reads every weight file once, for the digest. Raises EncoderError for a model that cannot be used, and for towers
+    that do not belong together.
     """
-    passage = _tower(config, config.model, "passage")
-    question = _tower(config, config.question_model or config.model, "question")
+    references: dict[Side, str] = {"passage": config.model, "question": config.question_model or config.model}
+    places = {reference: fetch_model(reference, config.revision) for reference in dict.fromkeys(references.values())}
+    found = {side: read_folder(places[reference], reference, side) for side, reference in references.items()}
+    for side, reference in references.items():
+        _check_side(config, found[side], reference, side)
+    digests = {found[side].path: _digest(found[side], reference) for reference, side in _once(references).items()}
+    passage, question = (
+        _tower(config, found[side], reference, side, digests[found[side].path])
+        for side, reference in references.items()
+    )
     if passage.dim != question.dim:
         raise EncoderError(
             f"the passage tower {passage.reference} gives {passage.dim} dimensions and the question tower "
-            f"{question.reference} gives {question.dim}; their vectors cannot be compared, so name two that belong together"
+            f"{question.reference} gives {question.dim}, so their dot product means nothing; name two trained together"
         )
     return EncoderSpec(passage, question, config)
 
 
-def _tower(config: EncoderConfig, reference: str, side: Literal["passage", "question"]) -> TowerSpec:
-    folder = model_folder(reference, config.revision)
-    modules = _modules(folder)
-    model = _read_json(folder / "config.json")
-    architecture = str((model.get("architectures") or ["BertModel"])[0])
-    kind = _kind(reference, modules, architecture, side)
-    weights = _weights(folder)
-    pooling, normalize, max_tokens, prompts = _from_folder(folder, modules, kind, config)
-    positions = int(model.get("max_position_embeddings", 512))
-    offset = 2 if model.get("model_type") in ("mpnet", "roberta", "xlm-roberta", "camembert") else 0
-    limit = config.max_tokens or min(max_tokens, positions - offset)
-    if limit > positions - offset:
+def _once(references: Mapping[Side, str]) -> dict[str, Side]:
+    """One side for each reference: the two towers of most models are the same files."""
+    return {reference: side for side, reference in references.items()}
+
+
+def _digest(found: Folder, reference: str) -> str:
+    weights = weight_files(found.path, reference)
+    check_tokenizer(found.path, reference, _number(found, reference, "vocab_size"))
+    return digest_files(found.path, weights)
+
+
+def _tower(config: EncoderConfig, found: Folder, reference: str, side: Side, digest: str) -> TowerSpec:
+    pooling = config.pooling or found.pooling
+    if pooling is None:
         raise EncoderError(
-            f"encoder.max_tokens is {limit}, and model {reference} has positions for {positions - offset} tokens; lower it"
+            f"model {reference} ({found.architecture}) does not say how token vectors become one; set encoder.pooling "
+            "to cls, mean or max"
         )
-    _check_vocabulary(folder, reference, int(model.get("vocab_size", 0)))
-    names = {"passage": ("passage", "document"), "question": ("query", "question")}[side]
-    default_prefix = next((prompts[name] for name in names if name in prompts), "")
-    stated = config.passage_prefix if side == "passage" else config.question_prefix
+    stated_prefix = config.passage_prefix if side == "passage" else config.question_prefix
     return TowerSpec(
         reference=reference,
-        folder=folder,
-        digest=_digest(folder, weights),
-        architecture=architecture,
+        folder=found.path.absolute(),
+        architecture=found.architecture,
+        digest=digest,
         pooling=pooling,
-        normalize=normalize,
-        prefix=default_prefix if stated is None else stated,
-        max_tokens=limit,
-        title_join=config.title_join or ("pair" if kind == "dpr" else "space"),
-        dim=int(model.get("projection_dim") or model["hidden_size"]) if kind == "dpr" else int(model["hidden_size"]),
+        normalize=found.normalize if config.normalize is None else config.normalize,
+        prefix=found.prefix if stated_prefix is None else stated_prefix,
+        max_tokens=_max_tokens(config, found, reference),
+        title_join=config.title_join or found.title_join,
+        lowercase=found.lowercase,
+        dim=_dim(found, reference),
     )
 
 
-def _kind(reference: str, modules: list[str], architecture: str, side: str) -> Kind:
-    if modules:
-        return "sentence-transformers"
-    towers = {"DPRContextEncoder": "passage", "DPRQuestionEncoder": "question"}
-    if architecture not in towers:
-        return "plain"
-    if towers[architecture] != side:
+def _check_side(config: EncoderConfig, found: Folder, reference: str, side: Side) -> None:
+    """A DPR checkpoint has two models, of which each encodes one side only."""
+    if found.kind == "dpr" and DPR_SIDES[found.architecture] != side:
+        role = "encoder.model" if side == "passage" or config.question_model is None else "encoder.question_model"
         raise EncoderError(
-            f"model {reference} is a {architecture}, which encodes {towers[architecture]}s, and is named for {side}s; set "
-            "encoder.model to the context encoder and encoder.question_model to the question encoder"
+            f"{role} {reference} is a {found.architecture}, which encodes {DPR_SIDES[found.architecture]}s only, and "
+            f"no other model is named for {side}s; set encoder.model to the DPRContextEncoder and "
+            "encoder.question_model to the DPRQuestionEncoder of the pair"
         )
-    return "dpr"
 
 
-def _from_folder(
-    folder: Path, modules: list[str], kind: Kind, config: EncoderConfig
-) -> tuple[str, bool, int, dict[str, str]]:
-    """Pooling, normalisation, token limit and prompts, as the folder says where the recipe does not."""
-    if kind == "dpr":
-        return config.pooling or "cls", bool(config.normalize), DPR_MAX_TOKENS, {}
-    if kind == "plain":
-        if config.pooling is None:
-            raise EncoderError(f"model {folder} does not say how it pools; set encoder.pooling to cls, mean or max")
-        return config.pooling, bool(config.normalize), 512, {}
-    settings = _read_json(folder / "sentence_bert_config.json", optional=True)
-    prompts = _read_json(folder / "config_sentence_transformers.json", optional=True).get("prompts") or {}
-    limit = int(
-        settings.get("max_seq_length") or _read_json(folder / "tokenizer_config.json").get("model_max_length", 512)
+def _max_tokens(config: EncoderConfig, found: Folder, reference: str) -> int:
+    positions = found.config.get("max_position_embeddings")
+    if positions is not None and found.config.get("model_type") in _OFFSET_POSITIONS:
+        positions -= int(found.config.get("pad_token_id") or 0) + 1
+    if config.max_tokens is not None and positions is not None and config.max_tokens > positions:
+        raise EncoderError(
+            f"encoder.max_tokens is {config.max_tokens}, and model {reference} has positions for {positions} tokens; "
+            f"set it to {positions} at most"
+        )
+    limits = [int(limit) for limit in (config.max_tokens or found.max_tokens, positions) if limit is not None]
+    if not limits:
+        raise EncoderError(f"model {reference} does not say how many tokens it takes; set encoder.max_tokens")
+    return min(limits)
+
+
+def _dim(found: Folder, reference: str) -> int:
+    projection = found.config.get("projection_dim") if found.kind == "dpr" else None
+    return int(projection or _number(found, reference, "hidden_size", "dim", "d_model"))
+
+
+def _number(found: Folder, reference: str, *names: str) -> int:
+    """The first of some fields of config.json that is there; architectures name them differently."""
+    for name in names:
+        if isinstance(found.config.get(name), int):
+            return int(found.config[name])
+    raise EncoderError(
+        f"model {reference}: {found.path / 'config.json'} has no {names[0]}; name a model of text encoders"
     )
-    normalize = "Normalize" in modules if config.normalize is None else config.normalize
-    return config.pooling or _pooling(folder), normalize, min(limit, 32_768), prompts
-
-
-def _modules(folder: Path) -> list[str]:
-    """Class names of a sentence-transformers folder's modules; empty for other folders."""
-    if not (folder / "modules.json").exists():
-        return []
-    names = [str(module["type"]).rpartition(".")[2] for module in json.loads((folder / "modules.json").read_text())]
-    unknown = [name for name in names if name not in ("Transformer", "Pooling", "Normalize")]
-    if unknown or names[:2] != ["Transformer", "Pooling"]:
-        raise EncoderError(
-            f"model {folder} is made of {', '.join(names)}; only Transformer, Pooling and Normalize are supported"
-        )
-    return names
-
-
-def _pooling(folder: Path) -> str:
-    modules = json.loads((folder / "modules.json").read_text())
-    place = next(str(module["path"]) for module in modules if str(module["type"]).endswith("Pooling"))
-    settings = _read_json(folder / place / "config.json")
-    if isinstance(settings.get("pooling_mode"), str):
-        chosen = [settings["pooling_mode"]]
-    else:
-        chosen = [
-            name.removeprefix("pooling_mode_")
-            for name, on in settings.items()
-            if name.startswith("pooling_mode_") and on is True
-        ]
-        chosen = [_POOLING_FLAGS.get(name, name) for name in chosen]
-    if len(chosen) != 1 or chosen[0] not in _POOLING_FLAGS.values():
-        raise EncoderError(
-            f"model {folder} pools by {' and '.join(chosen)}; only cls, mean or max, one of them, is supported"
-        )
-    return str(chosen[0])
-
-
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if optional:
-            return {}
-        raise EncoderError(
-            f"model folder {path.parent} has no {path.name}; name the folder of a whole model"
-        ) from error
-    except ValueError as error:
-        raise EncoderError(f"{path} is not JSON: {error}") from error
-    return dict(document)
-
-
-def _weights(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("model*.safetensors"))
-    if found:
-        return found
-    if list(folder.glob("*.bin")):
-        raise EncoderError(
-            f"model folder {folder} has only pickled weights (.bin), which can run code; convert them to model.safetensors"
-        )
-    raise EncoderError(f"model folder {folder} has no weights (model.safetensors)")
-
-
-def _check_vocabulary(folder: Path, reference: str, vocabulary: int) -> None:
-    tokenizer = _read_json(folder / "tokenizer.json")
-    pieces = tokenizer.get("model", {}).get("vocab", {})
-    added = [int(token["id"]) for token in tokenizer.get("added_tokens", [])]
-    numbers = pieces.values() if isinstance(pieces, dict) else range(len(pieces))
-    largest = max([*numbers, *added], default=-1)
-    if largest >= vocabulary:
-        raise EncoderError(
-            f"the tokenizer of {reference} gives token ids up to {largest}, and its model knows {vocabulary}; they do not "
-            "belong together, so get the model folder anew"
-        )
-
-
-def _digest(folder: Path, weights: list[Path]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    others = [folder / name for name in ("config.json", "tokenizer.json")]
-    for path in [*weights, *others]:
-        digest.update(struct.pack("<Q", path.stat().st_size))
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

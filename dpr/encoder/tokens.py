@@ -1,44 +1,53 @@
-"""Tokenising: texts in, ragged token ids out.
+"""Tokenising: texts in, ragged token ids out, exactly as transformers' own tokenizer of the model gives them.
 
 Shapes: N rows, T tokens of all rows together.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load, save
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 
 from dpr.encoder.spec import TowerSpec
+from dpr.errors import EncoderError
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# several processes tokenise at once, so one thread in each is enough; threads of the library would not survive a fork
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TEXTS_PER_CALL = 1024
+"""The library's answer holds every token as a string, so that a whole unit at once would take gigabytes."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Token ids of N texts, one after another, without padding."""
+    """Token ids of N texts, one after another without padding: small, and cheap to send to another process."""
 
     ids_T: npt.NDArray[np.int32]
     types_T: npt.NDArray[np.uint8]
-    """0 for the first text of a pair, 1 for the second."""
+    """Token types: 0 for the first text of a pair, 1 for the second, where the model tells them apart."""
     offsets: npt.NDArray[np.int64]
-    """(N + 1,): row n has tokens offsets[n] to offsets[n + 1]."""
+    """(N + 1,), from 0 to T: row n has the tokens from offsets[n] to offsets[n + 1]."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
-    def lengths_N(self) -> npt.NDArray[np.int64]:
+    def __getitem__(self, rows: slice) -> "TokenBatch":
+        return self.select(np.arange(len(self))[rows])
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each row, (N,)."""
         return np.diff(self.offsets)
 
     def select(self, rows: npt.NDArray[np.int64]) -> "TokenBatch":
-        """The tokens of some rows, in the order asked for."""
-        lengths = self.lengths_N[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        picked_T = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        """The tokens of `rows`, in the order asked for; a row may be asked for more than once."""
+        lengths = self.lengths()[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        picked_T = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return TokenBatch(self.ids_T[picked_T], self.types_T[picked_T], offsets)
 
     def to_bytes(self) -> bytes:
@@ -53,32 +62,78 @@ class TokenBatch:
 
 
 class TowerTokenizer:
-    """The tokenizer of a tower, with its prefix, its way to join title and text, and its token limit."""
+    """The tokenizer of a tower, with its prefix, its way to join title and text, and its token limit.
+
+    A pair that is too long loses tokens from the end of the longer text first (`longest_first`): that is what
+    `truncation=True` means to transformers, and what DPR's released code does.
+    """
 
     def __init__(self, tower: TowerSpec) -> None:
         self._tower = tower
-        self._tokenizer = Tokenizer.from_file(str(tower.folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        # of a pair the longer text is cut first, as transformers does by default
-        self._tokenizer.enable_truncation(tower.max_tokens, strategy="longest_first")
+        self._tokenizer = _load_tokenizer(tower)
 
     def passages(self, titles: Sequence[str], texts: Sequence[str]) -> TokenBatch:
-        """Tokens of passages: `[CLS] title [SEP] text [SEP]` (pair), or title, a space and text as one (space)."""
+        """Tokens of N passages. ValueError if there are not as many titles as texts.
+
+        Joined by `pair`: [CLS] prefix + title [SEP] text [SEP], also for an empty title. By `space`: prefix, title, one
+        space and text as one text; prefix and text where the title is empty.
+        """
         prefix = self._tower.prefix
+        pairs = list(zip(titles, texts, strict=True))
         if self._tower.title_join == "pair":
-            return self._encode([(prefix + title, text) for title, text in zip(titles, texts, strict=True)])
-        joined = (f"{title} {text}" if title else text for title, text in zip(titles, texts, strict=True))
-        return self._encode([prefix + text for text in joined])
+            return self._tokens([(prefix + title, text) for title, text in pairs])
+        return self._tokens([f"{prefix}{title} {text}" if title else prefix + text for title, text in pairs])
 
     def questions(self, texts: Sequence[str]) -> TokenBatch:
-        """Tokens of questions."""
-        return self._encode([self._tower.prefix + text for text in texts])
+        """Tokens of N questions, each after the prefix."""
+        return self._tokens([self._tower.prefix + text for text in texts])
 
-    def _encode(self, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> TokenBatch:
-        found = self._tokenizer.encode_batch_fast(list(inputs))
-        offsets = np.concatenate([[0], np.cumsum([len(one.ids) for one in found], dtype=np.int64)])
-        ids_T = np.fromiter((number for one in found for number in one.ids), np.int32, offsets[-1])
-        types_T = np.zeros(len(ids_T), np.uint8)
-        if self._tower.title_join == "pair":
-            types_T = np.fromiter((number for one in found for number in one.type_ids), np.uint8, offsets[-1])
-        return TokenBatch(ids_T, types_T, offsets)
+    def _tokens(self, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> TokenBatch:
+        pieces = [_ragged(found) for found in self._encodings(inputs)]
+        lengths = np.concatenate([np.zeros(1, np.int64), *(lengths for _, _, lengths in pieces)])
+        return TokenBatch(
+            np.concatenate([np.zeros(0, np.int32), *(ids for ids, _, _ in pieces)]),
+            np.concatenate([np.zeros(0, np.uint8), *(types for _, types, _ in pieces)]),
+            np.cumsum(lengths, dtype=np.int64),
+        )
+
+    def _encodings(self, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> Iterator[list[Encoding]]:
+        for start in range(0, len(inputs), TEXTS_PER_CALL):
+            yield self._tokenizer.encode_batch_fast(inputs[start : start + TEXTS_PER_CALL])
+
+
+Ragged = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+
+def _ragged(found: Sequence[Encoding]) -> Ragged:
+    """Ids (T,), types (T,) and lengths (N,)."""
+    lengths = np.fromiter((len(one) for one in found), np.int64, len(found))
+    total = int(lengths.sum())
+
+    def flat(take: Callable[[Encoding], list[int]], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
+        return np.fromiter(chain.from_iterable(map(take, found)), dtype, total)
+
+    return flat(lambda one: one.ids, np.int32), flat(lambda one: one.type_ids, np.uint8), lengths  # type: ignore[return-value]
+
+
+def _load_tokenizer(tower: TowerSpec) -> Tokenizer:
+    """The fast backend of transformers' tokenizer, with this tower's limit and nothing padded."""
+    from transformers import AutoTokenizer  # seconds to import, and specs are read without it
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(tower.folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EncoderError(
+            f"the tokenizer of model {tower.reference} cannot be loaded ({' '.join(str(error).split())[:300]}); get "
+            "the whole model folder anew"
+        ) from error
+    if not loaded.is_fast:
+        raise EncoderError(f"model {tower.reference} has no fast tokenizer; save it once as tokenizer.json")
+    tokenizer: Tokenizer = loaded.backend_tokenizer
+    if tower.lowercase:
+        normalizer = tokenizer.normalizer
+        steps = [normalizers.Lowercase(), *([normalizer] if normalizer is not None else [])]
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(tower.max_tokens, strategy="longest_first", direction=loaded.truncation_side)
+    return tokenizer
