@@ -1,0 +1,127 @@
+"""Token batches against numpy, and tokenising against transformers' own call."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from dpr.encoder.spec import resolve
+from dpr.encoder.tokens import TEXTS_PER_CALL, TokenBatch, TowerTokenizer
+from dpr.recipe import EncoderConfig
+from tests.encoder.models import TEXTS, TITLES, save_bert, save_sentence_transformer
+
+ROWS = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=9), max_size=12)
+
+
+def batch(rows: list[list[int]]) -> TokenBatch:
+    ids_T = np.array([number for row in rows for number in row], np.int32)
+    return TokenBatch(ids_T, (ids_T % 2).astype(np.uint8), np.cumsum([0, *map(len, rows)], dtype=np.int64))
+
+
+def rows_of(tokens: TokenBatch) -> list[list[int]]:
+    assert tokens.ids_T.dtype == np.int32
+    assert tokens.types_T.dtype == np.uint8
+    assert tokens.offsets.dtype == np.int64
+    assert np.array_equal(tokens.types_T, tokens.ids_T % 2)
+    return [tokens.ids_T[a:b].tolist() for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)]
+
+
+@given(rows=ROWS, data=st.data())
+def test_selecting_slicing_and_sending_are_those_of_a_list(rows: list[list[int]], data: st.DataObject) -> None:
+    tokens = batch(rows)
+    assert len(tokens) == len(rows)
+    assert tokens.lengths().tolist() == [len(row) for row in rows]
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=20)) if rows else []
+    assert rows_of(tokens.select(np.array(chosen, np.int64))) == [rows[row] for row in chosen]
+    start, stop = data.draw(st.integers(-14, 14)), data.draw(st.integers(-14, 14))
+    assert rows_of(tokens[start:stop]) == rows[start:stop]
+    assert rows_of(TokenBatch.from_bytes(tokens.to_bytes())) == rows
+
+
+@pytest.mark.parametrize("title_join", ["pair", "space"])
+@pytest.mark.parametrize("prefix", ["", "the river: "])
+@pytest.mark.parametrize("max_tokens", [4, 30, 300])
+def test_tokens_are_those_of_transformers(tmp_path: Path, title_join: Any, prefix: str, max_tokens: int) -> None:
+    folder = save_bert(tmp_path)
+    config = EncoderConfig(
+        model=str(folder), pooling="cls", title_join=title_join, passage_prefix=prefix, max_tokens=max_tokens
+    )
+    theirs, limits = AutoTokenizer.from_pretrained(folder), {"truncation": True, "max_length": max_tokens}
+    if title_join == "pair":
+        expected = theirs([prefix + title for title in TITLES], TEXTS, **limits)
+    else:
+        expected = theirs([prefix + (f"{a} {b}" if a else b) for a, b in zip(TITLES, TEXTS, strict=True)], **limits)
+    found = TowerTokenizer(resolve(config).passage).passages(TITLES, TEXTS)
+    bounds = list(zip(found.offsets[:-1], found.offsets[1:], strict=True))
+    assert [found.ids_T[a:b].tolist() for a, b in bounds] == expected["input_ids"]
+    assert [found.types_T[a:b].tolist() for a, b in bounds] == expected["token_type_ids"]
+    assert found.lengths().max() <= max_tokens
+
+
+def test_a_tokenizer_file_that_cuts_and_pads_does_not_matter(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path)
+    spec = resolve(EncoderConfig(model=str(folder), pooling="cls"))
+    before = TowerTokenizer(spec.passage).questions(TEXTS)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.enable_truncation(9)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    after = TowerTokenizer(spec.passage).questions(TEXTS)
+    assert np.array_equal(after.ids_T, before.ids_T)
+    assert before.lengths().max() == 300
+
+
+def test_many_texts_come_back_in_order_and_none_as_none(tmp_path: Path) -> None:
+    tokenizer = TowerTokenizer(resolve(EncoderConfig(model=str(save_bert(tmp_path)), pooling="cls")).question)
+    texts = [f"the {number}" for number in range(TEXTS_PER_CALL + 5)]
+    many = tokenizer.questions(texts)
+    assert len(many) == len(texts)
+    for row in (0, TEXTS_PER_CALL - 1, TEXTS_PER_CALL, len(texts) - 1):
+        assert np.array_equal(many[row : row + 1].ids_T, tokenizer.questions([texts[row]]).ids_T)
+    assert len(tokenizer.questions([])) == 0
+    assert tokenizer.questions([]).ids_T.dtype == np.int32
+
+
+def test_titles_and_texts_must_be_as_many(tmp_path: Path) -> None:
+    tokenizer = TowerTokenizer(resolve(EncoderConfig(model=str(save_bert(tmp_path)), pooling="cls")).passage)
+    with pytest.raises(ValueError, match="shorter"):
+        tokenizer.passages(["a", "b"], ["a"])
+
+
+def test_lowercasing_that_the_folder_asks_for_is_done(tmp_path: Path) -> None:
+    folder = save_sentence_transformer(tmp_path, do_lower_case=True)
+    tower = resolve(EncoderConfig(model=str(folder))).question
+    cased = AutoTokenizer.from_pretrained(folder, do_lower_case=False)
+    cased.save_pretrained(folder)
+    found, plain = TowerTokenizer(tower).questions(["THE RIVER"]), TowerTokenizer(tower).questions(["the river"])
+    assert cased("THE RIVER")["input_ids"] != plain.ids_T.tolist()
+    assert np.array_equal(found.ids_T, plain.ids_T)
+
+
+def test_a_process_that_tokenised_may_fork_without_a_warning(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\n"
+        "from dpr.encoder.spec import resolve\n"
+        "from dpr.encoder.tokens import TowerTokenizer\n"
+        "from dpr.recipe import EncoderConfig\n"
+        "tower = resolve(EncoderConfig(model=sys.argv[1], pooling='cls')).question\n"
+        "tokenizer = TowerTokenizer(tower)\n"
+        "tokenizer.questions(['the river'] * 2000)\n"
+        "if os.fork() == 0:\n"
+        "    os._exit(len(tokenizer.questions(['the river'] * 7)))\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, str(save_bert(tmp_path))],
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    assert "fork" not in done.stderr
