@@ -18,7 +18,7 @@ MAX_ONGOING_REQUESTS = 512
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
-class SearchReplica:
+class _Replica:
     """One process that answers questions against the snapshot that was live when it started."""
 
     def __init__(self, store_url: str, model: str | None = None) -> None:
@@ -28,8 +28,8 @@ class SearchReplica:
         return make_app(self._retriever)
 
 
-search_deployment = serve.deployment(
-    serve.ingress()(SearchReplica),
+SearchReplica = serve.deployment(
+    serve.ingress()(_Replica),
     name="search",
     max_ongoing_requests=MAX_ONGOING_REQUESTS,
     logging_config=LOGGING,
@@ -49,4 +49,4 @@ class Arguments(BaseModel):
 
 def application(arguments: Arguments) -> serve.Application:
     """The application of a Serve config."""
-    return search_deployment.bind(arguments.store, arguments.model)
+    return SearchReplica.bind(arguments.store, arguments.model)

@@ -8,9 +8,10 @@ import signal
 import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from types import FrameType
 
 import ray
@@ -25,7 +26,7 @@ from dpr.retrieve import open_question_encoder
 from dpr.snapshot import live_snapshot
 from dpr.store import open_store
 from ray_jobs.runtime import connected
-from ray_jobs.serve.deployment import LOGGING, search_deployment
+from ray_jobs.serve.deployment import LOGGING, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
 
 READY_SECONDS = 60.0
@@ -43,15 +44,26 @@ def serve_store(store_url: str, config: ServeConfig, model: str | None = None) -
     store = open_store(store_url)
     snapshot = live_snapshot(store)
     address = _check_address(config)
+    reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     model = os.path.abspath(model) if model and os.path.isdir(model) else model
     open_question_encoder(snapshot.body, model)
+    own_ray = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
-        if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
+        stack.enter_context(_signals_restored())
+        if own_ray:
             stack.enter_context(_ingress(address))
         stack.enter_context(connected())
-        stack.enter_context(_signals(signal.default_int_handler, signal.SIGTERM))  # Ray's handler aborts the process
-        stack.enter_context(_serving(store.url, config, address, model))
-        yield _url(address, config.port)
+        if not own_ray and serve.status().proxies:
+            raise ServeError("Ray Serve runs on this Ray already; stop it, or add the application to its Serve config")
+        _on_signals(signal.default_int_handler, signal.SIGTERM)  # Ray's own handler aborts the process
+        try:
+            _start(store.url, config, address, model)
+            _wait_until_ready(reached_at, config.port)
+            yield f"http://[{reached_at}]:{config.port}" if ":" in reached_at else f"http://{reached_at}:{config.port}"
+        finally:
+            # a further Ctrl-C now would leave processes behind
+            _on_signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
+            _stop(own_ray)
 
 
 def wait_for_interrupt() -> None:
@@ -61,11 +73,6 @@ def wait_for_interrupt() -> None:
             signal.pause()
     except KeyboardInterrupt:
         return
-
-
-def _url(address: str, port: int) -> str:
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def _check_address(config: ServeConfig) -> str:
@@ -87,18 +94,21 @@ def _check_address(config: ServeConfig) -> str:
     return str(address)
 
 
+def _on_signals(handler: Callable[[int, FrameType | None], object] | int, *numbers: int) -> None:
+    """Handle signals so from now on. They belong to the main thread: in another one, do nothing."""
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            signal.signal(number, handler)
+
+
 @contextmanager
-def _signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers, *numbers: int) -> Iterator[None]:
-    """Handle signals so while the block runs. They belong to the main thread: in another one, do nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}
+def _signals_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, former in before.items():
-            signal.signal(number, signal.SIG_DFL if former is None else former)  # None: Ray's, not known to Python
+        for number, handler in before.items():
+            _on_signals(handler or signal.SIG_DFL, number)  # None: a handler that Python does not know
 
 
 @contextmanager
@@ -130,56 +140,58 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextmanager
-def _serving(store_url: str, config: ServeConfig, address: str, model: str | None) -> Iterator[None]:
-    if serve.status().proxies:
-        raise ServeError("Ray Serve runs on this Ray already; stop it, or add the application to its Serve config")
+def _start(store_url: str, config: ServeConfig, address: str, model: str | None) -> None:
+    """Start Serve and the replicas on the connected Ray, and wait until Serve says that they run."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     cpus = ray.cluster_resources().get("CPU", 1.0) / config.replicas
-    replica = search_deployment.options(
+    replica = SearchReplica.options(
         num_replicas=config.replicas,
         max_constructor_retry_count=1,
         # Ray sets OMP_NUM_THREADS to it, and with that the threads of torch and faiss
         ray_actor_options={"num_cpus": int(cpus) or round(cpus, 4)},
     )
     try:
-        try:
-            http_options = {"host": address, "port": config.port}
-            serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=LOGGING)
-            serve.run(replica.bind(store_url, model), name="search", route_prefix="/")
-            _wait_until_ready(_url(address, config.port))
-        except (RayError, RuntimeError, TimeoutError) as error:
-            raise _said(_replica_message() or str(error)) from error
-        yield
+        http_options = {"host": address, "port": config.port}
+        serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=LOGGING)
+        serve.run(replica.bind(store_url, model), name="search", route_prefix="/")
+    except (RayError, RuntimeError, TimeoutError) as error:
+        raise _said(_replica_message() or str(error)) from error
+
+
+def _wait_until_ready(address: str, port: int) -> None:
+    give_up = time.monotonic() + READY_SECONDS
+    while not _answers(address, port):
+        if time.monotonic() > give_up:
+            raise ServeError(
+                f"port {port} of {address} gave no answer to /v1/health for {READY_SECONDS:.0f} s; try again"
+            )
+        time.sleep(0.1)
+
+
+def _answers(address: str, port: int) -> bool:
+    connection = HTTPConnection(address, port, timeout=READY_SECONDS)
+    try:
+        connection.request("GET", "/v1/health")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False
     finally:
-        # a second Ctrl-C now would leave processes behind
-        with _signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
-            _stop()
+        connection.close()
 
 
-def _stop() -> None:
+def _stop(own_ray: bool) -> None:
     """Let the replicas finish what they are answering and end, unless Ray itself has been stopped from outside."""
-    ending = threading.Thread(target=_delete, daemon=True)
+    ending = threading.Thread(target=_delete, args=(own_ray,), daemon=True)
     ending.start()
     ending.join(STOP_SECONDS)
 
 
-def _delete() -> None:
+def _delete(own_ray: bool) -> None:
     # without a Ray to ask there is nothing left to delete
     with suppress(RayError, RuntimeError, TimeoutError):
         serve.delete("search")
-
-
-def _wait_until_ready(url: str) -> None:
-    give_up = time.monotonic() + READY_SECONDS
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/v1/health", timeout=READY_SECONDS).close()
-            return
-        except OSError as error:
-            if time.monotonic() > give_up:
-                raise TimeoutError(f"{url}/v1/health gave no answer for {READY_SECONDS:.0f} s: {error}") from error
-        time.sleep(0.1)
+        if not own_ray:  # else it ends with Ray
+            serve.shutdown()
 
 
 def _replica_message() -> str:

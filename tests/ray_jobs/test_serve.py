@@ -1,0 +1,406 @@
+"""The search service over real HTTP: started as a user starts it, asked, and stopped without a trace."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import ray
+
+from dpr.errors import DprError, EncoderError, IntegrityError, ServeError, StoreError
+from dpr.hit import Hit
+from dpr.pipeline.execute import LocalExecutor
+from dpr.pipeline.run import run_recipe
+from dpr.recipe import Recipe, ServeConfig
+from dpr.retrieve import Retriever
+from dpr.store import LocalStore
+from ray_jobs.runtime import connected
+from ray_jobs.serve.haproxy import find_haproxy
+from tests.tiny import WORDS, make_encoder, write_jsonl
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
+"""Ray's own models; it warns when ray.serve is first imported, so that is done within tests."""
+ROOT = Path(__file__).resolve().parents[2]
+PASSAGES = 120
+
+
+class Quiet:
+    """Progress that nobody watches."""
+
+    def start(self, stage: str, total_rows: int, done_rows: int) -> None:
+        pass
+
+    def advance(self, rows: int) -> None:
+        pass
+
+    def finish(self, said: str) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, rng.integers(3, 20))) for _ in range(PASSAGES)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    made = tmp_path_factory.mktemp("serve")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DPR_CACHE", str(made / "cache"))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path, texts: list[str]) -> LocalStore:
+    document = {
+        "store": str(folder / "store"),
+        "corpus": {"path": str(write_jsonl(folder / "corpus.jsonl", ((f"p{n}", t) for n, t in enumerate(texts))))},
+        "encoder": {"model": str(make_encoder(folder / "encoder")), "pooling": "mean", "normalize": True},
+        "index": {"factory": "IVF8,Flat", "nprobe": 2, "rescore": 20},
+        "resources": {"segment_rows": 50},
+    }
+    made = run_recipe(Recipe.model_validate(document), LocalExecutor(), Quiet())
+    assert made.published
+    return LocalStore(folder / "store")
+
+
+@pytest.fixture(scope="module")
+def retriever(store: LocalStore) -> Retriever:
+    return Retriever.open(store)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+@dataclass
+class Service:
+    """A `dpr serve` of its own, and all processes that it started: they inherit `mark` in their environment."""
+
+    process: "subprocess.Popen[str]"
+    port: int
+    mark: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def processes(self) -> dict[int, str]:
+        """Process ids and names."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark.encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "comm").read_text().strip()
+            except OSError:  # it ended meanwhile
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def service(store: LocalStore) -> Iterator[Service]:
+    """One service for all tests of this module; the last one stops it."""
+    port, mark = free_port(), uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray_jobs.cli", "serve", store.url, "--port", str(port)],
+        env=os.environ | {"TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    with process:
+        started = Service(process, port, mark)
+        try:
+            assert process.stdout is not None
+            said = ""
+            while "Ctrl-C" not in said and (line := process.stdout.readline()):
+                said += line
+            assert "Ctrl-C" in said, process.communicate()
+            # without its white space: it may be broken into lines anywhere
+            expected = f"serving {store.url} at {started.url} (API: {started.url}/docs); stop with Ctrl-C"
+            assert "".join(said.split()) == "".join(expected.split())
+            yield started
+        finally:
+            for left in started.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(left, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=60) as made:
+        yield made
+
+
+def asked(client: httpx.Client, **body: Any) -> Any:
+    response = client.post("/v1/search", json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def check_hits(found: Any, expected: list[Hit]) -> None:
+    """Equal, but for the rounding of encoding in batches of other shapes."""
+    assert [{**hit, "score": None} for hit in found] == [{**vars(hit), "score": None} for hit in expected]
+    assert [hit["score"] for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+
+
+@pytest.mark.ray
+def test_health_says_what_is_served(client: httpx.Client, retriever: Retriever) -> None:
+    health = {"ready": True, "snapshot": 1, "encoder_id": retriever.body.encoder_id, "passages": PASSAGES}
+    assert client.get("/v1/health").json() == health
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("exact", [False, True])
+def test_one_question_gets_the_retrievers_hits(
+    client: httpx.Client, retriever: Retriever, texts: list[str], exact: bool
+) -> None:
+    answer = asked(client, query=texts[3], k=7, exact=exact)
+    assert (answer["snapshot"], answer["encoder_id"]) == (1, retriever.body.encoder_id)
+    assert [result["query"] for result in answer["results"]] == [texts[3]]
+    check_hits(answer["results"][0]["hits"], retriever.search([texts[3]], 7, exact=exact).hits[0])
+    timings = answer["timings_ms"]
+    assert 0 < timings["encode"] + timings["search"] <= timings["total"]
+
+
+@pytest.mark.ray
+def test_several_questions_are_answered_in_order(client: httpx.Client, retriever: Retriever, texts: list[str]) -> None:
+    questions = [texts[5], "été ☕ 東京", texts[6], texts[5]]
+    answer = asked(client, queries=questions)
+    assert [result["query"] for result in answer["results"]] == questions
+    for result, expected in zip(answer["results"], retriever.search(questions, 10).hits, strict=True):
+        check_hits(result["hits"], expected)
+
+
+@pytest.mark.ray
+def test_k_beyond_the_corpus_gives_all_passages(client: httpx.Client, texts: list[str]) -> None:
+    (result,) = asked(client, query=texts[0], k=1000, exact=True)["results"]
+    assert sorted(hit["text"] for hit in result["hits"]) == sorted(texts)
+
+
+@pytest.mark.ray
+def test_fifty_at_once_get_their_own_answers(service: Service, retriever: Retriever, texts: list[str]) -> None:
+    def ask(number: int) -> Any:
+        with httpx.Client(base_url=service.url, timeout=120) as client:
+            return [asked(client, query=texts[(number + 50 * turn) % PASSAGES], k=1 + number % 3) for turn in range(3)]
+
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(ask, range(50)))
+    for number, turns in enumerate(answers):
+        for turn, answer in enumerate(turns):
+            expected = retriever.search([texts[(number + 50 * turn) % PASSAGES]], 1 + number % 3).hits[0]
+            check_hits(answer["results"][0]["hits"], expected)
+
+
+EXAMPLE = '{"query": "how do I sort a list?", "k": 5}'
+TEXT = "a text of 1 to 10,000 characters that is not blank"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, f"the body has neither query nor queries; it must have exactly one of them, such as {EXAMPLE}"),
+        (
+            {"query": "a", "queries": ["b"]},
+            f"the body has both query and queries; it must have exactly one of them, such as {EXAMPLE}",
+        ),
+        ({"query": ""}, f'field query is ""; it must be {TEXT}'),
+        ({"query": " \n"}, f'field query is " \\n"; it must be {TEXT}'),
+        ({"query": 7}, f"field query is 7; it must be {TEXT}"),
+        ({"query": "x" * 10_001}, f'field query is "{"x" * 59}… (10,003 characters); it must be {TEXT}'),
+        ({"query": "\ud800"}, f'field query is "\\ud800"; it must be {TEXT}'),
+        ({"queries": []}, f"field queries is []; it must be a list of 1 to 256 texts, each {TEXT}"),
+        ({"queries": ["a", "\t"]}, f'field queries.1 is "\\t"; it must be {TEXT}'),
+        ({"query": "a", "k": 0}, "field k is 0; it must be an integer from 1 to 1000"),
+        ({"query": "a", "k": 1001}, "field k is 1001; it must be an integer from 1 to 1000"),
+        ({"query": "a", "k": "5"}, 'field k is "5"; it must be an integer from 1 to 1000'),
+        ({"query": "a", "k": None}, "field k is null; it must be an integer from 1 to 1000"),
+        ({"query": "a", "exact": 1}, "field exact is 1; it must be true or false"),
+        ({"query": "a", "top": 3}, 'field "top" is unknown; the fields are query, queries, k, exact'),
+        ([1], f"the body is not a JSON object; send one such as {EXAMPLE} as Content-Type application/json"),
+    ],
+)
+def test_a_bad_request_is_refused_with_a_sentence(client: httpx.Client, body: Any, said: str) -> None:
+    content = json.dumps(body)
+    response = client.post("/v1/search", content=content, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()) == (422, {"error": said})
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("content", "content_type", "status", "said"),
+    [
+        (b'{"query": ', "application/json", 422, "the body is not JSON (Expecting value, character 10); send one such"),
+        (b"\xff", "application/json", 422, "the body is not JSON"),
+        (b"[" * 100_000, "application/json", 422, "the body is not JSON"),
+        (b"", "application/json", 422, "the body is not a JSON object"),
+        (b'{"query": "a"}', "text/plain", 422, "the body is not a JSON object; send one such as"),
+        (b" " * (16 * 2**20 + 1), "application/json", 413, "the body is larger than 16,777,216 bytes"),
+    ],
+)
+def test_a_body_that_is_no_json_is_refused_with_a_sentence(
+    client: httpx.Client, content: bytes, content_type: str, status: int, said: str
+) -> None:
+    response = client.post("/v1/search", content=content, headers={"Content-Type": content_type})
+    assert response.status_code == status
+    assert response.json()["error"].startswith(said)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/nothing", 404, "there is nothing at /nothing; /docs shows what there is"),
+        ("GET", "/v1/search", 405, "/v1/search does not take GET; /docs shows what it takes"),
+    ],
+)
+def test_a_wrong_path_is_refused_with_a_sentence(
+    client: httpx.Client, method: str, path: str, status: int, said: str
+) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, response.json()) == (status, {"error": said})
+
+
+@pytest.mark.ray
+def test_the_api_is_described_without_loading_anything(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert page.headers["Content-Security-Policy"] == "default-src 'none'; style-src 'unsafe-inline'"
+    assert not re.search(r"<script|(src|href)=\W?(https?:)?//|@import|url\(", page.text)
+    document = client.get("/openapi.json").json()
+    assert set(document["paths"]) == {"/v1/search", "/v1/health"}
+    for name, schema in document["components"]["schemas"].items():
+        assert f'id="{name}"' in page.text
+        for field, described in schema["properties"].items():
+            assert f"<code>{field}</code>" in page.text
+            assert described["description"], (name, field)
+
+
+def listening_addresses(pid: int) -> set[str]:
+    """IPv4 addresses, as the kernel writes them, at which a process listens."""
+    inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(find_haproxy() is None, reason="HAProxy is not on this machine")
+def test_haproxy_takes_the_requests_and_listens_on_loopback_only(service: Service, client: httpx.Client) -> None:
+    assert client.get("/v1/health").status_code == 200
+    proxies = [pid for pid, name in service.processes().items() if name == "haproxy"]
+    assert proxies
+    assert {address for pid in proxies for address in listening_addresses(pid)} == {"0100007F"}
+
+
+@pytest.mark.ray
+def test_interrupted_it_stops_all_that_it_started_and_says_no_more(service: Service) -> None:
+    assert len(service.processes()) > 1
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.communicate(timeout=60) == ("", "")
+    assert service.process.returncode == 0
+    give_up = time.monotonic() + 30
+    while left := service.processes():
+        assert time.monotonic() < give_up, left
+        time.sleep(0.1)
+
+
+def refused(store_url: str, model: str | None = None, **config: Any) -> DprError:
+    """The error with which serving ends before Ray is started."""
+    from ray_jobs.serve.run import serve_store
+
+    with pytest.raises(DprError) as caught, serve_store(store_url, ServeConfig(**config), model):
+        pass
+    assert not ray.is_initialized()
+    return caught.value
+
+
+def test_a_store_without_a_snapshot_is_refused(tmp_path: Path) -> None:
+    error = refused(str(tmp_path / "empty"), port=free_port())
+    assert isinstance(error, StoreError)
+    assert str(error) == f"store {tmp_path}/empty has no snapshot; `dpr run RECIPE` makes the first"
+
+
+@pytest.mark.parametrize("listens_at", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_in_use_is_named(store: LocalStore, listens_at: str) -> None:
+    with socket.create_server((listens_at, 0)) as listening:
+        port = listening.getsockname()[1]
+        error = refused(store.url, port=port)
+    assert isinstance(error, ServeError)
+    assert str(error) == (
+        f"port {port} of 127.0.0.1 is in use; stop what listens there, or choose another port with --port"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("203.0.113.7", "203.0.113.7 is no address of this machine; name one of its own with --host"),
+        (
+            "no-such-host.invalid",
+            "host no-such-host.invalid is unknown here; name an address of this machine with --host",
+        ),
+    ],
+)
+def test_a_host_that_is_not_this_machine_is_named(store: LocalStore, host: str, said: str) -> None:
+    error = refused(store.url, host=host, port=free_port())
+    assert (type(error), str(error)) == (ServeError, said)
+
+
+def test_another_encoder_is_refused_with_both_ids(store: LocalStore, retriever: Retriever, tmp_path: Path) -> None:
+    error = refused(store.url, str(make_encoder(tmp_path / "other", seed=1)), port=free_port())
+    assert isinstance(error, EncoderError)
+    ids = re.findall(r"encoder ([0-9a-f]{32})", str(error))
+    assert ids[0] == retriever.body.encoder_id
+    assert len(set(ids)) == 2
+
+
+@pytest.mark.ray
+def test_on_a_ray_that_runs_already_a_broken_replica_says_why_and_the_next_one_serves(
+    store: LocalStore, retriever: Retriever, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray_jobs.serve.run import serve_store
+
+    monkeypatch.setenv("DPR_CACHE", str(tmp_path / "cache"))
+    broken = tmp_path / "broken"
+    shutil.copytree(store.url, broken)
+    index = broken / retriever.body.index.object.name
+    index.write_bytes(b"x" * index.stat().st_size)
+    port = free_port()
+    with connected():
+        with (
+            pytest.raises(IntegrityError, match=r"^[^\n]*sha256[^\n]*$"),
+            serve_store(str(broken), ServeConfig(port=port)),
+        ):
+            pass
+        with serve_store(store.url, ServeConfig(port=port)) as url, httpx.Client(base_url=url, timeout=60) as client:
+            check_hits(
+                asked(client, query=texts[9], k=3)["results"][0]["hits"], retriever.search([texts[9]], 3).hits[0]
+            )
+            with pytest.raises(ServeError, match="Ray Serve runs on this Ray already"):
+                serve_store(store.url, ServeConfig(port=free_port())).__enter__()
+            assert client.get("/v1/health").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/nowhere/haproxy", shutil.which("false")])
+def test_an_haproxy_that_does_not_run_is_none(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", path)
+    assert find_haproxy() is None
