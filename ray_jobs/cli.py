@@ -97,7 +97,7 @@ def serve(
     from ray_jobs.serve.run import serve_store, wait_for_interrupt
 
     with serve_store(store, ServeConfig(host=host, port=port, replicas=replicas), model) as url:
-        Console().print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
+        Console(soft_wrap=True).print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
         wait_for_interrupt()
 
 

@@ -26,7 +26,8 @@ def ask(url: str, question: str, k: int = 3) -> Any:
     """POST one question to the service."""
     body = json.dumps({"query": question, "k": k}).encode()
     request = urllib.request.Request(f"{url}/v1/search", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
+    with direct.open(request, timeout=60) as response:
         return json.load(response)
 
 
@@ -35,15 +36,18 @@ def show(console: Console, url: str, question: str) -> None:
     started = time.perf_counter()
     answer = ask(url, question)
     milliseconds = (time.perf_counter() - started) * 1000
-    console.print(f"\n[bold]{question}[/]  ({milliseconds:.0f} ms over HTTP, in the service: {answer['timings_ms']})")
-    for hit in answer["results"][0]:
+    inside = ", ".join(f"{part} {spent:.0f}" for part, spent in answer["timings_ms"].items())
+    console.print(
+        f"\n[bold]{question}[/]\n  {milliseconds:.0f} ms over HTTP; in the service: {inside}", highlight=False
+    )
+    for hit in answer["results"][0]["hits"]:
         console.print(f"  {hit['score']:.3f}  {hit['id']}", style="cyan", markup=False, highlight=False)
         console.print(f"         {hit['text'][:160]}…", markup=False, highlight=False)
 
 
 def demo() -> None:
     """Run everything and say what to try next."""
-    console = Console()
+    console = Console(soft_wrap=True)
     started = time.perf_counter()
     outcome = nightly(str(RECIPE))
     console.print(describe(outcome), highlight=False)

@@ -57,10 +57,11 @@ def print_gate(console: Console, gate: dict[str, Any]) -> None:
     if "accuracy_index" in gate:
         table = Table(title=f"gate: {gate['questions']:,} questions", title_justify="left")
         table.add_column("search")
-        for k in gate["accuracy_index"]:
+        ranks = sorted(gate["accuracy_index"], key=int)
+        for k in ranks:
             table.add_column(f"top-{k}", justify="right")
         for kind in ("exact", "index"):
-            table.add_row(kind, *(f"{share:.4f}" for share in gate[f"accuracy_{kind}"].values()))
+            table.add_row(kind, *(f"{gate[f'accuracy_{kind}'][k]:.4f}" for k in ranks))
         console.print(table)
     asked = f"{gate['questions']:,} {gate['asked']}"
     console.print(f"recall@20 of the index against exact search: {gate['recall@20']:.4f} ({asked})", highlight=False)

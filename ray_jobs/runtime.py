@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-# read when ray is imported: no usage reports without consent, no advertisement in logs
+# read when ray is imported: no usage reports without consent, no warnings that are not for users of this project
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 import ray.data
@@ -92,6 +93,18 @@ class RayExecutor:
         dataset.set_name(stage)
         return dataset
 
+    def encoder_threads(self) -> int | None:
+        if self._gpus_per_encoder():
+            return 1
+        largest_node = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+        return max(1, largest_node // self._resources.encoders)
+
+    def _gpus_per_encoder(self) -> float:
+        stated = self._resources.gpus_per_encoder
+        if stated is None:
+            return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+        return stated
+
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         return _Handle(ray.remote(make).options(num_cpus=1).remote(*args))
 
@@ -99,13 +112,14 @@ class RayExecutor:
         cpus = int(ray.cluster_resources().get("CPU", 1))
         if step.on == "actor":
             return {"compute": ActorPoolStrategy(min_size=1, max_size=max(1, min(units, cpus))), "num_cpus": 0.5}
-        gpus = self._resources.gpus_per_encoder
-        if gpus is None:
-            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
         low = min(units, self._resources.encoders)
         high = max(low, min(units, self._resources.max_encoders or low))
         # threads are told to the encoder itself; Ray's share is small, so that the other operators find room beside it
-        return {"compute": ActorPoolStrategy(min_size=low, max_size=high), "num_cpus": 0.5, "num_gpus": gpus}
+        return {
+            "compute": ActorPoolStrategy(min_size=low, max_size=high),
+            "num_cpus": 0.5,
+            "num_gpus": self._gpus_per_encoder(),
+        }
 
 
 def _chain(steps: Sequence[Step]) -> Callable[[Unit], Unit]:
