@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from dpr.errors import IndexBuildError, IntegrityError
@@ -50,7 +51,7 @@ def write_part(part: Part, path: Path) -> None:
     }
     try:
         save_file(tensors, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
         path.unlink(missing_ok=True)
         raise IndexBuildError(
             f"part {path} cannot be written: {error}; free disk space or use another folder"

@@ -16,7 +16,7 @@ from dpr.index.choose import IndexPlan, new_index
 from dpr.index.kinds import copy_index, core, inverted, reason
 from dpr.index.search import search
 
-PROBE_ROWS = 100
+PROBE_ROWS = 500
 Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 
 
@@ -52,6 +52,9 @@ def train(sample_ND: npt.NDArray[np.float32], plan: IndexPlan, seed: int) -> fai
 def _prepared(codebook: faiss.Index, seed: int) -> Iterator[None]:
     """Seed every clustering within, and keep FAISS from printing that samples are small: the plan's reasons say so."""
     searched = inverted(codebook) or core(codebook)
+    if hasattr(searched, "do_polysemous_training"):
+        # orders centroids for searching by Hamming distance, which is never done here, and takes longer than the rest
+        searched.do_polysemous_training = False
     coded = faiss.downcast_index(searched.storage) if hasattr(searched, "storage") else searched
     clusterings = [searched.cp] if isinstance(searched, faiss.IndexIVF) else []
     if hasattr(coded, "pq"):

@@ -1,0 +1,105 @@
+"""Training: repeatable, quiet, checked; and index files."""
+
+import re
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from dpr.errors import IndexBuildError, IntegrityError
+from dpr.index.choose import IndexPlan, choose
+from dpr.index.train import quantisation_error, read_index, train, write_index
+from dpr.recipe import IndexConfig
+
+Vectors = npt.NDArray[np.float16]
+
+
+def plan_of(factory: str, rows: int = 1500, dim: int = 16) -> IndexPlan:
+    return choose(IndexConfig(factory=factory), rows, dim)
+
+
+def bytes_of(index: faiss.Index) -> bytes:
+    return bytes(faiss.serialize_index(index))
+
+
+@pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "OPQ4,IVF8,PQ4x4fs", "IVF8,RaBitQ", "PQ4x4", "HNSW8,PQ4", "Flat"])
+def test_the_seed_decides_the_codebook_and_nothing_is_printed(
+    factory: str, vectors_ND: Vectors, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sample_ND = vectors_ND[:300].astype(np.float32)
+    first, again, other = (bytes_of(train(sample_ND, plan_of(factory), seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert (first == other) == (factory == "Flat")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_codebook_is_trained_empty_and_of_inner_product(vectors_ND: Vectors) -> None:
+    codebook = train(vectors_ND.astype(np.float32), plan_of("IVF8,PQ4x4"), seed=1)
+    assert (codebook.is_trained, codebook.ntotal, codebook.metric_type) == (True, 0, faiss.METRIC_INNER_PRODUCT)
+
+
+@pytest.mark.parametrize(
+    ("factory", "sample_ND", "said"),
+    [
+        ("Flat", np.zeros((300, 15), np.float32), r"shape \(300, 15\) and the index takes \(rows, 16\)"),
+        ("Flat", np.zeros(16, np.float32), r"shape \(16,\)"),
+        ("Flat", np.zeros((0, 16), np.float32), "at least 1 training vectors and the sample has 0"),
+        ("IVF8,Flat", np.zeros((7, 16), np.float32), "at least 8 training vectors and the sample has 7"),
+        ("Flat", np.array([[0.0] * 16, [np.nan] * 16, [np.inf] * 16], np.float32), "2 of 3 .* first is row 1"),
+        ("PCA32,Flat", np.ones((300, 16), np.float32), "cannot output 32 dimensions from 16"),
+        ("NSG8", faiss.rand((600, 16), 1), "does not support incremental addition"),
+        ("IVF4,RQ4x4fs", faiss.rand((300, 16), 1), "search params not supported"),
+    ],
+)
+def test_one_sentence_for_what_cannot_be_trained(factory: str, sample_ND: npt.NDArray[np.float32], said: str) -> None:
+    with pytest.raises(IndexBuildError, match=said) as raised:
+        train(sample_ND, plan_of(factory), seed=1)
+    assert "\n" not in str(raised.value)
+
+
+def test_quantisation_error_is_that_of_the_nearest_centroids(vectors_ND: Vectors) -> None:
+    sample_ND = vectors_ND.astype(np.float32)
+    codebook = train(sample_ND, plan_of("IVF8,PQ4x4"), seed=1)
+    coarse_LD = codebook.quantizer.reconstruct_n(0, 8)
+    centroids_MKd = faiss.vector_to_array(codebook.pq.centroids).reshape(4, 16, 4)
+    residual_ND = sample_ND - coarse_LD[(sample_ND @ coarse_LD.T).argmax(axis=1)]
+    nearest = [
+        np.square(residual_ND[:, None, 4 * m : 4 * m + 4] - centroids_MKd[m]).sum(axis=2).min(axis=1) for m in range(4)
+    ]
+    expected = np.sum(nearest) / np.square(sample_ND).sum()
+    assert quantisation_error(codebook, vectors_ND) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF8,Flat", "HNSW8"])
+def test_exact_kinds_have_no_quantisation_error(factory: str, vectors_ND: Vectors) -> None:
+    codebook = train(vectors_ND.astype(np.float32), plan_of(factory), seed=1)
+    assert quantisation_error(codebook, vectors_ND) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_an_index_file_is_read_as_it_was_written(mapped: bool, tmp_path: Path, vectors_ND: Vectors) -> None:
+    index = train(vectors_ND.astype(np.float32), plan_of("IVF8,PQ4x4"), seed=1)
+    index.add(vectors_ND.astype(np.float32))
+    write_index(index, tmp_path / "index")
+    found = read_index(tmp_path / "index", mapped=mapped)
+    question_QD = vectors_ND[:5].astype(np.float32)
+    np.testing.assert_array_equal(found.search(question_QD, 7), index.search(question_QD, 7))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an index", b"IwPQ" + bytes(40)])
+def test_a_file_that_is_no_index_is_said(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match=f"{re.escape(str(path))} cannot be read: .*; build it again"):
+        read_index(path)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_disk_that_fills_up_leaves_no_index_file(tmp_path: Path, vectors_ND: Vectors) -> None:
+    index = faiss.IndexFlatIP(16)
+    index.add(vectors_ND.astype(np.float32))
+    with pytest.raises(IndexBuildError, match=r"cannot be written: .*; free disk space"):
+        write_index(index, tmp_path / "index")
+    assert not list(tmp_path.iterdir())
