@@ -36,6 +36,9 @@ class Executor(Protocol):
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
         """Send every unit through all steps; results come in any order. Raises UnitError if one fails."""
 
+    def encoder_threads(self) -> int | None:
+        """CPU threads that an encoder may use; None: as many as PyTorch takes."""
+
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         """Compute a large value once, off the driver, and give a handle that workers resolve without copying."""
 
@@ -70,6 +73,9 @@ class LocalExecutor:
             for operator in operators:
                 unit = operator(unit)
             yield unit
+
+    def encoder_threads(self) -> int | None:
+        return None
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         return _Shared(make(*args))

@@ -154,7 +154,9 @@ class Run:
         ids = {e.number: e.segment_id for e in base} | {u.number: u.segment_id for u in changes.planned}
         context = EmbedContext(self.store.url, self.run_id, self.recipe.encoder, self.spec.encoder_id, ids)
         resources, encoder = self.recipe.resources, self.recipe.encoder
-        compute = Compute(encoder.precision, encoder.tokens_per_batch, resources.cpus_per_encoder)
+        compute = Compute(
+            encoder.precision, encoder.tokens_per_batch, resources.cpus_per_encoder or self.executor.encoder_threads()
+        )
         made = list(changes.kept)
         # copies last: they may take vectors of segments that this run embeds
         for kind, steps in (("embed", embed_steps(context, compute)), ("copy", copy_steps(context))):
