@@ -9,6 +9,7 @@ indexes/INDEX.faiss (+ .json)                 serving index
 truth/ENCODER/GATE/SEGMENT.parquet            exact neighbours of the gate questions within a segment
 runs/RUN/…                                    scan output, changes, quarantine, report of one run
 lease/…                                       who is running
+probes/…                                      short-lived objects that prove what the store can do
 """
 
 SNAPSHOTS = "snapshots/"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dpr.deletions import live_rows
 from dpr.encoder.encode import Compute, QuestionEncoder
-from dpr.encoder.spec import resolve
+from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.errors import EncoderError
 from dpr.hit import Hit
 from dpr.index.search import SearchSettings, rescore, search
@@ -131,7 +131,7 @@ class Retriever:
         Raises EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
         """
         snapshot = live_snapshot(store) if number is None else read_snapshot(store, number)
-        encoder = open_question_encoder(snapshot.body, model)
+        encoder = QuestionEncoder(resolve_encoder(snapshot.body, model), Compute())
         return cls(snapshot.number, snapshot.body, encoder, VectorSearch.open(store, snapshot.body))
 
     def search(self, questions: Sequence[str], k: int = 10, *, exact: bool = False) -> Answer:
@@ -144,8 +144,8 @@ class Retriever:
         return Answer(hits, encoded - started, time.perf_counter() - encoded)
 
 
-def open_question_encoder(body: SnapshotBody, model: str | None = None) -> QuestionEncoder:
-    """The question tower of a snapshot; EncoderError if the model files found are those of another encoder."""
+def resolve_encoder(body: SnapshotBody, model: str | None = None) -> EncoderSpec:
+    """The encoder of a snapshot, not loaded; EncoderError if the model files found are those of another encoder."""
     config = EncoderConfig.model_validate(body.encoder["config"])
     if model is not None:
         config = config.model_copy(update={"question_model" if config.question_model else "model": model})
@@ -155,4 +155,4 @@ def open_question_encoder(body: SnapshotBody, model: str | None = None) -> Quest
             f"the snapshot was made by encoder {body.encoder_id}, and {config.model} is encoder {spec.encoder_id}; "
             "their vectors cannot be compared, so name the model that made it"
         )
-    return QuestionEncoder(spec, Compute())
+    return spec

@@ -23,6 +23,7 @@ from dpr.pipeline.execute import Step, Unit
 from dpr.recipe import Resources
 
 Shared = TypeVar("Shared")
+MOST_ACTORS = 64
 
 
 @contextmanager
@@ -109,9 +110,9 @@ class RayExecutor:
         return _Handle(ray.remote(make).options(num_cpus=1).remote(*args))
 
     def _placement(self, step: Step, units: int) -> dict[str, Any]:
-        cpus = int(ray.cluster_resources().get("CPU", 1))
         if step.on == "actor":
-            return {"compute": ActorPoolStrategy(min_size=1, max_size=max(1, min(units, cpus))), "num_cpus": 0.5}
+            # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
+            return {"compute": ActorPoolStrategy(min_size=1, max_size=min(units, MOST_ACTORS)), "num_cpus": 0.5}
         low = min(units, self._resources.encoders)
         high = max(low, min(units, self._resources.max_encoders or low))
         # threads are told to the encoder itself; Ray's share is small, so that the other operators find room beside it

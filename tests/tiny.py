@@ -36,3 +36,21 @@ def write_jsonl(path: Path, passages: Mapping[str, str] | Iterable[tuple[str, st
     pairs = passages.items() if isinstance(passages, Mapping) else passages
     path.write_text("".join(json.dumps({"id": i, "title": "", "text": text}) + "\n" for i, text in pairs))
     return path
+
+
+class Quiet:
+    """Progress that remembers which stages did how much."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+        self._stage = ""
+
+    def start(self, stage: str, total_rows: int, done_rows: int) -> None:  # noqa: ARG002
+        self._stage = stage
+        self.rows.setdefault(stage, 0)
+
+    def advance(self, rows: int) -> None:
+        self.rows[self._stage] += rows
+
+    def finish(self, said: str) -> None:
+        pass

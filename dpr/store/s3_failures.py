@@ -124,7 +124,7 @@ def explain(error: BaseException, bucket: str, endpoint: str, patience: Patience
             # malformed endpoints, regions and bucket names: botocore checks them before it sends anything
             return Failure(
                 f"a request to {endpoint} cannot be made ({type(error).__name__})",
-                "check the store's URL, AWS_ENDPOINT_URL (http://host:port or https://host) and AWS_REGION",
+                "check the store's URL, AWS_ENDPOINT_URL (http://host:port or https://host) and AWS_DEFAULT_REGION",
             )
 
 
@@ -144,7 +144,7 @@ def _answered(code: str, status: int, bucket: str, endpoint: str, patience: Pati
     if code in _CREDENTIAL_CODES:
         return Failure(f"{said}: it refused the credentials", "check AWS_ACCESS_KEY_ID, AWS_PROFILE or the role in use")
     if code in _REGION_CODES:
-        return Failure(f"{said}: bucket {bucket} is in another region", "set AWS_REGION to the bucket's own")
+        return Failure(f"{said}: bucket {bucket} is in another region", "set AWS_DEFAULT_REGION to the bucket's own")
     if status == 403:
         return Failure(
             f"{said}: access is denied",

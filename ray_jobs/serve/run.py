@@ -22,7 +22,7 @@ from rich.console import Console
 from dpr import errors
 from dpr.errors import DprError, ServeError
 from dpr.recipe import ServeConfig
-from dpr.retrieve import open_question_encoder
+from dpr.retrieve import resolve_encoder
 from dpr.snapshot import live_snapshot
 from dpr.store import open_store
 from ray_jobs.runtime import connected
@@ -46,7 +46,7 @@ def serve_store(store_url: str, config: ServeConfig, model: str | None = None) -
     address = _check_address(config)
     reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     model = os.path.abspath(model) if model and os.path.isdir(model) else model
-    open_question_encoder(snapshot.body, model)
+    resolve_encoder(snapshot.body, model)
     own_ray = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
         stack.enter_context(_signals_restored())

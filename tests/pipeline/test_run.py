@@ -17,25 +17,7 @@ from dpr.retrieve import Retriever
 from dpr.snapshot import latest_snapshot, numbers
 from dpr.store import LocalStore
 from dpr.store.faults import FaultyStore
-from tests.tiny import WORDS, make_encoder, write_jsonl
-
-
-class Quiet:
-    """Progress that remembers which stages did how much."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, int] = {}
-        self._stage = ""
-
-    def start(self, stage: str, total_rows: int, done_rows: int) -> None:  # noqa: ARG002
-        self._stage = stage
-        self.rows.setdefault(stage, 0)
-
-    def advance(self, rows: int) -> None:
-        self.rows[self._stage] += rows
-
-    def finish(self, said: str) -> None:
-        pass
+from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
 
 
 def passages(count: int, seed: int = 0) -> dict[str, str]:
