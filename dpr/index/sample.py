@@ -19,5 +19,6 @@ def sample_rows(live_counts: Sequence[int], size: int, seed: int) -> list[npt.ND
     else:
         # choice() holds 50 numbers per drawn one at most, which is less than the vectors to be read will take
         drawn = np.sort(np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False))
-    pieces = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
-    return [piece - start for piece, start in zip(pieces, ends - np.asarray(live_counts, np.int64), strict=True)]
+    starts = ends - np.asarray(live_counts, np.int64)
+    bounds = np.searchsorted(drawn, np.append(starts, total))
+    return [drawn[first:last] - start for first, last, start in zip(bounds, bounds[1:], starts, strict=False)]

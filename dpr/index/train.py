@@ -52,10 +52,11 @@ def train(sample_ND: npt.NDArray[np.float32], plan: IndexPlan, seed: int) -> fai
 def _prepared(codebook: faiss.Index, seed: int) -> Iterator[None]:
     """Seed every clustering within, and keep FAISS from printing that samples are small: the plan's reasons say so."""
     searched = inverted(codebook) or core(codebook)
-    if hasattr(searched, "do_polysemous_training"):
-        # orders centroids for searching by Hamming distance, which is never done here, and takes longer than the rest
-        searched.do_polysemous_training = False
     coded = faiss.downcast_index(searched.storage) if hasattr(searched, "storage") else searched
+    for quantized in (searched, coded):
+        if hasattr(quantized, "do_polysemous_training"):
+            # orders centroids for search by Hamming distance, which is never done here; takes longer than the rest
+            quantized.do_polysemous_training = False
     clusterings = [searched.cp] if isinstance(searched, faiss.IndexIVF) else []
     if hasattr(coded, "pq"):
         clusterings.append(coded.pq.cp)
