@@ -53,7 +53,7 @@ def _in_package(reference: str) -> Path:
 
 def _from_object_store(url: str) -> Path:
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)  # a cached one may hold an old listing
         paths = sorted(path for path in filesystem.find(root) if path.endswith(WANTED_SUFFIXES))
         # a changed remote file gives another folder, so that a cached one is never a mixture
         version = fingerprint([url, *(f"{path} {filesystem.ukey(path)}" for path in paths)])
