@@ -36,7 +36,8 @@ class ConsoleProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def start(self, stage: str, total_rows: int, done_rows: int) -> None:
         self._stage, self._total, self._done, self._before = stage, total_rows, done_rows, done_rows

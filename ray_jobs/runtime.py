@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-# read when ray is imported: no usage reports without consent, no warnings that are not for users of this project
+# read when ray is imported: no usage reports without consent
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 import ray.data
@@ -21,6 +20,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from dpr.errors import DprError, UnitError
 from dpr.pipeline.execute import Step, Unit
 from dpr.recipe import Resources
+from ray_jobs.failures import quoted_error
 
 Shared = TypeVar("Shared")
 MOST_ACTORS = 64
@@ -141,6 +141,8 @@ def _said(stage: str, error: Exception) -> DprError:
         if isinstance(cause, DprError):
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__
+    if (own := quoted_error(str(error))) is not None:  # an actor that could not be made quotes it as text
+        return own
     lines = [line for line in str(error).splitlines() if line.strip()]
     said = lines[-1] if lines else type(error).__name__
     return UnitError(f"stage {stage} failed in a worker: {said}; start the run again")

@@ -96,6 +96,7 @@ class SearchResponse(_Message):
     results: list[SearchResult]
     """One for each question, in the order asked; a single `query` gives a list of one."""
     timings_ms: Timings
+    """Where the time went."""
 
 
 class Health(_Message):

@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import re
 import signal
 import socket
 import threading
@@ -19,12 +18,12 @@ from ray import serve
 from ray.exceptions import RayError
 from rich.console import Console
 
-from dpr import errors
 from dpr.errors import DprError, ServeError
 from dpr.recipe import ServeConfig
 from dpr.retrieve import resolve_encoder
 from dpr.snapshot import live_snapshot
 from dpr.store import open_store
+from ray_jobs.failures import quoted_error
 from ray_jobs.runtime import connected
 from ray_jobs.serve.deployment import LOGGING, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
@@ -202,10 +201,8 @@ def _replica_message() -> str:
 
 def _said(message: str) -> DprError:
     """The project's own error that a message of Serve quotes with its traceback, or a ServeError with its last line."""
-    own = re.findall(r"dpr\.errors\.(\w+): (.+)", message)
-    if own:
-        name, sentence = own[-1]
-        kind = getattr(errors, name, ServeError)
-        return kind(sentence) if issubclass(kind, DprError) else ServeError(sentence)
+    own = quoted_error(message)
+    if own is not None:
+        return own
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return ServeError(f"the service did not start: {lines[-1] if lines else 'Ray gave no reason'}")

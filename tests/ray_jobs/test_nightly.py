@@ -29,7 +29,7 @@ def write_recipe(folder: Path, encoder: Path) -> Path:
     document = {
         "store": "store",
         "corpus": {"path": "corpus.jsonl", "format": "jsonl", "slice_bytes": 20_000},
-        "encoder": {"model": str(encoder), "pooling": "cls", "title_join": "space"},
+        "encoder": {"model": str(encoder), "pooling": "mean", "normalize": True, "title_join": "space"},
         "resources": {"segment_rows": 150},
     }
     path.write_text(yaml.safe_dump(document))

@@ -368,7 +368,7 @@ def test_a_host_that_is_not_this_machine_is_named(store: LocalStore, host: str, 
 def test_another_encoder_is_refused_with_both_ids(store: LocalStore, retriever: Retriever, tmp_path: Path) -> None:
     error = refused(store.url, str(make_encoder(tmp_path / "other", seed=1)), port=free_port())
     assert isinstance(error, EncoderError)
-    ids = re.findall(r"encoder ([0-9a-f]{32})", str(error))
+    ids = re.findall(r"encoder ([0-9a-f]{16})", str(error))
     assert ids[0] == retriever.body.encoder_id
     assert len(set(ids)) == 2
 
