@@ -65,7 +65,7 @@ def _read_jsonl(path: Path) -> list[Question]:
         text, answers = document.get("question"), document.get("answers")
         if not isinstance(text, str) or not isinstance(answers, list) or not answers:
             raise RecipeError(
-                f'{path}, line {number}: a question is {{"question": text, "answers": [one or more]}}, got {line[:70]!r}'
+                f'{path}, line {number}: a question is {{"question": text, "answers": […]}}, got {line[:70]!r}'
             )
         questions.append(Question(text, tuple(map(str, answers))))
     return questions

@@ -1,7 +1,7 @@
 """A store in an S3 bucket, through s3fs.
 
 Endpoint, region and credentials come from where AWS tools look for them: AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3),
-AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE and its files, instance and container roles.
+AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE and its files, instance or container roles.
 """
 
 import base64
