@@ -21,6 +21,7 @@ from dpr.hit import Hit
 from dpr.index.search import SearchSettings, rescore, search
 from dpr.index.train import read_index
 from dpr.index.truth import exact_topk
+from dpr.index.tune import RECALL_AT
 from dpr.manifest import SegmentEntry, SnapshotBody
 from dpr.recipe import EncoderConfig
 from dpr.records import fetch_object
@@ -98,7 +99,8 @@ class VectorSearch:
 
     def top(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
         """The best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64)."""
-        candidates = max(k, self.settings.rescore)
+        # tuned at 20 hits: more hits need as many more candidates
+        candidates = max(k, self.settings.rescore * max(k, RECALL_AT) // RECALL_AT)
         scores_QC, ids_QC = search(self.index, questions_QD, candidates, self.settings.nprobe)
         if not self.settings.rescore:
             return scores_QC, ids_QC
