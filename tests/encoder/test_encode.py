@@ -205,7 +205,7 @@ def test_bf16_must_keep_the_vectors(cosine: float, dtype: torch.dtype) -> None:
 
 
 def test_what_was_chosen_is_said(tower: TowerEncoder) -> None:
-    assert tower.choice == "fp32, as asked for; 128 tokens a batch, 2 threads on cpu"
+    assert tower.choice == "fp32, as asked for; padded to nearly equal lengths, 128 tokens a batch, 2 threads on cpu"
 
 
 @pytest.mark.parametrize(

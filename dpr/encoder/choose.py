@@ -1,0 +1,46 @@
+"""Which way a tower is run on a device: packed where it can be, padded elsewhere; on a GPU within its memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dpr.encoder.memory import WithinMemory
+from dpr.encoder.model import Forward, Network
+from dpr.encoder.packed import supports
+from dpr.encoder.packed_forward import PackedForward
+from dpr.encoder.padded import PaddedForward
+from dpr.encoder.spec import TowerSpec
+from dpr.encoder.tokens import TokenBatch
+
+GPU_THREADS = 3
+"""Callers that keep a GPU busy: one batch computes while one waits its turn and one is made ready or read back."""
+_SHORT = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0, 2]))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a tower, and in words which and why."""
+
+    forward: Forward
+    said: str
+
+
+def choose_way(network: Network, tower: TowerSpec, dtype: torch.dtype, device: torch.device) -> Way:
+    """The fastest way for this network, which is float32 and on `device`, and may be converted in place."""
+    if device.type != "cuda":
+        return Way(PaddedForward(network.to(dtype, device), tower, device), "padded to nearly equal lengths")
+    if dtype != torch.bfloat16:
+        why = "packing is for bf16"
+    elif not supports(network.body):
+        why = f"packing does not know networks of type {network.body.config.model_type}"
+    else:
+        try:
+            packed = PackedForward(network, tower, device, dtype)
+            packed(_SHORT)
+        except (ImportError, RuntimeError) as error:  # no Triton, or no C compiler for it
+            why = f"packing does not run here: {' '.join(str(error).split())[:200]}"
+        else:
+            return Way(WithinMemory(packed), "packed without padding")
+    padded = PaddedForward(network.to(dtype, device), tower, device)
+    return Way(WithinMemory(padded), f"padded to nearly equal lengths ({why})")

@@ -1,0 +1,44 @@
+"""Going on with smaller batches where a device's memory does not suffice."""
+
+import logging
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dpr.encoder.model import Forward
+from dpr.encoder.tokens import TokenBatch
+from dpr.errors import EncoderError
+
+_log = logging.getLogger(__name__)
+
+
+class WithinMemory:
+    """A Forward that halves what it hands on when memory runs out, and stays at that."""
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._most_tokens: int | None = None
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        """See Forward; EncoderError if not even one row fits."""
+        if len(tokens) > 1 and self._most_tokens is not None and len(tokens.ids_T) > self._most_tokens:
+            half = len(tokens) // 2
+            return torch.cat([self(tokens[:half]), self(tokens[half:])])
+        try:
+            return self._forward(tokens)
+        except torch.OutOfMemoryError as error:
+            if len(tokens) == 1:
+                raise EncoderError(
+                    f"a passage of {len(tokens.ids_T)} tokens does not fit the memory of this device ({error}); let "
+                    "the encoder have the device to itself, or lower max_tokens"
+                ) from error
+        # out of the handler, so that the failed attempt's tensors are let go
+        self._most_tokens = len(tokens.ids_T) // 2
+        _log.warning("out of memory: batches of at most %d tokens from now on", self._most_tokens)
+        return self(tokens)
+
+    def batches(self, lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
+        """See Forward."""
+        return self._forward.batches(lengths_N, tokens)

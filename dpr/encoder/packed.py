@@ -1,0 +1,176 @@
+"""The forward pass of a BERT-like network over sequences packed one after another, without padding.
+
+Shapes: B sequences, T tokens of all of them, H hidden size, J = 3 H (queries, keys and values side by side), F
+feed-forward size. Sequence b holds tokens offsets[b] to offsets[b + 1].
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+_FROM_ZERO = ("bert", "dpr")
+_AFTER_PADDING = ("camembert", "roberta", "xlm-roberta")
+"""Network types, by the position of the first token: 0, or pad_token_id + 1."""
+_HEAD_SIZES = (16, 32, 64, 128)
+"""What the kernels are made for."""
+_USE_GELU = {"gelu": True, "gelu_new": True, "gelu_pytorch_tanh": True, "relu": False}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Token ids of B sequences on the device, all int32."""
+
+    ids_T: Tensor
+    types_T: Tensor
+    places_T: Tensor
+    """Each token's place within its sequence, from 0."""
+    offsets: Tensor
+    """(B + 1,)"""
+    longest: int
+    """Tokens of the longest sequence."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer normalisation."""
+
+    weight_H: Tensor
+    bias_H: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer: x @ weight.T + bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer layer's weights."""
+
+    qkv: Linear
+    out: Linear
+    out_norm: Norm
+    up: Linear
+    down: Linear
+    down_norm: Norm
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What embeds tokens: one row a word, a token type, a position."""
+
+    words: Tensor
+    types: Tensor
+    positions: Tensor
+    norm: Norm
+
+
+class Ops(Protocol):
+    """What PyTorch has no fast packed product for."""
+
+    def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """Normalised sums of the three embeddings (T, H)."""
+
+    def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:
+        """Attention within each sequence (T, H); only each one's first `queries` rows need be right."""
+
+    def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
+        """Layer normalisation of x + bias (T, H), in `dtype`."""
+
+
+def supports(body: Any) -> bool:
+    """Whether `body` is a network that PackedBert computes."""
+    config = body.config
+    absolute = getattr(config, "position_embedding_type", None) in (None, "absolute")
+    plain = not (getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False))
+    known = config.model_type in _FROM_ZERO + _AFTER_PADDING
+    heads = known and config.hidden_size // config.num_attention_heads in _HEAD_SIZES
+    return heads and config.hidden_act in _USE_GELU and absolute and plain
+
+
+class PackedBert:
+    """BERT, RoBERTa and their kin, with activations and residuals computed within the products."""
+
+    def __init__(self, body: Any, ops: Ops, dtype: torch.dtype, device: torch.device) -> None:
+        config = body.config
+        self._ops, self._dtype, self._heads = ops, dtype, int(config.num_attention_heads)
+        self._gelu = _USE_GELU[config.hidden_act]
+        copy = _Copier(dtype, device)
+        embeddings, first = body.embeddings, config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
+        self._tables = Tables(
+            copy.exact(embeddings.word_embeddings.weight),
+            copy.exact(embeddings.token_type_embeddings.weight),
+            copy.exact(embeddings.position_embeddings.weight[first:]),
+            copy.norm(embeddings.LayerNorm),
+        )
+        self._layers = [copy.layer(layer) for layer in body.encoder.layer]
+
+    def hidden(self, packed: Packed) -> Tensor:
+        """Token vectors (T, H) of the last layer, float32."""
+        last, x_TH = self._layers[-1], self._before_last(packed)
+        return self._finished(last, x_TH, self._attended(last, x_TH, packed, packed.longest), torch.float32)
+
+    def first(self, packed: Packed) -> Tensor:
+        """Vectors (B, H) of the first tokens, float32; after its attention the last layer computes nothing else."""
+        last, x_TH, rows_B = self._layers[-1], self._before_last(packed), packed.offsets[:-1]
+        attended_TH = self._attended(last, x_TH, packed, 1)
+        return self._finished(last, x_TH[rows_B], attended_TH[rows_B], torch.float32)
+
+    def _before_last(self, packed: Packed) -> Tensor:
+        x_TH = self._ops.embed(self._tables, packed, self._dtype)
+        for layer in self._layers[:-1]:
+            x_TH = self._finished(layer, x_TH, self._attended(layer, x_TH, packed, packed.longest), self._dtype)
+        return x_TH
+
+    def _attended(self, layer: Layer, x_TH: Tensor, packed: Packed, queries: int) -> Tensor:
+        qkv_TJ = torch.addmm(layer.qkv.bias, x_TH, layer.qkv.weight.t())
+        return self._ops.attend(qkv_TJ, packed, self._heads, queries)
+
+    def _finished(self, layer: Layer, x_TH: Tensor, attended_TH: Tensor, dtype: torch.dtype) -> Tensor:
+        # addmm_ adds the residual within the product; the bias waits for the normalisation, which reads all anyway
+        x_TH.addmm_(attended_TH, layer.out.weight.t())
+        x_TH = self._ops.add_norm(x_TH, layer.out.bias, layer.out_norm, self._dtype)
+        up_TF = torch._addmm_activation(layer.up.bias, x_TH, layer.up.weight.t(), use_gelu=self._gelu)
+        x_TH.addmm_(up_TF, layer.down.weight.t())
+        return self._ops.add_norm(x_TH, layer.down.bias, layer.down_norm, dtype)
+
+
+class _Copier:
+    """Copies of a network's weights: products in `dtype`, the rest in float32."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+
+    def exact(self, weight: Tensor) -> Tensor:
+        return weight.detach().to(self._device, torch.float32).contiguous()
+
+    def norm(self, module: nn.LayerNorm) -> Norm:
+        return Norm(self.exact(module.weight), self.exact(module.bias), module.eps)
+
+    def linear(self, *modules: nn.Linear) -> Linear:
+        weight, bias = (torch.cat([getattr(module, name) for module in modules]) for name in ("weight", "bias"))
+        return Linear(*(x.detach().to(self._device, self._dtype) for x in (weight, bias)))
+
+    def layer(self, layer: Any) -> Layer:
+        attention, projected = layer.attention.self, layer.attention.output
+        return Layer(
+            self.linear(attention.query, attention.key, attention.value),
+            self.linear(projected.dense),
+            self.norm(projected.LayerNorm),
+            self.linear(layer.intermediate.dense),
+            self.linear(layer.output.dense),
+            self.norm(layer.output.LayerNorm),
+        )
+
+
+def pool(hidden_TH: Tensor, packed: Packed, pooling: str) -> Tensor:
+    """Mean or maximum (B, H) over each sequence's tokens."""
+    lengths = packed.offsets.diff().long()
+    # unsafe: without reading the lengths back, which would wait for the device
+    return torch.segment_reduce(hidden_TH, pooling, lengths=lengths, unsafe=True)

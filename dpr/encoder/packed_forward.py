@@ -1,0 +1,86 @@
+"""Running a tower over packed batches, without padding.
+
+Shapes: N rows, B rows of a batch, T tokens of a batch, D dimensions.
+"""
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from dpr.encoder.model import Network
+from dpr.encoder.packed import Ops, Packed, PackedBert, pool
+from dpr.encoder.packed_torch import TorchOps
+from dpr.encoder.spec import TowerSpec
+from dpr.encoder.tokens import TokenBatch
+
+
+class PackedForward:
+    """Rows one after another, without padding. With several threads calling, the device never waits for the host."""
+
+    def __init__(
+        self, network: Network, tower: TowerSpec, device: torch.device, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        self._bert = PackedBert(network.body, default_ops(device), dtype, device)
+        self._network, self._tower, self._device = network, tower, device
+        self._launching = threading.Lock()
+
+    def __call__(self, tokens: TokenBatch) -> Tensor:
+        """See Forward."""
+        packed = pack(tokens, self._device)
+        if self._device.type != "cuda":
+            with torch.inference_mode():
+                return self._vectors(packed)
+        # one batch's activations at a time; Triton runs on the current device
+        with torch.inference_mode(), torch.cuda.device(self._device), self._launching:
+            vectors_BD = self._vectors(packed)
+            host_BD = torch.empty(vectors_BD.shape, dtype=vectors_BD.dtype, pin_memory=True)
+            host_BD.copy_(vectors_BD, non_blocking=True)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        copied.synchronize()
+        return host_BD
+
+    @staticmethod
+    def batches(lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
+        """See Forward. Longest rows first: rows of one batch take equally long in attention."""
+        order_N = np.argsort(-lengths_N, kind="stable")
+        ends_N = np.cumsum(lengths_N[order_N])
+        batches, first = [], 0
+        while first < len(order_N):
+            before = ends_N[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(ends_N, before + tokens, "right")))
+            batches.append(order_N[first:last])
+            first = last
+        return batches
+
+    def _vectors(self, packed: Packed) -> Tensor:
+        if self._tower.pooling == "cls":
+            pooled_BH = self._bert.first(packed)
+        else:
+            pooled_BH = pool(self._bert.hidden(packed), packed, self._tower.pooling)
+        vectors_BD = self._network.project(pooled_BH)
+        return nn.functional.normalize(vectors_BD, dim=-1) if self._tower.normalize else vectors_BD
+
+
+def pack(tokens: TokenBatch, device: torch.device) -> Packed:
+    """A batch on the device; to a GPU in one copy from pinned memory, which waits for nothing."""
+    lengths_B = tokens.lengths()
+    places_T = np.arange(len(tokens.ids_T)) - np.repeat(tokens.offsets[:-1], lengths_B)
+    arrays = (tokens.ids_T, tokens.types_T, places_T, tokens.offsets)
+    together = torch.from_numpy(np.concatenate(arrays, dtype=np.int32, casting="unsafe"))
+    if device.type == "cuda":
+        together = together.pin_memory().to(device, non_blocking=True)
+    ids_T, types_T, places, offsets = torch.split(together, [len(array) for array in arrays])
+    return Packed(ids_T, types_T, places, offsets, int(lengths_B.max(initial=0)))
+
+
+def default_ops(device: torch.device) -> Ops:
+    """Triton kernels on a GPU, plain PyTorch elsewhere."""
+    if device.type != "cuda":
+        return TorchOps()
+    from dpr.encoder.packed_triton import TritonOps  # Triton comes with PyTorch's GPU builds only
+
+    return TritonOps()

@@ -1,0 +1,31 @@
+"""The packed operations in plain PyTorch: slow, and what the kernels are held against. Shapes as in packed.py."""
+
+import torch
+from torch import Tensor, nn
+
+from dpr.encoder.packed import Norm, Packed, Tables
+
+
+class TorchOps:
+    """See packed.Ops."""
+
+    def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """See Ops."""
+        x_TH = tables.words[packed.ids_T] + tables.types[packed.types_T] + tables.positions[packed.places_T]
+        return self._norm(x_TH, tables.norm).to(dtype)
+
+    def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:  # noqa: ARG002
+        """See Ops."""
+        attended = []
+        for qkv_LJ in torch.split(qkv_TJ, packed.offsets.diff().tolist()):
+            q, k, v = (x.reshape(len(x), heads, -1).transpose(0, 1)[None] for x in qkv_LJ.chunk(3, dim=1))
+            attended.append(nn.functional.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1))
+        return torch.cat(attended)
+
+    def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
+        """See Ops."""
+        return self._norm(x_TH.float() + bias_H, norm).to(dtype)
+
+    @staticmethod
+    def _norm(x_TH: Tensor, norm: Norm) -> Tensor:
+        return nn.functional.layer_norm(x_TH, norm.weight_H.shape, norm.weight_H, norm.bias_H, norm.eps)
