@@ -54,7 +54,8 @@ def serve_store(store_url: str, config: ServeConfig, model: str | None = None) -
         stack.enter_context(connected())
         if not own_ray and serve.status().proxies:
             raise ServeError("Ray Serve runs on this Ray already; stop it, or add the application to its Serve config")
-        _on_signals(signal.default_int_handler, signal.SIGTERM)  # Ray's own handler aborts the process
+        # Ray's own handler of SIGTERM aborts the process; a shell's background job starts with SIGINT ignored
+        _on_signals(signal.default_int_handler, signal.SIGINT, signal.SIGTERM)
         try:
             _start(store.url, config, address, model)
             _wait_until_ready(reached_at, config.port)
