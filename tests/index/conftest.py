@@ -1,7 +1,8 @@
 """Clustered vectors, cut into segments with dead rows, and what a single FAISS process makes of them."""
 
+import contextlib
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import faiss
@@ -80,13 +81,20 @@ def segments(vectors_ND: npt.NDArray[np.float16]) -> list[Segment]:
     return cut(vectors_ND)
 
 
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file may grow beyond 4 KB."""
+@contextlib.contextmanager
+def _small_files() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def full_disk() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Within `with full_disk():` no file may grow beyond 4 KB; only there, since pytest writes its log to one, too."""
+    return _small_files
 
 
 @pytest.fixture(scope="session")

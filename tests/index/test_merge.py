@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ LISTED = [
 ]
 TABLES = ["Flat", "PQ4x4", "OPQ4,PQ4x4", "SQ8", "RaBitQ"]
 Codebook = Callable[[str], faiss.Index]
+FullDisk = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +213,10 @@ def test_a_disk_that_fills_up_leaves_no_index(
     codebook_of: Codebook,
     segments: Sequence[Any],
     tmp_path: Path,
-    request: pytest.FixtureRequest,
+    full_disk: FullDisk,
 ) -> None:
     codebook = codebook_of(factory)
     refs = refs_of(codebook, segments, tmp_path)
-    request.getfixturevalue("full_disk")
-    with pytest.raises(IndexBuildError, match=r"cannot be written: .*; free disk space"):
+    with full_disk(), pytest.raises(IndexBuildError, match=r"cannot be written: .*; free disk space"):
         merge(codebook, refs, tmp_path / "index")
     assert not (tmp_path / "index").exists()

@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import faiss
@@ -18,6 +20,7 @@ from dpr.index.train import train
 from dpr.recipe import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
+FullDisk = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +145,7 @@ def test_a_part_that_was_cut_off_is_said(part: Part, tmp_path: Path) -> None:
         file.codes(0, part.ntotal)
 
 
-@pytest.mark.usefixtures("full_disk")
-def test_a_disk_that_fills_up_leaves_no_part(part: Part, tmp_path: Path) -> None:
-    with pytest.raises(IndexBuildError, match=r"cannot be written: .*; free disk space"):
+def test_a_disk_that_fills_up_leaves_no_part(part: Part, tmp_path: Path, full_disk: FullDisk) -> None:
+    with full_disk(), pytest.raises(IndexBuildError, match=r"cannot be written: .*; free disk space"):
         write_part(part, tmp_path / "part")
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,8 @@
 """Training: repeatable, quiet, checked; and index files."""
 
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import faiss
@@ -14,6 +16,7 @@ from dpr.index.train import quantisation_error, read_index, train, write_index
 from dpr.recipe import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
+FullDisk = Callable[[], AbstractContextManager[None]]
 
 
 def plan_of(factory: str, rows: int = 1500, dim: int = 16) -> IndexPlan:
@@ -96,10 +99,9 @@ def test_a_file_that_is_no_index_is_said(content: bytes, tmp_path: Path) -> None
         read_index(path)
 
 
-@pytest.mark.usefixtures("full_disk")
-def test_a_disk_that_fills_up_leaves_no_index_file(tmp_path: Path, vectors_ND: Vectors) -> None:
+def test_a_disk_that_fills_up_leaves_no_index_file(tmp_path: Path, vectors_ND: Vectors, full_disk: FullDisk) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors_ND.astype(np.float32))
-    with pytest.raises(IndexBuildError, match=r"cannot be written: .*; free disk space"):
+    with full_disk(), pytest.raises(IndexBuildError, match=r"cannot be written: .*; free disk space"):
         write_index(index, tmp_path / "index")
     assert not list(tmp_path.iterdir())
