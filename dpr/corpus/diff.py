@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dpr import layout
+from dpr.corpus.compact import segments_to_copy
 from dpr.corpus.quarantine import QuarantinedRow, write_quarantine
 from dpr.corpus.read import read_slice
 from dpr.corpus.rows import Slice
@@ -114,7 +115,7 @@ def find_changes(store: Store, inputs: DiffInputs, scans: Sequence[Record]) -> R
     stored = _stored_rows(store, entries)
     alive = _is_in(stored.key, kept_key)
     lived = _lived(store, entries)
-    kept, compacted = _apply_deletions(store, entries, alive, inputs.compact_below)
+    kept, compacted = _apply_deletions(store, inputs, alive)
 
     new = _new_rows(store, inputs, scans, corpus, first)
     in_store = pc.index_in(new.content_hash, stored.content_hash)
@@ -219,25 +220,21 @@ def _new_rows(
 
 
 def _apply_deletions(
-    store: Store,
-    entries: Sequence[SegmentEntry],
-    alive: npt.NDArray[np.bool_],
-    compact_below: float,
+    store: Store, inputs: DiffInputs, alive: npt.NDArray[np.bool_]
 ) -> tuple[list[SegmentEntry], list[int]]:
-    """The segments that stay, with deletion sets stored, and the numbers of those to compact (or to drop, if empty)."""
+    """The segments that stay, with deletion sets stored, and the numbers of those to copy (or to drop, if empty)."""
+    entries = inputs.base.segments if inputs.base else []
+    rows = np.array([entry.rows for entry in entries], np.int64)
+    masks = np.split(alive, np.cumsum(rows)[:-1]) if entries else []
+    live = np.array([mask.sum() for mask in masks], np.int64)
+    copied = segments_to_copy(rows, live, inputs.segment_rows, inputs.compact_below)
     kept: list[SegmentEntry] = []
-    compacted: list[int] = []
-    start = 0
-    for entry in entries:
-        lives = alive[start : start + entry.rows]
-        start += entry.rows
-        dead = np.flatnonzero(~lives).astype(np.uint32)
-        if len(dead) == entry.rows or (entry.rows - len(dead)) < compact_below * entry.rows:
-            compacted.append(entry.number)
-        else:
+    for entry, lives, copy in zip(entries, masks, copied, strict=True):
+        if not copy:
+            dead = np.flatnonzero(~lives).astype(np.uint32)
             deletions = store_deletions(store, entry.segment_id, dead) if len(dead) else None
             kept.append(entry.model_copy(update={"deletions": deletions}))
-    return kept, compacted
+    return kept, [entry.number for entry, copy in zip(entries, copied, strict=True) if copy]
 
 
 def _planned(

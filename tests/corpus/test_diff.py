@@ -35,6 +35,7 @@ class Collection:
 
     folder: Path
     compact_below: float = 0.5
+    segment_rows: int = 7
     nights: int = 0
     base: SnapshotBody | None = None
     embedded: list[bytes] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Collection:
         for number, slice_ in enumerate(slices):
             scans.append(scan_slice(self.store, run_id, number, slice_, config, known))
             write_record(self.store, layout.record(layout.scan_keys(run_id, number)), scans[-1])
-        inputs = DiffInputs(run_id, "enc", config, slices, self.base, 7, self.compact_below)
+        inputs = DiffInputs(run_id, "enc", config, slices, self.base, self.segment_rows, self.compact_below)
         changes = Changes.model_validate(find_changes(self.store, inputs, scans).facts)
         made = [self._make(run_id, changes, group) for group in range(len(changes.planned))]
         self.base = SnapshotBody(
@@ -161,6 +162,25 @@ def test_an_edit_costs_one_passage_and_its_revert_none(tmp_path: Path) -> None:
     assert (reverted.new, reverted.embed_rows, reverted.dead, reverted.restored) == (0, 0, 1, 1)
     renamed = collection.night([("new-name", "text 0"), *corpus[1:]])
     assert (renamed.new, renamed.embed_rows, renamed.borrowed, renamed.dead) == (1, 0, 1, 1)
+
+
+def test_small_segments_of_many_nights_are_joined_without_embedding(tmp_path: Path) -> None:
+    collection = Collection(tmp_path, segment_rows=60)
+    corpus = [(f"id-{number}", f"text {number}") for number in range(90)]
+    collection.night(corpus)
+    restored = 0
+    for night in range(30):
+        corpus += [(f"{name}-{night}", f"{name} text {night}") for name in ("a", "b")]
+        if night == 12:
+            corpus.remove(("b-10", "b text 10"))
+        if night == 16:  # back in the night in which its segment is joined with seven others
+            corpus.append(("b-10", "b text 10"))
+        restored += collection.night(corpus).restored
+        assert collection.live() == dict(corpus)
+    assert restored == 1
+    assert len(collection.embedded) == len(set(collection.embedded)) == 150
+    sizes = [entry.live_rows for entry in collection.base.segments]
+    assert sorted(sizes) == [2] * 6 + [16] * 3 + [45] * 2
 
 
 def test_duplicates_are_quarantined_with_their_bytes(tmp_path: Path) -> None:
