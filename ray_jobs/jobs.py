@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpr.errors import DprError
-from dpr.pipeline.run import Outcome, Run
+from dpr.pipeline.run import Outcome, Plan, Run
 from dpr.recipe import load_recipe
 from ray_jobs.progress import ConsoleProgress
 from ray_jobs.runtime import RayExecutor, connected
@@ -25,9 +25,9 @@ def main(description: str, work: Callable[[Run], str]) -> None:
 
 def with_ray(recipe_path: str, work: Callable[[Run], Any]) -> Any:
     """Call `work` with a run of the recipe on Ray."""
-    recipe = load_recipe(recipe_path)
+    plan = Plan.of(load_recipe(recipe_path))
     with ConsoleProgress(Console(stderr=True)) as progress, connected():
-        return work(Run(recipe, RayExecutor(recipe.resources), progress))
+        return work(Run(plan, RayExecutor(plan.recipe.resources), progress))
 
 
 def guarded(work: Callable[[], object]) -> int:

@@ -6,7 +6,7 @@ import sys
 from rich.console import Console
 
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Outcome, finished_run, run_recipe
+from dpr.pipeline.run import Outcome, Plan, finished_run, run_plan
 from dpr.recipe import load_recipe
 from ray_jobs import jobs
 from ray_jobs.progress import ConsoleProgress
@@ -18,15 +18,14 @@ def nightly(recipe_path: str, *, allow_shrink: bool = False, local: bool = False
 
     Ray is started only if there is work.
     """
-    recipe = load_recipe(recipe_path)
+    plan = Plan.of(load_recipe(recipe_path))
+    if (finished := finished_run(plan)) is not None:
+        return finished
     with ConsoleProgress(Console(stderr=True)) as progress:
         if local:
-            return run_recipe(recipe, LocalExecutor(), progress, allow_shrink=allow_shrink)
-        finished = finished_run(recipe)
-        if finished is not None:
-            return finished
+            return run_plan(plan, LocalExecutor(), progress, allow_shrink=allow_shrink)
         with connected():
-            return run_recipe(recipe, RayExecutor(recipe.resources), progress, allow_shrink=allow_shrink)
+            return run_plan(plan, RayExecutor(plan.recipe.resources), progress, allow_shrink=allow_shrink)
 
 
 def main() -> None:

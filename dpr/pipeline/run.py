@@ -6,7 +6,6 @@ every stage can be a job of its own.
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -91,11 +90,10 @@ class Plan:
 class Run:
     """A plan against the state of its store."""
 
-    def __init__(self, recipe: Recipe, executor: Executor, progress: Progress) -> None:
-        self.executor, self.progress = executor, progress
-        self.plan = Plan.of(recipe)
-        self.recipe, self.spec, self.slices = recipe, self.plan.spec, self.plan.slices
-        self.store: Store = open_store(recipe.store)
+    def __init__(self, plan: Plan, executor: Executor, progress: Progress) -> None:
+        self.plan, self.executor, self.progress = plan, executor, progress
+        self.recipe, self.spec, self.slices = plan.recipe, plan.spec, plan.slices
+        self.store: Store = open_store(self.recipe.store)
         self.live: Snapshot | None = latest_snapshot(self.store)
         self.base: Snapshot | None = lineage_base(self.store, self.spec.encoder_id)
         base_id = self.base.body.body_id() if self.base else None
@@ -281,26 +279,31 @@ class Run:
 
 
 def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
-    """Bring the collection of a recipe up to date; nothing at all is done if the live snapshot has the same inputs.
+    """Bring the collection of a recipe up to date; nothing at all is done if the live snapshot has the same inputs."""
+    plan = Plan.of(recipe)
+    return finished_run(plan) or run_plan(plan, executor, progress, allow_shrink=allow_shrink)
 
-    Holds the store's lease meanwhile. If somebody else publishes first (a rollback, say), the run is planned again on
-    the new parent; what it has made already is used.
+
+def run_plan(plan: Plan, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
+    """Carry a plan out, with the store's lease in hand.
+
+    If somebody else publishes first (a rollback, say), the recipe is planned again on the new parent; what has been
+    made already is used.
     """
-    if (finished := finished_run(recipe)) is not None:
-        return finished
-    store = open_store(recipe.store)
-    with Lease.acquire(store, f"run of {recipe.store}") as lease:
+    store = open_store(plan.recipe.store)
+    with Lease.acquire(store, f"run of {plan.recipe.store}") as lease:
         prove_put_if_absent(store)
         for _ in range(PUBLISH_ATTEMPTS - 1):
-            with suppress(PublishRaceError):
-                return Run(recipe, executor, progress).all_stages(lease, allow_shrink=allow_shrink)
-        return Run(recipe, executor, progress).all_stages(lease, allow_shrink=allow_shrink)
+            try:
+                return Run(plan, executor, progress).all_stages(lease, allow_shrink=allow_shrink)
+            except PublishRaceError:
+                plan = Plan.of(plan.recipe)
+        return Run(plan, executor, progress).all_stages(lease, allow_shrink=allow_shrink)
 
 
-def finished_run(recipe: Recipe) -> Outcome | None:
-    """The outcome of a run that has nothing to do, or None. Costs a listing of the corpus and one small read."""
-    plan = Plan.of(recipe)
-    live = latest_snapshot(open_store(recipe.store))
+def finished_run(plan: Plan) -> Outcome | None:
+    """The outcome of a run that has nothing to do, or None. Costs one small read."""
+    live = latest_snapshot(open_store(plan.recipe.store))
     if live is None or live.inputs != plan.inputs:
         return None
     return Outcome(live, False, {"gate": live.body.gate})

@@ -9,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import dpr.store
+from dpr.corpus.plan import plan_slices
+from dpr.corpus.rows import Slice
 from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, StoreError
 from dpr.pipeline.execute import LocalExecutor
 from dpr.pipeline.run import Outcome, run_recipe
-from dpr.recipe import Recipe
+from dpr.recipe import CorpusConfig, Recipe
 from dpr.retrieve import Retriever
-from dpr.snapshot import latest_snapshot, numbers
+from dpr.snapshot import latest_snapshot, numbers, rollback
 from dpr.store import LocalStore
 from dpr.store.faults import FaultyStore
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
@@ -212,6 +214,45 @@ def test_unusable_rows_are_kept_counted_and_limited(tmp_path: Path, encoder: Pat
         assert row["source"] == str(path)
         assert row["raw"].rstrip(b"\n") in lines
         assert path.read_bytes()[row["position"] :].startswith(row["raw"].rstrip(b"\n"))
+
+
+class _RollsBack(Quiet):
+    """Somebody else publishes while the gate of the first attempt is measured."""
+
+    def __init__(self, store: LocalStore) -> None:
+        super().__init__()
+        self._store = store
+
+    def start(self, stage: str, total_rows: int, done_rows: int) -> None:
+        super().start(stage, total_rows, done_rows)
+        if stage == "gate" and len(numbers(self._store)) == 2:
+            rollback(self._store, 1)
+
+
+def test_a_run_plans_once_and_again_only_after_a_lost_publish(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = []
+
+    def counted(corpus: CorpusConfig) -> list[Slice]:
+        listed.append(corpus.path)
+        return plan_slices(corpus)
+
+    monkeypatch.setattr("dpr.pipeline.run.plan_slices", counted)
+    corpus = passages(60)
+    recipes = [recipe(tmp_path, encoder, gate={"at": at}) for at in ([1], [1, 5], [1, 20])]
+    for number, made in enumerate(recipes[:2], start=1):
+        write_jsonl(tmp_path / "corpus.jsonl", corpus | {f"new{number}": f"w{number}"})
+        run(made)
+        assert len(listed) == number
+
+    store = LocalStore(recipes[2].store)
+    write_jsonl(tmp_path / "corpus.jsonl", corpus | {"new3": "w3"})
+    outcome = run(recipes[2], _RollsBack(store))
+    assert len(listed) == 4
+    assert (outcome.snapshot.number, outcome.snapshot.parent) == (4, 3)
+    found = {hit.id for hit in Retriever.open(store).search(["w3"], 100).hits[0]}
+    assert found == {*corpus, "new3"}
 
 
 def test_another_encoder_starts_its_own_lineage_and_flips_at_once(tmp_path: Path, encoder: Path) -> None:
