@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpr.errors import IntegrityError
+from dpr.pages import plain_vectors
 
 ROW_GROUP_ROWS = 8192
 PASSAGE_COLUMNS = ("id", "title", "text", "key", "content_hash")
@@ -78,7 +79,7 @@ def iter_groups(file: Path | BinaryIO, columns: Sequence[str]) -> Iterator[pa.Ta
     """Some columns of a segment in row order, one row group at a time."""
     parquet = pq.ParquetFile(file)
     for group in range(parquet.num_row_groups):
-        yield parquet.read_row_group(group, columns=list(columns))
+        yield _read_group(file, parquet, group, columns)
 
 
 def read_rows(file: Path | BinaryIO, columns: Sequence[str], rows: npt.NDArray[np.int64]) -> pa.Table:
@@ -91,9 +92,26 @@ def read_rows(file: Path | BinaryIO, columns: Sequence[str], rows: npt.NDArray[n
         last = first + parquet.metadata.row_group(group).num_rows
         wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last)] - first
         if len(wanted):
-            pieces.append(parquet.read_row_group(group, columns=list(columns)).take(pa.array(wanted)))
+            pieces.append(_read_group(file, parquet, group, columns).take(pa.array(wanted)))
         first = last
     return pa.concat_tables(pieces)
+
+
+def _read_group(file: Path | BinaryIO, parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a row group, in the order of the file, vectors at the speed of copying."""
+    schema = parquet.schema_arrow
+    if "embedding" not in columns:
+        return parquet.read_row_group(group, columns=list(columns))
+    kind, rows = schema.field("embedding").type, parquet.metadata.row_group(group).num_rows
+    shape = (rows, kind.list_size if pa.types.is_fixed_size_list(kind) else 0)
+    vectors_ND = plain_vectors(file, parquet.metadata, group, shape)
+    if vectors_ND is None:
+        return parquet.read_row_group(group, columns=list(columns))
+    names = [name for name in schema.names if name in columns]
+    others = parquet.read_row_group(group, columns=[name for name in names if name != "embedding"])
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), type=kind)
+    arrays = [lists if name == "embedding" else others[name] for name in names]
+    return pa.Table.from_arrays(arrays, schema=pa.schema([schema.field(name) for name in names], schema.metadata))
 
 
 def vectors_of(table: pa.Table) -> Vectors:
@@ -101,7 +119,7 @@ def vectors_of(table: pa.Table) -> Vectors:
     column = table["embedding"]
     dim = column.type.list_size
     chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, dim) for chunk in column.chunks]
-    return np.concatenate(chunks) if chunks else np.empty((0, dim), np.float16)
+    return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty((0, dim), np.float16), *chunks])
 
 
 def check_segment(path: Path, encoder_id: str, rows: int) -> None:
@@ -136,16 +154,15 @@ class MappedSegment:
 
 
 def _unpack(segment: Path, vectors: Path, passages: Path) -> None:
-    file = pq.ParquetFile(segment, memory_map=True)
-    dim = file.schema_arrow.field("embedding").type.list_size
+    metadata = pq.read_metadata(segment)
+    dim = metadata.schema.to_arrow_schema().field("embedding").type.list_size
     suffix = f".tmp-{os.getpid()}"
-    shape = (file.metadata.num_rows, dim)
+    shape = (metadata.num_rows, dim)
     mapped_ND = np.lib.format.open_memmap(str(vectors) + suffix, mode="w+", dtype=np.float16, shape=shape)
     schema = pa.schema([passage_schema().field(name) for name in ("id", "title", "text")])
     first = 0
     with pa.OSFile(str(passages) + suffix, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["id", "title", "text", "embedding"])
+        for table in iter_groups(segment, ["id", "title", "text", "embedding"]):
             mapped_ND[first : first + table.num_rows] = vectors_of(table)
             writer.write_table(table.select(["id", "title", "text"]).cast(schema))
             first += table.num_rows

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
-    ("dpr.errors", "dpr.hit"),
+    ("dpr.errors", "dpr.hit", "dpr.pages"),
     ("dpr.fingerprint", "dpr.recipe", "dpr.store"),
     ("dpr.layout", "dpr.records"),
     ("dpr.manifest", "dpr.segment"),
