@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ class SegmentSet:
 
     def __init__(self, segments: Mapping[int, MappedSegment], live: Mapping[int, Ids], dim: int) -> None:
         self._segments, self._live, self._dim = segments, live, dim
+        # as plain arrays: numpy spends more on making a memmap of each result than on reading the rows
+        self._vectors = {number: np.asarray(segment.vectors_ND) for number, segment in segments.items()}
 
     @classmethod
     def open(cls, store: Store, entries: Sequence[SegmentEntry], dim: int) -> "SegmentSet":
@@ -60,11 +63,13 @@ class SegmentSet:
 
     def vectors(self, ids: Ids) -> npt.NDArray[np.float16]:
         """Stored vectors (N, D) of index ids (N,)."""
+        order = np.argsort(ids)
+        numbers, rows = ids[order] >> ROW_BITS, ids[order] & ROW_MASK
+        bounds = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(ids)] if len(ids) else [0]
         found_ND = np.empty((len(ids), self._dim), np.float16)
-        numbers = ids >> ROW_BITS
-        for number in np.unique(numbers):
-            mine = np.flatnonzero(numbers == number)
-            found_ND[mine] = self._segments[int(number)].vectors_ND[ids[mine] & ROW_MASK]
+        for first, last in pairwise(bounds):
+            mapped_ND = self._vectors[int(numbers[first])]
+            found_ND[order[first:last]] = mapped_ND.take(rows[first:last], axis=0)
         return found_ND
 
     def live_blocks(self) -> Iterator[tuple[Ids, npt.NDArray[np.float16]]]:

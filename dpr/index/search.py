@@ -1,6 +1,6 @@
 """Searching the serving index, and re-scoring what it finds with the stored vectors.
 
-Shapes: Q questions, K hits, C candidates, D dimensions, U distinct candidates.
+Shapes: Q questions, K hits, C candidates, D dimensions.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from dpr.errors import EncoderError, IndexBuildError
 from dpr.index.kinds import reason
 from dpr.index.truth import MISSING, Ids, Scores, best_of
 
-GATHER_BYTES = 64 * 2**20
 Fetch = Callable[[Ids], npt.NDArray[np.float16]]
 """From index ids (N,) to stored vectors (N, D)."""
 
@@ -62,19 +61,9 @@ def rescore(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch, k: int) -> t
 def exact_scores(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch) -> Scores:
     """Exact inner products (Q, C) of questions with candidates, summed as in `dpr.index.truth`; -inf for id -1."""
     scores_QC = np.full(candidates_QC.shape, -np.inf, np.float32)
-    per_question_bytes = max(1, candidates_QC.shape[1] * questions_QD.shape[1] * 8)
-    step = max(1, GATHER_BYTES // per_question_bytes)
-    for first in range(0, len(questions_QD), step):
-        some = slice(first, first + step)
-        there_QC = candidates_QC[some] != MISSING
-        ids_U, place = np.unique(candidates_QC[some][there_QC], return_inverse=True)
-        if not len(ids_U):
-            continue
-        place_QC = np.zeros(there_QC.shape, np.intp)
-        place_QC[there_QC] = place
-        vectors_QCD = fetch(ids_U).astype(np.float64)[place_QC]
-        found_QC = (vectors_QCD @ questions_QD[some, :, None].astype(np.float64))[:, :, 0]
-        scores_QC[some][there_QC] = found_QC[there_QC]
+    for question_D, ids_C, scores_C in zip(questions_QD.astype(np.float64), candidates_QC, scores_QC, strict=True):
+        there_C = ids_C != MISSING
+        scores_C[there_C] = fetch(ids_C[there_C]).astype(np.float64) @ question_D
     return scores_QC
 
 

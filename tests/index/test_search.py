@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pytest
 
 from dpr.errors import EncoderError
-from dpr.index import search as search_module
 from dpr.index.choose import choose
 from dpr.index.search import rescore, search
 from dpr.index.train import train
@@ -77,11 +76,7 @@ def test_questions_of_another_width_are_refused(shape: tuple[int, ...], filled: 
         search(filled("Flat"), np.zeros(shape, np.float32), 3, 1)
 
 
-@pytest.mark.parametrize("gather_bytes", [1, 10**6])
-def test_rescored_candidates_are_those_of_numpy(
-    gather_bytes: int, vectors_ND: Vectors, questions_QD: Questions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search_module, "GATHER_BYTES", gather_bytes)
+def test_rescored_candidates_are_those_of_numpy(vectors_ND: Vectors, questions_QD: Questions) -> None:
     rng = np.random.default_rng(0)
     candidates_QC = np.array([rng.permutation(1500)[:50] for _ in questions_QD])
     candidates_QC[0] = -1
