@@ -24,6 +24,12 @@ from ray_jobs.failures import quoted_error
 
 Shared = TypeVar("Shared")
 MOST_ACTORS = 64
+UNITS_AT_ONCE = 2
+"""Of an encoder: while one computes, the next is unpacked and the one before is packed."""
+TOKENIZING_SHARE = 0.75
+"""Of the CPUs beside GPUs; the rest launches kernels, writes and drives."""
+TOKENIZER_THREADS = 4
+"""Of one tokeniser beside GPUs: the first unit is ready soon; with more they would wait for Python's lock."""
 
 
 @contextmanager
@@ -97,8 +103,12 @@ class RayExecutor:
     def encoder_threads(self) -> int | None:
         if self._gpus_per_encoder():
             return 1
-        largest_node = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
-        return max(1, largest_node // self._resources.encoders)
+        return max(1, _largest_node() // self._resources.encoders)
+
+    def tokenizer_threads(self) -> int:
+        if not self._gpus_per_encoder():
+            return 1  # the encoders need the CPUs more
+        return max(1, min(TOKENIZER_THREADS, int(TOKENIZING_SHARE * _largest_node())))
 
     def _gpus_per_encoder(self) -> float:
         stated = self._resources.gpus_per_encoder
@@ -111,16 +121,33 @@ class RayExecutor:
 
     def _placement(self, step: Step, units: int) -> dict[str, Any]:
         if step.on == "actor":
+            threads, low, cpus = self.tokenizer_threads(), 1, 0.5
+            if self._gpus_per_encoder():  # which wait for nothing but these: all start at once, and stay
+                cpus = float(threads)
+                low = min(units, max(1, int(TOKENIZING_SHARE * ray.cluster_resources().get("CPU", 1)) // threads))
             # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
-            return {"compute": ActorPoolStrategy(min_size=1, max_size=min(units, MOST_ACTORS)), "num_cpus": 0.5}
+            return {
+                "compute": ActorPoolStrategy(min_size=low, max_size=max(low, min(units, MOST_ACTORS))),
+                "num_cpus": cpus,
+            }
         low = min(units, self._resources.encoders)
         high = max(low, min(units, self._resources.max_encoders or low))
         # threads are told to the encoder itself; Ray's share is small, so that the other operators find room beside it
         return {
-            "compute": ActorPoolStrategy(min_size=low, max_size=high),
+            "compute": ActorPoolStrategy(
+                min_size=low,
+                max_size=high,
+                max_concurrent_calls_per_actor=UNITS_AT_ONCE,
+                enable_true_multi_threading=True,
+            ),
             "num_cpus": 0.5,
             "num_gpus": self._gpus_per_encoder(),
         }
+
+
+def _largest_node() -> int:
+    """CPUs of the largest machine of the cluster."""
+    return max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
 
 
 def _chain(steps: Sequence[Step]) -> Callable[[Unit], Unit]:

@@ -4,7 +4,8 @@ Shapes: N rows, T tokens of all rows together.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,7 +17,7 @@ from tokenizers import Encoding, Tokenizer, normalizers
 from dpr.encoder.spec import TowerSpec
 from dpr.errors import EncoderError
 
-# several processes tokenise at once, so one thread in each is enough; threads of the library would not survive a fork
+# threads are told, and are ours: the library's own would take every processor, and would not survive a fork
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 TEXTS_PER_CALL = 1024
@@ -65,12 +66,14 @@ class TowerTokenizer:
     """The tokenizer of a tower, with its prefix, its way to join title and text, and its token limit.
 
     A pair that is too long loses tokens from the end of the longer text first (`longest_first`): that is what
-    `truncation=True` means to transformers, and what DPR's released code does.
+    `truncation=True` means to transformers, and what DPR's released code does. With several `threads` a call is as many
+    times faster, nearly; the tokens are the same.
     """
 
-    def __init__(self, tower: TowerSpec) -> None:
+    def __init__(self, tower: TowerSpec, threads: int = 1) -> None:
         self._tower = tower
         self._tokenizer = _load_tokenizer(tower)
+        self._threads = threads
 
     def passages(self, titles: Sequence[str], texts: Sequence[str]) -> TokenBatch:
         """Tokens of N passages. ValueError if there are not as many titles as texts.
@@ -89,17 +92,21 @@ class TowerTokenizer:
         return self._tokens([self._tower.prefix + text for text in texts])
 
     def _tokens(self, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> TokenBatch:
-        pieces = [_ragged(found) for found in self._encodings(inputs)]
+        def call(first: int) -> Ragged:
+            return _ragged(self._tokenizer.encode_batch_fast(inputs[first : first + TEXTS_PER_CALL]))
+
+        starts = range(0, len(inputs), TEXTS_PER_CALL)
+        if self._threads == 1 or len(starts) == 1:
+            pieces = [call(first) for first in starts]
+        else:
+            with ThreadPoolExecutor(self._threads, thread_name_prefix="tokenise") as pool:
+                pieces = list(pool.map(call, starts))
         lengths = np.concatenate([np.zeros(1, np.int64), *(lengths for _, _, lengths in pieces)])
         return TokenBatch(
             np.concatenate([np.zeros(0, np.int32), *(ids for ids, _, _ in pieces)]),
             np.concatenate([np.zeros(0, np.uint8), *(types for _, types, _ in pieces)]),
             np.cumsum(lengths, dtype=np.int64),
         )
-
-    def _encodings(self, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> Iterator[list[Encoding]]:
-        for start in range(0, len(inputs), TEXTS_PER_CALL):
-            yield self._tokenizer.encode_batch_fast(inputs[start : start + TEXTS_PER_CALL])
 
 
 Ragged = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int64]]

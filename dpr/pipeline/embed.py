@@ -55,10 +55,13 @@ class EmbedContext:
         return spec
 
 
-def embed_steps(context: EmbedContext, compute: Compute) -> list[Step]:
-    """Tokenise → encode → write, for units of kind `embed`."""
+def embed_steps(context: EmbedContext, compute: Compute, tokenizer_threads: int) -> list[Step]:
+    """Tokenise → encode → write, for units of kind `embed`.
+
+    Texts do not pass through the encoder, where they would only be copied: the writer reads them again.
+    """
     return [
-        Step(Tokenise, (context,), on="actor"),
+        Step(Tokenise, (context, tokenizer_threads), on="actor"),
         Step(Encode, (context, compute), on="encoder"),
         Step(WriteSegment, (context,)),
     ]
@@ -70,21 +73,24 @@ def copy_steps(context: EmbedContext) -> list[Step]:
 
 
 class Tokenise:
-    """Loads a unit's passages and tokenises them."""
+    """Loads a unit's texts and tokenises them."""
 
-    def __init__(self, context: EmbedContext) -> None:
+    def __init__(self, context: EmbedContext, threads: int) -> None:
         self._store, self._context = open_store(context.store_url), context
-        self._tokenizer = TowerTokenizer(context.open_spec().passage)
+        self._tokenizer = TowerTokenizer(context.open_spec().passage, threads)
 
     def __call__(self, unit: Unit) -> Unit:
-        rows = _read_unit(self._store, self._context.run_id, unit["group"])
-        passages = _texts_of(self._store, self._context.run_id, rows)
-        tokens = self._tokenizer.passages(passages["title"].to_pylist(), passages["text"].to_pylist())
-        return unit | {"passages": to_ipc(passages), "tokens": tokens.to_bytes()}
+        texts = _passages_of(self._store, self._context.run_id, unit["group"], ("title", "text"))
+        tokens = self._tokenizer.passages(texts["title"].to_pylist(), texts["text"].to_pylist())
+        return unit | {"tokens": tokens.to_bytes()}
 
 
 class Encode:
-    """Runs the model over a unit's tokens; a row that cannot be encoded is found by bisection and left out."""
+    """Runs the model over a unit's tokens; a row that cannot be encoded is found by bisection and left out.
+
+    Called from two threads at once it never waits between units: the batches of the second stand in the encoder's queue
+    behind those of the first, and unpacking one unit and packing another take place while a third computes.
+    """
 
     def __init__(self, context: EmbedContext, compute: Compute) -> None:
         self._encoder = TowerEncoder(context.open_spec().passage, compute)
@@ -123,7 +129,7 @@ class CopyVectors:
             if borrowed.num_rows:
                 table, missing = self._borrow(name, borrowed)
                 bad |= {sum(t.num_rows for t in tables) + row: "the encoder refused the same text" for row in missing}
-                tables.append(_texts_of(self._store, self._context.run_id, borrowed))
+                tables.append(_texts_of(self._store, self._context.run_id, borrowed, PASSAGE_COLUMNS))
                 vectors.append(table)
         vectors_ND = np.concatenate(vectors)
         return unit | {
@@ -157,7 +163,10 @@ class WriteSegment:
         self._store, self._context = open_store(context.store_url), context
 
     def __call__(self, unit: Unit) -> Unit:
-        passages = from_ipc(unit["passages"])
+        if "passages" in unit:
+            passages = from_ipc(unit["passages"])
+        else:
+            passages = _passages_of(self._store, self._context.run_id, unit["group"], PASSAGE_COLUMNS)
         vectors_ND = np.frombuffer(unit["vectors"], np.float16).reshape(-1, unit["dim"])
         bad = {int(row): reason for row, reason in json.loads(unit["bad"]).items()}
         facts = {"quarantined": len(bad), "tokens": unit["tokens"]}
@@ -212,11 +221,16 @@ def _read_unit(store: Store, run_id: str, group: int) -> pa.Table:
     return pq.ParquetFile(open_object(store, layout.changes(run_id))).read_row_group(group)
 
 
-def _texts_of(store: Store, run_id: str, rows: pa.Table) -> pa.Table:
-    """Passages of `rows` (columns slice, row: both ascending) from the shards that hold them."""
+def _passages_of(store: Store, run_id: str, group: int, columns: Sequence[str]) -> pa.Table:
+    """Some columns of the passages of an embed unit."""
+    return _texts_of(store, run_id, _read_unit(store, run_id, group), columns)
+
+
+def _texts_of(store: Store, run_id: str, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Some columns of `rows` (with slice, row: both ascending) from the shards that hold them."""
     numbers, shard_rows = rows["slice"].to_numpy(), rows["row"].to_numpy()
     tables = [
-        read_rows(open_object(store, layout.scan_shard(run_id, number)), PASSAGE_COLUMNS, shard_rows[numbers == number])
+        read_rows(open_object(store, layout.scan_shard(run_id, number)), columns, shard_rows[numbers == number])
         for number in np.unique(numbers)
     ]
     return pa.concat_tables(tables)

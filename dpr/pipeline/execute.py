@@ -3,6 +3,7 @@
 Every unit goes through all steps of its stage and comes out as exactly one `Record`.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Step:
     args: tuple[Any, ...] = ()
     on: Literal["task", "actor", "encoder"] = "task"
     """`task`: cheap to make, so made anew for every unit; `actor`: made once in long-lived workers; `encoder`: an actor
-    that holds the model and the GPU or CPU threads that the recipe gives it."""
+    that holds the model and the GPU or CPU threads that the recipe gives it, called for several units at once."""
 
 
 class Executor(Protocol):
@@ -38,6 +39,9 @@ class Executor(Protocol):
 
     def encoder_threads(self) -> int | None:
         """CPU threads that an encoder may use; None: as many as PyTorch takes."""
+
+    def tokenizer_threads(self) -> int:
+        """CPU threads that one tokeniser may use."""
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         """Compute a large value once, off the driver, and give a handle that workers resolve without copying."""
@@ -76,6 +80,9 @@ class LocalExecutor:
 
     def encoder_threads(self) -> int | None:
         return None
+
+    def tokenizer_threads(self) -> int:
+        return os.cpu_count() or 1  # nothing else runs meanwhile
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         return _Shared(make(*args))

@@ -157,7 +157,8 @@ class Run:
         )
         made = list(changes.kept)
         # copies last: they may take vectors of segments that this run embeds
-        for kind, steps in (("embed", embed_steps(context, compute)), ("copy", copy_steps(context))):
+        threads = self.executor.tokenizer_threads()
+        for kind, steps in (("embed", embed_steps(context, compute, threads)), ("copy", copy_steps(context))):
             units = [unit for unit in changes.planned if unit.kind == kind]
             if not units and kind == "copy":
                 continue

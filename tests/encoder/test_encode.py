@@ -1,6 +1,7 @@
 """Vectors against sentence-transformers, transformers and plain torch; batching, order, precision and threads."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,17 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
     one, two, again = (TowerEncoder(spec.passage, Compute("fp32", 256, n)).encode(tokens) for n in (1, 2, 2))
     assert one.tobytes() == two.tobytes() == again.tobytes()
     assert torch.get_num_threads() == before
+
+
+def test_units_encoded_at_once_do_not_mix(tmp_path: Path) -> None:
+    spec = resolve(EncoderConfig(model=str(save_bert(tmp_path / "bert")), pooling="mean"))
+    encoder = TowerEncoder(spec.passage, Compute("fp32", 256, 2))
+    rng = np.random.default_rng(1)
+    units = [made_up(rng, [3, 200, 40, 41, 42, 7, 7, 90] * 6) for _ in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(encoder.encode, units))
+    for unit, found_ND in zip(units, together, strict=True):
+        assert found_ND.tobytes() == encoder.encode(unit).tobytes()
 
 
 def test_no_rows_give_no_vectors(tower: TowerEncoder) -> None:

@@ -78,9 +78,11 @@ def test_a_tokenizer_file_that_cuts_and_pads_does_not_matter(tmp_path: Path) -> 
     assert before.lengths().max() == 300
 
 
-def test_many_texts_come_back_in_order_and_none_as_none(tmp_path: Path) -> None:
-    tokenizer = TowerTokenizer(resolve(EncoderConfig(model=str(save_bert(tmp_path)), pooling="cls")).question)
-    texts = [f"the {number}" for number in range(TEXTS_PER_CALL + 5)]
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_texts_come_back_in_order_and_none_as_none(tmp_path: Path, threads: int) -> None:
+    spec = resolve(EncoderConfig(model=str(save_bert(tmp_path)), pooling="cls"))
+    tokenizer = TowerTokenizer(spec.question, threads)
+    texts = [f"the {number}" for number in range(4 * TEXTS_PER_CALL + 5)]
     many = tokenizer.questions(texts)
     assert len(many) == len(texts)
     for row in (0, TEXTS_PER_CALL - 1, TEXTS_PER_CALL, len(texts) - 1):
