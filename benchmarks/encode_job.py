@@ -1,0 +1,87 @@
+"""The whole job: from Parquet to published segments, through Ray, as `python -m ray_jobs.embed` does it."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from encode_alone import cards_watched
+from encode_report import Report
+from encode_subject import Subject
+
+from dpr.pipeline.run import Plan, Run
+from dpr.recipe import Recipe
+from ray_jobs.runtime import RayExecutor, connected
+
+
+class Timeline:
+    """Progress that remembers when rows were done: (seconds, rows) of each stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, list[tuple[float, int]]] = {}
+        self._stage = ""
+
+    def start(self, stage: str, total_rows: int, done_rows: int) -> None:  # noqa: ARG002
+        self._stage = stage
+        self.stages[stage] = [(time.perf_counter(), 0)]
+
+    def advance(self, rows: int) -> None:
+        self.stages[self._stage].append((time.perf_counter(), rows))
+
+    def finish(self, said: str) -> None:
+        self.stages[self._stage].append((time.perf_counter(), 0))
+        print(f"{self._stage}: {said}", flush=True)
+
+    def seconds(self, stage: str) -> float:
+        """Of a whole stage."""
+        return self.stages[stage][-1][0] - self.stages[stage][0][0]
+
+    def first(self, stage: str) -> float:
+        """Seconds until the first unit was done."""
+        return self.stages[stage][1][0] - self.stages[stage][0][0]
+
+    def steady(self, stage: str) -> float:
+        """Rows a second between the unit after the first fifth and the one before the last fifth."""
+        units = self.stages[stage][1:-1]
+        fifth = len(units) // 5
+        middle = units[fifth : len(units) - fifth]
+        rows, seconds = sum(rows for _, rows in middle[1:]), middle[-1][0] - middle[0][0]
+        return rows / seconds if seconds else sum(rows for _, rows in units) / self.seconds(stage)
+
+
+def whole_job(report: Report, subject: Subject, files: Sequence[Path], devices: int, cpus: int, rows: int) -> None:
+    """Scan and embed `files`, of `rows` passages, on so many devices and CPUs."""
+    folder = Path(tempfile.mkdtemp(prefix="encode-job-"))
+    recipe = Recipe.model_validate(
+        {
+            "store": str(folder / "store"),
+            "corpus": {"path": [str(path) for path in files], "format": "parquet"},
+            "encoder": subject.config.model_dump(),
+            "resources": {"encoders": devices, "segment_rows": 50_000 if subject.device.type == "cuda" else 2_000},
+        }
+    )
+    gpus = devices if subject.device.type == "cuda" else 0
+    where = f"{devices} {'GPU' if gpus else 'CPU encoder'}{'s' if devices > 1 else ''}, {cpus} CPUs"
+    timeline, started = Timeline(), time.perf_counter()
+    try:
+        with cards_watched(report, f"whole job, {where}"):
+            plan = Plan.of(recipe)
+            with connected(cpus=cpus, gpus=gpus):
+                connected_seconds = time.perf_counter() - started
+                run = Run(plan, RayExecutor(recipe.resources), timeline)
+                segments = run.embed(run.scan())
+                seconds = time.perf_counter() - started
+    finally:
+        shutil.rmtree(folder)
+    written = sum(entry.rows for entry in segments)
+    if written != rows:
+        raise RuntimeError(f"{rows} passages went in and {written} came out")
+    report.add(f"whole job, {where}: embed stage in its steady state", timeline.steady("embed"), devices)
+    report.add(f"whole job, {where}: embed stage from start to end", rows / timeline.seconds("embed"), devices)
+    report.add(f"whole job, {where}: planning, Ray's start, scan and embed", rows / seconds, devices)
+    report.note(
+        f"whole job, {where}: {rows:,} passages, {len(segments)} segments; planning and Ray's start "
+        f"{connected_seconds:.1f} s, scan {timeline.seconds('scan'):.1f} s, diff {timeline.seconds('diff'):.1f} s, "
+        f"embed {timeline.seconds('embed'):.1f} s (first segment after {timeline.first('embed'):.1f} s)"
+    )

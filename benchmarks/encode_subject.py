@@ -1,0 +1,96 @@
+"""What is encoded in the benchmark, and with what: passages of real lengths, and a network."""
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+from dpr.encoder.spec import TowerSpec
+from dpr.encoder.tokens import TokenBatch
+from dpr.recipe import EncoderConfig
+
+MAX_TOKENS = 256
+FILE_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One tower, and the passages that every way encodes."""
+
+    config: EncoderConfig
+    tower: TowerSpec
+    passages: pa.Table
+    """Columns id, title, text, in random order."""
+    tokens: TokenBatch
+    """Of `passages`."""
+    device: torch.device
+
+    def units(self, passages: int, unit_rows: int) -> Iterator[TokenBatch]:
+        """So many passages in units, each a random draw."""
+        rng = np.random.default_rng(0)
+        for first in range(0, passages, unit_rows):
+            yield self.tokens.select(rng.integers(0, len(self.tokens), min(unit_rows, passages - first)))
+
+    def sample(self, rows: int) -> TokenBatch:
+        """The tokens of the first passages, again from the start where there are fewer."""
+        return self.tokens.select(np.arange(rows) % len(self.tokens))
+
+
+def save_random_bert(folder: Path, tokenizer: Path) -> EncoderConfig:
+    """BERT-base with random weights: wider than at the start of training, so that vectors differ as trained ones do."""
+    torch.manual_seed(0)
+    body = BertModel(BertConfig(), add_pooling_layer=False)
+    with torch.no_grad():
+        for name, weight in body.named_parameters():
+            if "LayerNorm.weight" in name:
+                weight.copy_(1 + 0.2 * torch.randn_like(weight))
+            elif weight.ndim == 1:
+                weight.copy_(0.1 * torch.randn_like(weight))
+            elif ".layer." in name:
+                weight.mul_(2)
+    body.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return EncoderConfig(model=str(folder), pooling="mean", max_tokens=MAX_TOKENS, title_join="pair")
+
+
+def read_passages(files: Sequence[Path]) -> pa.Table:
+    """Id, title and text of JSONL files in BEIR's layout, gzipped or not, in random order."""
+    rows: list[dict[str, str]] = []
+    for path in files:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8") as lines:
+            rows += map(json.loads, lines)
+    order = np.random.default_rng(0).permutation(len(rows))
+    columns = {"id": "_id", "title": "title", "text": "text"}
+    return pa.table({name: [rows[row].get(key) or "" for row in order] for name, key in columns.items()})
+
+
+def write_distinct(base: pa.Table, rows: int, folder: Path) -> list[Path]:
+    """So many passages as Parquet files: those of `base` again and again, with their round as another word at the end.
+
+    Equal texts would be embedded once.
+    """
+    folder.mkdir(parents=True)
+
+    def write(first: int) -> Path:
+        numbers = np.arange(first, min(first + FILE_ROWS, rows))
+        table = base.take(pa.array(numbers % base.num_rows))
+        rounds = pa.array(numbers // base.num_rows).cast(pa.string())
+        for name, separator in (("id", "#"), ("text", " ")):
+            column = pc.binary_join_element_wise(table[name], rounds, separator)
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+        path = folder / f"{first // FILE_ROWS:04d}.parquet"
+        pq.write_table(table, path, compression="zstd", compression_level=1, row_group_size=10_000)
+        return path
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(write, range(0, rows, FILE_ROWS)))
