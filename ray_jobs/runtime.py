@@ -24,6 +24,8 @@ from ray_jobs.failures import quoted_error
 
 Shared = TypeVar("Shared")
 MOST_ACTORS = 64
+ACTOR_CPUS = 0.5
+"""Ray's share for an actor whose threads are told to it otherwise; small, so that all find room on a small machine."""
 UNITS_AT_ONCE = 2
 """Of an encoder: while one computes, the next is unpacked and the one before is packed."""
 TOKENIZING_SHARE = 0.75
@@ -111,7 +113,12 @@ class RayExecutor:
     def tokenizer_threads(self) -> int:
         if not self._gpus_per_encoder():
             return 1  # the encoders need the CPUs more
-        return max(1, min(TOKENIZER_THREADS, int(TOKENIZING_SHARE * _largest_node())))
+        return max(1, min(TOKENIZER_THREADS, int(TOKENIZING_SHARE * _largest_node()), int(self._tokenizing_cpus())))
+
+    def _tokenizing_cpus(self) -> float:
+        """CPUs that tokenisers may hold beside GPUs: one writer must find room, and each encoder."""
+        cpus = ray.cluster_resources().get("CPU", 1.0)
+        return float(min(TOKENIZING_SHARE * cpus, cpus - 1 - ACTOR_CPUS * self._resources.encoders))
 
     def _gpus_per_encoder(self) -> float:
         stated = self._resources.gpus_per_encoder
@@ -124,10 +131,10 @@ class RayExecutor:
 
     def _placement(self, step: Step, units: int) -> dict[str, Any]:
         if step.on == "actor":
-            threads, low, cpus = self.tokenizer_threads(), 1, 0.5
+            low, cpus = 1, ACTOR_CPUS
             if self._gpus_per_encoder():  # which wait for nothing but these: all start at once, and stay
-                cpus = float(threads)
-                low = min(units, max(1, int(TOKENIZING_SHARE * ray.cluster_resources().get("CPU", 1)) // threads))
+                threads, room = self.tokenizer_threads(), self._tokenizing_cpus()
+                low, cpus = min(units, max(1, int(room) // threads)), max(ACTOR_CPUS, min(threads, room))
             # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
             return {
                 "compute": ActorPoolStrategy(min_size=low, max_size=max(low, min(units, MOST_ACTORS))),
@@ -135,7 +142,6 @@ class RayExecutor:
             }
         low = min(units, self._resources.encoders)
         high = max(low, min(units, self._resources.max_encoders or low))
-        # threads are told to the encoder itself; Ray's share is small, so that the other operators find room beside it
         return {
             "compute": ActorPoolStrategy(
                 min_size=low,
@@ -143,7 +149,7 @@ class RayExecutor:
                 max_concurrent_calls_per_actor=UNITS_AT_ONCE,
                 enable_true_multi_threading=True,
             ),
-            "num_cpus": 0.5,
+            "num_cpus": ACTOR_CPUS,
             "num_gpus": self._gpus_per_encoder(),
         }
 
