@@ -82,6 +82,8 @@ class EncoderConfig(_Config):
     """Arithmetic; `auto` takes bf16 where it is faster and as accurate on this device."""
     tokens_per_batch: Annotated[int, Field(ge=64)] | None = None
     """Token budget of one batch; null: measured default for the device."""
+    packing: Literal["auto", "never"] = "auto"
+    """`auto`: without padding where device and network allow it; `never`: padded to nearly equal lengths."""
 
 
 class IndexConfig(_Config):

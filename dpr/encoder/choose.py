@@ -26,11 +26,15 @@ class Way:
     said: str
 
 
-def choose_way(network: Network, tower: TowerSpec, dtype: torch.dtype, device: torch.device) -> Way:
+def choose_way(
+    network: Network, tower: TowerSpec, dtype: torch.dtype, device: torch.device, *, packing: bool = True
+) -> Way:
     """The fastest way for this network, which is float32 and on `device`, and may be converted in place."""
     if device.type != "cuda":
         return Way(PaddedForward(network.to(dtype, device), tower, device), "padded to nearly equal lengths")
-    if dtype != torch.bfloat16:
+    if not packing:
+        why = "as asked for"
+    elif dtype != torch.bfloat16:
         why = "packing is for bf16"
     elif not supports(network.body):
         why = f"packing does not know networks of type {network.body.config.model_type}"

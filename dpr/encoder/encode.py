@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from dpr.encoder.choose import GPU_THREADS, choose_way
+from dpr.encoder.memory import WithinMemory
 from dpr.encoder.model import load_network
 from dpr.encoder.precision import choose_precision
 from dpr.encoder.spec import EncoderSpec, TowerSpec
@@ -40,6 +41,8 @@ class Compute:
     """CPU threads; None: what PyTorch takes, which follows OMP_NUM_THREADS."""
     device: str | None = None
     """`cpu`, `cuda`, …; None: a GPU where there is one."""
+    packing: Literal["auto", "never"] = "auto"
+    """`auto`: without padding where this device and network allow it; `never`: padded to nearly equal lengths."""
 
 
 class TowerEncoder:
@@ -57,13 +60,18 @@ class TowerEncoder:
         self._pool = _pool_of(threads)
         network = load_network(tower).to(torch.float32, device)
         chosen = self._pool.submit(choose_precision, network, tower, compute.precision, device).result()
-        way = choose_way(network, tower, chosen.dtype, device)
+        way = choose_way(network, tower, chosen.dtype, device, packing=compute.packing == "auto")
         tokens = compute.tokens_per_batch or (CPU_TOKENS if on_cpu else GPU_TOKENS)
         on = f"{threads} thread{'s' if threads > 1 else ''} on {device}"
-        self.choice = f"{chosen.said}; {way.said}, {tokens} tokens a batch, {on}"
-        """What was chosen, and why, for people."""
+        self._choice = f"{chosen.said}; {way.said}, {tokens} tokens a batch, {on}"
         self._tokens = tokens
         self._forward = way.forward
+
+    @property
+    def choice(self) -> str:
+        """What was chosen, and why, for people; and whether memory has made it choose again."""
+        said = self._forward.said if isinstance(self._forward, WithinMemory) else ""
+        return f"{self._choice}; {said}" if said else self._choice
 
     def encode(self, tokens: TokenBatch, dtype: npt.DTypeLike = np.float16) -> npt.NDArray[Any]:
         """Vectors (N, D) of `dtype`, in the order of the rows.

@@ -21,6 +21,11 @@ class WithinMemory:
         self._forward = forward
         self._most_tokens: int | None = None
 
+    @property
+    def said(self) -> str:
+        """What became of it, for people; empty if memory has sufficed."""
+        return "" if self._most_tokens is None else f"out of memory, so at most {self._most_tokens} tokens a batch"
+
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """See Forward; EncoderError if not even one row fits."""
         if len(tokens) > 1 and self._most_tokens is not None and len(tokens.ids_T) > self._most_tokens:

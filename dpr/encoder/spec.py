@@ -81,7 +81,7 @@ class EncoderSpec:
                 side: {name: value for name, value in asdict(tower).items() if name != "folder"}
                 for side, tower in towers.items()
             },
-            "config": self.config.model_dump(mode="json", exclude={"precision", "tokens_per_batch"}),
+            "config": self.config.model_dump(mode="json", exclude={"precision", "tokens_per_batch", "packing"}),
         }
 
 

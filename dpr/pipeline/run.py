@@ -153,7 +153,10 @@ class Run:
         context = EmbedContext(self.store.url, self.run_id, self.recipe.encoder, self.spec.encoder_id, ids)
         resources, encoder = self.recipe.resources, self.recipe.encoder
         compute = Compute(
-            encoder.precision, encoder.tokens_per_batch, resources.cpus_per_encoder or self.executor.encoder_threads()
+            encoder.precision,
+            encoder.tokens_per_batch,
+            resources.cpus_per_encoder or self.executor.encoder_threads(),
+            packing=encoder.packing,
         )
         made = list(changes.kept)
         # copies last: they may take vectors of segments that this run embeds

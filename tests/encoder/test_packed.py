@@ -149,6 +149,7 @@ def test_out_of_memory_halves_batches_says_so_and_gives_the_same_vectors(caplog:
     torch.testing.assert_close(forward(tokens), expected_ND)
     assert device.refused == [640, 320]
     assert [record.args for record in caplog.records] == [(320,), (160,)]
+    assert forward.said == "out of memory, so at most 160 tokens a batch"
     torch.testing.assert_close(forward(tokens), expected_ND)
     assert device.refused == [640, 320]  # learnt
 

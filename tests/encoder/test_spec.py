@@ -43,7 +43,9 @@ def test_the_id_changes_with_what_changes_vectors(bert: Path, fields: dict[str, 
     assert encoder_id(bert, **fields) != encoder_id(bert)
 
 
-@pytest.mark.parametrize("fields", [{"precision": "bf16"}, {"tokens_per_batch": 4096}, {"normalize": False}])
+@pytest.mark.parametrize(
+    "fields", [{"precision": "bf16"}, {"tokens_per_batch": 4096}, {"packing": "never"}, {"normalize": False}]
+)
 def test_the_id_does_not_change_with_how_it_is_computed(bert: Path, fields: dict[str, Any]) -> None:
     assert encoder_id(bert, **fields) == encoder_id(bert)
 
