@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from dpr.encoder import words
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TEXTS_PER_CALL, TokenBatch, TowerTokenizer
 from dpr.recipe import EncoderConfig
@@ -63,6 +64,69 @@ def test_tokens_are_those_of_transformers(tmp_path: Path, title_join: Any, prefi
     assert [found.ids_T[a:b].tolist() for a, b in bounds] == expected["input_ids"]
     assert [found.types_T[a:b].tolist() for a, b in bounds] == expected["token_type_ids"]
     assert found.lengths().max() <= max_tokens
+
+
+NASTY = (
+    *("the", "river", "Ocean", " ", " ", " ", "\t", "\n", "\r\n", "\x0b", "\x1c", "\x85", "\xa0", "\u2003", "\u200b"),
+    *("\0", "\ufffd", "\u0301", "é", "e\u0301", "ﬁ", "Σ", "İ", "ß", "中", "国", "日本", "😀", "مرحبا", "\u037e", "—"),
+    *(
+        "[SEP]",
+        "[CLS]",
+        "[sep]",
+        "[",
+        "]",
+        "[[MASK]]",
+        "##a",
+        "#",
+        "-",
+        "'",
+        ".",
+        ",",
+        "!",
+        "?",
+        "a" * 101,
+        "x" * 30,
+        "7",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def nasty_towers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, TowerTokenizer, str, int]]:
+    folder = save_bert(tmp_path_factory.mktemp("bert"))
+    found = []
+    for join in ("pair", "space"):
+        for most in (5, 12, 300):
+            config = EncoderConfig(model=str(folder), pooling="cls", title_join=join, max_tokens=most)  # type: ignore[arg-type]
+            tokenizer = TowerTokenizer(resolve(config).passage)
+            found.append((AutoTokenizer.from_pretrained(folder), tokenizer, join, most))
+    return found
+
+
+@given(
+    texts=st.lists(st.lists(st.sampled_from(NASTY) | st.characters(), max_size=24).map("".join), min_size=2, max_size=9)
+)
+def test_words_remembered_give_the_tokens_of_whole_texts(
+    nasty_towers: list[tuple[Any, TowerTokenizer, str, int]], texts: list[str]
+) -> None:
+    titles = texts[::-1]
+    for theirs, tokenizer, join, most in nasty_towers:
+        assert tokenizer._words is not None
+        pairs = [f"{a} {b}" if a else b for a, b in zip(titles, texts, strict=True)]
+        inputs = (titles, texts) if join == "pair" else (pairs,)
+        expected = theirs(*inputs, truncation=True, max_length=most)
+        found = tokenizer.passages(titles, texts)
+        assert [found[row : row + 1].ids_T.tolist() for row in range(len(texts))] == expected["input_ids"]
+        assert found.types_T.tolist() == [kind for row in expected["token_type_ids"] for kind in row]
+
+
+def test_memory_of_words_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "MOST_CHARACTERS", 200)
+    tokenizer = TowerTokenizer(resolve(EncoderConfig(model=str(save_bert(tmp_path)), pooling="cls")).question)
+    texts = [f"the river{number} ocean{number // 3}" for number in range(90)]
+    alone = [tokenizer.questions([text]).ids_T.tolist() for text in texts]
+    together = tokenizer.questions(texts)
+    assert [together[row : row + 1].ids_T.tolist() for row in range(len(texts))] == alone
 
 
 def test_a_tokenizer_file_that_cuts_and_pads_does_not_matter(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Tokenising as BERT does, by remembering the tokens of each word: several times faster than the library alone.
+
+BERT's tokenizer cuts at white space and punctuation first, and looks at no word's neighbours. So the tokens of a text
+are those of its words, one after another, and a corpus has few different words: the library is asked once for each.
+
+Shapes: N texts, W words of all texts together, T tokens of all texts together.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+MOST_CHARACTERS = 2**24
+"""Of all words remembered; beyond, memory starts anew. A million English words have about half as many."""
+
+_MARKS = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+_WORD = f"[{_MARKS}]|[^ \t\n\r{_MARKS}]+"
+"""Cut where BERT cuts whatever else is done to a text; other white space and punctuation stay within a word."""
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Tokens of N texts, one after another."""
+
+    ids_T: npt.NDArray[np.int32]
+    lengths_N: npt.NDArray[np.int64]
+
+    def first(self, most_N: npt.NDArray[np.int64]) -> "Ragged":
+        """At most so many tokens of each text, from its start."""
+        lengths_N = np.minimum(self.lengths_N, most_N)
+        if (lengths_N == self.lengths_N).all():
+            return self
+        return Ragged(self.ids_T[places(starts_of(self.lengths_N), lengths_N)], lengths_N)
+
+
+class Words:
+    """The tokens of every word seen so far. May be called by several threads."""
+
+    _numbers: dict[str, int]
+    """Word → its place in `_starts` and `_lengths`, which say where in `_ids` its tokens are."""
+    _starts: npt.NDArray[np.int64]
+    _lengths: npt.NDArray[np.int64]
+    _ids: npt.NDArray[np.int32]
+    _characters: int
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # special tokens are found in a text before all else
+        added = sorted((token["content"] for token in _parts(tokenizer)["added_tokens"]), key=len, reverse=True)
+        self._find = re.compile("|".join([*map(re.escape, added), _WORD])).findall
+        self._lock = Lock()
+        self._forget()
+
+    @staticmethod
+    def suit(tokenizer: Tokenizer) -> bool:
+        """Whether a tokenizer cuts at white space and punctuation first, as BERT's does."""
+        parts = _parts(tokenizer)
+        normalizer = parts["normalizer"] or {"type": "Sequence", "normalizers": []}
+        steps = {step["type"] for step in normalizer.get("normalizers", [normalizer])}
+        return (
+            steps <= {"BertNormalizer", "Lowercase"}
+            and (parts["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
+            and parts["model"]["type"] == "WordPiece"
+            and not any(token["normalized"] or token["single_word"] for token in parts["added_tokens"])
+            and not any(set(token["content"]) & set(" \t\n\r") for token in parts["added_tokens"])
+        )
+
+    def tokens(self, texts: Sequence[str]) -> Ragged:
+        """Tokens of N texts, without special ones and not cut."""
+        words: list[str] = []
+        counts_N = np.empty(len(texts), np.int64)
+        for row, text in enumerate(texts):
+            found = self._find(text)
+            words += found
+            counts_N[row] = len(found)
+        with self._lock:
+            numbers_W = self._numbers_of(words)
+            lengths_W = self._lengths[numbers_W]
+            ids_T = self._ids[places(self._starts[numbers_W], lengths_W)]
+        ends_W = np.concatenate([[0], np.cumsum(lengths_W)])
+        ends_N = ends_W[np.concatenate([[0], np.cumsum(counts_N)])]
+        return Ragged(ids_T, np.diff(ends_N))
+
+    def _numbers_of(self, words: list[str]) -> npt.NDArray[np.int64]:
+        numbers = list(map(self._numbers.get, words))
+        if None in numbers:
+            self._learn(list(dict.fromkeys(word for word in words if word not in self._numbers)))
+            if self._characters > MOST_CHARACTERS:
+                self._forget()
+                self._learn(list(dict.fromkeys(words)))
+            numbers = list(map(self._numbers.get, words))
+        return np.array(numbers, np.int64)
+
+    def _learn(self, words: list[str]) -> None:
+        found = [one.ids for one in self._tokenizer.encode_batch_fast(words, add_special_tokens=False)]
+        lengths = np.array([len(ids) for ids in found], np.int64)
+        self._numbers |= {word: number for number, word in enumerate(words, len(self._lengths))}
+        self._starts = np.concatenate([self._starts, len(self._ids) + starts_of(lengths)])
+        self._lengths = np.concatenate([self._lengths, lengths])
+        self._ids = np.concatenate([self._ids, np.array([id_ for ids in found for id_ in ids], np.int32)])
+        self._characters += sum(map(len, words))
+
+    def _forget(self) -> None:
+        self._numbers = {}
+        self._ids, self._characters = np.zeros(0, np.int32), 0
+        self._starts, self._lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
+def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A tokenizer's own description of itself, as in tokenizer.json."""
+    parts: dict[str, Any] = json.loads(tokenizer.to_str())
+    return parts
+
+
+def starts_of(lengths_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where each of N runs begins that lie one after another."""
+    return np.cumsum(lengths_N) - lengths_N
+
+
+def places(starts_N: npt.NDArray[np.int64], lengths_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Places of the elements of N runs, each of which begins at its own start (T,)."""
+    return np.repeat(starts_N - starts_of(lengths_N), lengths_N) + np.arange(int(lengths_N.sum()))
