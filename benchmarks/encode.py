@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from encode_alone import accuracy, alone, flops, matmul_tflops, retrieval, shares
+from encode_alone import accuracy, alone, flops, matmul_tflops, retrieval, shares, timed
 from encode_job import whole_job
 from encode_peers import padded_loop, sentence_transformers
 from encode_report import Report
@@ -59,9 +59,16 @@ def processor(device: torch.device) -> tuple[str, str]:
 def prepare(arguments: argparse.Namespace, folder: Path, device: torch.device) -> Subject:
     config = EncoderConfig(model=arguments.model) if arguments.model else save_random_bert(folder, arguments.tokenizer)
     tower, passages = resolve(config).passage, read_passages(arguments.corpus)
-    tokenizer = TowerTokenizer(tower, os.cpu_count() or 1)
-    tokens = tokenizer.passages(passages["title"].to_pylist(), passages["text"].to_pylist())
+    tokens = TowerTokenizer(tower).passages(passages["title"].to_pylist(), passages["text"].to_pylist())
     return Subject(config, tower, passages, tokens, device)
+
+
+def tokenising(report: Report, subject: Subject) -> None:
+    """By one process, of words it has not seen and of words it has; the whole job's passages repeat their words."""
+    tokenizer, rows = TowerTokenizer(subject.tower), min(10_000, subject.passages.num_rows)
+    titles, texts = (subject.passages[name].slice(0, rows).to_pylist() for name in ("title", "text"))
+    first, again = (rows / timed(lambda: tokenizer.passages(titles, texts)) for _ in range(2))
+    report.note(f"tokenising {rows:,} passages in one process: {first:,.0f} passages/s at first, {again:,.0f} again")
 
 
 def describe(report: Report, subject: Subject, tflops: float) -> None:
@@ -85,6 +92,7 @@ def main() -> None:
         path = arguments.out / f"encode_{short}_{datetime.now(UTC):%Y-%m-%d}.md"
         report = Report(path, f"Encoding on {title}", float(subject.tokens.lengths().mean()))
         describe(report, subject, matmul_tflops(report, device))
+        tokenising(report, subject)
         alone(report, subject, ALONE_PASSAGES[kind])
         devices = torch.cuda.device_count() if kind == "cuda" else 1
         files = write_distinct(subject.passages, arguments.passages * devices, Path(name, "corpus"))

@@ -30,8 +30,8 @@ UNITS_AT_ONCE = 2
 """Of an encoder: while one computes, the next is unpacked and the one before is packed."""
 TOKENIZING_SHARE = 0.75
 """Of the CPUs beside GPUs; the rest launches kernels, writes and drives."""
-TOKENIZER_THREADS = 4
-"""Of one tokeniser beside GPUs: the first unit is ready soon; with more they would wait for Python's lock."""
+TOKENIZER_THREADS = 2
+"""Of one tokeniser beside GPUs: a unit is ready sooner than with one; more would wait for Python's lock."""
 
 
 @contextmanager
