@@ -18,6 +18,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from dpr.errors import DprError, UnitError
+from dpr.index.hardware import Hardware
 from dpr.pipeline.execute import Step, Unit
 from dpr.recipe import Resources
 from ray_jobs.failures import quoted_error
@@ -32,6 +33,8 @@ TOKENIZING_SHARE = 0.75
 """Of the CPUs beside GPUs; the rest launches kernels, writes and drives."""
 TOKENIZER_THREADS = 2
 """Of one tokeniser beside GPUs: a unit is ready sooner than with one; more would wait for Python's lock."""
+CODERS_PER_GPU = 8
+"""Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
 
 
 @contextmanager
@@ -85,9 +88,10 @@ class RayExecutor:
 
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
         try:
-            if len(units) == 1 and all(step.on == "task" for step in steps):
+            if len(units) == 1 and not any(step.on in ("actor", "encoder") for step in steps):
                 # one task needs no streaming, and starts in a worker that is there already
-                yield ray.get(ray.remote(_chain(steps)).remote(units[0]))
+                gpus = max(self._gpu_share(step) for step in steps)
+                yield ray.get(ray.remote(_chain(steps)).options(num_cpus=1, num_gpus=gpus).remote(units[0]))
             else:
                 yield from self._dataset(stage, steps, units).iter_rows()
         except DprError:
@@ -98,7 +102,7 @@ class RayExecutor:
     def _dataset(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> ray.data.Dataset:
         dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
         for step in steps:
-            if step.on == "task":
+            if step.on == "task" or (step.on in ("trainer", "coder") and not self._gpu_share(step)):
                 dataset = dataset.map(_chain([step]), num_cpus=1)
             else:
                 dataset = dataset.map(step.make, fn_constructor_args=step.args, **self._placement(step, len(units)))
@@ -120,10 +124,20 @@ class RayExecutor:
         cpus = ray.cluster_resources().get("CPU", 1.0)
         return float(min(TOKENIZING_SHARE * cpus, cpus - 1 - ACTOR_CPUS * self._resources.encoders))
 
+    def hardware(self) -> Hardware:
+        # a trainer asks Ray for one CPU and is told to use all: nothing else runs meanwhile, and a machine of which
+        # something else holds a CPU would never be given whole
+        return Hardware("cuda" if _cluster_gpus() else None, _largest_node())
+
+    def _gpu_share(self, step: Step) -> float:
+        """GPUs that a step on `trainer` or `coder` holds."""
+        share = {"trainer": 1.0, "coder": 1 / CODERS_PER_GPU}.get(step.on, 0.0)
+        return share if _cluster_gpus() else 0.0
+
     def _gpus_per_encoder(self) -> float:
         stated = self._resources.gpus_per_encoder
         if stated is None:
-            return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+            return 1.0 if _cluster_gpus() else 0.0
         return stated
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
@@ -140,6 +154,11 @@ class RayExecutor:
                 "compute": ActorPoolStrategy(min_size=low, max_size=max(low, min(units, MOST_ACTORS))),
                 "num_cpus": cpus,
             }
+        if step.on in ("trainer", "coder"):
+            # half a CPU each, and one left for the task that writes records
+            room = 2 * (int(ray.cluster_resources().get("CPU", 1)) - 1)
+            size = max(1, min(units, int(_cluster_gpus() / self._gpu_share(step)), room))
+            return {"compute": ActorPoolStrategy(size=size), "num_cpus": ACTOR_CPUS, "num_gpus": self._gpu_share(step)}
         low = min(units, self._resources.encoders)
         high = max(low, min(units, self._resources.max_encoders or low))
         return {
@@ -152,6 +171,10 @@ class RayExecutor:
             "num_cpus": ACTOR_CPUS,
             "num_gpus": self._gpus_per_encoder(),
         }
+
+
+def _cluster_gpus() -> float:
+    return float(ray.cluster_resources().get("GPU", 0))
 
 
 def _largest_node() -> int:

@@ -9,41 +9,70 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IndexBuildError
+from dpr.index.hardware import Floats, Hardware, as_float32
 from dpr.index.kinds import Storage, core, storage
 from dpr.index.part import Part
-from dpr.index.train import as_float32
+from dpr.index.torch_index import Codes, Lists, TorchCoder, fits
 
 BLOCK_ROWS = 32_768
 
 
-def build_part(codebook: faiss.Index, vectors_ND: npt.NDArray[np.float16], block_rows: int = BLOCK_ROWS) -> Part:
+class FaissCoder:
+    """Codes vectors with FAISS, on CPU threads."""
+
+    def __init__(self, codebook: faiss.Index) -> None:
+        self._codebook = codebook
+        inner = core(codebook)
+        self._number_bytes = inner.coarse_code_size() if isinstance(inner, faiss.IndexIVF) else 0
+
+    def __call__(self, vectors_ND: Floats, what: str) -> tuple[Lists, Codes]:
+        """Lists (N,), zero for a kind without, and codes (N, B). Raises IndexBuildError if vectors are not finite."""
+        encoded_NB = self._codebook.sa_encode(as_float32(vectors_ND, self._codebook.d, what))
+        # before the code stands the number of the list, little endian
+        padded_N8 = np.zeros((len(encoded_NB), 8), np.uint8)
+        padded_N8[:, : self._number_bytes] = encoded_NB[:, : self._number_bytes]
+        return padded_N8.view("<i8")[:, 0], encoded_NB[:, self._number_bytes :]
+
+
+Coder = FaissCoder | TorchCoder
+
+
+def coder(codebook: faiss.Index, hardware: Hardware) -> Coder:
+    """What codes vectors with a codebook on this hardware."""
+    if hardware.device is not None and fits(codebook):
+        return TorchCoder(codebook, hardware.device)
+    return FaissCoder(codebook)
+
+
+def build_part(
+    codebook: faiss.Index,
+    vectors_ND: npt.NDArray[np.float16],
+    block_rows: int = BLOCK_ROWS,
+    code: Coder | None = None,
+) -> Part:
     """The part of one segment: row i of `vectors_ND` (float16, may be a memory map) is row i of the segment.
 
-    At most `block_rows` vectors are held in float32 at a time. Raises IndexBuildError for vectors of another width or
-    that are not finite, and for a kind that cannot be built from parts.
+    At most `block_rows` vectors are held in float32 at a time. `code` is the codebook's coder, by default FAISS.
+    Raises IndexBuildError for vectors of another width or that are not finite, and for a kind that cannot be built from
+    parts.
     """
     if storage(codebook) is Storage.WHOLE:
         raise IndexBuildError(
             f"an index of kind {type(core(codebook)).__name__} cannot be built from parts; build it whole"
         )
-    encoded_NB = np.empty((len(vectors_ND), codebook.sa_code_size()), np.uint8)
+    code = code or FaissCoder(codebook)
+    lists_N = np.empty(len(vectors_ND), np.int64)
+    codes_NB = np.empty((len(vectors_ND), core(codebook).code_size), np.uint8)
     for start in range(0, len(vectors_ND), block_rows):
         block = slice(start, start + block_rows)
-        what = f"vectors of rows {start} and on"
-        encoded_NB[block] = codebook.sa_encode(as_float32(vectors_ND[block], codebook.d, what))
-    return grouped(codebook, encoded_NB)
+        lists_N[block], codes_NB[block] = code(vectors_ND[block], f"vectors of rows {start} and on")
+    return grouped(codebook, lists_N, codes_NB)
 
 
-def grouped(codebook: faiss.Index, encoded_NB: npt.NDArray[np.uint8]) -> Part:
-    """The part of codes as FAISS's `sa_encode` gives them: list number (little endian), then code."""
+def grouped(codebook: faiss.Index, lists_N: Lists, codes_NB: Codes) -> Part:
+    """The part of coded vectors, list by list."""
     inner = core(codebook)
-    if not isinstance(inner, faiss.IndexIVF):
-        rows = len(encoded_NB)
-        return Part(np.array([rows], np.uint32), np.arange(rows, dtype=np.uint32), encoded_NB)
-    number_bytes = inner.coarse_code_size()
-    padded_N8 = np.zeros((len(encoded_NB), 8), np.uint8)
-    padded_N8[:, :number_bytes] = encoded_NB[:, :number_bytes]
-    lists_N = padded_N8.view("<i8")[:, 0]
+    lists = inner.nlist if isinstance(inner, faiss.IndexIVF) else 1
     order = np.argsort(lists_N, kind="stable")
-    sizes_L = np.bincount(lists_N, minlength=inner.nlist).astype(np.uint32)
-    return Part(sizes_L, order.astype(np.uint32), encoded_NB[order, number_bytes:])
+    sizes_L = np.bincount(lists_N, minlength=lists).astype(np.uint32)
+    return Part(sizes_L, order.astype(np.uint32), codes_NB[order])

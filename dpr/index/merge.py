@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IndexBuildError, IntegrityError
+from dpr.index.hardware import as_float32
 from dpr.index.invlists import ListWriter, list_writer
 from dpr.index.kinds import Storage, copy_index, core, set_ntotal, storage
 from dpr.index.part import PartFile
-from dpr.index.train import as_float32, write_index
+from dpr.index.train import write_index
 
 ROW_BITS = 32
 MAX_SEGMENT_NUMBER = 2**31 - 1

@@ -9,24 +9,26 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from dpr.errors import IndexBuildError, IntegrityError
 from dpr.index.choose import IndexPlan, new_index
+from dpr.index.hardware import Floats, Hardware, as_float32, check_width
 from dpr.index.kinds import copy_index, core, inverted, reason
 from dpr.index.search import search
+from dpr.index.torch_index import fits, train_in_torch
 
+CPU = Hardware()
 PROBE_ROWS = 500
-Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 
 
-def train(sample_ND: npt.NDArray[np.float32], plan: IndexPlan, seed: int) -> faiss.Index:
+def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CPU) -> faiss.Index:
     """The codebook of `plan`: trained on the sample, empty.
 
-    The same sample, plan, seed and number of threads give the same codebook. Raises IndexBuildError for a sample of
-    another width, too small or not finite, and for a kind that FAISS cannot fill and search the way it is done here.
+    The same sample, plan, seed and device give the same codebook, with any number of threads. Raises IndexBuildError
+    for a sample of another width, too small or not finite, and for a kind that FAISS cannot fill and search the way it
+    is done here.
     """
-    sample_ND = as_float32(sample_ND, plan.dim, "training vectors")
+    check_width(sample_ND, plan.dim, "training vectors")
     if len(sample_ND) < max(1, plan.least_train_rows):
         raise IndexBuildError(
             f"index factory {plan.factory} needs at least {max(1, plan.least_train_rows)} training vectors and the "
@@ -35,17 +37,29 @@ def train(sample_ND: npt.NDArray[np.float32], plan: IndexPlan, seed: int) -> fai
     codebook = new_index(plan.factory, plan.dim)
     try:
         with _prepared(codebook, seed):
-            codebook.train(sample_ND)
+            if hardware.device is not None and fits(codebook):
+                train_in_torch(codebook, sample_ND, seed, hardware.device)
+            else:
+                codebook.train(as_float32(sample_ND, plan.dim, "training vectors"))
         trial = copy_index(codebook)
         for _ in range(2):  # some kinds take vectors only once
-            trial.add(sample_ND[:PROBE_ROWS])
+            trial.add(sample_ND[:PROBE_ROWS].astype(np.float32))
     except RuntimeError as error:
         raise IndexBuildError(
             f"index factory {plan.factory} cannot be built from {len(sample_ND)} vectors: {reason(error)}; "
             "choose another index.factory"
         ) from error
-    search(trial, sample_ND[:1], 1, 1)
+    search(trial, sample_ND[:1].astype(np.float32), 1, 1)
     return codebook
+
+
+def trained_how(plan: IndexPlan, hardware: Hardware) -> str:
+    """A sentence on where the codebook of a plan is trained and vectors are coded, and why."""
+    if hardware.device is None:
+        return "trained and coded by FAISS on CPU threads: no GPU"
+    if fits(new_index(plan.factory, plan.dim)):
+        return f"trained and coded by PyTorch on {hardware.device}"
+    return f"trained and coded by FAISS on CPU threads: {plan.factory} is not of a kind that the GPU is used for"
 
 
 @contextlib.contextmanager
@@ -90,22 +104,6 @@ def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
     codec = faiss.downcast_index(inner.storage) if hasattr(inner, "storage") else codebook
     error_ND = codec.sa_decode(codec.sa_encode(vectors_ND)) - vectors_ND
     return float(np.square(error_ND, dtype=np.float64).sum() / np.square(vectors_ND, dtype=np.float64).sum())
-
-
-def as_float32(vectors_ND: Floats, dim: int, what: str) -> npt.NDArray[np.float32]:
-    """`vectors_ND` as contiguous float32 of width `dim`; IndexBuildError for another shape or values not finite."""
-    if vectors_ND.ndim != 2 or vectors_ND.shape[1] != dim:
-        raise IndexBuildError(
-            f"{what} have shape {vectors_ND.shape} and the index takes (rows, {dim}); use the encoder it was made for"
-        )
-    converted_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
-    bad_rows = np.flatnonzero(~np.isfinite(converted_ND).all(axis=1))
-    if len(bad_rows):
-        raise IndexBuildError(
-            f"{len(bad_rows)} of {len(vectors_ND)} {what} hold NaN or infinity, the first is row {bad_rows[0]}; "
-            "embed those passages again"
-        )
-    return converted_ND
 
 
 def write_index(index: faiss.Index, path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from dpr.errors import UnitError
+from dpr.index.hardware import Hardware
 from dpr.records import Record, read_record, write_record
 from dpr.store import Store, open_store
 
@@ -26,9 +27,11 @@ class Step:
 
     make: Callable[..., Callable[[Unit], Unit]]
     args: tuple[Any, ...] = ()
-    on: Literal["task", "actor", "encoder"] = "task"
+    on: Literal["task", "actor", "encoder", "trainer", "coder"] = "task"
     """`task`: cheap to make, so made anew for every unit; `actor`: made once in long-lived workers; `encoder`: an actor
-    that holds the model and the GPU or CPU threads that the recipe gives it, called for several units at once."""
+    that holds the model and the GPU or CPU threads that the recipe gives it, called for several units at once;
+    `trainer`: a task that holds a whole GPU where there is any, else all CPUs of a machine; `coder`: actors that share
+    GPUs where there are any, else tasks."""
 
 
 class Executor(Protocol):
@@ -42,6 +45,9 @@ class Executor(Protocol):
 
     def tokenizer_threads(self) -> int:
         """CPU threads that one tokeniser may use."""
+
+    def hardware(self) -> Hardware:
+        """What a `trainer` or `coder` finds where it is placed."""
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         """Compute a large value once, off the driver, and give a handle that workers resolve without copying."""
@@ -83,6 +89,9 @@ class LocalExecutor:
 
     def tokenizer_threads(self) -> int:
         return os.cpu_count() or 1  # nothing else runs meanwhile
+
+    def hardware(self) -> Hardware:
+        return Hardware.here()
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         return _Shared(make(*args))

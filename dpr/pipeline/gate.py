@@ -155,7 +155,7 @@ def _stand_ins(store: Store, context: GateContext) -> npt.NDArray[np.float32]:
     from dpr.pipeline.index import sample_vectors
 
     rows = min(STAND_IN_QUESTIONS, sum(entry.live_rows for entry in context.segments))
-    return sample_vectors(store, context.segments, rows, context.index.seed)
+    return sample_vectors(store, context.segments, rows, context.index.seed).astype(np.float32)
 
 
 def _blocks(

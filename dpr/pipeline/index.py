@@ -3,10 +3,13 @@
 Shapes: N rows, D dimensions.
 """
 
+import functools
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +18,9 @@ from dpr import layout
 from dpr.deletions import live_rows, read_deletions
 from dpr.errors import IndexBuildError
 from dpr.fingerprint import fingerprint
-from dpr.index.build import build_part
+from dpr.index.build import Coder, build_part, coder
 from dpr.index.choose import IndexPlan, choose
+from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.merge import PartRef, build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.sample import sample_rows
@@ -31,6 +35,8 @@ from dpr.store import Store, open_store
 from dpr.store.reader import open_object
 
 DRIFT_SAMPLE_ROWS = 10_000
+READERS = 32
+"""Segments read at a time for a sample: reading waits for disks, or copies memory with Python's lock released."""
 RETRAIN_GROWTH = 1.5
 """`auto` looks at the rule of N again once the corpus has grown or shrunk by this factor since training."""
 
@@ -111,28 +117,31 @@ def _drift(store: Store, base: CodebookEntry, new: Sequence[SegmentEntry]) -> fl
     return quantisation_error(codebook, sample_ND) / base.quantisation_error - 1.0
 
 
-def sample_vectors(store: Store, entries: Sequence[SegmentEntry], rows: int, seed: int) -> npt.NDArray[np.float32]:
+def sample_vectors(store: Store, entries: Sequence[SegmentEntry], rows: int, seed: int) -> npt.NDArray[np.float16]:
     """A uniform sample (n, D) of the live vectors of all segments, read by column and row group."""
-    pieces = []
-    for entry, ranks in zip(entries, sample_rows([e.live_rows for e in entries], rows, seed), strict=True):
-        if len(ranks):
-            chosen = live_rows(store, entry)[ranks]
-            pieces.append(vectors_of(read_rows(open_object(store, entry.object.name), ["embedding"], chosen)))
-    return np.concatenate(pieces).astype(np.float32)
+
+    def read(entry: SegmentEntry, ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        chosen = live_rows(store, entry)[ranks]
+        return vectors_of(read_rows(open_object(store, entry.object.name), ["embedding"], chosen))
+
+    drawn = zip(entries, sample_rows([e.live_rows for e in entries], rows, seed), strict=True)
+    with ThreadPoolExecutor(READERS) as pool:
+        return np.concatenate(list(pool.map(lambda pair: read(*pair), [pair for pair in drawn if len(pair[1])])))
 
 
 def _training_sample(
     store: Store, context: IndexContext, plan: IndexPlan
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     """Vectors to train on, and vectors held out so that drift is compared with an error not seen in training."""
     # an exact index needs no training, and still one vector to show its error of zero
     wanted = max(1, plan.train_rows) + min(DRIFT_SAMPLE_ROWS, plan.train_rows // 10)
     drawn_ND = sample_vectors(store, context.segments, min(wanted, context.rows), context.config.seed)
-    np.random.default_rng(context.config.seed).shuffle(drawn_ND)
     held_out = min(DRIFT_SAMPLE_ROWS, len(drawn_ND) // 11)
     if not held_out:
         return drawn_ND, drawn_ND
-    return drawn_ND[held_out:], drawn_ND[:held_out]
+    held = np.zeros(len(drawn_ND), np.bool_)
+    held[np.random.default_rng(context.config.seed).choice(len(held), held_out, replace=False)] = True
+    return drawn_ND[~held], drawn_ND[held]
 
 
 def codebook_id(context: IndexContext, plan: IndexPlan) -> str:
@@ -151,15 +160,16 @@ def codebook_id(context: IndexContext, plan: IndexPlan) -> str:
 class TrainCodebook:
     """Samples vectors over all segments and trains the codebook."""
 
-    def __init__(self, context: IndexContext, plan: IndexPlan) -> None:
-        self._context, self._plan = context, plan
+    def __init__(self, context: IndexContext, plan: IndexPlan, hardware: Hardware) -> None:
+        self._context, self._plan, self._hardware = context, plan, hardware
 
     def __call__(self, unit: Unit) -> Unit:
         context, plan = self._context, self._plan
         store = open_store(context.store_url)
         sample_ND, held_out_ND = _training_sample(store, context, plan)
-        codebook = train(sample_ND, plan, context.config.seed)
-        error = quantisation_error(codebook, held_out_ND)
+        with faiss_threads(self._hardware.threads):
+            codebook = train(sample_ND, plan, context.config.seed, self._hardware)
+            error = quantisation_error(codebook, held_out_ND)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "codebook.faiss")
             write_index(codebook, path)
@@ -177,24 +187,30 @@ class TrainCodebook:
 
 
 class BuildPart:
-    """Adds one segment's vectors to a copy of the codebook."""
+    """Codes one segment's vectors with the codebook."""
 
-    def __init__(self, context: IndexContext, codebook: CodebookEntry) -> None:
+    def __init__(self, context: IndexContext, codebook: CodebookEntry, hardware: Hardware) -> None:
         self._store = open_store(context.store_url)
         self._entry = codebook
-        with tempfile.TemporaryDirectory() as folder:
-            self._codebook = read_index(fetch_object(self._store, codebook.object, Path(folder)))
+        self._codebook, self._code = _codebook_of(context.store_url, codebook, hardware)
 
     def __call__(self, unit: Unit) -> Unit:
         entry = SegmentEntry.model_validate_json(unit["segment"])
         with tempfile.TemporaryDirectory() as folder:
             segment = fetch_object(self._store, entry.object, Path(folder))
-            part = build_part(self._codebook, vectors_of_segment(segment))
+            part = build_part(self._codebook, vectors_of_segment(segment), code=self._code)
             path = Path(folder, "part.safetensors")
             write_part(part, path)
             ref = put_object(self._store, layout.part(self._entry.codebook_id, entry.segment_id), path)
         record = Record(unit=f"part-{entry.segment_id}", rows=entry.rows, objects=[ref])
         return {"record": unit["record"], "done": record.to_bytes()}
+
+
+@functools.lru_cache(maxsize=1)  # a process that builds many parts reads the codebook once
+def _codebook_of(store_url: str, entry: CodebookEntry, hardware: Hardware) -> tuple[Any, Coder]:
+    with tempfile.TemporaryDirectory() as folder:
+        codebook = read_index(fetch_object(open_store(store_url), entry.object, Path(folder)))
+    return codebook, coder(codebook, hardware)
 
 
 def vectors_of_segment(path: Path) -> npt.NDArray[np.float16]:

@@ -19,6 +19,7 @@ from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.errors import PublishRaceError
 from dpr.evaluate.questions import QuestionSet, load_questions
 from dpr.fingerprint import fingerprint
+from dpr.index.train import trained_how
 from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
 from dpr.pipeline.embed import EmbedContext, copy_steps, embed_steps
 from dpr.pipeline.execute import Executor, Progress, Step, Unit, run_units
@@ -192,8 +193,10 @@ class Run:
         choice = choose_codebook(self.store, context, self.base.body.codebook if self.base else None, new)
         if choice.reuse is not None:
             return choice.reuse, choice
+        hardware = self.executor.hardware()
+        choice.plan.reasons.append(trained_how(choice.plan, hardware))
         name = codebook_id(context, choice.plan)
-        step = Step(TrainCodebook, (context, choice.plan))
+        step = Step(TrainCodebook, (context, choice.plan, hardware), on="trainer")
         rows = min(choice.plan.train_rows, context.rows)
         record = self.single("train", step, layout.codebook(self.spec.encoder_id, name), rows, {"codebook_id": name})
         return CodebookEntry.model_validate(record.facts), choice
@@ -210,7 +213,8 @@ class Run:
             }
             for entry in segments
         ]
-        self.stage("build", [Step(BuildPart, (self.index_context(segments), codebook))], units)
+        step = Step(BuildPart, (self.index_context(segments), codebook, self.executor.hardware()), on="coder")
+        self.stage("build", [step], units)
 
     def merge(self, segments: Sequence[SegmentEntry], codebook: CodebookEntry, choice: CodebookChoice) -> IndexEntry:
         """The serving index; its search settings are still the plan's."""

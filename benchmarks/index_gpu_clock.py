@@ -1,0 +1,111 @@
+"""Where the time of an index stage goes: the product's steps, run through Ray, with their inner functions clocked."""
+
+import json
+import sys
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpr.pipeline.execute import Step, Unit
+from dpr.recipe import Resources
+from ray_jobs.runtime import RayExecutor
+
+CLOCKED = (
+    "_training_sample",
+    "train",
+    "quantisation_error",
+    "_codebook_of",
+    "fetch_object",
+    "vectors_of_segment",
+    "build_part",
+    "write_part",
+    "put_object",
+    "merge",
+    "read_index",
+    "verify",
+)
+"""Functions of dpr/pipeline/index.py; the seconds of one called within another count for both."""
+
+
+class ClockedExecutor(RayExecutor):
+    """Ray as always; each unit leaves a file of seconds in `folder`."""
+
+    def __init__(self, resources: Resources, folder: Path) -> None:
+        super().__init__(resources)
+        self._folder = folder
+
+    def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
+        first, *others = steps
+        clocked = Step(Clocked, (first.make, first.args, stage, str(self._folder)), on=first.on)
+        return super().run(stage, [clocked, *others], units)
+
+
+class Clocked:
+    """A step, and its clocks."""
+
+    def __init__(self, make: Callable[..., Any], args: tuple[Any, ...], stage: str, folder: str) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._stage, self._folder = stage, Path(folder)
+        module = sys.modules[make.__module__]
+        for name in CLOCKED:
+            if hasattr(module, name):
+                inner = getattr(module, name)
+                setattr(module, name, self._clock(name, getattr(inner, "unclocked", inner)))
+        started = time.perf_counter()
+        self._step = make(*args)
+        self._made_seconds = time.perf_counter() - started
+
+    def __call__(self, unit: Unit) -> Unit:
+        self._seconds.clear()
+        stop, peak = threading.Event(), [0]
+        watcher = threading.Thread(target=_watch, args=(stop, peak))
+        watcher.start()
+        started = time.perf_counter()
+        result: Unit = self._step(unit)
+        said = {
+            "stage": self._stage,
+            "made": self._made_seconds,
+            "all": time.perf_counter() - started,
+            "peak_bytes": peak[0],
+        }
+        stop.set()
+        watcher.join()
+        (self._folder / f"{uuid.uuid4().hex}.json").write_text(json.dumps(said | {"inner": self._seconds}))
+        self._made_seconds = 0.0
+        return result
+
+    def _clock(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def clocked(*args: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return inner(*args, **options)
+            finally:
+                self._seconds[name] += time.perf_counter() - started
+
+        clocked.unclocked = inner  # type: ignore[attr-defined]
+        return clocked
+
+
+def _watch(stop: threading.Event, peak: list[int]) -> None:
+    # anonymous memory: what is mapped from files can be dropped at any time
+    while not stop.wait(0.02):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                peak[0] = max(peak[0], 1024 * int(line.split()[1]))
+
+
+def clocks(folder: Path, stage: str) -> tuple[dict[str, float], int]:
+    """Seconds of all units of a stage, function by function, and the peak anonymous bytes of the largest process."""
+    total: dict[str, float] = defaultdict(float)
+    peak_bytes = 0
+    for path in folder.glob("*.json"):
+        said = json.loads(path.read_text())
+        if said["stage"] == stage:
+            peak_bytes = max(peak_bytes, said["peak_bytes"])
+            for name, seconds in {"making": said["made"], "units": said["all"], **said["inner"]}.items():
+                total[name] += seconds
+    return dict(total), peak_bytes

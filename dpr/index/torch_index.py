@@ -1,0 +1,106 @@
+"""Training and coding in PyTorch, for a GPU; the result is a FAISS index as any other.
+
+Done here are the coarse centroids of inverted lists, the lists that vectors go to, and 8-bit product quantisation: all
+that takes long. What else a kind needs (scalar quantisers, PQ of other widths) FAISS does with the lists given.
+Arithmetic is float32 (`dpr.index.torch_kmeans` says how it rounds). The code runs on any device; tests run it on a CPU.
+
+Shapes: N rows, D dimensions, L lists, M subspaces, K centroids of a subspace, d = D / M, B bytes of a code.
+"""
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dpr.index.hardware import Floats, as_float32, check_width
+from dpr.index.torch_kmeans import KMeans, kmeans, nearest, random_rows
+
+Lists = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint8]
+
+KINDS = (faiss.IndexIVFFlat, faiss.IndexIVFPQ, faiss.IndexIVFScalarQuantizer)
+"""Kinds whose lists are filled here; of others, and of those behind a transform or a graph, FAISS does everything."""
+
+
+def fits(index: faiss.Index) -> bool:
+    """Whether an index is of a kind that is trained and coded here."""
+    if type(index) not in KINDS:
+        return False
+    return isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat)
+
+
+def train_in_torch(index: faiss.IndexIVF, sample_ND: Floats, seed: int, device: str) -> None:
+    """Train an empty index that `fits`, as FAISS would: same numbers of iterations and of training vectors.
+
+    Raises IndexBuildError for vectors that are not finite.
+    """
+    points_ND = _upload(sample_ND, index.d, "training vectors", device)
+    most = index.nlist * index.cp.max_points_per_centroid
+    some_ND = points_ND if len(points_ND) <= most else points_ND[random_rows(len(points_ND), most, seed).to(device)]
+    how = KMeans(index.nlist, index.cp.niter, seed, spherical=bool(index.cp.spherical))
+    coarse_LD = kmeans(some_ND[None], how)[0]
+    index.quantizer.reset()
+    index.quantizer.add(coarse_LD.cpu().numpy())
+    index.quantizer.is_trained = True
+    if not _is_pq8(index):
+        index.train(as_float32(sample_ND, index.d, "training vectors"))
+        return
+    pq = index.pq
+    most = pq.ksub * pq.cp.max_points_per_centroid
+    if len(points_ND) > most:
+        points_ND = points_ND[random_rows(len(points_ND), most, seed + 1).to(device)]
+    lists_N = nearest(points_ND[None], coarse_LD[None], spherical=True)[0]
+    residual_ND = points_ND - coarse_LD[lists_N] if index.by_residual else points_ND
+    centroids_MKd = kmeans(_subspaces(residual_ND, pq.M), KMeans(pq.ksub, pq.cp.niter, seed, spherical=False))
+    faiss.copy_array_to_vector(centroids_MKd.cpu().numpy().reshape(-1), pq.centroids)
+    index.is_trained = True
+
+
+class TorchCoder:
+    """Codes vectors with the codebook of an index that `fits`."""
+
+    def __init__(self, codebook: faiss.IndexIVF, device: str) -> None:
+        self._codebook, self._device = codebook, device
+        coarse_LD = codebook.quantizer.reconstruct_n(0, codebook.nlist)
+        self._coarse_LD = torch.from_numpy(coarse_LD).to(device)
+        self._centroids_MKd: Tensor | None = None
+        if _is_pq8(codebook):
+            pq = codebook.pq
+            flat = torch.from_numpy(faiss.vector_to_array(pq.centroids))
+            self._centroids_MKd = flat.reshape(pq.M, pq.ksub, pq.dsub).to(device)
+
+    def __call__(self, vectors_ND: Floats, what: str) -> tuple[Lists, Codes]:
+        """Lists (N,) and codes (N, B) of vectors that `what` names. Raises IndexBuildError if they are not finite."""
+        points_ND = _upload(vectors_ND, self._codebook.d, what, self._device)
+        lists_N = nearest(points_ND[None], self._coarse_LD[None], spherical=True)[0]
+        if self._centroids_MKd is None:
+            return lists_N.cpu().numpy(), self._coded_by_faiss(points_ND.cpu().numpy(), lists_N.cpu().numpy())
+        if self._codebook.by_residual:
+            points_ND = points_ND - self._coarse_LD[lists_N]
+        codes_MN = nearest(_subspaces(points_ND, len(self._centroids_MKd)), self._centroids_MKd, spherical=False)
+        return lists_N.cpu().numpy(), codes_MN.to(torch.uint8).T.contiguous().cpu().numpy()
+
+    def _coded_by_faiss(self, vectors_ND: npt.NDArray[np.float32], lists_N: Lists) -> Codes:
+        codes_NB = np.zeros((len(vectors_ND), self._codebook.code_size), np.uint8)
+        pointers = [faiss.swig_ptr(array) for array in (vectors_ND, lists_N, codes_NB)]
+        self._codebook.encode_vectors(len(vectors_ND), *pointers, False)
+        return codes_NB
+
+
+def _is_pq8(index: faiss.IndexIVF) -> bool:
+    return isinstance(index, faiss.IndexIVFPQ) and index.pq.nbits == 8
+
+
+def _subspaces(vectors_ND: Tensor, subspaces: int) -> Tensor:
+    """A view (M, N, d) of vectors."""
+    return vectors_ND.reshape(len(vectors_ND), subspaces, -1).transpose(0, 1)
+
+
+def _upload(vectors_ND: Floats, dim: int, what: str, device: str) -> Tensor:
+    """Vectors as float32 on the device, where whether they are finite is seen sooner than here."""
+    check_width(vectors_ND, dim, what)
+    points_ND = torch.from_numpy(np.require(vectors_ND, requirements=["C", "W"])).to(device).float()
+    if not bool(torch.isfinite(points_ND).all()):
+        as_float32(vectors_ND, dim, what)  # says which rows
+    return points_ND

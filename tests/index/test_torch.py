@@ -1,0 +1,225 @@
+"""Training and coding in PyTorch, here on the CPU: beside numpy, and beside FAISS with the same codebook or sample."""
+
+from itertools import pairwise
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from dpr.errors import IndexBuildError
+from dpr.index import torch_kmeans
+from dpr.index.build import FaissCoder, build_part, coder
+from dpr.index.choose import IndexPlan, choose
+from dpr.index.hardware import Hardware
+from dpr.index.torch_index import TorchCoder
+from dpr.index.torch_kmeans import KMeans, kmeans, nearest
+from dpr.index.train import quantisation_error, train, trained_how
+from dpr.recipe import IndexConfig
+
+DIM, ROWS = 32, 6000
+TORCH = Hardware("cpu")
+Floats = npt.NDArray[np.float32]
+
+
+def plan_of(factory: str, rows: int = ROWS, dim: int = DIM) -> IndexPlan:
+    return choose(IndexConfig(factory=factory), rows, dim)
+
+
+def topics(rows: int, seed: int) -> Floats:
+    """Around 200 topics of unequal weight, near a plane of fewer dimensions, as vectors of passages are."""
+    rng = np.random.default_rng(7)
+    basis, centres = rng.normal(size=(12, DIM)), rng.normal(size=(200, 12))
+    rng = np.random.default_rng(seed)
+    topic = np.minimum(rng.geometric(0.03, rows), 200) - 1
+    inner = centres[topic] + 0.5 * rng.normal(size=(rows, 12))
+    return (inner @ basis / 4 + 0.1 * rng.normal(size=(rows, DIM))).astype(np.float16).astype(np.float32)
+
+
+@pytest.fixture(scope="module", name="sample_ND")
+def training_sample() -> Floats:
+    return topics(ROWS, seed=0)
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_nearest_is_that_of_brute_force(spherical: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_kmeans.SCORES_BYTES, "cpu", 4 * 3 * 50 * 7)  # so that 100 points take 15 blocks
+    rng = np.random.default_rng(0)
+    points_GND, centroids_GKD = rng.normal(size=(3, 100, 8)), rng.normal(size=(3, 50, 8))
+    if spherical:
+        expected = np.einsum("gnd,gkd->gnk", points_GND, centroids_GKD).argmax(axis=2)
+    else:
+        expected = np.square(points_GND[:, :, None] - centroids_GKD[:, None]).sum(axis=3).argmin(axis=2)
+    tensors = [torch.from_numpy(array.astype(np.float32)) for array in (points_GND, centroids_GKD)]
+    np.testing.assert_array_equal(nearest(*tensors, spherical=spherical), expected)
+
+
+def test_of_equal_centroids_the_first_is_nearest() -> None:
+    points = torch.ones(1, 4, 2)
+    assert nearest(points, torch.ones(1, 3, 2), spherical=False).tolist() == [[0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_clusters_end_where_plain_lloyd_does(spherical: bool) -> None:
+    rng = np.random.default_rng(1)
+    points_GND = torch.from_numpy(rng.normal(size=(2, 300, 6)).astype(np.float32))
+    how = KMeans(clusters=9, iterations=12, seed=5, spherical=spherical)
+    start = np.random.default_rng(5).permutation(300)[:9]
+    for points_ND, found_KD in zip(points_GND.numpy(), kmeans(points_GND, how).numpy(), strict=True):
+        means_KD = points_ND[start].astype(np.float64)
+        for _ in range(13):
+            if spherical:
+                means_KD /= np.linalg.norm(means_KD, axis=1, keepdims=True)
+            last_KD = means_KD
+            scores_NK = points_ND @ means_KD.T - (0 if spherical else 0.5 * np.square(means_KD).sum(axis=1))
+            means_KD = np.stack([points_ND[scores_NK.argmax(axis=1) == k].mean(axis=0) for k in range(9)])
+        np.testing.assert_allclose(found_KD, last_KD, atol=1e-5)
+
+
+def test_empty_clusters_are_filled_from_large_ones() -> None:
+    """Nearly all points are equal, so most of the centroids that start among them lose all points."""
+    points_ND = np.ones((500, 4), np.float32)
+    points_ND[:20] += np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    (found_KD,) = kmeans(torch.from_numpy(points_ND)[None], KMeans(16, 10, seed=1, spherical=False)).numpy()
+    assert np.isfinite(found_KD).all()
+    assert len(np.unique(found_KD, axis=0)) > 12
+    error = np.square(points_ND[:, None] - found_KD).sum(axis=2).min(axis=1).mean()
+    theirs = faiss.Kmeans(4, 16, niter=10, seed=1, min_points_per_centroid=1)
+    theirs.train(points_ND)
+    assert error <= 2 * theirs.obj[-1] / 500
+
+
+def test_as_many_points_as_clusters_are_the_centroids() -> None:
+    points = torch.rand(2, 7, 3)
+    assert torch.equal(kmeans(points, KMeans(7, 10, seed=1, spherical=True)), points)
+
+
+@pytest.mark.parametrize("factory", ["IVF64,PQ8", "IVF64,PQ2", "IVF64,Flat", "IVF64,SQ8", "IVF64,PQ8x4"])
+def test_codes_are_those_of_faiss(factory: str, sample_ND: Floats) -> None:
+    codebook = train(sample_ND, plan_of(factory), seed=1)
+    vectors_ND = topics(4000, seed=3).astype(np.float16)
+    lists_N, codes_NB = coder(codebook, TORCH)(vectors_ND, "vectors")
+    their_lists_N, their_codes_NB = FaissCoder(codebook)(vectors_ND, "vectors")
+    differ = (lists_N != their_lists_N) | (codes_NB != their_codes_NB).any(axis=1)
+    assert differ.mean() <= 0.001 * codes_NB.shape[1]
+    assert (codes_NB != their_codes_NB).mean() <= 0.001
+    # where they differ, both are as near
+    coarse_LD = codebook.quantizer.reconstruct_n(0, 64)
+    vectors_ND = vectors_ND.astype(np.float32)
+    scores = [(vectors_ND * coarse_LD[lists]).sum(axis=1) for lists in (lists_N, their_lists_N)]
+    np.testing.assert_allclose(*scores, rtol=1e-4)
+    if factory != "IVF64,SQ8":
+        same = lists_N == their_lists_N
+        errors = [
+            np.square(_decoded(codebook, lists_N, codes) - vectors_ND).sum(axis=1)[same]
+            for codes in (codes_NB, their_codes_NB)
+        ]
+        np.testing.assert_allclose(*errors, rtol=1e-4, atol=1e-6)
+
+
+def _decoded(codebook: faiss.Index, lists_N: npt.NDArray[np.int64], codes_NB: npt.NDArray[np.uint8]) -> Floats:
+    numbers_NB = lists_N.astype("<i8")[:, None].view(np.uint8)[:, : codebook.coarse_code_size()]
+    decoded_ND: Floats = codebook.sa_decode(np.ascontiguousarray(np.concatenate([numbers_NB, codes_NB], axis=1)))
+    return decoded_ND
+
+
+@pytest.mark.parametrize("factory", ["IVF64,PQ8", "IVF64,SQ8", "IVF64,Flat", "IVF64,PQ8x4"])
+def test_a_codebook_is_as_good_as_that_of_faiss(factory: str, sample_ND: Floats) -> None:
+    base_ND, questions_QD = topics(5000, seed=2), topics(300, seed=4) + topics(300, seed=5) / 2
+    truth = faiss.knn(questions_QD, base_ND, 20, metric=faiss.METRIC_INNER_PRODUCT)[1]
+    found = {}
+    for name, hardware in (("torch", TORCH), ("faiss", Hardware())):
+        index = train(sample_ND, plan_of(factory), seed=1, hardware=hardware)
+        assert (index.is_trained, index.ntotal, index.quantizer.ntotal) == (True, 0, 64)
+        error = quantisation_error(index, base_ND)
+        index.add(base_ND)
+        index.nprobe = 8
+        ids = index.search(questions_QD, 20)[1]
+        found[name] = error, np.mean([len(np.intersect1d(*pair)) / 20 for pair in zip(ids, truth, strict=True)])
+    (error, recall), (their_error, their_recall) = found["torch"], found["faiss"]
+    assert error <= 1.02 * their_error + 1e-12
+    assert recall >= their_recall - 0.02
+
+
+def test_the_seed_decides_and_the_width_of_blocks_does_not(sample_ND: Floats) -> None:
+    def codebook(seed: int) -> bytes:
+        return bytes(faiss.serialize_index(train(sample_ND[:1000], plan_of("IVF64,PQ8", 1000), seed, TORCH)))
+
+    first = codebook(1)
+    assert codebook(1) == first != codebook(2)
+    index = faiss.deserialize_index(np.frombuffer(first, np.uint8))
+    parts = [build_part(index, sample_ND.astype(np.float16), rows, TorchCoder(index, "cpu")) for rows in (400, 6000)]
+    for one, other in pairwise(parts):
+        for found, expected in zip(vars(one).values(), vars(other).values(), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_half_precision_products_are_not_used_whatever_was_set() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch_kmeans.exact_products():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("IVF64,PQ8", "by PyTorch on cpu"),
+        ("IVF64,SQ8", "by PyTorch on cpu"),
+        ("OPQ8,IVF64,PQ8", "OPQ8,IVF64,PQ8 is not of a kind"),
+        ("IVF64_HNSW8,PQ8", "not of a kind"),
+        ("IVF64,PQ8x4fs", "not of a kind"),
+        ("IVF64,RaBitQ", "not of a kind"),
+        ("Flat", "not of a kind"),
+    ],
+)
+def test_other_kinds_are_left_to_faiss(factory: str, said: str, sample_ND: Floats) -> None:
+    plan = plan_of(factory)
+    assert said in trained_how(plan, TORCH)
+    assert "no GPU" in trained_how(plan, Hardware())
+    if "not of a kind" in said:
+        ours, theirs = (train(sample_ND[:600], plan_of(factory, 600), 1, where) for where in (TORCH, Hardware()))
+        assert bytes(faiss.serialize_index(ours)) == bytes(faiss.serialize_index(theirs))
+        assert isinstance(coder(ours, TORCH), FaissCoder)
+
+
+@pytest.mark.parametrize(
+    ("sample_ND", "said"),
+    [
+        (np.zeros((300, 31), np.float16), r"shape \(300, 31\) and the index takes \(rows, 32\)"),
+        (np.zeros(16, np.float32), r"shape \(16,\)"),
+        (np.zeros((7, 32), np.float16), "at least 256 training vectors and the sample has 7"),
+        (np.array([[0.0] * 32] * 298 + [[np.nan] * 32, [np.inf] * 32], np.float16), "2 of 300 .* first is row 298"),
+    ],
+)
+def test_the_same_sentences_as_without(sample_ND: Floats, said: str) -> None:
+    for hardware in (TORCH, Hardware()):
+        with pytest.raises(IndexBuildError, match=said):
+            train(sample_ND, plan_of("IVF8,PQ8"), 1, hardware)
+
+
+def test_spoilt_vectors_are_refused_when_coded(sample_ND: Floats) -> None:
+    codebook = train(sample_ND, plan_of("IVF64,PQ8"), seed=1)
+    spoilt_ND = sample_ND[:900].astype(np.float16)
+    spoilt_ND[450, 3] = np.inf
+    with pytest.raises(IndexBuildError, match=r"1 of 400 vectors of rows 400 and on .* first is row 50"):
+        build_part(codebook, spoilt_ND, 400, TorchCoder(codebook, "cpu"))
+    with pytest.raises(IndexBuildError, match=r"shape \(3, 8\) and the index takes \(rows, 32\)"):
+        build_part(codebook, np.zeros((3, 8), np.float16), code=TorchCoder(codebook, "cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_does(sample_ND: Floats) -> None:
+    codebook = train(sample_ND, plan_of("IVF64,PQ8"), seed=1, hardware=Hardware("cuda"))
+    again = train(sample_ND, plan_of("IVF64,PQ8"), seed=1, hardware=Hardware("cuda"))
+    assert bytes(faiss.serialize_index(codebook)) == bytes(faiss.serialize_index(again))
+    (lists_N, codes_NB), (cpu_lists_N, cpu_codes_NB) = (
+        TorchCoder(codebook, device)(sample_ND, "vectors") for device in ("cuda", "cpu")
+    )
+    assert (lists_N != cpu_lists_N).mean() <= 0.001
+    assert (codes_NB != cpu_codes_NB).mean() <= 0.001

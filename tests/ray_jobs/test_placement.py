@@ -1,0 +1,63 @@
+"""Where Ray runs the steps of index stages, on a cluster that is said to have two GPUs, and on one without."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dpr.pipeline.execute import Step, Unit
+from dpr.recipe import Resources
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class Where:
+    """Says which GPUs Ray gave it, and which process it is."""
+
+    def __call__(self, unit: Unit) -> Unit:
+        import ray
+
+        time.sleep(0.05)
+        return unit | {"gpus": ray.get_runtime_context().get_accelerator_ids()["GPU"], "process": os.getpid()}
+
+
+@pytest.fixture(params=[0, 2])
+def gpus(request: pytest.FixtureRequest) -> Iterator[int]:
+    import ray
+
+    ray.init(
+        num_cpus=3,
+        num_gpus=request.param,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
+    yield request.param
+    ray.shutdown()
+
+
+def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
+    from ray_jobs.runtime import CODERS_PER_GPU, RayExecutor
+
+    executor = RayExecutor(Resources())
+    assert executor.hardware().device == ("cuda" if gpus else None)
+    assert executor.hardware().threads == 3
+    (trained,) = executor.run("train", [Step(Where, on="trainer")], [{"number": 0}])
+    assert len(trained["gpus"]) == (1 if gpus else 0)
+    coded = list(executor.run("build", [Step(Where, on="coder")], [{"number": n} for n in range(40)]))
+    assert sorted(unit["number"] for unit in coded) == list(range(40))
+    assert {len(unit["gpus"]) for unit in coded} == {1 if gpus else 0}
+    if gpus:
+        on_first = {unit["process"] for unit in coded if unit["gpus"] == ["0"]}
+        on_second = {unit["process"] for unit in coded if unit["gpus"] == ["1"]}
+        assert 1 < len(on_first | on_second) <= 2 * CODERS_PER_GPU
+        assert max(len(on_first), len(on_second)) <= CODERS_PER_GPU
+    (alone,) = executor.run("build", [Step(Where, on="coder")], [{"number": 0}])
+    assert len(alone["gpus"]) == (1 if gpus else 0)
