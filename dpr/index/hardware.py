@@ -32,7 +32,7 @@ class Hardware:
 
 @contextlib.contextmanager
 def faiss_threads(threads: int | None) -> Iterator[None]:
-    """Within, FAISS uses so many threads. Its results are the same for any number (tests/index/test_hardware.py)."""
+    """Within, FAISS uses so many threads. Only learned transforms (OPQ, PCA) give other results with another number."""
     before = faiss.omp_get_max_threads()
     if threads is not None:
         faiss.omp_set_num_threads(max(1, min(threads, len(os.sched_getaffinity(0)))))

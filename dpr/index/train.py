@@ -24,9 +24,9 @@ PROBE_ROWS = 500
 def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CPU) -> faiss.Index:
     """The codebook of `plan`: trained on the sample, empty.
 
-    The same sample, plan, seed and device give the same codebook, with any number of threads. Raises IndexBuildError
-    for a sample of another width, too small or not finite, and for a kind that FAISS cannot fill and search the way it
-    is done here.
+    The same sample, plan, seed and device give the same codebook, with any number of threads unless the kind has a
+    learned transform (OPQ, PCA). Raises IndexBuildError for a sample of another width, too small or not finite, and for
+    a kind that FAISS cannot fill and search the way it is done here.
     """
     check_width(sample_ND, plan.dim, "training vectors")
     if len(sample_ND) < max(1, plan.least_train_rows):

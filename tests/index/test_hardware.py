@@ -1,4 +1,7 @@
-"""FAISS's results do not depend on the number of threads, so machines of any size make the same codebook and codes."""
+"""FAISS's results do not depend on the number of threads, so machines of any size make the same codebook and codes.
+
+Learned transforms are the exception: OPQ and PCA sum products over all vectors, thread by thread.
+"""
 
 import faiss
 import numpy as np
@@ -11,13 +14,13 @@ from dpr.index.train import train
 from dpr.recipe import IndexConfig
 
 
-@pytest.mark.parametrize("factory", ["IVF64,PQ8", "IVF64,SQ8", "OPQ8,IVF64,PQ8x4fs", "IVF64,RaBitQ"])
+@pytest.mark.parametrize("factory", ["IVF64,PQ4", "IVF64,SQ8", "IVF64,PQ8x4fs", "IVF64,RaBitQ"])
 def test_any_number_of_threads_gives_the_same_codebook_and_codes(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5))
-    sample_ND = np.random.default_rng(0).normal(size=(5000, 32)).astype(np.float32)
-    plan = choose(IndexConfig(factory=factory), 5000, 32)
+    sample_ND = np.random.default_rng(0).normal(size=(2500, 32)).astype(np.float32)
+    plan = choose(IndexConfig(factory=factory), 2500, 32)
     made = []
-    for threads in (1, 2, 3, 5):
+    for threads in (1, 2, 5):
         with faiss_threads(threads):
             assert faiss.omp_get_max_threads() == threads
             codebook = train(sample_ND, plan, seed=1)
