@@ -28,7 +28,7 @@ CLOCKED = (
     "read_index",
     "verify",
 )
-"""Functions of dpr/pipeline/index.py; the seconds of one called within another count for both."""
+"""Functions of the step's module; the seconds of one called within another count for both."""
 
 
 class ClockedExecutor(RayExecutor):
@@ -50,7 +50,7 @@ class Clocked:
     def __init__(self, make: Callable[..., Any], args: tuple[Any, ...], stage: str, folder: str) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
         self._stage, self._folder = stage, Path(folder)
-        module = sys.modules[make.__module__]
+        module = sys.modules[getattr(make, "func", make).__module__]  # a class, or one with some arguments given
         for name in CLOCKED:
             if hasattr(module, name):
                 inner = getattr(module, name)

@@ -18,7 +18,7 @@ from dpr.index.merge import ROW_BITS
 from dpr.index.torch_kmeans import exact_products
 from dpr.index.train import read_index
 from dpr.index.tune import RECALL_AT, tune
-from dpr.manifest import IndexEntry, SegmentEntry
+from dpr.manifest import SegmentEntry
 from dpr.pipeline.run import Run
 from dpr.segment import iter_groups, vectors_of
 from dpr.store import Store
@@ -69,7 +69,7 @@ class Stored:
         return ids
 
 
-def recall_table(run: Run, segments: list[SegmentEntry], entry: IndexEntry, count: int) -> str:
+def recall_table(run: Run, segments: list[SegmentEntry], path: Path, count: int) -> str:
     """What tuning finds on held-out questions, as a table."""
     started = time.perf_counter()
     stored = Stored(run.store, segments, run.spec.dim)
@@ -77,8 +77,7 @@ def recall_table(run: Run, segments: list[SegmentEntry], entry: IndexEntry, coun
     truth_QK = stored.exact(questions_QD, RECALL_AT)
     exact_seconds = time.perf_counter() - started
     started = time.perf_counter()
-    path = run.store.local_path(entry.object.name)
-    index = read_index(Path(path) if path else Path())
+    index = read_index(path)
     tuned = tune(index, questions_QD, truth_QK, stored.fetch, run.recipe.index)
     rescores = sorted({point.rescore for point in tuned.curve})
     lines = [

@@ -1,6 +1,6 @@
 """Reading a Parquet column of fixed-size float16 lists at the speed of copying memory.
 
-A Parquet reader puts lists together from a repetition level for each number, which takes twenty times as long as
+A Parquet reader puts lists together from a repetition level for each number, which takes several times as long as
 copying the numbers does. Segments hold vectors without nulls, uncompressed, in plain pages, so the numbers of a page
 are its last bytes. This is checked for each page, by its header and its size; a file written otherwise is read by
 pyarrow as any other.
