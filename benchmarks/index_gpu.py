@@ -23,6 +23,7 @@ import torch
 from index_gpu_clock import ClockedExecutor, clocks
 from index_gpu_data import Corpus, make_segments
 from index_gpu_recall import recall_table
+from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from dpr import layout
 from dpr.index.choose import IndexPlan
@@ -30,7 +31,6 @@ from dpr.manifest import SegmentEntry
 from dpr.pipeline.run import Plan, Run
 from dpr.recipe import CorpusConfig, EncoderConfig, Recipe, Resources
 from ray_jobs.runtime import CODERS_PER_GPU, connected
-from tests.tiny import make_encoder, write_jsonl
 
 PAPER_SECONDS = 8.5 * 3600
 """Karpukhin et al. 2020, section 5.4: 21 million passages, FAISS on one server."""
@@ -144,11 +144,17 @@ class Said:
 
 def open_run(arguments: argparse.Namespace, executor: ClockedExecutor) -> Run:
     """A run over a store without snapshot, of a random encoder of the right width; nothing is encoded."""
-    folder = arguments.folder
+    folder, encoder = arguments.folder, arguments.folder / "encoder"
+    (folder / "corpus.jsonl").write_text('{"id": "p", "title": "", "text": "a"}\n')
+    encoder.mkdir()
+    (encoder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    BertTokenizerFast(vocab=str(encoder / "vocab.txt"), model_max_length=64).save_pretrained(encoder)
+    body = BertConfig(vocab_size=6, hidden_size=arguments.dim, num_hidden_layers=1, num_attention_heads=1)
+    BertModel(body, add_pooling_layer=False).save_pretrained(encoder)
     recipe = Recipe(
         store=str(folder / "store"),
-        corpus=CorpusConfig(path=str(write_jsonl(folder / "corpus.jsonl", {"p": "text"})), format="jsonl"),
-        encoder=EncoderConfig(model=str(make_encoder(folder / "encoder", dim=arguments.dim)), pooling="cls"),
+        corpus=CorpusConfig(path=str(folder / "corpus.jsonl"), format="jsonl"),
+        encoder=EncoderConfig(model=str(encoder), pooling="cls"),
         resources=Resources(segment_rows=arguments.segment_rows),
     )
     return Run(Plan.of(recipe), executor, Said())
