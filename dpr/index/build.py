@@ -4,17 +4,20 @@ FAISS's standalone codec gives the same codes as adding to the index does, and l
 Shapes: N rows, D dimensions, B bytes of a code, L lists.
 """
 
+from collections.abc import Callable
+
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IndexBuildError
-from dpr.index.hardware import Floats, Hardware, as_float32
+from dpr.index.hardware import Codes, Floats, Hardware, Lists, as_float32
 from dpr.index.kinds import Storage, core, storage
 from dpr.index.part import Part
-from dpr.index.torch_index import Codes, Lists, TorchCoder, fits
 
 BLOCK_ROWS = 32_768
+Coder = Callable[[Floats, str], tuple[Lists, Codes]]
+"""From vectors (N, D), and what to call them if they cannot be coded, to lists (N,) and codes (N, B)."""
 
 
 class FaissCoder:
@@ -34,14 +37,14 @@ class FaissCoder:
         return padded_N8.view("<i8")[:, 0], encoded_NB[:, self._number_bytes :]
 
 
-Coder = FaissCoder | TorchCoder
-
-
 def coder(codebook: faiss.Index, hardware: Hardware) -> Coder:
     """What codes vectors with a codebook on this hardware."""
-    if hardware.device is not None and fits(codebook):
-        return TorchCoder(codebook, hardware.device)
-    return FaissCoder(codebook)
+    device = hardware.device_for(codebook)
+    if device is None:
+        return FaissCoder(codebook)
+    from dpr.index.torch_index import TorchCoder
+
+    return TorchCoder(codebook, device)
 
 
 def build_part(

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dpr.errors import IndexBuildError
 
 Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+Lists = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint8]
+
+TORCH_KINDS = (faiss.IndexIVFFlat, faiss.IndexIVFPQ, faiss.IndexIVFScalarQuantizer)
+"""Kinds whose lists PyTorch fills; of others, and of those behind a transform or a graph, FAISS does everything."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +24,21 @@ class Hardware:
     """Where an index is trained and vectors are coded; whoever places the work says it."""
 
     device: str | None = None
-    """PyTorch device for the kinds of `dpr.index.torch_index`; None: FAISS does everything on CPU threads."""
+    """PyTorch device for `TORCH_KINDS` (imported only then, it takes long); None: FAISS does everything on CPUs."""
     threads: int | None = None
     """CPU threads for FAISS, at most those that this process may use; None: as many as FAISS takes."""
 
     @classmethod
     def here(cls) -> "Hardware":
         """A process that has this machine to itself."""
+        import torch
+
         return cls("cuda" if torch.cuda.is_available() else None)
+
+    def device_for(self, index: faiss.Index) -> str | None:
+        """The device that an index is trained and coded on; None if FAISS does it."""
+        flat = type(index) in TORCH_KINDS and isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat)
+        return self.device if flat else None
 
 
 @contextlib.contextmanager

@@ -13,25 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dpr.index.hardware import Floats, as_float32, check_width
+from dpr.index.hardware import Codes, Floats, Lists, as_float32, check_width
 from dpr.index.torch_kmeans import KMeans, kmeans, nearest, random_rows
-
-Lists = npt.NDArray[np.int64]
-Codes = npt.NDArray[np.uint8]
-
-KINDS = (faiss.IndexIVFFlat, faiss.IndexIVFPQ, faiss.IndexIVFScalarQuantizer)
-"""Kinds whose lists are filled here; of others, and of those behind a transform or a graph, FAISS does everything."""
-
-
-def fits(index: faiss.Index) -> bool:
-    """Whether an index is of a kind that is trained and coded here."""
-    if type(index) not in KINDS:
-        return False
-    return isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat)
 
 
 def train_in_torch(index: faiss.IndexIVF, sample_ND: Floats, seed: int, device: str) -> None:
-    """Train an empty index that `fits`, as FAISS would: same numbers of iterations and of training vectors.
+    """Train an empty index of `TORCH_KINDS`, as FAISS would: same numbers of iterations and of training vectors.
 
     Raises IndexBuildError for vectors that are not finite.
     """
@@ -58,7 +45,7 @@ def train_in_torch(index: faiss.IndexIVF, sample_ND: Floats, seed: int, device: 
 
 
 class TorchCoder:
-    """Codes vectors with the codebook of an index that `fits`."""
+    """Codes vectors with a codebook of `TORCH_KINDS`."""
 
     def __init__(self, codebook: faiss.IndexIVF, device: str) -> None:
         self._codebook, self._device = codebook, device

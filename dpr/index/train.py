@@ -15,7 +15,6 @@ from dpr.index.choose import IndexPlan, new_index
 from dpr.index.hardware import Floats, Hardware, as_float32, check_width
 from dpr.index.kinds import copy_index, core, inverted, reason
 from dpr.index.search import search
-from dpr.index.torch_index import fits, train_in_torch
 
 CPU = Hardware()
 PROBE_ROWS = 500
@@ -37,8 +36,10 @@ def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CP
     codebook = new_index(plan.factory, plan.dim)
     try:
         with _prepared(codebook, seed):
-            if hardware.device is not None and fits(codebook):
-                train_in_torch(codebook, sample_ND, seed, hardware.device)
+            if (device := hardware.device_for(codebook)) is not None:
+                from dpr.index.torch_index import train_in_torch
+
+                train_in_torch(codebook, sample_ND, seed, device)
             else:
                 codebook.train(as_float32(sample_ND, plan.dim, "training vectors"))
         trial = copy_index(codebook)
@@ -57,7 +58,7 @@ def trained_how(plan: IndexPlan, hardware: Hardware) -> str:
     """A sentence on where the codebook of a plan is trained and vectors are coded, and why."""
     if hardware.device is None:
         return "trained and coded by FAISS on CPU threads: no GPU"
-    if fits(new_index(plan.factory, plan.dim)):
+    if hardware.device_for(new_index(plan.factory, plan.dim)):
         return f"trained and coded by PyTorch on {hardware.device}"
     return f"trained and coded by FAISS on CPU threads: {plan.factory} is not of a kind that the GPU is used for"
 
