@@ -16,9 +16,9 @@ from ray_jobs.serve.run import serve_store
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "demo.yaml"
 QUESTIONS = (
-    "How do I keep only the last few items of a stream?",
-    "What lets me pause a function and continue it later?",
-    "How can I undo changes to a file if something fails half way?",
+    "How do I count how often each word occurs?",
+    "Why does a default argument keep its value between calls?",
+    "How do I measure how long a snippet of code takes?",
 )
 
 
