@@ -56,6 +56,14 @@ def truth(encoder_id: str, gate_id: str, segment_id: str) -> str:
     return f"{TRUTH}{encoder_id}/{gate_id}/{segment_id}.parquet"
 
 
+def question_vectors(encoder_id: str, gate_id: str) -> str:
+    return f"{TRUTH}{encoder_id}/{gate_id}/questions.parquet"
+
+
+def measured(encoder_id: str, gate_id: str, measure_id: str) -> str:
+    return f"{TRUTH}{encoder_id}/{gate_id}/measured-{measure_id}.json"
+
+
 def run(run_id: str) -> str:
     return f"{RUNS}{run_id}/"
 

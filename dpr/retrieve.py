@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dpr.deletions import live_rows
-from dpr.encoder.encode import Compute, QuestionEncoder
+from dpr.encoder.compute import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.errors import EncoderError
 from dpr.hit import Hit
@@ -29,6 +29,9 @@ from dpr.records import fetch_object
 from dpr.segment import MappedSegment
 from dpr.snapshot import live_snapshot, read_snapshot
 from dpr.store import Store
+
+if TYPE_CHECKING:
+    from dpr.encoder.encode import QuestionEncoder
 
 ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
@@ -128,7 +131,7 @@ class Answer:
 class Retriever:
     """A snapshot, ready to answer questions in this process."""
 
-    def __init__(self, number: int, body: SnapshotBody, encoder: QuestionEncoder, vectors: VectorSearch) -> None:
+    def __init__(self, number: int, body: SnapshotBody, encoder: "QuestionEncoder", vectors: VectorSearch) -> None:
         self.number, self.body, self._encoder, self._vectors = number, body, encoder, vectors
 
     @classmethod
@@ -137,6 +140,10 @@ class Retriever:
 
         Raises EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
         """
+        from dpr.encoder.encode import (
+            QuestionEncoder,
+        )  # PyTorch takes seconds to import, and nothing else here needs it
+
         snapshot = live_snapshot(store) if number is None else read_snapshot(store, number)
         encoder = QuestionEncoder(resolve_encoder(snapshot.body, model), Compute())
         return cls(snapshot.number, snapshot.body, encoder, VectorSearch.open(store, snapshot.body))

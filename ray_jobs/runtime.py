@@ -88,8 +88,8 @@ class RayExecutor:
 
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
         try:
-            if len(units) == 1 and not any(step.on in ("actor", "encoder") for step in steps):
-                # one task needs no streaming, and starts in a worker that is there already
+            if len(units) == 1:
+                # there is nothing to overlap, so one task takes all steps, in a worker that is there already
                 gpus = max(self._gpu_share(step) for step in steps)
                 yield ray.get(ray.remote(_chain(steps)).options(num_cpus=1, num_gpus=gpus).remote(units[0]))
             else:
@@ -130,7 +130,9 @@ class RayExecutor:
         return Hardware("cuda" if _cluster_gpus() else None, _largest_node())
 
     def _gpu_share(self, step: Step) -> float:
-        """GPUs that a step on `trainer` or `coder` holds."""
+        """GPUs that a step holds."""
+        if step.on == "encoder":
+            return self._gpus_per_encoder()
         share = {"trainer": 1.0, "coder": 1 / CODERS_PER_GPU}.get(step.on, 0.0)
         return share if _cluster_gpus() else 0.0
 

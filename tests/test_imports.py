@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import resolve_name
 from pathlib import Path
@@ -128,3 +130,11 @@ def test_a_wrong_import_is_found(module: str, source: str, said: str) -> None:
 )
 def test_a_right_import_is_left_alone(module: str, source: str) -> None:
     assert problems(module, source) == []
+
+
+def test_the_driver_does_without_pytorch() -> None:
+    look = (
+        "import sys, ray_jobs.nightly, ray_jobs.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"

@@ -1,7 +1,7 @@
 """A tiny encoder and corpora, made on the spot: a random BERT over whole words, small enough for any test."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,13 +10,15 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 WORDS = [f"w{number}" for number in range(200)]
 
 
-def make_encoder(folder: Path, seed: int = 0, dim: int = 32) -> Path:
-    """A plain BERT folder (needs `pooling` in the recipe) whose vocabulary is `WORDS` and single letters and digits."""
+def make_encoder(
+    folder: Path, seed: int = 0, dim: int = 32, words: Sequence[str] = WORDS, max_tokens: int = 64
+) -> Path:
+    """A plain BERT folder (needs `pooling` in the recipe) whose vocabulary is `words` and single letters and digits."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = [chr(code) for code in (*range(97, 123), *range(48, 58))]
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters, *(f"##{letter}" for letter in letters)]
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(pieces)))
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64)
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=max_tokens)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     config = BertConfig(
@@ -25,7 +27,7 @@ def make_encoder(folder: Path, seed: int = 0, dim: int = 32) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=2 * dim,
-        max_position_embeddings=64,
+        max_position_embeddings=max_tokens,
     )
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder

@@ -9,14 +9,14 @@ Shapes: N rows, B rows of a batch, Q questions, D dimensions.
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from dpr.encoder.choose import GPU_THREADS, choose_way
+from dpr.encoder.compute import Compute
 from dpr.encoder.memory import WithinMemory
 from dpr.encoder.model import load_network
 from dpr.encoder.precision import choose_precision
@@ -27,22 +27,6 @@ CPU_TOKENS = 1024
 """Padded tokens of a batch on a CPU: few enough that its activations stay in the caches."""
 GPU_TOKENS = 262_144
 """Tokens of a batch on a GPU, about 4 GB of activations (measured on an H200: half of it is 1.5% slower)."""
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How to compute; nothing of it changes what is computed beyond rounding."""
-
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the processor multiplies it and the vectors keep a cosine of 0.999 with fp32."""
-    tokens_per_batch: int | None = None
-    """Tokens of one batch, padding included; None: a default for the device."""
-    threads: int | None = None
-    """CPU threads; None: what PyTorch takes, which follows OMP_NUM_THREADS."""
-    device: str | None = None
-    """`cpu`, `cuda`, …; None: a GPU where there is one."""
-    packing: Literal["auto", "never"] = "auto"
-    """`auto`: without padding where this device and network allow it; `never`: padded to nearly equal lengths."""
 
 
 class TowerEncoder:

@@ -57,12 +57,19 @@ def best_of(scores_QC: Scores, ids_QC: Ids, k: int) -> tuple[Scores, Ids]:
 
 def recall_at(found_ids_QK: Ids, true_ids_QK: Ids, k: int) -> float:
     """Share of the true k nearest that are among the first k found, over all questions; 1.0 if there are none."""
-    true_QK = true_ids_QK[:, :k]
-    found = sum(
-        len(np.intersect1d(found[:k], true[true != MISSING])) for found, true in zip(found_ids_QK, true_QK, strict=True)
-    )
-    there = int((true_QK != MISSING).sum())
-    return found / there if there else 1.0
+    return recalls_at(found_ids_QK, true_ids_QK[:, :k], [k])[0]
+
+
+def recalls_at(found_ids_QC: Ids, true_ids_QK: Ids, depths: Sequence[int]) -> list[float]:
+    """For each depth, the share of the true K nearest that are among the first so many found; 1.0 if there are none."""
+    places = [
+        np.where(there_KC.any(axis=1), there_KC.argmax(axis=1), there_KC.shape[1])[true_K != MISSING]
+        for found_C, true_K in zip(found_ids_QC, true_ids_QK, strict=True)
+        for there_KC in [found_C == true_K[:, None]]
+    ]
+    places_P = np.concatenate(places) if places else np.empty(0, np.intp)
+    width = found_ids_QC.shape[1]
+    return [float((places_P < min(depth, width)).mean()) if len(places_P) else 1.0 for depth in depths]
 
 
 def empty_topk(questions: int, k: int) -> tuple[Scores, Ids]:

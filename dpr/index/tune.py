@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import faiss
 
 from dpr.index.kinds import inverted
-from dpr.index.search import Fetch, SearchSettings, exact_scores, search
-from dpr.index.truth import Ids, Scores, best_of, recall_at
+from dpr.index.search import SearchSettings, search
+from dpr.index.truth import Ids, Scores, recalls_at
 from dpr.recipe import IndexConfig
 
 RECALL_AT = 20
@@ -48,11 +48,11 @@ class Tuned:
     curve: list[TunePoint]
 
 
-def tune(index: faiss.Index, questions_QD: Scores, true_ids_QK: Ids, fetch: Fetch, config: IndexConfig) -> Tuned:
+def tune(index: faiss.Index, questions_QD: Scores, true_ids_QK: Ids, config: IndexConfig) -> Tuned:
     """The cheapest `nprobe` and `rescore` whose recall@20 on the questions is at least `config.recall_target`.
 
-    `true_ids_QK` is the exact answer, K at least 20 where there are as many vectors; `fetch` gives stored vectors by
-    id. A setting that the recipe fixes is left as it is.
+    `true_ids_QK` is the exact answer, K at least 20 where there are as many vectors. A setting that the recipe fixes is
+    left as it is.
     """
     rescores = RESCORE_GRID if config.rescore is None else (config.rescore,)
     curve: list[TunePoint] = []
@@ -60,7 +60,7 @@ def tune(index: faiss.Index, questions_QD: Scores, true_ids_QK: Ids, fetch: Fetc
     for nprobe in _nprobes(index) if config.nprobe is None else [config.nprobe]:
         if _scanned(index, nprobe) >= cheapest:
             break
-        points = _measure(index, questions_QD, true_ids_QK, fetch, (nprobe, rescores))
+        points = _measure(index, questions_QD, true_ids_QK, (nprobe, rescores))
         curve += points
         cheapest = min((point.cost for point in curve if point.recall >= config.recall_target), default=math.inf)
         recall = max(point.recall for point in points)
@@ -73,21 +73,18 @@ def tune(index: faiss.Index, questions_QD: Scores, true_ids_QK: Ids, fetch: Fetc
 
 
 def _measure(
-    index: faiss.Index, questions_QD: Scores, true_ids_QK: Ids, fetch: Fetch, grid: tuple[int, Sequence[int]]
+    index: faiss.Index, questions_QD: Scores, true_ids_QK: Ids, grid: tuple[int, Sequence[int]]
 ) -> list[TunePoint]:
-    # one search with most candidates serves all numbers of candidates: the best C are a prefix of the best 2C
+    # One search with most candidates serves all numbers of candidates: the best C are a prefix of the best 2C. And
+    # nothing is re-scored: among candidates with exact scores, a true neighbour always comes first.
     nprobe, rescores = grid
     _, ids_QC = search(index, questions_QD, max(RECALL_AT, *rescores), nprobe)
-    exact_QC = exact_scores(questions_QD, ids_QC, fetch) if any(rescores) else None
-    points = []
-    for rescore in rescores:
-        found_QK = ids_QC
-        if exact_QC is not None and rescore:
-            candidates = max(RECALL_AT, rescore)
-            _, found_QK = best_of(exact_QC[:, :candidates], ids_QC[:, :candidates], RECALL_AT)
-        cost = _scanned(index, nprobe) + RESCORE_COST * rescore
-        points.append(TunePoint(nprobe, rescore, recall_at(found_QK, true_ids_QK, RECALL_AT), cost))
-    return points
+    recalls = recalls_at(ids_QC, true_ids_QK[:, :RECALL_AT], [max(RECALL_AT, rescore) for rescore in rescores])
+    scanned = _scanned(index, nprobe)
+    return [
+        TunePoint(nprobe, rescore, recall, scanned + RESCORE_COST * rescore)
+        for rescore, recall in zip(rescores, recalls, strict=True)
+    ]
 
 
 def _nprobes(index: faiss.Index) -> list[int]:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from dpr import layout
 from dpr.corpus.quarantine import QuarantinedRow, write_quarantine
-from dpr.encoder.encode import Compute, TowerEncoder
+from dpr.encoder.compute import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.errors import EncoderError, UnitError
@@ -28,6 +29,9 @@ from dpr.records import Record, put_object
 from dpr.segment import PASSAGE_COLUMNS, Vectors, check_segment, read_hashes, read_rows, vectors_of, write_segment
 from dpr.store import Store, open_store
 from dpr.store.reader import open_object
+
+if TYPE_CHECKING:
+    from dpr.encoder.encode import TowerEncoder
 
 MAX_BAD_ROWS = 100
 """More rows of one unit than this that the encoder refuses mean that the encoder is at fault, not the rows."""
@@ -93,6 +97,8 @@ class Encode:
     """
 
     def __init__(self, context: EmbedContext, compute: Compute) -> None:
+        from dpr.encoder.encode import TowerEncoder  # PyTorch: seconds and 300 MB that the driver is spared
+
         self._encoder = TowerEncoder(context.open_spec().passage, compute)
 
     def __call__(self, unit: Unit) -> Unit:
@@ -187,7 +193,7 @@ class WriteSegment:
         return {"record": unit["record"], "done": record.to_bytes()}
 
 
-def encode_rows(encoder: TowerEncoder, tokens: TokenBatch) -> tuple[Vectors, dict[str, str]]:
+def encode_rows(encoder: "TowerEncoder", tokens: TokenBatch) -> tuple[Vectors, dict[str, str]]:
     """Vectors (N, D) float16, and row number → reason for those that have none; UnitError if those are too many."""
     vectors_ND, bad = _encode_or_bisect(encoder, tokens, np.arange(len(tokens)))
     for row in np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1)):
@@ -201,7 +207,7 @@ def encode_rows(encoder: TowerEncoder, tokens: TokenBatch) -> tuple[Vectors, dic
 
 
 def _encode_or_bisect(
-    encoder: TowerEncoder, tokens: TokenBatch, rows: npt.NDArray[np.int64]
+    encoder: "TowerEncoder", tokens: TokenBatch, rows: npt.NDArray[np.int64]
 ) -> tuple[Vectors, dict[str, str]]:
     try:
         return encoder.encode(tokens.select(rows)), {}

@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 
 from dpr import layout
 from dpr.deletions import live_rows, read_deletions
-from dpr.encoder.encode import Compute, QuestionEncoder
+from dpr.encoder.compute import Compute
 from dpr.encoder.spec import resolve
 from dpr.errors import GateError
 from dpr.evaluate.answers import accuracy
 from dpr.evaluate.questions import QuestionSet
+from dpr.fingerprint import fingerprint
 from dpr.index.train import read_index
 from dpr.index.truth import exact_topk, merge_topk
 from dpr.index.tune import tune
@@ -53,6 +54,14 @@ class GateContext:
     questions: QuestionSet | None
     segments: tuple[SegmentEntry, ...]
 
+    def measured(self, index_id: str) -> str:
+        """Name of the record of what was measured: with the same index, questions and aims it is the same."""
+        questions = [[q.text, list(q.answers)] for q in self.questions.questions] if self.questions else None
+        gate = self.gate.model_dump(mode="json", include={"answers", "at"})
+        aims = self.index.model_dump(mode="json", include={"nprobe", "rescore", "recall_target", "seed"})
+        asked = fingerprint({"index": index_id, "questions": questions, "gate": gate, "aims": aims})
+        return layout.measured(self.encoder_id, self.gate_id, asked)
+
     @property
     def gate_id(self) -> str:
         return self.questions.gate_id if self.questions else "passages"
@@ -73,7 +82,7 @@ class MeasureIndex:
         segments = SegmentSet.open(store, context.segments, context.dim)
         questions_QD = self._question_vectors(store)
         true_scores_QK, true_ids_QK = self._truth(store, questions_QD)
-        chosen = tune(index, questions_QD, true_ids_QK, segments.vectors, context.index)
+        chosen = tune(index, questions_QD, true_ids_QK, context.index)
         search = VectorSearch(index, chosen.settings, segments)
         report: dict[str, Any] = {
             "questions": len(questions_QD),
@@ -100,7 +109,13 @@ class MeasureIndex:
         context = self._context
         if context.questions is None:
             return _stand_ins(store, context)
-        return QuestionEncoder(resolve(context.encoder), Compute()).encode(context.questions.texts)
+        name = layout.question_vectors(context.encoder_id, context.gate_id)
+        if not store.exists(name):
+            from dpr.encoder.encode import QuestionEncoder  # PyTorch, for the first night with these questions alone
+
+            encoder = QuestionEncoder(resolve(context.encoder), Compute())
+            _write_vectors(store, name, encoder.encode(context.questions.texts))
+        return _read_vectors(store, name)
 
     def _truth(self, store: Store, questions_QD: npt.NDArray[np.float32]) -> tuple[Any, Any]:
         """Exact neighbours (scores_QK, ids_QK) over all live rows, from what is cached per segment."""
@@ -168,6 +183,21 @@ def _blocks(
     for table in iter_groups(path, ["embedding"]):
         yield np.arange(first, first + table.num_rows), vectors_of(table)
         first += table.num_rows
+
+
+def _write_vectors(store: Store, name: str, vectors_QD: npt.NDArray[np.float32]) -> None:
+    flat = pa.array(vectors_QD.reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, vectors_QD.shape[1])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "questions.parquet")
+        pq.write_table(pa.table({"embedding": column}), path)
+        store.put_file(name, path)
+
+
+def _read_vectors(store: Store, name: str) -> npt.NDArray[np.float32]:
+    column = pq.read_table(open_object(store, name))["embedding"].combine_chunks()
+    vectors_QD: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), -1)
+    return vectors_QD
 
 
 def _write_truth(store: Store, name: str, folder: Path, scores_QK: Any, rows_QK: Any) -> None:

@@ -14,7 +14,7 @@ from dpr import layout
 from dpr.corpus.diff import Changes, DiffInputs
 from dpr.corpus.plan import plan_slices
 from dpr.corpus.rows import Slice
-from dpr.encoder.encode import Compute
+from dpr.encoder.compute import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.errors import PublishRaceError
 from dpr.evaluate.questions import QuestionSet, load_questions
@@ -237,8 +237,7 @@ class Run:
             self.plan.questions,
             tuple(segments),
         )
-        asked = {"index": index.index_id, "inputs": self.plan.inputs}
-        name = f"{layout.run(self.run_id)}gate-{fingerprint(asked)}.json"
+        name = context.measured(index.index_id)
         rows = len(self.plan.questions.questions) if self.plan.questions else 0
         record = self.single("gate", Step(MeasureIndex, (context,)), name, rows, {"index": index.to_bytes().decode()})
         check_gate(recipe.gate, record.facts["report"])

@@ -50,7 +50,7 @@ def by_hand(index: faiss.Index, setting: tuple[int, int], questions_QD: Question
 def test_the_cheapest_point_that_reaches_the_target_is_chosen(
     target: float, index: faiss.Index, vectors_ND: Vectors, questions_QD: Questions, true_ids_QK: Ids
 ) -> None:
-    tuned = tune(index, questions_QD, true_ids_QK, lambda ids: vectors_ND[ids], IndexConfig(recall_target=target))
+    tuned = tune(index, questions_QD, true_ids_QK, IndexConfig(recall_target=target))
     points = {
         setting: by_hand(index, setting, questions_QD, (vectors_ND, true_ids_QK))
         for setting in itertools.product([1, 2, 4, 8, 16, 20], RESCORE_GRID)
@@ -62,11 +62,9 @@ def test_the_cheapest_point_that_reaches_the_target_is_chosen(
         assert (point.recall, point.cost) == pytest.approx(points[point.nprobe, point.rescore])
 
 
-def test_a_target_out_of_reach_is_said(
-    index: faiss.Index, vectors_ND: Vectors, questions_QD: Questions, true_ids_QK: Ids
-) -> None:
+def test_a_target_out_of_reach_is_said(index: faiss.Index, questions_QD: Questions, true_ids_QK: Ids) -> None:
     config = IndexConfig(recall_target=1.0, rescore=0)
-    tuned = tune(index, questions_QD, true_ids_QK, lambda ids: vectors_ND[ids], config)
+    tuned = tune(index, questions_QD, true_ids_QK, config)
     assert not tuned.meets_target
     assert tuned.recall == max(point.recall for point in tuned.curve) < 1.0
     assert tuned.settings.rescore == 0
@@ -77,19 +75,18 @@ def test_what_the_recipe_fixes_is_kept(
     nprobe: int | None,
     candidates: int | None,
     index: faiss.Index,
-    vectors_ND: Vectors,
     questions_QD: Questions,
     true_ids_QK: Ids,
 ) -> None:
     config = IndexConfig(nprobe=nprobe, rescore=candidates)
-    tuned: Tuned = tune(index, questions_QD, true_ids_QK, lambda ids: vectors_ND[ids], config)
+    tuned: Tuned = tune(index, questions_QD, true_ids_QK, config)
     assert tuned.settings.nprobe == (nprobe or tuned.settings.nprobe)
     assert tuned.settings.rescore == (candidates if candidates is not None else tuned.settings.rescore)
-    assert tuned == tune(index, questions_QD, true_ids_QK, lambda ids: vectors_ND[ids], config)
+    assert tuned == tune(index, questions_QD, true_ids_QK, config)
 
 
 def test_an_exact_index_needs_nothing(vectors_ND: Vectors, questions_QD: Questions, true_ids_QK: Ids) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors_ND.astype(np.float32))
-    tuned = tune(index, questions_QD, true_ids_QK, lambda ids: vectors_ND[ids], IndexConfig())
+    tuned = tune(index, questions_QD, true_ids_QK, IndexConfig())
     assert (tuned.settings, tuned.recall) == (SearchSettings(nprobe=1, rescore=0), 1.0)

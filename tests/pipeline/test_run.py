@@ -11,6 +11,8 @@ import pytest
 import dpr.store
 from dpr.corpus.plan import plan_slices
 from dpr.corpus.rows import Slice
+from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.spec import resolve
 from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, StoreError
 from dpr.pipeline.execute import LocalExecutor
 from dpr.pipeline.run import Outcome, run_recipe
@@ -80,7 +82,7 @@ def test_a_run_without_changes_does_nothing(tmp_path: Path, encoder: Path) -> No
     corpus.touch()  # looks changed, and is not
     touched = run(made, progress)
     assert (touched.published, touched.snapshot) == (False, first.snapshot)
-    assert progress.rows["embed"] == 0
+    assert (progress.rows["embed"], progress.rows["gate"]) == (0, 0)
 
 
 def test_a_night_costs_what_changed(tmp_path: Path, encoder: Path) -> None:
@@ -100,6 +102,24 @@ def test_a_night_costs_what_changed(tmp_path: Path, encoder: Path) -> None:
     assert outcome.snapshot.body.passages == 120
     hits = {hit.id for hit in Retriever.open(LocalStore(made.store)).search(["w1 w2 w3"], 120).hits[0]}
     assert hits == set(corpus)
+
+
+def test_questions_are_encoded_once_and_asked_of_every_night(tmp_path: Path, encoder: Path) -> None:
+    corpus = passages(90)
+    write_jsonl(tmp_path / "corpus.jsonl", corpus)
+    asked = [{"question": corpus[name], "answers": [name]} for name in ("p0001", "p0002", "p0003")]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+    made = recipe(tmp_path, encoder, gate={"questions": str(tmp_path / "questions.jsonl"), "at": [1]})
+    assert run(made).snapshot.body.gate["accuracy_exact"] == {"1": 1.0}
+    stored = next((tmp_path / "store" / "truth").rglob("questions.parquet"))
+    vectors_QD = np.array(pq.read_table(stored)["embedding"].to_pylist(), np.float32)
+    expected_QD = QuestionEncoder(resolve(made.encoder)).encode([line["question"] for line in asked])
+    assert np.array_equal(vectors_QD, expected_QD)
+    written = stored.stat().st_mtime_ns
+    corpus["p0002"] = "w1 w2 w3"
+    write_jsonl(tmp_path / "corpus.jsonl", corpus)
+    assert run(made).snapshot.body.gate["accuracy_exact"] == {"1": pytest.approx(2 / 3)}
+    assert stored.stat().st_mtime_ns == written
 
 
 def test_two_stores_end_in_the_same_bytes(tmp_path: Path, encoder: Path) -> None:
