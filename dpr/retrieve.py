@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +56,12 @@ class SegmentSet:
 
     @classmethod
     def open(cls, store: Store, entries: Sequence[SegmentEntry], dim: int) -> "SegmentSet":
-        """Fetch, verify and map the segments of a snapshot."""
+        """Map the segments of a snapshot; those that are not in the cache yet are fetched and verified first."""
         folder = cache_folder()
         mapped, live = {}, {}
         for entry in entries:
-            file = fetch_object(store, entry.object, folder / "objects")
-            mapped[entry.number] = MappedSegment.open(file, folder / "segments" / entry.object.sha256[:32])
+            fetch = partial(fetch_object, store, entry.object, folder / "objects")
+            mapped[entry.number] = MappedSegment.open(fetch, folder / "segments" / entry.object.sha256[:32])
             live[entry.number] = live_rows(store, entry)
         return cls(mapped, live, dim)
 

@@ -4,7 +4,7 @@ Shapes: N rows, D dimensions. Vectors are float16, `fixed_size_list<halffloat>[D
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -142,12 +142,12 @@ class MappedSegment:
     """Columns id, title, text."""
 
     @classmethod
-    def open(cls, segment: Path, folder: Path) -> "MappedSegment":
-        """Unpack `segment` into `folder` unless it is there already, and map it."""
+    def open(cls, fetch: Callable[[], Path], folder: Path) -> "MappedSegment":
+        """Map what `folder` holds; if that is nothing yet, `fetch` gives the segment file to unpack into it first."""
         vectors, passages = folder / "vectors.npy", folder / "passages.arrow"
         if not passages.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            _unpack(segment, vectors, passages)
+            _unpack(fetch(), vectors, passages)
         mapped = np.load(vectors, mmap_mode="r", allow_pickle=False)
         table = pa.ipc.open_file(pa.memory_map(str(passages))).read_all()
         return cls(mapped, table)

@@ -76,7 +76,7 @@ def test_reading_parts(segment: Path, passages: pa.Table, vectors_ND: np.ndarray
 
 def test_mapped(segment: Path, passages: pa.Table, vectors_ND: np.ndarray, tmp_path: Path) -> None:
     for _ in range(2):  # unpacked first, then found unpacked
-        mapped = MappedSegment.open(segment, tmp_path / "cache")
+        mapped = MappedSegment.open(lambda: segment, tmp_path / "cache")
         np.testing.assert_array_equal(mapped.vectors_ND, vectors_ND)
         assert (
             mapped.passages.slice(7, 1).to_pylist() == passages.select(["id", "title", "text"]).slice(7, 1).to_pylist()
