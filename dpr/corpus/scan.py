@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,11 @@ from dpr.store import Store
 _BATCH_ROWS = 8192
 _POSITION = pa.field("position", pa.int64(), nullable=False)
 SHARD_SCHEMA = passage_schema().append(_POSITION)
+_KEYS_STORED: dict[str, Any] = {
+    "use_dictionary": False,
+    "compression": "none",  # hashes cannot be made smaller
+    "column_encoding": {"position": "DELTA_BINARY_PACKED"},
+}
 KEYS_SCHEMA = pa.schema([_POSITION, pa.field("id_hash", HASH, nullable=False), pa.field("key", HASH, nullable=False)])
 
 
@@ -85,7 +91,7 @@ def scan_slice(store: Store, run_id: str, number: int, slice_: Slice, corpus: Co
         shard, keys, bad = Path(folder, "shard.parquet"), Path(folder, "keys.parquet"), Path(folder, "bad.parquet")
         with (
             pq.ParquetWriter(shard, SHARD_SCHEMA, compression="zstd") as new,
-            pq.ParquetWriter(keys, KEYS_SCHEMA) as all_,
+            pq.ParquetWriter(keys, KEYS_SCHEMA, **_KEYS_STORED) as all_,
         ):
             for batch in _batches(read_slice(slice_, corpus), unusable):
                 key_array = pa.array(batch.keys, HASH)
