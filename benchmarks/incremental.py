@@ -282,16 +282,14 @@ def written_table(found: Sequence[Night]) -> list[str]:
 
 def embedding_share(full: Night, one: Night, rate: float) -> list[str]:
     """What of a night is embedding, here and with a real encoder, whose work is added to all that was measured."""
-    lines = []
     real = {night.said: night.seconds + night.changed / rate for night in (full, one)}
-    for night in (full, one):
-        lines.append(
-            f"- {night.said}: the embed stage takes {night.stages['embed'] / night.seconds:.0%} of the wall clock. With "
-            f"all-MiniLM-L6-v2, which encodes {rate:.0f} of these passages a second here, the night would take at most "
-            f"{real[night.said]:,.0f} s, and encoding {night.changed / rate / real[night.said]:.0%} of that."
-        )
     return [
-        *lines,
+        *(
+            f"- {night.said}: the embed stage takes {night.stages['embed'] / night.seconds:.0%} of the wall clock. With "
+            f"all-MiniLM-L6-v2 ({rate:.0f} of these passages a second here) the night would take at most "
+            f"{real[night.said]:,.0f} s, of which encoding {night.changed / rate / real[night.said]:.0%}."
+            for night in (full, one)
+        ),
         f"- With that encoder a night of 1% would take {real[one.said] / real[full.said]:.1%} of the full run.",
     ]
 
