@@ -285,7 +285,7 @@ def embedding_share(full: Night, one: Night, rate: float) -> list[str]:
     real = {night.said: night.seconds + night.changed / rate for night in (full, one)}
     return [
         *(
-            f"- {night.said}: the embed stage takes {night.stages['embed'] / night.seconds:.0%} of the wall clock. With "
+            f"- {night.said}: the embed stage takes {night.stages['embed'] / night.seconds:.0%} of the time. With "
             f"all-MiniLM-L6-v2 ({rate:.0f} of these passages a second here) the night would take at most "
             f"{real[night.said]:,.0f} s, of which encoding {night.changed / rate / real[night.said]:.0%}."
             for night in (full, one)
