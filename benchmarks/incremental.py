@@ -161,11 +161,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the table; default: one in benchmarks/results")
     arguments = parser.parse_args()
     lines = nights(arguments.passages) if arguments.part == "nights" else memory()
+    asked = f"nights --passages {arguments.passages}" if arguments.part == "nights" else "memory"
     names = ("ray", "torch", "faiss-cpu", "pyarrow")
     report = [
         f"# Night after night: {arguments.part}",
         "",
-        f"    python -m benchmarks.incremental {' '.join(sys.argv[1:])}",
+        f"    python -m benchmarks.incremental {asked}",
         "",
         f"{processor()}; Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in names)}.",
         *lines,
