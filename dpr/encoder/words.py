@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-MOST_CHARACTERS = 2**24
-"""Of all words remembered; beyond, memory starts anew. A million English words have about half as many."""
+MOST_CHARACTERS = 2**22
+"""Of all words remembered, half a million or so, which take some 100 MB; beyond, memory starts anew."""
 
 _MARKS = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 _WORD = f"[{_MARKS}]|[^ \t\n\r{_MARKS}]+"
