@@ -30,8 +30,6 @@ def choose_way(
     network: Network, tower: TowerSpec, dtype: torch.dtype, device: torch.device, *, packing: bool = True
 ) -> Way:
     """The fastest way for this network, which is float32 and on `device`, and may be converted in place."""
-    if device.type != "cuda":
-        return Way(PaddedForward(network.to(dtype, device), tower, device), "padded to nearly equal lengths")
     if not packing:
         why = "as asked for"
     elif dtype != torch.bfloat16:
@@ -42,9 +40,14 @@ def choose_way(
         try:
             packed = PackedForward(network, tower, device, dtype)
             packed(_SHORT)
-        except (ImportError, RuntimeError) as error:  # no Triton, or no C compiler for it
+        except (ImportError, RuntimeError) as error:  # no Triton, or no C compiler for it; PyTorch without oneDNN
             why = f"packing does not run here: {' '.join(str(error).split())[:200]}"
         else:
-            return Way(WithinMemory(packed), "packed without padding")
+            return Way(_within(packed, device), "packed without padding")
     padded = PaddedForward(network.to(dtype, device), tower, device)
-    return Way(WithinMemory(padded), f"padded to nearly equal lengths ({why})")
+    return Way(_within(padded, device), f"padded to nearly equal lengths ({why})")
+
+
+def _within(forward: Forward, device: torch.device) -> Forward:
+    """The same, on a GPU within its memory."""
+    return WithinMemory(forward) if device.type == "cuda" else forward

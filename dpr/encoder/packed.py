@@ -15,7 +15,8 @@ _AFTER_PADDING = ("camembert", "roberta", "xlm-roberta")
 """Network types, by the position of the first token: 0, or pad_token_id + 1."""
 _HEAD_SIZES = (16, 32, 64, 128)
 """What the kernels are made for."""
-_USE_GELU = {"gelu": True, "gelu_new": True, "gelu_pytorch_tanh": True, "relu": False}
+ACTS = {"gelu": "gelu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
+"""Activation of config.json → what is computed."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,19 @@ class Tables:
 
 
 class Ops(Protocol):
-    """What PyTorch has no fast packed product for."""
+    """What differs between devices."""
+
+    def prepared(self, linear: Linear) -> Linear:
+        """The layer with its weight as the products below want it."""
+
+    def project(self, x_TH: Tensor, linear: Linear) -> Tensor:
+        """x @ weight.T + bias."""
+
+    def activate(self, x_TH: Tensor, linear: Linear, act: str) -> Tensor:
+        """The activation `act` of x @ weight.T + bias."""
+
+    def merge(self, x_TH: Tensor, y_TJ: Tensor, linear: Linear, norm: Norm, dtype: torch.dtype) -> Tensor:
+        """Layer normalisation of x + y @ weight.T + bias, in `dtype`; may write over x."""
 
     def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
         """Normalised sums of the three embeddings (T, H)."""
@@ -80,8 +93,30 @@ class Ops(Protocol):
     def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:
         """Attention within each sequence (T, H); only each one's first `queries` rows need be right."""
 
+
+class Products:
+    """Ops' products in PyTorch's own calls, with activations and residuals computed within them."""
+
+    def prepared(self, linear: Linear) -> Linear:
+        """See Ops."""
+        return linear
+
+    def project(self, x_TH: Tensor, linear: Linear) -> Tensor:
+        """See Ops."""
+        return torch.addmm(linear.bias, x_TH, linear.weight.t())
+
+    def activate(self, x_TH: Tensor, linear: Linear, act: str) -> Tensor:
+        """See Ops. On a GPU GELU is the form with tanh."""
+        return torch._addmm_activation(linear.bias, x_TH, linear.weight.t(), use_gelu=ACTS[act] == "gelu")
+
+    def merge(self, x_TH: Tensor, y_TJ: Tensor, linear: Linear, norm: Norm, dtype: torch.dtype) -> Tensor:
+        """See Ops. addmm_ adds the residual; the bias waits for the normalisation, which reads all anyway."""
+        x_TH.addmm_(y_TJ, linear.weight.t())
+        return self.add_norm(x_TH, linear.bias, norm, dtype)
+
     def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
         """Layer normalisation of x + bias (T, H), in `dtype`."""
+        raise NotImplementedError
 
 
 def supports(body: Any) -> bool:
@@ -91,17 +126,17 @@ def supports(body: Any) -> bool:
     plain = not (getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False))
     known = config.model_type in _FROM_ZERO + _AFTER_PADDING
     heads = known and config.hidden_size // config.num_attention_heads in _HEAD_SIZES
-    return heads and config.hidden_act in _USE_GELU and absolute and plain
+    return heads and config.hidden_act in ACTS and absolute and plain
 
 
 class PackedBert:
-    """BERT, RoBERTa and their kin, with activations and residuals computed within the products."""
+    """BERT, RoBERTa and their kin."""
 
     def __init__(self, body: Any, ops: Ops, dtype: torch.dtype, device: torch.device) -> None:
         config = body.config
         self._ops, self._dtype, self._heads = ops, dtype, int(config.num_attention_heads)
-        self._gelu = _USE_GELU[config.hidden_act]
-        copy = _Copier(dtype, device)
+        self._act = str(config.hidden_act)
+        copy = _Copier(ops, dtype, device)
         embeddings, first = body.embeddings, config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
         self._tables = Tables(
             copy.exact(embeddings.word_embeddings.weight),
@@ -129,23 +164,19 @@ class PackedBert:
         return x_TH
 
     def _attended(self, layer: Layer, x_TH: Tensor, packed: Packed, queries: int) -> Tensor:
-        qkv_TJ = torch.addmm(layer.qkv.bias, x_TH, layer.qkv.weight.t())
-        return self._ops.attend(qkv_TJ, packed, self._heads, queries)
+        return self._ops.attend(self._ops.project(x_TH, layer.qkv), packed, self._heads, queries)
 
     def _finished(self, layer: Layer, x_TH: Tensor, attended_TH: Tensor, dtype: torch.dtype) -> Tensor:
-        # addmm_ adds the residual within the product; the bias waits for the normalisation, which reads all anyway
-        x_TH.addmm_(attended_TH, layer.out.weight.t())
-        x_TH = self._ops.add_norm(x_TH, layer.out.bias, layer.out_norm, self._dtype)
-        up_TF = torch._addmm_activation(layer.up.bias, x_TH, layer.up.weight.t(), use_gelu=self._gelu)
-        x_TH.addmm_(up_TF, layer.down.weight.t())
-        return self._ops.add_norm(x_TH, layer.down.bias, layer.down_norm, dtype)
+        x_TH = self._ops.merge(x_TH, attended_TH, layer.out, layer.out_norm, self._dtype)
+        up_TF = self._ops.activate(x_TH, layer.up, self._act)
+        return self._ops.merge(x_TH, up_TF, layer.down, layer.down_norm, dtype)
 
 
 class _Copier:
     """Copies of a network's weights: products in `dtype`, the rest in float32."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype, self._device = dtype, device
+    def __init__(self, ops: Ops, dtype: torch.dtype, device: torch.device) -> None:
+        self._ops, self._dtype, self._device = ops, dtype, device
 
     def exact(self, weight: Tensor) -> Tensor:
         return weight.detach().to(self._device, torch.float32).contiguous()
@@ -155,7 +186,7 @@ class _Copier:
 
     def linear(self, *modules: nn.Linear) -> Linear:
         weight, bias = (torch.cat([getattr(module, name) for module in modules]) for name in ("weight", "bias"))
-        return Linear(*(x.detach().to(self._device, self._dtype) for x in (weight, bias)))
+        return self._ops.prepared(Linear(*(x.detach().to(self._device, self._dtype) for x in (weight, bias))))
 
     def layer(self, layer: Any) -> Layer:
         attention, projected = layer.attention.self, layer.attention.output

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dpr.encoder.model import Network
 from dpr.encoder.packed import Ops, Packed, PackedBert, pool
+from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_torch import TorchOps
 from dpr.encoder.spec import TowerSpec
 from dpr.encoder.tokens import TokenBatch
@@ -23,7 +24,7 @@ class PackedForward:
     def __init__(
         self, network: Network, tower: TowerSpec, device: torch.device, dtype: torch.dtype = torch.bfloat16
     ) -> None:
-        self._bert = PackedBert(network.body, default_ops(device), dtype, device)
+        self._bert = PackedBert(network.body, default_ops(device, dtype), dtype, device)
         self._network, self._tower, self._device = network, tower, device
         self._launching = threading.Lock()
 
@@ -77,8 +78,10 @@ def pack(tokens: TokenBatch, device: torch.device) -> Packed:
     return Packed(ids_T, types_T, places, offsets, int(lengths_B.max(initial=0)))
 
 
-def default_ops(device: torch.device) -> Ops:
-    """Triton kernels on a GPU, plain PyTorch elsewhere."""
+def default_ops(device: torch.device, dtype: torch.dtype) -> Ops:
+    """Triton kernels on a GPU, oneDNN's bf16 products on a CPU, plain PyTorch elsewhere."""
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        return CpuOps()
     if device.type != "cuda":
         return TorchOps()
     from dpr.encoder.packed_triton import TritonOps  # Triton comes with PyTorch's GPU builds only

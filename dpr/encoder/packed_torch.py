@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from dpr.encoder.packed import Norm, Packed, Tables
+from dpr.encoder.packed import Norm, Packed, Products, Tables
 
 
-class TorchOps:
+class TorchOps(Products):
     """See packed.Ops."""
 
     def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
@@ -23,7 +23,7 @@ class TorchOps:
         return torch.cat(attended)
 
     def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
-        """See Ops."""
+        """See Products."""
         return self._norm(x_TH.float() + bias_H, norm).to(dtype)
 
     @staticmethod

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dpr.encoder.packed import Norm, Packed, Tables
+from dpr.encoder.packed import Norm, Packed, Products, Tables
 
 QUERIES = 64
 """Rows of a block of queries."""
@@ -22,7 +22,7 @@ ROWS = 4
 """Rows that one program normalises."""
 
 
-class TritonOps:
+class TritonOps(Products):
     """See packed.Ops."""
 
     def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
@@ -49,7 +49,7 @@ class TritonOps:
         return out_TH
 
     def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
-        """See Ops."""
+        """See Products."""
         rows, size = x_TH.shape
         out_TH = torch.empty_like(x_TH, dtype=dtype)
         _add_norm[(triton.cdiv(rows, ROWS),)](

@@ -217,7 +217,10 @@ def test_bf16_must_keep_the_vectors(cosine: float, dtype: torch.dtype) -> None:
 
 
 def test_what_was_chosen_is_said(tower: TowerEncoder) -> None:
-    assert tower.choice == "fp32, as asked for; padded to nearly equal lengths, 128 tokens a batch, 2 threads on cpu"
+    said = (
+        "fp32, as asked for; padded to nearly equal lengths (packing is for bf16), 128 tokens a batch, 2 threads on cpu"
+    )
+    assert tower.choice == said
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from dpr.encoder.packed import PackedBert, supports
 from dpr.encoder.packed_forward import PackedForward, default_ops, pack
 from dpr.encoder.packed_torch import TorchOps
 from dpr.encoder.padded import PaddedForward
+from dpr.encoder.precision import multiplies_bf16
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TokenBatch
 from dpr.errors import EncoderError
@@ -159,6 +160,23 @@ def test_a_row_that_does_not_fit_alone_is_an_error() -> None:
         WithinMemory(LittleMemory(30))(made_up([20, 50]))
 
 
+@pytest.mark.skipif(not multiplies_bf16(CPU), reason="this processor has no bf16 products")
+@pytest.mark.parametrize("act", ["gelu", "gelu_new", "relu"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_packed_bf16_on_a_cpu_keeps_the_vectors(tmp_path: Path, pooling: Any, act: str) -> None:
+    sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "initializer_range": 0.05}
+    folder = save_bert(tmp_path, hidden_act=act, **sizes)
+    tower = resolve(EncoderConfig(model=str(folder), pooling=pooling)).passage
+    network, tokens = load_network(tower), made_up([*LENGTHS, 17, 17, 17, 5])
+    randomised(network.body)
+    with torch.inference_mode():
+        expected_ND = PaddedForward(network, tower, CPU)(tokens)
+    found_ND = PackedForward(network, tower, CPU)(tokens)
+    assert torch.cosine_similarity(found_ND, expected_ND).min() > 0.999
+    wrong_ND = PackedForward(network, tower, CPU)(tokens.select(np.arange(len(tokens))[::-1].copy()))
+    assert torch.cosine_similarity(wrong_ND, expected_ND).min() < 0.99
+
+
 @needs_gpu
 @pytest.mark.parametrize("lengths", [[5, 100, 64, 2, 160], [*LENGTHS, 300]])
 @pytest.mark.parametrize("queries", [1, 300])
@@ -176,7 +194,7 @@ def test_kernels_compute_what_plain_pytorch_computes(heads: int, size: int, quer
     found, expected = ([
         ops.embed(tables, packed, torch.bfloat16), ops.attend(qkv_TJ, packed, heads, queries),
         ops.add_norm(x_TH, bias_H, tables.norm, torch.bfloat16),
-    ] for ops in (default_ops(cuda), TorchOps()))  # fmt: skip
+    ] for ops in (default_ops(cuda, torch.bfloat16), TorchOps()))  # fmt: skip
     rows = slice(None) if queries > 1 else packed.offsets[:-1].long()
     for name, ours, theirs in zip(("embed", "attend", "add_norm"), found, expected, strict=True):
         if name == "attend":
