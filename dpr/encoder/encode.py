@@ -23,8 +23,8 @@ from dpr.encoder.precision import choose_precision
 from dpr.encoder.spec import EncoderSpec, TowerSpec
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 
-CPU_TOKENS = 1024
-"""Padded tokens of a batch on a CPU: few enough that its activations stay in the caches."""
+CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 4096}
+"""Tokens of a batch on a CPU, padding included: few enough that its activations stay in the caches."""
 GPU_TOKENS = 262_144
 """Tokens of a batch on a GPU, about 4 GB of activations (measured on an H200: half of it is 1.5% slower)."""
 
@@ -45,7 +45,7 @@ class TowerEncoder:
         network = load_network(tower).to(torch.float32, device)
         chosen = self._pool.submit(choose_precision, network, tower, compute.precision, device).result()
         way = choose_way(network, tower, chosen.dtype, device, packing=compute.packing == "auto")
-        tokens = compute.tokens_per_batch or (CPU_TOKENS if on_cpu else GPU_TOKENS)
+        tokens = compute.tokens_per_batch or (CPU_TOKENS[chosen.dtype] if on_cpu else GPU_TOKENS)
         on = f"{threads} thread{'s' if threads > 1 else ''} on {device}"
         self._choice = f"{chosen.said}; {way.said}, {tokens} tokens a batch, {on}"
         self._tokens = tokens

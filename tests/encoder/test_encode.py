@@ -3,6 +3,7 @@
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,9 +158,11 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
     assert torch.get_num_threads() == before
 
 
-def test_units_encoded_at_once_do_not_mix(tmp_path: Path) -> None:
-    spec = resolve(EncoderConfig(model=str(save_bert(tmp_path / "bert")), pooling="mean"))
-    encoder = TowerEncoder(spec.passage, Compute("fp32", 256, 2))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_units_encoded_at_once_do_not_mix(tmp_path: Path, precision: Any) -> None:
+    folder = save_bert(tmp_path / "bert", num_attention_heads=2)
+    spec = resolve(EncoderConfig(model=str(folder), pooling="mean"))
+    encoder = TowerEncoder(spec.passage, Compute(precision, 256, 2))
     rng = np.random.default_rng(1)
     units = [made_up(rng, [3, 200, 40, 41, 42, 7, 7, 90] * 6) for _ in range(6)]
     with ThreadPoolExecutor(3) as pool:
