@@ -24,7 +24,7 @@ from dpr.encoder.precision import multiplies_bf16
 from dpr.encoder.spec import TowerSpec
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 
-UNIT_ROWS = {"cuda": 50_000, "cpu": 2_000}
+UNIT_ROWS = {"cuda": 50_000, "cpu": 1_000}
 SIDES = {"cuda": 8192, "cpu": 2048}
 
 
@@ -140,11 +140,11 @@ def shares(report: Report, subject: Subject) -> None:
 
 def accuracy(report: Report, subject: Subject) -> None:
     """The encoder's vectors beside transformers' own in float32."""
-    sample = subject.sample(512)
+    sample = subject.sample(256)
     found_ND = TowerEncoder(subject.tower, Compute(device=subject.device.type)).encode(sample).astype(np.float64)
     cosines = cosine(found_ND, exactly(subject.tower, sample, subject.device))
     report.note(
-        f"512 passages against transformers in fp32: least cosine {cosines.min():.6f}, mean {cosines.mean():.6f}"
+        f"256 passages against transformers in fp32: least cosine {cosines.min():.6f}, mean {cosines.mean():.6f}"
     )
 
 

@@ -40,9 +40,9 @@ ON_GPU = (
     Setting("fp32", torch.float32, "highest", 4_000, (256,)),
 )
 ON_CPU = (
-    Setting("fp32, its default batch size", torch.float32, "highest", 2_000, (32,), from_texts=True),
-    Setting("fp32", torch.float32, "highest", 2_000, (4, 8, 16, 128)),
-    Setting("bf16", torch.bfloat16, "highest", 2_000, (4, 8, 16, 32, 128)),
+    Setting("fp32, its default batch size", torch.float32, "highest", 400, (32,), from_texts=True),
+    Setting("fp32", torch.float32, "highest", 400, (8, 128)),
+    Setting("bf16", torch.bfloat16, "highest", 400, (8, 16, 32, 128)),
 )
 
 
@@ -98,7 +98,7 @@ def features(tokens: TokenBatch, length: int | None = None) -> dict[str, Any]:
 def padded_loop(report: Report, subject: Subject) -> None:
     """As the original DPR: every passage padded to 256 tokens, one batch after another, the first token's vector."""
     on_gpu = subject.device.type == "cuda"
-    bf16, fp32 = (8_192, 512) if on_gpu else (256, 32), (2_048, 256) if on_gpu else (256, 32)
+    bf16, fp32 = (8_192, 512) if on_gpu else (128, 32), (2_048, 256) if on_gpu else (128, 32)
     for name, dtype, products, (rows, size) in (
         ("bf16", torch.bfloat16, "high", bf16),
         ("fp32", torch.float32, "highest", fp32),
