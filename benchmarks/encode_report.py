@@ -42,7 +42,7 @@ class Report:
 
     def save(self) -> None:
         """Write what is known."""
-        arguments = " ".join(os.path.basename(x.rstrip("/")) for x in sys.argv[1:])
+        arguments = " ".join(x if ":" in x else os.path.basename(x.rstrip("/")) for x in sys.argv[1:])
         lines = [
             f"# {self.title}",
             "",
