@@ -30,6 +30,7 @@ def write_recipe(folder: Path, encoder: Path) -> Path:
         "store": "store",
         "corpus": {"path": "corpus.jsonl", "format": "jsonl", "slice_bytes": 20_000},
         "encoder": {"model": str(encoder), "pooling": "mean", "normalize": True, "title_join": "space"},
+        "index": {"factory": "IVF8,PQ8x4"},  # trained on all CPUs, whoever runs it
         "resources": {"segment_rows": 150},
     }
     path.write_text(yaml.safe_dump(document))
