@@ -25,6 +25,7 @@ from dpr.encoder.spec import TowerSpec
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 
 UNIT_ROWS = {"cuda": 50_000, "cpu": 1_000}
+SAMPLE_MILLISECONDS = 200
 SIDES = {"cuda": 8192, "cpu": 2048}
 
 
@@ -75,26 +76,39 @@ def flops(tower: TowerSpec, lengths_N: np.ndarray) -> float:
 
 
 @contextmanager
-def cards_watched(report: Report, what: str) -> Iterator[None]:
-    """Notes clock, power and load of each GPU while something runs; nothing without a GPU."""
+def cards_watched(report: Report, what: str) -> Iterator[list[float]]:
+    """Notes clock, power and load of each GPU while something runs; nothing without a GPU.
+
+    What it yields gets, at the end, the seconds from the first time that any GPU computed for a while to the last.
+    """
+    busy_seconds: list[float] = []
     if not torch.cuda.is_available():
-        yield
+        yield busy_seconds
         return
     fields = "--query-gpu=index,clocks.sm,power.draw,utilization.gpu"
-    command = ["nvidia-smi", fields, "--format=csv,noheader,nounits", "-lms", "500"]
+    command = ["nvidia-smi", fields, "--format=csv,noheader,nounits", "-lms", str(SAMPLE_MILLISECONDS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
         try:
-            yield
+            yield busy_seconds
         finally:
             watcher.terminate()
             seen = [[float(x) for x in line.split(",")] for line in watcher.stdout or () if line.count(",") == 3]
+    spans = []
     for index in sorted({line[0] for line in seen}):
         mine = np.array([line[1:] for line in seen if line[0] == index])
         clock, power, _ = np.median(mine, axis=0)
+        # samples that begin five busy ones, so that trying the device out does not count
+        runs = np.flatnonzero(np.convolve(mine[:, 2] >= 50, np.ones(5), "valid") == 5)
+        share = ""
+        if len(runs):
+            spans.append((runs[0], runs[-1] + 5))
+            share = f", {mine[runs[0] : runs[-1] + 5, 2].mean():.0f}% from its first work to its last"
         report.note(
             f"{what}, GPU {index:.0f}: clock {clock:.0f} MHz and power {power:.0f} W (medians), busy "
-            f"{mine[:, 2].mean():.0f}% of the time on average"
+            f"{mine[:, 2].mean():.0f}% of the time on average{share}"
         )
+    if spans:
+        busy_seconds.append((max(b for _, b in spans) - min(a for a, _ in spans)) * SAMPLE_MILLISECONDS / 1000)
 
 
 def alone(report: Report, subject: Subject, passages: int, pooling: str | None = None) -> float:

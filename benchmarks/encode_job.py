@@ -41,14 +41,6 @@ class Timeline:
         """Seconds until the first unit was done."""
         return self.stages[stage][1][0] - self.stages[stage][0][0]
 
-    def steady(self, stage: str) -> float:
-        """Rows a second between the unit after the first fifth and the one before the last fifth."""
-        units = self.stages[stage][1:-1]
-        fifth = len(units) // 5
-        middle = units[fifth : len(units) - fifth]
-        rows, seconds = sum(rows for _, rows in middle[1:]), middle[-1][0] - middle[0][0]
-        return rows / seconds if seconds else sum(rows for _, rows in units) / self.seconds(stage)
-
 
 def whole_job(report: Report, subject: Subject, files: Sequence[Path], devices: int, cpus: int, rows: int) -> None:
     """Scan and embed `files`, of `rows` passages, on so many devices and CPUs."""
@@ -58,14 +50,14 @@ def whole_job(report: Report, subject: Subject, files: Sequence[Path], devices: 
             "store": str(folder / "store"),
             "corpus": {"path": [str(path) for path in files], "format": "parquet"},
             "encoder": subject.config.model_dump(),
-            "resources": {"encoders": devices, "segment_rows": 50_000 if subject.device.type == "cuda" else 500},
+            "resources": {"encoders": devices, "segment_rows": 20_000 if subject.device.type == "cuda" else 500},
         }
     )
     gpus = devices if subject.device.type == "cuda" else 0
     where = f"{devices} {'GPU' if gpus else 'CPU encoder'}{'s' if devices > 1 else ''}, {cpus} CPUs"
     timeline, started = Timeline(), time.perf_counter()
     try:
-        with cards_watched(report, f"whole job, {where}"):
+        with cards_watched(report, f"whole job, {where}") as busy_seconds:
             plan = Plan.of(recipe)
             with connected(cpus=cpus, gpus=gpus):
                 connected_seconds = time.perf_counter() - started
@@ -77,7 +69,9 @@ def whole_job(report: Report, subject: Subject, files: Sequence[Path], devices: 
     written = sum(entry.rows for entry in segments)
     if written != rows:
         raise RuntimeError(f"{rows} passages went in and {written} came out")
-    report.add(f"whole job, {where}: embed stage in its steady state", timeline.steady("embed"), devices)
+    if busy_seconds:
+        what = f"whole job, {where}: from the first GPU's first work to the last one's last"
+        report.add(what, rows / busy_seconds[0], devices)
     report.add(f"whole job, {where}: embed stage from start to end", rows / timeline.seconds("embed"), devices)
     report.add(f"whole job, {where}: planning, Ray's start, scan and embed", rows / seconds, devices)
     report.note(
