@@ -66,13 +66,13 @@ Pieces = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int6
 """Ids (T,), types (T,) and lengths (N,)."""
 
 
-def by_words(tokenizer: Tokenizer, most: int) -> Callable[[Sequence[Any]], Pieces] | None:
+def by_words(tokenizer: Tokenizer, most: int, threads: int) -> Callable[[Sequence[Any]], Pieces] | None:
     """What tokenises texts or pairs as `tokenizer` does, cut to `most` tokens, faster; None if it can't be done."""
     if not Words.suit(tokenizer):
         return None
     known = sorted(token for token in tokenizer.get_vocab() if token.isascii() and token.isalnum())
     word = next((token for token in known if tokenizer.encode(token, add_special_tokens=False).tokens == [token]), "")
-    words, one, two = Words(tokenizer), *(Template.of(tokenizer, word, texts, most) for texts in (1, 2))
+    words, one, two = Words(tokenizer, threads), *(Template.of(tokenizer, word, texts, most) for texts in (1, 2))
     if one is None or two is None:
         return None
 

@@ -68,14 +68,14 @@ class TowerTokenizer:
 
     A pair that is too long loses tokens from the end of the longer text first (`longest_first`): that is what
     `truncation=True` means to transformers, and what DPR's released code does. Tokenizers of BERT's kind are asked for
-    words only; others for whole texts, and several `threads` are then as many times faster, nearly.
+    words only, others for whole texts, by several `threads`.
     """
 
     def __init__(self, tower: TowerSpec, threads: int = 1) -> None:
         self._tower = tower
         self._tokenizer, cuts_right = _load_tokenizer(tower)
         self._threads = threads
-        self._words = by_words(self._tokenizer, tower.max_tokens) if cuts_right else None
+        self._words = by_words(self._tokenizer, tower.max_tokens, threads) if cuts_right else None
 
     def passages(self, titles: Sequence[str], texts: Sequence[str]) -> TokenBatch:
         """Tokens of N passages. ValueError if there are not as many titles as texts.

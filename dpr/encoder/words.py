@@ -9,7 +9,9 @@ Shapes: N texts, W words of all texts together, T tokens of all texts together.
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -20,6 +22,8 @@ from tokenizers import Tokenizer
 MOST_CHARACTERS = 2**22
 """Of all words remembered, half a million or so, which take some 100 MB; beyond, memory starts anew."""
 
+_AT_ONCE = 1024
+"""Words that one thread asks for at a time."""
 _MARKS = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 _WORD = f"[{_MARKS}]|[^ \t\n\r{_MARKS}]+"
 """Cut where BERT cuts whatever else is done to a text; other white space and punctuation stay within a word."""
@@ -50,7 +54,8 @@ class Words:
     _ids: npt.NDArray[np.int32]
     _characters: int
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, threads: int = 1) -> None:
+        self._threads = threads
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -101,7 +106,12 @@ class Words:
         return np.array(numbers, np.int64)
 
     def _learn(self, words: list[str]) -> None:
-        found = [one.ids for one in self._tokenizer.encode_batch_fast(words, add_special_tokens=False)]
+        def ask(first: int) -> list[list[int]]:
+            some = words[first : first + _AT_ONCE]
+            return [one.ids for one in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)]
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            found = list(chain.from_iterable(pool.map(ask, range(0, len(words), _AT_ONCE))))
         lengths = np.array([len(ids) for ids in found], np.int64)
         self._numbers |= {word: number for number, word in enumerate(words, len(self._lengths))}
         self._starts = np.concatenate([self._starts, len(self._ids) + starts_of(lengths)])

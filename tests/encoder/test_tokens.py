@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -103,6 +103,7 @@ def nasty_towers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, To
     return found
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     texts=st.lists(st.lists(st.sampled_from(NASTY) | st.characters(), max_size=24).map("".join), min_size=2, max_size=9)
 )
