@@ -61,7 +61,7 @@ class Clocked:
 
     def __call__(self, unit: Unit) -> Unit:
         self._seconds.clear()
-        stop, peak = threading.Event(), [0]
+        stop, peak = threading.Event(), [_anonymous_bytes()]
         watcher = threading.Thread(target=_watch, args=(stop, peak))
         watcher.start()
         started = time.perf_counter()
@@ -91,11 +91,15 @@ class Clocked:
 
 
 def _watch(stop: threading.Event, peak: list[int]) -> None:
-    # anonymous memory: what is mapped from files can be dropped at any time
     while not stop.wait(0.02):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("RssAnon"):
-                peak[0] = max(peak[0], 1024 * int(line.split()[1]))
+        peak[0] = max(peak[0], _anonymous_bytes())
+
+
+def _anonymous_bytes() -> int:
+    """Memory of this process but what is mapped from files, which can be dropped at any time."""
+    said = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in said if line.startswith("RssAnon")]
+    return 1024 * int(line.split()[1])
 
 
 def clocks(folder: Path, stage: str) -> tuple[dict[str, float], int]:
