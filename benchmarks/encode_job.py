@@ -10,7 +10,8 @@ from encode_alone import cards_watched
 from encode_report import Report
 from encode_subject import Subject
 
-from dpr.pipeline.run import Plan, Run
+from dpr.pipeline.plan import Plan
+from dpr.pipeline.run import Run
 from dpr.recipe import Recipe
 from ray_jobs.runtime import RayExecutor, connected
 
@@ -26,8 +27,11 @@ class Timeline:
         self._stage = stage
         self.stages[stage] = [(time.perf_counter(), 0)]
 
-    def advance(self, rows: int) -> None:
+    def advance(self, rows: int, said: str = "") -> None:  # noqa: ARG002
         self.stages[self._stage].append((time.perf_counter(), rows))
+
+    def say(self, about: str, text: str) -> None:
+        print(f"{about}: {text}", flush=True)
 
     def finish(self, said: str) -> None:
         self.stages[self._stage].append((time.perf_counter(), 0))

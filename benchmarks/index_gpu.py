@@ -28,7 +28,8 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from dpr import layout
 from dpr.index.choose import IndexPlan
 from dpr.manifest import SegmentEntry
-from dpr.pipeline.run import Plan, Run
+from dpr.pipeline.plan import Plan
+from dpr.pipeline.run import Run
 from dpr.recipe import CorpusConfig, EncoderConfig, Recipe, Resources
 from ray_jobs.runtime import CODERS_PER_GPU, connected
 
@@ -135,8 +136,11 @@ class Said:
     def start(self, stage: str, total_rows: int, done_rows: int) -> None:  # noqa: ARG002
         print(f"{stage}: {total_rows:,} rows", flush=True)
 
-    def advance(self, rows: int) -> None:
+    def advance(self, rows: int, said: str = "") -> None:
         pass
+
+    def say(self, about: str, text: str) -> None:
+        print(f"{about}: {text}", flush=True)
 
     def finish(self, said: str) -> None:
         print(said, flush=True)

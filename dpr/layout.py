@@ -68,8 +68,12 @@ def run(run_id: str) -> str:
     return f"{RUNS}{run_id}/"
 
 
+def scan_shards(run_id: str) -> str:
+    return f"{run(run_id)}new/"
+
+
 def scan_shard(run_id: str, slice_number: int) -> str:
-    return f"{run(run_id)}new/{slice_number:06d}.parquet"
+    return f"{scan_shards(run_id)}{slice_number:06d}.parquet"
 
 
 def scan_keys(run_id: str, slice_number: int) -> str:

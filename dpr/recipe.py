@@ -150,6 +150,8 @@ class Resources(_Config):
     """CPU threads an encoder actor uses; null: 1 with a GPU, else all CPUs divided among the encoders."""
     gpus_per_encoder: Annotated[float, Field(ge=0.0)] | None = None
     """GPUs an encoder actor holds; null: 1 where the cluster has any, else 0."""
+    price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None = None
+    """What a GPU costs an hour, in dollars, for `dpr plan` and the report; null: no dollars are given."""
     compact_below: Share = 0.5
     """Segments with a smaller share of live rows are compacted."""
 

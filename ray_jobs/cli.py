@@ -47,15 +47,33 @@ def run(
     """Bring the collection of a recipe up to date: scan, embed, train, build, merge, gate, publish."""
     from ray_jobs.jobs import describe, print_gate
     from ray_jobs.nightly import nightly
+    from ray_jobs.report import print_report
 
     outcome = nightly(recipe, allow_shrink=allow_shrink, local=local)
-    document = {"snapshot": outcome.snapshot.number, "published": outcome.published, **outcome.report}
+    gate, report = outcome.snapshot.body.gate, outcome.report
+    document = {"snapshot": outcome.snapshot.number, "published": outcome.published, "gate": gate}
+    document |= report.model_dump(mode="json") if report else {}
 
     def draw(console: Console) -> None:
         console.print(describe(outcome), highlight=False)
-        print_gate(console, outcome.snapshot.body.gate)
+        if report:
+            print_report(console, report)
+        print_gate(console, gate)
 
     show(json_, document, draw)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    json_: Json = False,
+    local: Annotated[bool, typer.Option("--local", help="Measure in this process, without Ray.")] = False,
+) -> None:
+    """What a run would do and cost, without writing to the store: passages, bytes, hours, GPU-hours, dollars."""
+    from ray_jobs import plan as planning
+
+    told = planning.plan(recipe, local=local)
+    show(json_, told.model_dump(mode="json"), lambda console: planning.print_forecast(console, told))
 
 
 @app.command()

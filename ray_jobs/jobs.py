@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dpr.errors import DprError
-from dpr.pipeline.run import Outcome, Plan, Run
+from dpr.pipeline.plan import Plan
+from dpr.pipeline.run import Outcome, Run
 from dpr.recipe import load_recipe
 from ray_jobs.progress import ConsoleProgress
 from ray_jobs.runtime import RayExecutor, connected
@@ -43,12 +44,12 @@ def guarded(work: Callable[[], object]) -> int:
 def describe(outcome: Outcome) -> str:
     """One paragraph on how a run ended."""
     snapshot = outcome.snapshot
-    if not outcome.published:
+    if not outcome.published or outcome.report is None:
         return f"snapshot {snapshot.number} is up to date: nothing changed, nothing was embedded"
-    changes = outcome.report["changes"]
+    found = outcome.report.found
     return (
         f"published snapshot {snapshot.number}: {snapshot.body.passages:,} passages "
-        f"({changes['new']:,} new, {changes['dead']:,} gone), index {snapshot.body.codebook.factory}"
+        f"({found.new:,} new, {found.dead:,} gone), index {snapshot.body.codebook.factory}"
     )
 
 

@@ -6,7 +6,8 @@ import sys
 from rich.console import Console
 
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Outcome, Plan, finished_run, run_plan
+from dpr.pipeline.plan import Plan
+from dpr.pipeline.run import Outcome, finished_run, run_plan
 from dpr.recipe import load_recipe
 from ray_jobs import jobs
 from ray_jobs.progress import ConsoleProgress

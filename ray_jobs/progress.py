@@ -1,13 +1,26 @@
 """Showing progress: a live bar on a terminal, plain lines in a log file. Both say rows, rows/s and time left."""
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 LINE_EVERY_SECONDS = 10.0
+
+
+class _Bar(Progress):
+    """With a line below that a narrow terminal may wrap."""
+
+    said = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.said:
+            yield Text(f"        {self.said}")
 
 
 class ConsoleProgress:
@@ -15,7 +28,7 @@ class ConsoleProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
+        self._bar = _Bar(
             TextColumn("{task.description:<7}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -44,27 +57,31 @@ class ConsoleProgress:
         self._started = self._last_line = time.monotonic()
         self._task = self._bar.add_task(stage, total=total_rows or None, completed=done_rows, rate="")
 
-    def advance(self, rows: int) -> None:
+    def advance(self, rows: int, said: str = "") -> None:
         self._done += rows
         rate = self._rate()
         if self._task is not None:
             self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} rows/s")
+            self._bar.said = said
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line > LINE_EVERY_SECONDS:
             self._last_line = now
             left = f", {max(self._total - self._done, 0) / rate:,.0f} s left" if rate and self._total else ""
             of = f" of {self._total:,}" if self._total else ""
-            self._say(f"{self._done:,}{of} rows, {rate:,.0f} rows/s{left}")
+            self._say(f"{self._done:,}{of} rows, {rate:,.0f} rows/s{left}{', ' if said else ''}{said}")
+
+    def say(self, about: str, text: str) -> None:
+        self._console.print(f"{about:<7} {text}", highlight=False, markup=False, soft_wrap=True)
 
     def finish(self, said: str) -> None:
         seconds = time.monotonic() - self._started
         if self._task is not None:
             self._bar.remove_task(self._task)
-            self._task = None
+            self._task, self._bar.said = None, ""
         self._say(f"{said}, {self._done:,} rows in {seconds:.1f} s")
 
     def _rate(self) -> float:
         return (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
 
     def _say(self, text: str) -> None:
-        self._console.print(f"{self._stage:<7} {text}", highlight=False)
+        self.say(self._stage, text)

@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from dpr.errors import DprError, UnitError
 from dpr.index.hardware import Hardware
-from dpr.pipeline.execute import Step, Unit
+from dpr.pipeline.execute import Cluster, Step, Unit
 from dpr.recipe import Resources
 from ray_jobs.failures import quoted_error
 
@@ -141,6 +141,13 @@ class RayExecutor:
         if stated is None:
             return 1.0 if _cluster_gpus() else 0.0
         return stated
+
+    def cluster(self) -> Cluster:
+        there, each = ray.cluster_resources(), self._gpus_per_encoder()
+        encoders = self._resources.max_encoders or self._resources.encoders
+        if each and there.get("GPU"):  # an autoscaling cluster may have none yet
+            encoders = max(1, min(encoders, int(there["GPU"] / each)))
+        return Cluster(cpus=int(there.get("CPU", 1)), encoders=encoders, gpus_per_encoder=each, overlap=True)
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         return _Handle(ray.remote(make).options(num_cpus=1).remote(*args))

@@ -22,10 +22,10 @@ LAYERS = (
     ("dpr.snapshot",),
     ("dpr.maintain", "dpr.retrieve"),
     ("dpr.pipeline",),
-    ("ray_jobs.cli_common", "ray_jobs.failures", "ray_jobs.progress"),
+    ("ray_jobs.cli_common", "ray_jobs.failures", "ray_jobs.progress", "ray_jobs.report"),
     ("ray_jobs.runtime",),
     ("ray_jobs.jobs", "ray_jobs.serve"),
-    ("ray_jobs.embed", "ray_jobs.index", "ray_jobs.maintain_cli", "ray_jobs.nightly", "ray_jobs.scan"),
+    ("ray_jobs.embed", "ray_jobs.index", "ray_jobs.maintain_cli", "ray_jobs.nightly", "ray_jobs.plan", "ray_jobs.scan"),
     ("ray_jobs.cli", "ray_jobs.demo"),
 )
 """A module imports from its own unit and from units of earlier rows; units of one row do not know each other."""

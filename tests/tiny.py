@@ -41,18 +41,23 @@ def write_jsonl(path: Path, passages: Mapping[str, str] | Iterable[tuple[str, st
 
 
 class Quiet:
-    """Progress that remembers which stages did how much."""
+    """Progress that remembers which stages did how much, and what was said."""
 
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}
+        self.said: list[str] = []
         self._stage = ""
 
     def start(self, stage: str, total_rows: int, done_rows: int) -> None:  # noqa: ARG002
         self._stage = stage
         self.rows.setdefault(stage, 0)
 
-    def advance(self, rows: int) -> None:
+    def advance(self, rows: int, said: str = "") -> None:
         self.rows[self._stage] += rows
+        self.said.append(said)
+
+    def say(self, about: str, text: str) -> None:
+        self.said.append(f"{about}: {text}")
 
     def finish(self, said: str) -> None:
         pass

@@ -264,7 +264,7 @@ def _store_duplicates(store: Store, inputs: DiffInputs, corpus: _Rows, first: np
         positions = set(corpus.row[~first & (corpus.group == number)].tolist())
         for row in read_slice(slice_, inputs.corpus):
             if row.position in positions and row.passage is not None:
-                reason = f"duplicate id {row.passage.id!r}: an earlier passage has it"
+                reason = f"duplicate id: an earlier passage has {row.passage.id!r}"
                 rows.append(QuarantinedRow(row.source, row.position, reason, row.raw))
     if not rows:
         return []

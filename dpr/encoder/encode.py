@@ -9,6 +9,7 @@ Shapes: N rows, B rows of a batch, Q questions, D dimensions.
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from dpr.encoder.choose import GPU_THREADS, choose_way
 from dpr.encoder.compute import Compute
+from dpr.encoder.limit import ForwardCost, peak
 from dpr.encoder.memory import WithinMemory
 from dpr.encoder.model import load_network
 from dpr.encoder.precision import choose_precision
@@ -44,12 +46,14 @@ class TowerEncoder:
         self._pool = _pool_of(threads)
         network = load_network(tower).to(torch.float32, device)
         chosen = self._pool.submit(choose_precision, network, tower, compute.precision, device).result()
+        self._cost = ForwardCost.of(network)
         way = choose_way(network, tower, chosen.dtype, device, packing=compute.packing == "auto")
         tokens = compute.tokens_per_batch or (CPU_TOKENS[chosen.dtype] if on_cpu else GPU_TOKENS)
         on = f"{threads} thread{'s' if threads > 1 else ''} on {device}"
         self._choice = f"{chosen.said}; {way.said}, {tokens} tokens a batch, {on}"
         self._tokens = tokens
         self._forward = way.forward
+        self._peak = partial(peak, device, chosen.dtype, self._pool, threads)
 
     @property
     def choice(self) -> str:
@@ -73,6 +77,13 @@ class TowerEncoder:
         for _ in self._pool.map(fill, batches):
             pass  # what a batch raises is raised here
         return vectors_ND
+
+    def limit_seconds(self, lengths_N: npt.NDArray[np.int64]) -> float:
+        """What rows of these lengths in tokens would take if the device did nothing but matrix products at its best.
+
+        That is measured at the first call in a process, which takes under a second.
+        """
+        return self._cost(lengths_N) / self._peak()
 
 
 class QuestionEncoder:

@@ -6,6 +6,7 @@ Shapes: N rows, D dimensions.
 
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.errors import EncoderError, UnitError
 from dpr.pipeline.execute import Step, Unit
+from dpr.pipeline.meter import BusyClock
 from dpr.recipe import EncoderConfig
 from dpr.records import Record, put_object
 from dpr.segment import PASSAGE_COLUMNS, Vectors, check_segment, read_hashes, read_rows, vectors_of, write_segment
@@ -84,9 +86,12 @@ class Tokenise:
         self._tokenizer = TowerTokenizer(context.open_spec().passage, threads)
 
     def __call__(self, unit: Unit) -> Unit:
+        started = time.perf_counter()
         texts = _passages_of(self._store, self._context.run_id, unit["group"], ("title", "text"))
+        read = time.perf_counter()
         tokens = self._tokenizer.passages(texts["title"].to_pylist(), texts["text"].to_pylist())
-        return unit | {"tokens": tokens.to_bytes()}
+        seconds = {"read_seconds": read - started, "tokenise_seconds": time.perf_counter() - read}
+        return unit | seconds | {"tokens": tokens.to_bytes()}
 
 
 class Encode:
@@ -100,11 +105,19 @@ class Encode:
         from dpr.encoder.encode import TowerEncoder  # PyTorch: seconds and 300 MB that the driver is spared
 
         self._encoder = TowerEncoder(context.open_spec().passage, compute)
+        self._encoder.limit_seconds(np.zeros(0, np.int64))  # measures the device before it has work
+        self._clock = BusyClock()
 
     def __call__(self, unit: Unit) -> Unit:
         tokens = TokenBatch.from_bytes(unit.pop("tokens"))
-        vectors_ND, bad = encode_rows(self._encoder, tokens)
+        with self._clock:
+            vectors_ND, bad = encode_rows(self._encoder, tokens)
+        busy, waited = self._clock.take()
         return unit | {
+            "encode_seconds": busy,
+            "wait_seconds": waited,
+            "limit_seconds": self._encoder.limit_seconds(tokens.lengths()),
+            "encoder": self._encoder.choice,
             "vectors": vectors_ND.tobytes(),
             "dim": vectors_ND.shape[1],
             "bad": json.dumps(bad),
@@ -169,13 +182,13 @@ class WriteSegment:
         self._store, self._context = open_store(context.store_url), context
 
     def __call__(self, unit: Unit) -> Unit:
+        started = time.perf_counter()
         if "passages" in unit:
             passages = from_ipc(unit["passages"])
         else:
             passages = _passages_of(self._store, self._context.run_id, unit["group"], PASSAGE_COLUMNS)
         vectors_ND = np.frombuffer(unit["vectors"], np.float16).reshape(-1, unit["dim"])
         bad = {int(row): reason for row, reason in json.loads(unit["bad"]).items()}
-        facts = {"quarantined": len(bad), "tokens": unit["tokens"]}
         objects = []
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "segment.parquet")
@@ -189,6 +202,9 @@ class WriteSegment:
             check_segment(path, self._context.encoder_id, len(vectors_ND))
             objects.append(put_object(self._store, layout.segment(self._context.encoder_id, unit["segment_id"]), path))
             objects += [refused] if bad else []
+        unit["write_seconds"] = time.perf_counter() - started
+        facts = {"quarantined": len(bad), "tokens": unit["tokens"], "encoder": unit.get("encoder", "")}
+        facts["seconds"] = {name[:-8]: value for name, value in unit.items() if name.endswith("_seconds")}
         record = Record(unit=f"segment-{unit['segment_id']}", rows=len(vectors_ND), objects=objects, facts=facts)
         return {"record": unit["record"], "done": record.to_bytes()}
 

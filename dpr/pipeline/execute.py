@@ -4,6 +4,7 @@ Every unit goes through all steps of its stage and comes out as exactly one `Rec
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from dpr.errors import UnitError
 from dpr.index.hardware import Hardware
-from dpr.records import Record, read_record, write_record
+from dpr.records import Document, Record, read_record, write_record
 from dpr.store import Store, open_store
 
 Unit = dict[str, Any]
@@ -34,6 +35,17 @@ class Step:
     GPUs where there are any, else tasks."""
 
 
+class Cluster(Document):
+    """What an executor has to run units on."""
+
+    cpus: int
+    encoders: int
+    """That run at once, at most."""
+    gpus_per_encoder: float
+    overlap: bool
+    """Whether several units, and the steps of different units, run at once."""
+
+
 class Executor(Protocol):
     """Where units run."""
 
@@ -49,6 +61,9 @@ class Executor(Protocol):
     def hardware(self) -> Hardware:
         """What a `trainer` or `coder` finds where it is placed."""
 
+    def cluster(self) -> Cluster:
+        """What there is to run on, as of now."""
+
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         """Compute a large value once, off the driver, and give a handle that workers resolve without copying."""
 
@@ -59,8 +74,11 @@ class Progress(Protocol):
     def start(self, stage: str, total_rows: int, done_rows: int) -> None:
         """A stage begins; `done_rows` are there from an earlier run."""
 
-    def advance(self, rows: int) -> None:
-        """So many more rows are done."""
+    def advance(self, rows: int, said: str = "") -> None:
+        """So many more rows are done; `said`: what else is worth watching, as of now."""
+
+    def say(self, about: str, text: str) -> None:
+        """What was chosen, and why, before it is done."""
 
     def finish(self, said: str) -> None:
         """The stage is done."""
@@ -93,6 +111,10 @@ class LocalExecutor:
     def hardware(self) -> Hardware:
         return Hardware.here()
 
+    def cluster(self) -> Cluster:
+        gpus = 1.0 if self.hardware().device else 0.0
+        return Cluster(cpus=os.cpu_count() or 1, encoders=1, gpus_per_encoder=gpus, overlap=False)
+
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         return _Shared(make(*args))
 
@@ -109,28 +131,65 @@ class WriteRecord:
         return {"record": unit["record"], "done": unit["done"]}
 
 
-def run_units(
-    store: Store, executor: Executor, progress: Progress, stage: str, steps: Sequence[Step], units: Sequence[Unit]
-) -> list[Record]:
-    """Run the units that have no record yet, and return the records of all, in the order of `units`.
+@dataclass(frozen=True)
+class Stage:
+    """Units to send through steps. A unit's `rows` are the planned ones, its `read_bytes` what it will read."""
 
-    `unit["rows"]` is the planned number of rows, for progress. Raises UnitError unless each unit has one record.
+    name: str
+    steps: Sequence[Step]
+    units: Sequence[Unit]
+    watch: Callable[[Record], str] | None = None
+    """Called with each new record: what to show of it."""
+
+
+class StageReport(Document):
+    """What a stage did now, and what it found done."""
+
+    stage: str
+    units: int
+    done_before: int
+    """Units that an earlier attempt has done."""
+    rows: int
+    seconds: float
+    read_bytes: int
+    """Sizes of the objects and corpus slices that the units read."""
+    written_bytes: int
+
+
+def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage) -> tuple[list[Record], StageReport]:
+    """Run the units that have no record yet, and return the records of all, in the order of the units.
+
+    Raises UnitError unless each unit has one record.
     """
+    units, started = stage.units, time.monotonic()
     done = _finished(store, [unit["record"] for unit in units])
     todo = [unit for unit in units if unit["record"] not in done]
-    progress.start(stage, sum(u["rows"] for u in units), sum(u["rows"] for u in units if u["record"] in done))
-    planned = {unit["record"]: unit["rows"] for unit in todo}
-    if todo:
-        for result in executor.run(stage, [*steps, Step(WriteRecord, (store.url,))], todo):
-            if planned.pop(result["record"], None) is None:
-                raise UnitError(f"stage {stage} gave {result['record']} twice or unasked; start the run again")
-            record = Record.model_validate_json(result["done"])
-            done[result["record"]] = record
-            progress.advance(record.rows)
-    if planned:
-        raise UnitError(f"stage {stage} lost {len(planned)} of {len(todo)} units; start the run again to do them")
-    progress.finish(f"{len(todo)} of {len(units)} units done now, {len(units) - len(todo)} were done before")
-    return [done[unit["record"]] for unit in units]
+    progress.start(stage.name, sum(u["rows"] for u in units), sum(u["rows"] for u in units if u["record"] in done))
+    missing = {unit["record"] for unit in todo}
+    rows = written_bytes = 0
+    for result in executor.run(stage.name, [*stage.steps, Step(WriteRecord, (store.url,))], todo) if todo else ():
+        if result["record"] not in missing:
+            raise UnitError(f"stage {stage.name} gave {result['record']} twice or unasked; start the run again")
+        missing.remove(result["record"])
+        record = Record.model_validate_json(result["done"])
+        done[result["record"]] = record
+        rows += record.rows
+        written_bytes += sum(ref.size_bytes for ref in record.objects)
+        progress.advance(record.rows, stage.watch(record) if stage.watch else "")
+    if missing:
+        raise UnitError(f"stage {stage.name} lost {len(missing)} of {len(todo)} units; start the run again to do them")
+    before = len(units) - len(todo)
+    progress.finish(f"{len(todo)} of {len(units)} units done now, {before} were done before")
+    report = StageReport(
+        stage=stage.name,
+        units=len(units),
+        done_before=before,
+        rows=rows,
+        seconds=round(time.monotonic() - started, 3),
+        read_bytes=sum(unit.get("read_bytes", 0) for unit in todo),
+        written_bytes=written_bytes,
+    )
+    return [done[unit["record"]] for unit in units], report
 
 
 def _finished(store: Store, names: Sequence[str]) -> dict[str, Record]:

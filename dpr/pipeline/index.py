@@ -71,6 +71,12 @@ class CodebookChoice:
     """Quantisation error of the new segments over that of the training sample, minus 1; None without new segments."""
     reason: str
 
+    @property
+    def said(self) -> str:
+        """The choice and all its reasons, in a line."""
+        codebook = "its codebook is kept" if self.reuse else "a new codebook is trained"
+        return f"{self.plan.factory}: {'; '.join(self.plan.reasons)}; {codebook}: {self.reason}"
+
 
 def choose_codebook(
     store: Store, context: IndexContext, base: CodebookEntry | None, new: Sequence[SegmentEntry]

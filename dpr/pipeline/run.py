@@ -7,22 +7,20 @@ every stage can be a job of its own.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from dpr import layout
 from dpr.corpus.diff import Changes, DiffInputs
-from dpr.corpus.plan import plan_slices
+from dpr.corpus.plan import slice_bytes
 from dpr.corpus.rows import Slice
 from dpr.encoder.compute import Compute
-from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.errors import PublishRaceError
-from dpr.evaluate.questions import QuestionSet, load_questions
 from dpr.fingerprint import fingerprint
 from dpr.index.train import trained_how
 from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
 from dpr.pipeline.embed import EmbedContext, copy_steps, embed_steps
-from dpr.pipeline.execute import Executor, Progress, Step, Unit, run_units
+from dpr.pipeline.estimate import measured
+from dpr.pipeline.execute import Executor, Progress, Stage, Step, Unit, run_units
 from dpr.pipeline.gate import GateContext, MeasureIndex, check_gate
 from dpr.pipeline.index import (
     BuildPart,
@@ -33,6 +31,9 @@ from dpr.pipeline.index import (
     choose_codebook,
     codebook_id,
 )
+from dpr.pipeline.meter import Encoding, EncodingWatch
+from dpr.pipeline.plan import Plan
+from dpr.pipeline.report import Costs, Notes, Report, remembered_estimate
 from dpr.pipeline.scan import FindChanges, ScanSlice, check_quarantine, check_size, collect_quarantine, load_known_keys
 from dpr.recipe import Recipe
 from dpr.records import Record
@@ -42,6 +43,9 @@ from dpr.store.lease import Lease
 from dpr.store.proof import prove_put_if_absent
 
 PUBLISH_ATTEMPTS = 3
+FLOAT16_BYTES = 2
+Gated = tuple[IndexEntry, dict[str, Any]]
+"""The index with its search settings, and the gate's report."""
 
 
 @dataclass(frozen=True)
@@ -51,41 +55,8 @@ class Outcome:
     snapshot: Snapshot
     published: bool
     """False: the live snapshot holds all this already."""
-    report: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a recipe means on this machine at this moment, before looking at the store."""
-
-    recipe: Recipe
-    spec: EncoderSpec
-    slices: list[Slice]
-    questions: QuestionSet | None
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> "Plan":
-        """Resolve the encoder, list the corpus, read the gate's questions."""
-        questions = load_questions(recipe.gate, recipe.index.seed)
-        return cls(recipe, resolve(recipe.encoder), plan_slices(recipe.corpus), questions)
-
-    @cached_property
-    def inputs(self) -> str:
-        """Fingerprint of all that a snapshot depends on: with the same inputs there is nothing to do."""
-        recipe = self.recipe
-        asked = [[q.text, list(q.answers)] for q in self.questions.questions] if self.questions else None
-        return fingerprint(
-            {
-                "encoder": self.spec.encoder_id,
-                "corpus": recipe.corpus.model_dump(mode="json", exclude={"path"}),
-                "slices": [slice_.to_json() for slice_ in self.slices],
-                "index": recipe.index.model_dump(mode="json"),
-                "gate": recipe.gate.model_dump(mode="json", include={"answers", "at"}),
-                "questions": asked,
-                "segment_rows": recipe.resources.segment_rows,
-                "compact_below": recipe.resources.compact_below,
-            }
-        )
+    report: Report | None
+    """None: there was nothing to do."""
 
 
 class Run:
@@ -101,15 +72,17 @@ class Run:
         # the same inputs on the same base are the same run
         self.run_id = fingerprint({"inputs": self.plan.inputs, "base": base_id})
         self.quarantined = 0
+        self.notes = Notes(self.run_id)
 
-    def stage(self, name: str, steps: Sequence[Step], units: Sequence[Unit]) -> list[Record]:
+    def stage(self, stage: Stage) -> list[Record]:
         """Run the unfinished units of a stage."""
-        return run_units(self.store, self.executor, self.progress, name, steps, units)
+        records, report = run_units(self.store, self.executor, self.progress, stage)
+        self.notes.stages.append(report)
+        return records
 
-    def single(self, name: str, step: Step, object_name: str, rows: int, unit: Unit | None = None) -> Record:
+    def single(self, name: str, step: Step, object_name: str, unit: Unit) -> Record:
         """Run a stage of one unit, whose record stands beside `object_name`."""
-        done = {"record": layout.record(object_name), "rows": rows}
-        return self.stage(name, [step], [done | (unit or {})])[0]
+        return self.stage(Stage(name, [step], [unit | {"record": layout.record(object_name)}]))[0]
 
     # the stages
 
@@ -125,40 +98,47 @@ class Run:
                 "rows": 0,
                 "number": number,
                 "slice": json.dumps(slice_.to_json()),
+                "read_bytes": size_bytes,
             }
-            for number, slice_ in enumerate(self.slices)
+            for number, (slice_, size_bytes) in enumerate(zip(self.slices, slice_bytes(self.slices), strict=True))
         ]
-        scans = self.stage("scan", [Step(ScanSlice, (self.store.url, self.run_id, recipe.corpus, known))], units)
-        inputs = DiffInputs(
-            self.run_id,
-            self.spec.encoder_id,
-            recipe.corpus,
-            self.slices,
-            base,
-            recipe.resources.segment_rows,
-            recipe.resources.compact_below,
-        )
-        step = Step(FindChanges, (self.store.url, inputs))
-        record = self.single("diff", step, layout.changes(self.run_id), sum(scan.rows for scan in scans))
+        step = Step(ScanSlice, (self.store.url, self.run_id, recipe.corpus, known))
+        scans = self.stage(Stage("scan", [step], units))
+        step = Step(FindChanges, (self.store.url, self.diff_inputs(self.slices)))
+        compared = {"rows": sum(scan.rows for scan in scans), "read_bytes": sum(s.objects[0].size_bytes for s in scans)}
+        record = self.single("diff", step, layout.changes(self.run_id), compared)
         changes = Changes.model_validate(record.facts)
         self.quarantined = sum(scan.facts["quarantined"] for scan in scans) + changes.duplicates
+        self.notes.scanned(scans, changes)
         check_quarantine(self.store, self.run_id, self.quarantined, changes.passages, recipe.limits)
         before = self.live.body.passages if self.live else 0
         check_size(changes, before, recipe.limits, allow_shrink=allow_shrink)
         return changes
+
+    def diff_inputs(self, slices: Sequence[Slice]) -> DiffInputs:
+        """What the corpus, or some slices of it, is compared with."""
+        return DiffInputs(
+            self.run_id,
+            self.spec.encoder_id,
+            self.recipe.corpus,
+            slices,
+            self.base.body if self.base else None,
+            self.recipe.resources.segment_rows,
+            self.recipe.resources.compact_below,
+        )
+
+    def compute(self) -> Compute:
+        """How encoders of this run compute."""
+        resources, encoder = self.recipe.resources, self.recipe.encoder
+        threads = resources.cpus_per_encoder or self.executor.encoder_threads()
+        return Compute(encoder.precision, encoder.tokens_per_batch, threads, packing=encoder.packing)
 
     def embed(self, changes: Changes) -> list[SegmentEntry]:
         """Make the planned segments; returns all segments of the new state."""
         base = self.base.body.segments if self.base else []
         ids = {e.number: e.segment_id for e in base} | {u.number: u.segment_id for u in changes.planned}
         context = EmbedContext(self.store.url, self.run_id, self.recipe.encoder, self.spec.encoder_id, ids)
-        resources, encoder = self.recipe.resources, self.recipe.encoder
-        compute = Compute(
-            encoder.precision,
-            encoder.tokens_per_batch,
-            resources.cpus_per_encoder or self.executor.encoder_threads(),
-            packing=encoder.packing,
-        )
+        compute = self.compute()
         made = list(changes.kept)
         # copies last: they may take vectors of segments that this run embeds
         threads = self.executor.tokenizer_threads()
@@ -168,10 +148,14 @@ class Run:
                 continue
             names = [layout.segment(self.spec.encoder_id, unit.segment_id) for unit in units]
             work = [
-                unit.model_dump(mode="json") | {"record": layout.record(name)}
+                unit.model_dump(mode="json")
+                | {"record": layout.record(name), "read_bytes": int(unit.rows * self.notes.new_row_bytes)}
                 for unit, name in zip(units, names, strict=True)
             ]
-            records = self.stage(kind, steps, work)
+            watch = EncodingWatch(self.progress.say) if kind == "embed" else None
+            records = self.stage(Stage(kind, steps, work, watch))
+            if kind == "embed":
+                self.notes.encoding = Encoding.of(records)
             self.quarantined += sum(record.facts["quarantined"] for record in records)
             made += [
                 SegmentEntry(number=unit.number, segment_id=unit.segment_id, rows=record.rows, object=record.objects[0])
@@ -179,7 +163,7 @@ class Run:
                 if record.rows
             ]
         check_quarantine(self.store, self.run_id, self.quarantined, changes.passages, self.recipe.limits)
-        collect_quarantine(self.store, self.run_id)
+        self.notes.reasons = collect_quarantine(self.store, self.run_id)
         return sorted(made, key=lambda entry: entry.number)
 
     def index_context(self, segments: Sequence[SegmentEntry]) -> IndexContext:
@@ -192,13 +176,16 @@ class Run:
         new = [entry for entry in segments if entry.segment_id not in old]
         choice = choose_codebook(self.store, context, self.base.body.codebook if self.base else None, new)
         if choice.reuse is not None:
+            self.progress.say("index", choice.said)
             return choice.reuse, choice
         hardware = self.executor.hardware()
         choice.plan.reasons.append(trained_how(choice.plan, hardware))
+        self.progress.say("index", choice.said)
         name = codebook_id(context, choice.plan)
         step = Step(TrainCodebook, (context, choice.plan, hardware), on="trainer")
         rows = min(choice.plan.train_rows, context.rows)
-        record = self.single("train", step, layout.codebook(self.spec.encoder_id, name), rows, {"codebook_id": name})
+        unit = {"rows": rows, "read_bytes": rows * self.spec.dim * FLOAT16_BYTES, "codebook_id": name}
+        record = self.single("train", step, layout.codebook(self.spec.encoder_id, name), unit)
         return CodebookEntry.model_validate(record.facts), choice
 
     def build(self, segments: Sequence[SegmentEntry], codebook: CodebookEntry, choice: CodebookChoice) -> None:
@@ -209,22 +196,24 @@ class Run:
             {
                 "record": layout.record(layout.part(codebook.codebook_id, entry.segment_id)),
                 "rows": entry.rows,
+                "read_bytes": entry.object.size_bytes,
                 "segment": entry.to_bytes().decode(),
             }
             for entry in segments
         ]
         step = Step(BuildPart, (self.index_context(segments), codebook, self.executor.hardware()), on="coder")
-        self.stage("build", [step], units)
+        self.stage(Stage("build", [step], units))
 
     def merge(self, segments: Sequence[SegmentEntry], codebook: CodebookEntry, choice: CodebookChoice) -> IndexEntry:
         """The serving index; its search settings are still the plan's."""
         context = self.index_context(segments)
         index_id = fingerprint({"codebook": codebook.codebook_id, "segments": context.state})
         step = Step(MergeParts, (context, codebook, choice.plan))
-        record = self.single("merge", step, layout.index(index_id), context.rows, {"index_id": index_id})
+        unit = {"rows": context.rows, "read_bytes": context.rows * choice.plan.bytes_per_vector, "index_id": index_id}
+        record = self.single("merge", step, layout.index(index_id), unit)
         return IndexEntry(index_id=index_id, rows=record.rows, nprobe=1, rescore=0, object=record.objects[0])
 
-    def gate(self, segments: Sequence[SegmentEntry], index: IndexEntry) -> tuple[IndexEntry, dict[str, Any]]:
+    def gate(self, segments: Sequence[SegmentEntry], index: IndexEntry) -> Gated:
         """Tune and measure; returns the index with its search settings, and the gate's report."""
         recipe = self.recipe
         context = GateContext(
@@ -238,41 +227,47 @@ class Run:
             tuple(segments),
         )
         name = context.measured(index.index_id)
-        rows = len(self.plan.questions.questions) if self.plan.questions else 0
-        record = self.single("gate", Step(MeasureIndex, (context,)), name, rows, {"index": index.to_bytes().decode()})
-        check_gate(recipe.gate, record.facts["report"])
+        unit = {
+            "rows": len(self.plan.questions.questions) if self.plan.questions else 0,
+            "read_bytes": index.object.size_bytes + sum(entry.object.size_bytes for entry in segments),
+            "index": index.to_bytes().decode(),
+        }
+        record = self.single("gate", Step(MeasureIndex, (context,)), name, unit)
         settings = {"nprobe": record.facts["nprobe"], "rescore": record.facts["rescore"]}
         return index.model_copy(update=settings), record.facts["report"]
 
-    def publish(
-        self,
-        changes: Changes,
-        segments: Sequence[SegmentEntry],
-        codebook: CodebookEntry,
-        index: IndexEntry,
-        gate: dict[str, Any],
-    ) -> Outcome:
-        """Bind everything into the next snapshot, unless the live one is the same."""
-        body = SnapshotBody(
+    def body(
+        self, changes: Changes, segments: Sequence[SegmentEntry], codebook: CodebookEntry, gated: Gated
+    ) -> SnapshotBody:
+        """Everything bound together."""
+        return SnapshotBody(
             encoder_id=self.spec.encoder_id,
             encoder=self.spec.describe(),
             passages=sum(entry.live_rows for entry in segments),
             segments=list(segments),
             next_segment_number=changes.next_segment_number,
             codebook=codebook,
-            index=index,
-            gate=gate,
+            index=gated[0],
+            gate=gated[1],
         )
-        report = {
-            "run": self.run_id,
-            "changes": changes.model_dump(mode="json", exclude={"kept", "planned"}),
-            "gate": gate,
-        }
+
+    def publish(self, body: SnapshotBody, report: Report) -> Outcome:
+        """Make it the next snapshot, unless the live one is the same or it does not reach what the recipe demands."""
+        check_gate(self.recipe.gate, body.gate)
         if self.live is not None and self.live.body.body_id() == body.body_id():
             return Outcome(self.live, False, report)
         parent = self.live.number if self.live else None
         snapshot = publish(self.store, body, parent, run_id=self.run_id, inputs=self.plan.inputs)
         return Outcome(snapshot, True, report)
+
+    def report(self, choice: CodebookChoice, body: SnapshotBody) -> Report:
+        """Write the run's report beside what else it made; the last attempt's stays."""
+        cluster, price = self.executor.cluster(), self.recipe.resources.price_per_gpu_hour
+        outcome = measured(self.notes.stages, self.notes.encoding, cluster, price)
+        costs = Costs(estimate=remembered_estimate(self.run_id), outcome=outcome)
+        report = self.notes.report(self.base.number if self.base else None, choice, body, costs)
+        self.store.put(layout.report(self.run_id), report.to_bytes())
+        return report
 
     def all_stages(self, lease: Lease, *, allow_shrink: bool = False) -> Outcome:
         """The whole road, from corpus to published snapshot; `lease` must still be held when it ends."""
@@ -280,9 +275,10 @@ class Run:
         segments = self.embed(changes)
         codebook, choice = self.train(segments)
         self.build(segments, codebook, choice)
-        index, gate = self.gate(segments, self.merge(segments, codebook, choice))
+        body = self.body(changes, segments, codebook, self.gate(segments, self.merge(segments, codebook, choice)))
+        report = self.report(choice, body)
         lease.check()
-        return self.publish(changes, segments, codebook, index, gate)
+        return self.publish(body, report)
 
 
 def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
@@ -313,4 +309,4 @@ def finished_run(plan: Plan) -> Outcome | None:
     live = latest_snapshot(open_store(plan.recipe.store))
     if live is None or live.inputs != plan.inputs:
         return None
-    return Outcome(live, False, {"gate": live.body.gate})
+    return Outcome(live, False, None)

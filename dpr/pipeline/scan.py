@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dpr.corpus.scan import KnownKeys, scan_slice
 from dpr.errors import CorpusError
 from dpr.pipeline.execute import Unit
 from dpr.recipe import CorpusConfig, Limits
-from dpr.records import ObjectRef, Record, put_object
+from dpr.records import Record, put_object
 from dpr.segment import HASH, read_hashes
 from dpr.store import Store, open_store
 from dpr.store.reader import open_object
@@ -54,17 +55,21 @@ class FindChanges:
         return {"record": unit["record"], "done": record.to_bytes()}
 
 
-def collect_quarantine(store: Store, run_id: str) -> ObjectRef | None:
-    """Put all quarantined rows of a run into one file; None if there are none."""
+def collect_quarantine(store: Store, run_id: str) -> Counter[str]:
+    """Put all quarantined rows of a run into one file, if there are any; returns how many have which reason."""
     names = [info.name for info in store.list(f"{layout.run(run_id)}quarantine/")]
+    reasons: Counter[str] = Counter()
     if not names:
-        return None
+        return reasons
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "quarantine.parquet")
         with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
             for name in names:
-                writer.write_table(pq.read_table(open_object(store, name)))
-        return put_object(store, layout.quarantine(run_id), path)
+                table = pq.read_table(open_object(store, name))
+                writer.write_table(table)
+                reasons.update(reason.partition(":")[0] for reason in table["reason"].to_pylist())
+        put_object(store, layout.quarantine(run_id), path)
+    return reasons
 
 
 def check_quarantine(store: Store, run_id: str, quarantined: int, passages: int, limits: Limits) -> None:

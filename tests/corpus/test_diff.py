@@ -188,6 +188,6 @@ def test_duplicates_are_quarantined_with_their_bytes(tmp_path: Path) -> None:
     collection.night([("a", "first"), ("b", "other"), ("a", "second")])
     rows = pq.read_table(tmp_path / "store" / layout.unit_quarantine("run-1", "duplicates")).to_pylist()
     assert [json.loads(row["raw"])["text"] for row in rows] == ["second"]
-    assert "duplicate id 'a'" in rows[0]["reason"]
+    assert "duplicate id: an earlier passage has 'a'" in rows[0]["reason"]
     assert collection.live() == {"a": "first", "b": "other"}
     assert passage_key("a", "t", "first") != passage_key("a", "t", "second")

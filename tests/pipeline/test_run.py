@@ -258,7 +258,7 @@ def test_a_run_plans_once_and_again_only_after_a_lost_publish(
         listed.append(corpus.path)
         return plan_slices(corpus)
 
-    monkeypatch.setattr("dpr.pipeline.run.plan_slices", counted)
+    monkeypatch.setattr("dpr.pipeline.plan.plan_slices", counted)
     corpus = passages(60)
     recipes = [recipe(tmp_path, encoder, gate={"at": at}) for at in ([1], [1, 5], [1, 20])]
     for number, made in enumerate(recipes[:2], start=1):

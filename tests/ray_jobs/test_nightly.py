@@ -94,12 +94,15 @@ def test_stage_jobs_and_the_nightly_job_in_turn(tmp_path: Path) -> None:
     assert "200 passages" in said[0].stdout
     assert "published snapshot 1: 200 passages" in said[1].stdout
     assert "2 of 2 units done now" in said[0].stderr  # embed
+    assert "encoder fp32" in said[0].stderr or "encoder bf16" in said[0].stderr
+    assert said[0].stderr.index("index   Flat: ") < said[0].stderr.index("train   ")  # chosen before it is made
     assert "0 of 2 units done now, 2 were done before" in said[1].stderr  # what the first job made is used
     assert "nothing changed, nothing was embedded" in said[2].stdout
     assert said[2].stderr == ""
 
 
-def test_commands(tmp_path: Path) -> None:
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DPR_CACHE", str(tmp_path / "cache"))
     recipe = write_recipe(tmp_path, make_encoder(tmp_path / "encoder"))
     write_jsonl(tmp_path / "corpus.jsonl", corpus(60))
     store = str(tmp_path / "store")
@@ -111,8 +114,14 @@ def test_commands(tmp_path: Path) -> None:
     before = dpr("status", store)
     assert before.returncode == 5
     assert before.stderr == f"error: store {store} has no snapshot; `dpr run RECIPE` makes the first\n"
+    planned = json.loads(dpr("plan", str(recipe), "--json").stdout)  # on Ray
+    assert (planned["cost"]["passages"], planned["slices_read"]) == (60, planned["slices"])
+    assert not (tmp_path / "store").exists()
     ran = json.loads(dpr("run", str(recipe), "--local", "--json").stdout)
     assert (ran["snapshot"], ran["published"]) == (1, True)
+    assert ran["costs"]["estimate"] == planned["cost"]
+    assert ran["costs"]["outcome"]["passages"] == 60
+    assert [stage["stage"] for stage in ran["stages"]] == ["scan", "diff", "embed", "train", "build", "merge", "gate"]
     found = json.loads(dpr("search", store, corpus(60)["p5"], "-k", "3", "--json").stdout)
     assert found["hits"][0]["id"] == "p5"
     assert len(found["hits"]) == 3

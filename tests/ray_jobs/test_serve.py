@@ -31,25 +31,12 @@ from dpr.retrieve import Retriever
 from dpr.store import LocalStore
 from ray_jobs.runtime import connected
 from ray_jobs.serve.haproxy import find_haproxy
-from tests.tiny import WORDS, make_encoder, write_jsonl
+from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
 """Ray's own models; it warns when ray.serve is first imported, so that is done within tests."""
 ROOT = Path(__file__).resolve().parents[2]
 PASSAGES = 120
-
-
-class Quiet:
-    """Progress that nobody watches."""
-
-    def start(self, stage: str, total_rows: int, done_rows: int) -> None:
-        pass
-
-    def advance(self, rows: int) -> None:
-        pass
-
-    def finish(self, said: str) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
