@@ -1,0 +1,182 @@
+"""Contenders of part (b) of benchmarks/index.py, each in a process of its own: `python index_build.py NAME ARGUMENTS`.
+
+The last line of output is JSON: seconds by step.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from index_data import MODEL
+
+from dpr import layout
+from dpr.index.merge import PartRef, merge
+from dpr.index.sample import sample_rows
+from dpr.index.train import read_index
+from dpr.manifest import SegmentEntry
+from dpr.pipeline.execute import LocalExecutor
+from dpr.pipeline.run import Plan, Run
+from dpr.recipe import Recipe
+from dpr.records import Record, put_object
+from dpr.segment import write_segment
+from dpr.store import open_store
+from ray_jobs.runtime import RayExecutor, connected
+
+SEGMENT_ROWS = 50_000
+BUFFER_BYTES = 16 * 2**20
+SPARE_BYTES = 24 * 2**20
+"""What a merge may hold beside the largest part, its buffer and two copies of the codebook."""
+
+
+class Quiet:
+    """No progress is shown."""
+
+    def start(self, stage: str, total_rows: int, done_rows: int) -> None: ...
+
+    def advance(self, rows: int) -> None: ...
+
+    def finish(self, said: str) -> None: ...
+
+
+def recipe_of(store: Path, factory: str) -> Recipe:
+    """A recipe whose corpus is a stand-in: the segments are there already."""
+    store.mkdir(parents=True, exist_ok=True)
+    corpus = store.parent / "corpus.jsonl"
+    corpus.write_text(json.dumps({"_id": "0", "title": "", "text": "stand-in"}) + "\n", encoding="utf-8")
+    fields = {"corpus": {"path": str(corpus), "format": "beir"}, "encoder": {"model": MODEL}}
+    return Recipe.model_validate({"store": str(store), "index": {"factory": factory}, **fields})
+
+
+def write_segments(passages: Path, store_folder: Path) -> None:
+    """The passages as segments of a store, with a few bytes of text each; what is there is left as it is."""
+    listing = store_folder.parent / "segments.json"
+    if listing.exists():
+        return
+    passages_ND = np.load(passages, mmap_mode="r")
+    encoder_id = Plan.of(recipe_of(store_folder, "auto")).spec.encoder_id
+    store, entries = open_store(str(store_folder)), []
+    for number, first in enumerate(range(0, len(passages_ND), SEGMENT_ROWS)):
+        vectors_ND = np.array(passages_ND[first : first + SEGMENT_ROWS])
+        ids = [str(first + row) for row in range(len(vectors_ND))]
+        hashes = [row.to_bytes(16, "big") for row in range(first, first + len(ids))]
+        columns = {"id": ids, "title": [""] * len(ids), "text": ids, "key": hashes, "content_hash": hashes}
+        file = store_folder.parent / "segment.parquet"
+        write_segment(file, pa.table(columns), vectors_ND, encoder_id)
+        ref = put_object(store, layout.segment(encoder_id, f"bench-{number:04}"), file)
+        entries.append(SegmentEntry(number=number, segment_id=f"bench-{number:04}", rows=len(ids), object=ref))
+        file.unlink()
+    listing.write_text(json.dumps([entry.model_dump(mode="json") for entry in entries]), encoding="utf-8")
+
+
+def entries_of(store_folder: Path) -> list[SegmentEntry]:
+    listed = json.loads((store_folder.parent / "segments.json").read_text(encoding="utf-8"))
+    return [SegmentEntry.model_validate(entry) for entry in listed]
+
+
+class Steps:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        done = work()
+        self.seconds[name] = time.perf_counter() - started
+        return done
+
+
+def ours(segments: Path, built: Path, factory: str, *, with_ray: bool = True) -> dict[str, Any]:
+    """The product's stages on Ray, from segments on disk to a verified index on disk."""
+    shutil.rmtree(built.parent, ignore_errors=True)
+    shutil.copytree(segments, built, copy_function=os.link)
+    shutil.copy(segments.parent / "segments.json", built.parent)
+    steps = Steps()
+    started = time.perf_counter()
+    with connected():
+        recipe, entries = recipe_of(built, factory), entries_of(built)
+        executor = RayExecutor(recipe.resources) if with_ray else LocalExecutor()
+        run = Run(Plan.of(recipe), executor, Quiet())
+        ray_seconds = time.perf_counter() - started
+        codebook, choice = steps("sample, train", lambda: run.train(entries))
+        steps("build parts", lambda: run.build(entries, codebook, choice))
+        index = steps("merge, verify", lambda: run.merge(entries, codebook, choice))
+    found = {"codebook": codebook.model_dump(mode="json"), "index": index.model_dump(mode="json")}
+    (built.parent / "built.json").write_text(json.dumps(found), encoding="utf-8")
+    return {"seconds": steps.seconds, "start of Ray": ray_seconds, "bytes": index.object.size_bytes}
+
+
+def single(segments: Path, built: Path, factory: str, passages: Path) -> dict[str, Any]:
+    """FAISS's own `train` on the same sample and `add`, in one process with all vectors in memory."""
+    index = faiss.index_factory(np.load(passages, mmap_mode="r").shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    steps = Steps()
+    vectors_ND = steps("read to float32 (not counted)", lambda: np.load(passages).astype(np.float32))
+    trained = json.loads((built.parent / "built.json").read_text(encoding="utf-8"))["codebook"]["trained_rows"]
+    (drawn,) = sample_rows([len(vectors_ND)], trained, 0)
+    sample_ND = vectors_ND[drawn]
+    steps("train", lambda: index.train(sample_ND))
+    steps("add", lambda: index.add(vectors_ND))
+    file = segments.parent / "single.faiss"
+    steps("write", lambda: faiss.write_index(index, str(file)))
+    return {"seconds": steps.seconds, "bytes": file.stat().st_size}
+
+
+def merging(built: Path) -> dict[str, Any]:
+    """A merge of the parts with a small buffer, and the memory it took beyond what was there before."""
+    store = open_store(str(built))
+    entry = json.loads((built.parent / "built.json").read_text(encoding="utf-8"))["codebook"]
+    codebook_file = store.local_path(entry["object"]["name"])
+    assert codebook_file is not None
+    codebook, parts = read_index(codebook_file), []
+    for segment in entries_of(built):
+        record = store.get(layout.record(layout.part(entry["codebook_id"], segment.segment_id)))
+        file = store.local_path(Record.model_validate_json(record).objects[0].name)
+        assert file is not None
+        parts.append(PartRef(segment.number, file, segment.rows, np.empty(0, np.uint32)))
+    files = [part.file for part in parts if isinstance(part.file, Path)]
+    target = built.parent / "merged.faiss"
+    before = _peak_bytes(reset=True)
+    merge(codebook, parts, target, BUFFER_BYTES)
+    held, largest = _peak_bytes() - before, max(file.stat().st_size for file in files)
+    limit = largest + BUFFER_BYTES + 2 * codebook_file.stat().st_size + SPARE_BYTES
+    found = {"held": held, "limit": limit, "largest part": largest, "buffer": BUFFER_BYTES, "parts": len(parts)}
+    return {**found, "bytes": target.stat().st_size}
+
+
+def _peak_bytes(*, reset: bool = False) -> int:
+    """Peak of this process's resident memory, since the last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=["segments", "ours", "single", "merging"])
+    for name in ("--passages", "--segments", "--built"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--factory", default="auto")
+    given = parser.parse_args()
+    found: dict[str, Any] = {}
+    if given.name == "segments":
+        write_segments(given.passages, given.segments)
+    elif given.name == "ours":
+        found = ours(given.segments, given.built, given.factory)
+    elif given.name == "single":
+        found = single(given.segments, given.built, given.factory, given.passages)
+    else:
+        found = merging(given.built)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

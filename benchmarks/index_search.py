@@ -1,0 +1,225 @@
+"""Parts (c) and (d) of benchmarks/index.py: what our kinds of index find, and how fast, by the product's own search.
+
+Shapes: Q questions, K neighbours, D dimensions.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from index_build import SEGMENT_ROWS, entries_of
+from index_data import Vectors
+
+from dpr.index.build import build_part
+from dpr.index.choose import IndexPlan, choose
+from dpr.index.merge import PartRef, build_whole, merge
+from dpr.index.part import write_part
+from dpr.index.sample import sample_rows
+from dpr.index.search import SearchSettings
+from dpr.index.train import read_index, train
+from dpr.index.truth import recall_at
+from dpr.index.tune import tune
+from dpr.recipe import IndexConfig
+from dpr.retrieve import ROW_BITS, SegmentSet, VectorSearch
+from dpr.store import open_store
+
+K = 20
+WARM_UP = 50
+LEAST_SECONDS = 0.02
+NPROBES = (2, 4, 8, 16, 32, 64, 128, 256)
+RESCORES = (0, 40, 100, 200, 400)
+EF = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A contender with one setting."""
+
+    contender: str
+    setting: str
+    recall: float
+    """Recall@20."""
+    milliseconds: float
+    """A question, on average."""
+    p99: float
+
+
+@dataclass(frozen=True)
+class Built:
+    """An index of ours, open."""
+
+    index: faiss.Index
+    segments: SegmentSet
+    vectors: Vectors
+
+    def true_ids(self, some: slice) -> npt.NDArray[np.int64]:
+        """Exact neighbours as ids of the serving index."""
+        return ids_of_rows(self.vectors.true_ids_QK[some])
+
+    def ask(self, settings: SearchSettings, questions_QD: npt.NDArray[np.float32], k: int = K) -> npt.NDArray[np.int64]:
+        """Ids (Q, K), one question at a time."""
+        search = VectorSearch(self.index, settings, self.segments)
+        return np.concatenate([search.top(question_D[None], k)[1] for question_D in questions_QD])
+
+
+def ids_of_rows(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Ids of the serving index, of rows of the passages."""
+    return (rows // SEGMENT_ROWS << ROW_BITS) | rows % SEGMENT_ROWS
+
+
+def open_segments(store: Path) -> SegmentSet:
+    os.environ["DPR_CACHE"] = str(store.parent / "unpacked")
+    entries = entries_of(store)
+    return SegmentSet.open(open_store(str(store)), entries, 384)
+
+
+def built(factory: str, vectors: Vectors, store: Path) -> Built:
+    """The serving index of a factory, made by the product's functions unless a file holds it already."""
+    plan = choose(IndexConfig(factory=factory), len(vectors.passages_ND), vectors.passages_ND.shape[1])
+    file = store.parent / "kinds" / f"{plan.factory.replace(',', '-')}.faiss"
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        started = time.perf_counter()
+        _build(plan, vectors, file)
+        print(f"{plan.factory} built in {time.perf_counter() - started:.0f} s", flush=True)
+    return Built(read_index(file), open_segments(store), vectors)
+
+
+def _build(plan: IndexPlan, vectors: Vectors, file: Path) -> None:
+    passages_ND = vectors.passages_ND
+    (drawn,) = sample_rows([len(passages_ND)], max(1, plan.train_rows), 0)
+    codebook = train(passages_ND[drawn].astype(np.float32), plan, 0)
+    firsts = range(0, len(passages_ND), SEGMENT_ROWS)
+    blocks = [np.array(passages_ND[first : first + SEGMENT_ROWS]) for first in firsts]
+    making = file.with_suffix(".making")
+    if not plan.mergeable:
+        build_whole(codebook, [(n, np.arange(len(block)), block) for n, block in enumerate(blocks)], making)
+    else:
+        parts = []
+        for number, block in enumerate(blocks):
+            path = file.parent / f"part-{number}"
+            write_part(build_part(codebook, block), path)
+            parts.append(PartRef(number, path, len(block), np.empty(0, np.uint32)))
+        merge(codebook, parts, making)
+        for part in parts:
+            Path(str(part.file)).unlink()
+    making.rename(file)
+
+
+def curve(name: str, index: Built, settings: Sequence[SearchSettings]) -> Iterator[Point]:
+    """Each setting, timed one question at a time."""
+    for setting in settings:
+        said = f"nprobe {setting.nprobe}, rescored {setting.rescore}"
+        search = VectorSearch(index.index, setting, index.segments)
+        yield timed(name, said, lambda q, s=search: s.top(q[None], K)[1][0], index)  # type: ignore[misc]
+
+
+def timed(
+    name: str, setting: str, ask: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]], index: Built
+) -> Point:
+    """One contender with one setting on the test questions."""
+    questions_QD = index.vectors.questions_QD[index.vectors.test]
+    started = time.perf_counter()
+    for question_D in questions_QD[:WARM_UP]:
+        ask(question_D)
+    if time.perf_counter() - started > LEAST_SECONDS * WARM_UP:  # a hundred are enough of what is slow
+        questions_QD = questions_QD[:100]
+    found, seconds = [], []
+    for question_D in questions_QD:
+        started = time.perf_counter()
+        found.append(ask(question_D))
+        seconds.append(time.perf_counter() - started)
+    true_QK = index.true_ids(index.vectors.test)[: len(found)]
+    return point(name, setting, recall_at(np.array(found), true_QK, K), np.array(seconds))
+
+
+def point(contender: str, setting: str, recall: float, seconds_Q: npt.NDArray[np.float64]) -> Point:
+    milliseconds_Q = 1000 * seconds_Q
+    return Point(contender, setting, recall, float(milliseconds_Q.mean()), float(np.percentile(milliseconds_Q, 99)))
+
+
+def factories(rows: int) -> dict[str, str]:
+    """Our kinds, with the lists that the rule gives for so many rows."""
+    lists = choose(IndexConfig(), rows, 384).factory.partition(",")[0]
+    coded = {"IVF-PQ": "PQ96", "IVF-PQ FastScan": "PQ192x4fs", "IVF-RaBitQ FastScan": "RaBitQfs", "IVF-SQ8": "SQ8"}
+    return {**{name: f"{lists},{code}" for name, code in coded.items()}, "Flat": "Flat", "HNSW": "HNSW32"}
+
+
+def build_kinds(vectors: Vectors, store: Path) -> None:
+    """Make the index of each kind."""
+    for factory in factories(len(vectors.passages_ND)).values():
+        built(factory, vectors, store)
+
+
+def kinds(vectors: Vectors, store: Path) -> Iterator[Point]:
+    """All our kinds."""
+    grid = [SearchSettings(*pair) for pair in product(NPROBES, RESCORES)]
+    for name, factory in factories(len(vectors.passages_ND)).items():
+        index = built(factory, vectors, store)
+        if name == "HNSW":
+            for ef in EF:
+                faiss.downcast_index(index.index.index).hnsw.efSearch = ef
+                yield replace(next(curve(name, index, [SearchSettings(1, 0)])), setting=f"ef {ef}")
+        elif name == "Flat":
+            yield from curve(name, index, [SearchSettings(1, 0)])
+        else:
+            yield from curve(name, index, [setting for setting in grid if setting.rescore or "RaBitQ" not in name])
+
+
+def peer_points(name: str, settings: Sequence[str], folder: Path, vectors: Vectors) -> Iterator[Point]:
+    """What a peer wrote."""
+    for number, setting in enumerate(settings):
+        asked = np.load(folder / f"asked-{number}.npz")
+        recall = recall_at(asked["ids"], vectors.true_ids_QK[vectors.test], K)
+        yield point(name, setting, recall, asked["seconds"])
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A row of part (d)."""
+
+    what: str
+    nprobe: int
+    rescore: int
+    top20: float
+    """Share of questions whose passage is among the first 20."""
+
+
+def compression(vectors: Vectors, store: Path) -> tuple[str, list[Accuracy]]:
+    """Top-20 accuracy on all development questions: exact, and by IVF-PQ at 16 times less."""
+    index = built("auto", vectors, store)
+    answer_Q = ids_of_rows(vectors.answer_Q)
+    lists = int(faiss.extract_index_ivf(index.index).nlist)
+    config = IndexConfig()
+
+    def row(what: str, settings: SearchSettings) -> Accuracy:
+        found_QK = VectorSearch(index.index, settings, index.segments).top(vectors.questions_QD, K)[1]
+        share = float((found_QK == answer_Q[:, None]).any(axis=1).mean())
+        return Accuracy(what, settings.nprobe, settings.rescore, share)
+
+    search = VectorSearch(index.index, SearchSettings(1, 0), index.segments)
+    exact = float((search.exact(vectors.questions_QD, K)[1] == answer_Q[:, None]).any(axis=1).mean())
+    rows = [Accuracy("exact", 0, 0, exact), row("all lists", SearchSettings(lists, 0))]
+    rows += [row("all lists", SearchSettings(lists, rescore)) for rescore in (50, 100, 200)]
+    for target in (0.98, 0.995):
+        asked = config.model_copy(update={"recall_target": target})
+        true_QK = index.true_ids(vectors.tuning)
+        chosen = tune(index.index, vectors.questions_QD[vectors.tuning], true_QK, index.segments.vectors, asked)
+        rows.append(row(f"tuned to recall@20 {target}", chosen.settings))
+    plan = choose(config, len(vectors.passages_ND), vectors.passages_ND.shape[1])
+    return plan.factory, rows
+
+
+def write_points(points: Sequence[Point], file: Path) -> None:
+    file.write_text(json.dumps([vars(one) for one in points]), encoding="utf-8")
+
+
+def read_points(file: Path) -> list[Point]:
+    return [Point(**one) for one in json.loads(file.read_text(encoding="utf-8"))]
