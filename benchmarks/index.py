@@ -32,6 +32,8 @@ from dpr.index.train import read_index
 
 HERE = Path(__file__).resolve().parent
 PEERS = ("scann", "hnswlib", "usearch", "autofaiss")
+AUTOFAISS_BYTES = 112
+"""Memory that autofaiss may use for a vector: what our IVF-PQ takes, centroids included."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def peer_process(bench: Bench, peer: str, *, build_only: bool = False) -> dict[s
         paths = {"--passages": bench.passages, "--questions": questions, "--folder": bench.folder / peer}
         command = [python, str(HERE / "index_peers.py"), peer, *(str(word) for pair in paths.items() for word in pair)]
         if peer == "autofaiss":
-            command += ["--memory", f"{our_process(bench, 'ours')['bytes'] / 2**20:.0f}MB"]
+            command += ["--memory", f"{bench.rows * AUTOFAISS_BYTES // 2**20}MB"]
         found, peaks = watched([*command, *(["--build-only"] if build_only else [])], **_environment(build_only))
         points = index_search.peer_points(peer, found.get("settings", []), bench.folder / peer, vectors)
         found["points"] = [vars(point) for point in points]
@@ -127,14 +129,14 @@ def building(bench: Bench) -> None:
         )
     factory = json.loads((bench.built.parent / "built.json").read_text())["codebook"]["factory"]
     our_process(bench, "single", f"{factory}np" if factory.split(",")[-1].startswith("PQ") else factory)
-    peer_process(bench, "autofaiss", build_only=True)
-    peer_process(bench, "autofaiss")
     if not bench.result("built-points").exists():
         faiss.omp_set_num_threads(1)
         vectors = bench.vectors()
         index = index_search.Built(read_index(_built_file(bench)), index_search.open_segments(bench.built), vectors)
         settings = [SearchSettings(nprobe, rescore) for nprobe in (8, 16, 32, 64, 128, 256) for rescore in (0, 40, 100)]
         index_search.write_points(list(index_search.curve("IVF-PQ", index, settings)), bench.result("built-points"))
+    peer_process(bench, "autofaiss", build_only=True)
+    peer_process(bench, "autofaiss")
 
 
 def _built_file(bench: Bench) -> Path:
@@ -147,10 +149,9 @@ def searching(bench: Bench, *, build_only: bool = False) -> None:
     vectors = bench.vectors()
     our_process(bench, "segments")
     for peer in PEERS:
-        if peer != "autofaiss" or bench.result("ours").exists():
-            peer_process(bench, peer, build_only=True)
-            if not build_only:
-                peer_process(bench, peer)
+        peer_process(bench, peer, build_only=True)
+        if not build_only:
+            peer_process(bench, peer)
     if build_only:
         index_search.build_kinds(vectors, bench.segments)
     elif not bench.result("points").exists():

@@ -85,7 +85,7 @@ def scann_peer(vectors_ND: np.ndarray, folder: Path) -> Iterator[tuple[str, Ask]
         saved.mkdir()
         searcher.serialize(str(saved))
     for leaves in (4, 8, 16, 32, 64, 128, 256):
-        for reordered in (30, 60, 100, 200, 400):
+        for reordered in (40, 100, 200):
 
             def ask(q: np.ndarray, leaves: int = leaves, reordered: int = reordered) -> Any:
                 found = searcher.search(q, leaves_to_search=leaves, pre_reorder_num_neighbors=reordered)[0]

@@ -33,8 +33,8 @@ from dpr.store import open_store
 K = 20
 WARM_UP = 50
 LEAST_SECONDS = 0.02
-NPROBES = (2, 4, 8, 16, 32, 64, 128, 256)
-RESCORES = (0, 40, 100, 200, 400)
+NPROBES = (4, 8, 16, 32, 64, 128)
+RESCORES = (0, 40, 100, 200)
 EF = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
