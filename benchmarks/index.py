@@ -152,11 +152,12 @@ def searching(bench: Bench, *, build_only: bool = False) -> None:
         peer_process(bench, peer, build_only=True)
         if not build_only:
             peer_process(bench, peer)
-    if build_only:
-        index_search.build_kinds(vectors, bench.segments)
-    elif not bench.result("points").exists():
-        faiss.omp_set_num_threads(1)
-        index_search.write_points(list(index_search.kinds(vectors, bench.segments)), bench.result("points"))
+    index_search.build_kinds(vectors, bench.segments)
+    faiss.omp_set_num_threads(1)
+    for name in () if build_only else index_search.factories(bench.rows):
+        file = bench.result(f"points-{name}")
+        if not file.exists():
+            index_search.write_points(list(index_search.kind_points(name, vectors, bench.segments)), file)
 
 
 def compressing(bench: Bench) -> None:

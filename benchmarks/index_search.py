@@ -158,19 +158,18 @@ def build_kinds(vectors: Vectors, store: Path) -> None:
         built(factory, vectors, store)
 
 
-def kinds(vectors: Vectors, store: Path) -> Iterator[Point]:
-    """All our kinds."""
-    grid = [SearchSettings(*pair) for pair in product(NPROBES, RESCORES)]
-    for name, factory in factories(len(vectors.passages_ND)).items():
-        index = built(factory, vectors, store)
-        if name == "HNSW":
-            for ef in EF:
-                faiss.downcast_index(index.index.index).hnsw.efSearch = ef
-                yield replace(next(curve(name, index, [SearchSettings(1, 0)])), setting=f"ef {ef}")
-        elif name == "Flat":
-            yield from curve(name, index, [SearchSettings(1, 0)])
-        else:
-            yield from curve(name, index, [setting for setting in grid if setting.rescore or "RaBitQ" not in name])
+def kind_points(name: str, vectors: Vectors, store: Path) -> Iterator[Point]:
+    """One of our kinds with all settings."""
+    index = built(factories(len(vectors.passages_ND))[name], vectors, store)
+    if name == "HNSW":
+        for ef in EF:
+            faiss.downcast_index(index.index.index).hnsw.efSearch = ef
+            yield replace(next(curve(name, index, [SearchSettings(1, 0)])), setting=f"ef {ef}")
+    elif name == "Flat":
+        yield from curve(name, index, [SearchSettings(1, 0)])
+    else:
+        grid = [SearchSettings(*pair) for pair in product(NPROBES, RESCORES)]
+        yield from curve(name, index, [setting for setting in grid if setting.rescore or "RaBitQ" not in name])
 
 
 def peer_points(name: str, settings: Sequence[str], folder: Path, vectors: Vectors) -> Iterator[Point]:
