@@ -113,8 +113,8 @@ def peer_process(bench: Bench, peer: str, *, build_only: bool = False) -> dict[s
 
 
 def _environment(building: bool) -> dict[str, str]:
-    threads = str(os.cpu_count() if building else 1)
-    return {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    one = {} if building else dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {**os.environ, **one}
 
 
 def building(bench: Bench) -> None:
