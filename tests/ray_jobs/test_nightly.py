@@ -95,7 +95,7 @@ def test_stage_jobs_and_the_nightly_job_in_turn(tmp_path: Path) -> None:
     assert "published snapshot 1: 200 passages" in said[1].stdout
     assert "2 of 2 units done now" in said[0].stderr  # embed
     assert "encoder fp32" in said[0].stderr or "encoder bf16" in said[0].stderr
-    assert said[0].stderr.index("index   Flat: ") < said[0].stderr.index("train   ")  # chosen before it is made
+    assert said[0].stderr.index("index   IVF8,PQ8x4: ") < said[0].stderr.index("train   ")  # chosen before it is made
     assert "0 of 2 units done now, 2 were done before" in said[1].stderr  # what the first job made is used
     assert "nothing changed, nothing was embedded" in said[2].stdout
     assert said[2].stderr == ""
