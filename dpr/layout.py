@@ -2,6 +2,7 @@
 
 snapshots/00000007.json                       the published states; the highest number is live
 segments/ENCODER/SEGMENT.parquet (+ .json)    passages with vectors, and the record
+segments/ENCODER/SEGMENT.refused.parquet      rows of the segment's unit that the encoder refused, as in quarantine
 deletions/SEGMENT/DIGEST.parquet              dead rows of a segment
 codebooks/ENCODER/CODEBOOK.faiss (+ .json)    trained, empty index
 parts/CODEBOOK/SEGMENT.safetensors (+ .json)  one segment's vectors, coded
@@ -34,6 +35,10 @@ def snapshot_number(name: str) -> int:
 
 def segment(encoder_id: str, segment_id: str) -> str:
     return f"{SEGMENTS}{encoder_id}/{segment_id}.parquet"
+
+
+def refused(encoder_id: str, segment_id: str) -> str:
+    return f"{SEGMENTS}{encoder_id}/{segment_id}.refused.parquet"
 
 
 def deletions(segment_id: str, digest: str) -> str:

@@ -144,6 +144,7 @@ def _names_of(snapshot: Snapshot) -> set[str]:
     body = snapshot.body
     names = {ref.name for ref in referenced(body)}
     names |= {layout.part(body.codebook.codebook_id, entry.segment_id) for entry in body.segments}
+    names |= {layout.refused(body.encoder_id, entry.segment_id) for entry in body.segments}
     return names | {layout.record(name) for name in names}
 
 

@@ -69,13 +69,19 @@ def publish(
         note=note,
         body=body,
     )
-    there = numbers(store)
-    if (there[-1] if there else None) != parent:
-        raise PublishRaceError(_lost(store, snapshot.number, there[-1] if there else None))
+    check_live(store, parent)
     created = store.put_if_absent(layout.snapshot(snapshot.number), snapshot.to_bytes())
     if not created and read_snapshot(store, snapshot.number).publish_id != snapshot.publish_id:
         raise PublishRaceError(_lost(store, snapshot.number, numbers(store)[-1]))
     return snapshot
+
+
+def check_live(store: Store, number: int | None) -> None:
+    """Raise PublishRaceError unless snapshot `number` (None: no snapshot at all) is the live one still."""
+    there = numbers(store)
+    live = there[-1] if there else None
+    if live != number:
+        raise PublishRaceError(_lost(store, (number or 0) + 1, live))
 
 
 def _lost(store: Store, number: int, live: int | None) -> str:

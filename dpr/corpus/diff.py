@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from dpr import layout
 from dpr.corpus.compact import segments_to_copy
 from dpr.corpus.quarantine import QuarantinedRow, write_quarantine
-from dpr.corpus.read import read_slice
+from dpr.corpus.read import read_again
 from dpr.corpus.rows import Slice
 from dpr.deletions import read_deletions, store_deletions
 from dpr.fingerprint import fingerprint
@@ -260,10 +260,9 @@ def _store_duplicates(store: Store, inputs: DiffInputs, corpus: _Rows, first: np
     """Quarantine the later passages of each id, with their raw bytes read again from the corpus."""
     rows: list[QuarantinedRow] = []
     for number in np.unique(corpus.group[~first]):
-        slice_ = inputs.slices[number]
         positions = set(corpus.row[~first & (corpus.group == number)].tolist())
-        for row in read_slice(slice_, inputs.corpus):
-            if row.position in positions and row.passage is not None:
+        for row in read_again(inputs.slices[number], inputs.corpus, positions):
+            if row.passage is not None:
                 reason = f"duplicate id: an earlier passage has {row.passage.id!r}"
                 rows.append(QuarantinedRow(row.source, row.position, reason, row.raw))
     if not rows:

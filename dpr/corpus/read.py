@@ -1,6 +1,6 @@
 """Reading one slice of the corpus, whatever its format."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from dpr.corpus.documents import read_documents
 from dpr.corpus.lines import read_lines
@@ -22,3 +22,8 @@ def read_slice(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
     if slice_.format == "python-docs":
         return read_python_docs(slice_, corpus)
     return read_lines(slice_, corpus)
+
+
+def read_again(slice_: Slice, corpus: CorpusConfig, positions: Set[int]) -> Iterator[Row]:
+    """The rows at these positions, as they stand in the corpus; CorpusError if its file has changed since the plan."""
+    return (row for row in read_slice(slice_, corpus) if row.position in positions)

@@ -7,36 +7,31 @@ Shapes: N rows, D dimensions.
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dpr import layout
 from dpr.corpus.quarantine import QuarantinedRow, write_quarantine
+from dpr.corpus.read import read_again
+from dpr.corpus.rows import Slice
 from dpr.encoder.compute import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
-from dpr.errors import EncoderError, UnitError
+from dpr.errors import EncoderError
+from dpr.pipeline.bisect import encode_rows
 from dpr.pipeline.execute import Step, Unit
 from dpr.pipeline.meter import BusyClock
-from dpr.recipe import EncoderConfig
+from dpr.recipe import CorpusConfig, EncoderConfig
 from dpr.records import Record, put_object
 from dpr.segment import PASSAGE_COLUMNS, Vectors, check_segment, read_hashes, read_rows, vectors_of, write_segment
 from dpr.store import Store, open_store
 from dpr.store.reader import open_object
-
-if TYPE_CHECKING:
-    from dpr.encoder.encode import TowerEncoder
-
-MAX_BAD_ROWS = 100
-"""More rows of one unit than this that the encoder refuses mean that the encoder is at fault, not the rows."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,8 @@ class EmbedContext:
     encoder_id: str
     segment_ids: Mapping[int, str]
     """Segment number → id, of the base and of this run."""
+    corpus: CorpusConfig
+    slices: tuple[Slice, ...]
 
     def open_spec(self) -> EncoderSpec:
         """The encoder as this machine sees it; EncoderError if it is another one than the driver's."""
@@ -176,7 +173,7 @@ class CopyVectors:
 
 
 class WriteSegment:
-    """Writes a unit's segment, and its unusable rows to quarantine."""
+    """Writes a unit's segment, and beside it the rows that the encoder refused, for the quarantine of every run."""
 
     def __init__(self, context: EmbedContext) -> None:
         self._store, self._context = open_store(context.store_url), context
@@ -193,8 +190,8 @@ class WriteSegment:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "segment.parquet")
             if bad:
-                write_quarantine(path, _quarantined(passages, bad))
-                name = layout.unit_quarantine(self._context.run_id, f"segment-{unit['number']:06d}")
+                write_quarantine(path, self._refused(unit["group"], passages["key"], bad))
+                name = layout.refused(self._context.encoder_id, unit["segment_id"])
                 refused = put_object(self._store, name, path)
                 good = np.setdiff1d(np.arange(len(vectors_ND)), list(bad))
                 passages, vectors_ND = passages.take(pa.array(good)), vectors_ND[good]
@@ -208,35 +205,20 @@ class WriteSegment:
         record = Record(unit=f"segment-{unit['segment_id']}", rows=len(vectors_ND), objects=objects, facts=facts)
         return {"record": unit["record"], "done": record.to_bytes()}
 
-
-def encode_rows(encoder: "TowerEncoder", tokens: TokenBatch) -> tuple[Vectors, dict[str, str]]:
-    """Vectors (N, D) float16, and row number → reason for those that have none; UnitError if those are too many."""
-    vectors_ND, bad = _encode_or_bisect(encoder, tokens, np.arange(len(tokens)))
-    for row in np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1)):
-        bad.setdefault(str(row), "the encoder gave a vector that is not finite")
-    if len(bad) > MAX_BAD_ROWS:
-        raise UnitError(
-            f"the encoder refused {len(bad)} of {len(tokens)} passages (first: {next(iter(bad.values()))}); that "
-            f"many (over {MAX_BAD_ROWS}) point to the model or the machine, so nothing was quarantined"
-        )
-    return vectors_ND, bad
-
-
-def _encode_or_bisect(
-    encoder: "TowerEncoder", tokens: TokenBatch, rows: npt.NDArray[np.int64]
-) -> tuple[Vectors, dict[str, str]]:
-    try:
-        return encoder.encode(tokens.select(rows)), {}
-    except (RuntimeError, ValueError, IndexError) as error:
-        if len(rows) == 1:
-            reason = f"the encoder failed on it: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            return np.full((1, encoder.dim), np.nan, np.float16), {str(rows[0]): reason}
-    halves = np.array_split(rows, 2)
-    first_ND, first_bad = _encode_or_bisect(encoder, tokens, halves[0])
-    if len(first_bad) > MAX_BAD_ROWS:  # no use in asking for the rest
-        return np.full((len(rows), encoder.dim), np.nan, np.float16), first_bad
-    second_ND, second_bad = _encode_or_bisect(encoder, tokens, halves[1])
-    return np.concatenate([first_ND, second_ND]), first_bad | second_bad
+    def _refused(self, group: int, keys: pa.ChunkedArray, bad: Mapping[int, str]) -> Iterator[QuarantinedRow]:
+        """The rows of reasons `bad` as they stand in the corpus."""
+        context, numbers = self._context, sorted(bad)
+        planned = _read_unit(self._store, context.run_id, group)
+        planned = planned.take(pc.index_in(keys.take(pa.array(numbers)), value_set=planned["key"].combine_chunks()))
+        slices, rows = planned["slice"].to_numpy(), planned["row"].to_numpy()
+        for slice_number in np.unique(slices):
+            mine = np.flatnonzero(slices == slice_number)
+            mine = mine[np.argsort(rows[mine])]
+            shard = open_object(self._store, layout.scan_shard(context.run_id, slice_number))
+            positions = read_rows(shard, ["position"], rows[mine])["position"].to_pylist()
+            reasons = {position: bad[numbers[row]] for position, row in zip(positions, mine, strict=True)}
+            for row in read_again(context.slices[slice_number], context.corpus, reasons.keys()):
+                yield QuarantinedRow(row.source, row.position, reasons[row.position], row.raw)
 
 
 def _read_unit(store: Store, run_id: str, group: int) -> pa.Table:
@@ -256,14 +238,6 @@ def _texts_of(store: Store, run_id: str, rows: pa.Table, columns: Sequence[str])
         for number in np.unique(numbers)
     ]
     return pa.concat_tables(tables)
-
-
-def _quarantined(passages: pa.Table, bad: Mapping[int, str]) -> Sequence[QuarantinedRow]:
-    rows = passages.take(pa.array(sorted(bad))).to_pylist()
-    return [
-        QuarantinedRow(f"passage {row['id']}", -1, bad[number], f"{row['title']}\n{row['text']}".encode())
-        for number, row in zip(sorted(bad), rows, strict=True)
-    ]
 
 
 def to_ipc(table: pa.Table) -> bytes:

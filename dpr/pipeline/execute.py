@@ -119,16 +119,22 @@ class LocalExecutor:
         return _Shared(make(*args))
 
 
-class WriteRecord:
-    """The last step of every stage: `unit["done"]` is the record to write."""
+class Finish:
+    """The last operator of every stage: a step whose result has the record as `done`, and then the writing of it.
 
-    def __init__(self, store_url: str) -> None:
-        self._store = open_store(store_url)
+    A unit that has its record is left as it is: Ray repeats a task whose worker was lost, also where it was lost
+    between writing the record and answering.
+    """
+
+    def __init__(self, store_url: str, step: Step) -> None:
+        self._store, self._operator = open_store(store_url), step.make(*step.args)
 
     def __call__(self, unit: Unit) -> Unit:
-        record = Record.model_validate_json(unit["done"])
-        write_record(self._store, unit["record"], record)
-        return {"record": unit["record"], "done": unit["done"]}
+        record = read_record(self._store, unit["record"])
+        if record is None:
+            record = Record.model_validate_json(self._operator(unit)["done"])
+            write_record(self._store, unit["record"], record)
+        return {"record": unit["record"], "done": record.to_bytes()}
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,8 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
     progress.start(stage.name, sum(u["rows"] for u in units), sum(u["rows"] for u in units if u["record"] in done))
     missing = {unit["record"] for unit in todo}
     rows = written_bytes = 0
-    for result in executor.run(stage.name, [*stage.steps, Step(WriteRecord, (store.url,))], todo) if todo else ():
+    last = Step(Finish, (store.url, stage.steps[-1]), on=stage.steps[-1].on)
+    for result in executor.run(stage.name, [*stage.steps[:-1], last], todo) if todo else ():
         if result["record"] not in missing:
             raise UnitError(f"stage {stage.name} gave {result['record']} twice or unasked; start the run again")
         missing.remove(result["record"])

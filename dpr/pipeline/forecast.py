@@ -89,7 +89,9 @@ def _measure(run: Run, found: Survey) -> tuple[float, Speeds]:
     index_seconds = _index_seconds(run)
     if not found.changes.embed_rows:
         return 0.0, Speeds(scan_seconds=scan_seconds, index_seconds=index_seconds)
-    context = EmbedContext(run.store.url, run.run_id, run.recipe.encoder, run.spec.encoder_id, {})
+    context = EmbedContext(
+        run.store.url, run.run_id, run.recipe.encoder, run.spec.encoder_id, {}, run.recipe.corpus, ()
+    )
     step = Step(Calibrate, (context, run.compute()), on="encoder")
     (measured,) = run.executor.run("calibrate", [step], [{"passages": to_ipc(found.sample)}])
     tokens_per_passage = measured.pop("tokens_per_passage")

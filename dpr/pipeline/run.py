@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpr import layout
-from dpr.corpus.diff import Changes, DiffInputs
+from dpr.corpus.diff import Changes, DiffInputs, PlannedSegment
 from dpr.corpus.plan import slice_bytes
 from dpr.corpus.rows import Slice
 from dpr.encoder.compute import Compute
-from dpr.errors import PublishRaceError
+from dpr.errors import IntegrityError, PublishRaceError
 from dpr.fingerprint import fingerprint
 from dpr.index.train import trained_how
 from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
@@ -37,7 +37,7 @@ from dpr.pipeline.report import Costs, Notes, Report, remembered_estimate
 from dpr.pipeline.scan import FindChanges, ScanSlice, check_quarantine, check_size, collect_quarantine, load_known_keys
 from dpr.recipe import Recipe
 from dpr.records import Record
-from dpr.snapshot import latest_snapshot, lineage_base, publish
+from dpr.snapshot import check_live, latest_snapshot, lineage_base, publish
 from dpr.store import Store, open_store
 from dpr.store.lease import Lease
 from dpr.store.proof import prove_put_if_absent
@@ -110,6 +110,7 @@ class Run:
         changes = Changes.model_validate(record.facts)
         self.quarantined = sum(scan.facts["quarantined"] for scan in scans) + changes.duplicates
         self.notes.scanned(scans, changes)
+        collect_quarantine(self.store, self.run_id)
         check_quarantine(self.store, self.run_id, self.quarantined, changes.passages, recipe.limits)
         before = self.live.body.passages if self.live else 0
         check_size(changes, before, recipe.limits, allow_shrink=allow_shrink)
@@ -137,9 +138,18 @@ class Run:
         """Make the planned segments; returns all segments of the new state."""
         base = self.base.body.segments if self.base else []
         ids = {e.number: e.segment_id for e in base} | {u.number: u.segment_id for u in changes.planned}
-        context = EmbedContext(self.store.url, self.run_id, self.recipe.encoder, self.spec.encoder_id, ids)
+        context = EmbedContext(
+            self.store.url,
+            self.run_id,
+            self.recipe.encoder,
+            self.spec.encoder_id,
+            ids,
+            self.recipe.corpus,
+            tuple(self.slices),
+        )
         compute = self.compute()
         made = list(changes.kept)
+        refused: list[str] = []
         # copies last: they may take vectors of segments that this run embeds
         threads = self.executor.tokenizer_threads()
         for kind, steps in (("embed", embed_steps(context, compute, threads)), ("copy", copy_steps(context))):
@@ -156,15 +166,28 @@ class Run:
             records = self.stage(Stage(kind, steps, work, watch))
             if kind == "embed":
                 self.notes.encoding = Encoding.of(records)
-            self.quarantined += sum(record.facts["quarantined"] for record in records)
+            for unit, record in zip(units, records, strict=True):
+                self._check_rows(unit, record)
+                refused += [ref.name for ref in record.objects[1:]]
             made += [
                 SegmentEntry(number=unit.number, segment_id=unit.segment_id, rows=record.rows, object=record.objects[0])
                 for unit, record in zip(units, records, strict=True)
                 if record.rows
             ]
-        check_quarantine(self.store, self.run_id, self.quarantined, changes.passages, self.recipe.limits)
-        self.notes.reasons = collect_quarantine(self.store, self.run_id)
+        self.notes.reasons = collect_quarantine(self.store, self.run_id, refused)
+        usable = sum(entry.live_rows for entry in made)
+        check_quarantine(self.store, self.run_id, self.quarantined, usable, self.recipe.limits)
         return sorted(made, key=lambda entry: entry.number)
+
+    def _check_rows(self, unit: PlannedSegment, record: Record) -> None:
+        """Count the rows that the encoder refused; IntegrityError unless they and the segment's are those planned."""
+        refused = record.facts["quarantined"]
+        self.quarantined += refused
+        if record.rows + refused != unit.rows:
+            raise IntegrityError(
+                f"segment {unit.segment_id} was planned with {unit.rows} rows; it has {record.rows}, and {refused} are "
+                "in quarantine: nothing was published, and this is a defect to be reported"
+            )
 
     def index_context(self, segments: Sequence[SegmentEntry]) -> IndexContext:
         return IndexContext(self.store.url, self.spec.encoder_id, self.spec.dim, self.recipe.index, tuple(segments))
@@ -255,6 +278,7 @@ class Run:
         """Make it the next snapshot, unless the live one is the same or it does not reach what the recipe demands."""
         check_gate(self.recipe.gate, body.gate)
         if self.live is not None and self.live.body.body_id() == body.body_id():
+            check_live(self.store, self.live.number)
             return Outcome(self.live, False, report)
         parent = self.live.number if self.live else None
         snapshot = publish(self.store, body, parent, run_id=self.run_id, inputs=self.plan.inputs)
@@ -287,14 +311,21 @@ def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, *, allow_
     return finished_run(plan) or run_plan(plan, executor, progress, allow_shrink=allow_shrink)
 
 
-def run_plan(plan: Plan, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
-    """Carry a plan out, with the store's lease in hand.
+def run_plan(
+    plan: Plan,
+    executor: Executor,
+    progress: Progress,
+    *,
+    allow_shrink: bool = False,
+    lease_ttl_seconds: float = 60.0,
+) -> Outcome:
+    """Carry a plan out, with the store's lease in hand; a run that is silent for `lease_ttl_seconds` loses it.
 
     If somebody else publishes first (a rollback, say), the recipe is planned again on the new parent; what has been
     made already is used.
     """
     store = open_store(plan.recipe.store)
-    with Lease.acquire(store, f"run of {plan.recipe.store}") as lease:
+    with Lease.acquire(store, f"run of {plan.recipe.store}", lease_ttl_seconds) as lease:
         prove_put_if_absent(store)
         for _ in range(PUBLISH_ATTEMPTS - 1):
             try:

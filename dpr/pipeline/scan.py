@@ -55,9 +55,10 @@ class FindChanges:
         return {"record": unit["record"], "done": record.to_bytes()}
 
 
-def collect_quarantine(store: Store, run_id: str) -> Counter[str]:
-    """Put all quarantined rows of a run into one file, if there are any; returns how many have which reason."""
-    names = [info.name for info in store.list(f"{layout.run(run_id)}quarantine/")]
+def collect_quarantine(store: Store, run_id: str, refused: Sequence[str] = ()) -> Counter[str]:
+    """Put all rows that a run cannot use into one file, also those in the objects `refused`, if there are any; returns
+    how many have which reason."""
+    names = [info.name for info in store.list(f"{layout.run(run_id)}quarantine/")] + list(refused)
     reasons: Counter[str] = Counter()
     if not names:
         return reasons
@@ -76,7 +77,6 @@ def check_quarantine(store: Store, run_id: str, quarantined: int, passages: int,
     """Raise CorpusError if more rows are unusable than the recipe allows; the rows are stored either way."""
     share = quarantined / max(quarantined + passages, 1)
     if quarantined > limits.max_quarantine_rows and share > limits.max_quarantine_share:
-        collect_quarantine(store, run_id)
         raise CorpusError(
             f"{quarantined} of {quarantined + passages} corpus rows ({share:.1%}) cannot be used, the recipe allows "
             f"{limits.max_quarantine_rows} rows or {limits.max_quarantine_share:.1%} (limits); nothing was "

@@ -1,0 +1,94 @@
+"""A Ray of a test's own, which outlives the drivers that use it, and the processes that make it up."""
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HOLD = """
+import sys
+import ray_jobs.runtime  # its settings of Ray
+import ray
+context = ray.init(
+    address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1",
+    _temp_dir=sys.argv[1],
+)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+STEPS = re.compile(r"ray::(.*(?:Map\(|run_steps|load_known_keys).*)")
+"""Titles of workers that run steps of this project; others belong to Ray itself, or wait for work (`ray::IDLE`)."""
+
+
+@dataclass(frozen=True)
+class OwnRay:
+    """A running Ray; drivers that are started with `environment` use it."""
+
+    environment: dict[str, str]
+    raylet_pid: int
+
+    def workers(self) -> dict[int, str]:
+        """Pid → what it runs ("MapWorker(Map(Encode))", …), of all workers that run steps."""
+        titles = {pid: STEPS.fullmatch(_title(pid)) for pid in _children(self.raylet_pid)}
+        return {pid: title[1] for pid, title in titles.items() if title}
+
+
+@contextmanager
+def own_ray() -> Iterator[OwnRay]:
+    """Start a Ray with a token, ports and folders of its own; it ends with the block, and with this process."""
+    # a short path: sockets have names of about a hundred bytes at most
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder, "scratch")  # what killed processes leave goes away with it
+        scratch.mkdir()
+        environment = os.environ | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "TMPDIR": str(scratch),
+        }
+        environment.pop("RAY_ADDRESS", None)
+        command = [sys.executable, "-c", HOLD, folder]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        ) as holder:
+            assert holder.stdout
+            assert holder.stdin
+            address = holder.stdout.readline().strip()
+            assert address, "Ray did not start"
+            raylet_pid = next(pid for pid in _children(holder.pid) if _name(pid) == "raylet")
+            try:
+                yield OwnRay(environment | {"RAY_ADDRESS": address}, raylet_pid)
+            finally:
+                holder.stdin.close()
+                holder.wait(60)
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (status := _read(f"/proc/{entry}/stat")):
+            fields = status.rpartition(")")[2].split()
+            if int(fields[1]) == parent and fields[0] not in "ZX":
+                found.append(int(entry))
+    return found
+
+
+def _title(pid: int) -> str:
+    return _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
+
+
+def _name(pid: int) -> str:
+    return _read(f"/proc/{pid}/comm").strip()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""  # ended meanwhile
