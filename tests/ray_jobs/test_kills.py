@@ -83,7 +83,8 @@ class Finished:
 
 def record_files(store: Path) -> set[Path]:
     folders = ("runs", "segments", "codebooks", "parts", "indexes", "truth")
-    return {path for folder in folders for path in (store / folder).rglob("*.json") if not path.name.startswith(".")}
+    found = {path for folder in folders for path in (store / folder).rglob("*.json")}
+    return {path for path in found if not path.name.startswith(".") and path.name != "report.json"}
 
 
 def _identity(path: Path) -> tuple[int, int]:
