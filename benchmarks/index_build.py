@@ -111,7 +111,7 @@ def ours(segments: Path, built: Path, factory: str, *, with_ray: bool = True) ->
         index = steps("merge, verify", lambda: run.merge(entries, codebook, choice))
     found = {"codebook": codebook.model_dump(mode="json"), "index": index.model_dump(mode="json")}
     (built.parent / "built.json").write_text(json.dumps(found), encoding="utf-8")
-    return {"seconds": steps.seconds, "start of Ray": ray_seconds, "bytes": index.object.size_bytes}
+    return {"seconds": steps.seconds, "start of Ray": ray_seconds, "bytes": index.size_bytes}
 
 
 def single(segments: Path, built: Path, factory: str, passages: Path) -> dict[str, Any]:

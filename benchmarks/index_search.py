@@ -23,6 +23,7 @@ from dpr.index.merge import PartRef, build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.sample import sample_rows
 from dpr.index.search import SearchSettings
+from dpr.index.serving import ServingIndex
 from dpr.index.train import read_index, train
 from dpr.index.truth import recall_at
 from dpr.index.tune import tune
@@ -65,7 +66,7 @@ class Built:
 
     def ask(self, settings: SearchSettings, questions_QD: npt.NDArray[np.float32], k: int = K) -> npt.NDArray[np.int64]:
         """Ids (Q, K), one question at a time."""
-        search = VectorSearch(self.index, settings, self.segments)
+        search = VectorSearch(ServingIndex([self.index]), settings, self.segments)
         return np.concatenate([search.top(question_D[None], k)[1] for question_D in questions_QD])
 
 
@@ -117,7 +118,7 @@ def curve(name: str, index: Built, settings: Sequence[SearchSettings]) -> Iterat
     """Each setting, timed one question at a time."""
     for setting in settings:
         said = f"nprobe {setting.nprobe}, rescored {setting.rescore}"
-        search = VectorSearch(index.index, setting, index.segments)
+        search = VectorSearch(ServingIndex([index.index]), setting, index.segments)
         yield timed(name, said, lambda q, s=search: s.top(q[None], K)[1][0], index)  # type: ignore[misc]
 
 
@@ -199,18 +200,18 @@ def compression(vectors: Vectors, store: Path) -> tuple[str, list[Accuracy]]:
     config = IndexConfig()
 
     def row(what: str, settings: SearchSettings) -> Accuracy:
-        found_QK = VectorSearch(index.index, settings, index.segments).top(vectors.questions_QD, K)[1]
+        found_QK = VectorSearch(ServingIndex([index.index]), settings, index.segments).top(vectors.questions_QD, K)[1]
         share = float((found_QK == answer_Q[:, None]).any(axis=1).mean())
         return Accuracy(what, settings.nprobe, settings.rescore, share)
 
-    search = VectorSearch(index.index, SearchSettings(1, 0), index.segments)
+    search = VectorSearch(ServingIndex([index.index]), SearchSettings(1, 0), index.segments)
     exact = float((search.exact(vectors.questions_QD, K)[1] == answer_Q[:, None]).any(axis=1).mean())
     rows = [Accuracy("exact", 0, 0, exact), row("all lists", SearchSettings(lists, 0))]
     rows += [row("all lists", SearchSettings(lists, rescore)) for rescore in (50, 100, 200)]
     for target in (0.98, 0.995):
         asked = config.model_copy(update={"recall_target": target})
         true_QK = index.true_ids(vectors.tuning)
-        chosen = tune(index.index, vectors.questions_QD[vectors.tuning], true_QK, index.segments.vectors, asked)
+        chosen = tune(ServingIndex([index.index]), vectors.questions_QD[vectors.tuning], true_QK, asked)
         rows.append(row(f"tuned to recall@20 {target}", chosen.settings))
     plan = choose(config, len(vectors.passages_ND), vectors.passages_ND.shape[1])
     return plan.factory, rows

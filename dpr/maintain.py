@@ -29,7 +29,7 @@ GRACE_SECONDS = 24 * 3600.0
 def referenced(body: SnapshotBody) -> Iterator[ObjectRef]:
     """Every object that a snapshot names."""
     yield body.codebook.object
-    yield body.index.object
+    yield from (shard.object for shard in body.index.shards)
     for entry in body.segments:
         yield entry.object
         if entry.deletions:
@@ -86,10 +86,12 @@ def _check_contents(store: Store, body: SnapshotBody) -> None:
         for entry in body.segments:
             _check_keys(fetch_object(store, entry.object, Path(folder)), entry, body.encoder_id)
             expected.append((entry.number << 32) | live_rows(store, entry))
-        index = read_index(fetch_object(store, body.index.object, Path(folder)))
-    if index.ntotal != body.passages:
-        raise IntegrityError(f"the index holds {index.ntotal} vectors, the snapshot {body.passages} passages")
-    found = np.sort(stored_ids(index))
+        shards = [read_index(fetch_object(store, ref.object, Path(folder)), mapped=True) for ref in body.index.shards]
+        ids = [stored_ids(shard) for shard in shards]
+    rows = sum(int(shard.ntotal) for shard in shards)
+    if rows != body.passages:
+        raise IntegrityError(f"the index holds {rows} vectors, the snapshot {body.passages} passages")
+    found = np.sort(np.concatenate(ids))
     if not np.array_equal(found, np.sort(np.concatenate(expected))):
         raise IntegrityError("the ids in the index are not those of the live rows, each once")
 

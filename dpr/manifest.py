@@ -46,6 +46,16 @@ class CodebookEntry(Document):
     object: ObjectRef
 
 
+class ShardEntry(Document):
+    """One FAISS index: the live vectors of a contiguous run of segments."""
+
+    rows: int
+    first_segment: int
+    """Number of the first segment it holds vectors of."""
+    last_segment: int
+    object: ObjectRef
+
+
 class IndexEntry(Document):
     """The serving index and how it is searched."""
 
@@ -55,7 +65,11 @@ class IndexEntry(Document):
     """Inverted lists visited per question."""
     rescore: int
     """Candidates re-scored exactly from the stored vectors; 0: the index's own scores are final."""
-    object: ObjectRef
+    shards: list[ShardEntry]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(shard.object.size_bytes for shard in self.shards)
 
 
 class SnapshotBody(Document):
@@ -79,7 +93,8 @@ class SnapshotBody(Document):
     def check(self) -> None:
         """Law 3: rows are conserved. Raises IntegrityError with both numbers."""
         live = sum(entry.live_rows for entry in self.segments)
-        if not live == self.passages == self.index.rows:
+        in_shards = sum(shard.rows for shard in self.index.shards)
+        if not live == self.passages == self.index.rows == in_shards:
             raise IntegrityError(
                 f"snapshot would hold {self.passages} passages, its segments {live} live rows "
                 f"and its index {self.index.rows}; the three must be equal"

@@ -95,8 +95,14 @@ class IndexConfig(_Config):
     """Inverted lists visited per question; null: tuned by the gate."""
     rescore: Annotated[int, Field(ge=0, le=100_000)] | None = None
     """Candidates re-scored exactly from the stored float16 vectors; 0: none; null: tuned by the gate."""
+    shards: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Files that the serving index is merged into, each from a run of segments; all are searched."""
     recall_target: Share = 0.98
     """Recall@20 against exact search that tuning aims at."""
+    memory_gb: Annotated[float, Field(gt=0.0)] | None = None
+    """What the serving index of one replica may take, all shards together, in 10⁹ bytes; null: no bound."""
+    latency_ms: Annotated[float, Field(gt=0.0)] | None = None
+    """What searching and re-scoring one question may take on one thread, as predicted; null: no bound."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
     """Vectors sampled for training; null: a rule of the number of lists."""
     seed: int = 7

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict
 from dpr.errors import IntegrityError, MissingObjectError
 from dpr.fingerprint import canonical_json
 from dpr.store import Store
+from dpr.store.reader import RangedFile
 
 _BLOCK_BYTES = 1 << 20
+_STREAM_BYTES = 8 << 20
 
 
 class Document(BaseModel):
@@ -74,17 +76,37 @@ def fetch_object(store: Store, ref: ObjectRef, folder: Path) -> Path:
     return path
 
 
+def open_verified(store: Store, ref: ObjectRef) -> Path | RangedFile:
+    """The object `ref`, to be read in parts: the stored file itself, or one that fetches the ranges that are read.
+
+    Its checksum is verified first, in bounded memory and without disk: a remote object is streamed once, and stays as
+    it is, since stored objects are never changed. Raises IntegrityError if the bytes are not those recorded.
+    """
+    path = store.local_path(ref.name)
+    if path is not None:
+        verify_file(path, ref, store.url)
+        return path
+    digest, size_bytes = hashlib.sha256(), store.size(ref.name)
+    for start in range(0, size_bytes, _STREAM_BYTES):
+        digest.update(store.get_range(ref.name, start, _STREAM_BYTES))
+    _check(ref, store.url, size_bytes, digest.hexdigest())
+    return RangedFile(store, ref.name, size_bytes)
+
+
 def verify_file(path: Path, ref: ObjectRef, where: str) -> None:
     """Raise IntegrityError unless the file's size and SHA-256 are those of `ref`."""
     try:
         size = path.stat().st_size
     except FileNotFoundError as error:
         raise MissingObjectError(f"object {ref.name} is not in store {where}, though a record names it") from error
-    if size != ref.size_bytes:
-        raise IntegrityError(f"object {ref.name} in {where} has {size} bytes, its record says {ref.size_bytes}")
-    found = file_sha256(path)
-    if found != ref.sha256:
-        raise IntegrityError(f"object {ref.name} in {where} has sha256 {found}, its record says {ref.sha256}")
+    _check(ref, where, size, file_sha256(path) if size == ref.size_bytes else "")
+
+
+def _check(ref: ObjectRef, where: str, size_bytes: int, sha256: str) -> None:
+    if size_bytes != ref.size_bytes:
+        raise IntegrityError(f"object {ref.name} in {where} has {size_bytes} bytes, its record says {ref.size_bytes}")
+    if sha256 != ref.sha256:
+        raise IntegrityError(f"object {ref.name} in {where} has sha256 {sha256}, its record says {ref.sha256}")
 
 
 def read_record(store: Store, name: str) -> Record | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,12 @@ from dpr.encoder.compute import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.errors import EncoderError
 from dpr.hit import Hit
-from dpr.index.search import SearchSettings, rescore, search
+from dpr.index.search import SearchSettings, rescore
+from dpr.index.serving import ServingIndex
 from dpr.index.train import read_index
 from dpr.index.truth import exact_topk
 from dpr.index.tune import RECALL_AT
-from dpr.manifest import SegmentEntry, SnapshotBody
+from dpr.manifest import IndexEntry, SegmentEntry, SnapshotBody
 from dpr.recipe import EncoderConfig
 from dpr.records import fetch_object
 from dpr.segment import MappedSegment
@@ -93,24 +94,29 @@ class SegmentSet:
         return hits
 
 
+def open_index(store: Store, entry: IndexEntry) -> ServingIndex:
+    """Fetch, verify and load all shards of a serving index."""
+    folder = cache_folder() / "objects"
+    return ServingIndex([read_index(fetch_object(store, shard.object, folder)) for shard in entry.shards])
+
+
 class VectorSearch:
     """The serving index with exact re-scoring from the stored vectors."""
 
-    def __init__(self, index: Any, settings: SearchSettings, segments: SegmentSet) -> None:
+    def __init__(self, index: ServingIndex, settings: SearchSettings, segments: SegmentSet) -> None:
         self.index, self.settings, self.segments = index, settings, segments
 
     @classmethod
     def open(cls, store: Store, body: SnapshotBody) -> "VectorSearch":
         """Load index and segments of a snapshot, verified."""
-        file = fetch_object(store, body.index.object, cache_folder() / "objects")
         segments = SegmentSet.open(store, body.segments, body.encoder["dim"])
-        return cls(read_index(file), SearchSettings(body.index.nprobe, body.index.rescore), segments)
+        return cls(open_index(store, body.index), SearchSettings(body.index.nprobe, body.index.rescore), segments)
 
     def top(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
         """The best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64)."""
         # tuned at 20 hits: more hits need as many more candidates
         candidates = max(k, self.settings.rescore * max(k, RECALL_AT) // RECALL_AT)
-        scores_QC, ids_QC = search(self.index, questions_QD, candidates, self.settings.nprobe)
+        scores_QC, ids_QC = self.index.search(questions_QD, candidates, self.settings.nprobe)
         if not self.settings.rescore:
             return scores_QC, ids_QC
         return rescore(questions_QD, ids_QC, self.segments.vectors, k)

@@ -1,6 +1,7 @@
 """The `dpr` command."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -137,17 +138,35 @@ def status(store: StoreArgument, json_: Json = False) -> None:
 
 @app.command()
 def inspect(store: StoreArgument, snapshot: SnapshotNumber = None, json_: Json = False) -> None:
-    """Segments, parts and snapshots as tables."""
+    """Segments, parts, snapshots and the verification report of the index as tables."""
+    from dpr.pipeline.merge import shard_reports
+
     opened = open_store(store)
     shown = live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot)
     history = [summary(read_snapshot(opened, number)) for number in numbers(opened)]
-    segments = _segment_rows(opened, shown)
+    segments, shards = _segment_rows(opened, shown), shard_reports(opened, shown.body.index)
 
     def draw(console: Console) -> None:
         console.print(table("snapshots", history))
         console.print(table(f"segments and parts of snapshot {shown.number}", segments))
+        console.print(table(f"shards of the index of snapshot {shown.number}, as verified when merged", shards))
 
-    show(json_, {"snapshots": history, "segments": segments}, draw)
+    show(json_, {"snapshots": history, "segments": segments, "shards": shards}, draw)
+
+
+@app.command()
+def report(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the page and the pictures.")] = Path("dpr-report"),
+    snapshot: SnapshotNumber = None,
+    json_: Json = False,
+) -> None:
+    """Draw a snapshot's index: recall against latency, list sizes, memory by kind; one HTML page and PNG files."""
+    from dpr.pipeline.picture import write_report
+
+    opened = open_store(store)
+    page = write_report(opened, live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot), out)
+    show(json_, {"page": str(page)}, lambda console: console.print(f"{page}", highlight=False))
 
 
 def _segment_rows(store: Store, snapshot: Snapshot) -> list[dict[str, Any]]:

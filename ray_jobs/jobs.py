@@ -64,5 +64,7 @@ def print_gate(console: Console, gate: dict[str, Any]) -> None:
         for kind in ("exact", "index"):
             table.add_row(kind, *(f"{gate[f'accuracy_{kind}'][k]:.4f}" for k in ranks))
         console.print(table)
-    asked = f"{gate['questions']:,} {gate['asked']}"
+    asked = f"{gate.get('measured_on', gate['questions']):,} {gate['asked']}"
+    if "settings" in gate:
+        console.print(gate["settings"], highlight=False)
     console.print(f"recall@20 of the index against exact search: {gate['recall@20']:.4f} ({asked})", highlight=False)

@@ -6,6 +6,9 @@ The rule, with N vectors of D dimensions:
 - else `IVF{lists},PQ{M}`: lists is the power of two nearest to 4 * sqrt(N), at most N / 39 (what k-means wants for each
   centroid) and 65,536; M, the bytes of a code, is the largest divisor of D that leaves four dimensions or more to a
   byte: 16 times less than float32. Where that leaves more than eight, `SQ8` (4 times less) takes the place of PQ.
+- `memory_gb`: where the index would not fit, the widest narrower code that does: M is the largest divisor of D with
+  which it fits, down to 32 dimensions to a byte. More memory never widens a code beyond the rule: re-scoring from
+  stored vectors restores what a code loses, and a wider code is slower to scan.
 - training sample: 64 vectors per list and at least 65,536 (256 per PQ centroid), or all there are.
 """
 
@@ -27,6 +30,9 @@ TRAIN_ROWS_PER_LIST = 64
 TRAIN_ROWS_PER_CODE = 256
 LEAST_SAMPLE_ROWS = 1_000
 ID_BYTES = 8
+LIST_BYTES = 8
+WIDEST_GROUP = 32
+"""Dimensions to a byte of the narrowest code that `memory_gb` leads to: 128 times less than float32."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,12 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
     if rows < 1:
         raise IndexBuildError("there are 0 vectors to index; give a corpus with at least one passage")
     if config.factory == "auto":
-        factory, reasons = _by_rule(rows, dim)
+        factory, reasons = _within_memory(config, rows, dim, _by_rule(rows, dim))
     else:
         factory, reasons = config.factory, [f"factory {config.factory} is the recipe's"]
     index = new_index(factory, dim)
+    memory_bytes = serving_bytes(index, rows, config.shards)
+    _check_memory(config, factory, rows, memory_bytes)
     needs, wants = _training_rows(index)
     if needs > rows:
         raise IndexBuildError(
@@ -75,7 +83,6 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
             f"index factory {factory} needs at least {needs} training vectors and index.train_rows is {train_rows}; "
             "raise it"
         )
-    per_vector = _bytes_per_vector(index)
     return IndexPlan(
         factory=factory,
         dim=dim,
@@ -83,9 +90,9 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
         train_rows=train_rows,
         least_train_rows=needs,
         mergeable=storage(index) is not Storage.WHOLE,
-        bytes_per_vector=per_vector,
-        memory_bytes=rows * per_vector + 4 * dim * (_lists(index) + _codes(index)),
-        reasons=reasons + _said(index, rows, train_rows),
+        bytes_per_vector=_bytes_per_vector(index),
+        memory_bytes=memory_bytes,
+        reasons=[*reasons, *_said(index, rows, train_rows), _memory_said(config, memory_bytes)],
     )
 
 
@@ -123,6 +130,65 @@ def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
     return f"IVF{lists},PQ{code_bytes}", reasons
 
 
+def _within_memory(config: IndexConfig, rows: int, dim: int, ruled: tuple[str, list[str]]) -> tuple[str, list[str]]:
+    """The index of the rule, or the one with the widest narrower code that `memory_gb` has room for."""
+    factory, reasons = ruled
+    if config.memory_gb is None:
+        return ruled
+    lists, _, code = factory.partition(",")
+    narrower = [m for m in range(dim // 4, 0, -1) if dim % m == 0 and m * WIDEST_GROUP >= dim and f"PQ{m}" != code]
+    for candidate in [factory, *(f"{lists},PQ{m}" for m in narrower if code)]:
+        if fits(config, candidate, rows, dim):
+            if candidate == factory:
+                return ruled
+            ruled_gb = serving_bytes(new_index(factory, dim), rows, config.shards) / 1e9
+            said = f"the widest code that memory_gb {config.memory_gb:g} has room for"
+            return candidate, [
+                *reasons[:-1],
+                f"{candidate.partition(',')[2]}: {said}; {code} would take {ruled_gb:.3g} GB",
+            ]
+    return (f"{lists},PQ{narrower[-1]}" if code and narrower else factory), reasons
+
+
+def fits(config: IndexConfig, factory: str, rows: int, dim: int) -> bool:
+    """Whether an index of that factory has room in `memory_gb`."""
+    return (
+        config.memory_gb is None
+        or serving_bytes(new_index(factory, dim), rows, config.shards) <= 1e9 * config.memory_gb
+    )
+
+
+def _check_memory(config: IndexConfig, factory: str, rows: int, needed_bytes: int) -> None:
+    if config.memory_gb is not None and needed_bytes > config.memory_gb * 1e9:
+        least = "even its narrowest code, " if config.factory == "auto" else ""
+        raise IndexBuildError(
+            f"index.memory_gb is {config.memory_gb:g} and {rows} vectors need {needed_bytes / 1e9:.3g} GB with {least}"
+            f"{factory}; allow that much, or index fewer passages"
+        )
+
+
+def serving_bytes(index: faiss.Index, rows: int, shards: int = 1) -> int:
+    """Memory of a serving index with `rows` vectors in `shards` shards, from the empty index of its kind. Pure."""
+    return rows * _bytes_per_vector(index) + shards * _fixed_bytes(index)
+
+
+def _fixed_bytes(index: faiss.Index) -> int:
+    """What a shard takes without vectors: centroids, code tables, rotation, and what each list costs by being there."""
+    inner, lists = core(index), _lists(index)
+    fixed: int = 4 * int(inner.d) * (lists + _codes(index)) + LIST_BYTES * lists
+    if "FastScan" in type(inner).__name__ and lists:  # the last block of a list is half empty on average
+        fixed += lists * int(inner.get_CodePacker().block_size) // 2
+    if isinstance(index, faiss.IndexPreTransform):
+        fixed += 4 * int(index.d) * int(inner.d)
+    return fixed
+
+
+def _memory_said(config: IndexConfig, memory_bytes: int) -> str:
+    bound = "" if config.memory_gb is None else f", of memory_gb {config.memory_gb:g}"
+    shards = "" if config.shards == 1 else f" in {config.shards} shards"
+    return f"the serving index takes {memory_bytes / 1e9:.3g} GB{shards}{bound}"
+
+
 def _training_rows(index: faiss.Index) -> tuple[int, int]:
     """Training vectors that the index cannot do without, and those that serve it well."""
     if index.is_trained:
@@ -153,7 +219,9 @@ def _bytes_per_vector(index: faiss.Index) -> int:
     if isinstance(inner, faiss.IndexIVF):
         return int(inner.code_size) + ID_BYTES
     if isinstance(inner, faiss.IndexHNSW):
-        links_bytes = 4 * int(inner.hnsw.nb_neighbors(0)) + 12  # neighbours at the base level, and where they lie
+        base, above = int(inner.hnsw.nb_neighbors(0)), int(inner.hnsw.nb_neighbors(1))
+        # neighbours at the base level, those of the one in `above` that is on the next, and where they lie
+        links_bytes = round(4 * (base + above / (above - 1))) + 12
         return int(faiss.downcast_index(inner.storage).sa_code_size()) + links_bytes + ID_BYTES
     try:
         return int(inner.sa_code_size()) + ID_BYTES

@@ -27,15 +27,19 @@ def core(index: faiss.Index) -> faiss.Index:
     return index
 
 
+def searched(index: faiss.Index) -> faiss.Index:
+    """The index that compares vectors, below id map, transforms and refinement. It is a view, as `core` is."""
+    if isinstance(index, faiss.IndexRefine):
+        return searched(faiss.downcast_index(index.base_index))
+    if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
+        return searched(faiss.downcast_index(index.index))
+    return index
+
+
 def inverted(index: faiss.Index) -> faiss.IndexIVF | None:
     """The index with inverted lists that does the searching in `index`, or None. It is a view, as `core` is."""
-    while True:
-        if isinstance(index, faiss.IndexRefine):
-            index = faiss.downcast_index(index.base_index)
-        elif isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
-            index = faiss.downcast_index(index.index)
-        else:
-            return index if isinstance(index, faiss.IndexIVF) else None
+    found = searched(index)
+    return found if isinstance(found, faiss.IndexIVF) else None
 
 
 def storage(codebook: faiss.Index) -> Storage:

@@ -1,15 +1,18 @@
 """Merging parts into the serving index, which is written to a file range by range and never held in memory.
 
 Lists are merged in order: for a range of lists that fits the buffer, the codes of that range are read from each part,
-dead rows are left out, and the range is written. Within a list, vectors keep the order of the parts and of their rows,
-so the merged file equals that of an index to which one process adds the live vectors in that order.
+of several parts at once, dead rows are left out, and the range is written. Within a list, vectors keep the order of the
+parts and of their rows, so the merged file equals that of an index to which one process adds the live vectors in that
+order.
 
 Ids are `segment_number << 32 | row`. Shapes: L lists, N vectors, D dimensions, B bytes of a code.
 """
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,12 +24,14 @@ from dpr.errors import IndexBuildError, IntegrityError
 from dpr.index.hardware import as_float32
 from dpr.index.invlists import ListWriter, list_writer
 from dpr.index.kinds import Storage, copy_index, core, set_ntotal, storage
-from dpr.index.part import PartFile
+from dpr.index.part import PartFile, PartSource
 from dpr.index.train import write_index
 
 ROW_BITS = 32
 MAX_SEGMENT_NUMBER = 2**31 - 1
-BUFFER_BYTES = 256 * 2**20
+BUFFER_BYTES = 64 * 2**20
+READERS = 16
+"""Parts read at once: from an object store a read waits longer than it takes."""
 ADD_ROWS = 32_768
 
 Rows = npt.NDArray[np.int64]
@@ -37,7 +42,7 @@ class PartRef:
     """A part to be merged."""
 
     segment_number: int
-    file: Path | BinaryIO
+    file: PartSource
     """A part file whose checksum was verified."""
     rows: int
     """Rows of the segment, dead ones included."""
@@ -48,8 +53,8 @@ class PartRef:
 def merge(codebook: faiss.Index, parts: Iterable[PartRef], path: Path, buffer_bytes: int = BUFFER_BYTES) -> int:
     """Merge parts, in the given order, into a FAISS index file at `path`. Returns the number of vectors in it.
 
-    The same codebook and parts give the same bytes. With inverted lists, memory holds twice the buffer (or the largest
-    list, if that is more), the codebook, and four bytes per list and part; without lists, it holds the index.
+    The same codebook and parts give the same bytes. With inverted lists, memory holds three times the buffer (or the
+    largest list, if that is more), the codebook, and four bytes per list and part; without lists, it holds the index.
     Raises IntegrityError, with both numbers, for a part that does not fit its segment or the codebook, and
     IndexBuildError for a kind that cannot be merged or a disk that fills up. No file is left after an error.
     """
@@ -57,14 +62,16 @@ def merge(codebook: faiss.Index, parts: Iterable[PartRef], path: Path, buffer_by
         raise IndexBuildError(
             f"an index of kind {type(core(codebook)).__name__} cannot be merged from parts; build it whole"
         )
-    live = [_LivePart(codebook, part) for part in parts]
-    numbers = [part.segment_number for part in live]
-    if len(set(numbers)) != len(numbers):
-        raise IntegrityError(f"parts of segments {numbers} are to be merged; each segment may come once")
-    if storage(codebook) is Storage.CODES:
-        return _merge_codes(codebook, live, path)
-    with _whole_or_gone(path) as file:
-        return _merge_lists(list_writer(codebook), live, file, buffer_bytes)
+    with ThreadPoolExecutor(READERS) as pool:
+        live = list(pool.map(partial(_LivePart, codebook), parts))
+        numbers = [part.segment_number for part in live]
+        if len(set(numbers)) != len(numbers):
+            raise IntegrityError(f"parts of segments {numbers} are to be merged; each segment may come once")
+        if storage(codebook) is Storage.CODES:
+            return _merge_codes(codebook, live, path)
+        with _whole_or_gone(path) as file:
+            writer = list_writer(codebook)
+            return _merge_lists(writer, _Parts(live, writer.lists, pool), file, buffer_bytes)
 
 
 def build_whole(
@@ -142,16 +149,43 @@ class _LivePart:
         return np.bincount(lists_n[keep_n], minlength=len(sizes)), keep_n
 
 
-def _merge_lists(writer: ListWriter, parts: Sequence[_LivePart], file: BinaryIO, buffer_bytes: int) -> int:
-    sizes_L = np.zeros(writer.lists, np.int64)
-    for part in parts:
-        sizes_L += part.live_sizes()
-    total, live = int(sizes_L.sum()), sum(part.live_rows for part in parts)
+@dataclass(frozen=True)
+class _Parts:
+    """Parts in merging order, and the threads that read them."""
+
+    parts: Sequence[_LivePart]
+    lists: int
+    pool: Executor
+
+    def live_sizes(self) -> npt.NDArray[np.int64]:
+        """Live vectors in each list (L,), over all parts."""
+        return sum(self.pool.map(_LivePart.live_sizes, self.parts), np.zeros(self.lists, np.int64))
+
+    def gather(
+        self, first: int, last: int, sizes: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """Ids and codes of a range of lists, list by list and, within a list, part by part."""
+        ids_N = np.empty(sizes.sum(), np.int64)
+        codes_NB = np.empty((len(ids_N), self.parts[0].code_bytes if self.parts else 0), np.uint8)
+        free = np.cumsum(sizes) - sizes
+        for start in range(0, len(self.parts), READERS):
+            some = self.parts[start : start + READERS]
+            for part_sizes, part_ids, part_codes in self.pool.map(lambda part: part.read(first, last), some):
+                part_starts = np.cumsum(part_sizes) - part_sizes
+                places = np.repeat(free - part_starts, part_sizes) + np.arange(len(part_ids))
+                ids_N[places], codes_NB[places] = part_ids, part_codes
+                free += part_sizes
+        return ids_N, codes_NB
+
+
+def _merge_lists(writer: ListWriter, parts: _Parts, file: BinaryIO, buffer_bytes: int) -> int:
+    sizes_L = parts.live_sizes()
+    total, live = int(sizes_L.sum()), sum(part.live_rows for part in parts.parts)
     if total != live:
         raise IntegrityError(f"the lists of the parts hold {total} live vectors and their segments {live} live rows")
     file.write(writer.head(sizes_L))
     for first, last in _ranges(writer.bytes_of(sizes_L), buffer_bytes):
-        ids_N, codes_NB = _gather(parts, first, last, sizes_L[first:last])
+        ids_N, codes_NB = parts.gather(first, last, sizes_L[first:last])
         file.write(writer.encode(sizes_L[first:last], codes_NB, ids_N).data)
     return total
 
@@ -165,22 +199,6 @@ def _ranges(bytes_L: npt.NDArray[np.int64], buffer_bytes: int) -> Iterator[tuple
         last = max(first + 1, int(np.searchsorted(ends_L, room, side="right")))
         yield first, last
         first = last
-
-
-def _gather(
-    parts: Sequence[_LivePart], first: int, last: int, sizes: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Ids and codes of a range of lists, list by list and, within a list, part by part."""
-    ids_N = np.empty(sizes.sum(), np.int64)
-    codes_NB = np.empty((len(ids_N), parts[0].code_bytes if parts else 0), np.uint8)
-    free = np.cumsum(sizes) - sizes
-    for part in parts:
-        part_sizes, part_ids, part_codes = part.read(first, last)
-        part_starts = np.cumsum(part_sizes) - part_sizes
-        places = np.repeat(free - part_starts, part_sizes) + np.arange(len(part_ids))
-        ids_N[places], codes_NB[places] = part_ids, part_codes
-        free += part_sizes
-    return ids_N, codes_NB
 
 
 def _merge_codes(codebook: faiss.Index, parts: Sequence[_LivePart], path: Path) -> int:

@@ -11,6 +11,7 @@ Shapes: L lists, N rows, B bytes of a code.
 """
 
 import contextlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from safetensors.numpy import save_file
 from dpr.errors import IndexBuildError, IntegrityError
 
 HEADER_LENGTH_BYTES = 8
+PartSource = Path | BinaryIO | io.RawIOBase
+"""A file's path, or something open that can be read and sought by one thread at a time."""
 TENSORS = {"list_sizes": ("U32", np.uint32), "rows": ("U32", np.uint32), "codes": ("U8", np.uint8)}
 
 
@@ -61,7 +64,7 @@ def write_part(part: Part, path: Path) -> None:
 class PartFile:
     """A part in a file, of which only the ranges asked for are read. Memory: one number per list."""
 
-    def __init__(self, file: Path | BinaryIO, name: str) -> None:
+    def __init__(self, file: PartSource, name: str) -> None:
         """Open a part file whose checksum was verified. Raises IntegrityError, with `name`, if it is not a part."""
         self._file, self._name = file, name
         with self._opened() as source:
@@ -86,10 +89,10 @@ class PartFile:
         """Codes (n, B) at positions `start` to `stop` of the list order."""
         return self._read("codes", start, stop)
 
-    def _header(self, source: BinaryIO) -> tuple[dict[str, Any], int]:
-        length = int.from_bytes(source.read(HEADER_LENGTH_BYTES), "little")
+    def _header(self, source: BinaryIO | io.RawIOBase) -> tuple[dict[str, Any], int]:
+        length = int.from_bytes(source.read(HEADER_LENGTH_BYTES) or b"", "little")
         try:
-            tensors = json.loads(source.read(length)) if 0 < length < 1 << 20 else {}
+            tensors = json.loads(source.read(length) or b"") if 0 < length < 1 << 20 else {}
         except ValueError:
             tensors = {}
         if {name: entry.get("dtype") for name, entry in tensors.items()} != {n: t for n, (t, _) in TENSORS.items()}:
@@ -107,13 +110,13 @@ class PartFile:
         array = np.empty((stop - start, *width), TENSORS[tensor][1])
         with self._opened() as source:
             source.seek(self._data_start + self._tensors[tensor]["data_offsets"][0] + start * array.strides[0])
-            found = source.readinto(array.reshape(-1).view(np.uint8).data) if array.size else 0  # type: ignore[attr-defined]
+            found = source.readinto(array.reshape(-1).view(np.uint8).data) if array.size else 0  # type: ignore[union-attr]
         if found != array.nbytes:
             raise IntegrityError(f"{self._name} ends before its {tensor} do; build it again")
         return array
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
+    def _opened(self) -> Iterator[BinaryIO | io.RawIOBase]:
         # one open file at a time, however many parts: their number has no bound, that of file handles has
         if isinstance(self._file, Path):
             with self._file.open("rb") as source:

@@ -125,6 +125,10 @@ def read_index(path: Path, *, mapped: bool = False) -> faiss.Index:
     is not a file that FAISS can read.
     """
     try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
     except RuntimeError as error:
         raise IntegrityError(f"index file {path} cannot be read: {reason(error)}; build it again") from error
+    inner = core(index)
+    if isinstance(inner, faiss.IndexIVFPQFastScan):
+        inner.fine_quantizer = inner.pq  # FAISS forgets it when reading, and then decoding crashes the process
+    return index

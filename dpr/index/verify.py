@@ -1,13 +1,14 @@
 """The verification report of a serving index."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IntegrityError
-from dpr.index.kinds import inverted
+from dpr.index.kinds import core, inverted
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,20 @@ class IndexReport:
     """Vectors compared per visited list, over what equal lists would need; 1.0 is even."""
 
 
-def verify(index: faiss.Index, expected_live_rows: int) -> IndexReport:
-    """Check that an index holds each live row once, and report the shape of its lists.
+def verify(index: faiss.Index, expected_live_rows: int, file: Path | None = None) -> IndexReport:
+    """Check that an index, mapped from `file` if given, holds each live row once; report the shape of its lists.
 
     Raises IntegrityError, with both numbers, if the count is another or ids repeat.
     """
     sizes = list_sizes(index)
-    ids = stored_ids(index)
+    ids = stored_ids(index, file)
     if not index.ntotal == len(ids) == expected_live_rows:
         raise IntegrityError(
             f"the index counts {index.ntotal} vectors and holds {len(ids)} ids for {expected_live_rows} live rows; "
             "merge it again"
         )
-    distinct = len(np.unique(ids))
+    ids.sort()  # in place: eight bytes a vector are the most that this report holds
+    distinct = int((np.diff(ids) != 0).sum()) + (len(ids) > 0)
     if distinct != len(ids):
         raise IntegrityError(f"the index holds {len(ids)} ids of which {distinct} are distinct; merge it again")
     ivf = inverted(index)
@@ -56,8 +58,11 @@ def list_sizes(index: faiss.Index) -> npt.NDArray[np.int64]:
     return np.array([ivf.invlists.list_size(number) for number in range(ivf.nlist)], np.int64)
 
 
-def stored_ids(index: faiss.Index) -> npt.NDArray[np.int64]:
-    """All ids of a serving index."""
+def stored_ids(index: faiss.Index, file: Path | None = None) -> npt.NDArray[np.int64]:
+    """All ids of a serving index.
+
+    With the `file` that it was mapped from, ids are read instead: pages that are mapped count as memory of the process.
+    """
     if isinstance(index, faiss.IndexIDMap):
         ids: npt.NDArray[np.int64] = faiss.vector_to_array(index.id_map)
         return ids
@@ -65,6 +70,70 @@ def stored_ids(index: faiss.Index) -> npt.NDArray[np.int64]:
     if ivf is None:
         return np.arange(index.ntotal)
     sizes = list_sizes(index)
-    filled = np.flatnonzero(sizes).tolist()
-    pieces = [faiss.rev_swig_ptr(ivf.invlists.get_ids(number), int(sizes[number])).copy() for number in filled]
-    return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+    ids_N = np.empty(sizes.sum(), np.int64)
+    for number, start in zip(
+        np.flatnonzero(sizes).tolist(), (np.cumsum(sizes) - sizes)[sizes > 0].tolist(), strict=True
+    ):
+        ids_N[start : start + sizes[number]] = _ids_of(ivf, number, int(sizes[number]), file)
+    return ids_N
+
+
+def _ids_of(ivf: faiss.IndexIVF, number: int, size: int, file: Path | None) -> npt.NDArray[np.int64]:
+    lists = faiss.downcast_InvertedLists(ivf.invlists)
+    if file is not None and isinstance(lists, faiss.OnDiskInvertedLists):
+        place = lists.lists.at(number)
+        return np.fromfile(file, np.int64, size, offset=place.offset + place.capacity * int(ivf.code_size))
+    ids: npt.NDArray[np.int64] = faiss.rev_swig_ptr(lists.get_ids(number), size)
+    return ids
+
+
+def decoded_sample(
+    index: faiss.Index, size: int, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
+    """Ids (n,) and vectors (n, D), as the index stores them, of up to `size` of its vectors, drawn uniformly.
+
+    None for a kind that cannot give its vectors back, or (RaBitQ in blocks) not without harm.
+    """
+    if isinstance(core(index), faiss.IndexIVFRaBitQFastScan):
+        return None
+    rows = int(index.ntotal)
+    places_n = np.sort(np.random.default_rng(seed).choice(rows, min(size, rows), replace=False))
+    try:
+        if not isinstance(index, faiss.IndexIDMap):
+            return _from_lists(index, places_n)
+        inner = faiss.downcast_index(index.index)
+        vectors = [inner.reconstruct(place) for place in places_n.tolist()]
+        return stored_ids(index)[places_n], np.stack(vectors)
+    except RuntimeError:
+        return None
+
+
+def _from_lists(
+    index: faiss.Index, places_n: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Ids and decoded vectors at places of the list order: a merged index has no other way to find a vector."""
+    ivf = core(index)
+    ends_L = np.cumsum(list_sizes(index))
+    lists_n = np.searchsorted(ends_L, places_n, side="right").astype("<u8")
+    offsets_n = places_n - np.append(0, ends_L)[lists_n]
+    number_bytes = int(ivf.coarse_code_size())
+    encoded_nB = np.zeros((len(places_n), number_bytes + int(ivf.code_size)), np.uint8)
+    encoded_nB[:, :number_bytes] = lists_n.view(np.uint8).reshape(-1, 8)[:, :number_bytes]
+    ids_n = np.empty(len(places_n), np.int64)
+    for row, (number, offset) in enumerate(zip(lists_n.tolist(), offsets_n.tolist(), strict=True)):
+        ids_n[row] = ivf.invlists.get_single_id(number, offset)
+        encoded_nB[row, number_bytes:] = _code_of(ivf, number, offset)
+    return ids_n, index.sa_decode(encoded_nB)
+
+
+def _code_of(ivf: faiss.IndexIVF, number: int, offset: int) -> npt.NDArray[np.uint8]:
+    lists = faiss.downcast_InvertedLists(ivf.invlists)
+    code: npt.NDArray[np.uint8]
+    if isinstance(lists, faiss.BlockInvertedLists):
+        packer = ivf.get_CodePacker()
+        per_block, block_bytes = int(packer.nvec), int(packer.block_size)
+        blocks = faiss.rev_swig_ptr(lists.get_codes(number), (offset // per_block + 1) * block_bytes)
+        code = packer.unpack_1(blocks[-block_bytes:].reshape(1, -1), offset % per_block)
+    else:
+        code = faiss.rev_swig_ptr(lists.get_single_code(number, offset), int(ivf.code_size)).copy()
+    return code

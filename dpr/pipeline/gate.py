@@ -22,14 +22,13 @@ from dpr.errors import GateError
 from dpr.evaluate.answers import accuracy
 from dpr.evaluate.questions import QuestionSet
 from dpr.fingerprint import fingerprint
-from dpr.index.train import read_index
-from dpr.index.truth import exact_topk, merge_topk
-from dpr.index.tune import tune
+from dpr.index.truth import exact_topk, merge_topk, recall_at
+from dpr.index.tune import said, tune
 from dpr.manifest import IndexEntry, SegmentEntry
 from dpr.pipeline.execute import Unit
 from dpr.recipe import EncoderConfig, GateConfig, IndexConfig
 from dpr.records import Record, fetch_object
-from dpr.retrieve import ROW_BITS, SegmentSet, VectorSearch, cache_folder
+from dpr.retrieve import ROW_BITS, SegmentSet, VectorSearch, open_index
 from dpr.segment import iter_groups, read_rows, vectors_of
 from dpr.store import Store, open_store
 from dpr.store.reader import open_object
@@ -37,6 +36,9 @@ from dpr.store.reader import open_object
 RECALL_AT = 20
 TRUTH_DEPTH = 200
 """Neighbours cached per segment and question; deletions may take some before fewer than asked are left."""
+TUNING_QUESTIONS = 1_000
+"""Questions that settings are chosen on at most: recall of 20 hits each is then known to a fraction of a percent."""
+LEAST_HALF = 50
 STAND_IN_QUESTIONS = 200
 """Passages drawn as questions where the recipe names no questions: enough to tune by, no measure of accuracy."""
 
@@ -58,7 +60,7 @@ class GateContext:
         """Name of the record of what was measured: with the same index, questions and aims it is the same."""
         questions = [[q.text, list(q.answers)] for q in self.questions.questions] if self.questions else None
         gate = self.gate.model_dump(mode="json", include={"answers", "at"})
-        aims = self.index.model_dump(mode="json", include={"nprobe", "rescore", "recall_target", "seed"})
+        aims = self.index.model_dump(mode="json", include={"nprobe", "rescore", "recall_target", "latency_ms", "seed"})
         asked = fingerprint({"index": index_id, "questions": questions, "gate": gate, "aims": aims})
         return layout.measured(self.encoder_id, self.gate_id, asked)
 
@@ -76,19 +78,25 @@ class MeasureIndex:
     def __call__(self, unit: Unit) -> Unit:
         context = self._context
         store = open_store(context.store_url)
-        index = read_index(
-            fetch_object(store, IndexEntry.model_validate_json(unit["index"]).object, cache_folder() / "objects")
-        )
+        index = open_index(store, IndexEntry.model_validate_json(unit["index"]))
         segments = SegmentSet.open(store, context.segments, context.dim)
         questions_QD = self._question_vectors(store)
         true_scores_QK, true_ids_QK = self._truth(store, questions_QD)
-        chosen = tune(index, questions_QD, true_ids_QK, context.index)
+        tuning, held_out = split_questions(len(questions_QD), context.index.seed)
+        chosen = tune(index, questions_QD[tuning], true_ids_QK[tuning], context.index)
         search = VectorSearch(index, chosen.settings, segments)
+        found_QK = search.top(questions_QD[held_out], RECALL_AT)[1]
         report: dict[str, Any] = {
             "questions": len(questions_QD),
             "asked": "questions" if context.questions else "passages",
-            f"recall@{RECALL_AT}": chosen.recall,
+            f"recall@{RECALL_AT}": recall_at(found_QK, true_ids_QK[held_out], RECALL_AT),
+            "tuned_on": len(tuning),
+            "measured_on": len(held_out),
+            f"tuned_recall@{RECALL_AT}": chosen.recall,
             "meets_recall_target": chosen.meets_target,
+            "predicted_ms": round(chosen.predicted_ms, 6),
+            "meets_latency": chosen.meets_latency,
+            "settings": said(chosen, context.index),
         }
         if context.questions is not None:
             depth = max(context.gate.at)
@@ -99,7 +107,8 @@ class MeasureIndex:
                 measured = accuracy(context.questions, hits, context.gate.at)
                 report[f"accuracy_{name}"] = {str(k): share for k, share in measured.items()}
         facts = {"report": report, "nprobe": chosen.settings.nprobe, "rescore": chosen.settings.rescore}
-        facts["curve"] = [vars(point) if not isinstance(point, dict) else point for point in chosen.curve]
+        facts["recall_target"] = context.index.recall_target
+        facts["curve"] = [vars(point) for point in chosen.curve]
         return {
             "record": unit["record"],
             "done": Record(unit="gate", rows=len(questions_QD), objects=[], facts=facts).to_bytes(),
@@ -145,6 +154,19 @@ class MeasureIndex:
             dead_QK = rows_QK < 0
         ids_QK = np.where(dead_QK | (rows_QK < 0), -1, (entry.number << ROW_BITS) | rows_QK)
         return np.where(ids_QK < 0, -np.inf, scores_QK).astype(np.float32), ids_QK
+
+
+def split_questions(questions: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which questions settings are chosen on, and which they are then measured on: halves, drawn by the seed.
+
+    At most TUNING_QUESTIONS are tuned on, the rest is measured on. With fewer than LEAST_HALF in a half, chance would
+    choose and measure, so then all questions serve both.
+    """
+    if questions < 2 * LEAST_HALF:
+        return np.arange(questions), np.arange(questions)
+    order = np.random.default_rng(seed).permutation(questions)
+    tuned = min(questions // 2, TUNING_QUESTIONS)
+    return np.sort(order[:tuned]), np.sort(order[tuned:])
 
 
 def check_gate(gate: GateConfig, report: dict[str, Any]) -> None:

@@ -1,13 +1,13 @@
-"""The index stages: train a codebook on a sample, build one part a segment, merge the parts into the serving index.
+"""The index stages before the merge: train a codebook on a sample, build one part a segment.
 
 Shapes: N rows, D dimensions.
 """
 
 import functools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr import layout
-from dpr.deletions import live_rows, read_deletions
+from dpr.deletions import live_rows
 from dpr.errors import IndexBuildError
 from dpr.fingerprint import fingerprint
 from dpr.index.build import Coder, build_part, coder
-from dpr.index.choose import IndexPlan, choose
+from dpr.index.choose import IndexPlan, choose, fits
 from dpr.index.hardware import Hardware, faiss_threads
-from dpr.index.merge import PartRef, build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.sample import sample_rows
 from dpr.index.train import quantisation_error, read_index, train, write_index
-from dpr.index.verify import verify
 from dpr.manifest import CodebookEntry, SegmentEntry
 from dpr.pipeline.execute import Unit
 from dpr.recipe import IndexConfig
@@ -98,6 +96,9 @@ def choose_codebook(
     if policy == "always":
         return CodebookChoice(None, plan, drift, "the recipe asks for a new codebook each time")
     if policy == "auto":
+        if asked == "auto" and not fits(context.config, base.factory, context.rows, context.dim):
+            said = f"{base.factory} has outgrown memory_gb {context.config.memory_gb:g}"
+            return CodebookChoice(None, plan, drift, said)
         growth = context.rows / base.corpus_rows
         if plan.factory != base.factory and not 1 / RETRAIN_GROWTH < growth < RETRAIN_GROWTH:
             return CodebookChoice(None, plan, drift, f"the corpus has {growth:.2f} times the rows it was trained for")
@@ -222,40 +223,3 @@ def _codebook_of(store_url: str, entry: CodebookEntry, hardware: Hardware) -> tu
 def vectors_of_segment(path: Path) -> npt.NDArray[np.float16]:
     """All vectors (N, D) of a local segment file."""
     return np.concatenate([vectors_of(table) for table in iter_groups(path, ["embedding"])])
-
-
-class MergeParts:
-    """Merges all parts into the serving index, leaving dead rows out."""
-
-    def __init__(self, context: IndexContext, codebook: CodebookEntry, plan: IndexPlan) -> None:
-        self._context, self._codebook, self._plan = context, codebook, plan
-
-    def __call__(self, unit: Unit) -> Unit:
-        store = open_store(self._context.store_url)
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            codebook = read_index(fetch_object(store, self._codebook.object, folder))
-            path = folder / "index.faiss"
-            if self._plan.mergeable:
-                rows = merge(codebook, self._parts(store, folder), path)
-            else:
-                rows = build_whole(codebook, self._live_vectors(store, folder), path)
-            report = verify(read_index(path, mapped=True), self._context.rows)
-            ref = put_object(store, layout.index(unit["index_id"]), path)
-        record = Record(unit="merge", rows=rows, objects=[ref], facts=asdict(report))
-        return {"record": unit["record"], "done": record.to_bytes()}
-
-    def _parts(self, store: Store, folder: Path) -> Iterator[PartRef]:
-        for entry in self._context.segments:
-            name = layout.part(self._codebook.codebook_id, entry.segment_id)
-            part = Record.model_validate_json(store.get(layout.record(name)))
-            path = fetch_object(store, part.objects[0], folder)
-            yield PartRef(entry.number, path, entry.rows, read_deletions(store, entry))
-
-    def _live_vectors(
-        self, store: Store, folder: Path
-    ) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float16]]]:
-        for entry in self._context.segments:
-            rows = live_rows(store, entry)
-            vectors_ND = vectors_of_segment(fetch_object(store, entry.object, folder))
-            yield entry.number, rows, vectors_ND[rows]

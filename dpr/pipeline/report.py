@@ -47,6 +47,8 @@ class IndexReport(Document):
     drift: float | None
     reasons: list[str]
     index_bytes: int
+    shards: list[dict[str, Any]]
+    """What merging each shard verified."""
 
 
 class Costs(Document):
@@ -125,6 +127,7 @@ class Notes:
         self.reasons: Counter[str] = Counter()
         self.stages: list[StageReport] = []
         self.encoding = Encoding()
+        self.shards: list[dict[str, Any]] = []
         self.new_row_bytes = 0.0
         """Stored size of a new passage before it has a vector."""
 
@@ -153,7 +156,8 @@ class Notes:
                 why=choice.reason,
                 drift=choice.drift,
                 reasons=choice.plan.reasons,
-                index_bytes=body.index.object.size_bytes,
+                index_bytes=body.index.size_bytes,
+                shards=self.shards,
             ),
             gate=body.gate,
             costs=costs,

@@ -7,6 +7,7 @@ every stage can be a job of its own.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dpr import layout
@@ -26,11 +27,11 @@ from dpr.pipeline.index import (
     BuildPart,
     CodebookChoice,
     IndexContext,
-    MergeParts,
     TrainCodebook,
     choose_codebook,
     codebook_id,
 )
+from dpr.pipeline.merge import MergeShard, index_entry, merge_units, shard_reports
 from dpr.pipeline.meter import Encoding, EncodingWatch
 from dpr.pipeline.plan import Plan
 from dpr.pipeline.report import Costs, Notes, Report, remembered_estimate
@@ -230,11 +231,11 @@ class Run:
     def merge(self, segments: Sequence[SegmentEntry], codebook: CodebookEntry, choice: CodebookChoice) -> IndexEntry:
         """The serving index; its search settings are still the plan's."""
         context = self.index_context(segments)
-        index_id = fingerprint({"codebook": codebook.codebook_id, "segments": context.state})
-        step = Step(MergeParts, (context, codebook, choice.plan))
-        unit = {"rows": context.rows, "read_bytes": context.rows * choice.plan.bytes_per_vector, "index_id": index_id}
-        record = self.single("merge", step, layout.index(index_id), unit)
-        return IndexEntry(index_id=index_id, rows=record.rows, nprobe=1, rescore=0, object=record.objects[0])
+        units = merge_units(context, codebook, choice.plan.bytes_per_vector)
+        merging = partial(MergeShard, mergeable=choice.plan.mergeable)
+        index = index_entry(units, self.stage(Stage("merge", [Step(merging, (context, codebook))], units)))
+        self.notes.shards = shard_reports(self.store, index)
+        return index
 
     def gate(self, segments: Sequence[SegmentEntry], index: IndexEntry) -> Gated:
         """Tune and measure; returns the index with its search settings, and the gate's report."""
@@ -252,7 +253,7 @@ class Run:
         name = context.measured(index.index_id)
         unit = {
             "rows": len(self.plan.questions.questions) if self.plan.questions else 0,
-            "read_bytes": index.object.size_bytes + sum(entry.object.size_bytes for entry in segments),
+            "read_bytes": index.size_bytes + sum(entry.object.size_bytes for entry in segments),
             "index": index.to_bytes().decode(),
         }
         record = self.single("gate", Step(MeasureIndex, (context,)), name, unit)

@@ -8,10 +8,12 @@ from dpr.store.base import Store
 _BUFFER_BYTES = 1 << 20
 
 
-class _RangedFile(io.RawIOBase):
-    def __init__(self, store: Store, name: str) -> None:
+class RangedFile(io.RawIOBase):
+    """A stored object as a seekable file without a buffer: each read fetches its range."""
+
+    def __init__(self, store: Store, name: str, size_bytes: int) -> None:
         self._store, self._name = store, name
-        self._size, self._position = store.size(name), 0
+        self._size, self._position = size_bytes, 0
 
     def readable(self) -> bool:
         return True
@@ -46,4 +48,4 @@ def open_object(store: Store, name: str) -> Path | io.BufferedReader:
     if path is not None:
         store.size(name)
         return path
-    return io.BufferedReader(_RangedFile(store, name), _BUFFER_BYTES)
+    return io.BufferedReader(RangedFile(store, name, store.size(name)), _BUFFER_BYTES)

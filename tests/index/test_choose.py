@@ -1,7 +1,10 @@
 """The rule of `factory: auto`, and what is said about factory strings that cannot be."""
 
 import faiss
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dpr.errors import IndexBuildError
 from dpr.index.choose import choose
@@ -94,13 +97,64 @@ def test_the_recipe_decides_the_sample() -> None:
     assert choose(IndexConfig(train_rows=9_000), 5_000, 32).train_rows == 5_000
 
 
-@pytest.mark.parametrize("factory", ["auto", "Flat", "IVF32,SQ8", "IVF32,PQ8x4fs", "IVF32,RaBitQ", "HNSW8"])
+KINDS = [
+    "auto",
+    "Flat",
+    "SQ8",
+    "PQ8",
+    "IVF32,Flat",
+    "IVF32,SQ8",
+    "IVF64,PQ16",
+    "OPQ8,IVF64,PQ8",
+    "PCA16,IVF64,SQ8",
+    "IVF32,PQ8x4fs",
+    "IVF32,RaBitQ",
+    "HNSW8",
+    "HNSW32",
+]
+
+
+@pytest.mark.parametrize("factory", KINDS)
 def test_predicted_memory_is_that_of_the_file(factory: str) -> None:
-    rows, dim = 8_000, 32
+    rows, dim = 20_000, 32
     vectors_ND = faiss.rand((rows, dim), 3)
     plan = choose(IndexConfig(factory=factory), rows, dim)
-    index = train(vectors_ND[:2_000], plan, seed=1)
-    index.add(vectors_ND)
-    written_bytes = len(faiss.serialize_index(index))
-    ids_bytes = 0 if "IVF" in plan.factory else 8 * rows
-    assert plan.memory_bytes == pytest.approx(written_bytes + ids_bytes, rel=0.12)
+    index = train(vectors_ND[:5_000], plan, seed=1)
+    index = index if "IVF" in plan.factory else faiss.IndexIDMap(index)
+    index.add_with_ids(vectors_ND, np.arange(rows))
+    assert plan.memory_bytes == pytest.approx(len(faiss.serialize_index(index)), rel=0.02)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1_000, 10**9),
+    dim=st.integers(8, 1536),
+    budgets=st.tuples(st.floats(1e-4, 1e3), st.floats(1e-4, 1e3)),
+    shards=st.integers(1, 8),
+)
+def test_more_memory_never_gives_a_coarser_code_and_what_is_chosen_fits(
+    rows: int, dim: int, budgets: tuple[float, float], shards: int
+) -> None:
+    free = choose(IndexConfig(shards=shards), rows, dim)
+    widths = []
+    for memory_gb in sorted(budgets):
+        try:
+            plan = choose(IndexConfig(memory_gb=memory_gb, shards=shards), rows, dim)
+        except IndexBuildError as error:
+            assert f"index.memory_gb is {memory_gb:g} and {rows} vectors need" in str(error)  # noqa: PT017
+            widths.append(0)
+        else:
+            assert plan.memory_bytes <= memory_gb * 1e9
+            assert plan.factory.partition(",")[0] == free.factory.partition(",")[0]
+            widths.append(plan.bytes_per_vector)
+    assert widths == sorted(widths)
+    assert widths[-1] <= free.bytes_per_vector
+    if sorted(budgets)[0] * 1e9 >= free.memory_bytes:
+        assert widths[0] == free.bytes_per_vector
+
+
+@pytest.mark.parametrize("config", [{"memory_gb": 0.3}, {"memory_gb": 3, "factory": "IVF16384,SQ8"}])
+def test_too_little_memory_is_one_sentence_with_numbers(config: dict[str, object]) -> None:
+    with pytest.raises(IndexBuildError, match=r"memory_gb is .* and 21000000 vectors need .* with .*IVF16384") as said:
+        choose(IndexConfig.model_validate(config), 21_000_000, 768)
+    assert "\n" not in str(said.value)

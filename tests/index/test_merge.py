@@ -105,7 +105,8 @@ def test_exactly_the_live_rows_are_there(
     live_ids = np.concatenate([segment.live_ids for segment in segments])
     index = read_index(tmp_path / "index", mapped=True)
     np.testing.assert_array_equal(np.sort(stored_ids(index)), np.sort(live_ids))
-    verify(index, len(live_ids))
+    np.testing.assert_array_equal(stored_ids(index), stored_ids(index, tmp_path / "index"))
+    verify(index, len(live_ids), tmp_path / "index")
 
 
 @pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "IVF8,PQ4x4fs", "Flat"])

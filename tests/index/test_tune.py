@@ -8,10 +8,12 @@ import numpy.typing as npt
 import pytest
 
 from dpr.index.choose import choose
+from dpr.index.cost import search_cost
 from dpr.index.search import SearchSettings, rescore, search
+from dpr.index.serving import ServingIndex
 from dpr.index.train import train
 from dpr.index.truth import exact_topk
-from dpr.index.tune import RESCORE_COST, RESCORE_GRID, Tuned, tune
+from dpr.index.tune import RESCORE_GRID, Tuned, said, tune
 from dpr.recipe import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
@@ -32,7 +34,7 @@ def exact_answer(vectors_ND: Vectors, questions_QD: Questions) -> Ids:
 
 
 def by_hand(index: faiss.Index, setting: tuple[int, int], questions_QD: Questions, truth: tuple[Vectors, Ids]) -> tuple:  # type: ignore[type-arg]
-    """Recall and cost of one point, as a service with these settings would have them."""
+    """Recall of one point, as a service with these settings would have it, and its predicted milliseconds."""
     nprobe, candidates = setting
     vectors_ND, true_ids_QK = truth
     _, found_QK = search(index, questions_QD, max(20, candidates), nprobe)
@@ -43,14 +45,22 @@ def by_hand(index: faiss.Index, setting: tuple[int, int], questions_QD: Question
     ]
     sizes = np.array([index.invlists.list_size(number) for number in range(index.nlist)])
     visited = min(nprobe * np.square(sizes).sum() / sizes.sum(), sizes.sum())
-    return sum(hits) / (20 * len(hits)), index.nlist + visited + RESCORE_COST * candidates
+    each = search_cost(ServingIndex([index]))
+    nanoseconds = (
+        each.question_ns
+        + each.centroid_ns * index.nlist
+        + each.list_ns * nprobe
+        + each.vector_ns * visited
+        + each.candidate_ns * candidates
+    )
+    return sum(hits) / (20 * len(hits)), nanoseconds / 1e6
 
 
 @pytest.mark.parametrize("target", [0.5, 0.9, 0.98])
 def test_the_cheapest_point_that_reaches_the_target_is_chosen(
     target: float, index: faiss.Index, vectors_ND: Vectors, questions_QD: Questions, true_ids_QK: Ids
 ) -> None:
-    tuned = tune(index, questions_QD, true_ids_QK, IndexConfig(recall_target=target))
+    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, IndexConfig(recall_target=target))
     points = {
         setting: by_hand(index, setting, questions_QD, (vectors_ND, true_ids_QK))
         for setting in itertools.product([1, 2, 4, 8, 16, 20], RESCORE_GRID)
@@ -59,12 +69,12 @@ def test_the_cheapest_point_that_reaches_the_target_is_chosen(
     assert tuned.meets_target
     assert (tuned.settings.nprobe, tuned.settings.rescore) == cheapest[1]
     for point in tuned.curve:
-        assert (point.recall, point.cost) == pytest.approx(points[point.nprobe, point.rescore])
+        assert (point.recall, point.predicted_ms) == pytest.approx(points[point.nprobe, point.rescore])
 
 
 def test_a_target_out_of_reach_is_said(index: faiss.Index, questions_QD: Questions, true_ids_QK: Ids) -> None:
     config = IndexConfig(recall_target=1.0, rescore=0)
-    tuned = tune(index, questions_QD, true_ids_QK, config)
+    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, config)
     assert not tuned.meets_target
     assert tuned.recall == max(point.recall for point in tuned.curve) < 1.0
     assert tuned.settings.rescore == 0
@@ -79,14 +89,48 @@ def test_what_the_recipe_fixes_is_kept(
     true_ids_QK: Ids,
 ) -> None:
     config = IndexConfig(nprobe=nprobe, rescore=candidates)
-    tuned: Tuned = tune(index, questions_QD, true_ids_QK, config)
+    tuned: Tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, config)
     assert tuned.settings.nprobe == (nprobe or tuned.settings.nprobe)
     assert tuned.settings.rescore == (candidates if candidates is not None else tuned.settings.rescore)
-    assert tuned == tune(index, questions_QD, true_ids_QK, config)
+    assert tuned == tune(ServingIndex([index]), questions_QD, true_ids_QK, config)
 
 
 def test_an_exact_index_needs_nothing(vectors_ND: Vectors, questions_QD: Questions, true_ids_QK: Ids) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors_ND.astype(np.float32))
-    tuned = tune(index, questions_QD, true_ids_QK, IndexConfig())
+    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, IndexConfig())
     assert (tuned.settings, tuned.recall) == (SearchSettings(nprobe=1, rescore=0), 1.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("target", [0.5, 0.9, 1.0])
+def test_budgets_are_met_or_their_conflict_is_said(
+    share: float,
+    target: float,
+    index: faiss.Index,
+    vectors_ND: Vectors,
+    questions_QD: Questions,
+    true_ids_QK: Ids,
+) -> None:
+    points = {
+        setting: by_hand(index, setting, questions_QD, (vectors_ND, true_ids_QK))
+        for setting in itertools.product([1, 2, 4, 8, 16, 20], RESCORE_GRID)
+    }
+    costs = [cost for _, cost in points.values()]
+    bound = 0.9 * min(costs) + share * (max(costs) - min(costs))
+    config = IndexConfig(recall_target=target, latency_ms=bound)
+    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, config)
+    within = [(recall, cost) for recall, cost in points.values() if cost <= bound]
+    reaching = [cost for recall, cost in within if recall >= target]
+    assert (tuned.meets_latency, tuned.meets_target) == (bool(within), bool(reaching))
+    if reaching:
+        assert tuned.predicted_ms == pytest.approx(min(reaching))
+        assert f"cheapest that reach recall_target {target:g}" in said(tuned, config)
+    elif within:
+        # doubling the lists stops once that gains next to nothing
+        assert tuned.recall >= max(recall for recall, _ in within) - 0.002
+        assert tuned.predicted_ms <= bound
+        assert f"miss recall_target {target:g}" in said(tuned, config)
+    else:
+        assert tuned.predicted_ms == pytest.approx(min(costs))
+        assert "still above latency_ms" in said(tuned, config)

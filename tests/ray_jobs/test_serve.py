@@ -387,7 +387,7 @@ def test_on_a_ray_that_runs_already_a_broken_replica_says_why_and_the_next_one_s
     monkeypatch.setenv("DPR_CACHE", str(tmp_path / "cache"))
     broken = tmp_path / "broken"
     shutil.copytree(store.url, broken)
-    index = broken / retriever.body.index.object.name
+    index = broken / retriever.body.index.shards[0].object.name
     index.write_bytes(b"x" * index.stat().st_size)
     port = free_port()
     with connected():

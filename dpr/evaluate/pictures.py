@@ -1,0 +1,145 @@
+"""Pictures of an index as PNG: recall against latency, sizes of lists, memory by kind; for light and for dark pages.
+
+Drawn without pyplot, so nothing global is touched and no display is needed.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+INCHES = (8.0, 4.4)
+DOTS_PER_INCH = 144
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a picture."""
+
+    paper: str
+    ink: str
+    faint: str
+    series: str
+    chosen: str
+
+
+THEMES = {
+    "light": Theme(paper="#ffffff", ink="#1f2328", faint="#d5d9de", series="#3b6fb6", chosen="#c2410c"),
+    "dark": Theme(paper="#161b22", ink="#e6edf3", faint="#363d47", series="#79a8e8", chosen="#f59e5b"),
+}
+
+
+@dataclass(frozen=True)
+class SearchPoint:
+    """Settings of a search, what they give and what they cost."""
+
+    nprobe: int
+    rescore: int
+    recall: float
+    """Recall@20."""
+    predicted_ms: float
+    measured_ms: float | None
+    """Median of one question on one thread of this machine; None where it was not measured."""
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class KindMemory:
+    """What an index of some kind would take for the same vectors."""
+
+    kind: str
+    bytes_per_vector: float
+    chosen: bool
+
+
+def draw_recall(points: Sequence[SearchPoint], target: float, theme: Theme) -> bytes:
+    """Recall against latency, one line for each number of candidates, with the chosen point and the target."""
+
+    def draw(axes: Axes) -> None:
+        rescores = sorted({point.rescore for point in points})
+        shades = np.linspace(0.35, 1.0, len(rescores))
+        for rescore, shade in zip(rescores, shades, strict=True):
+            line = sorted((p for p in points if p.rescore == rescore), key=lambda p: p.predicted_ms)
+            x, y = [p.predicted_ms for p in line], [p.recall for p in line]
+            axes.plot(x, y, "o-", color=theme.series, alpha=shade, lw=1.4, ms=3.5, zorder=2)
+            axes.annotate(f"{rescore}", (x[-1], y[-1]), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        measured = [(p.measured_ms, p.recall) for p in points if p.measured_ms is not None]
+        if measured:
+            x, y = [ms for ms, _ in measured], [recall for _, recall in measured]
+            axes.plot(x, y, "x", color=theme.ink, ms=6, zorder=3, label="measured here")
+        for point in (p for p in points if p.chosen):
+            at = (point.predicted_ms, point.recall)
+            label = f"chosen: nprobe {point.nprobe}, rescore {point.rescore}"
+            axes.plot(*at, "o", color=theme.chosen, ms=10, zorder=4, label=label)
+        axes.axhline(target, color=theme.chosen, lw=1, ls="--", zorder=1, label=f"recall_target {target:g}")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("milliseconds for one question on one thread; lines: predicted, by candidates re-scored")
+        axes.set_ylabel("recall@20")
+        axes.legend(loc="lower right", fontsize=8)
+
+    return _picture("Recall against latency", draw, theme)
+
+
+def draw_lists(sizes_L: npt.NDArray[np.int64], theme: Theme) -> bytes:
+    """How many inverted lists have which size."""
+
+    def draw(axes: Axes) -> None:
+        bins = min(40, int(sizes_L.max(initial=0)) + 1)
+        axes.hist(sizes_L, bins=bins, color=theme.series)
+        mean = float(sizes_L.mean())
+        axes.axvline(mean, color=theme.chosen, lw=1.4, ls="--", label=f"mean {mean:,.1f}")
+        axes.set_xlabel(f"vectors in a list ({len(sizes_L):,} lists, largest {sizes_L.max():,})")
+        axes.set_ylabel("lists")
+        axes.legend(loc="upper right", fontsize=8)
+
+    return _picture("Sizes of the inverted lists", draw, theme)
+
+
+def draw_memory(kinds: Sequence[KindMemory], theme: Theme) -> bytes:
+    """Bytes a vector of several kinds of index, the chosen one marked."""
+
+    def draw(axes: Axes) -> None:
+        ordered = sorted(kinds, key=lambda kind: -kind.bytes_per_vector)
+        colours = [theme.chosen if kind.chosen else theme.series for kind in ordered]
+        widths = [kind.bytes_per_vector for kind in ordered]
+        names = [f"{kind.kind} (this index)" if kind.chosen else kind.kind for kind in ordered]
+        bars = axes.barh(range(len(ordered)), widths, color=colours, height=0.65)
+        axes.bar_label(bars, [f"{width:,.0f}" for width in widths], padding=4, fontsize=8, color=theme.ink)
+        axes.set_yticks(range(len(ordered)), names, fontsize=8)
+        axes.set_xlim(right=1.1 * max(widths))
+        axes.set_xlabel("bytes a vector: code, id, and its share of centroids and links")
+        axes.grid(visible=False, axis="y")
+
+    return _picture("Memory by kind", draw, theme)
+
+
+def _picture(title: str, draw: Callable[[Axes], None], theme: Theme) -> bytes:
+    figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, facecolor=theme.paper)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
+    axes = figure.add_subplot(facecolor=theme.paper)
+    axes.set_axisbelow(True)
+    axes.grid(visible=True, color=theme.faint, lw=0.6)
+    draw(axes)
+    axes.set_title(title, loc="left", color=theme.ink, fontsize=12, fontweight="bold")
+    axes.tick_params(which="both", colors=theme.ink, labelsize=8)
+    for text in (axes.xaxis.label, axes.yaxis.label, *axes.texts):
+        text.set_color(theme.ink)
+        text.set_fontsize(9 if text in (axes.xaxis.label, axes.yaxis.label) else 8)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(theme.faint)
+    if (legend := axes.get_legend()) is not None:
+        legend.get_frame().set(facecolor=theme.paper, edgecolor=theme.faint)
+        for text in legend.get_texts():
+            text.set_color(theme.ink)
+    target = io.BytesIO()
+    figure.savefig(target, format="png", facecolor=theme.paper)
+    return target.getvalue()

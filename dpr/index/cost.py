@@ -1,0 +1,83 @@
+"""What a question costs: predicted from counted operations, never timed, so the same inputs give the same settings.
+
+Milliseconds are those of one question on one thread of the machine the constants were measured on (an AMD EPYC, Zen 3,
+AVX2: `benchmarks/search_cost.py`), a reference that other processors differ from by a factor of about two. With D
+dimensions and codes of B bytes:
+
+    question     20 µs, and for PQ a table of 256 products for each dimension
+    centroid     D * 0.11 ns                                every coarse centroid is compared, once in each shard
+    list         800 ns                                     each list visited
+    vector       by kind, below                             each vector in these lists
+    candidate    1 µs + D * 3.2 ns                          gathered from the segments, converted, multiplied
+"""
+
+from dataclasses import dataclass
+
+import faiss
+
+from dpr.index.kinds import searched
+from dpr.index.serving import ServingIndex
+
+QUESTION_NS = 20_000.0
+TABLE_NS = 256 * 0.1
+CENTROID_NS = 0.11
+LIST_NS = 800.0
+CANDIDATE_NS = 1_000.0
+CANDIDATE_DIM_NS = 3.2
+
+PQ_BYTE_NS = 0.55
+FAST_BYTE_NS = 0.12
+BITS_DIM_NS = 0.06
+SCALAR_DIM_NS = 0.13
+FLAT_DIM_NS = 0.11
+GRAPH_HOP_NS = 60.0
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """Nanoseconds of each operation of an index."""
+
+    question_ns: float
+    centroid_ns: float
+    list_ns: float
+    vector_ns: float
+    candidate_ns: float
+
+    def milliseconds(self, index: ServingIndex, nprobe: int, candidates: int) -> float:
+        """Predicted time of one question that visits `nprobe` lists and re-scores `candidates`."""
+        lists = min(nprobe, index.lists) * len(index.shards)
+        return 1e-6 * (
+            self.question_ns * len(index.shards)
+            + self.centroid_ns * index.centroids_compared()
+            + self.list_ns * lists
+            + self.vector_ns * index.visited(nprobe)
+            + self.candidate_ns * candidates
+        )
+
+
+def search_cost(index: ServingIndex) -> SearchCost:
+    """The model of an index's kind."""
+    shard = index.shards[0]
+    dim = int(shard.d)
+    inner = searched(shard)
+    table_ns = TABLE_NS * dim if hasattr(inner, "pq") else 0.0
+    return SearchCost(
+        question_ns=QUESTION_NS + table_ns,
+        centroid_ns=CENTROID_NS * dim,
+        list_ns=LIST_NS,
+        vector_ns=_vector_ns(inner),
+        candidate_ns=CANDIDATE_NS + CANDIDATE_DIM_NS * dim,
+    )
+
+
+def _vector_ns(inner: faiss.Index) -> float:
+    dim, kind = int(inner.d), type(inner).__name__
+    if isinstance(inner, faiss.IndexHNSW):
+        return GRAPH_HOP_NS + FLAT_DIM_NS * dim
+    if "FastScan" in kind:
+        return FAST_BYTE_NS * int(inner.code_size)
+    if "RaBitQ" in kind:
+        return BITS_DIM_NS * dim
+    if hasattr(inner, "pq"):
+        return PQ_BYTE_NS * int(inner.code_size)
+    return (SCALAR_DIM_NS if hasattr(inner, "sq") else FLAT_DIM_NS) * dim

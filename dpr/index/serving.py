@@ -1,0 +1,68 @@
+"""The serving index: one FAISS index, or several (shards) that hold disjoint vectors of one codebook.
+
+Shapes: Q questions, K hits, D dimensions, L lists.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import faiss
+import numpy as np
+
+from dpr.index.kinds import inverted, searched
+from dpr.index.search import search
+from dpr.index.truth import Ids, Scores, merge_topk
+from dpr.index.verify import list_sizes
+
+
+class ServingIndex:
+    """Shards that are searched as one index.
+
+    Shards share their codebook, so each visits the lists that the one index would visit, and scores as it would: the k
+    best of all shards are the k best of the one index (among equal scores, others of these may be found). Graphs are
+    the exception: each shard has its own.
+    """
+
+    def __init__(self, shards: Sequence[faiss.Index]) -> None:
+        self.shards = list(shards)
+
+    @property
+    def rows(self) -> int:
+        """Vectors in all shards."""
+        return sum(int(shard.ntotal) for shard in self.shards)
+
+    @cached_property
+    def lists(self) -> int:
+        """Inverted lists; 0 for a kind without."""
+        ivf = inverted(self.shards[0])
+        return 0 if ivf is None else int(ivf.nlist)
+
+    def search(self, questions_QD: Scores, k: int, nprobe: int) -> tuple[Scores, Ids]:
+        """The k best by the index's own scores, as `dpr.index.search.search` gives them."""
+        found = [search(shard, questions_QD, k, nprobe) for shard in self.shards]
+        return found[0] if len(found) == 1 else merge_topk(found, k)
+
+    def centroids_compared(self) -> int:
+        """Coarse centroids that a question is compared with, in all shards."""
+        return self.lists * len(self.shards)
+
+    def visited(self, nprobe: int) -> float:
+        """Vectors that a question is compared with on average, if questions fall into lists as vectors do.
+
+        In a graph: the neighbours of as many vectors as its search keeps.
+        """
+        if not self.lists or not self.rows:
+            return float(sum(_visited_without_lists(shard) for shard in self.shards))
+        return float(min(nprobe * self._squares / self.rows, self.rows))
+
+    @cached_property
+    def _squares(self) -> float:
+        sizes_L = sum((list_sizes(shard) for shard in self.shards), np.zeros(self.lists, np.int64))
+        return float(np.square(sizes_L, dtype=np.float64).sum())
+
+
+def _visited_without_lists(shard: faiss.Index) -> int:
+    graph = searched(shard)
+    if isinstance(graph, faiss.IndexHNSW):
+        return min(int(shard.ntotal), int(graph.hnsw.efSearch) * int(graph.hnsw.nb_neighbors(0)))
+    return int(shard.ntotal)

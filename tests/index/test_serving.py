@@ -1,0 +1,95 @@
+"""Shards that are searched as one index, against the one index."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from dpr.index.build import build_part
+from dpr.index.choose import choose
+from dpr.index.merge import PartRef, merge
+from dpr.index.part import write_part
+from dpr.index.serving import ServingIndex
+from dpr.index.train import read_index, train
+from dpr.index.tune import tune
+from dpr.recipe import IndexConfig
+
+KINDS = [
+    "Flat",
+    "SQ8",
+    "PQ4x4",
+    "IVF8,Flat",
+    "IVF8,PQ4x4",
+    "OPQ4,IVF8,PQ4x4",
+    "IVF8,SQ8",
+    "IVF8,PQ4x4fs",
+    "IVF8,RaBitQ",
+    "IVF8,RaBitQfs",
+    "IVF8_HNSW8,PQ4x4",
+]
+
+
+def merged(factory: str, runs: Sequence[Sequence[Any]], vectors_ND: npt.NDArray[Any], folder: Path) -> ServingIndex:
+    """A serving index whose shards hold the given runs of segments."""
+    codebook = train(vectors_ND[:300].astype(np.float32), choose(IndexConfig(factory=factory), 1500, 16), seed=1)
+    shards = []
+    for number, run in enumerate(runs):
+        refs = []
+        for segment in run:
+            path = folder / f"part-{segment.number}"
+            write_part(build_part(codebook, segment.vectors_ND), path)
+            refs.append(PartRef(segment.number, path, len(segment.vectors_ND), segment.dead))
+        merge(codebook, refs, folder / f"{len(runs)}-{number}")
+        shards.append(read_index(folder / f"{len(runs)}-{number}"))
+    return ServingIndex(shards)
+
+
+@pytest.mark.parametrize("factory", KINDS)
+def test_shards_answer_as_the_one_index(
+    factory: str,
+    vectors_ND: npt.NDArray[np.float16],
+    questions_QD: npt.NDArray[np.float32],
+    segments: Sequence[Any],
+    tmp_path: Path,
+) -> None:
+    one = merged(factory, [segments], vectors_ND, tmp_path)
+    three = merged(factory, [segments[:1], segments[1:3], segments[3:]], vectors_ND, tmp_path)
+    assert one.rows == three.rows == sum(len(segment.live) for segment in segments)
+    assert (one.lists, one.visited(3)) == (three.lists, pytest.approx(three.visited(3)))
+    for k, nprobe in ((1, 1), (20, 3), (100, 8)):
+        scores_QK, ids_QK = one.search(questions_QD, k, nprobe)
+        found_scores_QK, found_ids_QK = three.search(questions_QD, k, nprobe)
+        # sums are rounded by where a vector lies: FAISS takes four codes of a list, or a block of a table, at once
+        np.testing.assert_allclose(found_scores_QK, scores_QK, rtol=2e-6, atol=1e-6)
+        for question, scores in enumerate(scores_QK):
+            # which of several vectors with the very last score are found is chance in both
+            last = scores[-1] * (1 + 1e-5) if scores[-1] > 0 else scores[-1] * (1 - 1e-5)
+            for mine, theirs in ((ids_QK, found_ids_QK), (found_ids_QK, ids_QK)):
+                settled = set(mine[question][scores > last].tolist())
+                assert settled <= set(theirs[question].tolist())
+
+
+def test_shards_are_tuned_as_the_one_index(
+    vectors_ND: npt.NDArray[np.float16],
+    questions_QD: npt.NDArray[np.float32],
+    segments: Sequence[Any],
+    tmp_path: Path,
+) -> None:
+    stored = {segment.number: segment.vectors_ND for segment in segments}
+    live = np.concatenate([segment.live_ids for segment in segments])
+
+    def fetch(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        return np.stack([stored[int(i) >> 32][int(i) & 0xFFFFFFFF] for i in ids])
+
+    order = np.argsort(-(questions_QD.astype(np.float64) @ fetch(live).T.astype(np.float64)), axis=1, kind="stable")
+    truth_QK = live[order[:, :20]]
+    tuned = [
+        tune(merged("IVF8,PQ4x4", runs, vectors_ND, tmp_path), questions_QD, truth_QK, IndexConfig())
+        for runs in ([segments], [segments[:2], segments[2:]])
+    ]
+    assert tuned[0].settings == tuned[1].settings
+    assert tuned[0].recall == tuned[1].recall
+    assert tuned[1].predicted_ms > tuned[0].predicted_ms  # coarse centroids are compared in each shard
