@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -84,7 +85,7 @@ def test_the_record_holds_the_verification_report(tmp_path: Path, encoder: Path)
     assert (facts["ntotal"], facts["lists"], facts["largest_list"]) == (600, 8, max(sizes))
     # by hand: every vector decoded from where it lies, against the one in the segment its id names
     stored = {e.number: pq.read_table(store.local_path(e.object.name))["embedding"] for e in body.segments}
-    index.make_direct_map(2)
+    index.set_direct_map_type(faiss.DirectMap.Hashtable)
     squared_error = squared_norm = 0.0
     for id_ in stored_ids(index).tolist():
         vector = np.array(stored[id_ >> 32][id_ & 0xFFFFFFFF].as_py(), np.float64)
