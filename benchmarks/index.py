@@ -28,6 +28,7 @@ from index_report import write_report
 from index_search import SearchSettings
 from index_watch import watched
 
+from dpr.index.serving import ServingIndex
 from dpr.index.train import read_index
 
 HERE = Path(__file__).resolve().parent
@@ -132,7 +133,9 @@ def building(bench: Bench) -> None:
     if not bench.result("built-points").exists():
         faiss.omp_set_num_threads(1)
         vectors = bench.vectors()
-        index = index_search.Built(read_index(_built_file(bench)), index_search.open_segments(bench.built), vectors)
+        index = index_search.Built(
+            ServingIndex([read_index(_built_file(bench))]), index_search.open_segments(bench.built), vectors
+        )
         settings = [SearchSettings(nprobe, rescore) for nprobe in (8, 16, 32, 64, 128, 256) for rescore in (0, 40, 100)]
         index_search.write_points(list(index_search.curve("IVF-PQ", index, settings)), bench.result("built-points"))
     peer_process(bench, "autofaiss", build_only=True)
@@ -140,7 +143,7 @@ def building(bench: Bench) -> None:
 
 
 def _built_file(bench: Bench) -> Path:
-    name = json.loads((bench.built.parent / "built.json").read_text())["index"]["object"]["name"]
+    name = json.loads((bench.built.parent / "built.json").read_text())["index"]["shards"][0]["object"]["name"]
     return bench.built / str(name)
 
 

@@ -31,9 +31,9 @@ from dpr.store import open_store
 from ray_jobs.runtime import RayExecutor, connected
 
 SEGMENT_ROWS = 50_000
-BUFFER_BYTES = 16 * 2**20
-SPARE_BYTES = 24 * 2**20
-"""What a merge may hold beside the largest part, its buffer and two copies of the codebook."""
+BUFFER_BYTES = 8 * 2**20
+SPARE_BYTES = 16 * 2**20
+"""What a merge may hold beside the largest part, three buffers (as it says) and two copies of the codebook."""
 
 
 class Quiet:
@@ -41,9 +41,11 @@ class Quiet:
 
     def start(self, stage: str, total_rows: int, done_rows: int) -> None: ...
 
-    def advance(self, rows: int) -> None: ...
+    def advance(self, rows: int, said: str = "") -> None: ...
 
     def finish(self, said: str) -> None: ...
+
+    def say(self, about: str, text: str) -> None: ...
 
 
 def recipe_of(store: Path, factory: str) -> Recipe:
@@ -146,7 +148,7 @@ def merging(built: Path) -> dict[str, Any]:
     before = _peak_bytes(reset=True)
     merge(codebook, parts, target, BUFFER_BYTES)
     held, largest = _peak_bytes() - before, max(file.stat().st_size for file in files)
-    limit = largest + BUFFER_BYTES + 2 * codebook_file.stat().st_size + SPARE_BYTES
+    limit = largest + 3 * BUFFER_BYTES + 2 * codebook_file.stat().st_size + SPARE_BYTES
     found = {"held": held, "limit": limit, "largest part": largest, "buffer": BUFFER_BYTES, "parts": len(parts)}
     return {**found, "bytes": target.stat().st_size}
 

@@ -88,8 +88,8 @@ def _building(rows: int, found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"Merging {found['merging']['parts']} parts held {merged['held']:.0f} MiB at its peak, beyond what the process "
-        f"had before. Allowed: {merged['limit']:.0f} MiB (largest part {merged['largest part']:.1f}, buffer "
-        f"{merged['buffer']:.0f}, two codebooks, 24 to spare); the index has {merged['bytes']:.0f}."
+        f"had before. Allowed: {merged['limit']:.0f} MiB (largest part {merged['largest part']:.1f}, three "
+        f"buffers of {merged['buffer']:.0f}, two codebooks, 16 to spare); the index has {merged['bytes']:.0f}."
     )
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 from index_build import SEGMENT_ROWS, entries_of
@@ -19,6 +18,7 @@ from index_data import Vectors
 
 from dpr.index.build import build_part
 from dpr.index.choose import IndexPlan, choose
+from dpr.index.kinds import searched
 from dpr.index.merge import PartRef, build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.sample import sample_rows
@@ -56,7 +56,7 @@ class Point:
 class Built:
     """An index of ours, open."""
 
-    index: faiss.Index
+    index: ServingIndex
     segments: SegmentSet
     vectors: Vectors
 
@@ -66,7 +66,7 @@ class Built:
 
     def ask(self, settings: SearchSettings, questions_QD: npt.NDArray[np.float32], k: int = K) -> npt.NDArray[np.int64]:
         """Ids (Q, K), one question at a time."""
-        search = VectorSearch(ServingIndex([self.index]), settings, self.segments)
+        search = VectorSearch(self.index, settings, self.segments)
         return np.concatenate([search.top(question_D[None], k)[1] for question_D in questions_QD])
 
 
@@ -90,7 +90,7 @@ def built(factory: str, vectors: Vectors, store: Path) -> Built:
         started = time.perf_counter()
         _build(plan, vectors, file)
         print(f"{plan.factory} built in {time.perf_counter() - started:.0f} s", flush=True)
-    return Built(read_index(file), open_segments(store), vectors)
+    return Built(ServingIndex([read_index(file)]), open_segments(store), vectors)
 
 
 def _build(plan: IndexPlan, vectors: Vectors, file: Path) -> None:
@@ -118,7 +118,7 @@ def curve(name: str, index: Built, settings: Sequence[SearchSettings]) -> Iterat
     """Each setting, timed one question at a time."""
     for setting in settings:
         said = f"nprobe {setting.nprobe}, rescored {setting.rescore}"
-        search = VectorSearch(ServingIndex([index.index]), setting, index.segments)
+        search = VectorSearch(index.index, setting, index.segments)
         yield timed(name, said, lambda q, s=search: s.top(q[None], K)[1][0], index)  # type: ignore[misc]
 
 
@@ -164,7 +164,7 @@ def kind_points(name: str, vectors: Vectors, store: Path) -> Iterator[Point]:
     index = built(factories(len(vectors.passages_ND))[name], vectors, store)
     if name == "HNSW":
         for ef in EF:
-            faiss.downcast_index(index.index.index).hnsw.efSearch = ef
+            searched(index.index.shards[0]).hnsw.efSearch = ef
             yield replace(next(curve(name, index, [SearchSettings(1, 0)])), setting=f"ef {ef}")
     elif name == "Flat":
         yield from curve(name, index, [SearchSettings(1, 0)])
@@ -196,22 +196,22 @@ def compression(vectors: Vectors, store: Path) -> tuple[str, list[Accuracy]]:
     """Top-20 accuracy on all development questions: exact, and by IVF-PQ at 16 times less."""
     index = built("auto", vectors, store)
     answer_Q = ids_of_rows(vectors.answer_Q)
-    lists = int(faiss.extract_index_ivf(index.index).nlist)
+    lists = index.index.lists
     config = IndexConfig()
 
     def row(what: str, settings: SearchSettings) -> Accuracy:
-        found_QK = VectorSearch(ServingIndex([index.index]), settings, index.segments).top(vectors.questions_QD, K)[1]
+        found_QK = VectorSearch(index.index, settings, index.segments).top(vectors.questions_QD, K)[1]
         share = float((found_QK == answer_Q[:, None]).any(axis=1).mean())
         return Accuracy(what, settings.nprobe, settings.rescore, share)
 
-    search = VectorSearch(ServingIndex([index.index]), SearchSettings(1, 0), index.segments)
+    search = VectorSearch(index.index, SearchSettings(1, 0), index.segments)
     exact = float((search.exact(vectors.questions_QD, K)[1] == answer_Q[:, None]).any(axis=1).mean())
     rows = [Accuracy("exact", 0, 0, exact), row("all lists", SearchSettings(lists, 0))]
     rows += [row("all lists", SearchSettings(lists, rescore)) for rescore in (50, 100, 200)]
     for target in (0.98, 0.995):
         asked = config.model_copy(update={"recall_target": target})
         true_QK = index.true_ids(vectors.tuning)
-        chosen = tune(ServingIndex([index.index]), vectors.questions_QD[vectors.tuning], true_QK, asked)
+        chosen = tune(index.index, vectors.questions_QD[vectors.tuning], true_QK, asked)
         rows.append(row(f"tuned to recall@20 {target}", chosen.settings))
     plan = choose(config, len(vectors.passages_ND), vectors.passages_ND.shape[1])
     return plan.factory, rows
