@@ -7,9 +7,10 @@ deletions/SEGMENT/DIGEST.parquet              dead rows of a segment
 codebooks/ENCODER/CODEBOOK.faiss (+ .json)    trained, empty index
 parts/CODEBOOK/SEGMENT.safetensors (+ .json)  one segment's vectors, coded
 indexes/INDEX.faiss (+ .json)                 serving index
-truth/ENCODER/GATE/SEGMENT.parquet            exact neighbours of the gate questions within a segment
+truth/ENCODER/TRUTH/SEGMENT.parquet            exact neighbours of the gate questions within a segment
 runs/RUN/…                                    scan output, changes, quarantine, report of one run
 lease/…                                       who is running
+readers/00000007-READER.json                  who reads snapshot 7
 probes/…                                      short-lived objects that prove what the store can do
 """
 
@@ -22,6 +23,10 @@ INDEXES = "indexes/"
 TRUTH = "truth/"
 RUNS = "runs/"
 LEASE = "lease/"
+READERS = "readers/"
+PROBES = "probes/"
+COLLECTED = (SNAPSHOTS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, INDEXES, TRUTH, RUNS, READERS, PROBES)
+"""Where garbage is looked for; what else may lie in a store's folder is somebody else's, or the lease's own to tidy."""
 
 
 def snapshot(number: int) -> str:
@@ -31,6 +36,15 @@ def snapshot(number: int) -> str:
 def snapshot_number(name: str) -> int:
     """The number in a snapshot's object name."""
     return int(name.removeprefix(SNAPSHOTS).removesuffix(".json"))
+
+
+def reader(number: int, reader_id: str) -> str:
+    return f"{READERS}{number:08d}-{reader_id}.json"
+
+
+def read_number(name: str) -> int:
+    """The number of the snapshot that a reader's object names."""
+    return int(name.removeprefix(READERS).partition("-")[0])
 
 
 def segment(encoder_id: str, segment_id: str) -> str:
@@ -57,8 +71,8 @@ def index(index_id: str) -> str:
     return f"{INDEXES}{index_id}.faiss"
 
 
-def truth(encoder_id: str, gate_id: str, segment_id: str) -> str:
-    return f"{TRUTH}{encoder_id}/{gate_id}/{segment_id}.parquet"
+def truth(encoder_id: str, truth_id: str, segment_id: str) -> str:
+    return f"{TRUTH}{encoder_id}/{truth_id}/{segment_id}.parquet"
 
 
 def question_vectors(encoder_id: str, gate_id: str) -> str:

@@ -1,39 +1,28 @@
-"""Looking after a store: verifying it, collecting garbage, comparing snapshots."""
+"""Looking into a store: verifying it, comparing snapshots."""
 
 import tempfile
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpr import layout
 from dpr.deletions import live_rows
 from dpr.errors import DprError, IntegrityError
-from dpr.fingerprint import passage_key
+from dpr.fingerprint import content_hash, id_hash, passage_key
+from dpr.index.merge import ROW_BITS
 from dpr.index.train import read_index
 from dpr.index.verify import stored_ids
-from dpr.manifest import Deletions, SegmentEntry, Snapshot, SnapshotBody
+from dpr.manifest import Deletions, SegmentEntry, SnapshotBody
 from dpr.records import ObjectRef, fetch_object
-from dpr.segment import check_segment, iter_groups
-from dpr.snapshot import numbers, read_snapshot
-from dpr.store import ObjectInfo, Store
-from dpr.store.lease import store_time
+from dpr.segment import HASH, check_segment, iter_groups
+from dpr.snapshot import open_snapshot
+from dpr.store import Store
 from dpr.store.reader import open_object
-
-GRACE_SECONDS = 24 * 3600.0
-"""Younger objects are never collected: a run that has not published yet may have made them."""
-
-
-def referenced(body: SnapshotBody) -> Iterator[ObjectRef]:
-    """Every object that a snapshot names."""
-    yield body.codebook.object
-    yield from (shard.object for shard in body.index.shards)
-    for entry in body.segments:
-        yield entry.object
-        if entry.deletions:
-            yield entry.deletions.object
 
 
 @dataclass(frozen=True)
@@ -53,18 +42,19 @@ def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tup
     problems: list[Problem] = []
     checked: set[str] = set()
     for number in snapshots:
-        body = read_snapshot(store, number).body
-        for ref in referenced(body):
-            if ref.name not in checked:
-                checked.add(ref.name)
+        snapshot, marker = open_snapshot(store, number)
+        with marker:
+            new = [ref for ref in snapshot.body.objects() if ref.name not in checked]
+            checked |= {ref.name for ref in new}
+            for ref in new:
                 problems += _problems_of(store, number, ref, deep=deep)
-        broken = {problem.object for problem in problems}
-        try:
-            body.check()
-            if deep and not broken & {ref.name for ref in referenced(body)}:
-                _check_contents(store, body)
-        except DprError as error:
-            problems.append(Problem(number, layout.snapshot(number), str(error)))
+            broken = {problem.object for problem in problems}
+            try:
+                snapshot.body.check()
+                if deep and not broken & {ref.name for ref in snapshot.body.objects()}:
+                    _check_contents(store, snapshot.body)
+            except DprError as error:
+                problems.append(Problem(number, layout.snapshot(number), str(error)))
     return len(checked), problems
 
 
@@ -81,79 +71,52 @@ def _problems_of(store: Store, number: int, ref: ObjectRef, *, deep: bool) -> li
 
 
 def _check_contents(store: Store, body: SnapshotBody) -> None:
-    expected = [np.empty(0, np.int64)]
+    index_ids, id_hashes = [np.empty(0, np.int64)], [pa.array([], HASH)]
+    for entry in body.segments:
+        live = live_rows(store, entry)
+        if len(live) != entry.live_rows:
+            raise IntegrityError(
+                f"the deletion set of segment {entry.segment_id} leaves {len(live)} live rows, the snapshot says "
+                f"{entry.live_rows}"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            hashes = _check_rows(fetch_object(store, entry.object, Path(folder)), entry, body.encoder_id)
+        id_hashes.append(hashes.take(pa.array(live)))
+        index_ids.append((entry.number << ROW_BITS) | live)
+    expected = np.concatenate(index_ids)
+    _check_each_once(pa.concat_arrays(id_hashes), expected)
     with tempfile.TemporaryDirectory() as folder:
-        for entry in body.segments:
-            _check_keys(fetch_object(store, entry.object, Path(folder)), entry, body.encoder_id)
-            expected.append((entry.number << 32) | live_rows(store, entry))
         shards = [read_index(fetch_object(store, ref.object, Path(folder)), mapped=True) for ref in body.index.shards]
-        ids = [stored_ids(shard) for shard in shards]
-    rows = sum(int(shard.ntotal) for shard in shards)
+        found = np.sort(np.concatenate([stored_ids(shard) for shard in shards]))
+        rows = sum(int(shard.ntotal) for shard in shards)
     if rows != body.passages:
         raise IntegrityError(f"the index holds {rows} vectors, the snapshot {body.passages} passages")
-    found = np.sort(np.concatenate(ids))
-    if not np.array_equal(found, np.sort(np.concatenate(expected))):
+    if not np.array_equal(found, np.sort(expected)):
         raise IntegrityError("the ids in the index are not those of the live rows, each once")
 
 
-def _check_keys(path: Path, entry: SegmentEntry, encoder_id: str) -> None:
+def _check_rows(path: Path, entry: SegmentEntry, encoder_id: str) -> pa.FixedSizeBinaryArray:
+    """Check keys and vectors of a segment; returns the hashes of its passage ids (N,)."""
     check_segment(path, encoder_id, entry.rows)
-    for table in iter_groups(path, ["id", "title", "text", "key", "embedding"]):
-        for row in table.select(["id", "title", "text", "key"]).to_pylist():
-            if passage_key(row["id"], row["title"], row["text"]) != row["key"]:
+    hashes: list[bytes] = []
+    for table in iter_groups(path, ["id", "title", "text", "key", "content_hash", "embedding"]):
+        for row in table.drop_columns("embedding").to_pylist():
+            stored = row["key"], row["content_hash"]
+            if stored != (passage_key(row["id"], row["title"], row["text"]), content_hash(row["title"], row["text"])):
                 raise IntegrityError(f"passage {row['id']!r} of segment {entry.segment_id} does not have its key")
         if not pc.all(pc.is_finite(table["embedding"].combine_chunks().flatten().cast("float32"))).as_py():
             raise IntegrityError(f"segment {entry.segment_id} holds a vector that is not finite")
+        hashes += map(id_hash, table["id"].to_pylist())
+    return pa.array(hashes, HASH)
 
 
-@dataclass(frozen=True)
-class Garbage:
-    """What nothing names any more."""
-
-    objects: list[ObjectInfo]
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(info.size_bytes for info in self.objects)
-
-
-def find_garbage(store: Store, keep: int) -> Garbage:
-    """Objects that neither the last `keep` snapshots nor a snapshot that somebody reads names.
-
-    The caller holds the lease, so no run is under way; what a run that died has made is kept for a day, since starting
-    it again would use it.
-    """
-    now = store_time(store)
-    there = numbers(store)
-    kept = there[-keep:]
-    names = {layout.snapshot(number) for number in kept}
-    runs: set[str] = set()
-    prefixes: set[str] = set()
-    for number in kept:
-        snapshot = read_snapshot(store, number)
-        names |= _names_of(snapshot)
-        runs.add(layout.run(snapshot.run_id))
-        prefixes.add(f"{layout.TRUTH}{snapshot.body.encoder_id}/")
-    found = []
-    for info in store.list():
-        named = info.name in names or info.name.startswith((layout.LEASE, *runs, *prefixes))
-        if not named and now - info.modified > GRACE_SECONDS:
-            found.append(info)
-    return Garbage(found)
-
-
-def _names_of(snapshot: Snapshot) -> set[str]:
-    body = snapshot.body
-    names = {ref.name for ref in referenced(body)}
-    names |= {layout.part(body.codebook.codebook_id, entry.segment_id) for entry in body.segments}
-    names |= {layout.refused(body.encoder_id, entry.segment_id) for entry in body.segments}
-    return names | {layout.record(name) for name in names}
-
-
-def collect(store: Store, garbage: Garbage) -> None:
-    """Delete garbage: snapshots first, so that none ever names what is gone."""
-    for info in sorted(garbage.objects, key=lambda info: not info.name.startswith(layout.SNAPSHOTS)):
-        store.delete(info.name)
+def _check_each_once(id_hashes: pa.FixedSizeBinaryArray, index_ids: npt.NDArray[np.int64]) -> None:
+    codes = pc.dictionary_encode(id_hashes).indices.to_numpy(zero_copy_only=False)
+    repeated = np.flatnonzero(np.bincount(codes, minlength=1)[codes] > 1)
+    if len(repeated):
+        same = index_ids[codes == codes[repeated[0]]][:2].tolist()
+        where = " and ".join(f"row {i % (1 << ROW_BITS)} of segment number {i >> ROW_BITS}" for i in same)
+        raise IntegrityError(f"a passage id is there twice: {where} are live and have the same one")
 
 
 @dataclass(frozen=True)
@@ -167,7 +130,14 @@ class Difference:
 
 def compare(store: Store, old: int, new: int) -> Difference:
     """What happened to passages between two snapshots; reads ids and keys of the segments that are not in both."""
-    before, after = read_snapshot(store, old).body, read_snapshot(store, new).body
+    before, reading_before = open_snapshot(store, old)
+    with reading_before:
+        after, reading_after = open_snapshot(store, new)
+        with reading_after:
+            return _difference(store, before.body, after.body)
+
+
+def _difference(store: Store, before: SnapshotBody, after: SnapshotBody) -> Difference:
     same = {(e.segment_id, e.deletions) for e in before.segments} & {
         (e.segment_id, e.deletions) for e in after.segments
     }

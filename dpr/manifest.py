@@ -4,6 +4,7 @@ The body holds nothing but what follows from the inputs (no times, no run ids), 
 number, parent and times are in the envelope around it.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from dpr.errors import IntegrityError
@@ -89,6 +90,15 @@ class SnapshotBody(Document):
     def body_id(self) -> str:
         """Fingerprint of the body."""
         return fingerprint(self.model_dump(mode="json"))
+
+    def objects(self) -> Iterator[ObjectRef]:
+        """Every object that the body names."""
+        yield self.codebook.object
+        yield from (shard.object for shard in self.index.shards)
+        for entry in self.segments:
+            yield entry.object
+            if entry.deletions:
+                yield entry.deletions.object
 
     def check(self) -> None:
         """Law 3: rows are conserved. Raises IntegrityError with both numbers."""

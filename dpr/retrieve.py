@@ -5,12 +5,14 @@ Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner produc
 
 import os
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +28,11 @@ from dpr.index.train import read_index
 from dpr.index.truth import exact_topk
 from dpr.index.tune import RECALL_AT
 from dpr.manifest import IndexEntry, SegmentEntry, SnapshotBody
+from dpr.readers import Marker
 from dpr.recipe import EncoderConfig
 from dpr.records import fetch_object
 from dpr.segment import MappedSegment
-from dpr.snapshot import live_snapshot, read_snapshot
+from dpr.snapshot import open_snapshot
 from dpr.store import Store
 
 if TYPE_CHECKING:
@@ -136,24 +139,42 @@ class Answer:
 
 
 class Retriever:
-    """A snapshot, ready to answer questions in this process."""
+    """A snapshot, ready to answer questions in this process; a context manager that closes it."""
 
-    def __init__(self, number: int, body: SnapshotBody, encoder: "QuestionEncoder", vectors: VectorSearch) -> None:
-        self.number, self.body, self._encoder, self._vectors = number, body, encoder, vectors
+    def __init__(
+        self, number: int, body: SnapshotBody, encoder: "QuestionEncoder", vectors: VectorSearch, marker: Marker
+    ) -> None:
+        self.number, self.body, self._encoder, self._vectors, self._marker = number, body, encoder, vectors, marker
+        weakref.finalize(self, marker.let_go).atexit = False
 
     @classmethod
     def open(cls, store: Store, number: int | None = None, model: str | None = None) -> "Retriever":
         """Load snapshot `number` (default: the live one); `model` replaces the model's place, not the model.
 
-        Raises EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
+        Garbage collection leaves alone what the snapshot names until the retriever is closed or dropped. Raises
+        EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
         """
-        from dpr.encoder.encode import (
-            QuestionEncoder,
-        )  # PyTorch takes seconds to import, and nothing else here needs it
+        from dpr.encoder.encode import QuestionEncoder  # PyTorch takes seconds to import, and is needed here alone
 
-        snapshot = live_snapshot(store) if number is None else read_snapshot(store, number)
-        encoder = QuestionEncoder(resolve_encoder(snapshot.body, model), Compute())
-        return cls(snapshot.number, snapshot.body, encoder, VectorSearch.open(store, snapshot.body))
+        snapshot, marker = open_snapshot(store, number)
+        try:
+            encoder = QuestionEncoder(resolve_encoder(snapshot.body, model), Compute())
+            return cls(snapshot.number, snapshot.body, encoder, VectorSearch.open(store, snapshot.body), marker)
+        except BaseException:
+            marker.close()
+            raise
+
+    def close(self) -> None:
+        """Tell the store that its snapshot is not read any more."""
+        self._marker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def search(self, questions: Sequence[str], k: int = 10, *, exact: bool = False) -> Answer:
         """The best k passages for each question, by the index or (`exact`) by brute force."""

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from dpr import layout
 from dpr.errors import IntegrityError, MissingObjectError, PublishRaceError, RecipeError, StoreError
 from dpr.manifest import Snapshot, SnapshotBody
+from dpr.readers import Marker
 from dpr.store import Store
+from dpr.store.proof import prove_put_if_absent
 
 
 def numbers(store: Store) -> list[int]:
@@ -40,6 +42,18 @@ def live_snapshot(store: Store) -> Snapshot:
     if found is None:
         raise StoreError(f"store {store.url} has no snapshot; `dpr run RECIPE` makes the first")
     return found
+
+
+def open_snapshot(store: Store, number: int | None = None) -> tuple[Snapshot, Marker]:
+    """Snapshot `number` (default: the live one), and the marker that keeps what it names until it is closed."""
+    snapshot = live_snapshot(store) if number is None else read_snapshot(store, number)
+    marker = Marker(store, snapshot.number)
+    try:
+        # whoever collects garbage removes the document first and then looks for markers, so one of both sees the other
+        return read_snapshot(store, snapshot.number), marker
+    except BaseException:
+        marker.close()
+        raise
 
 
 def lineage_base(store: Store, encoder_id: str) -> Snapshot | None:
@@ -92,9 +106,14 @@ def _lost(store: Store, number: int, live: int | None) -> str:
 
 
 def rollback(store: Store, number: int) -> Snapshot:
-    """Publish the body of snapshot `number` again under the next number."""
+    """Publish the body of snapshot `number` again under the next number.
+
+    Raises StoreError for a store that would let another publisher replace it.
+    """
     live = live_snapshot(store)
     if number == live.number:
         raise RecipeError(f"snapshot {number} of {store.url} is live already; name an older one (see `dpr history`)")
-    old = read_snapshot(store, number)
-    return publish(store, old.body, live.number, run_id=old.run_id, inputs=None, note=f"rollback to {number}")
+    old, marker = open_snapshot(store, number)
+    with marker:
+        prove_put_if_absent(store)
+        return publish(store, old.body, live.number, run_id=old.run_id, inputs=None, note=f"rollback to {number}")

@@ -90,8 +90,8 @@ def search(
     """Ask a question, without a service."""
     from dpr.retrieve import Retriever
 
-    retriever = Retriever.open(open_store(store), snapshot, model)
-    answer = retriever.search([question], k, exact=exact)
+    with Retriever.open(open_store(store), snapshot, model) as retriever:
+        answer = retriever.search([question], k, exact=exact)
     hits = [vars(hit) for hit in answer.hits[0]]
 
     def draw(console: Console) -> None:

@@ -22,7 +22,7 @@ def show(as_json: bool, document: Any, draw: Callable[[Console], None]) -> None:
     if as_json:
         print(json.dumps(document, ensure_ascii=False, indent=2))
     else:
-        draw(Console())
+        draw(Console(soft_wrap=True))  # names and ids stay whole for scripts
 
 
 def summary(snapshot: Snapshot) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from dpr import maintain, snapshot
+from dpr.collect import collect, find_garbage
 from dpr.errors import IntegrityError
 from dpr.store import open_store
 from dpr.store.lease import Lease
@@ -61,23 +62,29 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only list.")] = False,
     json_: Json = False,
 ) -> None:
-    """List (or delete) what the last snapshots, running runs and readers do not name."""
+    """List (or delete) what the last snapshots, runs that may go on and readers do not need."""
     opened = open_store(store)
-    with Lease.acquire(opened, "gc"):  # so that no run is under way whose objects nothing names yet
-        garbage = maintain.find_garbage(opened, keep)
-        if delete:
-            maintain.collect(opened, garbage)
+    snapshot.live_snapshot(opened)  # a folder without any is no store: nothing in it is garbage
+    with Lease.acquire(opened, "gc") as lease:  # so that no run is under way whose objects nothing names yet
+        garbage = collect(opened, keep, lease) if delete else find_garbage(opened, keep)
+    objects = [*garbage.objects, *garbage.leftovers]
     document = {
         "deleted": delete,
+        "kept": garbage.kept,
+        "readers": [{"snapshot": reader.snapshot, "who": reader.who} for reader in garbage.readers],
         "bytes": garbage.size_bytes,
-        "objects": [info.name for info in garbage.objects],
+        "objects": [info.name for info in objects],
     }
 
     def draw(console: Console) -> None:
-        for info in garbage.objects:
+        for info in objects:
             console.print(f"{info.size_bytes:>14,}  {info.name}", highlight=False)
+        for reader in garbage.readers:
+            console.print(f"snapshot {reader.snapshot} is read: {reader.who}", highlight=False)
         said = "deleted" if delete else "would be deleted; pass --delete to do it"
-        console.print(f"{len(garbage.objects):,} objects, {garbage.size_bytes:,} bytes {said}", highlight=False)
+        kept = ", ".join(map(str, garbage.kept))
+        console.print(f"kept: snapshots {kept}", highlight=False)
+        console.print(f"{len(objects):,} objects, {garbage.size_bytes:,} bytes {said}", highlight=False)
 
     show(json_, document, draw)
 

@@ -65,8 +65,23 @@ class GateContext:
         return layout.measured(self.encoder_id, self.gate_id, asked)
 
     @property
+    def depth(self) -> int:
+        """Exact neighbours needed of each question."""
+        return max(RECALL_AT, *self.gate.at)
+
+    @property
+    def kept_depth(self) -> int:
+        """Exact neighbours cached of each question and segment."""
+        return max(TRUTH_DEPTH, 2 * self.depth)
+
+    @property
     def gate_id(self) -> str:
         return self.questions.gate_id if self.questions else "passages"
+
+    @property
+    def truth_id(self) -> str | None:
+        """What the cache goes by; None for stand-ins, which change with the corpus and are not worth caching."""
+        return f"{self.gate_id}-{self.kept_depth}" if self.questions else None
 
 
 class MeasureIndex:
@@ -89,6 +104,7 @@ class MeasureIndex:
         report: dict[str, Any] = {
             "questions": len(questions_QD),
             "asked": "questions" if context.questions else "passages",
+            "gate_id": context.gate_id,
             f"recall@{RECALL_AT}": recall_at(found_QK, true_ids_QK[held_out], RECALL_AT),
             "tuned_on": len(tuning),
             "measured_on": len(held_out),
@@ -128,24 +144,22 @@ class MeasureIndex:
 
     def _truth(self, store: Store, questions_QD: npt.NDArray[np.float32]) -> tuple[Any, Any]:
         """Exact neighbours (scores_QK, ids_QK) over all live rows, from what is cached per segment."""
-        depth = max(RECALL_AT, *self._context.gate.at)
-        found = [self._segment_truth(store, entry, questions_QD, depth) for entry in self._context.segments]
-        return merge_topk(found, depth)
+        found = [self._segment_truth(store, entry, questions_QD) for entry in self._context.segments]
+        return merge_topk(found, self._context.depth)
 
     def _segment_truth(
-        self, store: Store, entry: SegmentEntry, questions_QD: npt.NDArray[np.float32], depth: int
+        self, store: Store, entry: SegmentEntry, questions_QD: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        keep = max(TRUTH_DEPTH, 2 * depth)
-        name = layout.truth(self._context.encoder_id, f"{self._context.gate_id}-{keep}", entry.segment_id)
-        # stand-in questions change with the corpus, so their truth is not worth keeping
-        if self._context.questions is not None and store.exists(name):
-            scores_QK, rows_QK = _read_truth(store, name, len(questions_QD))
+        context, depth = self._context, self._context.depth
+        cached = layout.truth(context.encoder_id, context.truth_id, entry.segment_id) if context.truth_id else None
+        if cached and store.exists(cached):
+            scores_QK, rows_QK = _read_truth(store, cached, len(questions_QD))
         else:
             with tempfile.TemporaryDirectory() as folder:
                 blocks = _blocks(fetch_object(store, entry.object, Path(folder)), None)
-                scores_QK, rows_QK = exact_topk(questions_QD, blocks, min(keep, entry.rows))
-                if self._context.questions is not None:
-                    _write_truth(store, name, Path(folder), scores_QK, rows_QK)
+                scores_QK, rows_QK = exact_topk(questions_QD, blocks, min(context.kept_depth, entry.rows))
+                if cached:
+                    _write_truth(store, cached, Path(folder), scores_QK, rows_QK)
         dead_QK = np.isin(rows_QK, read_deletions(store, entry).astype(np.int64))
         if ((~dead_QK).sum(axis=1) < min(depth, entry.live_rows)).any():
             with tempfile.TemporaryDirectory() as folder:

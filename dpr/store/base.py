@@ -57,6 +57,12 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove the object; no error if there is none."""
 
+    def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:
+        """What writers that died before `before` (by the store's clock) left unfinished and no listing shows.
+
+        With `delete` it is removed.
+        """
+
 
 def check_name(name: str) -> str:
     """Return `name` if it is a plain relative object name, else raise StoreError."""

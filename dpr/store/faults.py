@@ -61,6 +61,9 @@ class FaultyStore:
     def delete(self, name: str) -> None:
         self._call(f"delete of {name}", lambda: self._store.delete(name))
 
+    def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:
+        return self._call("leftovers", lambda: self._store.leftovers(before, delete=delete))
+
     def _call(self, what: str, operation: Callable[[], T]) -> T:
         with self._lock:
             self.calls += 1

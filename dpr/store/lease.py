@@ -13,7 +13,6 @@ differences of two times of the store's own clock.
 import json
 import os
 import re
-import socket
 import threading
 import time
 import uuid
@@ -24,7 +23,7 @@ from typing import Self
 
 from dpr.errors import ConflictError, MissingObjectError, StoreError
 from dpr.store.base import Store
-from dpr.store.process import process_start, this_machine
+from dpr.store.process import ProcessName
 
 PREFIX = "lease/"
 _BEATS_PER_TTL = 3
@@ -38,15 +37,10 @@ _NAME = re.compile(rf"{PREFIX}(\d+)/(?:(\d+)|released)\.json")
 
 
 @dataclass(frozen=True)
-class Holder:
+class Holder(ProcessName):
     """Who claimed a lease; the content of its claim."""
 
     owner: str
-    host: str
-    machine: str | None
-    """This boot of this machine and its process numbering; null where the system does not tell."""
-    pid: int
-    process_start: str | None
     since: str
     ttl_seconds: float
     claim_id: str
@@ -170,15 +164,13 @@ def _holder_is_dead(store: Store, state: _State) -> bool:
         holder = _read_claim(store, state.fencing_number)
     except MissingObjectError:
         return True  # released and tidied away meanwhile; the claim that follows decides
-    here = _myself("", 0.0)
-    same_machine = holder.machine is not None and (holder.machine, holder.host) == (here.machine, here.host)
-    if same_machine and process_start(holder.pid) != holder.process_start:
+    if holder.has_ended():
         return True
-    if same_machine and holder.pid == here.pid:
+    if holder.is_here() and holder.pid == os.getpid():
         return holder.claim_id not in _claims_of_this_process
     if store_time(store) - state.modified > _CERTAINLY_DEAD_TTLS * holder.ttl_seconds:
         return True
-    return not same_machine and _stays_silent(store, state, holder.ttl_seconds)
+    return not holder.is_here() and _stays_silent(store, state, holder.ttl_seconds)
 
 
 def _stays_silent(store: Store, state: _State, ttl_seconds: float) -> bool:
@@ -236,7 +228,5 @@ def _now() -> str:
 
 
 def _myself(owner: str, ttl_seconds: float) -> Holder:
-    pid = os.getpid()
-    return Holder(
-        owner, socket.gethostname(), this_machine(), pid, process_start(pid), _now(), ttl_seconds, uuid.uuid4().hex
-    )
+    mine = asdict(ProcessName.mine())
+    return Holder(**mine, owner=owner, since=_now(), ttl_seconds=ttl_seconds, claim_id=uuid.uuid4().hex)

@@ -11,6 +11,9 @@ from pathlib import Path
 from dpr.errors import MissingObjectError, StoreError
 from dpr.store.base import ObjectInfo, check_name, check_prefix, check_range
 
+_TEMPORARY = ".tmp-"
+"""How the names of unfinished files begin; `check_name` refuses such names."""
+
 
 class LocalStore:
     """Objects are files below `folder`, which is made on the first write."""
@@ -83,7 +86,7 @@ class LocalStore:
 
     def fetch(self, name: str, path: Path) -> None:
         self.size(name)
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
             shutil.copyfile(self._path(name), temporary)
             os.replace(temporary, path)
@@ -96,24 +99,15 @@ class LocalStore:
         return self._path(name)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        found: list[ObjectInfo] = []
-        start = self._folder / check_prefix(prefix).rpartition("/")[0]
-
-        def refuse(error: OSError) -> None:
-            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # no such folder: no such objects
-                raise StoreError(f"store {self.url} cannot be listed: {error.filename}: {error.strerror}") from error
-
-        for folder, _, files in os.walk(start, onerror=refuse):
-            for file in files:
-                path = Path(folder, file)
-                name = path.relative_to(self._folder).as_posix()
-                if name.startswith(prefix) and not file.startswith(".tmp-"):
-                    try:
-                        status = path.stat()
-                    except FileNotFoundError:
-                        continue  # deleted while we were listing
-                    found.append(ObjectInfo(name, status.st_size, status.st_mtime))
+        files = self._files(check_prefix(prefix).rpartition("/")[0])
+        found = (info for info in files if info.name.startswith(prefix) and not _is_temporary(info.name))
         yield from sorted(found, key=lambda info: info.name)
+
+    def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:
+        found = tuple(i for i in self._files("") if _is_temporary(i.name) and i.modified < before)
+        for info in found if delete else ():
+            (self._folder / info.name).unlink(missing_ok=True)
+        return found
 
     def delete(self, name: str) -> None:
         try:
@@ -123,12 +117,26 @@ class LocalStore:
         except OSError as error:
             raise self._said(name, error) from error
 
+    def _files(self, below: str) -> Iterator[ObjectInfo]:
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # no such folder: no such objects
+                raise StoreError(f"store {self.url} cannot be listed: {error.filename}: {error.strerror}") from error
+
+        for folder, _, files in os.walk(self._folder / below, onerror=refuse):
+            for file in files:
+                path = Path(folder, file)
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue  # deleted while we were listing
+                yield ObjectInfo(path.relative_to(self._folder).as_posix(), status.st_size, status.st_mtime)
+
     def _path(self, name: str) -> Path:
         return self._folder / check_name(name)
 
     def _create(self, name: str, write: Callable[[Path], None], commit: Callable[[Path, Path], None]) -> None:
         path = self._path(name)
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
@@ -152,6 +160,10 @@ class LocalStore:
 
     def _missing(self, name: str) -> MissingObjectError:
         return MissingObjectError(f"object {name} is not in store {self.url}")
+
+
+def _is_temporary(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(_TEMPORARY)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

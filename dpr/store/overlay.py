@@ -52,3 +52,6 @@ class OverlayStore:
 
     def delete(self, name: str) -> None:
         self._above.delete(name)
+
+    def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:
+        return self._above.leftovers(before, delete=delete)

@@ -24,6 +24,11 @@ class _Replica:
     def __init__(self, store_url: str, model: str | None = None) -> None:
         self._retriever = Retriever.open(open_store(store_url), model=model)
 
+    def __del__(self) -> None:
+        """Called by Serve when the replica is stopped, and by Python also if the snapshot could not be opened."""
+        if hasattr(self, "_retriever"):
+            self._retriever.close()
+
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self._retriever)
 

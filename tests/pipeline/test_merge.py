@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpr.collect import find_garbage
 from dpr.errors import IntegrityError
 from dpr.index.train import read_index
 from dpr.index.verify import stored_ids
-from dpr.maintain import find_garbage, referenced, verify
+from dpr.maintain import verify
 from dpr.manifest import Deletions, SegmentEntry
 from dpr.pipeline.merge import plan_shards, shard_reports
 from dpr.records import ObjectRef, open_verified, put_object, read_record
@@ -59,7 +60,7 @@ def test_a_sharded_store_answers_as_one_with_a_single_index(tmp_path: Path, enco
             numbers = stored_ids(read_index(store.local_path(shard.object.name))) >> 32
             assert (numbers.min(), numbers.max()) == (shard.first_segment, shard.last_segment)
         assert verify(store, [1], deep=True)[1] == []
-        assert not {ref.name for ref in referenced(body)} & {info.name for info in find_garbage(store, 1).objects}
+        assert not {ref.name for ref in body.objects()} & {info.name for info in find_garbage(store, 1).objects}
         answers.append(Retriever.open(store).search(["w1 w2 w3", "w9", "w50 w51"], 30).hits)
     assert answers[0] == answers[1]
 

@@ -20,12 +20,13 @@ def work(store: Store, folder: Path) -> list[object]:
     store.fetch("b", folder / "copy")
     results += [store.get("a"), store.get_range("a", 1, 2), store.size("a"), store.exists("x")]
     results += [info.name for info in store.list()]
+    results += [store.leftovers(0.0)]
     store.delete("a")
     return results
 
 
-EXPECTED = [True, False, b"12345", b"23", 5, False, "a", "b", "c"]
-CALLS = 11
+EXPECTED = [True, False, b"12345", b"23", 5, False, "a", "b", "c", ()]
+CALLS = 12
 
 
 def test_without_a_fault_it_is_the_store_itself(tmp_path: Path) -> None:

@@ -118,6 +118,13 @@ def test_a_writer_that_dies_leaves_no_object(tmp_path: Path) -> None:
     assert not store.exists("a")
     assert store.put_if_absent("a", b"2")
 
+    (left,) = store.leftovers(float("inf"))
+    assert left.size_bytes == 1
+    assert store.leftovers(left.modified, delete=True) == ()  # it is not older than that
+    assert store.leftovers(left.modified + 1.0, delete=True) == (left,)
+    assert store.leftovers(float("inf")) == ()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "source"]
+
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_folders_are_no_empty_listings(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""The commands that look after a store, as a user types them."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dpr.errors import ConflictError
+from dpr.snapshot import open_snapshot
+from dpr.store import LocalStore
+from dpr.store.lease import Lease
+from ray_jobs import cli
+from tests.nights import Nights, let_pass
+from tests.tiny import make_encoder
+
+DAY = 24 * 3600.0
+Dpr = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("encoder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DPR_CACHE", str(folder / "cache"))
+        yield make_encoder(folder / "encoder")
+
+
+@pytest.fixture
+def nights(tmp_path: Path, encoder: Path) -> Nights:
+    """Three nights, with different answers to w1."""
+    made = Nights(tmp_path / "nights", encoder)
+    for text in ("w1", "w2 w2", "w3 w3 w3"):
+        made.corpus["changing"] = text
+        made.night()
+    return made
+
+
+@pytest.fixture
+def dpr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Dpr:
+    """Run a command: exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dpr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def test_history_lists_every_snapshot(nights: Nights, dpr: Dpr) -> None:
+    code, out, _ = dpr("history", nights.store.url, "--json")
+    assert code == 0
+    assert [(row["snapshot"], row["passages"]) for row in json.loads(out)] == [(1, 31), (2, 31), (3, 31)]
+    dpr("rollback", nights.store.url, 1)
+    rows = json.loads(dpr("history", nights.store.url, "--json")[1])
+    assert [row["note"] for row in rows] == ["", "", "", "rollback to 1"]
+    code, out, _ = dpr("history", nights.store.url)
+    assert code == 0
+    assert "snapshots of" in out
+
+
+def test_rollback_brings_the_old_answers_back_and_the_next_night_the_new(nights: Nights, dpr: Dpr) -> None:
+    def text() -> str:
+        found = json.loads(dpr("search", nights.store.url, "w1", "-k", 31, "--json")[1])
+        return next(hit["text"] for hit in found["hits"] if hit["id"] == "changing")
+
+    assert text() == "w3 w3 w3"
+    code, out, _ = dpr("rollback", nights.store.url, 1)
+    assert (code, out) == (0, "snapshot 4 is live, with the body of snapshot 1\n")
+    assert text() == "w1"
+    outcome = nights.night()
+    assert outcome.snapshot.number == 5
+    assert text() == "w3 w3 w3"
+    code, _, err = dpr("rollback", nights.store.url, 5)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "snapshot 5 of" in err
+    assert "is live already" in err
+    code, _, err = dpr("rollback", nights.store.url, 9)
+    assert code == 5
+    assert "it has 1 to 5" in err
+
+
+def test_diff_shows_what_changed(nights: Nights, dpr: Dpr) -> None:
+    nights.corpus["added"] = "w9"
+    del nights.corpus["p000"]
+    nights.night()
+    code, out, _ = dpr("diff", nights.store.url, 1, 4)
+    assert code == 0
+    assert out.splitlines() == ["+ added", "- p000", "~ changing", "1 added, 1 removed, 1 changed"]
+    assert json.loads(dpr("diff", nights.store.url, 4, 1, "--json")[1]) == {
+        "added": ["p000"],
+        "removed": ["added"],
+        "changed": ["changing"],
+    }
+    assert dpr("diff", nights.store.url, 1, 9)[0] == 5
+
+
+def test_verify_names_what_is_damaged(nights: Nights, dpr: Dpr) -> None:
+    code, out, _ = dpr("verify", nights.store.url, "--deep", "--all")
+    assert code == 0
+    assert out.endswith("objects of 3 snapshots checked, 0 problems\n")
+    named = json.loads((Path(nights.store.url) / "snapshots/00000001.json").read_text())["body"]["index"]["object"]
+    (Path(nights.store.url) / named["name"]).unlink()
+    assert dpr("verify", nights.store.url)[0] == 0  # of the live snapshot nothing is missing
+    code, out, err = dpr("verify", nights.store.url, "--all")
+    assert code == 6
+    assert f"snapshot 1: {named['name']}: " in out
+    assert err.endswith("has 1 problems; roll back to a snapshot without any\n")
+    code, out, _ = dpr("verify", nights.store.url, "--all", "--json")
+    assert code == 6
+    assert [problem["object"] for problem in json.loads(out)["problems"]] == [named["name"]]
+
+
+def test_gc_lists_and_deletes_only_when_told(nights: Nights, dpr: Dpr) -> None:
+    store = nights.store
+    let_pass(store, 2 * DAY)
+    there = {info.name for info in store.list() if not info.name.startswith("lease/")}
+    assert json.loads(dpr("gc", store.url, "--json")[1])["objects"] == []  # seven are kept
+
+    code, out, _ = dpr("gc", store.url, "--keep", 1)
+    assert code == 0
+    assert "kept: snapshots 3" in out
+    assert "would be deleted; pass --delete to do it" in out
+    listed = [line.split()[1] for line in out.splitlines()[:-2]]
+    assert "snapshots/00000001.json" in listed
+    assert {info.name for info in store.list() if not info.name.startswith("lease/")} == there
+
+    _, marker = open_snapshot(store, 1)
+    with marker:
+        code, out, _ = dpr("gc", store.url, "--keep", 1, "--delete", "--json")
+        document = json.loads(out)
+        assert (code, document["kept"], document["deleted"]) == (0, [1, 3], True)
+        assert [reader["snapshot"] for reader in document["readers"]] == [1]
+        assert f"pid {os.getpid()}" in document["readers"][0]["who"]
+        assert dpr("search", store.url, "w1", "--snapshot", 1)[0] == 0
+        assert dpr("search", store.url, "w1", "--snapshot", 2)[0] == 5
+        assert "snapshot 1 is read: host " in dpr("gc", store.url, "--keep", 1)[1]
+    rest = json.loads(dpr("gc", store.url, "--keep", 1, "--delete", "--json")[1])
+    deleted = {*document["objects"], *rest["objects"]}
+    assert deleted == set(listed)
+    assert {info.name for info in store.list() if not info.name.startswith("lease/")} == there - deleted
+    assert dpr("verify", store.url, "--deep", "--all")[0] == 0
+    assert dpr("gc", store.url, "--keep", 0)[0] == 2
+
+
+def test_gc_and_runs_exclude_each_other(nights: Nights, dpr: Dpr) -> None:
+    let_pass(nights.store, 2 * DAY)
+    there = {info.name for info in nights.store.list() if not info.name.startswith("lease/")}
+    with Lease.acquire(nights.store, "run of tonight"):
+        code, _, err = dpr("gc", nights.store.url, "--keep", 1, "--delete")
+        assert code == 8
+        assert "is held by run of tonight (host " in err
+    assert {info.name for info in nights.store.list() if not info.name.startswith("lease/")} == there
+    nights.corpus["changing"] = "w4"
+    with Lease.acquire(nights.store, "gc"), pytest.raises(ConflictError, match="held by gc"):
+        nights.night()
+
+
+def test_gc_leaves_a_folder_alone_that_is_no_store(tmp_path: Path, dpr: Dpr) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").write_text("precious")
+    let_pass(LocalStore(tmp_path), 2 * DAY)
+    code, _, err = dpr("gc", tmp_path, "--delete")
+    assert code == 5
+    assert "has no snapshot" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    assert (tmp_path / "runs" / "mine").exists()
