@@ -107,7 +107,7 @@ class SnapshotBody(Document):
         if not live == self.passages == self.index.rows == in_shards:
             raise IntegrityError(
                 f"snapshot would hold {self.passages} passages, its segments {live} live rows "
-                f"and its index {self.index.rows}; the three must be equal"
+                f"and its index {self.index.rows} ({in_shards} in its shards); all must be equal"
             )
         numbers = [entry.number for entry in self.segments]
         if len(set(numbers)) != len(numbers) or any(number >= self.next_segment_number for number in numbers):

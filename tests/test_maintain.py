@@ -77,7 +77,7 @@ KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "segment": lambda body: body["segments"][0]["object"],
     "deletion set": lambda body: body["segments"][0]["deletions"]["object"],
     "codebook": lambda body: body["codebook"]["object"],
-    "index": lambda body: body["index"]["object"],
+    "index": lambda body: body["index"]["shards"][0]["object"],
 }
 
 
@@ -91,7 +91,7 @@ def test_a_sound_store_has_no_problems(nights: Nights) -> None:
 
 def _names(nights: Nights, number: int) -> Iterator[str]:
     body = json.loads((Path(nights.store.url) / layout.snapshot(number)).read_text())["body"]
-    yield from (body["codebook"]["object"]["name"], body["index"]["object"]["name"])
+    yield from (body["codebook"]["object"]["name"], body["index"]["shards"][0]["object"]["name"])
     for segment in body["segments"]:
         yield segment["object"]["name"]
         if segment["deletions"]:
@@ -139,6 +139,7 @@ def test_wrong_counts_are_found(copy: Copy) -> None:
 
     copy.body["segments"][0]["rows"] += 1
     copy.body["index"]["rows"] += 1
+    copy.body["index"]["shards"][0]["rows"] += 1
     assert copy.said(deep=False) == []  # it agrees with itself
     (said,) = copy.said(deep=True)
     assert "15 rows, its record says 16" in said
@@ -148,6 +149,7 @@ def test_a_deletion_set_of_another_size_is_found(copy: Copy) -> None:
     copy.body["segments"][0]["deletions"]["rows"] -= 1
     copy.body["passages"] += 1
     copy.body["index"]["rows"] += 1
+    copy.body["index"]["shards"][0]["rows"] += 1
     (said,) = copy.said(deep=True)
     assert "leaves 14 live rows, the snapshot says 15" in said
 
