@@ -24,6 +24,8 @@ from dpr.recipe import Resources
 from ray_jobs.failures import quoted_error
 
 Shared = TypeVar("Shared")
+LEAST_CPUS = 2
+"""That a Ray of our own is told to have: with one, actors that wait for a writer would leave it no room."""
 MOST_ACTORS = 64
 ACTOR_CPUS = 0.5
 """Ray's share for an actor whose threads are told to it otherwise; small, so that all find room on a small machine."""
@@ -41,8 +43,8 @@ CODERS_PER_GPU = 8
 def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
     """A Ray to run on: the cluster this process belongs to (`RAY_ADDRESS`, a submitted job), else one of its own.
 
-    A Ray started here has so many CPUs and GPUs (None: this machine's), is bound to loopback, without dashboard, and
-    stops with the block.
+    A Ray started here has so many CPUs (at least LEAST_CPUS) and GPUs (None: this machine's), is bound to loopback,
+    without dashboard, and stops with the block.
     """
     if ray.is_initialized():
         yield
@@ -52,7 +54,7 @@ def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None
     else:
         ray.init(
             address="local",
-            num_cpus=cpus,
+            num_cpus=max(LEAST_CPUS, cpus or os.cpu_count() or 1),
             num_gpus=gpus,
             include_dashboard=False,
             log_to_driver=False,

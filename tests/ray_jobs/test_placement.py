@@ -61,3 +61,12 @@ def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
         assert max(len(on_first), len(on_second)) <= CODERS_PER_GPU
     (alone,) = executor.run("build", [Step(Where, on="coder")], [{"number": 0}])
     assert len(alone["gpus"]) == (1 if gpus else 0)
+
+
+def test_a_machine_of_one_cpu_has_room_for_all_operators() -> None:
+    from ray_jobs.runtime import RayExecutor, connected
+
+    steps = [Step(Where, on="actor"), Step(Where, on="encoder"), Step(Where)]
+    with connected(cpus=1):
+        done = list(RayExecutor(Resources()).run("embed", steps, [{"number": n} for n in range(3)]))
+    assert sorted(unit["number"] for unit in done) == [0, 1, 2]
