@@ -104,7 +104,8 @@ def test_verify_names_what_is_damaged(nights: Nights, dpr: Dpr) -> None:
     code, out, _ = dpr("verify", nights.store.url, "--deep", "--all")
     assert code == 0
     assert out.endswith("objects of 3 snapshots checked, 0 problems\n")
-    named = json.loads((Path(nights.store.url) / "snapshots/00000001.json").read_text())["body"]["index"]["shards"][0]["object"]
+    first = json.loads((Path(nights.store.url) / "snapshots/00000001.json").read_text())["body"]
+    named = first["index"]["shards"][0]["object"]
     (Path(nights.store.url) / named["name"]).unlink()
     assert dpr("verify", nights.store.url)[0] == 0  # of the live snapshot nothing is missing
     code, out, err = dpr("verify", nights.store.url, "--all")
