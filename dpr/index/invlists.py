@@ -52,7 +52,9 @@ class ListWriter(ABC):
     def _head_without_lists(self, sizes_L: Sizes, tail_bytes: int) -> bytes:
         shell = copy_index(self._codebook)
         set_ntotal(shell, int(sizes_L.sum()))
-        return bytes(faiss.serialize_index(shell)[:-tail_bytes])
+        serialized = faiss.serialize_index(shell)
+        del shell  # centroids may take hundreds of megabytes: two copies at once are enough
+        return serialized[:-tail_bytes].tobytes()
 
 
 class ArrayListWriter(ListWriter):
