@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ class Bench:
     cache: Path
     rows: int
     pythons: Sequence[str]
+    only: Sequence[str] = ()
+    """Contenders of part (c); none: all."""
 
     @property
     def folder(self) -> Path:
@@ -69,6 +71,10 @@ class Bench:
         folder = self.cache / "results" / str(self.rows)
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}.json"
+
+    def among(self, contenders: Iterable[str]) -> list[str]:
+        """Those that are asked for."""
+        return [name for name in contenders if not self.only or name in self.only]
 
     def python_of(self, peer: str) -> str | None:
         """The Python that has a peer."""
@@ -151,13 +157,15 @@ def searching(bench: Bench, *, build_only: bool = False) -> None:
     """Part (c)."""
     vectors = bench.vectors()
     our_process(bench, "segments")
-    for peer in PEERS:
+    for peer in bench.among(PEERS):
         peer_process(bench, peer, build_only=True)
         if not build_only:
             peer_process(bench, peer)
-    index_search.build_kinds(vectors, bench.segments)
+    kinds = bench.among(index_search.factories(bench.rows))
+    for name in kinds:
+        index_search.built(index_search.factories(bench.rows)[name], vectors, bench.segments)
     faiss.omp_set_num_threads(1)
-    for name in () if build_only else index_search.factories(bench.rows):
+    for name in () if build_only else kinds:
         file = bench.result(f"points-{name}")
         if not file.exists():
             index_search.write_points(list(index_search.kind_points(name, vectors, bench.segments)), file)
@@ -180,11 +188,12 @@ def main() -> None:
     parser.add_argument("--part", choices=["b", "c", "d"])
     parser.add_argument("--rows", type=int, default=1_000_000, help="vectors of parts b and c")
     parser.add_argument("--peer-python", action="append", default=[], help="a Python that has peers installed")
+    parser.add_argument("--only", action="append", default=[], help="part c: a contender to measure; else all")
     parser.add_argument("--build-only", action="store_true", help="part c: make the indexes, measure nothing")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     given = parser.parse_args()
     pythons = [sys.executable, *given.peer_python]
-    bench = Bench(given.data, given.cache, given.rows, pythons)
+    bench = Bench(given.data, given.cache, given.rows, pythons, given.only)
     if given.part in (None, "b"):
         building(bench)
     if given.part in (None, "c"):

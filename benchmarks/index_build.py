@@ -32,7 +32,7 @@ from ray_jobs.runtime import RayExecutor, connected
 
 SEGMENT_ROWS = 50_000
 BUFFER_BYTES = 8 * 2**20
-SPARE_BYTES = 16 * 2**20
+SPARE_BYTES = 24 * 2**20
 """What a merge may hold beside the largest part, three buffers (as it says) and two copies of the codebook."""
 
 

@@ -89,7 +89,7 @@ def _building(rows: int, found: dict[str, Any]) -> Iterator[str]:
     yield (
         f"Merging {found['merging']['parts']} parts held {merged['held']:.0f} MiB at its peak, beyond what the process "
         f"had before. Allowed: {merged['limit']:.0f} MiB (largest part {merged['largest part']:.1f}, three "
-        f"buffers of {merged['buffer']:.0f}, two codebooks, 16 to spare); the index has {merged['bytes']:.0f}."
+        f"buffers of {merged['buffer']:.0f}, two codebooks, 24 to spare); the index has {merged['bytes']:.0f}."
     )
 
 
@@ -104,9 +104,9 @@ def _searching(rows: int, found: dict[str, Any]) -> Iterator[str]:
     yield f"|---|{'---:|' * len(TARGETS)}---|---:|---:|"
     for contender in dict.fromkeys(point.contender for point in points):
         yield _row(contender, [point for point in points if point.contender == contender])
-    for peer in PEERS:
-        if peer not in found:
-            yield f"| {peer} | not measured: not installed in any Python that was named | | | | | | |"
+    missing = [peer for peer in PEERS if peer not in found]
+    if missing:
+        yield from ("", f"Not measured at this size, or in no Python that was named: {', '.join(missing)}.")
 
 
 def _row(contender: str, points: Sequence[Point]) -> str:
@@ -137,7 +137,7 @@ def _compression(_: int, found: dict[str, Any]) -> Iterator[str]:
 def all_points(found: dict[str, Any]) -> Iterator[Point]:
     """Ours and the peers'."""
     kinds = [point for name in sorted(found) if name.startswith("points-") for point in found[name]]
-    measured = kinds or [*found.get("built-points", [])]
+    measured = [*kinds, *([] if "points-IVF-PQ" in found else found.get("built-points", []))]
     for peer in PEERS:
         measured += found.get(peer, {}).get("points", [])
     yield from (Point(**one) for one in measured)

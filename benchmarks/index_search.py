@@ -34,7 +34,7 @@ from dpr.store import open_store
 K = 20
 WARM_UP = 50
 LEAST_SECONDS = 0.02
-NPROBES = (4, 8, 16, 32, 64, 128)
+NPROBES = (4, 8, 16, 32, 64, 128, 256)
 RESCORES = (0, 40, 100, 200)
 EF = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
@@ -151,12 +151,6 @@ def factories(rows: int) -> dict[str, str]:
     lists = choose(IndexConfig(), rows, 384).factory.partition(",")[0]
     coded = {"IVF-PQ": "PQ96", "IVF-PQ FastScan": "PQ192x4fs", "IVF-RaBitQ FastScan": "RaBitQfs", "IVF-SQ8": "SQ8"}
     return {**{name: f"{lists},{code}" for name, code in coded.items()}, "Flat": "Flat", "HNSW": "HNSW32"}
-
-
-def build_kinds(vectors: Vectors, store: Path) -> None:
-    """Make the index of each kind."""
-    for factory in factories(len(vectors.passages_ND)).values():
-        built(factory, vectors, store)
 
 
 def kind_points(name: str, vectors: Vectors, store: Path) -> Iterator[Point]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-EVERY_SECONDS = 0.2
+EVERY_SECONDS = 1.0
+"""Looking at all pages of all processes takes time that what is watched would have."""
 
 
 @dataclass
@@ -64,9 +65,11 @@ def _tree(root: int) -> list[int]:
 
 
 def _memory(process: int) -> tuple[int, int]:
-    """Resident bytes, and those with shared pages divided among those who share them."""
+    """The most bytes resident so far, and those resident now, shared pages divided among those who share them."""
+    folder = Path(f"/proc/{process}")
     try:
-        lines = dict(line.split(":") for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
-        return tuple(1024 * int(lines[name].split()[0]) for name in ("Rss", "Pss"))  # type: ignore[return-value]
-    except (OSError, KeyError, ValueError):  # it has ended, or is not ours to read
+        words = [folder.joinpath(name).read_text().split() for name in ("status", "smaps_rollup")]
+        peak, share = (int(found[found.index(key) + 1]) for found, key in zip(words, ("VmHWM:", "Pss:"), strict=True))
+    except (OSError, ValueError):  # it has ended, or is not ours to read
         return 0, 0
+    return 1024 * peak, 1024 * share
