@@ -54,7 +54,7 @@ class ListWriter(ABC):
         set_ntotal(shell, int(sizes_L.sum()))
         serialized = faiss.serialize_index(shell)
         del shell  # centroids may take hundreds of megabytes: two copies at once are enough
-        return serialized[:-tail_bytes].tobytes()
+        return bytes(serialized[:-tail_bytes])
 
 
 class ArrayListWriter(ListWriter):
