@@ -36,14 +36,18 @@ class SegmentEntry(Document):
 
 
 class CodebookEntry(Document):
-    """A trained, empty FAISS index, and the quantisation error that drift is measured against."""
+    """A trained, empty FAISS index, and the figures of vectors held out in training that drift is measured against."""
 
     codebook_id: str
     factory: str
     trained_rows: int
     corpus_rows: int
     """Live rows of the corpus it was trained for."""
+    last_segment: int
+    """Highest segment number of that corpus; rows of later segments came since."""
     quantisation_error: float
+    list_imbalance: float | None
+    """Estimated (`dpr.index.train.list_imbalance`); None: a kind without inverted lists, or a single vector."""
     object: ObjectRef
 
 

@@ -110,7 +110,7 @@ class IndexConfig(_Config):
     retrain: Literal["auto", "always", "never"] = "auto"
     """When a new codebook is trained; `auto`: when drift says so."""
     max_drift: Annotated[float, Field(gt=0.0)] = 0.2
-    """Relative growth of quantisation error at which `auto` retrains."""
+    """Relative growth of quantisation error, or of list imbalance, above which `auto` retrains."""
 
 
 class GateConfig(_Config):

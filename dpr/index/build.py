@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dpr.errors import IndexBuildError
 from dpr.index.hardware import Codes, Floats, Hardware, Lists, as_float32
-from dpr.index.kinds import Storage, core, storage
+from dpr.index.kinds import Storage, core, inverted, storage
 from dpr.index.part import Part
 
 BLOCK_ROWS = 32_768
@@ -25,8 +25,8 @@ class FaissCoder:
 
     def __init__(self, codebook: faiss.Index) -> None:
         self._codebook = codebook
-        inner = core(codebook)
-        self._number_bytes = inner.coarse_code_size() if isinstance(inner, faiss.IndexIVF) else 0
+        ivf = inverted(codebook)
+        self._number_bytes = 0 if ivf is None else ivf.coarse_code_size()
 
     def __call__(self, vectors_ND: Floats, what: str) -> tuple[Lists, Codes]:
         """Lists (N,), zero for a kind without, and codes (N, B). Raises IndexBuildError if vectors are not finite."""

@@ -13,7 +13,7 @@ The rule, with N vectors of D dimensions:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import faiss
 
@@ -69,8 +69,6 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
     else:
         factory, reasons = config.factory, [f"factory {config.factory} is the recipe's"]
     index = new_index(factory, dim)
-    memory_bytes = serving_bytes(index, rows, config.shards)
-    _check_memory(config, factory, rows, memory_bytes)
     needs, wants = _training_rows(index)
     if needs > rows:
         raise IndexBuildError(
@@ -83,16 +81,35 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
             f"index factory {factory} needs at least {needs} training vectors and index.train_rows is {train_rows}; "
             "raise it"
         )
+    said = [*reasons, *_training_said(index, rows, train_rows)]
+    return replace(_plan(config, factory, rows, dim, said), train_rows=train_rows, least_train_rows=needs)
+
+
+def keep(config: IndexConfig, factory: str, rows: int, dim: int) -> IndexPlan:
+    """The plan for `rows` vectors of an index whose codebook is trained already, so that few vectors are enough. Pure.
+
+    Raises IndexBuildError if it has outgrown `memory_gb`.
+    """
+    return _plan(config.model_copy(update={"factory": factory}), factory, rows, dim, [])
+
+
+def _plan(config: IndexConfig, factory: str, rows: int, dim: int, reasons: list[str]) -> IndexPlan:
+    """A plan without training."""
+    index = new_index(factory, dim)
+    memory_bytes = serving_bytes(index, rows, config.shards)
+    _check_memory(config, factory, rows, memory_bytes)
+    mergeable = storage(index) is not Storage.WHOLE
+    whole = [] if mergeable else ["this kind cannot be merged from parts, so one process builds it from all vectors"]
     return IndexPlan(
         factory=factory,
         dim=dim,
         rows=rows,
-        train_rows=train_rows,
-        least_train_rows=needs,
-        mergeable=storage(index) is not Storage.WHOLE,
+        train_rows=0,
+        least_train_rows=0,
+        mergeable=mergeable,
         bytes_per_vector=_bytes_per_vector(index),
         memory_bytes=memory_bytes,
-        reasons=[*reasons, *_said(index, rows, train_rows), _memory_said(config, memory_bytes)],
+        reasons=[*reasons, *whole, _memory_said(config, memory_bytes)],
     )
 
 
@@ -229,17 +246,14 @@ def _bytes_per_vector(index: faiss.Index) -> int:
         return 4 * int(inner.d) + ID_BYTES
 
 
-def _said(index: faiss.Index, rows: int, train_rows: int) -> list[str]:
-    said = []
-    if not index.is_trained:
-        share = "all there are" if train_rows == rows else f"sampled from {rows}"
-        said.append(f"trained on {train_rows} vectors, {share}")
-        centroids = max(_lists(index), _codes(index))
-        if train_rows < ROWS_PER_CENTROID * centroids:
-            said.append(
-                f"{train_rows} training vectors are fewer than {ROWS_PER_CENTROID} for each of {centroids} centroids, "
-                "so vectors that come later will be coded less well than these"
-            )
-    if storage(index) is Storage.WHOLE:
-        said.append("this kind cannot be merged from parts, so one process builds it from all vectors")
+def _training_said(index: faiss.Index, rows: int, train_rows: int) -> list[str]:
+    if index.is_trained:
+        return []
+    said = [f"trained on {train_rows} vectors, {'all there are' if train_rows == rows else f'sampled from {rows}'}"]
+    centroids = max(_lists(index), _codes(index))
+    if train_rows < ROWS_PER_CENTROID * centroids:
+        said.append(
+            f"{train_rows} training vectors are fewer than {ROWS_PER_CENTROID} for each of {centroids} centroids, "
+            "so vectors that come later will be coded less well than these"
+        )
     return said

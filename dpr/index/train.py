@@ -1,9 +1,10 @@
 """Training a codebook, which is an empty FAISS index, and keeping indexes in files.
 
-Shapes: N rows, D dimensions.
+Shapes: N rows, D dimensions, L lists.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import faiss
 import numpy as np
 
 from dpr.errors import IndexBuildError, IntegrityError
+from dpr.index.build import FaissCoder
 from dpr.index.choose import IndexPlan, new_index
 from dpr.index.hardware import Floats, Hardware, as_float32, check_width
 from dpr.index.kinds import copy_index, core, inverted, reason
@@ -105,6 +107,32 @@ def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
     codec = faiss.downcast_index(inner.storage) if hasattr(inner, "storage") else codebook
     error_ND = codec.sa_decode(codec.sa_encode(vectors_ND)) - vectors_ND
     return float(np.square(error_ND, dtype=np.float64).sum() / np.square(vectors_ND, dtype=np.float64).sum())
+
+
+def list_imbalance(codebook: faiss.Index, vectors_ND: Floats) -> float | None:
+    """How many times the vectors that equal lists would hold a question compares, if it lies as the vectors do.
+
+    Estimated for all vectors from a sample, without bias: L lists times the share of pairs that are in one list. For
+    all vectors it is FAISS's imbalance factor, less the pairs of a vector with itself. None for kinds without inverted
+    lists and for fewer than two vectors. Raises IndexBuildError as `quantisation_error` does.
+    """
+    ivf = inverted(codebook)
+    if ivf is None or len(vectors_ND) < 2:
+        return None
+    lists_N, _ = FaissCoder(codebook)(vectors_ND, "vectors")
+    sizes_L = np.bincount(lists_N).astype(np.float64)
+    return float(ivf.nlist * (sizes_L * (sizes_L - 1)).sum() / (len(lists_N) * (len(lists_N) - 1)))
+
+
+def imbalance_growth(trained: float, new: float, share: float) -> float:
+    """By what share the imbalance of an index may grow, once vectors of imbalance `new` are `share` of all in it. Pure.
+
+    With the vectors of lists in shares p and q, it is L |(1 - share) p + share q|², and |p| |q| bounds the mixed term
+    (Cauchy-Schwarz). Estimates below 1, which no lists have, count as 1.
+    """
+    trained, new = max(1.0, trained), max(1.0, new)
+    grown = ((1 - share) * math.sqrt(trained) + share * math.sqrt(new)) ** 2
+    return grown / trained - 1.0
 
 
 def write_index(index: faiss.Index, path: Path) -> None:

@@ -16,14 +16,13 @@ import numpy.typing as npt
 
 from dpr import layout
 from dpr.deletions import live_rows
-from dpr.errors import IndexBuildError
 from dpr.fingerprint import fingerprint
 from dpr.index.build import Coder, build_part, coder
-from dpr.index.choose import IndexPlan, choose, fits
+from dpr.index.choose import IndexPlan
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.part import write_part
 from dpr.index.sample import sample_rows
-from dpr.index.train import quantisation_error, read_index, train, write_index
+from dpr.index.train import list_imbalance, quantisation_error, read_index, train, write_index
 from dpr.manifest import CodebookEntry, SegmentEntry
 from dpr.pipeline.execute import Unit
 from dpr.recipe import IndexConfig
@@ -32,11 +31,10 @@ from dpr.segment import iter_groups, read_rows, vectors_of
 from dpr.store import Store, open_store
 from dpr.store.reader import open_object
 
-DRIFT_SAMPLE_ROWS = 10_000
+FIGURE_ROWS = 10_000
+"""Vectors that a codebook's error and imbalance are measured on, at most."""
 READERS = 32
 """Segments read at a time for a sample: reading waits for disks, or copies memory with Python's lock released."""
-RETRAIN_GROWTH = 1.5
-"""`auto` looks at the rule of N again once the corpus has grown or shrunk by this factor since training."""
 
 
 @dataclass(frozen=True)
@@ -59,71 +57,6 @@ class IndexContext:
         return [[str(e.number), e.segment_id, e.deletions.object.name if e.deletions else ""] for e in self.segments]
 
 
-@dataclass(frozen=True)
-class CodebookChoice:
-    """Whether the base's codebook serves on, and why."""
-
-    reuse: CodebookEntry | None
-    plan: IndexPlan
-    drift: float | None
-    """Quantisation error of the new segments over that of the training sample, minus 1; None without new segments."""
-    reason: str
-
-    @property
-    def said(self) -> str:
-        """The choice and all its reasons, in a line."""
-        codebook = "its codebook is kept" if self.reuse else "a new codebook is trained"
-        return f"{self.plan.factory}: {'; '.join(self.plan.reasons)}; {codebook}: {self.reason}"
-
-
-def choose_codebook(
-    store: Store, context: IndexContext, base: CodebookEntry | None, new: Sequence[SegmentEntry]
-) -> CodebookChoice:
-    """Decide between the base's codebook and training a new one, as `retrain` says."""
-    plan = choose(context.config, context.rows, context.dim)
-    if base is None:
-        return CodebookChoice(None, plan, None, "the store has no codebook of this encoder yet")
-    drift = _drift(store, base, new)
-    policy = context.config.retrain
-    asked = context.config.factory
-    if asked not in ("auto", base.factory):
-        if policy == "never":
-            raise IndexBuildError(
-                f"index.factory is {asked!r}, the codebook of {store.url} is {base.factory!r} and index.retrain is "
-                "never; set retrain to auto, or the factory to the codebook's"
-            )
-        return CodebookChoice(None, plan, drift, f"the recipe asks for {asked} instead of {base.factory}")
-    if policy == "always":
-        return CodebookChoice(None, plan, drift, "the recipe asks for a new codebook each time")
-    if policy == "auto":
-        if asked == "auto" and not fits(context.config, base.factory, context.rows, context.dim):
-            said = f"{base.factory} has outgrown memory_gb {context.config.memory_gb:g}"
-            return CodebookChoice(None, plan, drift, said)
-        growth = context.rows / base.corpus_rows
-        if plan.factory != base.factory and not 1 / RETRAIN_GROWTH < growth < RETRAIN_GROWTH:
-            return CodebookChoice(None, plan, drift, f"the corpus has {growth:.2f} times the rows it was trained for")
-        if drift is not None and drift > context.config.max_drift:
-            return CodebookChoice(None, plan, drift, f"drift {drift:.3f} is above max_drift {context.config.max_drift}")
-    said = "no new segments" if drift is None else f"drift {drift:.3f}"
-    return CodebookChoice(
-        base,
-        choose(context.config.model_copy(update={"factory": base.factory}), context.rows, context.dim),
-        drift,
-        said,
-    )
-
-
-def _drift(store: Store, base: CodebookEntry, new: Sequence[SegmentEntry]) -> float | None:
-    if not new:
-        return None
-    if base.quantisation_error == 0.0:  # an exact codebook cannot drift
-        return 0.0
-    sample_ND = sample_vectors(store, new, DRIFT_SAMPLE_ROWS, seed=0)
-    with tempfile.TemporaryDirectory() as folder:
-        codebook = read_index(fetch_object(store, base.object, Path(folder)))
-    return quantisation_error(codebook, sample_ND) / base.quantisation_error - 1.0
-
-
 def sample_vectors(store: Store, entries: Sequence[SegmentEntry], rows: int, seed: int) -> npt.NDArray[np.float16]:
     """A uniform sample (n, D) of the live vectors of all segments, read by column and row group."""
 
@@ -141,9 +74,9 @@ def _training_sample(
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     """Vectors to train on, and vectors held out so that drift is compared with an error not seen in training."""
     # an exact index needs no training, and still one vector to show its error of zero
-    wanted = max(1, plan.train_rows) + min(DRIFT_SAMPLE_ROWS, plan.train_rows // 10)
+    wanted = max(1, plan.train_rows) + min(FIGURE_ROWS, plan.train_rows // 10)
     drawn_ND = sample_vectors(store, context.segments, min(wanted, context.rows), context.config.seed)
-    held_out = min(DRIFT_SAMPLE_ROWS, len(drawn_ND) // 11)
+    held_out = min(FIGURE_ROWS, len(drawn_ND) // 11)
     if not held_out:
         return drawn_ND, drawn_ND
     held = np.zeros(len(drawn_ND), np.bool_)
@@ -177,6 +110,7 @@ class TrainCodebook:
         with faiss_threads(self._hardware.threads):
             codebook = train(sample_ND, plan, context.config.seed, self._hardware)
             error = quantisation_error(codebook, held_out_ND)
+            imbalance = list_imbalance(codebook, held_out_ND)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "codebook.faiss")
             write_index(codebook, path)
@@ -186,7 +120,9 @@ class TrainCodebook:
             factory=plan.factory,
             trained_rows=len(sample_ND),
             corpus_rows=context.rows,
-            quantisation_error=float(error),
+            last_segment=max(entry.number for entry in context.segments),
+            quantisation_error=error,
+            list_imbalance=imbalance,
             object=ref,
         )
         record = Record(unit="train", rows=len(sample_ND), objects=[ref], facts=entry.model_dump(mode="json"))

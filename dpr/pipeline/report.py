@@ -14,8 +14,8 @@ from dpr.corpus.diff import Changes
 from dpr.manifest import SnapshotBody
 from dpr.pipeline.estimate import Cost
 from dpr.pipeline.execute import StageReport
-from dpr.pipeline.index import CodebookChoice
 from dpr.pipeline.meter import STEPS, Encoding
+from dpr.pipeline.retrain import CodebookChoice, Drift
 from dpr.records import Document, Record
 from dpr.retrieve import cache_folder
 
@@ -44,7 +44,8 @@ class IndexReport(Document):
     trained: bool
     """False: the codebook was kept."""
     why: str
-    drift: float | None
+    drift: Drift | None
+    """None: no codebook before, or too few rows since it was trained."""
     reasons: list[str]
     index_bytes: int
     shards: list[dict[str, Any]]

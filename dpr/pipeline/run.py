@@ -23,18 +23,12 @@ from dpr.pipeline.embed import EmbedContext, copy_steps, embed_steps
 from dpr.pipeline.estimate import measured
 from dpr.pipeline.execute import Executor, Progress, Stage, Step, Unit, run_units
 from dpr.pipeline.gate import GateContext, MeasureIndex, check_gate
-from dpr.pipeline.index import (
-    BuildPart,
-    CodebookChoice,
-    IndexContext,
-    TrainCodebook,
-    choose_codebook,
-    codebook_id,
-)
+from dpr.pipeline.index import BuildPart, IndexContext, TrainCodebook, codebook_id
 from dpr.pipeline.merge import MergeShard, index_entry, merge_units, shard_reports
 from dpr.pipeline.meter import Encoding, EncodingWatch
 from dpr.pipeline.plan import Plan
 from dpr.pipeline.report import Costs, Notes, Report, remembered_estimate
+from dpr.pipeline.retrain import CodebookChoice, choose_codebook
 from dpr.pipeline.scan import FindChanges, ScanSlice, check_quarantine, check_size, collect_quarantine, load_known_keys
 from dpr.recipe import Recipe
 from dpr.records import Record
@@ -196,9 +190,7 @@ class Run:
     def train(self, segments: Sequence[SegmentEntry]) -> tuple[CodebookEntry, CodebookChoice]:
         """The codebook to use: the base's, or a new one."""
         context = self.index_context(segments)
-        old = {entry.segment_id for entry in self.base.body.segments} if self.base else set()
-        new = [entry for entry in segments if entry.segment_id not in old]
-        choice = choose_codebook(self.store, context, self.base.body.codebook if self.base else None, new)
+        choice = choose_codebook(self.store, context, self.base.body.codebook if self.base else None)
         if choice.reuse is not None:
             self.progress.say("index", choice.said)
             return choice.reuse, choice

@@ -24,7 +24,14 @@ from dpr.store import LocalStore
 
 NOTHING = ObjectRef(name="none", size_bytes=0, sha256="")
 CODEBOOK = CodebookEntry(
-    codebook_id="", factory="", trained_rows=0, corpus_rows=0, quantisation_error=0, object=NOTHING
+    codebook_id="",
+    factory="",
+    trained_rows=0,
+    corpus_rows=0,
+    last_segment=0,
+    quantisation_error=0,
+    list_imbalance=None,
+    object=NOTHING,
 )
 INDEX = IndexEntry(index_id="", rows=0, nprobe=1, rescore=0, shards=[])
 

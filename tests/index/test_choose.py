@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpr.errors import IndexBuildError
-from dpr.index.choose import choose
+from dpr.index.choose import choose, keep
 from dpr.index.train import train
 from dpr.recipe import IndexConfig
 
@@ -158,3 +158,14 @@ def test_too_little_memory_is_one_sentence_with_numbers(config: dict[str, object
     with pytest.raises(IndexBuildError, match=r"memory_gb is .* and 21000000 vectors need .* with .*IVF16384") as said:
         choose(IndexConfig.model_validate(config), 21_000_000, 768)
     assert "\n" not in str(said.value)
+
+
+def test_a_trained_codebook_serves_fewer_rows_than_train_it() -> None:
+    with pytest.raises(IndexBuildError, match="needs at least 64 training vectors and there are 50"):
+        choose(IndexConfig(factory="IVF64,Flat"), 50, 16)
+    kept, chosen = keep(IndexConfig(), "IVF64,Flat", 50, 16), choose(IndexConfig(factory="IVF64,Flat"), 100, 16)
+    assert (kept.bytes_per_vector, kept.mergeable) == (chosen.bytes_per_vector, chosen.mergeable)
+    assert (kept.train_rows, kept.memory_bytes) == (0, chosen.memory_bytes - 50 * kept.bytes_per_vector)
+    assert not any("trained on" in said for said in kept.reasons)
+    with pytest.raises(IndexBuildError, match="memory_gb"):
+        keep(IndexConfig(memory_gb=1e-6), "IVF64,Flat", 50, 16)
