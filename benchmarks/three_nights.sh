@@ -8,6 +8,8 @@ export DPR_CACHE="$PWD/cache"
 
 say() { printf '\n# %s\n' "$*"; }
 show() { printf '$ %s\n' "$*"; eval "$*" 2>&1 || echo "[exit code $?]"; }
+# what a run says, without the tables of its report
+run() { printf '$ dpr run recipe.yaml --local\n'; dpr run recipe.yaml --local 2>&1 | grep -Ev '^[┏┃┡│└]' | cut -c1-150; }
 
 # a corpus of 1,000 passages: the paragraphs of Python's own language reference
 python - <<'PY'
@@ -32,12 +34,12 @@ YAML
 
 say "The first night"
 show "cat recipe.yaml"
-show "dpr run recipe.yaml --local"
+run
 
 say "The second night: one passage was edited, one removed, one added, one is there under another id"
 show "sed -i -e '1s/\"text\": \"/\"text\": \"An edit: /' -e '2d' -e '3s/\"id\": \"[^\"]*\"/\"id\": \"renamed\"/' corpus.jsonl"
 show "echo '{\"id\": \"note\", \"title\": \"Pelicans\", \"text\": \"The pelican keeps its fish in a pouch below its beak.\"}' >> corpus.jsonl"
-show "dpr run recipe.yaml --local"
+run
 show "dpr diff store 1 2"
 show "dpr search store 'Where does a pelican store its prey?' -k 1"
 
@@ -50,9 +52,9 @@ dpr run recipe.yaml --local > killed.log 2>&1 &
 while [ "$(made)" -lt $((before + 2)) ] && kill -0 $!; do sleep 0.05; done
 kill -9 $! && wait $! 2>/dev/null || echo "[exit code $?]"
 show "cat killed.log"
-show "dpr status store --json | head -2"
-show "dpr run recipe.yaml --local"
-show "dpr run recipe.yaml --local"
+show "dpr status store --json | grep snapshot"
+run
+run
 
 say "The mistake is noticed: back to the second night"
 show "dpr rollback store 2"

@@ -21,8 +21,11 @@ def print_report(console: Console, report: Report) -> None:
             stage.stage, *(f"{n:,}" for n in counts), f"{stage.seconds:,.1f}", *(f"{n:,.1f}" for n in megabytes)
         )
     console.print(table)
-    costs = {"estimate": report.costs.estimate} if report.costs.estimate else {}
-    console.print(cost_table("cost", costs | {"outcome": report.costs.outcome}))
+    estimate, outcome = report.costs.estimate, report.costs.outcome
+    if estimate:
+        console.print(cost_table("cost", {"estimate": estimate, "outcome": outcome}))
+    elif outcome.gpu_hours:
+        console.print(cost_table("cost", {"outcome": outcome}))
     for line in report.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
