@@ -138,7 +138,14 @@ def _run_of(info: ObjectInfo) -> str:
 def _horizon(store: Store, unnamed: Sequence[ObjectInfo], now: float) -> float:
     """The time before which unnamed objects are garbage: a day ago, or when the oldest run began that went on since."""
     horizon = now - GRACE_SECONDS
-    segments = {PurePosixPath(i.name).stem: i.modified for i in unnamed if i.name.startswith(layout.SEGMENTS)}
+    units: dict[str, float] = {}  # segment id → when its segment, part or truth was made, the latest of them
+    whole = [0.0]
+    for info in unnamed:
+        if info.name.startswith((layout.CODEBOOKS, layout.INDEXES)):  # of one run or another
+            whole.append(info.modified)
+        elif not _run_of(info):
+            stem = PurePosixPath(info.name).stem
+            units[stem] = max(units.get(stem, 0.0), info.modified)
     runs: dict[str, list[float]] = {}
     for info in unnamed:
         if run := _run_of(info):
@@ -146,7 +153,7 @@ def _horizon(store: Store, unnamed: Sequence[ObjectInfo], now: float) -> float:
     for run, times in runs.items():
         changes = read_record(store, layout.record(layout.changes(run.split("/")[1])))
         planned = changes.facts["planned"] if changes else []
-        made = [segments[unit["segment_id"]] for unit in planned if unit["segment_id"] in segments]
-        if max(times + made) > now - GRACE_SECONDS:
-            horizon = min(horizon, *times)
+        made = [units[unit["segment_id"]] for unit in planned if unit["segment_id"] in units]
+        if max(times + made + whole) > now - GRACE_SECONDS:
+            horizon = min(horizon, *times, *made)  # segments that an earlier run made are used, too
     return horizon

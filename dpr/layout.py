@@ -22,7 +22,6 @@ PARTS = "parts/"
 INDEXES = "indexes/"
 TRUTH = "truth/"
 RUNS = "runs/"
-LEASE = "lease/"
 READERS = "readers/"
 PROBES = "probes/"
 COLLECTED = (SNAPSHOTS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, INDEXES, TRUTH, RUNS, READERS, PROBES)

@@ -1,7 +1,7 @@
 """Looking into a store: verifying it, comparing snapshots."""
 
 import tempfile
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dpr.index.merge import ROW_BITS
 from dpr.index.train import read_index
 from dpr.index.verify import stored_ids
 from dpr.manifest import Deletions, SegmentEntry, SnapshotBody
-from dpr.records import ObjectRef, fetch_object
+from dpr.records import ObjectRef, fetch_object, read_record
 from dpr.segment import HASH, check_segment, iter_groups
 from dpr.snapshot import open_snapshot
 from dpr.store import Store
@@ -44,7 +44,8 @@ def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tup
     for number in snapshots:
         snapshot, marker = open_snapshot(store, number)
         with marker:
-            new = [ref for ref in snapshot.body.objects() if ref.name not in checked]
+            named = [*snapshot.body.objects(), *_parts(store, snapshot.body)]
+            new = [ref for ref in named if ref.name not in checked]
             checked |= {ref.name for ref in new}
             for ref in new:
                 problems += _problems_of(store, number, ref, deep=deep)
@@ -56,6 +57,13 @@ def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tup
             except DprError as error:
                 problems.append(Problem(number, layout.snapshot(number), str(error)))
     return len(checked), problems
+
+
+def _parts(store: Store, body: SnapshotBody) -> Iterator[ObjectRef]:
+    """The parts of a snapshot's segments: no answer needs them, and the next run does."""
+    for entry in body.segments:
+        record = read_record(store, layout.record(layout.part(body.codebook.codebook_id, entry.segment_id)))
+        yield from record.objects if record else []
 
 
 def _problems_of(store: Store, number: int, ref: ObjectRef, *, deep: bool) -> list[Problem]:

@@ -3,11 +3,12 @@
 A record is written after the objects it names, so an object without a record is unfinished work (law 2).
 """
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dpr.errors import IntegrityError, MissingObjectError
 from dpr.fingerprint import canonical_json
@@ -64,14 +65,18 @@ def put_object(store: Store, name: str, path: Path) -> ObjectRef:
 def fetch_object(store: Store, ref: ObjectRef, folder: Path) -> Path:
     """A local file with the verified content of `ref`: the stored file itself, or a copy in `folder`.
 
-    A copy already there is verified and used. Raises IntegrityError if the bytes are not those recorded.
+    A sound copy already there is used. Raises IntegrityError if the bytes are not those recorded.
     """
     path = store.local_path(ref.name)
     if path is None:
         path = folder / f"{ref.sha256[:16]}-{Path(ref.name).name}"
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            store.fetch(ref.name, path)
+        if path.exists():
+            with contextlib.suppress(IntegrityError):
+                verify_file(path, ref, str(folder))
+                return path
+        # not there, or damaged where it lies: the store decides
+        folder.mkdir(parents=True, exist_ok=True)
+        store.fetch(ref.name, path)
     verify_file(path, ref, store.url)
     return path
 
@@ -115,6 +120,10 @@ def read_record(store: Store, name: str) -> Record | None:
         return Record.model_validate_json(store.get(name))
     except MissingObjectError:
         return None
+    except ValidationError as error:
+        raise IntegrityError(
+            f"object {name} in {store.url} is not a record of this version; delete it, and its unit is done again"
+        ) from error
 
 
 def write_record(store: Store, name: str, record: Record) -> Record:

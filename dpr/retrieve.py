@@ -22,6 +22,7 @@ from dpr.encoder.compute import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.errors import EncoderError
 from dpr.hit import Hit
+from dpr.index.merge import ROW_BITS, ROW_MASK
 from dpr.index.search import SearchSettings, rescore
 from dpr.index.serving import ServingIndex
 from dpr.index.train import read_index
@@ -38,8 +39,6 @@ from dpr.store import Store
 if TYPE_CHECKING:
     from dpr.encoder.encode import QuestionEncoder
 
-ROW_BITS = 32
-ROW_MASK = (1 << ROW_BITS) - 1
 BLOCK_ROWS = 65_536
 Ids = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]

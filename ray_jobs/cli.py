@@ -11,7 +11,7 @@ from rich.table import Table
 from dpr import layout
 from dpr.errors import DprError
 from dpr.manifest import Snapshot
-from dpr.snapshot import live_snapshot, numbers, read_snapshot
+from dpr.snapshot import live_snapshot, numbers, open_snapshot, read_snapshot
 from dpr.store import Store, open_store
 from ray_jobs import maintain_cli
 from ray_jobs.cli_common import Json, Model, RecipeArgument, SnapshotNumber, StoreArgument, show, summary, table
@@ -165,7 +165,9 @@ def report(
     from dpr.pipeline.picture import write_report
 
     opened = open_store(store)
-    page = write_report(opened, live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot), out)
+    shown, marker = open_snapshot(opened, snapshot)
+    with marker:
+        page = write_report(opened, shown, out)
     show(json_, {"page": str(page)}, lambda console: console.print(f"{page}", highlight=False))
 
 

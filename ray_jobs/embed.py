@@ -1,12 +1,13 @@
 """Job: scan, and embed what is new into segments. `python -m ray_jobs.embed --recipe R`"""
 
+from dpr.corpus.diff import Changes
 from dpr.pipeline.run import Run
 from ray_jobs import jobs
 
 
-def embed(run: Run) -> str:
-    """Scan (already done where it has been) and embed."""
-    segments = run.embed(run.scan())
+def embed(run: Run, changes: Changes) -> str:
+    """Embed what the scan found."""
+    segments = run.embed(changes)
     return f"{len(segments)} segments with {sum(entry.live_rows for entry in segments):,} live passages"
 
 

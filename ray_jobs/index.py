@@ -1,12 +1,13 @@
 """Job: everything up to the serving index, without publishing. `python -m ray_jobs.index --recipe R`"""
 
+from dpr.corpus.diff import Changes
 from dpr.pipeline.run import Run
 from ray_jobs import jobs
 
 
-def index(run: Run) -> str:
-    """Scan, embed, train, build and merge."""
-    segments = run.embed(run.scan())
+def index(run: Run, changes: Changes) -> str:
+    """Embed, train, build and merge."""
+    segments = run.embed(changes)
     codebook, choice = run.train(segments)
     run.build(segments, codebook, choice)
     entry = run.merge(segments, codebook, choice)

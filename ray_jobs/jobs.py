@@ -8,27 +8,42 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dpr.corpus.diff import Changes
 from dpr.errors import DprError
 from dpr.pipeline.plan import Plan
 from dpr.pipeline.run import Outcome, Run
 from dpr.recipe import load_recipe
+from dpr.store import open_store
+from dpr.store.lease import Lease
 from ray_jobs.progress import ConsoleProgress
 from ray_jobs.runtime import RayExecutor, connected
 
 
-def main(description: str, work: Callable[[Run], str]) -> None:
-    """Entry point of a stage module: `--recipe R`, one line of outcome, exit code of the error if there is one."""
+def main(description: str, work: Callable[[Run, Changes], str]) -> None:
+    """Entry point of a stage module: one line of outcome, exit code of the error if there is one."""
+    arguments = arguments_of(description)
+    sys.exit(guarded(lambda: print(_after_scan(arguments.recipe, work, allow_shrink=arguments.allow_shrink))))
+
+
+def arguments_of(description: str) -> argparse.Namespace:
+    """What every job takes: `recipe` and `allow_shrink`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--recipe", required=True, help="recipe file (YAML)")
-    arguments = parser.parse_args()
-    sys.exit(guarded(lambda: print(with_ray(arguments.recipe, work))))
+    parser.add_argument("--allow-shrink", action="store_true", help="accept a corpus that lost more than max_shrink")
+    return parser.parse_args()
 
 
-def with_ray(recipe_path: str, work: Callable[[Run], Any]) -> Any:
-    """Call `work` with a run of the recipe on Ray."""
+def _after_scan(recipe_path: str, work: Callable[[Run, Changes], str], *, allow_shrink: bool) -> str:
+    """Scan on Ray (already done where it has been) and call `work`, holding the store's lease."""
     plan = Plan.of(load_recipe(recipe_path))
-    with ConsoleProgress(Console(stderr=True)) as progress, connected():
-        return work(Run(plan, RayExecutor(plan.recipe.resources), progress))
+    owner = f"job on {plan.recipe.store}"
+    with (
+        ConsoleProgress(Console(stderr=True)) as progress,
+        Lease.acquire(open_store(plan.recipe.store), owner),
+        connected(),
+    ):
+        run = Run(plan, RayExecutor(plan.recipe.resources), progress)
+        return work(run, run.scan(allow_shrink=allow_shrink))
 
 
 def guarded(work: Callable[[], object]) -> int:

@@ -1,6 +1,5 @@
 """Job: the whole nightly run. `python -m ray_jobs.nightly --recipe R` is what `ray job submit` runs."""
 
-import argparse
 import sys
 
 from rich.console import Console
@@ -31,10 +30,7 @@ def nightly(recipe_path: str, *, allow_shrink: bool = False, local: bool = False
 
 def main() -> None:
     """Command line of the job."""
-    parser = argparse.ArgumentParser(description="Run a recipe from corpus to published snapshot.")
-    parser.add_argument("--recipe", required=True, help="recipe file (YAML)")
-    parser.add_argument("--allow-shrink", action="store_true", help="accept a corpus that lost more than max_shrink")
-    arguments = parser.parse_args()
+    arguments = jobs.arguments_of("Run a recipe from corpus to published snapshot.")
     sys.exit(jobs.guarded(lambda: print(jobs.describe(nightly(arguments.recipe, allow_shrink=arguments.allow_shrink)))))
 
 

@@ -85,7 +85,7 @@ def test_a_sound_store_has_no_problems(nights: Nights) -> None:
     for deep in (False, True):
         checked, problems = verify(nights.store, [1, 2], deep=deep)
         assert problems == []
-        # two codebooks or one, two indexes, three segments, one deletion set
+        # codebooks, indexes, segments and their parts, a deletion set
         assert checked == len({ref for number in (1, 2) for ref in _names(nights, number)})
 
 
@@ -94,8 +94,19 @@ def _names(nights: Nights, number: int) -> Iterator[str]:
     yield from (body["codebook"]["object"]["name"], body["index"]["shards"][0]["object"]["name"])
     for segment in body["segments"]:
         yield segment["object"]["name"]
+        yield layout.part(body["codebook"]["codebook_id"], segment["segment_id"])
         if segment["deletions"]:
             yield segment["deletions"]["object"]["name"]
+
+
+def test_a_damaged_part_is_found(copy: Copy) -> None:
+    name = layout.part(copy.body["codebook"]["codebook_id"], copy.body["segments"][0]["segment_id"])
+    path = copy.file({"name": name})
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert copy.said(deep=False) == []
+    (said,) = copy.said(deep=True)
+    assert said.startswith(f"{name}: ")
+    assert "sha256" in said
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -28,6 +28,7 @@ from dpr.index.part import PartFile, PartSource
 from dpr.index.train import write_index
 
 ROW_BITS = 32
+ROW_MASK = (1 << ROW_BITS) - 1
 MAX_SEGMENT_NUMBER = 2**31 - 1
 BUFFER_BYTES = 64 * 2**20
 READERS = 16

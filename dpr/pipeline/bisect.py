@@ -15,6 +15,7 @@ from dpr.segment import Vectors
 if TYPE_CHECKING:
     from dpr.encoder.encode import TowerEncoder
 
+_SHORTEST = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0, 2]))
 MAX_BAD_ROWS = 100
 """More rows of one unit than this that the encoder refuses mean that the encoder is at fault, not the rows."""
 
@@ -29,7 +30,22 @@ def encode_rows(encoder: "TowerEncoder", tokens: TokenBatch) -> tuple[Vectors, d
             f"the encoder refused {len(bad)} of {len(tokens)} passages (first: {next(iter(bad.values()))}); that "
             f"many (over {MAX_BAD_ROWS}) point to the model or the machine, so nothing was quarantined"
         )
+    if bad:
+        _check_encodes(encoder, next(iter(bad.values())))
     return vectors_ND, bad
+
+
+def _check_encodes(encoder: "TowerEncoder", reason: str) -> None:
+    """Raise UnitError if the encoder refuses what any encoder can encode, since the rows are not at fault then."""
+    try:
+        sound = bool(np.isfinite(encoder.encode(_SHORTEST)).all())
+    except RuntimeError:
+        sound = False
+    if not sound:
+        raise UnitError(
+            f"the encoder refuses even a passage of two tokens ({reason}); that points to the model or the machine, so "
+            "nothing was quarantined: start the run again, elsewhere if it happens again"
+        )
 
 
 def _encode_or_bisect(

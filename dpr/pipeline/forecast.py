@@ -99,14 +99,18 @@ def _measure(run: Run, found: Survey) -> tuple[float, Speeds]:
 
 
 def _index_seconds(run: Run) -> float | None:
-    """What the index stages took in the run that made the base."""
+    """What the index stages took in the run that made the base; None if that is not known, or it was continued."""
     if run.base is None:
         return None
     try:
         report = Report.model_validate_json(run.store.get(layout.report(run.base.run_id)))
     except (MissingObjectError, ValidationError):  # made by another version, or by none
         return None
-    return sum(stage.seconds for stage in report.stages if stage.stage in INDEX_STAGES)
+    stages = [stage for stage in report.stages if stage.stage in INDEX_STAGES]
+    # parts of earlier nights are done before, and rightly; a codebook, an index or a gate only if the run was cut off
+    if any(stage.done_before for stage in stages if stage.stage != "build"):
+        return None
+    return sum(stage.seconds for stage in stages)
 
 
 def _work(run: Run, found: Survey, tokens_per_passage: float) -> Work:

@@ -22,18 +22,18 @@ from dpr.errors import GateError
 from dpr.evaluate.answers import accuracy
 from dpr.evaluate.questions import QuestionSet
 from dpr.fingerprint import fingerprint
+from dpr.index.merge import ROW_BITS
 from dpr.index.truth import exact_topk, merge_topk, recall_at
-from dpr.index.tune import said, tune
+from dpr.index.tune import RECALL_AT, said, tune
 from dpr.manifest import IndexEntry, SegmentEntry
 from dpr.pipeline.execute import Unit
 from dpr.recipe import EncoderConfig, GateConfig, IndexConfig
 from dpr.records import Record, fetch_object
-from dpr.retrieve import ROW_BITS, SegmentSet, VectorSearch, open_index
+from dpr.retrieve import SegmentSet, VectorSearch, open_index
 from dpr.segment import iter_groups, read_rows, vectors_of
 from dpr.store import Store, open_store
 from dpr.store.reader import open_object
 
-RECALL_AT = 20
 TRUTH_DEPTH = 200
 """Neighbours cached per segment and question; deletions may take some before fewer than asked are left."""
 TUNING_QUESTIONS = 1_000

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from dpr import layout
 from dpr.deletions import live_rows, read_deletions
+from dpr.errors import IntegrityError
 from dpr.fingerprint import fingerprint
-from dpr.index.merge import READERS, ROW_BITS, PartRef, build_whole, merge
+from dpr.index.merge import READERS, ROW_BITS, ROW_MASK, PartRef, build_whole, merge
 from dpr.index.train import read_index
 from dpr.index.verify import decoded_sample, verify
 from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, ShardEntry
@@ -28,7 +29,6 @@ from dpr.store import Store, open_store
 from dpr.store.reader import open_object
 
 ERROR_SAMPLE_ROWS = 1_000
-ROW_MASK = (1 << ROW_BITS) - 1
 
 Shard = tuple[SegmentEntry, ...]
 
@@ -127,7 +127,12 @@ class MergeShard:
         def part(entry: SegmentEntry) -> PartRef:
             name = layout.part(self._codebook.codebook_id, entry.segment_id)
             record = Record.model_validate_json(store.get(layout.record(name)))
-            file = open_verified(store, record.objects[0])
+            try:
+                file = open_verified(store, record.objects[0])
+            except IntegrityError as error:
+                raise IntegrityError(
+                    f"{error}; delete {layout.record(name)}, and the next run makes it anew"
+                ) from error
             return PartRef(entry.number, file, entry.rows, read_deletions(store, entry))
 
         with ThreadPoolExecutor(READERS) as pool:

@@ -20,7 +20,7 @@ from dpr.fingerprint import fingerprint
 from dpr.index.train import trained_how
 from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
 from dpr.pipeline.embed import EmbedContext, copy_steps, embed_steps
-from dpr.pipeline.estimate import measured
+from dpr.pipeline.estimate import FLOAT16_BYTES, measured
 from dpr.pipeline.execute import Executor, Progress, Stage, Step, Unit, run_units
 from dpr.pipeline.gate import GateContext, MeasureIndex, check_gate
 from dpr.pipeline.index import BuildPart, IndexContext, TrainCodebook, codebook_id
@@ -38,7 +38,6 @@ from dpr.store.lease import Lease
 from dpr.store.proof import prove_put_if_absent
 
 PUBLISH_ATTEMPTS = 3
-FLOAT16_BYTES = 2
 Gated = tuple[IndexEntry, dict[str, Any]]
 """The index with its search settings, and the gate's report."""
 

@@ -74,7 +74,7 @@ class Lease:
 
     @classmethod
     def acquire(cls, store: Store, owner: str, ttl_seconds: float = 60.0) -> Self:
-        """Take the lease of `store` for `owner` (a run id), who is named to whoever comes later.
+        """Take the lease of `store` for `owner` ("run of STORE"), who is named to whoever comes later.
 
         A lease whose holder is dead is taken over: at once if it ran on this machine or its last heartbeat is long
         ago, else after watching for the holder's own `ttl_seconds`. Raises ConflictError naming a holder that lives.

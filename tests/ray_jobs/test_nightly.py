@@ -85,20 +85,26 @@ def _spoil(share, weights: Path):
 def test_stage_jobs_and_the_nightly_job_in_turn(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, make_encoder(tmp_path / "encoder"))
     write_jsonl(tmp_path / "corpus.jsonl", corpus(200))
-    said = {}
-    for job in ("index", "nightly", "nightly"):
+
+    def run_job(job: str) -> tuple[str, str]:
         command = [sys.executable, "-m", f"ray_jobs.{job}", "--recipe", str(recipe)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         assert ended.returncode == 0, ended.stderr
-        said[len(said)] = ended
-    assert "200 passages" in said[0].stdout
-    assert "published snapshot 1: 200 passages" in said[1].stdout
-    assert "2 of 2 units done now" in said[0].stderr  # embed
-    assert "encoder fp32" in said[0].stderr or "encoder bf16" in said[0].stderr
-    assert said[0].stderr.index("index   IVF8,PQ8x4: ") < said[0].stderr.index("train   ")  # chosen before it is made
-    assert "0 of 2 units done now, 2 were done before" in said[1].stderr  # what the first job made is used
-    assert "nothing changed, nothing was embedded" in said[2].stdout
-    assert said[2].stderr == ""
+        return ended.stdout, ended.stderr
+
+    assert "200 passages: 200 new, 200 to embed, 0 gone" in run_job("scan")[0]
+    out, err = run_job("embed")
+    assert "2 segments with 200 live passages" in out
+    assert "2 of 2 units done now" in err
+    assert "encoder fp32" in err or "encoder bf16" in err
+    out, err = run_job("index")
+    assert "200 passages" in out
+    assert "0 of 2 units done now, 2 were done before" in err  # what the job before it made is used
+    assert err.index("index   IVF8,PQ8x4: ") < err.index("train   ")  # chosen before it is made
+    assert "published snapshot 1: 200 passages" in run_job("nightly")[0]
+    out, err = run_job("nightly")
+    assert "nothing changed, nothing was embedded" in out
+    assert err == ""
 
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
