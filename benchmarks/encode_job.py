@@ -13,7 +13,8 @@ from encode_subject import Subject
 from dpr.pipeline.plan import Plan
 from dpr.pipeline.run import Run
 from dpr.recipe import Recipe
-from ray_jobs.runtime import RayExecutor, connected
+from ray_jobs.connect import connected
+from ray_jobs.runtime import RayExecutor
 
 
 class Timeline:

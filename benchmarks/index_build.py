@@ -28,7 +28,8 @@ from dpr.recipe import Recipe
 from dpr.records import Record, put_object
 from dpr.segment import write_segment
 from dpr.store import open_store
-from ray_jobs.runtime import RayExecutor, connected
+from ray_jobs.connect import connected
+from ray_jobs.runtime import RayExecutor
 
 SEGMENT_ROWS = 50_000
 BUFFER_BYTES = 8 * 2**20

@@ -31,7 +31,8 @@ from dpr.manifest import SegmentEntry
 from dpr.pipeline.plan import Plan
 from dpr.pipeline.run import Run
 from dpr.recipe import CorpusConfig, EncoderConfig, Recipe, Resources
-from ray_jobs.runtime import CODERS_PER_GPU, connected
+from ray_jobs.connect import connected
+from ray_jobs.runtime import CODERS_PER_GPU
 
 PAPER_SECONDS = 8.5 * 3600
 """Karpukhin et al. 2020, section 5.4: 21 million passages, FAISS on one server."""

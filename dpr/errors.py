@@ -76,3 +76,9 @@ class UnitError(DprError):
     """A unit of work failed; its finished siblings are kept and the run can be started again."""
 
     exit_code = 11
+
+
+class ClusterError(DprError):
+    """A Ray cluster that cannot be joined."""
+
+    exit_code = 12

@@ -1,11 +1,23 @@
-"""Finding the project's own error within what Ray says: Ray quotes it, with its traceback, in messages of its own."""
+"""What became of a stage or a service on Ray: Ray quotes the project's own errors in messages of its own."""
 
 import re
+from collections.abc import Collection
+
+from ray import exceptions
 
 from dpr import errors
-from dpr.errors import DprError
+from dpr.errors import DprError, UnitError
 
 _QUOTED = re.compile(r"dpr\.errors\.(\w+): (.+)")
+_LOST = (
+    exceptions.WorkerCrashedError,
+    exceptions.RayActorError,
+    exceptions.OutOfMemoryError,
+    exceptions.NodeDiedError,
+    exceptions.LocalRayletDiedError,
+)
+_NAMED = 3
+"""Records that a message names, at most."""
 
 
 def quoted_error(message: str) -> DprError | None:
@@ -16,3 +28,33 @@ def quoted_error(message: str) -> DprError | None:
     name, sentence = quoted[-1]
     kind = getattr(errors, name, DprError)
     return kind(sentence) if isinstance(kind, type) and issubclass(kind, DprError) else DprError(sentence)
+
+
+def stage_error(stage: str, left: Collection[str], error: Exception) -> DprError:
+    """The project's own error inside one of Ray's, or a UnitError in one sentence.
+
+    `left`: the records of the units that have not come out of the stage.
+    """
+    cause: BaseException | None = error
+    lost = False
+    while cause is not None:
+        if isinstance(cause, DprError):
+            return cause
+        lost = lost or isinstance(cause, _LOST)
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if (own := quoted_error(str(error))) is not None:  # an actor that could not be made quotes it as text
+        return own
+    if lost:
+        return _lost_workers(stage, sorted(left))
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = lines[-1] if lines else type(error).__name__
+    return UnitError(f"stage {stage} failed in a worker: {said}; start the run again")
+
+
+def _lost_workers(stage: str, left: list[str]) -> UnitError:
+    named = ", ".join(left[:_NAMED]) + (", …" if len(left) > _NAMED else "")
+    which = f" ({named})" if len(left) == 1 else f" (one of {len(left)} that are not done: {named})" if left else ""
+    return UnitError(
+        f"stage {stage}: the workers of one unit died again and again{which}; find out in Ray's logs whether memory "
+        "ran out or a passage crashes them, give them more memory or mend the passage, and start the run again"
+    )

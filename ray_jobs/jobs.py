@@ -15,8 +15,9 @@ from dpr.pipeline.run import Outcome, Run
 from dpr.recipe import load_recipe
 from dpr.store import open_store
 from dpr.store.lease import Lease
+from ray_jobs.connect import connected
 from ray_jobs.progress import ConsoleProgress
-from ray_jobs.runtime import RayExecutor, connected
+from ray_jobs.runtime import RayExecutor
 
 
 def main(description: str, work: Callable[[Run, Changes], str]) -> None:

@@ -9,8 +9,9 @@ from dpr.pipeline.plan import Plan
 from dpr.pipeline.run import Outcome, finished_run, run_plan
 from dpr.recipe import load_recipe
 from ray_jobs import jobs
+from ray_jobs.connect import connected
 from ray_jobs.progress import ConsoleProgress
-from ray_jobs.runtime import RayExecutor, connected
+from ray_jobs.runtime import RayExecutor
 
 
 def nightly(recipe_path: str, *, allow_shrink: bool = False, local: bool = False) -> Outcome:

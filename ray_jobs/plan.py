@@ -7,9 +7,10 @@ from dpr.pipeline.forecast import Forecast, forecast
 from dpr.pipeline.plan import Plan
 from dpr.pipeline.run import Run
 from dpr.recipe import load_recipe
+from ray_jobs.connect import connected
 from ray_jobs.progress import ConsoleProgress
 from ray_jobs.report import cost_table
-from ray_jobs.runtime import RayExecutor, connected
+from ray_jobs.runtime import RayExecutor
 
 
 def plan(recipe_path: str, *, local: bool = False) -> Forecast:

@@ -1,31 +1,30 @@
-"""Ray as an executor of units: connecting, and Ray Data carrying a stage's steps as operators.
+"""Ray as an executor of units: Ray Data carries a stage's steps as operators.
 
-Rows of the dataset are units. Only a lost worker is retried, by Ray; an error raised by a step ends the stage.
+Rows of the dataset are units. Only a lost worker is retried, by Ray, and so often at most that a unit that kills every
+worker ends the stage, as does an error raised by a step.
 """
 
 import logging
-import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeVar
-
-# read when ray is imported: no usage reports without consent
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.annotations import RayDeprecationWarning
 
-from dpr.errors import DprError, UnitError
+from dpr.errors import DprError
 from dpr.index.hardware import Hardware
 from dpr.pipeline.execute import Cluster, Step, Unit
 from dpr.recipe import Resources
-from ray_jobs.failures import quoted_error
+from ray_jobs.failures import stage_error
 
 Shared = TypeVar("Shared")
-LEAST_CPUS = 2
-"""That a Ray of our own is told to have: with one, actors that wait for a writer would leave it no room."""
+LOST_RETRIES = 5
+"""How often a unit is begun again after the process that worked on it died. Ray Data's own default is for ever."""
+ACTOR_LIVES = {"max_task_retries": LOST_RETRIES, "max_restarts": 2 * LOST_RETRIES}
+"""An actor outlives two such units, and one that dies while it is made ends the stage too."""
 MOST_ACTORS = 64
 ACTOR_CPUS = 0.5
 """Ray's share for an actor whose threads are told to it otherwise; small, so that all find room on a small machine."""
@@ -37,34 +36,6 @@ TOKENIZER_THREADS = 2
 """Of one tokeniser beside GPUs: a unit is ready sooner than with one; more would wait for Python's lock."""
 CODERS_PER_GPU = 8
 """Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
-
-
-@contextmanager
-def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
-    """A Ray to run on: the cluster this process belongs to (`RAY_ADDRESS`, a submitted job), else one of its own.
-
-    A Ray started here has so many CPUs (at least LEAST_CPUS) and GPUs (None: this machine's), is bound to loopback,
-    without dashboard, and stops with the block.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(LEAST_CPUS, cpus or os.cpu_count() or 1),
-            num_gpus=gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 class _Handle:
@@ -89,25 +60,36 @@ class RayExecutor:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
+        left = {unit["record"] for unit in units if "record" in unit}  # one that measures has none
         try:
-            if len(units) == 1:
-                # there is nothing to overlap, so one task takes all steps, in a worker that is there already
-                gpus = max(self._gpu_share(step) for step in steps)
-                yield ray.get(ray.remote(_chain(steps)).options(num_cpus=1, num_gpus=gpus).remote(units[0]))
-            else:
-                yield from self._dataset(stage, steps, units).iter_rows()
+            for unit in self._results(stage, steps, units):
+                left.discard(unit.get("record"))
+                yield unit
         except DprError:
             raise
         except ray.exceptions.RayError as error:
-            raise _said(stage, error) from error
+            raise stage_error(stage, left, error) from error
+
+    def _results(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
+        if len(units) > 1:
+            yield from self._dataset(stage, steps, units).iter_rows()
+            return
+        # there is nothing to overlap, so one task takes all steps, in a worker that is there already
+        gpus = max(self._gpu_share(step) for step in steps)
+        task = ray.remote(_chain(steps)).options(num_cpus=1, num_gpus=gpus, max_retries=LOST_RETRIES)
+        yield ray.get(task.remote(units[0]))
 
     def _dataset(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> ray.data.Dataset:
         dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
-        for step in steps:
-            if step.on == "task" or (step.on in ("trainer", "coder") and not self._gpu_share(step)):
-                dataset = dataset.map(_chain([step]), num_cpus=1)
-            else:
-                dataset = dataset.map(step.make, fn_constructor_args=step.args, **self._placement(step, len(units)))
+        with warnings.catch_warnings():
+            # of keywords without a parameter of their own; Ray 2.60 has none for retries, nor another way to bound them
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            for step in steps:
+                if step.on == "task" or (step.on in ("trainer", "coder") and not self._gpu_share(step)):
+                    dataset = dataset.map(_chain([step]), num_cpus=1, max_retries=LOST_RETRIES)
+                else:
+                    placement = self._placement(step, len(units)) | ACTOR_LIVES
+                    dataset = dataset.map(step.make, fn_constructor_args=step.args, **placement)
         dataset.set_name(stage)
         return dataset
 
@@ -202,17 +184,3 @@ def _chain(steps: Sequence[Step]) -> Callable[[Unit], Unit]:
         return unit
 
     return run_steps
-
-
-def _said(stage: str, error: Exception) -> DprError:
-    """The project's own error inside one of Ray's, or a UnitError that quotes the last line of Ray's."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, DprError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    if (own := quoted_error(str(error))) is not None:  # an actor that could not be made quotes it as text
-        return own
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    said = lines[-1] if lines else type(error).__name__
-    return UnitError(f"stage {stage} failed in a worker: {said}; start the run again")

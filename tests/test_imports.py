@@ -22,7 +22,7 @@ LAYERS = (
     ("dpr.snapshot",),
     ("dpr.collect", "dpr.maintain", "dpr.retrieve"),
     ("dpr.pipeline",),
-    ("ray_jobs.cli_common", "ray_jobs.failures", "ray_jobs.progress", "ray_jobs.report"),
+    ("ray_jobs.cli_common", "ray_jobs.connect", "ray_jobs.failures", "ray_jobs.progress", "ray_jobs.report"),
     ("ray_jobs.runtime",),
     ("ray_jobs.jobs", "ray_jobs.serve"),
     ("ray_jobs.embed", "ray_jobs.index", "ray_jobs.maintain_cli", "ray_jobs.nightly", "ray_jobs.plan", "ray_jobs.scan"),

@@ -23,8 +23,8 @@ from dpr.recipe import ServeConfig
 from dpr.retrieve import resolve_encoder
 from dpr.snapshot import live_snapshot
 from dpr.store import open_store
+from ray_jobs.connect import connected, named_cluster
 from ray_jobs.failures import quoted_error
-from ray_jobs.runtime import connected
 from ray_jobs.serve.deployment import LOGGING, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
 
@@ -46,7 +46,7 @@ def serve_store(store_url: str, config: ServeConfig, model: str | None = None) -
     reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     model = os.path.abspath(model) if model and os.path.isdir(model) else model
     resolve_encoder(snapshot.body, model)
-    own_ray = not ray.is_initialized() and not os.environ.get("RAY_ADDRESS")
+    own_ray = not ray.is_initialized() and not named_cluster()
     with ExitStack() as stack:
         stack.enter_context(_signals_restored())
         if own_ray:

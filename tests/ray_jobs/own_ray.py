@@ -13,7 +13,7 @@ from pathlib import Path
 
 HOLD = """
 import sys
-import ray_jobs.runtime  # its settings of Ray
+import ray_jobs  # its settings of Ray
 import ray
 context = ray.init(
     address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1",

@@ -43,7 +43,8 @@ def corpus(count: int) -> dict[str, str]:
 
 
 def test_ray_and_one_process_give_the_same_body(tmp_path: Path) -> None:
-    from ray_jobs.runtime import RayExecutor, connected
+    from ray_jobs.connect import connected
+    from ray_jobs.runtime import RayExecutor
 
     encoder = make_encoder(tmp_path / "encoder")
     made: dict[str, Recipe] = {}

@@ -28,6 +28,10 @@ class Where:
         return unit | {"gpus": ray.get_runtime_context().get_accelerator_ids()["GPU"], "process": os.getpid()}
 
 
+def units(count: int) -> list[Unit]:
+    return [{"number": n, "record": f"runs/1/{n}.json"} for n in range(count)]
+
+
 @pytest.fixture(params=[0, 2])
 def gpus(request: pytest.FixtureRequest) -> Iterator[int]:
     import ray
@@ -49,9 +53,9 @@ def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
     executor = RayExecutor(Resources())
     assert executor.hardware().device == ("cuda" if gpus else None)
     assert executor.hardware().threads == 3
-    (trained,) = executor.run("train", [Step(Where, on="trainer")], [{"number": 0}])
+    (trained,) = executor.run("train", [Step(Where, on="trainer")], units(1))
     assert len(trained["gpus"]) == (1 if gpus else 0)
-    coded = list(executor.run("build", [Step(Where, on="coder")], [{"number": n} for n in range(40)]))
+    coded = list(executor.run("build", [Step(Where, on="coder")], units(40)))
     assert sorted(unit["number"] for unit in coded) == list(range(40))
     assert {len(unit["gpus"]) for unit in coded} == {1 if gpus else 0}
     if gpus:
@@ -59,14 +63,15 @@ def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
         on_second = {unit["process"] for unit in coded if unit["gpus"] == ["1"]}
         assert 1 < len(on_first | on_second) <= 2 * CODERS_PER_GPU
         assert max(len(on_first), len(on_second)) <= CODERS_PER_GPU
-    (alone,) = executor.run("build", [Step(Where, on="coder")], [{"number": 0}])
+    (alone,) = executor.run("build", [Step(Where, on="coder")], units(1))
     assert len(alone["gpus"]) == (1 if gpus else 0)
 
 
 def test_a_machine_of_one_cpu_has_room_for_all_operators() -> None:
-    from ray_jobs.runtime import RayExecutor, connected
+    from ray_jobs.connect import connected
+    from ray_jobs.runtime import RayExecutor
 
     steps = [Step(Where, on="actor"), Step(Where, on="encoder"), Step(Where)]
     with connected(cpus=1):
-        done = list(RayExecutor(Resources()).run("embed", steps, [{"number": n} for n in range(3)]))
+        done = list(RayExecutor(Resources()).run("embed", steps, units(3)))
     assert sorted(unit["number"] for unit in done) == [0, 1, 2]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -29,8 +30,9 @@ from dpr.pipeline.run import run_recipe
 from dpr.recipe import Recipe, ServeConfig
 from dpr.retrieve import Retriever
 from dpr.store import LocalStore
-from ray_jobs.runtime import connected
+from ray_jobs.connect import connected
 from ray_jobs.serve.haproxy import find_haproxy
+from tests.ray_jobs.listening import listening_at
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
@@ -300,20 +302,27 @@ def test_the_api_is_described_without_loading_anything(client: httpx.Client) -> 
             assert described["description"], (name, field)
 
 
-def listening_addresses(pid: int) -> set[str]:
-    """IPv4 addresses, as the kernel writes them, at which a process listens."""
-    inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
+@pytest.mark.ray
+@pytest.mark.skipif(find_haproxy() is None, reason="HAProxy is not on this machine")
+def test_haproxy_takes_the_requests(service: Service, client: httpx.Client) -> None:
+    assert client.get("/v1/health").status_code == 200
+    proxies = [pid for pid, name in service.processes().items() if name == "haproxy"]
+    assert any(listening_at(pid) for pid in proxies)
 
 
 @pytest.mark.ray
-@pytest.mark.skipif(find_haproxy() is None, reason="HAProxy is not on this machine")
-def test_haproxy_takes_the_requests_and_listens_on_loopback_only(service: Service, client: httpx.Client) -> None:
+def test_it_listens_on_loopback_but_for_one_port_of_a_replica_that_wants_the_token(
+    service: Service, client: httpx.Client
+) -> None:
     assert client.get("/v1/health").status_code == 200
-    proxies = [pid for pid, name in service.processes().items() if name == "haproxy"]
-    assert proxies
-    assert {address for pid in proxies for address in listening_addresses(pid)} == {"0100007F"}
+    found = [(name, *place) for pid, name in service.processes().items() for place in listening_at(pid)]
+    open_to_all = [(name, port) for name, address, port in found if not address.is_loopback]
+    assert [name for name, _ in open_to_all] == ["ray::ServeRepli"]
+    with grpc.insecure_channel(f"127.0.0.1:{open_to_all[0][1]}") as channel:
+        call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+        with pytest.raises(grpc.RpcError) as refused_call:
+            call(b"", timeout=30)
+    assert refused_call.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.ray

@@ -1,0 +1,91 @@
+"""Connecting to Ray: to the cluster that `RAY_ADDRESS` names, or to a Ray of our own that only this machine reaches."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray._common.network_utils import parse_address
+from ray._private import ray_constants, services
+
+from dpr.errors import ClusterError
+
+LEAST_CPUS = 2
+"""That a Ray of our own is told to have: with one, actors that wait for a writer would leave it no room."""
+ANSWER_SECONDS = 10.0
+
+
+@contextmanager
+def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
+    """A Ray to run on: the cluster this process belongs to (`RAY_ADDRESS`, a submitted job), else one of its own.
+
+    A Ray started here has so many CPUs (at least LEAST_CPUS) and GPUs (None: this machine's), listens on loopback
+    only, has no dashboard, and stops with the block. Raises ClusterError if the cluster named cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    if address := named_cluster():
+        _join(address)
+    else:
+        _start(cpus, gpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def named_cluster() -> str | None:
+    """The address of the cluster that this process is to join; None: it starts a Ray of its own."""
+    address = os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
+
+
+def _join(address: str) -> None:
+    try:
+        _knock(address)
+        ray.init(logging_level=logging.WARNING)
+    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+        lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
+        said = lines[0] if lines else type(error).__name__
+        raise ClusterError(
+            f"the Ray cluster {address} that RAY_ADDRESS names cannot be joined: {said}; correct or unset RAY_ADDRESS, "
+            "start the cluster, or give its token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens where Ray would connect to: it would try for minutes, then end the process."""
+    if "://" not in address:
+        host, port = parse_address(services.canonicalize_bootstrap_address(address))
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+
+
+def _start(cpus: int | None, gpus: int | None) -> None:
+    with _loopback():
+        ray.init(
+            address="local",
+            num_cpus=max(LEAST_CPUS, cpus or os.cpu_count() or 1),
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 as it is told: else it puts the host's address there and listens on all interfaces.
+
+    It is the setting `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`, which Ray reads from the environment only when it is
+    imported, and which must not hold for a process that joins a cluster.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

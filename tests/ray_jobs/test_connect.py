@@ -1,0 +1,95 @@
+"""Joining a cluster that is not there or wants a token, and who reaches a Ray of our own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpr.errors import ClusterError
+from tests.ray_jobs.listening import listening_at
+from tests.ray_jobs.own_ray import own_ray
+from tests.ray_jobs.test_nightly import corpus, write_recipe
+from tests.tiny import make_encoder, write_jsonl
+
+pytestmark = pytest.mark.ray
+
+HOLD = """
+from ray_jobs.connect import connected
+import ray
+with connected():
+    ray.get(ray.remote(lambda: 1).remote())
+    print("ready", flush=True)
+    input()
+"""
+
+
+def test_a_ray_of_our_own_listens_on_loopback_only() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["TEST_MARK"] = mark = f"test-connect-{os.getpid()}"
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", HOLD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as held:
+        assert held.stdout
+        assert held.stdout.readline() == "ready\n"
+        found = [(_name(pid), address) for pid in _marked(mark) for address, _ in listening_at(pid)]
+        held.communicate("\n", timeout=60)
+    assert held.returncode == 0
+    assert [(name, str(address)) for name, address in found if not address.is_loopback] == []
+    assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "no-such-host.invalid:6379"])
+def test_a_cluster_that_is_not_there_is_named_in_a_sentence(recipe: Path, address: str) -> None:
+    said = refused(recipe, os.environ | {"RAY_ADDRESS": address})
+    assert said.startswith(f"error: the Ray cluster {address} that RAY_ADDRESS names cannot be joined: ")
+    assert said.count("\n") == 1
+
+
+def test_who_has_no_token_or_a_wrong_one_is_refused_in_a_sentence(recipe: Path, tmp_path: Path) -> None:
+    wrong = {"RAY_AUTH_TOKEN": "0" * 64}
+    nowhere = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(tmp_path)}
+    untold = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_MODE": None}
+    with own_ray() as ray:
+        for change in (wrong, nowhere, untold):
+            environment = ray.environment | {"HOME": str(tmp_path)} | change
+            said = refused(recipe, {name: value for name, value in environment.items() if value is not None})
+            last = said.splitlines()[-1]  # Ray's own warnings come before
+            assert last.startswith(f"error: the Ray cluster {ray.environment['RAY_ADDRESS']} that RAY_ADDRESS names")
+            assert "token" in last
+            assert "Traceback" not in said
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("connect")
+    write_jsonl(folder / "corpus.jsonl", corpus(20))
+    return write_recipe(folder, make_encoder(folder / "encoder"))
+
+
+def refused(recipe: Path, environment: dict[str, str]) -> str:
+    """What the nightly job says on stderr."""
+    command = [sys.executable, "-m", "ray_jobs.nightly", "--recipe", str(recipe)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150, env=environment)
+    assert ended.returncode == ClusterError.exit_code == 12, ended.stderr
+    assert ended.stdout == ""
+    return ended.stderr
+
+
+def _marked(mark: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
