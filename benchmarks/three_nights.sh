@@ -38,10 +38,10 @@ run
 
 say "The second night: one passage was edited, one removed, one added, one is there under another id"
 show "sed -i -e '1s/\"text\": \"/\"text\": \"An edit: /' -e '2d' -e '3s/\"id\": \"[^\"]*\"/\"id\": \"renamed\"/' corpus.jsonl"
-show "echo '{\"id\": \"note\", \"title\": \"Pelicans\", \"text\": \"The pelican keeps its fish in a pouch below its beak.\"}' >> corpus.jsonl"
+show "echo '{\"id\": \"note\", \"title\": \"walrus\", \"text\": \"The walrus operator := gives a name to a value inside of a larger expression.\"}' >> corpus.jsonl"
 run
 show "dpr diff store 1 2"
-show "dpr search store 'Where does a pelican store its prey?' -k 1"
+show "dpr search store 'What does the walrus operator do?' -k 1"
 
 say "The third night: every other passage was rewritten by mistake; the process is killed half way"
 show "sed -i '1~2s/\"text\": \"/\"text\": \"DRAFT /' corpus.jsonl"
