@@ -1,8 +1,8 @@
 """What a question costs: predicted from counted operations, never timed, so the same inputs give the same settings.
 
-Milliseconds are those of one question on one thread of a reference processor. Its constants are estimates: machines differ
-from them by a factor of two or more, and `benchmarks/search_cost.py` shows by how much this one does. With D dimensions
-and codes of B bytes:
+Milliseconds are those of one question on one thread of a reference processor. Its constants are estimates: machines
+differ from them by a factor of two or more, and `benchmarks/search_cost.py` shows by how much this one does. With D
+dimensions and codes of B bytes:
 
     question     20 µs, and for PQ a table of 256 products for each dimension
     centroid     D * 0.11 ns                                every coarse centroid is compared, once in each shard
