@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from dpr.encoder.memory import WithinMemory
@@ -11,11 +10,10 @@ from dpr.encoder.packed import supports
 from dpr.encoder.packed_forward import PackedForward
 from dpr.encoder.padded import PaddedForward
 from dpr.encoder.spec import TowerSpec
-from dpr.encoder.tokens import TokenBatch
+from dpr.encoder.tokens import SHORTEST
 
 GPU_THREADS = 3
 """Callers that keep a GPU busy: one batch computes while one waits its turn and one is made ready or read back."""
-_SHORT = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0, 2]))
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def choose_way(
     else:
         try:
             packed = PackedForward(network, tower, device, dtype)
-            packed(_SHORT)
+            packed(SHORTEST)
         except (ImportError, RuntimeError) as error:  # no Triton, or no C compiler for it; PyTorch without oneDNN
             why = f"packing does not run here: {' '.join(str(error).split())[:200]}"
         else:

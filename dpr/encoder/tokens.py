@@ -63,6 +63,10 @@ class TokenBatch:
         return cls(tensors["ids"], tensors["types"], tensors["offsets"])
 
 
+SHORTEST = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0, 2]))
+"""One row of two tokens, which any encoder can encode: to try one out."""
+
+
 class TowerTokenizer:
     """The tokenizer of a tower, with its prefix, its way to join title and text, and its token limit.
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dpr.encoder.tokens import TokenBatch
+from dpr.encoder.tokens import SHORTEST, TokenBatch
 from dpr.errors import UnitError
 from dpr.segment import Vectors
 
 if TYPE_CHECKING:
     from dpr.encoder.encode import TowerEncoder
 
-_SHORTEST = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0, 2]))
 MAX_BAD_ROWS = 100
 """More rows of one unit than this that the encoder refuses mean that the encoder is at fault, not the rows."""
 
@@ -38,7 +37,7 @@ def encode_rows(encoder: "TowerEncoder", tokens: TokenBatch) -> tuple[Vectors, d
 def _check_encodes(encoder: "TowerEncoder", reason: str) -> None:
     """Raise UnitError if the encoder refuses what any encoder can encode, since the rows are not at fault then."""
     try:
-        sound = bool(np.isfinite(encoder.encode(_SHORTEST)).all())
+        sound = bool(np.isfinite(encoder.encode(SHORTEST)).all())
     except RuntimeError:
         sound = False
     if not sound:

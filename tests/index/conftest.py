@@ -1,7 +1,6 @@
 """Clustered vectors, cut into segments with dead rows, and what a single FAISS process makes of them."""
 
 import contextlib
-import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -9,6 +8,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+from tests.disk import full_disk as _full_disk
 
 DIM = 16
 ROW_BITS = 32
@@ -81,20 +82,10 @@ def segments(vectors_ND: npt.NDArray[np.float16]) -> list[Segment]:
     return cut(vectors_ND)
 
 
-@contextlib.contextmanager
-def _small_files() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.fixture
 def full_disk() -> Callable[[], contextlib.AbstractContextManager[None]]:
     """Within `with full_disk():` no file may grow beyond 4 KB; only there, since pytest writes its log to one, too."""
-    return _small_files
+    return _full_disk
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 """Every kind of index through whole runs, and what can go wrong on the way to one: nothing published, nothing lost."""
 
-import contextlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from dpr.recipe import Recipe
 from dpr.retrieve import Retriever
 from dpr.snapshot import live_snapshot, numbers
 from dpr.store import LocalStore
+from tests.disk import full_disk
 from tests.pipeline.stores import run, tiny_recipe
 from tests.tiny import WORDS
 
@@ -100,16 +98,6 @@ def test_a_part_whose_checksum_is_wrong(tmp_path: Path, encoder: Path) -> None:
     store.delete(part)
     store.delete(part.replace(".safetensors", ".json"))
     assert run(again).snapshot.number == 2
-
-
-@contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_fills_up_during_a_merge(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
