@@ -67,7 +67,7 @@ def whole_job(report: Report, subject: Subject, files: Sequence[Path], devices: 
             with connected(cpus=cpus, gpus=gpus):
                 connected_seconds = time.perf_counter() - started
                 run = Run(plan, RayExecutor(recipe.resources), timeline)
-                segments = run.embed(run.scan())
+                _, segments = run.scan_and_embed()
                 seconds = time.perf_counter() - started
     finally:
         shutil.rmtree(folder)

@@ -1,13 +1,12 @@
 """Job: scan, and embed what is new into segments. `python -m ray_jobs.embed --recipe R`"""
 
-from dpr.corpus.diff import Changes
 from dpr.pipeline.run import Run
 from ray_jobs import jobs
 
 
-def embed(run: Run, changes: Changes) -> str:
-    """Embed what the scan found."""
-    segments = run.embed(changes)
+def embed(run: Run, allow_shrink: bool) -> str:
+    """Embed what a scan finds; what has been done is not done again."""
+    _, segments = run.scan_and_embed(allow_shrink=allow_shrink)
     return f"{len(segments)} segments with {sum(entry.live_rows for entry in segments):,} live passages"
 
 

@@ -1,13 +1,12 @@
 """Job: everything up to the serving index, without publishing. `python -m ray_jobs.index --recipe R`"""
 
-from dpr.corpus.diff import Changes
 from dpr.pipeline.run import Run
 from ray_jobs import jobs
 
 
-def index(run: Run, changes: Changes) -> str:
-    """Embed, train, build and merge."""
-    segments = run.embed(changes)
+def index(run: Run, allow_shrink: bool) -> str:
+    """Scan, embed, train, build and merge; what has been done is not done again."""
+    _, segments = run.scan_and_embed(allow_shrink=allow_shrink)
     codebook, choice = run.train(segments)
     run.build(segments, codebook, choice)
     entry = run.merge(segments, codebook, choice)

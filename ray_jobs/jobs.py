@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dpr.corpus.diff import Changes
 from dpr.errors import DprError
 from dpr.pipeline.plan import Plan
 from dpr.pipeline.run import Outcome, Run
@@ -20,10 +19,13 @@ from ray_jobs.progress import ConsoleProgress
 from ray_jobs.runtime import RayExecutor
 
 
-def main(description: str, work: Callable[[Run, Changes], str]) -> None:
-    """Entry point of a stage module: one line of outcome, exit code of the error if there is one."""
+def main(description: str, work: Callable[[Run, bool], str]) -> None:
+    """Entry point of a stage module: one line of outcome, exit code of the error if there is one.
+
+    `work` is given `allow_shrink` too.
+    """
     arguments = arguments_of(description)
-    sys.exit(guarded(lambda: print(_after_scan(arguments.recipe, work, allow_shrink=arguments.allow_shrink))))
+    sys.exit(guarded(lambda: print(_with_lease(arguments.recipe, lambda run: work(run, arguments.allow_shrink)))))
 
 
 def arguments_of(description: str) -> argparse.Namespace:
@@ -34,8 +36,8 @@ def arguments_of(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _after_scan(recipe_path: str, work: Callable[[Run, Changes], str], *, allow_shrink: bool) -> str:
-    """Scan on Ray (already done where it has been) and call `work`, holding the store's lease."""
+def _with_lease(recipe_path: str, work: Callable[[Run], str]) -> str:
+    """Call `work` on Ray, holding the store's lease."""
     plan = Plan.of(load_recipe(recipe_path))
     owner = f"job on {plan.recipe.store}"
     with (
@@ -43,8 +45,7 @@ def _after_scan(recipe_path: str, work: Callable[[Run, Changes], str], *, allow_
         Lease.acquire(open_store(plan.recipe.store), owner),
         connected(),
     ):
-        run = Run(plan, RayExecutor(plan.recipe.resources), progress)
-        return work(run, run.scan(allow_shrink=allow_shrink))
+        return work(Run(plan, RayExecutor(plan.recipe.resources), progress))
 
 
 def guarded(work: Callable[[], object]) -> int:

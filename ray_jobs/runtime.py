@@ -18,6 +18,7 @@ from dpr.errors import DprError
 from dpr.index.hardware import Hardware
 from dpr.pipeline.execute import Cluster, Step, Unit
 from dpr.recipe import Resources
+from ray_jobs.ahead import Begun
 from ray_jobs.failures import stage_error
 
 Shared = TypeVar("Shared")
@@ -27,7 +28,10 @@ ACTOR_LIVES = {"max_task_retries": LOST_RETRIES, "max_restarts": 2 * LOST_RETRIE
 """An actor outlives two such units, and one that dies while it is made ends the stage too."""
 MOST_ACTORS = 64
 ACTOR_CPUS = 0.5
-"""Ray's share for an actor whose threads are told to it otherwise; small, so that all find room on a small machine."""
+"""Ray's share for a thread of an actor that is told how many it has; small, so that all actors find room on a small
+machine, and other stages find CPUs while they load."""
+MANY_UNITS = 2**31
+"""Of a stage that is begun before its units are known."""
 UNITS_AT_ONCE = 2
 """Of an encoder: while one computes, the next is unpacked and the one before is packed."""
 TOKENIZING_SHARE = 0.75
@@ -53,11 +57,16 @@ class RayExecutor:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
+        self._begun: dict[str, Begun] = {}
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.raise_original_map_exception = True
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+    def begin(self, stage: str, steps: Sequence[Step]) -> None:
+        if self._gpus_per_encoder():  # which must not wait; without, loading would take the CPUs that scanning needs
+            self._begun[stage] = Begun(lambda units: self._with_steps(units, steps, MANY_UNITS))
 
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
         left = {unit["record"] for unit in units if "record" in unit}  # one that measures has none
@@ -71,16 +80,22 @@ class RayExecutor:
             raise stage_error(stage, left, error) from error
 
     def _results(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
+        if (begun := self._begun.pop(stage, None)) is not None:
+            yield from begun.run(units)
+            return
+        if not units:
+            return
         if len(units) > 1:
-            yield from self._dataset(stage, steps, units).iter_rows()
+            dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
+            yield from self._with_steps(dataset, steps, len(units)).iter_rows()
             return
         # there is nothing to overlap, so one task takes all steps, in a worker that is there already
         gpus = max(self._gpu_share(step) for step in steps)
         task = ray.remote(_chain(steps)).options(num_cpus=1, num_gpus=gpus, max_retries=LOST_RETRIES)
         yield ray.get(task.remote(units[0]))
 
-    def _dataset(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> ray.data.Dataset:
-        dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
+    def _with_steps(self, dataset: ray.data.Dataset, steps: Sequence[Step], units: int) -> ray.data.Dataset:
+        """The steps as operators on a dataset of so many units, at most."""
         with warnings.catch_warnings():
             # of keywords without a parameter of their own; Ray 2.60 has none for retries, nor another way to bound them
             warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -88,9 +103,8 @@ class RayExecutor:
                 if step.on == "task" or (step.on in ("trainer", "coder") and not self._gpu_share(step)):
                     dataset = dataset.map(_chain([step]), num_cpus=1, max_retries=LOST_RETRIES)
                 else:
-                    placement = self._placement(step, len(units)) | ACTOR_LIVES
+                    placement = self._placement(step, units) | ACTOR_LIVES
                     dataset = dataset.map(step.make, fn_constructor_args=step.args, **placement)
-        dataset.set_name(stage)
         return dataset
 
     def encoder_threads(self) -> int | None:
@@ -138,14 +152,13 @@ class RayExecutor:
 
     def _placement(self, step: Step, units: int) -> dict[str, Any]:
         if step.on == "actor":
-            low, cpus = 1, ACTOR_CPUS
+            low, threads = 1, self.tokenizer_threads()
             if self._gpus_per_encoder():  # which wait for nothing but these: all start at once, and stay
-                threads, room = self.tokenizer_threads(), self._tokenizing_cpus()
-                low, cpus = min(units, max(1, int(room) // threads)), max(ACTOR_CPUS, min(threads, room))
+                low = min(units, max(1, int(self._tokenizing_cpus()) // threads))
             # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
             return {
                 "compute": ActorPoolStrategy(min_size=low, max_size=max(low, min(units, MOST_ACTORS))),
-                "num_cpus": cpus,
+                "num_cpus": ACTOR_CPUS * threads,
             }
         if step.on in ("trainer", "coder"):
             # half a CPU each, and one left for the task that writes records

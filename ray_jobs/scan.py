@@ -1,12 +1,12 @@
 """Job: find what changed in the corpus. `python -m ray_jobs.scan --recipe R`"""
 
-from dpr.corpus.diff import Changes
 from dpr.pipeline.run import Run
 from ray_jobs import jobs
 
 
-def scan(_: Run, changes: Changes) -> str:
+def scan(run: Run, allow_shrink: bool) -> str:
     """The scan stage."""
+    changes = run.scan(allow_shrink=allow_shrink)
     return f"{changes.passages:,} passages: {changes.new:,} new, {changes.embed_rows:,} to embed, {changes.dead:,} gone"
 
 

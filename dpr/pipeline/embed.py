@@ -42,8 +42,6 @@ class EmbedContext:
     run_id: str
     encoder: EncoderConfig
     encoder_id: str
-    segment_ids: Mapping[int, str]
-    """Segment number → id, of the base and of this run."""
     corpus: CorpusConfig
     slices: tuple[Slice, ...]
 
@@ -70,9 +68,12 @@ def embed_steps(context: EmbedContext, compute: Compute, tokenizer_threads: int)
     ]
 
 
-def copy_steps(context: EmbedContext) -> list[Step]:
-    """Copy → write, for units of kind `copy`: rows whose vectors are in other segments already."""
-    return [Step(CopyVectors, (context,)), Step(WriteSegment, (context,))]
+def copy_steps(context: EmbedContext, segment_ids: Mapping[int, str]) -> list[Step]:
+    """Copy → write, for units of kind `copy`: rows whose vectors are in other segments already.
+
+    `segment_ids`: number → id, of the base and of this run.
+    """
+    return [Step(CopyVectors, (context, segment_ids)), Step(WriteSegment, (context,))]
 
 
 class Tokenise:
@@ -125,8 +126,8 @@ class Encode:
 class CopyVectors:
     """Finds a unit's vectors, and for moved rows also their texts, in the segments that hold them."""
 
-    def __init__(self, context: EmbedContext) -> None:
-        self._store, self._context = open_store(context.store_url), context
+    def __init__(self, context: EmbedContext, segment_ids: Mapping[int, str]) -> None:
+        self._store, self._context, self._segment_ids = open_store(context.store_url), context, segment_ids
 
     def __call__(self, unit: Unit) -> Unit:
         rows = _read_unit(self._store, self._context.run_id, unit["group"])
@@ -135,7 +136,7 @@ class CopyVectors:
         bad: dict[int, str] = {}
         for source in np.unique(rows["source"].to_numpy()):
             mine = rows.filter(pc.equal(rows["source"], int(source)))
-            name = layout.segment(self._context.encoder_id, self._context.segment_ids[int(source)])
+            name = layout.segment(self._context.encoder_id, self._segment_ids[int(source)])
             borrowed = mine.filter(pc.greater_equal(mine["slice"], 0))
             moved = mine.filter(pc.less(mine["slice"], 0))
             if moved.num_rows:

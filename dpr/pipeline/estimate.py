@@ -81,7 +81,7 @@ class Cost(Document):
 def estimate(work: Work, speeds: Speeds, cluster: Cluster, price: float | None) -> Cost:
     """The cost of `work` at these speeds."""
     scan = speeds.scan_seconds / (min(cluster.cpus, work.slices) if cluster.overlap else 1)
-    embed = _embed_seconds(work, speeds, cluster) if work.embed else 0.0
+    embed = _embed_seconds(work, speeds, cluster, scan) if work.embed else 0.0
     gpu_hours = gpu_hours_of(embed, cluster)
     return Cost(
         passages=work.embed,
@@ -128,16 +128,18 @@ def gpu_hours_of(embed_seconds: float, cluster: Cluster) -> float:
     return embed_seconds / HOUR_SECONDS * cluster.encoders * cluster.gpus_per_encoder
 
 
-def _embed_seconds(work: Work, speeds: Speeds, cluster: Cluster) -> float:
+def _embed_seconds(work: Work, speeds: Speeds, cluster: Cluster, scan_seconds: float) -> float:
     """On GPUs, where steps overlap, the slower of encoding and tokenising; else both share the CPUs: the sum.
 
-    Units are not divided among encoders, so the last round may leave some without work.
+    Encoders on GPUs start while the corpus is scanned. Units are not divided among encoders, so the last round may
+    leave some without work.
     """
     rounds = math.ceil(work.embed_units / cluster.encoders)
     encode = work.tokens / speeds.encode_tokens * rounds / work.embed_units
     tokenise = work.tokens / speeds.tokenise_tokens / cluster.cpus
-    both = max(encode, tokenise) if cluster.gpus_per_encoder and cluster.overlap else encode + tokenise
-    return speeds.start_seconds + both
+    if cluster.gpus_per_encoder and cluster.overlap:
+        return max(speeds.start_seconds - scan_seconds, 0.0) + max(encode, tokenise)
+    return speeds.start_seconds + encode + tokenise
 
 
 def _segment_bytes(work: Work) -> float:

@@ -49,6 +49,9 @@ class Cluster(Document):
 class Executor(Protocol):
     """Where units run."""
 
+    def begin(self, stage: str, steps: Sequence[Step]) -> None:
+        """Load what the steps need while other stages run, if that is of use; `run` must follow, even without units."""
+
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
         """Send every unit through all steps; results come in any order. Raises UnitError if one fails."""
 
@@ -95,8 +98,11 @@ class _Shared:
 class LocalExecutor:
     """All steps in this process, one unit after another."""
 
+    def begin(self, stage: str, steps: Sequence[Step]) -> None:
+        pass
+
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:  # noqa: ARG002
-        operators = [step.make(*step.args) for step in steps]
+        operators = [step.make(*step.args) for step in steps] if units else []
         for unit in units:
             for operator in operators:
                 unit = operator(unit)
@@ -173,8 +179,7 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
     progress.start(stage.name, sum(u["rows"] for u in units), sum(u["rows"] for u in units if u["record"] in done))
     missing = {unit["record"] for unit in todo}
     rows = written_bytes = 0
-    last = Step(Finish, (store.url, stage.steps[-1]), on=stage.steps[-1].on)
-    for result in executor.run(stage.name, [*stage.steps[:-1], last], todo) if todo else ():
+    for result in executor.run(stage.name, _finishing(store, stage.steps), todo):
         if result["record"] not in missing:
             raise UnitError(f"stage {stage.name} gave {result['record']} twice or unasked; start the run again")
         missing.remove(result["record"])
@@ -197,6 +202,16 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
         written_bytes=written_bytes,
     )
     return [done[unit["record"]] for unit in units], report
+
+
+def begin_stage(store: Store, executor: Executor, name: str, steps: Sequence[Step]) -> None:
+    """Begin a stage that `run_units` will be called for, with these steps."""
+    executor.begin(name, _finishing(store, steps))
+
+
+def _finishing(store: Store, steps: Sequence[Step]) -> list[Step]:
+    """The steps, of which the last also writes the record."""
+    return [*steps[:-1], Step(Finish, (store.url, steps[-1]), on=steps[-1].on)]
 
 
 def _finished(store: Store, names: Sequence[str]) -> dict[str, Record]:

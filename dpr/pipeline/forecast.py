@@ -9,7 +9,7 @@ from dpr.corpus.diff import Changes
 from dpr.errors import CorpusError, MissingObjectError
 from dpr.index.choose import choose
 from dpr.pipeline.calibrate import Calibrate
-from dpr.pipeline.embed import EmbedContext, to_ipc
+from dpr.pipeline.embed import to_ipc
 from dpr.pipeline.estimate import INDEX_STAGES, Cost, Speeds, Work, estimate
 from dpr.pipeline.execute import Cluster, Step
 from dpr.pipeline.report import Report, remember_estimate
@@ -89,10 +89,7 @@ def _measure(run: Run, found: Survey) -> tuple[float, Speeds]:
     index_seconds = _index_seconds(run)
     if not found.changes.embed_rows:
         return 0.0, Speeds(scan_seconds=scan_seconds, index_seconds=index_seconds)
-    context = EmbedContext(
-        run.store.url, run.run_id, run.recipe.encoder, run.spec.encoder_id, {}, run.recipe.corpus, ()
-    )
-    step = Step(Calibrate, (context, run.compute()), on="encoder")
+    step = Step(Calibrate, (run.embed_context(), run.compute()), on="encoder")
     (measured,) = run.executor.run("calibrate", [step], [{"passages": to_ipc(found.sample)}])
     tokens_per_passage = measured.pop("tokens_per_passage")
     return tokens_per_passage, Speeds(scan_seconds=scan_seconds, index_seconds=index_seconds, **measured)

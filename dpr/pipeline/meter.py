@@ -17,11 +17,15 @@ STEPS = {"read": "reading", "tokenise": "tokenising", "encode": "encoding", "wri
 
 
 class BusyClock:
-    """Tells the time in which an encoder computes from the time in which it waits, also when several units overlap."""
+    """Tells the time in which an encoder computes from the time in which it waits, also when several units overlap.
+
+    It runs from the first unit on: encoders are ready before there is work.
+    """
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
-        self._last, self._busy, self._waiting = time.perf_counter(), 0.0, 0.0
+        self._last: float | None = None
+        self._busy = self._waiting = 0.0
 
     def __enter__(self) -> Self:
         with self._lock:
@@ -43,10 +47,11 @@ class BusyClock:
 
     def _tick(self, entered: int) -> None:
         now = time.perf_counter()
+        since = 0.0 if self._last is None else now - self._last
         if self._inside:
-            self._busy += now - self._last
+            self._busy += since
         else:
-            self._waiting += now - self._last
+            self._waiting += since
         self._last = now
         self._inside += entered
 

@@ -21,7 +21,7 @@ from dpr.index.train import trained_how
 from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
 from dpr.pipeline.embed import EmbedContext, copy_steps, embed_steps
 from dpr.pipeline.estimate import FLOAT16_BYTES, measured
-from dpr.pipeline.execute import Executor, Progress, Stage, Step, Unit, run_units
+from dpr.pipeline.execute import Executor, Progress, Stage, Step, Unit, begin_stage, run_units
 from dpr.pipeline.gate import GateContext, MeasureIndex, check_gate
 from dpr.pipeline.index import BuildPart, IndexContext, TrainCodebook, codebook_id
 from dpr.pipeline.merge import MergeShard, index_entry, merge_units, shard_reports
@@ -128,25 +128,28 @@ class Run:
         threads = resources.cpus_per_encoder or self.executor.encoder_threads()
         return Compute(encoder.precision, encoder.tokens_per_batch, threads, packing=encoder.packing)
 
+    def embed_steps(self) -> list[Step]:
+        """What the embed stage does with a unit."""
+        return embed_steps(self.embed_context(), self.compute(), self.executor.tokenizer_threads())
+
+    def embed_context(self) -> EmbedContext:
+        recipe, slices = self.recipe, tuple(self.slices)
+        return EmbedContext(self.store.url, self.run_id, recipe.encoder, self.spec.encoder_id, recipe.corpus, slices)
+
+    def scan_and_embed(self, *, allow_shrink: bool = False) -> tuple[Changes, list[SegmentEntry]]:
+        """Both, while encoders load during the first."""
+        begin_stage(self.store, self.executor, "embed", self.embed_steps())
+        changes = self.scan(allow_shrink=allow_shrink)
+        return changes, self.embed(changes)
+
     def embed(self, changes: Changes) -> list[SegmentEntry]:
         """Make the planned segments; returns all segments of the new state."""
         base = self.base.body.segments if self.base else []
         ids = {e.number: e.segment_id for e in base} | {u.number: u.segment_id for u in changes.planned}
-        context = EmbedContext(
-            self.store.url,
-            self.run_id,
-            self.recipe.encoder,
-            self.spec.encoder_id,
-            ids,
-            self.recipe.corpus,
-            tuple(self.slices),
-        )
-        compute = self.compute()
         made = list(changes.kept)
         refused: list[str] = []
         # copies last: they may take vectors of segments that this run embeds
-        threads = self.executor.tokenizer_threads()
-        for kind, steps in (("embed", embed_steps(context, compute, threads)), ("copy", copy_steps(context))):
+        for kind, steps in (("embed", self.embed_steps()), ("copy", copy_steps(self.embed_context(), ids))):
             units = [unit for unit in changes.planned if unit.kind == kind]
             if not units and kind == "copy":
                 continue
@@ -287,8 +290,7 @@ class Run:
 
     def all_stages(self, lease: Lease, *, allow_shrink: bool = False) -> Outcome:
         """The whole road, from corpus to published snapshot; `lease` must still be held when it ends."""
-        changes = self.scan(allow_shrink=allow_shrink)
-        segments = self.embed(changes)
+        changes, segments = self.scan_and_embed(allow_shrink=allow_shrink)
         codebook, choice = self.train(segments)
         self.build(segments, codebook, choice)
         body = self.body(changes, segments, codebook, self.gate(segments, self.merge(segments, codebook, choice)))

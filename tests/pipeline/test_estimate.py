@@ -22,7 +22,7 @@ WORK = Work(
 )
 SPEEDS = Speeds(
     scan_seconds=40.0,
-    start_seconds=7.0,
+    start_seconds=17.0,
     tokenise_tokens=50.0,
     encode_tokens=20.0,
     limit_tokens=30.0,
@@ -37,7 +37,7 @@ def cluster(cpus: int, encoders: int, gpus: float, *, overlap: bool = True) -> C
 def test_gpus_encode_while_cpus_tokenise() -> None:
     cost = estimate(WORK, SPEEDS, cluster(8, 2, 1.0), price=3.0)
     # 12,000 / 20 = 600 encoder-seconds in 5 units of 120; two encoders need three rounds
-    assert cost.embed_seconds == 7 + 3 * 120
+    assert cost.embed_seconds == (17 - 10) + 3 * 120  # they start while the corpus is scanned
     assert cost.scan_seconds == 40 / 4  # no more cores than slices
     assert cost.index_seconds == 60
     assert cost.seconds == 10 + 367 + 60
@@ -47,14 +47,14 @@ def test_gpus_encode_while_cpus_tokenise() -> None:
 
 
 def test_slow_tokenising_holds_gpus_up() -> None:
-    # 240 core-seconds on one core, five encoders need 120 each
-    assert estimate(WORK, SPEEDS, cluster(1, 5, 1.0), None).embed_seconds == 7 + 240
+    # 240 core-seconds on one core, five encoders need 120 each, and scanning takes longer than their start
+    assert estimate(WORK, SPEEDS, cluster(1, 5, 1.0), None).embed_seconds == 240
 
 
 @pytest.mark.parametrize("overlap", [True, False])
 def test_on_cpus_encoding_and_tokenising_share_the_cores(overlap: bool) -> None:
     cost = estimate(WORK, SPEEDS, cluster(2, 1, 0.0, overlap=overlap), None)
-    assert cost.embed_seconds == 7 + 600 + 120
+    assert cost.embed_seconds == 17 + 600 + 120
     assert cost.scan_seconds == (20 if overlap else 40)
     assert (cost.gpu_hours, cost.dollars) == (0.0, None)
 
