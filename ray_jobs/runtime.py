@@ -7,6 +7,7 @@ worker ends the stage, as does an error raised by a step.
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import ray
@@ -43,13 +44,19 @@ CODERS_PER_GPU = 8
 
 
 class _Handle:
-    """A shared value: resolved in each worker, where its arrays are read in place from the object store."""
+    """A shared value: resolved in each worker, where its arrays are read in place from the object store.
 
-    def __init__(self, ref: "ray.ObjectRef[Any]") -> None:
-        self._ref = ref
+    It is computed when it is first sent to a worker or asked for, since a stage may turn out to have nothing to do.
+    """
+
+    def __init__(self, start: Callable[[], "ray.ObjectRef[Any]"]) -> None:
+        self._start = cache(start)
 
     def __call__(self) -> Any:
-        return ray.get(self._ref)
+        return ray.get(self._start())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (ray.get, self._start())
 
 
 class RayExecutor:
@@ -148,7 +155,7 @@ class RayExecutor:
         return Cluster(cpus=int(there.get("CPU", 1)), encoders=encoders, gpus_per_encoder=each, overlap=True)
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
-        return _Handle(ray.remote(make).options(num_cpus=1).remote(*args))
+        return _Handle(lambda: ray.remote(make).options(num_cpus=1).remote(*args))
 
     def _placement(self, step: Step, units: int) -> dict[str, Any]:
         if step.on == "actor":

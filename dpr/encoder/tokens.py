@@ -67,19 +67,32 @@ SHORTEST = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0,
 """One row of two tokens, which any encoder can encode: to try one out."""
 
 
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """What transformers makes of a tower's tokenizer files; as text, to travel between processes.
+
+    transformers takes ten seconds to import on some machines, and this takes none to use.
+    """
+
+    json: str
+    """The `tokenizers` library's own description, with the tower's token limit."""
+    cuts_right: bool
+    """Whether what is too long loses its end."""
+
+
 class TowerTokenizer:
     """The tokenizer of a tower, with its prefix, its way to join title and text, and its token limit.
 
     A pair that is too long loses tokens from the end of the longer text first (`longest_first`): that is what
     `truncation=True` means to transformers, and what DPR's released code does. Tokenizers of BERT's kind are asked for
-    words only, others for whole texts, by several `threads`.
+    words only, others for whole texts, by several `threads`. `loaded` is `load_tokenizer`'s answer for this tower.
     """
 
-    def __init__(self, tower: TowerSpec, threads: int = 1) -> None:
-        self._tower = tower
-        self._tokenizer, cuts_right = _load_tokenizer(tower)
-        self._threads = threads
-        self._words = by_words(self._tokenizer, tower.max_tokens, threads) if cuts_right else None
+    def __init__(self, tower: TowerSpec, threads: int = 1, loaded: LoadedTokenizer | None = None) -> None:
+        loaded = loaded or load_tokenizer(tower)
+        self._tower, self._threads = tower, threads
+        self._tokenizer = Tokenizer.from_str(loaded.json)
+        self._words = by_words(self._tokenizer, tower.max_tokens, threads) if loaded.cuts_right else None
 
     def passages(self, titles: Sequence[str], texts: Sequence[str]) -> TokenBatch:
         """Tokens of N passages. ValueError if there are not as many titles as texts.
@@ -132,8 +145,11 @@ def _pieces(found: Sequence[Encoding]) -> Pieces:
     return flat(lambda one: one.ids, np.int32), flat(lambda one: one.type_ids, np.uint8), lengths  # type: ignore[return-value]
 
 
-def _load_tokenizer(tower: TowerSpec) -> tuple[Tokenizer, bool]:
-    """The fast backend of transformers' tokenizer, with this tower's limit and nothing padded; whether it cuts ends."""
+def load_tokenizer(tower: TowerSpec) -> LoadedTokenizer:
+    """The fast backend of transformers' tokenizer, with this tower's limit and nothing padded.
+
+    Raises EncoderError if there is none.
+    """
     from transformers import AutoTokenizer  # seconds to import, and specs are read without it
 
     try:
@@ -152,4 +168,4 @@ def _load_tokenizer(tower: TowerSpec) -> tuple[Tokenizer, bool]:
         tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.no_padding()
     tokenizer.enable_truncation(tower.max_tokens, strategy="longest_first", direction=loaded.truncation_side)
-    return tokenizer, loaded.truncation_side == "right"
+    return LoadedTokenizer(tokenizer.to_str(), loaded.truncation_side == "right")

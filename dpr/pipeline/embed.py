@@ -7,7 +7,7 @@ Shapes: N rows, D dimensions.
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from dpr.corpus.read import read_again
 from dpr.corpus.rows import Slice
 from dpr.encoder.compute import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
-from dpr.encoder.tokens import TokenBatch, TowerTokenizer
+from dpr.encoder.tokens import LoadedTokenizer, TokenBatch, TowerTokenizer, load_tokenizer
 from dpr.errors import EncoderError
 from dpr.pipeline.bisect import encode_rows
 from dpr.pipeline.execute import Step, Unit
@@ -56,13 +56,20 @@ class EmbedContext:
         return spec
 
 
-def embed_steps(context: EmbedContext, compute: Compute, tokenizer_threads: int) -> list[Step]:
+def shared_tokenizer(context: EmbedContext) -> LoadedTokenizer:
+    """The passage tower's, for all tokenisers: they need not import what loads it."""
+    return load_tokenizer(context.open_spec().passage)
+
+
+def embed_steps(
+    context: EmbedContext, compute: Compute, tokenizer: Callable[[], LoadedTokenizer], tokenizer_threads: int
+) -> list[Step]:
     """Tokenise → encode → write, for units of kind `embed`.
 
     Texts do not pass through the encoder, where they would only be copied: the writer reads them again.
     """
     return [
-        Step(Tokenise, (context, tokenizer_threads), on="actor"),
+        Step(Tokenise, (context, tokenizer, tokenizer_threads), on="actor"),
         Step(Encode, (context, compute), on="encoder"),
         Step(WriteSegment, (context,)),
     ]
@@ -79,9 +86,9 @@ def copy_steps(context: EmbedContext, segment_ids: Mapping[int, str]) -> list[St
 class Tokenise:
     """Loads a unit's texts and tokenises them."""
 
-    def __init__(self, context: EmbedContext, threads: int) -> None:
+    def __init__(self, context: EmbedContext, tokenizer: Callable[[], LoadedTokenizer], threads: int) -> None:
         self._store, self._context = open_store(context.store_url), context
-        self._tokenizer = TowerTokenizer(context.open_spec().passage, threads)
+        self._tokenizer = TowerTokenizer(context.open_spec().passage, threads, tokenizer())
 
     def __call__(self, unit: Unit) -> Unit:
         started = time.perf_counter()

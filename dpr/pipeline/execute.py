@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Protocol, TypeVar
 
 from dpr.errors import UnitError
@@ -68,7 +69,8 @@ class Executor(Protocol):
         """What there is to run on, as of now."""
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
-        """Compute a large value once, off the driver, and give a handle that workers resolve without copying."""
+        """Compute a value once, off the driver and when it is needed; give a handle that workers resolve without
+        copying."""
 
 
 class Progress(Protocol):
@@ -85,14 +87,6 @@ class Progress(Protocol):
 
     def finish(self, said: str) -> None:
         """The stage is done."""
-
-
-class _Shared:
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def __call__(self) -> Any:
-        return self._value
 
 
 class LocalExecutor:
@@ -122,7 +116,7 @@ class LocalExecutor:
         return Cluster(cpus=os.cpu_count() or 1, encoders=1, gpus_per_encoder=gpus, overlap=False)
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
-        return _Shared(make(*args))
+        return cache(lambda: make(*args))
 
 
 class Finish:

@@ -7,7 +7,7 @@ every stage can be a job of its own.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from dpr import layout
@@ -19,7 +19,7 @@ from dpr.errors import IntegrityError, PublishRaceError
 from dpr.fingerprint import fingerprint
 from dpr.index.train import trained_how
 from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
-from dpr.pipeline.embed import EmbedContext, copy_steps, embed_steps
+from dpr.pipeline.embed import EmbedContext, copy_steps, embed_steps, shared_tokenizer
 from dpr.pipeline.estimate import FLOAT16_BYTES, measured
 from dpr.pipeline.execute import Executor, Progress, Stage, Step, Unit, begin_stage, run_units
 from dpr.pipeline.gate import GateContext, MeasureIndex, check_gate
@@ -128,9 +128,11 @@ class Run:
         threads = resources.cpus_per_encoder or self.executor.encoder_threads()
         return Compute(encoder.precision, encoder.tokens_per_batch, threads, packing=encoder.packing)
 
+    @cached_property
     def embed_steps(self) -> list[Step]:
         """What the embed stage does with a unit."""
-        return embed_steps(self.embed_context(), self.compute(), self.executor.tokenizer_threads())
+        context, threads = self.embed_context(), self.executor.tokenizer_threads()
+        return embed_steps(context, self.compute(), self.executor.share(shared_tokenizer, context), threads)
 
     def embed_context(self) -> EmbedContext:
         recipe, slices = self.recipe, tuple(self.slices)
@@ -138,7 +140,7 @@ class Run:
 
     def scan_and_embed(self, *, allow_shrink: bool = False) -> tuple[Changes, list[SegmentEntry]]:
         """Both, while encoders load during the first."""
-        begin_stage(self.store, self.executor, "embed", self.embed_steps())
+        begin_stage(self.store, self.executor, "embed", self.embed_steps)
         changes = self.scan(allow_shrink=allow_shrink)
         return changes, self.embed(changes)
 
@@ -149,7 +151,7 @@ class Run:
         made = list(changes.kept)
         refused: list[str] = []
         # copies last: they may take vectors of segments that this run embeds
-        for kind, steps in (("embed", self.embed_steps()), ("copy", copy_steps(self.embed_context(), ids))):
+        for kind, steps in (("embed", self.embed_steps), ("copy", copy_steps(self.embed_context(), ids))):
             units = [unit for unit in changes.planned if unit.kind == kind]
             if not units and kind == "copy":
                 continue
