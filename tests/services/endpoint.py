@@ -5,9 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,9 @@ class S3Endpoint:
 
     def client(self) -> Any:
         """A boto3 client: the way around the store under test."""
+        import boto3  # as of moto: the session's fixtures are imported for all tests
+        from botocore.config import Config
+
         return boto3.client(
             "s3",
             endpoint_url=self.url,

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.services.ceph import CephUnavailableError, ceph_gateway
 from tests.services.endpoint import S3Endpoint, free_ports
@@ -21,6 +20,8 @@ from tests.services.fault_proxy import FaultProxy
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[S3Endpoint]:
     """moto's S3: quick, checks no credentials, and looks before it writes (its put-if-absent can race)."""
+    from moto.server import ThreadedMotoServer  # seconds, and tests of other things run where it is not installed
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
