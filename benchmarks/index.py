@@ -25,11 +25,7 @@ import index_search
 import numpy as np
 from index_data import Vectors
 from index_report import write_report
-from index_search import SearchSettings
 from index_watch import watched
-
-from dpr.index.serving import ServingIndex
-from dpr.index.train import read_index
 
 HERE = Path(__file__).resolve().parent
 PEERS = ("scann", "hnswlib", "usearch", "autofaiss")
@@ -136,21 +132,8 @@ def building(bench: Bench) -> None:
         )
     factory = json.loads((bench.built.parent / "built.json").read_text())["codebook"]["factory"]
     our_process(bench, "single", f"{factory}np" if factory.split(",")[-1].startswith("PQ") else factory)
-    if not bench.result("built-points").exists():
-        faiss.omp_set_num_threads(1)
-        vectors = bench.vectors()
-        index = index_search.Built(
-            ServingIndex([read_index(_built_file(bench))]), index_search.open_segments(bench.built), vectors
-        )
-        settings = [SearchSettings(nprobe, rescore) for nprobe in (8, 16, 32, 64, 128, 256) for rescore in (0, 40, 100)]
-        index_search.write_points(list(index_search.curve("IVF-PQ", index, settings)), bench.result("built-points"))
     peer_process(bench, "autofaiss", build_only=True)
     peer_process(bench, "autofaiss")
-
-
-def _built_file(bench: Bench) -> Path:
-    name = json.loads((bench.built.parent / "built.json").read_text())["index"]["shards"][0]["object"]["name"]
-    return bench.built / str(name)
 
 
 def searching(bench: Bench, *, build_only: bool = False) -> None:

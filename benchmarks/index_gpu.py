@@ -10,6 +10,7 @@ distributed otherwise than the vectors. The result is written anew after each st
 import argparse
 import os
 import platform
+import re
 import subprocess
 import tempfile
 import time
@@ -95,15 +96,15 @@ class Machine:
 
 def predicted(machine: Machine, plan: IndexPlan) -> dict[str, float]:
     """Seconds of each stage by arithmetic."""
-    lists, codes = (int(part.strip("IVFPQ") or 0) for part in plan.factory.split(","))
+    lists, numbers, bits = map(int, re.findall(r"\d+", plan.factory))  # IVF16384,PQ384x4
     values, points = plan.rows * plan.dim, plan.train_rows
     sample = values / machine.read_values / min(machine.cores, 32)
     clusters = 10 * (machine.flops(2 * points * lists * plan.dim, 1) + machine.scores(points * lists, 1))
-    code = 25 * machine.scores(min(points, 65_536) * codes * 256, 1)
+    code = 25 * machine.scores(min(points, 2**bits * 256) * numbers * 2**bits, 1)
     assign = machine.flops(2 * values * lists, machine.gpus) + machine.scores(plan.rows * lists, machine.gpus)
-    encode = machine.scores(plan.rows * codes * 256, machine.gpus)
+    encode = machine.scores(plan.rows * numbers * 2**bits, machine.gpus)
     processes = min(machine.cores, max(1, machine.gpus) * CODERS_PER_GPU) if machine.gpus else machine.cores
-    parts_bytes = plan.rows * (codes + 4)
+    parts_bytes = plan.rows * (numbers * bits // 8 + 4)
     host = (
         values / machine.read_values + (2 * values + parts_bytes) / machine.sha_bytes + 2 * parts_bytes / 1e9
     ) / processes

@@ -16,8 +16,8 @@ from torch import Tensor
 from dpr.index.hardware import Hardware
 from dpr.index.merge import ROW_BITS
 from dpr.index.search import search
+from dpr.index.serving import open_shard
 from dpr.index.torch_kmeans import exact_products
-from dpr.index.train import read_index
 from dpr.manifest import SegmentEntry
 from dpr.pipeline.run import Run
 from dpr.segment import iter_groups, vectors_of
@@ -73,7 +73,7 @@ def recall_table(run: Run, segments: list[SegmentEntry], path: Path, count: int)
     questions_QD = questions(count, run.spec.dim)
     truth_QK = Stored(run.store, segments, run.spec.dim).exact(questions_QD, K)
     exact_seconds = time.perf_counter() - started
-    index = read_index(path)
+    index = open_shard(path)
     lines = [
         f"Recall@{K} of {count} questions against exact search, by lists visited (nprobe) and candidates re-scored (0: "
         f"none), and seconds to find them all on all cores, re-scoring left out. Reading all vectors and exact search "

@@ -137,10 +137,8 @@ def _compression(_: int, found: dict[str, Any]) -> Iterator[str]:
 def all_points(found: dict[str, Any]) -> Iterator[Point]:
     """Ours and the peers'."""
     kinds = [point for name in sorted(found) if name.startswith("points-") for point in found[name]]
-    measured = [*kinds, *([] if "points-IVF-PQ" in found else found.get("built-points", []))]
-    for peer in PEERS:
-        measured += found.get(peer, {}).get("points", [])
-    yield from (Point(**one) for one in measured)
+    theirs = [point for peer in PEERS for point in found.get(peer, {}).get("points", [])]
+    yield from (Point(**one) for one in [*kinds, *theirs])
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:

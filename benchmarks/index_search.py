@@ -23,8 +23,8 @@ from dpr.index.merge import PartRef, build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.sample import sample_rows
 from dpr.index.search import SearchSettings
-from dpr.index.serving import ServingIndex
-from dpr.index.train import read_index, train
+from dpr.index.serving import ServingIndex, open_shard
+from dpr.index.train import train
 from dpr.index.truth import recall_at
 from dpr.index.tune import tune
 from dpr.recipe import IndexConfig
@@ -90,7 +90,7 @@ def built(factory: str, vectors: Vectors, store: Path) -> Built:
         started = time.perf_counter()
         _build(plan, vectors, file)
         print(f"{plan.factory} built in {time.perf_counter() - started:.0f} s", flush=True)
-    return Built(ServingIndex([read_index(file)]), open_segments(store), vectors)
+    return Built(ServingIndex([open_shard(file)]), open_segments(store), vectors)
 
 
 def _build(plan: IndexPlan, vectors: Vectors, file: Path) -> None:
@@ -149,7 +149,7 @@ def point(contender: str, setting: str, recall: float, seconds_Q: npt.NDArray[np
 def factories(rows: int) -> dict[str, str]:
     """Our kinds, with the lists that the rule gives for so many rows."""
     lists = choose(IndexConfig(), rows, 384).factory.partition(",")[0]
-    coded = {"IVF-PQ": "PQ96", "IVF-PQ FastScan": "PQ192x4fs", "IVF-RaBitQ FastScan": "RaBitQfs", "IVF-SQ8": "SQ8"}
+    coded = {"IVF-PQ": "PQ96", "IVF-PQ FastScan": "PQ192x4", "IVF-RaBitQ FastScan": "RaBitQfs", "IVF-SQ8": "SQ8"}
     return {**{name: f"{lists},{code}" for name, code in coded.items()}, "Flat": "Flat", "HNSW": "HNSW32"}
 
 

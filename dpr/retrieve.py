@@ -24,8 +24,7 @@ from dpr.errors import EncoderError
 from dpr.hit import Hit
 from dpr.index.merge import ROW_BITS, ROW_MASK
 from dpr.index.search import SearchSettings, rescore
-from dpr.index.serving import ServingIndex
-from dpr.index.train import read_index
+from dpr.index.serving import ServingIndex, open_shard
 from dpr.index.truth import exact_topk
 from dpr.index.tune import RECALL_AT
 from dpr.manifest import IndexEntry, SegmentEntry, SnapshotBody
@@ -69,14 +68,12 @@ class SegmentSet:
         return cls(mapped, live, dim)
 
     def vectors(self, ids: Ids) -> npt.NDArray[np.float16]:
-        """Stored vectors (N, D) of index ids (N,)."""
-        order = np.argsort(ids)
-        numbers, rows = ids[order] >> ROW_BITS, ids[order] & ROW_MASK
+        """Stored vectors (N, D) of index ids (N,); soonest if those of a segment come together."""
+        numbers, rows = ids >> ROW_BITS, ids & ROW_MASK
         bounds = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(ids)] if len(ids) else [0]
         found_ND = np.empty((len(ids), self._dim), np.float16)
-        for first, last in pairwise(bounds):
-            mapped_ND = self._vectors[int(numbers[first])]
-            found_ND[order[first:last]] = mapped_ND.take(rows[first:last], axis=0)
+        for (first, last), number in zip(pairwise(bounds), numbers[bounds[:-1]].tolist(), strict=True):
+            found_ND[first:last] = self._vectors[number].take(rows[first:last], axis=0)
         return found_ND
 
     def live_blocks(self) -> Iterator[tuple[Ids, npt.NDArray[np.float16]]]:
@@ -99,7 +96,7 @@ class SegmentSet:
 def open_index(store: Store, entry: IndexEntry) -> ServingIndex:
     """Fetch, verify and load all shards of a serving index."""
     folder = cache_folder() / "objects"
-    return ServingIndex([read_index(fetch_object(store, shard.object, folder)) for shard in entry.shards])
+    return ServingIndex([open_shard(fetch_object(store, shard.object, folder)) for shard in entry.shards])
 
 
 class VectorSearch:

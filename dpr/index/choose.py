@@ -3,13 +3,14 @@
 The rule, with N vectors of D dimensions:
 
 - N < 1,000: `Flat`, exact; scanning so few takes less time than encoding the question.
-- else `IVF{lists},PQ{M}`: lists is the power of two nearest to 4 * sqrt(N), at most N / 39 (what k-means wants for each
-  centroid) and 65,536; M, the bytes of a code, is the largest divisor of D that leaves four dimensions or more to a
-  byte: 16 times less than float32. Where that leaves more than eight, `SQ8` (4 times less) takes the place of PQ.
+- else `IVF{lists},PQ{M}x4`: lists is the power of two nearest to 4 * sqrt(N), at most N / 39 (what k-means wants for
+  each centroid) and 65,536; M, the numbers of four bits in a code, is the largest divisor of D that leaves two
+  dimensions or more to each: 16 times less than float32. Where that leaves more than four, `SQ8` (4 times less) takes
+  the place of PQ.
 - `memory_gb`: where the index would not fit, the widest narrower code that does: M is the largest divisor of D with
-  which it fits, down to 32 dimensions to a byte. More memory never widens a code beyond the rule: re-scoring from
+  which it fits, down to 16 dimensions to a number. More memory never widens a code beyond the rule: re-scoring from
   stored vectors restores what a code loses, and a wider code is slower to scan.
-- training sample: 64 vectors per list and at least 65,536 (256 per PQ centroid), or all there are.
+- training sample: 64 vectors per list and at least 4,096 (256 per PQ centroid), or all there are.
 """
 
 import math
@@ -31,8 +32,10 @@ TRAIN_ROWS_PER_CODE = 256
 LEAST_SAMPLE_ROWS = 1_000
 ID_BYTES = 8
 LIST_BYTES = 8
-WIDEST_GROUP = 32
-"""Dimensions to a byte of the narrowest code that `memory_gb` leads to: 128 times less than float32."""
+CODE_BITS = 4
+"""Bits of a number of a PQ code: a table of 16 products fits a register, so FAISS looks up 32 vectors at a time."""
+GROUP, WIDEST_GROUP = 2, 16
+"""Dimensions to such a number, by the rule and in the narrowest code that `memory_gb` leads to."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,13 @@ def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
         f"{lists} lists: the power of two near {LISTS_PER_ROOT} * sqrt({rows}) = {wanted:.0f}, "
         f"at most {rows} / {ROWS_PER_CENTROID} and {MAX_LISTS}"
     ]
-    code_bytes = max((m for m in range(1, dim // 4 + 1) if dim % m == 0), default=0)
-    if code_bytes * 8 < dim:
-        return f"IVF{lists},SQ8", [*reasons, f"SQ8: {dim} dimensions do not divide into groups of 4 to 8 for PQ"]
+    numbers = max((m for m in range(1, dim // GROUP + 1) if dim % m == 0), default=0)
+    if numbers * 2 * GROUP < dim:
+        return f"IVF{lists},SQ8", [*reasons, f"SQ8: {dim} dimensions do not divide into groups of 2 to 4 for PQ"]
+    code, code_bytes = f"PQ{numbers}x{CODE_BITS}", -(-numbers * CODE_BITS // 8)
     times = 4 * dim / code_bytes
-    reasons.append(f"PQ{code_bytes}: {code_bytes} bytes for {4 * dim} of float32, {times:.0f} times less")
-    return f"IVF{lists},PQ{code_bytes}", reasons
+    reasons.append(f"{code}: {code_bytes} bytes for {4 * dim} of float32, {times:.0f} times less")
+    return f"IVF{lists},{code}", reasons
 
 
 def _within_memory(config: IndexConfig, rows: int, dim: int, ruled: tuple[str, list[str]]) -> tuple[str, list[str]]:
@@ -153,8 +157,9 @@ def _within_memory(config: IndexConfig, rows: int, dim: int, ruled: tuple[str, l
     if config.memory_gb is None:
         return ruled
     lists, _, code = factory.partition(",")
-    narrower = [m for m in range(dim // 4, 0, -1) if dim % m == 0 and m * WIDEST_GROUP >= dim and f"PQ{m}" != code]
-    for candidate in [factory, *(f"{lists},PQ{m}" for m in narrower if code)]:
+    divisors = [m for m in range(dim // GROUP, 0, -1) if dim % m == 0 and m * WIDEST_GROUP >= dim]
+    narrower = [f"{lists},PQ{m}x{CODE_BITS}" for m in divisors if code and f"PQ{m}x{CODE_BITS}" != code]
+    for candidate in [factory, *narrower]:
         if fits(config, candidate, rows, dim):
             if candidate == factory:
                 return ruled
@@ -164,7 +169,7 @@ def _within_memory(config: IndexConfig, rows: int, dim: int, ruled: tuple[str, l
                 *reasons[:-1],
                 f"{candidate.partition(',')[2]}: {said}; {code} would take {ruled_gb:.3g} GB",
             ]
-    return (f"{lists},PQ{narrower[-1]}" if code and narrower else factory), reasons
+    return (narrower[-1] if narrower else factory), reasons
 
 
 def fits(config: IndexConfig, factory: str, rows: int, dim: int) -> bool:

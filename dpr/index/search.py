@@ -14,6 +14,11 @@ from dpr.errors import EncoderError, IndexBuildError
 from dpr.index.kinds import reason
 from dpr.index.truth import MISSING, Ids, Scores, best_of
 
+HALF_BITS = np.int32(~0x7000_1FFF)
+"""Of a float32, those that the bits of a float16 move to."""
+HALF_SCALE = 2.0**112
+"""An exponent counts from -15 in float16, and from -127 in float32."""
+
 Fetch = Callable[[Ids], npt.NDArray[np.float16]]
 """From index ids (N,) to stored vectors (N, D)."""
 
@@ -53,18 +58,32 @@ def search(index: faiss.Index, questions_QD: Scores, k: int, nprobe: int) -> tup
 def rescore(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch, k: int) -> tuple[Scores, Ids]:
     """The k best candidates by exact inner product: (scores_QK float32, ids_QK int64), ties ranked by lower id.
 
-    Candidates of id -1 are passed over; where fewer than k remain, score -inf and id -1 are returned.
+    Candidates of id -1 are passed over; where fewer than k remain, score -inf and id -1 are returned. `fetch` is given
+    ascending ids.
     """
+    candidates_QC = np.sort(candidates_QC, axis=1)
     return best_of(exact_scores(questions_QD, candidates_QC, fetch), candidates_QC, k)
 
 
 def exact_scores(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch) -> Scores:
     """Exact inner products (Q, C) of questions with candidates, summed as in `dpr.index.truth`; -inf for id -1."""
     scores_QC = np.full(candidates_QC.shape, -np.inf, np.float32)
-    for question_D, ids_C, scores_C in zip(questions_QD.astype(np.float64), candidates_QC, scores_QC, strict=True):
+    scaled_QD = questions_QD.astype(np.float64) * HALF_SCALE
+    for question_D, ids_C, scores_C in zip(scaled_QD, candidates_QC, scores_QC, strict=True):
         there_C = ids_C != MISSING
-        scores_C[there_C] = fetch(ids_C[there_C]).astype(np.float64) @ question_D
+        scores_C[there_C] = _widened(fetch(ids_C[there_C])) @ question_D
     return scores_QC
+
+
+def _widened(half_ND: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
+    """Finite vectors over `HALF_SCALE`, exactly, in less than half of the time that numpy takes to convert them.
+
+    Their bits are put where float32 has them: the sign stays on top, exponent and fraction go 13 places up.
+    """
+    bits_ND = half_ND.view(np.int16).astype(np.int32)
+    bits_ND <<= 13
+    bits_ND &= HALF_BITS
+    return bits_ND.view(np.float32).astype(np.float64)
 
 
 def _parameters(index: faiss.Index, nprobe: int) -> faiss.SearchParameters | None:

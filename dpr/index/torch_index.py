@@ -1,7 +1,8 @@
 """Training and coding in PyTorch, for a GPU; the result is a FAISS index as any other.
 
-Done here are the coarse centroids of inverted lists, the lists that vectors go to, and 8-bit product quantisation: all
-that takes long. What else a kind needs (scalar quantisers, PQ of other widths) FAISS does with the lists given.
+Done here are the coarse centroids of inverted lists, the lists that vectors go to, and product quantisation with 4 and
+8 bits: all that takes long. What else a kind needs (scalar quantisers, PQ of other widths) FAISS does with the lists
+given.
 Arithmetic is float32 (`dpr.index.torch_kmeans` says how it rounds). The code runs on any device; tests run it on a CPU.
 
 Shapes: N rows, D dimensions, L lists, M subspaces, K centroids of a subspace, d = D / M, B bytes of a code.
@@ -30,7 +31,7 @@ def train_in_torch(index: faiss.IndexIVF, sample_ND: Floats, seed: int, device: 
     index.quantizer.reset()
     index.quantizer.add(coarse_LD.cpu().numpy())
     index.quantizer.is_trained = True
-    if not _is_pq8(index):
+    if not _is_pq(index):
         index.train(as_float32(sample_ND, index.d, "training vectors"))
         return
     pq = index.pq
@@ -52,7 +53,7 @@ class TorchCoder:
         coarse_LD = codebook.quantizer.reconstruct_n(0, codebook.nlist)
         self._coarse_LD = torch.from_numpy(coarse_LD).to(device)
         self._centroids_MKd: Tensor | None = None
-        if _is_pq8(codebook):
+        if _is_pq(codebook):
             pq = codebook.pq
             flat = torch.from_numpy(faiss.vector_to_array(pq.centroids))
             self._centroids_MKd = flat.reshape(pq.M, pq.ksub, pq.dsub).to(device)
@@ -66,7 +67,7 @@ class TorchCoder:
         if self._codebook.by_residual:
             points_ND = points_ND - self._coarse_LD[lists_N]
         codes_MN = nearest(_subspaces(points_ND, len(self._centroids_MKd)), self._centroids_MKd, spherical=False)
-        return lists_N.cpu().numpy(), codes_MN.to(torch.uint8).T.contiguous().cpu().numpy()
+        return lists_N.cpu().numpy(), _packed(codes_MN, self._codebook.pq.nbits)
 
     def _coded_by_faiss(self, vectors_ND: npt.NDArray[np.float32], lists_N: Lists) -> Codes:
         codes_NB = np.zeros((len(vectors_ND), self._codebook.code_size), np.uint8)
@@ -75,8 +76,18 @@ class TorchCoder:
         return codes_NB
 
 
-def _is_pq8(index: faiss.IndexIVF) -> bool:
-    return isinstance(index, faiss.IndexIVFPQ) and index.pq.nbits == 8
+def _is_pq(index: faiss.IndexIVF) -> bool:
+    return isinstance(index, faiss.IndexIVFPQ) and index.pq.nbits in (4, 8)
+
+
+def _packed(codes_MN: Tensor, bits: int) -> Codes:
+    """Codes (N, B) of numbers of 4 or 8 bits: of two in a byte, the first is the lower half."""
+    numbers_NM = codes_MN.to(torch.uint8).T
+    if bits == 4:
+        numbers_NM = torch.nn.functional.pad(numbers_NM, (0, numbers_NM.shape[1] % 2))
+        numbers_NM = numbers_NM[:, ::2] | numbers_NM[:, 1::2] << 4
+    packed_NB: Codes = numbers_NM.contiguous().cpu().numpy()
+    return packed_NB
 
 
 def _subspaces(vectors_ND: Tensor, subspaces: int) -> Tensor:

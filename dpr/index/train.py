@@ -14,6 +14,7 @@ import numpy as np
 from dpr.errors import IndexBuildError, IntegrityError
 from dpr.index.build import FaissCoder
 from dpr.index.choose import IndexPlan, new_index
+from dpr.index.coarse import train_coarse
 from dpr.index.hardware import Floats, Hardware, as_float32, check_width
 from dpr.index.kinds import copy_index, core, inverted, reason
 from dpr.index.search import search
@@ -43,7 +44,9 @@ def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CP
 
                 train_in_torch(codebook, sample_ND, seed, device)
             else:
-                codebook.train(as_float32(sample_ND, plan.dim, "training vectors"))
+                whole_ND = as_float32(sample_ND, plan.dim, "training vectors")
+                train_coarse(codebook, whole_ND)
+                codebook.train(whole_ND)
         trial = copy_index(codebook)
         for _ in range(2):  # some kinds take vectors only once
             trial.add(sample_ND[:PROBE_ROWS].astype(np.float32))

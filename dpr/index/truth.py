@@ -49,10 +49,14 @@ def merge_topk(found: Sequence[tuple[Scores, Ids]], k: int) -> tuple[Scores, Ids
 
 def best_of(scores_QC: Scores, ids_QC: Ids, k: int) -> tuple[Scores, Ids]:
     """The k best of C candidates for each question, by score and then by lower id; candidates of id -1 do not count."""
-    questions, candidates = ids_QC.shape
-    question_P = np.repeat(np.arange(questions), candidates)
-    there_P = ids_QC.reshape(-1) != MISSING
-    return _ranked(question_P[there_P], scores_QC.reshape(-1)[there_P], ids_QC.reshape(-1)[there_P], (questions, k))
+    missing_QC = ids_QC == MISSING
+    scores_QC = np.where(missing_QC, -np.inf, scores_QC)
+    last_QC = np.where(missing_QC, np.iinfo(np.int64).max, ids_QC)
+    order_QK = np.lexsort((last_QC, -scores_QC), axis=1)[:, :k]
+    scores_QK, ids_QK = empty_topk(len(ids_QC), k)
+    each_Q1, width = np.arange(len(ids_QC))[:, None], order_QK.shape[1]
+    scores_QK[:, :width], ids_QK[:, :width] = scores_QC[each_Q1, order_QK], ids_QC[each_Q1, order_QK]
+    return scores_QK, ids_QK
 
 
 def recall_at(found_ids_QK: Ids, true_ids_QK: Ids, k: int) -> float:

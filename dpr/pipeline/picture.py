@@ -161,7 +161,8 @@ def memory_by_kind(body: SnapshotBody) -> list[KindMemory]:
     rows, dim = body.passages, int(body.encoder["dim"])
     lists = re.search(r"IVF\d+\w*,", body.codebook.factory)
     before = lists[0] if lists else ""
-    widths = [f"PQ{dim // group}" for group in (2, 4, 8, 16) if dim % group == 0]
+    widths = [f"PQ{dim // group}x4" for group in (2, 4, 8) if dim % group == 0]
+    widths += [f"PQ{dim // group}" for group in (2, 4, 8) if dim % group == 0]
     others = ["Flat", "HNSW32", *(f"{before}{kind}" for kind in ("SQ8", *widths, "RaBitQ"))]
     shards = len(body.index.shards)
     found = [

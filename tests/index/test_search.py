@@ -10,7 +10,7 @@ import pytest
 
 from dpr.errors import EncoderError
 from dpr.index.choose import choose
-from dpr.index.search import rescore, search
+from dpr.index.search import exact_scores, rescore, search
 from dpr.index.train import train
 from dpr.index.truth import exact_topk, recall_at
 from dpr.recipe import IndexConfig
@@ -106,3 +106,13 @@ def test_rescoring_restores_what_coding_lost(
     coded, rescored = (recall_at(ids, true_ids_QK, 10) for ids in (candidates_QC, rescored_QK))
     assert coded < rescored
     assert rescored >= 0.9
+
+
+def test_every_finite_half_is_widened_exactly() -> None:
+    half_N = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    half_ND = half_N[np.isfinite(half_N)].reshape(-1, 16)
+    ids_C = np.arange(len(half_ND))
+    for place in range(16):
+        one_D = np.eye(16, dtype=np.float32)[place]
+        scores_QC = exact_scores(one_D[None], ids_C[None], lambda ids: half_ND[ids])
+        np.testing.assert_array_equal(scores_QC[0], half_ND[:, place].astype(np.float32))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,8 +13,9 @@ from dpr.index.build import build_part
 from dpr.index.choose import choose
 from dpr.index.merge import PartRef, merge
 from dpr.index.part import write_part
-from dpr.index.serving import ServingIndex
-from dpr.index.train import read_index, train
+from dpr.index.search import search
+from dpr.index.serving import ServingIndex, open_shard
+from dpr.index.train import read_index, train, write_index
 from dpr.index.tune import tune
 from dpr.recipe import IndexConfig
 
@@ -43,7 +45,7 @@ def merged(factory: str, runs: Sequence[Sequence[Any]], vectors_ND: npt.NDArray[
             write_part(build_part(codebook, segment.vectors_ND), path)
             refs.append(PartRef(segment.number, path, len(segment.vectors_ND), segment.dead))
         merge(codebook, refs, folder / f"{len(runs)}-{number}")
-        shards.append(read_index(folder / f"{len(runs)}-{number}"))
+        shards.append(open_shard(folder / f"{len(runs)}-{number}"))
     return ServingIndex(shards)
 
 
@@ -93,3 +95,40 @@ def test_shards_are_tuned_as_the_one_index(
     assert tuned[0].settings == tuned[1].settings
     assert tuned[0].recall == tuned[1].recall
     assert tuned[1].predicted_ms > tuned[0].predicted_ms  # coarse centroids are compared in each shard
+
+
+@pytest.mark.parametrize("factory", ["IVF8,PQ8x4", "IVF8,PQ1x4"])
+def test_codes_of_four_bits_are_searched_in_blocks(
+    factory: str, vectors_ND: npt.NDArray[np.float16], questions_QD: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    plain = train(vectors_ND.astype(np.float32), choose(IndexConfig(factory=factory), 1500, 16), seed=1)
+    plain.add_with_ids(vectors_ND.astype(np.float32), np.arange(1500) << 32)
+    write_index(plain, tmp_path / "index")
+    fast = open_shard(tmp_path / "index")
+    (tmp_path / "index").unlink()  # what is open needs the file no longer, nor what it was made from
+    assert isinstance(fast, faiss.IndexIVFPQFastScan)
+    assert (fast.ntotal, fast.nlist) == (1500, 8)
+    for k, nprobe in ((5, 1), (20, 3), (300, 8)):
+        scores_QK, ids_QK = search(fast, questions_QD, k, nprobe)
+        expected_scores_QK, _ = search(plain, questions_QD, k, nprobe)
+        found = np.isfinite(scores_QK)
+        np.testing.assert_array_equal(found, np.isfinite(expected_scores_QK))
+        # tables of products are rounded to 256 steps, so that each score is off by one in some hundred
+        spread = np.ptp(search(plain, questions_QD, 1500, 8)[0])
+        np.testing.assert_allclose(scores_QK[found], expected_scores_QK[found], atol=0.01 * spread)
+        for question_D, scores_K, ids_K in zip(questions_QD, scores_QK, ids_QK, strict=True):
+            rows = ids_K[ids_K >= 0] >> 32
+            assert len(np.unique(rows)) == len(rows)
+            decoded_KD = plain.sa_decode(plain.sa_encode(vectors_ND[rows].astype(np.float32)))
+            np.testing.assert_allclose(scores_K[ids_K >= 0], decoded_KD @ question_D, atol=0.01 * spread)
+
+
+@pytest.mark.parametrize("factory", ["IVF8,PQ4x6", "IVF8,SQ8", "OPQ4,IVF8,PQ4x4", "HNSW8"])
+def test_other_kinds_are_searched_as_they_are(
+    factory: str, vectors_ND: npt.NDArray[np.float16], tmp_path: Path
+) -> None:
+    index = train(vectors_ND.astype(np.float32), choose(IndexConfig(factory=factory), 1500, 16), seed=1)
+    index.add(vectors_ND.astype(np.float32))
+    write_index(index, tmp_path / "index")
+    found = open_shard(tmp_path / "index")
+    assert bytes(faiss.serialize_index(found)) == bytes(faiss.serialize_index(read_index(tmp_path / "index")))

@@ -95,7 +95,9 @@ def test_as_many_points_as_clusters_are_the_centroids() -> None:
     assert torch.equal(kmeans(points, KMeans(7, 10, seed=1, spherical=True)), points)
 
 
-@pytest.mark.parametrize("factory", ["IVF64,PQ8", "IVF64,PQ2", "IVF64,Flat", "IVF64,SQ8", "IVF64,PQ8x4"])
+@pytest.mark.parametrize(
+    "factory", ["IVF64,PQ8", "IVF64,PQ2", "IVF64,Flat", "IVF64,SQ8", "IVF64,PQ16x4", "IVF64,PQ1x4", "IVF64,PQ8x6"]
+)
 def test_codes_are_those_of_faiss(factory: str, sample_ND: Floats) -> None:
     codebook = train(sample_ND, plan_of(factory), seed=1)
     vectors_ND = topics(4000, seed=3).astype(np.float16)
@@ -124,7 +126,7 @@ def _decoded(codebook: faiss.Index, lists_N: npt.NDArray[np.int64], codes_NB: np
     return decoded_ND
 
 
-@pytest.mark.parametrize("factory", ["IVF64,PQ8", "IVF64,SQ8", "IVF64,Flat", "IVF64,PQ8x4"])
+@pytest.mark.parametrize("factory", ["IVF64,PQ8", "IVF64,SQ8", "IVF64,Flat", "IVF64,PQ16x4", "IVF64,PQ8x6"])
 def test_a_codebook_is_as_good_as_that_of_faiss(factory: str, sample_ND: Floats) -> None:
     base_ND, questions_QD = topics(5000, seed=2), topics(300, seed=4) + topics(300, seed=5) / 2
     truth = faiss.knn(questions_QD, base_ND, 20, metric=faiss.METRIC_INNER_PRODUCT)[1]

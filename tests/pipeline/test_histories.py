@@ -64,7 +64,7 @@ class Nights:
                     "precision": "fp32",
                 },
                 "index": {
-                    "factory": "IVF8,PQ8x4",
+                    "factory": "IVF8,PQ8x6",
                     "retrain": "never",
                     "nprobe": NPROBE,
                     "rescore": self.rescore,

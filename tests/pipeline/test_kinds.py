@@ -26,6 +26,7 @@ KINDS = {
     "IVF8,SQ8": 0.9,
     "IVF8,PQ8": 0.4,
     "OPQ8,IVF8,PQ8": 0.4,
+    "IVF8,PQ16x4": 0.3,
     "IVF8,PQ16x4fs": 0.3,
     "IVF8,RaBitQ": 0.1,
 }
