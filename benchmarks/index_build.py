@@ -23,7 +23,8 @@ from dpr.index.sample import sample_rows
 from dpr.index.train import read_index
 from dpr.manifest import SegmentEntry
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Plan, Run
+from dpr.pipeline.plan import Plan
+from dpr.pipeline.run import Run
 from dpr.recipe import Recipe
 from dpr.records import Record, put_object
 from dpr.segment import write_segment

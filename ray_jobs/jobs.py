@@ -10,7 +10,8 @@ from rich.table import Table
 
 from dpr.errors import DprError
 from dpr.pipeline.plan import Plan
-from dpr.pipeline.run import Outcome, Run
+from dpr.pipeline.run import Run
+from dpr.pipeline.whole import Outcome
 from dpr.recipe import load_recipe
 from dpr.store import open_store
 from dpr.store.lease import Lease

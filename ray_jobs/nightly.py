@@ -6,7 +6,7 @@ from rich.console import Console
 
 from dpr.pipeline.execute import LocalExecutor
 from dpr.pipeline.plan import Plan
-from dpr.pipeline.run import Outcome, finished_run, run_plan
+from dpr.pipeline.whole import Outcome, finished_run, run_plan
 from dpr.recipe import load_recipe
 from ray_jobs import jobs
 from ray_jobs.connect import connected

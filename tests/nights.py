@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Outcome, run_recipe
+from dpr.pipeline.whole import Outcome, run_recipe
 from dpr.recipe import Recipe
 from dpr.retrieve import VectorSearch
 from dpr.snapshot import read_snapshot

@@ -19,7 +19,8 @@ from dpr.collect import collect, find_garbage
 from dpr.errors import ConflictError, MissingObjectError
 from dpr.maintain import verify
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Plan, Run
+from dpr.pipeline.plan import Plan
+from dpr.pipeline.run import Run
 from dpr.readers import Marker
 from dpr.snapshot import numbers, open_snapshot, read_snapshot, rollback
 from dpr.store import LocalStore, Store

@@ -1,12 +1,11 @@
-"""One run of a recipe: scan → embed → train → build → merge → gate → publish.
+"""The stages of a run: scan → embed → train → build → merge → gate.
 
-Each stage reads what the stage before it put into the store, so a run that died is continued by starting it again, and
+Each reads what the stage before it put into the store, so a run that died is continued by starting it again, and
 every stage can be a job of its own.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,42 +14,27 @@ from dpr.corpus.diff import Changes, DiffInputs, PlannedSegment
 from dpr.corpus.plan import slice_bytes
 from dpr.corpus.rows import Slice
 from dpr.encoder.compute import Compute
-from dpr.errors import IntegrityError, PublishRaceError
+from dpr.errors import IntegrityError
 from dpr.fingerprint import fingerprint
 from dpr.index.train import trained_how
-from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
+from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot
 from dpr.pipeline.embed import EmbedContext, copy_steps, embed_steps, shared_tokenizer
-from dpr.pipeline.estimate import FLOAT16_BYTES, measured
+from dpr.pipeline.estimate import FLOAT16_BYTES
 from dpr.pipeline.execute import Executor, Progress, Stage, Step, Unit, begin_stage, run_units
-from dpr.pipeline.gate import GateContext, MeasureIndex, check_gate
+from dpr.pipeline.gate import GateContext, MeasureIndex
 from dpr.pipeline.index import BuildPart, IndexContext, TrainCodebook, codebook_id
 from dpr.pipeline.merge import MergeShard, index_entry, merge_units, shard_reports
 from dpr.pipeline.meter import Encoding, EncodingWatch
 from dpr.pipeline.plan import Plan
-from dpr.pipeline.report import Costs, Notes, Report, remembered_estimate
+from dpr.pipeline.report import Notes
 from dpr.pipeline.retrain import CodebookChoice, choose_codebook
 from dpr.pipeline.scan import FindChanges, ScanSlice, check_quarantine, check_size, collect_quarantine, load_known_keys
-from dpr.recipe import Recipe
 from dpr.records import Record
-from dpr.snapshot import check_live, latest_snapshot, lineage_base, publish
+from dpr.snapshot import latest_snapshot, lineage_base
 from dpr.store import Store, open_store
-from dpr.store.lease import Lease
-from dpr.store.proof import prove_put_if_absent
 
-PUBLISH_ATTEMPTS = 3
 Gated = tuple[IndexEntry, dict[str, Any]]
 """The index with its search settings, and the gate's report."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    snapshot: Snapshot
-    published: bool
-    """False: the live snapshot holds all this already."""
-    report: Report | None
-    """None: there was nothing to do."""
 
 
 class Run:
@@ -255,85 +239,3 @@ class Run:
         record = self.single("gate", Step(MeasureIndex, (context,)), name, unit)
         settings = {"nprobe": record.facts["nprobe"], "rescore": record.facts["rescore"]}
         return index.model_copy(update=settings), record.facts["report"]
-
-    def body(
-        self, changes: Changes, segments: Sequence[SegmentEntry], codebook: CodebookEntry, gated: Gated
-    ) -> SnapshotBody:
-        """Everything bound together."""
-        return SnapshotBody(
-            encoder_id=self.spec.encoder_id,
-            encoder=self.spec.describe(),
-            passages=sum(entry.live_rows for entry in segments),
-            segments=list(segments),
-            next_segment_number=changes.next_segment_number,
-            codebook=codebook,
-            index=gated[0],
-            gate=gated[1],
-        )
-
-    def publish(self, body: SnapshotBody, report: Report) -> Outcome:
-        """Make it the next snapshot, unless the live one is the same or it does not reach what the recipe demands."""
-        check_gate(self.recipe.gate, body.gate)
-        if self.live is not None and self.live.body.body_id() == body.body_id():
-            check_live(self.store, self.live.number)
-            return Outcome(self.live, False, report)
-        parent = self.live.number if self.live else None
-        snapshot = publish(self.store, body, parent, run_id=self.run_id, inputs=self.plan.inputs)
-        return Outcome(snapshot, True, report)
-
-    def report(self, choice: CodebookChoice, body: SnapshotBody) -> Report:
-        """Write the run's report beside what else it made; the last attempt's stays."""
-        cluster, price = self.executor.cluster(), self.recipe.resources.price_per_gpu_hour
-        outcome = measured(self.notes.stages, self.notes.encoding, cluster, price)
-        costs = Costs(estimate=remembered_estimate(self.run_id), outcome=outcome)
-        report = self.notes.report(self.base.number if self.base else None, choice, body, costs)
-        self.store.put(layout.report(self.run_id), report.to_bytes())
-        return report
-
-    def all_stages(self, lease: Lease, *, allow_shrink: bool = False) -> Outcome:
-        """The whole road, from corpus to published snapshot; `lease` must still be held when it ends."""
-        changes, segments = self.scan_and_embed(allow_shrink=allow_shrink)
-        codebook, choice = self.train(segments)
-        self.build(segments, codebook, choice)
-        body = self.body(changes, segments, codebook, self.gate(segments, self.merge(segments, codebook, choice)))
-        report = self.report(choice, body)
-        lease.check()
-        return self.publish(body, report)
-
-
-def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
-    """Bring the collection of a recipe up to date; nothing at all is done if the live snapshot has the same inputs."""
-    plan = Plan.of(recipe)
-    return finished_run(plan) or run_plan(plan, executor, progress, allow_shrink=allow_shrink)
-
-
-def run_plan(
-    plan: Plan,
-    executor: Executor,
-    progress: Progress,
-    *,
-    allow_shrink: bool = False,
-    lease_ttl_seconds: float = 60.0,
-) -> Outcome:
-    """Carry a plan out, with the store's lease in hand; a run that is silent for `lease_ttl_seconds` loses it.
-
-    If somebody else publishes first (a rollback, say), the recipe is planned again on the new parent; what has been
-    made already is used.
-    """
-    store = open_store(plan.recipe.store)
-    with Lease.acquire(store, f"run of {plan.recipe.store}", lease_ttl_seconds) as lease:
-        prove_put_if_absent(store)
-        for _ in range(PUBLISH_ATTEMPTS - 1):
-            try:
-                return Run(plan, executor, progress).all_stages(lease, allow_shrink=allow_shrink)
-            except PublishRaceError:
-                plan = Plan.of(plan.recipe)
-        return Run(plan, executor, progress).all_stages(lease, allow_shrink=allow_shrink)
-
-
-def finished_run(plan: Plan) -> Outcome | None:
-    """The outcome of a run that has nothing to do, or None. Costs one small read."""
-    live = latest_snapshot(open_store(plan.recipe.store))
-    if live is None or live.inputs != plan.inputs:
-        return None
-    return Outcome(live, False, None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Outcome, run_recipe
+from dpr.pipeline.whole import Outcome, run_recipe
 from dpr.recipe import Recipe
 from tests.tiny import WORDS, Quiet, write_jsonl
 

@@ -21,7 +21,7 @@ from dpr.encoder.encode import Compute, PassageEncoder, QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.manifest import SnapshotBody
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import run_recipe
+from dpr.pipeline.whole import run_recipe
 from dpr.recipe import Recipe
 from dpr.retrieve import Retriever
 from dpr.store import LocalStore

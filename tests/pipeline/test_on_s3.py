@@ -9,7 +9,7 @@ import dpr.store.s3
 from dpr.errors import StoreError
 from dpr.maintain import verify
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Outcome, run_recipe
+from dpr.pipeline.whole import Outcome, run_recipe
 from dpr.recipe import Recipe
 from dpr.retrieve import Retriever
 from dpr.snapshot import numbers

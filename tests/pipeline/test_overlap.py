@@ -15,7 +15,7 @@ import yaml
 
 from dpr.errors import ConflictError, PublishRaceError
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import run_recipe
+from dpr.pipeline.whole import run_recipe
 from dpr.recipe import Recipe, load_recipe
 from dpr.snapshot import live_snapshot, numbers, publish, read_snapshot, rollback
 from dpr.store import LocalStore
@@ -25,7 +25,8 @@ RUN_AND_WAIT = """
 import sys
 from dpr.errors import DprError
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Plan, run_plan
+from dpr.pipeline.plan import Plan
+from dpr.pipeline.whole import run_plan
 from dpr.recipe import load_recipe
 from tests.tiny import Quiet
 

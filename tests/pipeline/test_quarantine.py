@@ -16,7 +16,7 @@ from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.tokens import TokenBatch
 from dpr.errors import CorpusError, UnitError
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Outcome, run_recipe
+from dpr.pipeline.whole import Outcome, run_recipe
 from dpr.recipe import Recipe
 from dpr.snapshot import latest_snapshot
 from dpr.store import LocalStore

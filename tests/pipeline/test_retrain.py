@@ -13,7 +13,7 @@ from dpr.errors import IndexBuildError
 from dpr.manifest import SnapshotBody
 from dpr.pipeline.execute import LocalExecutor
 from dpr.pipeline.report import IndexReport
-from dpr.pipeline.run import run_recipe
+from dpr.pipeline.whole import run_recipe
 from dpr.recipe import Recipe
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
 

@@ -15,7 +15,7 @@ from dpr.encoder.encode import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, StoreError
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import Outcome, run_recipe
+from dpr.pipeline.whole import Outcome, run_recipe
 from dpr.recipe import CorpusConfig, Recipe
 from dpr.retrieve import Retriever
 from dpr.snapshot import latest_snapshot, numbers, rollback

@@ -20,7 +20,7 @@ import yaml
 
 from dpr.errors import UnitError
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import run_recipe
+from dpr.pipeline.whole import run_recipe
 from dpr.recipe import load_recipe
 from dpr.snapshot import live_snapshot, numbers
 from dpr.store import LocalStore

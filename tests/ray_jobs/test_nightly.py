@@ -11,7 +11,7 @@ import yaml
 
 from dpr.errors import EncoderError
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import run_recipe
+from dpr.pipeline.whole import run_recipe
 from dpr.recipe import Recipe, load_recipe
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
 

@@ -26,7 +26,7 @@ import ray
 from dpr.errors import DprError, EncoderError, IntegrityError, ServeError, StoreError
 from dpr.hit import Hit
 from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.run import run_recipe
+from dpr.pipeline.whole import run_recipe
 from dpr.recipe import Recipe, ServeConfig
 from dpr.retrieve import Retriever
 from dpr.store import LocalStore
