@@ -12,7 +12,7 @@ from dpr.index.kinds import core, inverted
 
 
 @dataclass(frozen=True)
-class IndexReport:
+class Verification:
     """What a serving index holds."""
 
     ntotal: int
@@ -24,7 +24,7 @@ class IndexReport:
     """Vectors compared per visited list, over what equal lists would need; 1.0 is even."""
 
 
-def verify(index: faiss.Index, expected_live_rows: int, file: Path | None = None) -> IndexReport:
+def verify(index: faiss.Index, expected_live_rows: int, file: Path | None = None) -> Verification:
     """Check that an index, mapped from `file` if given, holds each live row once; report the shape of its lists.
 
     Raises IntegrityError, with both numbers, if the count is another or ids repeat.
@@ -41,7 +41,7 @@ def verify(index: faiss.Index, expected_live_rows: int, file: Path | None = None
     if distinct != len(ids):
         raise IntegrityError(f"the index holds {len(ids)} ids of which {distinct} are distinct; merge it again")
     ivf = inverted(index)
-    return IndexReport(
+    return Verification(
         ntotal=int(index.ntotal),
         lists=len(sizes),
         empty_lists=int((sizes == 0).sum()),
