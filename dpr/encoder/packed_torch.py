@@ -11,7 +11,9 @@ class TorchOps(Products):
 
     def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
         """See Ops."""
-        x_TH = tables.words[packed.ids_T] + tables.types[packed.types_T] + tables.positions[packed.places_T]
+        x_TH = tables.words.index_select(0, packed.ids_T)
+        x_TH += tables.types.index_select(0, packed.types_T)
+        x_TH += tables.positions.index_select(0, packed.places_T)
         return self._norm(x_TH, tables.norm).to(dtype)
 
     def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:  # noqa: ARG002

@@ -177,6 +177,23 @@ def test_packed_bf16_on_a_cpu_keeps_the_vectors(tmp_path: Path, pooling: Any, ac
     assert torch.cosine_similarity(wrong_ND, expected_ND).min() < 0.99
 
 
+@pytest.mark.skipif(not multiplies_bf16(CPU), reason="this processor has no bf16 products")
+@pytest.mark.parametrize(("scale", "alike"), [(100.0, False), (-100.0, True)])
+def test_attention_on_a_cpu_bears_scores_beyond_the_range_of_exponentials(scale: float, alike: bool) -> None:
+    """Scores of 566 for the token itself and about 0 for others, or of -566 for all, beside an ordinary sequence."""
+    heads, size, lengths = 2, 64, [20, 20, 7]
+    generator = torch.Generator().manual_seed(3)
+    qkv_TJ = torch.randn(sum(lengths), 3 * size, generator=generator)
+    signs = torch.ones(20, size) if alike else qkv_TJ[:20, :size].sign()
+    qkv_TJ[:20, :size], qkv_TJ[:20, size : 2 * size] = scale * signs, signs
+    qkv_TJ = qkv_TJ.bfloat16()
+    packed = pack(made_up(lengths), CPU)
+    with torch.inference_mode():
+        found_TH = default_ops(CPU, torch.bfloat16).attend(qkv_TJ, packed, heads, 20)
+        expected_TH = TorchOps().attend(qkv_TJ.float(), packed, heads, 20)
+    torch.testing.assert_close(found_TH.float(), expected_TH, atol=0.02, rtol=0.02)
+
+
 @needs_gpu
 @pytest.mark.parametrize("lengths", [[5, 100, 64, 2, 160], [*LENGTHS, 300]])
 @pytest.mark.parametrize("queries", [1, 300])
