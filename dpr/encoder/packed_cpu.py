@@ -76,7 +76,7 @@ class CpuOps(TorchOps):
         torch.baddbmm(weights, q, k.transpose(1, 2), beta=0, alpha=scale, out=weights).exp2_()
         sums = weights.sum(-1, keepdim=True)
         least, greatest = sums.aminmax()
-        if LEAST_SUM < least and greatest < 1 / LEAST_SUM:
+        if least > LEAST_SUM and greatest < 1 / LEAST_SUM:
             found = torch.bmm(weights, v)
             torch.div(found.view_as(out), sums.view(rows, heads, length, 1), out=out)
             return
