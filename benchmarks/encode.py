@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from encode_alone import accuracy, alone, flops, matmul_tflops, retrieval, shares, timed
 from encode_job import whole_job
-from encode_peers import padded_loop, sentence_transformers
+from encode_peers import padded_loop, sentence_transformers, side_by_side
 from encode_report import Report
 from encode_subject import FILE_ROWS, Subject, read_passages, save_random_bert, write_distinct
 
@@ -104,6 +104,8 @@ def main() -> None:
             cpus = (os.cpu_count() or 1) * count // devices
             whole_job(report, subject, share, count, cpus, arguments.passages * count)
         sentence_transformers(report, subject)
+        if kind == "cpu":
+            side_by_side(report, subject)
         padded_loop(report, subject)
         accuracy(report, subject)
         if arguments.questions:

@@ -24,7 +24,7 @@ from dpr.encoder.precision import multiplies_bf16
 from dpr.encoder.spec import TowerSpec
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 
-UNIT_ROWS = {"cuda": 50_000, "cpu": 1_000}
+UNIT_ROWS = {"cuda": 50_000, "cpu": 3_000}
 SAMPLE_MILLISECONDS = 200
 SIDES = {"cuda": 8192, "cpu": 2048}
 

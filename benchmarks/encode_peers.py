@@ -1,6 +1,8 @@
 """What the encoder is compared with: the same network, weights and tokens, run as others run them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertModel
 
+from dpr.encoder.encode import Compute, TowerEncoder
 from dpr.encoder.precision import multiplies_bf16
 from dpr.encoder.tokens import TokenBatch
 
@@ -59,6 +62,43 @@ def sentence_transformers(report: Report, subject: Subject) -> None:
         measure(report, subject, setting, model)
         body.float()
     torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def side_by_side(report: Report, subject: Subject, rounds: int = 5) -> None:
+    """On a CPU, whose speed changes from minute to minute: the encoder alone and sentence-transformers in turn."""
+    torch.set_float32_matmul_precision("highest")
+    encoder = TowerEncoder(subject.tower, Compute(device="cpu"))
+    ways: dict[str, tuple[int, Callable[[int], Any]]] = {
+        "the encoder alone": (1_000, lambda rows: encoder.encode(subject.sample(rows)))
+    }
+    for name, dtype, size in (("fp32, 32 a batch", torch.float32, 32), ("bf16, 16 a batch", torch.bfloat16, 16)):
+        if dtype == torch.bfloat16 and not multiplies_bf16(subject.device):
+            continue
+        body = Transformer(str(subject.tower.folder), max_seq_length=subject.tower.max_tokens)
+        pooled = Pooling(subject.tower.dim, subject.tower.pooling)
+        model = SentenceTransformer(modules=[body, pooled], device="cpu").to(dtype)
+        ways[f"sentence-transformers {name}"] = 400, partial(_encode_rows, model, subject, size)
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for warm in (True, *[False] * rounds):
+        for name, (rows, encode) in ways.items():
+            seconds = timed(lambda: encode(rows // 10 if warm else rows))  # noqa: B023
+            if not warm:
+                rates[name].append(rows / seconds)
+    ours = np.array(rates["the encoder alone"])
+    said = ", ".join(f"{name} {np.median(each):.1f}" for name, each in rates.items())
+    ratios = ", ".join(
+        f"{np.median(ours / each):.2f} (least {(ours / each).min():.2f}, most {(ours / each).max():.2f}) times {name}"
+        for name, each in rates.items()
+        if name != "the encoder alone"
+    )
+    report.note(f"in turn, {rounds} rounds, tokenised before, medians in passages/s: {said}; {ratios}")
+
+
+def _encode_rows(model: SentenceTransformer, subject: Subject, size: int, rows: int) -> None:
+    sample = subject.sample(rows)
+    model.preprocess = lambda inputs, **_: features(sample.select(np.array([int(x) for x in inputs])))
+    # strings as long as the passages have tokens, since it sorts by length; they say which row they stand for
+    model.encode([str(row).ljust(int(length)) for row, length in enumerate(sample.lengths())], batch_size=size)
 
 
 def measure(report: Report, subject: Subject, setting: Setting, model: SentenceTransformer) -> None:
