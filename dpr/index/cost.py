@@ -5,7 +5,9 @@ differ from them by a factor of two or more, and `benchmarks/search_cost.py` sho
 dimensions and codes of B bytes:
 
     question     20 µs, and for PQ a table of 256 products for each dimension
-    centroid     D * 0.11 ns                                every coarse centroid is compared, once in each shard
+    centroid     D * 0.11 ns                                every coarse centroid is compared, once in each shard; by
+                                                            its code alone (a vector of FastScan), and two a list as
+                                                            said, where `dpr.index.serving` made it so
     list         800 ns                                     each list visited
     vector       by kind, below                             each vector in these lists
     candidate    1 µs + D * 3.2 ns                          gathered from the segments, converted, multiplied
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 import faiss
 
-from dpr.index.kinds import searched
+from dpr.index.kinds import inverted, searched
 from dpr.index.serving import ServingIndex
 
 QUESTION_NS = 20_000.0
@@ -61,10 +63,16 @@ def search_cost(index: ServingIndex) -> SearchCost:
     dim = int(shard.d)
     inner = searched(shard)
     table_ns = TABLE_NS * dim if hasattr(inner, "pq") else 0.0
+    centroid_ns, list_ns = CENTROID_NS * dim, LIST_NS
+    ivf = inverted(shard)
+    ranked = None if ivf is None else faiss.downcast_index(ivf.quantizer)
+    if isinstance(ranked, faiss.IndexRefine):
+        list_ns += ranked.k_factor * centroid_ns
+        centroid_ns = FAST_BYTE_NS * int(faiss.downcast_index(ranked.base_index).code_size)
     return SearchCost(
         question_ns=QUESTION_NS + table_ns,
-        centroid_ns=CENTROID_NS * dim,
-        list_ns=LIST_NS,
+        centroid_ns=centroid_ns,
+        list_ns=list_ns,
         vector_ns=_vector_ns(inner),
         candidate_ns=CANDIDATE_NS + CANDIDATE_DIM_NS * dim,
     )

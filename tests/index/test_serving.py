@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from dpr.index import serving
 from dpr.index.build import build_part
 from dpr.index.choose import choose
+from dpr.index.cost import search_cost
 from dpr.index.merge import PartRef, merge
 from dpr.index.part import write_part
 from dpr.index.search import search
@@ -132,3 +134,31 @@ def test_other_kinds_are_searched_as_they_are(
     write_index(index, tmp_path / "index")
     found = open_shard(tmp_path / "index")
     assert bytes(faiss.serialize_index(found)) == bytes(faiss.serialize_index(read_index(tmp_path / "index")))
+
+
+def test_many_centroids_are_ranked_by_their_codes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    topics_TD = rng.normal(size=(60, 64))
+    drawn = [topics_TD[rng.integers(0, 60, rows)] + 0.7 * rng.normal(size=(rows, 64)) for rows in (6_000, 40)]
+    vectors_ND, questions_QD = ((d / np.linalg.norm(d, axis=1, keepdims=True)).astype(np.float32) for d in drawn)
+    plain = train(vectors_ND, choose(IndexConfig(factory="IVF1024,PQ8x4"), 6_000, 64), seed=1)
+    plain.add(vectors_ND)
+    write_index(plain, tmp_path / "index")
+    quick = open_shard(tmp_path / "index")
+    monkeypatch.setattr(serving, "QUICK_FROM_LISTS", 1_025)
+    exact = open_shard(tmp_path / "index")
+    asked = {"quick": quick, "exact": exact}
+    kinds = {name: type(faiss.downcast_index(index.quantizer)) for name, index in asked.items()}
+    assert kinds == {"quick": faiss.IndexRefineFlat, "exact": faiss.IndexFlatIP}
+    lists = {name: faiss.downcast_index(index.quantizer).search(questions_QD, 32)[1] for name, index in asked.items()}
+    same = [len(np.intersect1d(*pair)) / 32 for pair in zip(lists["quick"], lists["exact"], strict=True)]
+    assert np.mean(same) >= 0.95
+    coarse_LD = plain.quantizer.reconstruct_n(0, 1024)
+    scores_QL = np.take_along_axis(questions_QD @ coarse_LD.T, lists["quick"], axis=1)
+    assert (np.diff(scores_QL, axis=1) <= 1e-5).all()
+    # all lists visited, all vectors are found
+    ids_QK = search(quick, questions_QD, 6_000, 1_024)[1]
+    assert (np.sort(ids_QK) == np.arange(6_000)).all()
+    cost, exact_cost = (search_cost(ServingIndex([index])) for index in (quick, exact))
+    assert cost.centroid_ns < exact_cost.centroid_ns
+    assert cost.list_ns > exact_cost.list_ns
