@@ -19,7 +19,7 @@ from dpr.index.serving import ServingIndex
 from dpr.index.train import train
 from dpr.recipe import IndexConfig
 
-FACTORIES = ("IVF256,Flat", "IVF256,SQ8", "IVF256,PQ{}", "OPQ{},IVF256,PQ{}", "IVF256,PQ{}x4fs", "IVF256,RaBitQ")
+FACTORIES = ("IVF256,Flat", "IVF256,SQ8", "IVF256,PQ{}", "IVF256,PQ{}x4fs", "IVF256,RaBitQ")
 QUESTIONS = 100
 CANDIDATES = 200
 
@@ -48,7 +48,7 @@ def main() -> None:
     questions_QD = vectors_ND[:QUESTIONS] + 0.01 * rng.normal(size=(QUESTIONS, arguments.dim)).astype(np.float32)
     print(f"{'kind':24} {'probes':>6} {'measured µs':>12} {'predicted µs':>12}")
     for pattern in FACTORIES:
-        factory = pattern.format(*[arguments.dim // 4] * 2)
+        factory = pattern.format(arguments.dim // 4)
         filled = train(vectors_ND[:20_000], choose(IndexConfig(factory=factory), arguments.rows, arguments.dim), seed=1)
         filled.add(vectors_ND)
         index = ServingIndex([filled])

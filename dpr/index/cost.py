@@ -1,16 +1,16 @@
 """What a question costs: predicted from counted operations, never timed, so the same inputs give the same settings.
 
-Milliseconds are those of one question on one thread of a reference processor. Its constants are estimates: machines
-differ from them by a factor of two or more, and `benchmarks/search_cost.py` shows by how much this one does. With D
-dimensions and codes of B bytes:
+Milliseconds are those of one question on one thread of a reference processor (AMD EPYC with AVX-512 bf16, the index in
+memory but not in caches). Other machines differ by a factor of two or more, and `benchmarks/search_cost.py`, whose
+indexes are small, shows by how much this one does. With D dimensions and codes of B bytes:
 
-    question     20 µs, and for PQ a table of 256 products for each dimension
-    centroid     D * 0.11 ns                                every coarse centroid is compared, once in each shard; by
+    question     18 µs, and for PQ a table of 16 or 256 products for each dimension
+    centroid     D * 0.095 ns                               every coarse centroid is compared, once in each shard; by
                                                             its code alone (a vector of FastScan), and two a list as
                                                             said, where `dpr.index.serving` made it so
-    list         800 ns                                     each list visited
+    list         200 ns                                     each list visited
     vector       by kind, below                             each vector in these lists
-    candidate    1 µs + D * 3.2 ns                          gathered from the segments, converted, multiplied
+    candidate    400 ns + D * 1.8 ns                        gathered from the segments, converted, multiplied
 """
 
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ import faiss
 from dpr.index.kinds import inverted, searched
 from dpr.index.serving import ServingIndex
 
-QUESTION_NS = 20_000.0
-TABLE_NS = 256 * 0.1
-CENTROID_NS = 0.11
-LIST_NS = 800.0
-CANDIDATE_NS = 1_000.0
-CANDIDATE_DIM_NS = 3.2
+QUESTION_NS = 18_000.0
+TABLE_NS = 0.27
+CENTROID_NS = 0.095
+LIST_NS = 200.0
+CANDIDATE_NS = 400.0
+CANDIDATE_DIM_NS = 1.8
 
-PQ_BYTE_NS = 0.55
-FAST_BYTE_NS = 0.12
-BITS_DIM_NS = 0.06
-SCALAR_DIM_NS = 0.13
-FLAT_DIM_NS = 0.11
-GRAPH_HOP_NS = 60.0
+PQ_BYTE_NS = 0.4
+FAST_BYTE_NS = 0.085
+BITS_DIM_NS = 0.025
+SCALAR_DIM_NS = 0.085
+FLAT_DIM_NS = 0.17
+GRAPH_HOP_NS = 20.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def search_cost(index: ServingIndex) -> SearchCost:
     shard = index.shards[0]
     dim = int(shard.d)
     inner = searched(shard)
-    table_ns = TABLE_NS * dim if hasattr(inner, "pq") else 0.0
+    table_ns = TABLE_NS * dim * int(inner.pq.ksub) if hasattr(inner, "pq") else 0.0
     centroid_ns, list_ns = CENTROID_NS * dim, LIST_NS
     ivf = inverted(shard)
     ranked = None if ivf is None else faiss.downcast_index(ivf.quantizer)
