@@ -136,13 +136,14 @@ def test_any_history_merges_to_the_index_of_one_process(
 def test_a_merge_holds_a_buffer_and_not_the_index(codebook_of: Codebook, segment_type: type, tmp_path: Path) -> None:
     codebook = codebook_of("IVF128,Flat")
     rng = np.random.default_rng(0)
-    vectors_ND = rng.normal(size=(2_000, 16)).astype(np.float16)
+    vectors_ND = rng.normal(size=(4_000, 16)).astype(np.float16)
     refs = refs_of(codebook, [segment_type(n, vectors_ND, np.empty(0, np.uint32)) for n in range(20)], tmp_path)
+    merge(codebook, refs, tmp_path / "first", buffer_bytes=1)  # what the first of all merges imports is not counted
     tracemalloc.start()
     merge(codebook, refs, tmp_path / "index", buffer_bytes=1)  # so the buffer is one list, at most the largest
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    largest_bytes = verify(read_index(tmp_path / "index"), 40_000).largest_list * (64 + 8)
+    largest_bytes = verify(read_index(tmp_path / "index"), 80_000).largest_list * (64 + 8)
     assert peak_bytes < 4 * largest_bytes < (tmp_path / "index").stat().st_size
 
 
