@@ -7,6 +7,7 @@ number, parent and times are in the envelope around it.
 from collections.abc import Iterator
 from typing import Any
 
+from dpr import layout
 from dpr.errors import IntegrityError
 from dpr.fingerprint import canonical_json, fingerprint
 from dpr.records import Document, ObjectRef
@@ -105,7 +106,7 @@ class SnapshotBody(Document):
                 yield entry.deletions.object
 
     def check(self) -> None:
-        """Law 3: rows are conserved. Raises IntegrityError with both numbers."""
+        """Rows are conserved (law 3), and all is of one encoder. Raises IntegrityError that names what is not."""
         live = sum(entry.live_rows for entry in self.segments)
         in_shards = sum(shard.rows for shard in self.index.shards)
         if not live == self.passages == self.index.rows == in_shards:
@@ -116,6 +117,16 @@ class SnapshotBody(Document):
         numbers = [entry.number for entry in self.segments]
         if len(set(numbers)) != len(numbers) or any(number >= self.next_segment_number for number in numbers):
             raise IntegrityError(f"segment numbers {numbers} are not distinct and below {self.next_segment_number}")
+        bound = {
+            layout.codebook(self.encoder_id, self.codebook.codebook_id): self.codebook.object.name,
+            **{layout.segment(self.encoder_id, entry.segment_id): entry.object.name for entry in self.segments},
+        }
+        for expected, name in bound.items():
+            if name != expected:
+                raise IntegrityError(
+                    f"snapshot of encoder {self.encoder_id} names {name} where {expected} belongs; vectors of "
+                    "different encoders never meet, so roll back to a sound snapshot or run the recipe again"
+                )
 
 
 class Snapshot(Document):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from dpr.deletions import live_rows
 from dpr.encoder.compute import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
-from dpr.errors import EncoderError
+from dpr.errors import EncoderError, IntegrityError
 from dpr.hit import Hit
 from dpr.index.merge import ROW_BITS, ROW_MASK
 from dpr.index.search import SearchSettings, rescore
@@ -107,9 +107,16 @@ class VectorSearch:
 
     @classmethod
     def open(cls, store: Store, body: SnapshotBody) -> "VectorSearch":
-        """Load index and segments of a snapshot, verified."""
+        """Load index and segments of a snapshot, verified. Raises IntegrityError for what does not belong together."""
+        body.check()
         segments = SegmentSet.open(store, body.segments, body.encoder["dim"])
-        return cls(open_index(store, body.index), SearchSettings(body.index.nprobe, body.index.rescore), segments)
+        index = open_index(store, body.index)
+        if index.dim != body.encoder["dim"]:
+            raise IntegrityError(
+                f"index {body.index.index_id} has {index.dim} dimensions, and encoder {body.encoder_id} gives "
+                f"{body.encoder['dim']}; roll back to a sound snapshot or run the recipe again"
+            )
+        return cls(index, SearchSettings(body.index.nprobe, body.index.rescore), segments)
 
     def top(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
         """The best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64)."""

@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dpr import layout
-from dpr.errors import MissingObjectError
+from dpr.errors import IntegrityError, MissingObjectError
 from dpr.maintain import compare, verify
 from dpr.records import file_sha256
+from dpr.retrieve import Retriever
 from dpr.segment import PASSAGE_COLUMNS, passage_schema, write_segment
 from dpr.snapshot import numbers, rollback
 from dpr.store import LocalStore
@@ -141,6 +143,30 @@ def test_a_flipped_bit_is_found_by_looking_deep(copy: Copy, kind: str) -> None:
     (said,) = copy.said(deep=True)
     assert said.startswith(f"{ref['name']}: ")
     assert "sha256" in said
+
+
+@pytest.mark.parametrize("kind", ["codebook", "segment"])
+def test_what_another_encoder_made_is_found_and_never_searched(copy: Copy, kind: str) -> None:
+    ref = (copy.body["codebook"] if kind == "codebook" else copy.body["segments"][0])["object"]
+    mine, other = copy.body["encoder_id"], "0123456789abcdef"
+    elsewhere = copy.folder / ref["name"].replace(mine, other)
+    elsewhere.parent.mkdir(parents=True)
+    shutil.copy(copy.file(ref), elsewhere)  # sound, and where the snapshot says
+    ref["name"] = ref["name"].replace(mine, other)
+    (said,) = copy.said(deep=False)
+    assert f"snapshot of encoder {mine} names" in said
+    assert other in said
+    with pytest.raises(IntegrityError, match=f"snapshot of encoder {mine} names"):
+        Retriever.open(copy.store)
+
+
+def test_an_index_of_other_dimensions_is_never_searched(copy: Copy) -> None:
+    shard = copy.body["index"]["shards"][0]["object"]
+    faiss.write_index(faiss.index_factory(24, "IDMap,Flat", faiss.METRIC_INNER_PRODUCT), str(copy.file(shard)))
+    copy.record_as_it_is(shard)
+    copy.said(deep=False)
+    with pytest.raises(IntegrityError, match="has 24 dimensions, and encoder"):
+        Retriever.open(copy.store)
 
 
 def test_wrong_counts_are_found(copy: Copy) -> None:

@@ -83,6 +83,11 @@ class ServingIndex:
         """Vectors in all shards."""
         return sum(int(shard.ntotal) for shard in self.shards)
 
+    @property
+    def dim(self) -> int:
+        """Components of a vector."""
+        return int(self.shards[0].d)
+
     @cached_property
     def lists(self) -> int:
         """Inverted lists; 0 for a kind without."""
