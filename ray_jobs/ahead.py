@@ -46,11 +46,15 @@ class Begun:
 
     def run(self, units: Sequence[Unit]) -> Iterator[Unit]:
         """Send the units through; without any, the actors are let go."""
-        ray.get(self._feed.give.remote(list(units)))
+        self._feed.give.remote(list(units))
         while (result := self._results.get()) is not None:
             if isinstance(result, Exception):
                 raise result
             yield result
+
+    def leave(self) -> None:
+        """Let the actors go, without waiting for it."""
+        self._feed.give.remote([])
 
     def _pump(self) -> None:
         try:

@@ -75,6 +75,10 @@ class RayExecutor:
         if self._gpus_per_encoder():  # which must not wait; without, loading would take the CPUs that scanning needs
             self._begun[stage] = Begun(lambda units: self._with_steps(units, steps, MANY_UNITS))
 
+    def leave(self, stage: str) -> None:
+        if (begun := self._begun.pop(stage, None)) is not None:
+            begun.leave()
+
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
         left = {unit["record"] for unit in units if "record" in unit}  # one that measures has none
         try:

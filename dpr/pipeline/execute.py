@@ -51,7 +51,10 @@ class Executor(Protocol):
     """Where units run."""
 
     def begin(self, stage: str, steps: Sequence[Step]) -> None:
-        """Load what the steps need while other stages run, if that is of use; `run` must follow, even without units."""
+        """Load what the steps need while other stages run, if that is of use; `run` or `leave` must follow."""
+
+    def leave(self, stage: str) -> None:
+        """Let go what `begin` took, since `run` will not be called."""
 
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
         """Send every unit through all steps; results come in any order. Raises UnitError if one fails."""
@@ -93,6 +96,9 @@ class LocalExecutor:
     """All steps in this process, one unit after another."""
 
     def begin(self, stage: str, steps: Sequence[Step]) -> None:
+        pass
+
+    def leave(self, stage: str) -> None:
         pass
 
     def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:  # noqa: ARG002

@@ -125,7 +125,11 @@ class Run:
     def scan_and_embed(self, *, allow_shrink: bool = False) -> tuple[Changes, list[SegmentEntry]]:
         """Both, while encoders load during the first."""
         begin_stage(self.store, self.executor, "embed", self.embed_steps)
-        changes = self.scan(allow_shrink=allow_shrink)
+        try:
+            changes = self.scan(allow_shrink=allow_shrink)
+        except BaseException:
+            self.executor.leave("embed")
+            raise
         return changes, self.embed(changes)
 
     def embed(self, changes: Changes) -> list[SegmentEntry]:

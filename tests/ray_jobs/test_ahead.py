@@ -69,7 +69,8 @@ def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhi
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_stage_without_units_gives_nothing_and_lets_the_gpu_go(tmp_path: Path, *, begun: bool) -> None:
+@pytest.mark.parametrize("left", [False, True])
+def test_a_stage_without_units_gives_nothing_and_lets_the_gpu_go(tmp_path: Path, *, begun: bool, left: bool) -> None:
     from ray_jobs.runtime import RayExecutor
 
     executor = RayExecutor(Resources())
@@ -77,7 +78,10 @@ def test_a_stage_without_units_gives_nothing_and_lets_the_gpu_go(tmp_path: Path,
     if begun:
         executor.begin("embed", steps)
         waited_for(tmp_path)
-    assert list(executor.run("embed", steps, [])) == []
+    if left:
+        executor.leave("embed")
+    else:
+        assert list(executor.run("embed", steps, [])) == []
     (alone,) = executor.run("train", [Step(Load, (tmp_path,), on="trainer")], [{"number": 0}])  # holds the only GPU
     assert alone["number"] == 0
 
