@@ -45,7 +45,7 @@ class Begun:
         threading.Thread(target=self._pump, name="stage", daemon=True).start()
 
     def run(self, units: Sequence[Unit]) -> Iterator[Unit]:
-        """Send the units through; without any, the actors are let go."""
+        """Send the units through."""
         self._feed.give.remote(list(units))
         while (result := self._results.get()) is not None:
             if isinstance(result, Exception):
@@ -60,9 +60,10 @@ class Begun:
         try:
             for unit in self._dataset.iter_rows():
                 self._results.put(unit)
-            self._results.put(None)
         except Exception as error:  # raised where the results are awaited
             self._results.put(error)
+        finally:
+            self._results.put(None)
 
 
 def _source(feed: "ray.actor.ActorHandle[Feed]") -> Source:

@@ -72,7 +72,8 @@ class RayExecutor:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
     def begin(self, stage: str, steps: Sequence[Step]) -> None:
-        if self._gpus_per_encoder():  # which must not wait; without, loading would take the CPUs that scanning needs
+        # a GPU must not wait; without one, or a CPU left for other stages, loading would hold up what it is to overlap
+        if self._gpus_per_encoder() and self._tokenizing_cpus() >= ACTOR_CPUS:
             self._begun[stage] = Begun(lambda units: self._with_steps(units, steps, MANY_UNITS))
 
     def leave(self, stage: str) -> None:
@@ -92,7 +93,10 @@ class RayExecutor:
 
     def _results(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
         if (begun := self._begun.pop(stage, None)) is not None:
-            yield from begun.run(units)
+            if units:
+                yield from begun.run(units)
+            else:
+                begun.leave()  # whatever became of encoders that nobody needs
             return
         if not units:
             return

@@ -36,6 +36,7 @@ def open_shard(path: Path) -> faiss.Index:
     """
     index = read_index(path, mapped=True)
     if type(index) is not faiss.IndexIVFPQ or index.pq.nbits != FAST_BITS:
+        del index  # or both would be in memory
         return read_index(path)
     fast = faiss.IndexIVFPQFastScan(index)
     flat = faiss.downcast_index(index.quantizer)
@@ -46,6 +47,7 @@ def open_shard(path: Path) -> faiss.Index:
     fast.own_fields = True
     fast.orig_invlists = None
     fast.implem = ONE_BY_ONE
+    del fast.referenced_objects  # the mapped index, of which nothing is needed any more
     return fast
 
 

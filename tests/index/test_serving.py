@@ -107,7 +107,8 @@ def test_codes_of_four_bits_are_searched_in_blocks(
     plain.add_with_ids(vectors_ND.astype(np.float32), np.arange(1500) << 32)
     write_index(plain, tmp_path / "index")
     fast = open_shard(tmp_path / "index")
-    (tmp_path / "index").unlink()  # what is open needs the file no longer, nor what it was made from
+    assert str(tmp_path / "index") not in Path("/proc/self/maps").read_text()  # what was mapped is let go
+    (tmp_path / "index").unlink()
     assert isinstance(fast, faiss.IndexIVFPQFastScan)
     assert (fast.ntotal, fast.nlist) == (1500, 8)
     for k, nprobe in ((5, 1), (20, 3), (300, 8)):
