@@ -34,6 +34,8 @@ ID_BYTES = 8
 LIST_BYTES = 8
 CODE_BITS = 4
 """Bits of a number of a PQ code: a table of 16 products fits a register, so FAISS looks up 32 vectors at a time."""
+BLOCK_ROWS = 32
+"""Of such codes, in a list of an index that is open."""
 GROUP, WIDEST_GROUP = 2, 16
 """Dimensions to such a number, by the rule and in the narrowest code that `memory_gb` leads to."""
 
@@ -200,6 +202,8 @@ def _fixed_bytes(index: faiss.Index) -> int:
     fixed: int = 4 * int(inner.d) * (lists + _codes(index)) + LIST_BYTES * lists
     if "FastScan" in type(inner).__name__ and lists:  # the last block of a list is half empty on average
         fixed += lists * int(inner.get_CodePacker().block_size) // 2
+    if type(index) is faiss.IndexIVFPQ and index.pq.nbits == CODE_BITS:  # as these, once it is opened (serving.py)
+        fixed += lists * BLOCK_ROWS * int(index.code_size) // 2
     if isinstance(index, faiss.IndexPreTransform):
         fixed += 4 * int(index.d) * int(inner.d)
     return fixed
