@@ -51,16 +51,12 @@ ON_CPU = (
 
 def sentence_transformers(report: Report, subject: Subject) -> None:
     """Its `encode` on features made beforehand, so that its tokenising is not counted; settings searched."""
-    body = Transformer(str(subject.tower.folder), max_seq_length=subject.tower.max_tokens)
     for setting in ON_GPU if subject.device.type == "cuda" else ON_CPU:
         if setting.dtype == torch.bfloat16 and not multiplies_bf16(subject.device):
             continue
         torch.backends.cuda.enable_cudnn_sdp(setting.cudnn)
         torch.set_float32_matmul_precision(setting.products)
-        pooled = Pooling(subject.tower.dim, subject.tower.pooling)
-        model = SentenceTransformer(modules=[body, pooled], device=str(subject.device)).to(setting.dtype)
-        measure(report, subject, setting, model)
-        body.float()
+        measure(report, subject, setting, _model(subject, setting.dtype))
     torch.backends.cuda.enable_cudnn_sdp(True)
 
 
@@ -74,10 +70,7 @@ def side_by_side(report: Report, subject: Subject, rounds: int = 5) -> None:
     for name, dtype, size in (("fp32, 32 a batch", torch.float32, 32), ("bf16, 16 a batch", torch.bfloat16, 16)):
         if dtype == torch.bfloat16 and not multiplies_bf16(subject.device):
             continue
-        body = Transformer(str(subject.tower.folder), max_seq_length=subject.tower.max_tokens)
-        pooled = Pooling(subject.tower.dim, subject.tower.pooling)
-        model = SentenceTransformer(modules=[body, pooled], device="cpu").to(dtype)
-        ways[f"sentence-transformers {name}"] = 400, partial(_encode_rows, model, subject, size)
+        ways[f"sentence-transformers {name}"] = 400, partial(_encode_rows, _model(subject, dtype), subject, size)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for warm in (True, *[False] * rounds):
         for name, (rows, encode) in ways.items():
@@ -95,17 +88,25 @@ def side_by_side(report: Report, subject: Subject, rounds: int = 5) -> None:
 
 
 def _encode_rows(model: SentenceTransformer, subject: Subject, size: int, rows: int) -> None:
-    sample = subject.sample(rows)
+    model.encode(_stand_ins(model, subject.sample(rows)), batch_size=size)
+
+
+def _model(subject: Subject, dtype: torch.dtype) -> SentenceTransformer:
+    body = Transformer(str(subject.tower.folder), max_seq_length=subject.tower.max_tokens)
+    pooled = Pooling(subject.tower.dim, subject.tower.pooling)
+    return SentenceTransformer(modules=[body, pooled], device=str(subject.device)).to(dtype)
+
+
+def _stand_ins(model: SentenceTransformer, sample: TokenBatch) -> list[str]:
+    """Make `model` take the tokens of `sample` as they are; what stands for them in its input."""
     model.preprocess = lambda inputs, **_: features(sample.select(np.array([int(x) for x in inputs])))
     # strings as long as the passages have tokens, since it sorts by length; they say which row they stand for
-    model.encode([str(row).ljust(int(length)) for row, length in enumerate(sample.lengths())], batch_size=size)
+    return [str(row).ljust(int(length)) for row, length in enumerate(sample.lengths())]
 
 
 def measure(report: Report, subject: Subject, setting: Setting, model: SentenceTransformer) -> None:
-    preprocess, sample = model.preprocess, subject.sample(setting.rows)
-    model.preprocess = lambda inputs, **_: features(sample.select(np.array([int(x) for x in inputs])))
-    # strings as long as the passages have tokens, since it sorts by length; they say which row they stand for
-    inputs = [str(row).ljust(int(length)) for row, length in enumerate(sample.lengths())]
+    preprocess = model.preprocess
+    inputs = _stand_ins(model, subject.sample(setting.rows))
     rates = {}
     for size in setting.sizes:
         model.encode(inputs if setting.cudnn else inputs[: setting.rows // 10], batch_size=size)

@@ -92,13 +92,11 @@ class RayExecutor:
             raise stage_error(stage, left, error) from error
 
     def _results(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
-        if (begun := self._begun.pop(stage, None)) is not None:
-            if units:
-                yield from begun.run(units)
-            else:
-                begun.leave()  # whatever became of encoders that nobody needs
-            return
         if not units:
+            self.leave(stage)  # whatever became of encoders that nobody needs
+            return
+        if (begun := self._begun.pop(stage, None)) is not None:
+            yield from begun.run(units)
             return
         if len(units) > 1:
             dataset = ray.data.from_items(list(units), override_num_blocks=len(units))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import faiss
 
 from dpr.errors import IndexBuildError
-from dpr.index.kinds import Storage, core, inverted, reason, storage
+from dpr.index.kinds import FAST_BITS, FAST_BLOCK_ROWS, Storage, core, inverted, packed_when_opened, reason, storage
 from dpr.recipe import IndexConfig
 
 EXACT_BELOW_ROWS = 1_000
@@ -32,12 +32,8 @@ TRAIN_ROWS_PER_CODE = 256
 LEAST_SAMPLE_ROWS = 1_000
 ID_BYTES = 8
 LIST_BYTES = 8
-CODE_BITS = 4
-"""Bits of a number of a PQ code: a table of 16 products fits a register, so FAISS looks up 32 vectors at a time."""
-BLOCK_ROWS = 32
-"""Of such codes, in a list of an index that is open."""
 GROUP, WIDEST_GROUP = 2, 16
-"""Dimensions to such a number, by the rule and in the narrowest code that `memory_gb` leads to."""
+"""Dimensions to a number of a PQ code, by the rule and in the narrowest code that `memory_gb` leads to."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
     numbers = max((m for m in range(1, dim // GROUP + 1) if dim % m == 0), default=0)
     if numbers * 2 * GROUP < dim:
         return f"IVF{lists},SQ8", [*reasons, f"SQ8: {dim} dimensions do not divide into groups of 2 to 4 for PQ"]
-    code, code_bytes = f"PQ{numbers}x{CODE_BITS}", -(-numbers * CODE_BITS // 8)
+    code, code_bytes = f"PQ{numbers}x{FAST_BITS}", -(-numbers * FAST_BITS // 8)
     times = 4 * dim / code_bytes
     reasons.append(f"{code}: {code_bytes} bytes for {4 * dim} of float32, {times:.0f} times less")
     return f"IVF{lists},{code}", reasons
@@ -160,7 +156,7 @@ def _within_memory(config: IndexConfig, rows: int, dim: int, ruled: tuple[str, l
         return ruled
     lists, _, code = factory.partition(",")
     divisors = [m for m in range(dim // GROUP, 0, -1) if dim % m == 0 and m * WIDEST_GROUP >= dim]
-    narrower = [f"{lists},PQ{m}x{CODE_BITS}" for m in divisors if code and f"PQ{m}x{CODE_BITS}" != code]
+    narrower = [f"{lists},PQ{m}x{FAST_BITS}" for m in divisors if code and f"PQ{m}x{FAST_BITS}" != code]
     for candidate in [factory, *narrower]:
         if fits(config, candidate, rows, dim):
             if candidate == factory:
@@ -202,8 +198,8 @@ def _fixed_bytes(index: faiss.Index) -> int:
     fixed: int = 4 * int(inner.d) * (lists + _codes(index)) + LIST_BYTES * lists
     if "FastScan" in type(inner).__name__ and lists:  # the last block of a list is half empty on average
         fixed += lists * int(inner.get_CodePacker().block_size) // 2
-    if type(index) is faiss.IndexIVFPQ and index.pq.nbits == CODE_BITS:  # as these, once it is opened (serving.py)
-        fixed += lists * BLOCK_ROWS * int(index.code_size) // 2
+    if packed_when_opened(index):
+        fixed += lists * FAST_BLOCK_ROWS * int(index.code_size) // 2
     if isinstance(index, faiss.IndexPreTransform):
         fixed += 4 * int(index.d) * int(inner.d)
     return fixed

@@ -8,6 +8,8 @@ import faiss
 EMPTY_ARRAY_LISTS_BYTES = 32
 BLOCK_LISTS_HEADER_BYTES = 36
 EMPTY_BLOCK_LIST_BYTES = 16
+FAST_BITS, FAST_BLOCK_ROWS = 4, 32
+"""Of PQ codes that FastScan searches: a table of 16 products fits a register, so it looks up 32 vectors at a time."""
 
 
 class Storage(enum.Enum):
@@ -40,6 +42,11 @@ def inverted(index: faiss.Index) -> faiss.IndexIVF | None:
     """The index with inverted lists that does the searching in `index`, or None. It is a view, as `core` is."""
     found = searched(index)
     return found if isinstance(found, faiss.IndexIVF) else None
+
+
+def packed_when_opened(index: faiss.Index) -> bool:
+    """Whether `index` is one whose codes `dpr.index.serving` turns into FastScan's blocks to search them."""
+    return type(index) is faiss.IndexIVFPQ and index.pq.nbits == FAST_BITS
 
 
 def storage(codebook: faiss.Index) -> Storage:

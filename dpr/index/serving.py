@@ -13,13 +13,12 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from dpr.index.kinds import inverted, searched
+from dpr.index.kinds import FAST_BITS, inverted, packed_when_opened, searched
 from dpr.index.search import search
 from dpr.index.train import read_index
 from dpr.index.truth import Ids, Scores, merge_topk
 from dpr.index.verify import list_sizes
 
-FAST_BITS = 4
 QUICK_FROM_LISTS = 1_024
 """With fewer, comparing all centroids exactly takes less than a tenth of a question's time."""
 QUICK_GROUP, QUICK_STEPS, QUICK_FACTOR = 2, 5, 2
@@ -35,7 +34,7 @@ def open_shard(path: Path) -> faiss.Index:
     Beyond the index itself, memory holds no second copy of its lists.
     """
     index = read_index(path, mapped=True)
-    if type(index) is not faiss.IndexIVFPQ or index.pq.nbits != FAST_BITS:
+    if not packed_when_opened(index):
         del index  # or both would be in memory
         return read_index(path)
     fast = faiss.IndexIVFPQFastScan(index)

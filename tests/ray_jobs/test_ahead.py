@@ -12,14 +12,9 @@ import pytest
 from dpr.errors import CorpusError, DprError
 from dpr.pipeline.execute import Step, Unit
 from dpr.recipe import Resources
+from tests.ray_jobs.marks import ON_RAY
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ON_RAY
 
 
 class Load:
@@ -46,11 +41,10 @@ def waited_for(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_with_a_gpu() -> Iterator[None]:
-    import ray
+    from ray_jobs.connect import connected
 
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    yield
-    ray.shutdown()
+    with connected(cpus=2, gpus=1):
+        yield
 
 
 def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhile(tmp_path: Path) -> None:

@@ -10,14 +10,9 @@ import pytest
 from dpr.errors import UnitError
 from dpr.pipeline.execute import Step, Unit
 from dpr.recipe import Resources
+from tests.ray_jobs.marks import ON_RAY
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ON_RAY
 
 DEADLY = "runs/1/3.json"
 

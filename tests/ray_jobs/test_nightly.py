@@ -13,15 +13,10 @@ from dpr.errors import EncoderError
 from dpr.pipeline.execute import LocalExecutor
 from dpr.pipeline.whole import run_recipe
 from dpr.recipe import Recipe, load_recipe
+from tests.ray_jobs.marks import ON_RAY
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ON_RAY
 
 
 def write_recipe(folder: Path, encoder: Path) -> Path:

@@ -8,14 +8,9 @@ import pytest
 
 from dpr.pipeline.execute import Step, Unit
 from dpr.recipe import Resources
+from tests.ray_jobs.marks import ON_RAY
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ON_RAY
 
 
 class Where:
@@ -34,17 +29,10 @@ def units(count: int) -> list[Unit]:
 
 @pytest.fixture(params=[0, 2])
 def gpus(request: pytest.FixtureRequest) -> Iterator[int]:
-    import ray
+    from ray_jobs.connect import connected
 
-    ray.init(
-        num_cpus=3,
-        num_gpus=request.param,
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
-    yield request.param
-    ray.shutdown()
+    with connected(cpus=3, gpus=request.param):
+        yield request.param
 
 
 def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
