@@ -4,7 +4,10 @@ Shapes: B sequences, T tokens of all of them, H hidden size, J = 3 H (queries, k
 feed-forward size. Sequence b holds tokens offsets[b] to offsets[b + 1].
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -72,6 +75,10 @@ class Tables:
     norm: Norm
 
 
+Entry = Callable[[Packed], tuple[Tensor, Tensor]]
+"""The first layer's input (T, H), and its queries, keys and values (T, J)."""
+
+
 class Ops(Protocol):
     """What differs between devices."""
 
@@ -87,6 +94,9 @@ class Ops(Protocol):
     def merge(self, x_TH: Tensor, y_TJ: Tensor, linear: Linear, norm: Norm, dtype: torch.dtype) -> Tensor:
         """Layer normalisation of x + y @ weight.T + bias, in `dtype`; may write over x."""
 
+    def entry(self, tables: Tables, exact: Linear, prepared: Linear, dtype: torch.dtype) -> Entry:
+        """What enters the first layer, its queries, keys and values by `exact`, in float32, or the same `prepared`."""
+
     def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
         """Normalised sums of the three embeddings (T, H)."""
 
@@ -94,8 +104,17 @@ class Ops(Protocol):
         """Attention within each sequence (T, H); only each one's first `queries` rows need be right."""
 
 
-class Products:
+class Products(ABC):
     """Ops' products in PyTorch's own calls, with activations and residuals computed within them."""
+
+    def entry(self, tables: Tables, exact: Linear, prepared: Linear, dtype: torch.dtype) -> Entry:  # noqa: ARG002
+        """See Ops."""
+
+        def enter(packed: Packed) -> tuple[Tensor, Tensor]:
+            x_TH = self.embed(tables, packed, dtype)
+            return x_TH, self.project(x_TH, prepared)
+
+        return enter
 
     def prepared(self, linear: Linear) -> Linear:
         """See Ops."""
@@ -114,9 +133,13 @@ class Products:
         x_TH.addmm_(y_TJ, linear.weight.t())
         return self.add_norm(x_TH, linear.bias, norm, dtype)
 
+    @abstractmethod
     def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
         """Layer normalisation of x + bias (T, H), in `dtype`."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
+        """See Ops."""
 
 
 def supports(body: Any) -> bool:
@@ -138,33 +161,37 @@ class PackedBert:
         self._act = str(config.hidden_act)
         copy = _Copier(ops, dtype, device)
         embeddings, first = body.embeddings, config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
-        self._tables = Tables(
+        tables = Tables(
             copy.exact(embeddings.word_embeddings.weight),
             copy.exact(embeddings.token_type_embeddings.weight),
             copy.exact(embeddings.position_embeddings.weight[first:]),
             copy.norm(embeddings.LayerNorm),
         )
         self._layers = [copy.layer(layer) for layer in body.encoder.layer]
+        exact = copy.together(*_qkv(body.encoder.layer[0]))
+        self._enter = ops.entry(tables, exact, self._layers[0].qkv, dtype)
 
     def hidden(self, packed: Packed) -> Tensor:
         """Token vectors (T, H) of the last layer, float32."""
-        last, x_TH = self._layers[-1], self._before_last(packed)
-        return self._finished(last, x_TH, self._attended(last, x_TH, packed, packed.longest), torch.float32)
+        x_TH, qkv_TJ = self._before_last(packed)
+        return self._finished(self._layers[-1], x_TH, self._attended(qkv_TJ, packed, packed.longest), torch.float32)
 
     def first(self, packed: Packed) -> Tensor:
         """Vectors (B, H) of the first tokens, float32; after its attention the last layer computes nothing else."""
-        last, x_TH, rows_B = self._layers[-1], self._before_last(packed), packed.offsets[:-1]
-        attended_TH = self._attended(last, x_TH, packed, 1)
-        return self._finished(last, x_TH[rows_B], attended_TH[rows_B], torch.float32)
+        (x_TH, qkv_TJ), rows_B = self._before_last(packed), packed.offsets[:-1]
+        attended_TH = self._attended(qkv_TJ, packed, 1)
+        return self._finished(self._layers[-1], x_TH[rows_B], attended_TH[rows_B], torch.float32)
 
-    def _before_last(self, packed: Packed) -> Tensor:
-        x_TH = self._ops.embed(self._tables, packed, self._dtype)
-        for layer in self._layers[:-1]:
-            x_TH = self._finished(layer, x_TH, self._attended(layer, x_TH, packed, packed.longest), self._dtype)
-        return x_TH
+    def _before_last(self, packed: Packed) -> tuple[Tensor, Tensor]:
+        """The last layer's input, and its queries, keys and values."""
+        x_TH, qkv_TJ = self._enter(packed)
+        for layer, following in pairwise(self._layers):
+            x_TH = self._finished(layer, x_TH, self._attended(qkv_TJ, packed, packed.longest), self._dtype)
+            qkv_TJ = self._ops.project(x_TH, following.qkv)
+        return x_TH, qkv_TJ
 
-    def _attended(self, layer: Layer, x_TH: Tensor, packed: Packed, queries: int) -> Tensor:
-        return self._ops.attend(self._ops.project(x_TH, layer.qkv), packed, self._heads, queries)
+    def _attended(self, qkv_TJ: Tensor, packed: Packed, queries: int) -> Tensor:
+        return self._ops.attend(qkv_TJ, packed, self._heads, queries)
 
     def _finished(self, layer: Layer, x_TH: Tensor, attended_TH: Tensor, dtype: torch.dtype) -> Tensor:
         x_TH = self._ops.merge(x_TH, attended_TH, layer.out, layer.out_norm, self._dtype)
@@ -184,20 +211,30 @@ class _Copier:
     def norm(self, module: nn.LayerNorm) -> Norm:
         return Norm(self.exact(module.weight), self.exact(module.bias), module.eps)
 
-    def linear(self, *modules: nn.Linear) -> Linear:
+    def together(self, *modules: nn.Linear) -> Linear:
+        """Side by side, in float32."""
         weight, bias = (torch.cat([getattr(module, name) for module in modules]) for name in ("weight", "bias"))
-        return self._ops.prepared(Linear(*(x.detach().to(self._device, self._dtype) for x in (weight, bias))))
+        return Linear(self.exact(weight), self.exact(bias))
+
+    def linear(self, *modules: nn.Linear) -> Linear:
+        exact = self.together(*modules)
+        return self._ops.prepared(Linear(exact.weight.to(self._dtype), exact.bias.to(self._dtype)))
 
     def layer(self, layer: Any) -> Layer:
-        attention, projected = layer.attention.self, layer.attention.output
+        projected = layer.attention.output
         return Layer(
-            self.linear(attention.query, attention.key, attention.value),
+            self.linear(*_qkv(layer)),
             self.linear(projected.dense),
             self.norm(projected.LayerNorm),
             self.linear(layer.intermediate.dense),
             self.linear(layer.output.dense),
             self.norm(layer.output.LayerNorm),
         )
+
+
+def _qkv(layer: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    attention = layer.attention.self
+    return attention.query, attention.key, attention.value
 
 
 def pool(hidden_TH: Tensor, packed: Packed, pooling: str) -> Tensor:

@@ -9,13 +9,15 @@ import threading
 import torch
 from torch import Tensor, nn
 
-from dpr.encoder.packed import ACTS, Linear, Norm, Packed
+from dpr.encoder.packed import ACTS, Entry, Linear, Norm, Packed, Tables
 from dpr.encoder.packed_torch import TorchOps
 
 SCORES = 2**21
 """Attention scores computed at a time, 4 MB: beyond, a row goes through PyTorch's own attention, without them."""
-LEAST_SUM = 1e-20
-"""Sums of exponentials from here to its inverse lose nothing to bf16's range, which ends at 1e-38 and 1e38."""
+MOST_TABLE = 2**28
+"""Bytes of the first layer's product with all words and positions: 146 MB for BERT-base."""
+SUMS = (2.0**-110, 2.0**120)
+"""Sums of exponentials within these lose nothing to bf16's range, which ends at 2**-126 and 2**128."""
 _ERF = "gelu"
 """Of the activations that are GELU the one without tanh."""
 
@@ -30,6 +32,33 @@ class CpuOps(TorchOps):
         """See Ops."""
         return Linear(torch.ops.mkldnn._reorder_linear_weight(linear.weight, None), linear.bias)
 
+    def entry(self, tables: Tables, exact: Linear, prepared: Linear, dtype: torch.dtype) -> Entry:
+        """See Ops. The first layer's product is looked up, if there is room for that.
+
+        Its input is a normalised sum of table rows, ((w + p) - mean) / deviation * g + b, so each row's share of the
+        product can be known beforehand: what is left is a sum of two rows, over the deviation, and a constant.
+        """
+        places = len(tables.types) * len(tables.positions)
+        if (len(tables.words) + places + 1) * len(exact.weight) * dtype.itemsize > MOST_TABLE:
+            return super().entry(tables, exact, prepared, dtype)
+        norm, spots = tables.norm, tables.types[:, None] + tables.positions
+        rows = torch.cat([tables.words, spots.flatten(0, 1)])
+        shares = ((rows - rows.mean(1, keepdim=True)) * norm.weight_H) @ exact.weight.t()
+        constant = exact.weight @ norm.bias_H + exact.bias
+        table = torch.cat([shares, constant[None]]).to(dtype)
+
+        def enter(packed: Packed) -> tuple[Tensor, Tensor]:
+            x_TH, _, inverse_T1 = torch.native_layer_norm(
+                self._summed(tables, packed), norm.weight_H.shape, norm.weight_H, norm.bias_H, norm.eps
+            )
+            spots_T = len(tables.words) + packed.types_T * len(tables.positions) + packed.places_T
+            rows_T3 = torch.stack([packed.ids_T, spots_T, torch.full_like(spots_T, len(table) - 1)], 1).long()
+            weights_T3 = torch.cat([inverse_T1, inverse_T1, torch.ones_like(inverse_T1)], 1).to(dtype)
+            qkv_TJ = nn.functional.embedding_bag(rows_T3, table, mode="sum", per_sample_weights=weights_T3)
+            return x_TH.to(dtype), qkv_TJ
+
+        return enter
+
     def project(self, x_TH: Tensor, linear: Linear) -> Tensor:
         """See Ops."""
         return _product(x_TH, linear, "none")
@@ -41,8 +70,7 @@ class CpuOps(TorchOps):
     def merge(self, x_TH: Tensor, y_TJ: Tensor, linear: Linear, norm: Norm, dtype: torch.dtype) -> Tensor:
         """See Ops."""
         summed_TH = torch.ops.mkldnn._linear_pointwise.binary(y_TJ, x_TH, linear.weight, linear.bias, "add")
-        weight_H, bias_H = norm.weight_H.to(summed_TH.dtype), norm.bias_H.to(summed_TH.dtype)
-        return nn.functional.layer_norm(summed_TH, weight_H.shape, weight_H, bias_H, norm.eps).to(dtype)
+        return self._norm(summed_TH, norm).to(dtype)
 
     def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:  # noqa: ARG002
         """See Ops. Sequences of one length that stand together, as sorted ones do, go in one call."""
@@ -76,10 +104,11 @@ class CpuOps(TorchOps):
         torch.baddbmm(weights, q, k.transpose(1, 2), beta=0, alpha=scale, out=weights).exp2_()
         sums = weights.sum(-1, keepdim=True)
         least, greatest = sums.aminmax()
-        if least > LEAST_SUM and greatest < 1 / LEAST_SUM:
+        if least > SUMS[0] and greatest < SUMS[1]:
             found = torch.bmm(weights, v)
-            torch.div(found.view_as(out), sums.view(rows, heads, length, 1), out=out)
-            return
+            if found.sum().isfinite():  # else values as large as the sums are near the end of the range
+                torch.div(found.view_as(out), sums.view(rows, heads, length, 1), out=out)
+                return
         scores = torch.baddbmm(weights, q, k.transpose(1, 2), beta=0, alpha=1 / math.sqrt(size), out=weights)
         out.copy_(torch.bmm(scores.softmax(-1), v).view_as(out))
 

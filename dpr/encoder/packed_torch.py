@@ -11,10 +11,7 @@ class TorchOps(Products):
 
     def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
         """See Ops."""
-        x_TH = tables.words.index_select(0, packed.ids_T)
-        x_TH += tables.types.index_select(0, packed.types_T)
-        x_TH += tables.positions.index_select(0, packed.places_T)
-        return self._norm(x_TH, tables.norm).to(dtype)
+        return self._norm(self._summed(tables, packed), tables.norm).to(dtype)
 
     def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:  # noqa: ARG002
         """See Ops."""
@@ -27,6 +24,13 @@ class TorchOps(Products):
     def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
         """See Products."""
         return self._norm(x_TH.float() + bias_H, norm).to(dtype)
+
+    @staticmethod
+    def _summed(tables: Tables, packed: Packed) -> Tensor:
+        x_TH = tables.words.index_select(0, packed.ids_T)
+        x_TH += tables.types.index_select(0, packed.types_T)
+        x_TH += tables.positions.index_select(0, packed.places_T)
+        return x_TH
 
     @staticmethod
     def _norm(x_TH: Tensor, norm: Norm) -> Tensor:

@@ -21,10 +21,12 @@ from transformers import (
     RobertaModel,
 )
 
+from dpr.encoder import packed_cpu
 from dpr.encoder.encode import Compute, TowerEncoder
 from dpr.encoder.memory import WithinMemory
 from dpr.encoder.model import load_network
 from dpr.encoder.packed import PackedBert, supports
+from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_forward import PackedForward, default_ops, pack
 from dpr.encoder.packed_torch import TorchOps
 from dpr.encoder.padded import PaddedForward
@@ -78,6 +80,32 @@ def test_packed_token_vectors_are_those_of_transformers(config: Any, model: Any,
         bert = PackedBert(body, TorchOps(), torch.float32, CPU)
         torch.testing.assert_close(bert.hidden(packed), torch.cat(alone), atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(bert.first(packed), torch.stack([x[0] for x in alone]), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("room", [2**28, 0])
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [(BertConfig, BertModel), (RobertaConfig, RobertaModel), (CamembertConfig, CamembertModel)],
+)
+def test_what_enters_the_first_layer_on_a_cpu_is_its_embedding_and_its_product(
+    monkeypatch: pytest.MonkeyPatch, config: Any, model: Any, room: int
+) -> None:
+    """Whether the product is looked up or, for want of room, computed."""
+    monkeypatch.setattr(packed_cpu, "MOST_TABLE", room)
+    monkeypatch.setattr(CpuOps, "prepared", TorchOps.prepared)  # in float32 on any processor
+    monkeypatch.setattr(CpuOps, "project", TorchOps.project)
+    body = randomised(model(config(**SIZES, pad_token_id=1, type_vocab_size=2), add_pooling_layer=False))
+    tokens, attention = made_up([5, 30, 2, 64]), body.encoder.layer[0].attention.self
+    with torch.inference_mode():
+        x_TH, qkv_TJ = PackedBert(body, CpuOps(), torch.float32, CPU)._enter(pack(tokens, CPU))
+        for first, last in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
+            ids, types = (torch.from_numpy(x[None, first:last]).long() for x in (tokens.ids_T, tokens.types_T))
+            expected_TH = body.embeddings(input_ids=ids, token_type_ids=types)[0]
+            expected_TJ = torch.cat(
+                [each(expected_TH) for each in (attention.query, attention.key, attention.value)], 1
+            )
+            torch.testing.assert_close(x_TH[first:last], expected_TH, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(qkv_TJ[first:last], expected_TJ, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -178,20 +206,24 @@ def test_packed_bf16_on_a_cpu_keeps_the_vectors(tmp_path: Path, pooling: Any, ac
 
 
 @pytest.mark.skipif(not multiplies_bf16(CPU), reason="this processor has no bf16 products")
-@pytest.mark.parametrize(("scale", "alike"), [(100.0, False), (-100.0, True)])
-def test_attention_on_a_cpu_bears_scores_beyond_the_range_of_exponentials(scale: float, alike: bool) -> None:
-    """Scores of 566 for the token itself and about 0 for others, or of -566 for all, beside an ordinary sequence."""
+@pytest.mark.parametrize(("scale", "alike", "values"), [(100.0, False, 1.0), (-100.0, True, 1.0), (14.0, False, 1e6)])
+def test_attention_on_a_cpu_bears_what_lies_beyond_the_range_of_exponentials(
+    scale: float, alike: bool, values: float
+) -> None:
+    """Scores of 566 for the token itself and about 0 for others, or of -566 for all, beside an ordinary sequence; or of
+    79 with values so large that their sum, weighted by exponentials of these, is not a number that bf16 has."""
     heads, size, lengths = 2, 64, [20, 20, 7]
     generator = torch.Generator().manual_seed(3)
     qkv_TJ = torch.randn(sum(lengths), 3 * size, generator=generator)
     signs = torch.ones(20, size) if alike else qkv_TJ[:20, :size].sign()
     qkv_TJ[:20, :size], qkv_TJ[:20, size : 2 * size] = scale * signs, signs
+    qkv_TJ[:, 2 * size :] *= values
     qkv_TJ = qkv_TJ.bfloat16()
     packed = pack(made_up(lengths), CPU)
     with torch.inference_mode():
         found_TH = default_ops(CPU, torch.bfloat16).attend(qkv_TJ, packed, heads, 20)
         expected_TH = TorchOps().attend(qkv_TJ.float(), packed, heads, 20)
-    torch.testing.assert_close(found_TH.float(), expected_TH, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(found_TH.float(), expected_TH, atol=0.02 * values, rtol=0.02)
 
 
 @needs_gpu
