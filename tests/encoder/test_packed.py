@@ -25,7 +25,7 @@ from dpr.encoder import packed_cpu
 from dpr.encoder.encode import Compute, TowerEncoder
 from dpr.encoder.memory import WithinMemory
 from dpr.encoder.model import load_network
-from dpr.encoder.packed import PackedBert, supports
+from dpr.encoder.packed import Entry, Linear, PackedBert, Tables, supports
 from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_forward import PackedForward, default_ops, pack
 from dpr.encoder.packed_torch import TorchOps
@@ -59,6 +59,17 @@ def randomised(body: Any) -> Any:
         if weight.ndim == 1:
             weight.data = float("LayerNorm.weight" in name) + 0.2 * torch.randn_like(weight)
     return body.eval()
+
+
+def tables_of(body: Any, device: torch.device) -> Tables:
+    class Keeping(TorchOps):
+        def entry(self, tables: Tables, exact: Linear, prepared: Linear, dtype: torch.dtype) -> Entry:
+            kept.append(tables)
+            return super().entry(tables, exact, prepared, dtype)
+
+    kept: list[Tables] = []
+    PackedBert(body, Keeping(), torch.bfloat16, device)
+    return kept[0]
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu"])
@@ -237,7 +248,7 @@ def test_kernels_compute_what_plain_pytorch_computes(heads: int, size: int, quer
     generator = torch.Generator(cuda).manual_seed(3)
     sizes = {**SIZES, "hidden_size": size, "num_attention_heads": heads}
     body = randomised(BertModel(BertConfig(**sizes), add_pooling_layer=False))
-    tables = PackedBert(body, TorchOps(), torch.bfloat16, cuda)._tables
+    tables = tables_of(body, cuda)
     qkv_TJ = torch.randn(len(packed.ids_T), 3 * size, generator=generator, device=cuda).bfloat16()
     x_TH, bias_H = qkv_TJ[:, :size].contiguous(), qkv_TJ[0, :size].contiguous()
     found, expected = ([
