@@ -55,7 +55,7 @@ def whole_job(report: Report, subject: Subject, files: Sequence[Path], devices: 
             "store": str(folder / "store"),
             "corpus": {"path": [str(path) for path in files], "format": "parquet"},
             "encoder": subject.config.model_dump(),
-            "resources": {"encoders": devices, "segment_rows": 20_000 if subject.device.type == "cuda" else 500},
+            "resources": {"encoders": devices, "segment_rows": 10_000 if subject.device.type == "cuda" else 500},
         }
     )
     gpus = devices if subject.device.type == "cuda" else 0

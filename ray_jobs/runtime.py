@@ -39,6 +39,8 @@ TOKENIZING_SHARE = 0.75
 """Of the CPUs beside GPUs; the rest launches kernels, writes and drives."""
 TOKENIZER_THREADS = 2
 """Of one tokeniser beside GPUs: a unit is ready sooner than with one; more would wait for Python's lock."""
+TOKENIZER_CPUS = 0.25
+"""Ray's share for such a thread: it sleeps while others scan, and they are to have its CPU."""
 CODERS_PER_GPU = 8
 """Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
 
@@ -165,17 +167,17 @@ class RayExecutor:
 
     def _placement(self, step: Step, units: int) -> dict[str, Any]:
         if step.on == "actor":
-            low, threads = 1, self.tokenizer_threads()
+            low, threads, cpus = 1, self.tokenizer_threads(), ACTOR_CPUS
             if self._gpus_per_encoder():  # which wait for nothing but these: all start at once, and stay
-                low = min(units, max(1, int(self._tokenizing_cpus()) // threads))
+                low, cpus = min(units, max(1, int(self._tokenizing_cpus()) // threads)), TOKENIZER_CPUS
             # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
             return {
                 "compute": ActorPoolStrategy(min_size=low, max_size=max(low, min(units, MOST_ACTORS))),
-                "num_cpus": ACTOR_CPUS * threads,
+                "num_cpus": cpus * threads,
             }
         if step.on in ("trainer", "coder"):
-            # half a CPU each, and one left for the task that writes records
-            room = 2 * (int(ray.cluster_resources().get("CPU", 1)) - 1)
+            # one CPU is left for the task that writes records
+            room = int((ray.cluster_resources().get("CPU", 1) - 1) / ACTOR_CPUS)
             size = max(1, min(units, int(_cluster_gpus() / self._gpu_share(step)), room))
             return {"compute": ActorPoolStrategy(size=size), "num_cpus": ACTOR_CPUS, "num_gpus": self._gpu_share(step)}
         low = min(units, self._resources.encoders)

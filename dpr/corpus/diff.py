@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,11 @@ CHANGES_SCHEMA = pa.schema(
         pa.field("source", pa.int32(), nullable=False),  # number of the segment that holds the vector; -1: embed it
     ]
 )
+
+_CHANGES_STORED: dict[str, Any] = {
+    "use_dictionary": ["slice", "source"],
+    "compression": {"slice": "snappy", "row": "snappy", "source": "snappy", "key": "none", "content_hash": "none"},
+}  # hashes cannot be made smaller
 
 
 class PlannedSegment(Document):
@@ -109,7 +114,7 @@ def find_changes(store: Store, inputs: DiffInputs, scans: Sequence[Record]) -> R
     also one that was dead before, so a reverted edit costs nothing.
     """
     corpus = _corpus_rows(store, inputs.run_id, scans)
-    first = _first_of_each(corpus.content_hash)  # here the column holds id hashes
+    first = first_of_each(corpus.content_hash)  # here the column holds id hashes
     kept_key = corpus.key.filter(pa.array(first))
     entries = inputs.base.segments if inputs.base else []
     stored = _stored_rows(store, entries)
@@ -118,10 +123,9 @@ def find_changes(store: Store, inputs: DiffInputs, scans: Sequence[Record]) -> R
     kept, compacted = _apply_deletions(store, inputs, alive)
 
     new = _new_rows(store, inputs, scans, corpus, first)
-    in_store = pc.index_in(new.content_hash, stored.content_hash)
-    unseen = pc.is_null(in_store).to_numpy(zero_copy_only=False)
+    unseen = ~_is_in(new.content_hash, stored.content_hash)
     is_first = np.zeros(len(unseen), np.bool_)
-    is_first[unseen] = _first_of_each(new.content_hash.filter(pa.array(unseen)))
+    is_first[unseen] = first_of_each(new.content_hash.filter(pa.array(unseen)))
     next_number = inputs.base.next_segment_number if inputs.base else 0
 
     embed = new.take(np.flatnonzero(is_first))
@@ -130,7 +134,7 @@ def find_changes(store: Store, inputs: DiffInputs, scans: Sequence[Record]) -> R
     borrow = new.take(np.flatnonzero(~is_first))
     sources = np.concatenate([stored.group, embed_number.astype(np.int32)])
     holders = pa.concat_arrays([stored.content_hash, embed.content_hash])
-    borrow_source = sources[pc.index_in(borrow.content_hash, holders).to_numpy(zero_copy_only=False).astype(np.int64)]
+    borrow_source = sources[_places(borrow.content_hash, holders)]
     moved = stored.take(np.flatnonzero(alive & np.isin(stored.group, compacted)))
 
     tables = [_table(embed.take(piece), np.full(len(piece), -1)) for piece in embed_pieces]
@@ -250,7 +254,7 @@ def _planned(
 def _store_tables(store: Store, run_id: str, tables: Sequence[pa.Table]) -> ObjectRef:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "changes.parquet")
-        with pq.ParquetWriter(path, CHANGES_SCHEMA) as writer:
+        with pq.ParquetWriter(path, CHANGES_SCHEMA, **_CHANGES_STORED) as writer:
             for table in tables:
                 writer.write_table(table, row_group_size=table.num_rows)
         return put_object(store, layout.changes(run_id), path)
@@ -288,14 +292,30 @@ def _pieces(rows: int, most: int) -> list[npt.NDArray[np.int64]]:
     return np.array_split(np.arange(rows), -(-rows // most)) if rows else []
 
 
-def _first_of_each(hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
-    """Which rows (N,) are the first with their hash: dictionary codes grow by one at each first appearance."""
-    codes = pc.dictionary_encode(hashes).indices.to_numpy(zero_copy_only=False)
-    return np.diff(np.maximum.accumulate(codes), prepend=-1) > 0
+def first_of_each(hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
+    """Which rows (N,) are the first with their hash.
+
+    Only rows that share the first half of their hash with another need be looked at whole: few, and found by sorting.
+    """
+    halves = np.frombuffer(_bytes_of(hashes), np.uint64)[::2]
+    ordered = np.sort(halves)
+    shared = np.flatnonzero(np.isin(halves, ordered[1:][ordered[1:] == ordered[:-1]]))
+    first = np.ones(len(hashes), np.bool_)
+    # dictionary codes grow by one at each first appearance
+    codes = pc.dictionary_encode(hashes.take(pa.array(shared))).indices.to_numpy(zero_copy_only=False)
+    first[shared] = np.diff(np.maximum.accumulate(codes), prepend=-1) > 0
+    return first
 
 
 def _is_in(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = pc.is_in(hashes, value_set=among).to_numpy(zero_copy_only=False).astype(np.bool_)
+    return _places(hashes, among) >= 0
+
+
+def _places(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
+    """Where each of `hashes` first stands in `among`, -1 where it does not."""
+    if not (len(hashes) and len(among)):  # spare Arrow a table of the other
+        return np.full(len(hashes), -1, np.int64)
+    found: npt.NDArray[np.int64] = pc.index_in(hashes, value_set=among).fill_null(-1).to_numpy().astype(np.int64)
     return found
 
 

@@ -76,19 +76,16 @@ def read_parquet(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
 
 
 def _batch_rows(path: str, position: int, values: dict[str, list[Any]], corpus: CorpusConfig) -> Iterator[Row]:
-    columns = corpus.columns
+    columns, names = corpus.columns, tuple(values)
     ids, texts = values[columns.id], values[columns.text]
     titles = values[columns.title] if columns.title is not None else [None] * len(ids)
-    names = list(values)
-    for number, (stored, passage_id, title, text) in enumerate(
-        zip(zip(*values.values(), strict=True), ids, titles, texts, strict=True)
-    ):
-        place = path, position + number
-        row = dict(zip(names, stored, strict=True))
-        if _Undecoded in (type(passage_id), type(title), type(text)):
+    rows = zip(zip(*values.values(), strict=True), zip(ids, titles, texts, strict=True), strict=True)
+    for number, (stored, fields) in enumerate(rows, position):
+        place, row = (path, number), (names, stored)
+        if _Undecoded in map(type, fields):
             yield unusable_row(place, row, "bad UTF-8")
         else:
-            yield checked_row(place, row, (passage_id, title, text), corpus.max_passage_chars)
+            yield checked_row(place, row, fields, corpus.max_passage_chars)
 
 
 class _Undecoded(str):

@@ -58,13 +58,17 @@ class Passage(NamedTuple):
     text: str
 
 
+Stored = bytes | tuple[tuple[str, ...], tuple[object, ...]]
+"""Bytes, or the names and values of the mapped columns of a Parquet row."""
+
+
 class Row(NamedTuple):
     """One row of the input, with its passage or with the reason why it has none."""
 
     position: int
     """Byte offset of the line (in .gz: of the unpacked text), row number in Parquet, running number otherwise."""
-    stored: bytes | Mapping[str, object]
-    """The row as it stands in the input: bytes, or the mapped columns of a Parquet row."""
+    stored: Stored
+    """The row as it stands in the input."""
     passage: Passage | None
     reason: str
     """Empty, or why the row cannot be used. Without values, so that rows can be counted by it."""
@@ -77,12 +81,14 @@ class Row(NamedTuple):
         if isinstance(self.stored, bytes):
             return self.stored[:MAX_RAW_BYTES]
         # made only when asked for, since it takes longer than everything else; bad UTF-8 comes out as it went in
-        return json.dumps(self.stored, ensure_ascii=False).encode("utf-8", "surrogateescape")[:MAX_RAW_BYTES]
+        return json.dumps(dict(zip(*self.stored, strict=True)), ensure_ascii=False).encode("utf-8", "surrogateescape")[
+            :MAX_RAW_BYTES
+        ]
 
 
 def checked_row(
     place: tuple[str, int],
-    stored: bytes | Mapping[str, object],
+    stored: Stored,
     fields: tuple[object, object, object],
     max_chars: int,
 ) -> Row:
@@ -103,7 +109,7 @@ def checked_row(
     return Row(place[1], stored, Passage(passage_id, title, text), "", place[0])
 
 
-def unusable_row(place: tuple[str, int], stored: bytes | Mapping[str, object], reason: str) -> Row:
+def unusable_row(place: tuple[str, int], stored: Stored, reason: str) -> Row:
     """The row at `place` (source, position) that has no passage because of `reason`."""
     return Row(place[1], stored, None, reason, place[0])
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpr import layout
-from dpr.corpus.diff import Changes, DiffInputs, find_changes
+from dpr.corpus.diff import Changes, DiffInputs, find_changes, first_of_each
 from dpr.corpus.plan import plan_slices
 from dpr.corpus.scan import scan_slice
 from dpr.deletions import read_deletions
@@ -19,7 +20,7 @@ from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, SnapshotBody
 from dpr.pipeline.scan import load_known_keys
 from dpr.recipe import CorpusConfig
 from dpr.records import ObjectRef, put_object, write_record
-from dpr.segment import PASSAGE_COLUMNS, passage_schema, read_rows, write_segment
+from dpr.segment import HASH, PASSAGE_COLUMNS, passage_schema, read_rows, write_segment
 from dpr.store import LocalStore
 
 NOTHING = ObjectRef(name="none", size_bytes=0, sha256="")
@@ -188,6 +189,13 @@ def test_small_segments_of_many_nights_are_joined_without_embedding(tmp_path: Pa
     assert len(collection.embedded) == len(set(collection.embedded)) == 150
     sizes = [entry.live_rows for entry in collection.base.segments]
     assert sorted(sizes) == [2] * 6 + [16] * 3 + [45] * 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=30))
+def test_hashes_that_share_a_half_are_told_apart(halves: list[tuple[int, int]]) -> None:
+    hashes = pa.array([np.array(pair, np.uint64).tobytes() for pair in halves], HASH)
+    expected = [pair not in halves[:number] for number, pair in enumerate(halves)]
+    assert first_of_each(hashes).tolist() == expected
 
 
 def test_duplicates_are_quarantined_with_their_bytes(tmp_path: Path) -> None:
