@@ -94,7 +94,7 @@ def main() -> None:
         report = Report(path, f"Encoding on {title}", float(subject.tokens.lengths().mean()))
         describe(report, subject, matmul_tflops(report, device))
         tokenising(report, subject)
-        alone(report, subject, ALONE_PASSAGES[kind])
+        before = alone(report, subject, ALONE_PASSAGES[kind])
         devices = torch.cuda.device_count() if kind == "cuda" else 1
         files = write_distinct(subject.passages, arguments.passages * devices, Path(name, "corpus"))
         if kind == "cuda":
@@ -102,7 +102,13 @@ def main() -> None:
         for count in sorted({1, devices}):
             share = files[: -(-arguments.passages * count // FILE_ROWS)]
             cpus = (os.cpu_count() or 1) * count // devices
-            whole_job(report, subject, share, count, cpus, arguments.passages * count)
+            staged, whole = whole_job(report, subject, share, count, cpus, arguments.passages * count)
+        if kind == "cpu":  # whose speed changes from minute to minute
+            rate = (before + alone(report, subject, ALONE_PASSAGES[kind], when=" after the whole job")) / 2
+            report.note(
+                f"the whole job beside the encoder alone before and after it ({rate:.1f} passages/s on average): "
+                f"embed stage {staged / rate:.3f}, everything {whole / rate:.3f}"
+            )
         sentence_transformers(report, subject)
         if kind == "cpu":
             side_by_side(report, subject)

@@ -111,13 +111,13 @@ def cards_watched(report: Report, what: str) -> Iterator[list[float]]:
         busy_seconds.append((max(b for _, b in spans) - min(a for a, _ in spans)) * SAMPLE_MILLISECONDS / 1000)
 
 
-def alone(report: Report, subject: Subject, passages: int, pooling: str | None = None) -> float:
-    """Passages a second; with another `pooling` than the tower's own too."""
+def alone(report: Report, subject: Subject, passages: int, pooling: str | None = None, when: str = "") -> float:
+    """Passages a second; with another `pooling` than the tower's own too, or again at another time, told as `when`."""
     tower = replace(subject.tower, pooling=pooling or subject.tower.pooling)
     encoder = TowerEncoder(tower, Compute(device=subject.device.type))
     units = list(subject.units(passages, UNIT_ROWS[subject.device.type]))
     encoder.encode(units[0])
-    what = f"encoder alone, tokenised before, {tower.pooling} pooling"
+    what = f"encoder alone{when}, tokenised before, {tower.pooling} pooling"
     with cards_watched(report, what):
         seconds = timed(lambda: [encoder.encode(unit) for unit in units])
     rate = passages / seconds

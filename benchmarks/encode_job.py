@@ -47,8 +47,13 @@ class Timeline:
         return self.stages[stage][1][0] - self.stages[stage][0][0]
 
 
-def whole_job(report: Report, subject: Subject, files: Sequence[Path], devices: int, cpus: int, rows: int) -> None:
-    """Scan and embed `files`, of `rows` passages, on so many devices and CPUs."""
+def whole_job(
+    report: Report, subject: Subject, files: Sequence[Path], devices: int, cpus: int, rows: int
+) -> tuple[float, float]:
+    """Scan and embed `files`, of `rows` passages, on so many devices and CPUs.
+
+    Returns passages a second of the embed stage and of everything.
+    """
     folder = Path(tempfile.mkdtemp(prefix="encode-job-"))
     recipe = Recipe.model_validate(
         {
@@ -84,3 +89,4 @@ def whole_job(report: Report, subject: Subject, files: Sequence[Path], devices: 
         f"{connected_seconds:.1f} s, scan {timeline.seconds('scan'):.1f} s, diff {timeline.seconds('diff'):.1f} s, "
         f"embed {timeline.seconds('embed'):.1f} s (first segment after {timeline.first('embed'):.1f} s)"
     )
+    return rows / timeline.seconds("embed"), rows / seconds
