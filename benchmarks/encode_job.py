@@ -52,7 +52,7 @@ def whole_job(
 ) -> tuple[float, float]:
     """Scan and embed `files`, of `rows` passages, on so many devices and CPUs.
 
-    Returns passages a second of the embed stage and of everything.
+    Returns passages a second of the embed stage and of everything, planning and Ray's start included.
     """
     folder = Path(tempfile.mkdtemp(prefix="encode-job-"))
     recipe = Recipe.model_validate(
@@ -83,7 +83,9 @@ def whole_job(
         what = f"whole job, {where}: from the first GPU's first work to the last one's last"
         report.add(what, rows / busy_seconds[0], devices)
     report.add(f"whole job, {where}: embed stage from start to end", rows / timeline.seconds("embed"), devices)
-    report.add(f"whole job, {where}: planning, Ray's start, scan and embed", rows / seconds, devices)
+    read_to_published = rows / (seconds - connected_seconds)
+    report.add(f"whole job, {where}: from the corpus in Parquet to published segments", read_to_published, devices)
+    report.add(f"whole job, {where}: the same with planning and Ray's start", rows / seconds, devices)
     report.note(
         f"whole job, {where}: {rows:,} passages, {len(segments)} segments; planning and Ray's start "
         f"{connected_seconds:.1f} s, scan {timeline.seconds('scan'):.1f} s, diff {timeline.seconds('diff'):.1f} s, "

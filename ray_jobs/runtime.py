@@ -1,6 +1,7 @@
-"""Ray as an executor of units: Ray Data carries a stage's steps as operators.
+"""Ray as an executor of units: Ray Data carries a stage's steps as operators, if any of them holds a model.
 
-Rows of the dataset are units. Only a lost worker is retried, by Ray, and so often at most that a unit that kills every
+Rows of the dataset are units. Steps that any worker can take are one task a unit instead, which has not to share CPUs
+with the datasets that run. Only a lost worker is retried, by Ray, and so often at most that a unit that kills every
 worker ends the stage, as does an error raised by a step.
 """
 
@@ -8,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import ray
@@ -28,6 +30,8 @@ LOST_RETRIES = 5
 ACTOR_LIVES = {"max_task_retries": LOST_RETRIES, "max_restarts": 2 * LOST_RETRIES}
 """An actor outlives two such units, and one that dies while it is made ends the stage too."""
 MOST_ACTORS = 64
+TASKS_AT_ONCE = 512
+"""That run or wait for a CPU: so many that an autoscaling cluster sees what there is to do."""
 ACTOR_CPUS = 0.5
 """Ray's share for a thread of an actor that is told how many it has; small, so that all actors find room on a small
 machine, and other stages find CPUs while they load."""
@@ -100,14 +104,14 @@ class RayExecutor:
         if (begun := self._begun.pop(stage, None)) is not None:
             yield from begun.run(units)
             return
-        if len(units) > 1:
+        if len(units) > 1 and not all(self._is_task(step) for step in steps):
             dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
             yield from self._with_steps(dataset, steps, len(units)).iter_rows()
             return
-        # there is nothing to overlap, so one task takes all steps, in a worker that is there already
+        # no operators to overlap: a task takes a unit through all steps, in a worker that is there already
         gpus = max(self._gpu_share(step) for step in steps)
         task = ray.remote(_chain(steps)).options(num_cpus=1, num_gpus=gpus, max_retries=LOST_RETRIES)
-        yield ray.get(task.remote(units[0]))
+        yield from _tasks(task, units)
 
     def _with_steps(self, dataset: ray.data.Dataset, steps: Sequence[Step], units: int) -> ray.data.Dataset:
         """The steps as operators on a dataset of so many units, at most."""
@@ -115,12 +119,16 @@ class RayExecutor:
             # of keywords without a parameter of their own; Ray 2.60 has none for retries, nor another way to bound them
             warnings.simplefilter("ignore", RayDeprecationWarning)
             for step in steps:
-                if step.on == "task" or (step.on in ("trainer", "coder") and not self._gpu_share(step)):
+                if self._is_task(step):
                     dataset = dataset.map(_chain([step]), num_cpus=1, max_retries=LOST_RETRIES)
                 else:
                     placement = self._placement(step, units) | ACTOR_LIVES
                     dataset = dataset.map(step.make, fn_constructor_args=step.args, **placement)
         return dataset
+
+    def _is_task(self, step: Step) -> bool:
+        """Whether a step runs in any worker, made anew for each unit."""
+        return step.on == "task" or (step.on in ("trainer", "coder") and not self._gpu_share(step))
 
     def encoder_threads(self) -> int | None:
         if self._gpus_per_encoder():
@@ -155,9 +163,12 @@ class RayExecutor:
             return 1.0 if _cluster_gpus() else 0.0
         return stated
 
+    def _most_encoders(self) -> int:
+        return self._resources.max_encoders or self._resources.encoders
+
     def cluster(self) -> Cluster:
         there, each = ray.cluster_resources(), self._gpus_per_encoder()
-        encoders = self._resources.max_encoders or self._resources.encoders
+        encoders = self._most_encoders()
         if each and there.get("GPU"):  # an autoscaling cluster may have none yet
             encoders = max(1, min(encoders, int(there["GPU"] / each)))
         return Cluster(cpus=int(there.get("CPU", 1)), encoders=encoders, gpus_per_encoder=each, overlap=True)
@@ -167,12 +178,15 @@ class RayExecutor:
 
     def _placement(self, step: Step, units: int) -> dict[str, Any]:
         if step.on == "actor":
-            low, threads, cpus = 1, self.tokenizer_threads(), ACTOR_CPUS
-            if self._gpus_per_encoder():  # which wait for nothing but these: all start at once, and stay
-                low, cpus = min(units, max(1, int(self._tokenizing_cpus()) // threads)), TOKENIZER_CPUS
+            threads = self.tokenizer_threads()
             # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
+            low, high, cpus = 1, MOST_ACTORS, ACTOR_CPUS
+            if each := self._gpus_per_encoder():  # which wait for nothing but these: all start at once, and stay
+                low, cpus = min(units, max(1, int(self._tokenizing_cpus()) // threads)), TOKENIZER_CPUS
+                if _cluster_gpus() >= each * self._most_encoders():  # no machine is to come
+                    high = low
             return {
-                "compute": ActorPoolStrategy(min_size=low, max_size=max(low, min(units, MOST_ACTORS))),
+                "compute": ActorPoolStrategy(min_size=low, max_size=max(low, min(units, high))),
                 "num_cpus": cpus * threads,
             }
         if step.on in ("trainer", "coder"):
@@ -201,6 +215,20 @@ def _cluster_gpus() -> float:
 def _largest_node() -> int:
     """CPUs of the largest machine of the cluster."""
     return max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+
+
+def _tasks(task: Any, units: Sequence[Unit]) -> Iterator[Unit]:
+    """Results of a remote function, as they come; what is still under way is called off if one fails or nobody asks."""
+    waiting = iter(units)
+    running = [task.remote(unit) for unit in islice(waiting, TASKS_AT_ONCE)]
+    try:
+        while running:
+            (done,), running = ray.wait(running)
+            running += [task.remote(unit) for unit in islice(waiting, 1)]
+            yield ray.get(done)
+    finally:
+        for left in running:
+            ray.cancel(left)
 
 
 def _chain(steps: Sequence[Step]) -> Callable[[Unit], Unit]:
