@@ -10,6 +10,8 @@ import ray.data
 
 from dpr.pipeline.execute import Unit
 
+PATIENCE_SECONDS = 5.0
+"""For actors to be asked for: about one; more would hold up a run that can do without."""
 Source = Callable[[Unit], Iterator[Unit]]
 
 
@@ -17,7 +19,11 @@ class Feed:
     """An actor that keeps its callers waiting until there are units."""
 
     def __init__(self) -> None:
-        self._there, self._units = asyncio.Event(), list[Unit]()
+        self._asked, self._there, self._units = asyncio.Event(), asyncio.Event(), list[Unit]()
+
+    async def asked(self) -> None:
+        """Return once somebody waits for units."""
+        await self._asked.wait()
 
     async def give(self, units: list[Unit]) -> None:
         """Let all callers go."""
@@ -26,6 +32,7 @@ class Feed:
 
     async def units(self) -> list[Unit]:
         """The units, once they are known."""
+        self._asked.set()
         await self._there.wait()
         return self._units
 
@@ -43,6 +50,8 @@ class Begun:
         self._dataset = with_steps(waiting.repartition(target_num_rows_per_block=1))
         self._results: SimpleQueue[Unit | Exception | None] = SimpleQueue()
         threading.Thread(target=self._pump, name="stage", daemon=True).start()
+        # Ray Data asks for actors, then for units: theirs are the first CPUs, not those that another stage leaves
+        ray.wait([self._feed.asked.remote()], timeout=PATIENCE_SECONDS)
 
     def run(self, units: Sequence[Unit]) -> Iterator[Unit]:
         """Send the units through."""
