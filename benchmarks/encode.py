@@ -7,6 +7,9 @@ On a GPU or, where there is none, on CPUs; beside the limit that the device's ma
 sentence-transformers and a padded loop with the same weights and passages. Without --model the network has the size of
 BERT-base, with random weights and the tokenizer of --tokenizer. Passages are those of the corpus, repeated up to
 --passages a device. The table is written to --out after every step, the most telling ones first.
+
+Python's packages are to be compiled to bytecode, as installers leave them: where PYTHONDONTWRITEBYTECODE kept them from
+it, each of the job's workers compiles them anew, and that is measured too.
 """
 
 import argparse
