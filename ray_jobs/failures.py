@@ -38,7 +38,8 @@ def stage_error(stage: str, left: Collection[str], error: Exception) -> DprError
     cause: BaseException | None = error
     lost = False
     while cause is not None:
-        if isinstance(cause, DprError):
+        # Ray's own error for one of ours is of both kinds, and says where in the worker it was raised
+        if isinstance(cause, DprError) and not isinstance(cause, exceptions.RayTaskError):
             return cause
         lost = lost or isinstance(cause, _LOST)
         cause = getattr(cause, "cause", None) or cause.__cause__

@@ -17,7 +17,6 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from dpr.errors import DprError
 from dpr.index.hardware import Hardware
 from dpr.pipeline.execute import Cluster, Step, Unit
 from dpr.recipe import Resources
@@ -92,9 +91,7 @@ class RayExecutor:
             for unit in self._results(stage, steps, units):
                 left.discard(unit.get("record"))
                 yield unit
-        except DprError:
-            raise
-        except ray.exceptions.RayError as error:
+        except ray.exceptions.RayError as error:  # also the project's own, if a worker raised it
             raise stage_error(stage, left, error) from error
 
     def _results(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
@@ -108,10 +105,8 @@ class RayExecutor:
             dataset = ray.data.from_items(list(units), override_num_blocks=len(units))
             yield from self._with_steps(dataset, steps, len(units)).iter_rows()
             return
-        # no operators to overlap: a task takes a unit through all steps, in a worker that is there already
-        gpus = max(self._gpu_share(step) for step in steps)
-        task = ray.remote(_chain(steps)).options(num_cpus=1, num_gpus=gpus, max_retries=LOST_RETRIES)
-        yield from _tasks(task, units)
+        # no operators to overlap: a task takes a unit through all steps
+        yield from _tasks(steps, units, max(self._gpu_share(step) for step in steps))
 
     def _with_steps(self, dataset: ray.data.Dataset, steps: Sequence[Step], units: int) -> ray.data.Dataset:
         """The steps as operators on a dataset of so many units, at most."""
@@ -120,7 +115,7 @@ class RayExecutor:
             warnings.simplefilter("ignore", RayDeprecationWarning)
             for step in steps:
                 if self._is_task(step):
-                    dataset = dataset.map(_chain([step]), num_cpus=1, max_retries=LOST_RETRIES)
+                    dataset = dataset.map(_anew(step), num_cpus=1, max_retries=LOST_RETRIES)
                 else:
                     placement = self._placement(step, units) | ACTOR_LIVES
                     dataset = dataset.map(step.make, fn_constructor_args=step.args, **placement)
@@ -182,9 +177,9 @@ class RayExecutor:
             # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
             low, high, cpus = 1, MOST_ACTORS, ACTOR_CPUS
             if each := self._gpus_per_encoder():  # which wait for nothing but these: all start at once, and stay
-                low, cpus = min(units, max(1, int(self._tokenizing_cpus()) // threads)), TOKENIZER_CPUS
-                if _cluster_gpus() >= each * self._most_encoders():  # no machine is to come
-                    high = low
+                low = min(units, max(1, int(self._tokenizing_cpus()) // threads))
+                if _cluster_gpus() >= each * self._most_encoders():  # no GPU is to come, so that these are enough
+                    high, cpus = low, TOKENIZER_CPUS
             return {
                 "compute": ActorPoolStrategy(min_size=low, max_size=max(low, min(units, high))),
                 "num_cpus": cpus * threads,
@@ -217,26 +212,37 @@ def _largest_node() -> int:
     return max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
 
 
-def _tasks(task: Any, units: Sequence[Unit]) -> Iterator[Unit]:
-    """Results of a remote function, as they come; what is still under way is called off if one fails or nobody asks."""
+def _tasks(steps: Sequence[Step], units: Sequence[Unit], gpus: float) -> Iterator[Unit]:
+    """Results of one task a unit, as they come; what is still under way is called off if one fails or nobody asks."""
+    # one unit goes where a worker is already; many go to all machines
+    place = "SPREAD" if len(units) > 1 else "DEFAULT"
+    task = ray.remote(_run_steps).options(
+        num_cpus=1, num_gpus=gpus, max_retries=LOST_RETRIES, scheduling_strategy=place
+    )
+    held = ray.put(list(steps))  # in a closure of the task, what they share would stay until the driver ends
     waiting = iter(units)
-    running = [task.remote(unit) for unit in islice(waiting, TASKS_AT_ONCE)]
+    running = [task.remote(held, unit) for unit in islice(waiting, TASKS_AT_ONCE)]
     try:
         while running:
             (done,), running = ray.wait(running)
-            running += [task.remote(unit) for unit in islice(waiting, 1)]
+            running += [task.remote(held, unit) for unit in islice(waiting, 1)]
             yield ray.get(done)
     finally:
         for left in running:
             ray.cancel(left)
 
 
-def _chain(steps: Sequence[Step]) -> Callable[[Unit], Unit]:
-    """A function that makes and calls steps in one task."""
+def _run_steps(steps: Sequence[Step], unit: Unit) -> Unit:
+    """Make and call steps one after another."""
+    for step in steps:
+        unit = step.make(*step.args)(unit)
+    return unit
 
-    def run_steps(unit: Unit) -> Unit:
-        for step in steps:
-            unit = step.make(*step.args)(unit)
-        return unit
 
-    return run_steps
+def _anew(step: Step) -> Callable[[Unit], Unit]:
+    """A function that makes and calls a step."""
+
+    def run_step(unit: Unit) -> Unit:
+        return _run_steps([step], unit)
+
+    return run_step

@@ -42,8 +42,9 @@ CHANGES_SCHEMA = pa.schema(
 
 _CHANGES_STORED: dict[str, Any] = {
     "use_dictionary": ["slice", "source"],
+    # hashes cannot be made smaller
     "compression": {"slice": "snappy", "row": "snappy", "source": "snappy", "key": "none", "content_hash": "none"},
-}  # hashes cannot be made smaller
+}
 
 
 class PlannedSegment(Document):

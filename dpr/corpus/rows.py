@@ -81,9 +81,8 @@ class Row(NamedTuple):
         if isinstance(self.stored, bytes):
             return self.stored[:MAX_RAW_BYTES]
         # made only when asked for, since it takes longer than everything else; bad UTF-8 comes out as it went in
-        return json.dumps(dict(zip(*self.stored, strict=True)), ensure_ascii=False).encode("utf-8", "surrogateescape")[
-            :MAX_RAW_BYTES
-        ]
+        row = dict(zip(*self.stored, strict=True))
+        return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape")[:MAX_RAW_BYTES]
 
 
 def checked_row(

@@ -15,7 +15,7 @@ from dpr import layout
 from dpr.corpus.quarantine import QuarantinedRow, write_quarantine
 from dpr.corpus.read import read_slice
 from dpr.corpus.rows import Passage, Row, Slice
-from dpr.fingerprint import framed, hash_of
+from dpr.fingerprint import content_hash, framed, hash_of
 from dpr.recipe import CorpusConfig
 from dpr.records import ObjectRef, Record, put_object
 from dpr.segment import HASH, passage_schema
@@ -69,19 +69,16 @@ class _Batch:
     texts: list[str] = field(default_factory=list)
     id_hashes: list[bytes] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
-    contents: list[bytes] = field(default_factory=list)
-    """What content hashes are made of, for rows that turn out to be new."""
 
     def add(self, position: int, passage: Passage) -> None:
-        # the hashes of dpr.fingerprint, whose parts are shared: most of what a scan costs
-        named, content = framed(passage.id), framed(passage.title) + framed(passage.text)
+        # id_hash and passage_key, which share their first part: most of what a scan costs
+        named = framed(passage.id)
         self.positions.append(position)
         self.ids.append(passage.id)
         self.titles.append(passage.title)
         self.texts.append(passage.text)
         self.id_hashes.append(hash_of(named))
-        self.keys.append(hash_of(named + content))
-        self.contents.append(content)
+        self.keys.append(hash_of(named + framed(passage.title) + framed(passage.text)))
 
 
 def scan_slice(store: Store, run_id: str, number: int, slice_: Slice, corpus: CorpusConfig, known: KnownKeys) -> Record:
@@ -138,14 +135,13 @@ def _batches(rows: Iterable[Row], unusable: list[QuarantinedRow]) -> Iterator[_B
         yield batch
 
 
-def _taken(columns: Iterable[list[Any]], rows: npt.NDArray[np.int64]) -> list[list[Any]]:
-    return [[column[row] for row in rows] for column in columns]
-
-
 def _new_rows(batch: _Batch, wanted: npt.NDArray[np.int64]) -> pa.RecordBatch:
-    every = (batch.ids, batch.titles, batch.texts, batch.keys, batch.contents, batch.positions)
-    *columns, contents, positions = every if len(wanted) == len(batch.keys) else _taken(every, wanted)
-    arrays = [*columns, [hash_of(content) for content in contents], positions]
+    columns: list[list[Any]] = [batch.ids, batch.titles, batch.texts, batch.keys, batch.positions]
+    if len(wanted) < len(batch.keys):
+        columns = [[column[row] for row in wanted] for column in columns]
+    ids, titles, texts, keys, positions = columns
+    hashes = [content_hash(title, text) for title, text in zip(titles, texts, strict=True)]
+    arrays = [ids, titles, texts, keys, hashes, positions]
     return pa.record_batch(
         [pa.array(array, f.type) for array, f in zip(arrays, SHARD_SCHEMA, strict=True)], schema=SHARD_SCHEMA
     )

@@ -17,7 +17,7 @@ SCORES = 2**21
 MOST_TABLE = 2**28
 """Bytes of the first layer's product with all words and positions: 146 MB for BERT-base."""
 SUMS = (2.0**-110, 2.0**120)
-"""Sums of exponentials within these lose nothing to bf16's range, which ends at 2**-126 and 2**128."""
+"""Sums of exponentials within these lose next to nothing to bf16's range, which ends at 2**-126 and 2**128."""
 _ERF = "gelu"
 """Of the activations that are GELU the one without tanh."""
 
@@ -42,10 +42,11 @@ class CpuOps(TorchOps):
         if (len(tables.words) + places + 1) * len(exact.weight) * dtype.itemsize > MOST_TABLE:
             return super().entry(tables, exact, prepared, dtype)
         norm, spots = tables.norm, tables.types[:, None] + tables.positions
-        rows = torch.cat([tables.words, spots.flatten(0, 1)])
+        typical_H = tables.words.mean(0)  # goes over to the places, which may cancel it: afterwards both are rounded
+        rows = torch.cat([tables.words - typical_H, spots.flatten(0, 1) + typical_H])
         shares = ((rows - rows.mean(1, keepdim=True)) * norm.weight_H) @ exact.weight.t()
         constant = exact.weight @ norm.bias_H + exact.bias
-        table = torch.cat([shares, constant[None]]).to(dtype)
+        table = torch.cat([shares.to(dtype), constant[None].to(dtype)])
 
         def enter(packed: Packed) -> tuple[Tensor, Tensor]:
             x_TH, _, inverse_T1 = torch.native_layer_norm(

@@ -105,7 +105,12 @@ def nasty_towers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, To
 
 @settings(deadline=None, max_examples=60)
 @given(
-    texts=st.lists(st.lists(st.sampled_from(NASTY) | st.characters(), max_size=24).map("".join), min_size=2, max_size=9)
+    # halves of surrogate pairs are not text: scans refuse such rows, the service such questions
+    texts=st.lists(
+        st.lists(st.sampled_from(NASTY) | st.characters(codec="utf-8"), max_size=24).map("".join),
+        min_size=2,
+        max_size=9,
+    )
 )
 def test_words_remembered_give_the_tokens_of_whole_texts(
     nasty_towers: list[tuple[Any, TowerTokenizer, str, int]], texts: list[str]

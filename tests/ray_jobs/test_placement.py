@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dpr.errors import CorpusError
 from dpr.pipeline.execute import Step, Unit
 from dpr.recipe import Resources
 from tests.ray_jobs.marks import ON_RAY
@@ -21,6 +22,13 @@ class Where:
 
         time.sleep(0.05)
         return unit | {"gpus": ray.get_runtime_context().get_accelerator_ids()["GPU"], "process": os.getpid()}
+
+
+class Refuse:
+    """Fails as the project does."""
+
+    def __call__(self, unit: Unit) -> Unit:
+        raise CorpusError(f"unit {unit['record']} is refused")
 
 
 def units(count: int) -> list[Unit]:
@@ -53,6 +61,16 @@ def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
         assert max(len(on_first), len(on_second)) <= CODERS_PER_GPU
     (alone,) = executor.run("build", [Step(Where, on="coder")], units(1))
     assert len(alone["gpus"]) == (1 if gpus else 0)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_error_of_a_task_arrives_as_it_was_raised(count: int) -> None:
+    from ray_jobs.connect import connected
+    from ray_jobs.runtime import RayExecutor
+
+    with connected(cpus=2, gpus=0), pytest.raises(CorpusError) as refused:
+        list(RayExecutor(Resources()).run("scan", [Step(Refuse)], units(count)))
+    assert str(refused.value) in [f"unit {unit['record']} is refused" for unit in units(count)]
 
 
 def test_a_machine_of_one_cpu_has_room_for_all_operators() -> None:
