@@ -42,7 +42,9 @@ class CpuOps(TorchOps):
         if (len(tables.words) + places + 1) * len(exact.weight) * dtype.itemsize > MOST_TABLE:
             return super().entry(tables, exact, prepared, dtype)
         norm, spots = tables.norm, tables.types[:, None] + tables.positions
-        typical_H = tables.words.mean(0)  # goes over to the places, which may cancel it: afterwards both are rounded
+        # what words have in common goes over to the places, which may cancel it: afterwards both are rounded; and a
+        # word whose weights are not numbers spoils no other
+        typical_H = tables.words.nan_to_num(0.0, 0.0, 0.0).mean(0)
         rows = torch.cat([tables.words - typical_H, spots.flatten(0, 1) + typical_H])
         shares = ((rows - rows.mean(1, keepdim=True)) * norm.weight_H) @ exact.weight.t()
         constant = exact.weight @ norm.bias_H + exact.bias
