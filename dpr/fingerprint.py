@@ -27,28 +27,27 @@ def fingerprint(value: object) -> str:
 
 def content_hash(title: str, text: str) -> bytes:
     """128-bit hash of what the encoder sees; the same text under another id has the same one."""
-    return hash_of(framed(title) + framed(text))
+    return _hash_fields(title, text)
 
 
 def passage_key(passage_id: str, title: str, text: str) -> bytes:
     """128-bit hash of a whole passage: same key, same passage."""
-    return hash_of(framed(passage_id) + framed(title) + framed(text))
+    return _hash_fields(passage_id, title, text)
 
 
 def id_hash(passage_id: str) -> bytes:
     """128-bit hash of a passage id, of fixed width so that millions are compared as arrays."""
-    return hash_of(framed(passage_id))
+    return _hash_fields(passage_id)
 
 
-def framed(field: str) -> bytes:
-    """A field as it is hashed: preceded by its length, so that ("ab", "c") and ("a", "bc") differ."""
-    data = field.encode()
-    return len(data).to_bytes(8, "little") + data
-
-
-def hash_of(data: bytes) -> bytes:
-    """128-bit hash of framed fields."""
-    return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
+def _hash_fields(*fields: str) -> bytes:
+    # every field is preceded by its length, so that ("ab", "c") and ("a", "bc") differ
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    for field in fields:
+        data = field.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.digest()
 
 
 def _refuse_unstable(value: object, where: str) -> None:
