@@ -17,8 +17,8 @@ from encode_subject import Subject
 from torch.profiler import ProfilerActivity, profile
 
 from dpr.encoder.encode import Compute, TowerEncoder
-from dpr.encoder.files import read_json
-from dpr.encoder.model import load_network
+from dpr.encoder.model_files import read_json
+from dpr.encoder.network import load_network
 from dpr.encoder.padded import PaddedForward
 from dpr.encoder.precision import multiplies_bf16
 from dpr.encoder.spec import TowerSpec

@@ -10,11 +10,11 @@ from encode_alone import cards_watched
 from encode_report import Report
 from encode_subject import Subject
 
-from dpr.pipeline.plan import Plan
-from dpr.pipeline.run import Run
+from dpr.run import Plan
+from dpr.run import Run
 from dpr.recipe import Recipe
 from ray_jobs.connect import connected
-from ray_jobs.runtime import RayExecutor
+from ray_jobs.ray_executor import RayExecutor
 
 
 class Timeline:

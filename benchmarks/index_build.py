@@ -17,20 +17,20 @@ import numpy as np
 import pyarrow as pa
 from index_data import MODEL
 
-from dpr import layout
-from dpr.index.merge import PartRef, merge
+from dpr.formats import layout
+from dpr.index.merging import PartRef, merge
 from dpr.index.sample import sample_rows
-from dpr.index.train import read_index
-from dpr.manifest import SegmentEntry
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.plan import Plan
-from dpr.pipeline.run import Run
+from dpr.index.training import read_index
+from dpr.formats.manifest import SegmentEntry
+from dpr.engine.stage import LocalExecutor
+from dpr.run import Plan
+from dpr.run import Run
 from dpr.recipe import Recipe
-from dpr.records import Record, put_object
-from dpr.segment import write_segment
+from dpr.formats.records import Record, put_object
+from dpr.formats.segment import write_segment
 from dpr.store import open_store
 from ray_jobs.connect import connected
-from ray_jobs.runtime import RayExecutor
+from ray_jobs.ray_executor import RayExecutor
 
 SEGMENT_ROWS = 50_000
 BUFFER_BYTES = 8 * 2**20

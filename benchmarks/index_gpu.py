@@ -26,14 +26,14 @@ from index_gpu_data import Corpus, make_segments
 from index_gpu_recall import recall_table
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from dpr import layout
+from dpr.formats import layout
 from dpr.index.choose import IndexPlan
-from dpr.manifest import SegmentEntry
-from dpr.pipeline.plan import Plan
-from dpr.pipeline.run import Run
+from dpr.formats.manifest import SegmentEntry
+from dpr.run import Plan
+from dpr.run import Run
 from dpr.recipe import CorpusConfig, EncoderConfig, Recipe, Resources
 from ray_jobs.connect import connected
-from ray_jobs.runtime import CODERS_PER_GPU
+from ray_jobs.ray_executor import CODERS_PER_GPU
 
 PAPER_SECONDS = 8.5 * 3600
 """Karpukhin et al. 2020, section 5.4: 21 million passages, FAISS on one server."""

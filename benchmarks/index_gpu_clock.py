@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpr.pipeline.execute import Step, Unit
+from dpr.engine.stage import Step, Unit
 from dpr.recipe import Resources
-from ray_jobs.runtime import RayExecutor
+from ray_jobs.ray_executor import RayExecutor
 
 CLOCKED = (
     "_training_sample",

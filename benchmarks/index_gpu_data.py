@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dpr import layout
-from dpr.manifest import SegmentEntry
-from dpr.records import ObjectRef, file_sha256
-from dpr.segment import passage_schema, write_segment
+from dpr.formats import layout
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.records import ObjectRef, file_sha256
+from dpr.formats.segment import passage_schema, write_segment
 
 TOPICS, INNER = 4_000, 48
 Floats = npt.NDArray[np.float32]

@@ -14,15 +14,15 @@ from index_gpu_data import questions
 from torch import Tensor
 
 from dpr.index.hardware import Hardware
-from dpr.index.merge import ROW_BITS
-from dpr.index.search import search
-from dpr.index.serving import open_shard
+from dpr.index.merging import ROW_BITS
+from dpr.index.candidates import search
+from dpr.index.shards import open_shard
 from dpr.index.torch_kmeans import exact_products
-from dpr.manifest import SegmentEntry
-from dpr.pipeline.run import Run
-from dpr.segment import iter_groups, vectors_of
+from dpr.formats.manifest import SegmentEntry
+from dpr.run import Run
+from dpr.formats.segment import iter_groups, vectors_of
 from dpr.store import Store
-from dpr.store.reader import open_object
+from dpr.store.ranged import open_object
 
 READERS = 32
 K = 20

@@ -14,9 +14,9 @@ import numpy as np
 
 from dpr.index.choose import choose
 from dpr.index.cost import search_cost
-from dpr.index.search import exact_scores
-from dpr.index.serving import ServingIndex
-from dpr.index.train import train
+from dpr.index.candidates import exact_scores
+from dpr.index.shards import ServingIndex
+from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
 FACTORIES = ("IVF256,Flat", "IVF256,SQ8", "IVF256,PQ{}", "IVF256,PQ{}x4fs", "IVF256,RaBitQ")

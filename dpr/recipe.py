@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dpr.errors import RecipeError
 
-CorpusFormat = Literal["auto", "dpr-tsv", "beir", "jsonl", "parquet", "documents", "python-docs"]
+CorpusFormat = Literal["auto", "dpr-tsv", "beir", "jsonl", "parquet", "documents"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -31,8 +31,8 @@ class Columns(_Config):
 class CorpusConfig(_Config):
     """Where passages come from."""
 
-    path: str | list[str] = ""
-    """File, folder, glob or URL (`s3://…`), or a list of them; not used by `python-docs`."""
+    path: str | list[str]
+    """File, folder, glob or URL (`s3://…`), or a list of them."""
     format: CorpusFormat = "auto"
     """How to read it; `auto` looks at names and first bytes."""
     columns: Columns = Columns()
@@ -45,6 +45,8 @@ class CorpusConfig(_Config):
     """Input bytes that one scan unit reads."""
     max_passage_chars: Annotated[int, Field(ge=1)] = 100_000
     """Longer passages are quarantined."""
+    rescan: Literal["changed", "always"] = "changed"
+    """Which files a run reads: those whose size, time or ETag changed, or all."""
 
     @model_validator(mode="after")
     def _overlap_is_shorter(self) -> Self:
@@ -52,8 +54,13 @@ class CorpusConfig(_Config):
             raise ValueError(
                 f"overlap_words is {self.overlap_words}; it must be below passage_words ({self.passage_words})"
             )
-        if self.format != "python-docs" and not self.path:
-            raise ValueError("path is empty; name a file, folder or glob, or set format: python-docs")
+        return self
+
+    @model_validator(mode="after")
+    def _path_is_not_empty(self) -> Self:
+        paths = [self.path] if isinstance(self.path, str) else self.path
+        if not paths or "" in paths:
+            raise ValueError("path is empty; name a file, a folder, a glob or a URL")
         return self
 
 
@@ -126,10 +133,10 @@ class GateConfig(_Config):
     """Questions used; a larger set is sampled with the index seed."""
     at: list[Annotated[int, Field(ge=1, le=1000)]] = [1, 5, 20, 100]
     """Ranks at which accuracy is reported."""
-    min_recall: Share = 0.0
-    """Least recall@20 of the index against exact search."""
+    min_recall: Share = 0.9
+    """Recall@20 of the index against exact search that it must reach."""
     min_accuracy: dict[int, Share] = {}
-    """Least share of questions answered within the first so many hits, e.g. {5: 0.7}."""
+    """Share of questions that must be answered within the first so many hits, e.g. {5: 0.7}."""
 
 
 class Limits(_Config):
@@ -160,6 +167,8 @@ class Resources(_Config):
     """What a GPU costs an hour, in dollars, for `dpr plan` and the report; null: no dollars are given."""
     compact_below: Share = 0.5
     """Segments with a smaller share of live rows are compacted."""
+    cache_gb: Annotated[float, Field(gt=0.0)] | None = None
+    """What this machine's cache may hold, in 10⁹ bytes; null: $DPR_CACHE_GB, or 50."""
 
 
 class ServeConfig(_Config):
@@ -239,11 +248,7 @@ def resolve_path(reference: str, folder: Path) -> str:
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     paths = recipe.corpus.path
     corpus_path = (
-        [resolve_path(p, folder) for p in paths]
-        if isinstance(paths, list)
-        else resolve_path(paths, folder)
-        if paths
-        else ""
+        [resolve_path(path, folder) for path in paths] if isinstance(paths, list) else resolve_path(paths, folder)
     )
     questions, qrels = recipe.gate.questions, recipe.gate.qrels
     return recipe.model_copy(

@@ -8,36 +8,36 @@ from queue import SimpleQueue
 import ray
 import ray.data
 
-from dpr.pipeline.execute import Unit
+from ray_jobs.transport import Row
 
-PATIENCE_SECONDS = 5.0
-"""For actors to be asked for: about one; more would hold up a run that can do without."""
-Source = Callable[[Unit], Iterator[Unit]]
+ACTORS_ASKED_SECONDS = 5.0
+"""Ray Data asks for actors within about one; waiting longer would hold up a run that can do without."""
+Source = Callable[[Row], Iterator[Row]]
 
 
 class Feed:
     """An actor that keeps its callers waiting until there are units."""
 
     def __init__(self) -> None:
-        self._asked, self._there, self._units = asyncio.Event(), asyncio.Event(), list[Unit]()
+        self._called, self._given, self._units = asyncio.Event(), asyncio.Event(), list[Row]()
 
-    async def asked(self) -> None:
-        """Return once somebody waits for units."""
-        await self._asked.wait()
+    async def called(self) -> None:
+        """Return once a caller waits for units."""
+        await self._called.wait()
 
-    async def give(self, units: list[Unit]) -> None:
+    async def give(self, units: list[Row]) -> None:
         """Let all callers go."""
         self._units = units
-        self._there.set()
+        self._given.set()
 
-    async def units(self) -> list[Unit]:
-        """The units, once they are known."""
-        self._asked.set()
-        await self._there.wait()
+    async def units(self) -> list[Row]:
+        """Return the units, once they are known."""
+        self._called.set()
+        await self._given.wait()
         return self._units
 
 
-class Begun:
+class BegunStage:
     """A dataset that runs from now on, and at first has nothing but actors to make.
 
     `with_steps` puts a stage's operators after a dataset of units.
@@ -48,12 +48,12 @@ class Begun:
         waiting = ray.data.from_items([{"units": 0}]).flat_map(_source(self._feed), num_cpus=0)
         # one unit a block, as an operator takes blocks
         self._dataset = with_steps(waiting.repartition(target_num_rows_per_block=1))
-        self._results: SimpleQueue[Unit | Exception | None] = SimpleQueue()
+        self._results: SimpleQueue[Row | Exception | None] = SimpleQueue()
         threading.Thread(target=self._pump, name="stage", daemon=True).start()
         # Ray Data asks for actors, then for units: theirs are the first CPUs, not those that another stage leaves
-        ray.wait([self._feed.asked.remote()], timeout=PATIENCE_SECONDS)
+        ray.wait([self._feed.called.remote()], timeout=ACTORS_ASKED_SECONDS)
 
-    def run(self, units: Sequence[Unit]) -> Iterator[Unit]:
+    def run(self, units: Sequence[Row]) -> Iterator[Row]:
         """Send the units through."""
         self._feed.give.remote(list(units))
         while (result := self._results.get()) is not None:
@@ -61,14 +61,14 @@ class Begun:
                 raise result
             yield result
 
-    def leave(self) -> None:
-        """Let the actors go, without waiting for it."""
+    def cancel(self) -> None:
+        """Release the actors, without waiting for it."""
         self._feed.give.remote([])
 
     def _pump(self) -> None:
         try:
-            for unit in self._dataset.iter_rows():
-                self._results.put(unit)
+            for row in self._dataset.iter_rows():
+                self._results.put(row)
         except Exception as error:  # raised where the results are awaited
             self._results.put(error)
         finally:
@@ -76,7 +76,7 @@ class Begun:
 
 
 def _source(feed: "ray.actor.ActorHandle[Feed]") -> Source:
-    def units(_: Unit) -> Iterator[Unit]:
+    def units(_: Row) -> Iterator[Row]:
         yield from ray.get(feed.units.remote())
 
     return units

@@ -1,23 +1,36 @@
 """What the commands share: arguments, and showing a result as a table or as JSON."""
 
+import enum
 import json
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from dpr.manifest import Snapshot
+from dpr.formats.manifest import Snapshot
 
+Fields = dict[str, object]
+"""A row of a table: column → value."""
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder or s3://bucket/prefix.")]
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Model = Annotated[str | None, typer.Option(help="Where the snapshot's model lies on this machine, if elsewhere.")]
+Model = Annotated[
+    str | None, typer.Option(help="Where the snapshot's model lies, if elsewhere; it may be fetched from there.")
+]
 SnapshotNumber = Annotated[int | None, typer.Option("--snapshot", help="Snapshot to use; default: the live one.")]
 
 
-def show(as_json: bool, document: Any, draw: Callable[[Console], None]) -> None:
+class Stop(enum.StrEnum):
+    """The last stage of a run that publishes nothing."""
+
+    SCAN = "scan"
+    EMBED = "embed"
+    INDEX = "index"
+
+
+def show(as_json: bool, document: object, draw: Callable[[Console], None]) -> None:
     """Print a result: for scripts as JSON, for people as `draw` does."""
     if as_json:
         print(json.dumps(document, ensure_ascii=False, indent=2))
@@ -25,7 +38,7 @@ def show(as_json: bool, document: Any, draw: Callable[[Console], None]) -> None:
         draw(Console(soft_wrap=True))  # names and ids stay whole for scripts
 
 
-def summary(snapshot: Snapshot) -> dict[str, Any]:
+def summary(snapshot: Snapshot) -> Fields:
     """A snapshot in one row."""
     body = snapshot.body
     return {
@@ -43,7 +56,7 @@ def summary(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def table(title: str, rows: list[dict[str, Any]]) -> Table:
+def table(title: str, rows: Sequence[Fields]) -> Table:
     """Rows of equal fields as a table; numbers to the right."""
     drawn = Table(title=title, title_justify="left")
     for column, value in (rows[0] if rows else {}).items():

@@ -12,16 +12,17 @@ from ray._private import ray_constants, services
 
 from dpr.errors import ClusterError
 
-LEAST_CPUS = 2
+MIN_CPUS = 2
 """That a Ray of our own is told to have: with one, actors that wait for a writer would leave it no room."""
 ANSWER_SECONDS = 10.0
+_PASSED_ON = ("DPR_CACHE_GB",)
 
 
 @contextmanager
 def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
     """A Ray to run on: the cluster this process belongs to (`RAY_ADDRESS`, a submitted job), else one of its own.
 
-    A Ray started here has so many CPUs (at least LEAST_CPUS) and GPUs (None: this machine's), listens on loopback
+    A Ray started here has so many CPUs (at least MIN_CPUS) and GPUs (None: this machine's), listens on loopback
     only, has no dashboard, and stops with the block. Raises ClusterError if the cluster named cannot be reached.
     """
     if ray.is_initialized():
@@ -46,12 +47,12 @@ def named_cluster() -> str | None:
 def _join(address: str) -> None:
     try:
         _knock(address)
-        ray.init(logging_level=logging.WARNING)
+        ray.init(logging_level=logging.WARNING, runtime_env=_environment())
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
-        said = lines[0] if lines else type(error).__name__
+        reason = lines[0] if lines else type(error).__name__
         raise ClusterError(
-            f"the Ray cluster {address} that RAY_ADDRESS names cannot be joined: {said}; correct or unset RAY_ADDRESS, "
+            f"the Ray cluster {address} that RAY_ADDRESS names cannot be joined: {reason}; correct or unset RAY_ADDRESS, "
             "start the cluster, or give its token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
         ) from error
 
@@ -67,13 +68,18 @@ def _start(cpus: int | None, gpus: int | None) -> None:
     with _loopback():
         ray.init(
             address="local",
-            num_cpus=max(LEAST_CPUS, cpus or os.cpu_count() or 1),
+            num_cpus=max(MIN_CPUS, cpus or os.cpu_count() or 1),
             num_gpus=gpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
+
+
+def _environment() -> dict[str, dict[str, str]]:
+    """Settings of this process that must hold in workers on other machines, too."""
+    return {"env_vars": {name: os.environ[name] for name in _PASSED_ON if name in os.environ}}
 
 
 @contextmanager

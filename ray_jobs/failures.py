@@ -1,4 +1,4 @@
-"""What became of a stage or a service on Ray: Ray quotes the project's own errors in messages of its own."""
+"""Errors of stages and services on Ray: Ray quotes the project's own errors in messages of its own."""
 
 import re
 from collections.abc import Collection
@@ -21,7 +21,7 @@ _NAMED = 3
 
 
 def quoted_error(message: str) -> DprError | None:
-    """The last error of `dpr.errors` that a message of Ray quotes, as it was raised; None if there is none."""
+    """Return the last error of `dpr.errors` that a message of Ray quotes, as it was raised; None if there is none."""
     quoted = _QUOTED.findall(message)
     if not quoted:
         return None
@@ -30,10 +30,10 @@ def quoted_error(message: str) -> DprError | None:
     return kind(sentence) if isinstance(kind, type) and issubclass(kind, DprError) else DprError(sentence)
 
 
-def stage_error(stage: str, left: Collection[str], error: Exception) -> DprError:
-    """The project's own error inside one of Ray's, or a UnitError in one sentence.
+def stage_error(stage: str, missing: Collection[str], error: Exception) -> DprError:
+    """Return the project's own error inside one of Ray's, or a UnitError in one sentence.
 
-    `left`: the records of the units that have not come out of the stage.
+    `missing`: the records of the units that have not come out of the stage.
     """
     cause: BaseException | None = error
     lost = False
@@ -46,15 +46,17 @@ def stage_error(stage: str, left: Collection[str], error: Exception) -> DprError
     if (own := quoted_error(str(error))) is not None:  # an actor that could not be made quotes it as text
         return own
     if lost:
-        return _lost_workers(stage, sorted(left))
+        return _lost_workers(stage, sorted(missing))
     lines = [line for line in str(error).splitlines() if line.strip()]
-    said = lines[-1] if lines else type(error).__name__
-    return UnitError(f"stage {stage} failed in a worker: {said}; start the run again")
+    reason = lines[-1] if lines else type(error).__name__
+    return UnitError(f"stage {stage} failed in a worker: {reason}; start the run again")
 
 
-def _lost_workers(stage: str, left: list[str]) -> UnitError:
-    named = ", ".join(left[:_NAMED]) + (", …" if len(left) > _NAMED else "")
-    which = f" ({named})" if len(left) == 1 else f" (one of {len(left)} that are not done: {named})" if left else ""
+def _lost_workers(stage: str, missing: list[str]) -> UnitError:
+    named = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+    which = ""
+    if missing:
+        which = f" ({named})" if len(missing) == 1 else f" (one of {len(missing)} that are not done: {named})"
     return UnitError(
         f"stage {stage}: the workers of one unit died again and again{which}; find out in Ray's logs whether memory "
         "ran out or a passage crashes them, give them more memory or mend the passage, and start the run again"

@@ -1,88 +1,103 @@
-"""What all job modules share: the command line, running on Ray, printing the outcome, exit codes."""
+"""Running a recipe, whole or up to a stage: what `dpr run`, `dpr plan` and the job modules share."""
 
-import argparse
+import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
 
+import typer
 from rich.console import Console
-from rich.table import Table
 
-from dpr.errors import DprError
-from dpr.pipeline.plan import Plan
-from dpr.pipeline.run import Run
-from dpr.pipeline.whole import Outcome
+from dpr.engine.executor import Executor, LocalExecutor
+from dpr.nightly import make_index, make_segments
 from dpr.recipe import load_recipe
+from dpr.run import Plan, Run
+from dpr.run_recipe import Outcome, finished_run, run_plan
+from dpr.stages.diff import diff
+from dpr.stages.scan import scan
 from dpr.store import open_store
 from dpr.store.lease import Lease
 from ray_jobs.connect import connected
-from ray_jobs.progress import ConsoleProgress
-from ray_jobs.runtime import RayExecutor
+from ray_jobs.console import ConsoleProgress
+from ray_jobs.guard import guarded
+from ray_jobs.ray_executor import RayExecutor
+from ray_jobs.tables import describe
 
 
-def main(description: str, work: Callable[[Run, bool], str]) -> None:
-    """Entry point of a stage module: one line of outcome, exit code of the error if there is one.
+def plan_of(recipe_path: str) -> Plan:
+    """Read a recipe and plan it on this machine. Its `resources.cache_gb` holds for this process and its workers."""
+    recipe = load_recipe(recipe_path)
+    if recipe.resources.cache_gb is not None:
+        os.environ["DPR_CACHE_GB"] = str(recipe.resources.cache_gb)
+    return Plan.of(recipe)
 
-    `work` is given `allow_shrink` too.
+
+def run_whole(recipe_path: str, *, allow_shrink: bool = False, local: bool = False) -> Outcome:
+    """Run a recipe from corpus to published snapshot, on Ray or (`local`) in this process.
+
+    Ray is started only if there is work.
     """
-    arguments = arguments_of(description)
-    sys.exit(guarded(lambda: print(_with_lease(arguments.recipe, lambda run: work(run, arguments.allow_shrink)))))
+    plan = plan_of(recipe_path)
+    if (finished := finished_run(plan)) is not None:
+        return finished
+    with ConsoleProgress(Console(stderr=True)) as progress, executor_for(plan, local=local) as executor:
+        return run_plan(plan, executor, progress, allow_shrink=allow_shrink)
 
 
-def arguments_of(description: str) -> argparse.Namespace:
-    """What every job takes: `recipe` and `allow_shrink`."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--recipe", required=True, help="recipe file (YAML)")
-    parser.add_argument("--allow-shrink", action="store_true", help="accept a corpus that lost more than max_shrink")
-    return parser.parse_args()
-
-
-def _with_lease(recipe_path: str, work: Callable[[Run], str]) -> str:
-    """Call `work` on Ray, holding the store's lease."""
-    plan = Plan.of(load_recipe(recipe_path))
-    owner = f"job on {plan.recipe.store}"
+def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local: bool = False) -> str:
+    """Run a recipe up to `scan`, `embed` or `index`, without publishing; returns one line on what there is."""
+    plan = plan_of(recipe_path)
     with (
         ConsoleProgress(Console(stderr=True)) as progress,
-        Lease.acquire(open_store(plan.recipe.store), owner),
-        connected(),
+        Lease.acquire(open_store(plan.recipe.store), f"run of {plan.recipe.store} up to {stop}") as lease,
+        executor_for(plan, local=local) as executor,
     ):
-        return work(Run(plan, RayExecutor(plan.recipe.resources), progress))
+        return _STOPS[stop](Run(plan, executor, progress, lease), allow_shrink)
 
 
-def guarded(work: Callable[[], object]) -> int:
-    """Run `work`; a DprError becomes one line on stderr and its exit code."""
-    try:
-        work()
-    except DprError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+@contextmanager
+def executor_for(plan: Plan, *, local: bool) -> Iterator[Executor]:
+    """Give what runs a plan: Ray, connected within the block, or (`local`) this process."""
+    if local:
+        yield LocalExecutor()
+        return
+    with connected():
+        yield RayExecutor(plan.recipe.resources)
 
 
-def describe(outcome: Outcome) -> str:
-    """One paragraph on how a run ended."""
-    snapshot = outcome.snapshot
-    if not outcome.published or outcome.report is None:
-        return f"snapshot {snapshot.number} is up to date: nothing changed, nothing was embedded"
-    found = outcome.report.found
-    return (
-        f"published snapshot {snapshot.number}: {snapshot.body.passages:,} passages "
-        f"({found.new:,} new, {found.dead:,} gone), index {snapshot.body.codebook.factory}"
-    )
+def _scan(run: Run, allow_shrink: bool) -> str:
+    changes = diff(run, scan(run), allow_shrink=allow_shrink)
+    return f"{changes.rows:,} passages: {changes.new:,} new, {changes.embed_rows:,} to embed, {changes.dead:,} gone"
 
 
-def print_gate(console: Console, gate: dict[str, Any]) -> None:
-    """The gate's figures as a table: accuracy by the index and by exact search, and recall."""
-    if "accuracy_index" in gate:
-        table = Table(title=f"gate: {gate['questions']:,} questions", title_justify="left")
-        table.add_column("search")
-        ranks = sorted(gate["accuracy_index"], key=int)
-        for k in ranks:
-            table.add_column(f"top-{k}", justify="right")
-        for kind in ("exact", "index"):
-            table.add_row(kind, *(f"{gate[f'accuracy_{kind}'][k]:.4f}" for k in ranks))
-        console.print(table)
-    asked = f"{gate.get('measured_on', gate['questions']):,} {gate['asked']}"
-    if "settings" in gate:
-        console.print(gate["settings"], highlight=False)
-    console.print(f"recall@20 of the index against exact search: {gate['recall@20']:.4f} ({asked})", highlight=False)
+def _embed(run: Run, allow_shrink: bool) -> str:
+    segments = make_segments(run, allow_shrink=allow_shrink).settled.segments
+    return f"{len(segments)} segments with {sum(entry.live_rows for entry in segments):,} live passages"
+
+
+def _index(run: Run, allow_shrink: bool) -> str:
+    indexed = make_index(run, make_segments(run, allow_shrink=allow_shrink))
+    return f"index {indexed.index.index_id} ({indexed.codebook.factory}) with {indexed.index.rows:,} passages"
+
+
+_STOPS: dict[str, Callable[[Run, bool], str]] = {"scan": _scan, "embed": _embed, "index": _index}
+
+
+def main(stop: str | None, description: str) -> None:
+    """Run a job module: `--recipe R` in, one line of outcome out, and the exit code of the error if there is one."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help=description)
+    def job(
+        recipe: Annotated[str, typer.Option("--recipe", help="Recipe file (YAML).")],
+        allow_shrink: Annotated[
+            bool, typer.Option("--allow-shrink", help="Accept a corpus that lost more than limits.max_shrink.")
+        ] = False,
+    ) -> None:
+        if stop is None:
+            print(describe(run_whole(recipe, allow_shrink=allow_shrink)))
+        else:
+            print(run_until(recipe, stop, allow_shrink=allow_shrink))
+
+    sys.exit(guarded(app))

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import Outcome, run_recipe
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import Outcome, run_recipe
 from dpr.recipe import Recipe
-from dpr.retrieve import VectorSearch
-from dpr.snapshot import read_snapshot
+from dpr.search.retrieve import VectorSearch
+from dpr.formats.snapshots import read_snapshot
 from dpr.store import Store, open_store
 from tests.tiny import WORDS, Quiet, write_jsonl
 

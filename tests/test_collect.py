@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from dpr import collect as collecting
-from dpr import layout
-from dpr.collect import collect, find_garbage
+from dpr.formats import layout
+from dpr.operations.gc import collect, find_garbage
 from dpr.errors import ConflictError, MissingObjectError
-from dpr.maintain import verify
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.plan import Plan
-from dpr.pipeline.run import Run
-from dpr.readers import Marker
-from dpr.snapshot import numbers, open_snapshot, read_snapshot, rollback
+from dpr.operations.verify import verify
+from dpr.engine.stage import LocalExecutor
+from dpr.run import Plan
+from dpr.run import Run
+from dpr.formats.markers import Marker
+from dpr.formats.snapshots import numbers, open_snapshot, read_snapshot, rollback
 from dpr.store import LocalStore, Store
 from dpr.store.lease import Lease
 from tests.nights import Nights, answers, let_pass
@@ -30,7 +30,7 @@ from tests.tiny import Quiet, make_encoder, write_jsonl
 
 READ_AND_END = """
 import sys
-from dpr.snapshot import open_snapshot
+from dpr.formats.snapshots import open_snapshot
 from dpr.store import LocalStore
 open_snapshot(LocalStore(sys.argv[1]), 1)
 """

@@ -4,6 +4,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import resolve_name
 from pathlib import Path
@@ -13,27 +14,40 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
-    ("dpr.errors", "dpr.hit", "dpr.pages"),
+    ("dpr.errors",),
     ("dpr.fingerprint", "dpr.recipe", "dpr.store"),
-    ("dpr.layout", "dpr.records"),
-    ("dpr.manifest", "dpr.segment"),
-    ("dpr.deletions", "dpr.readers"),
-    ("dpr.corpus", "dpr.encoder", "dpr.evaluate", "dpr.index"),
-    ("dpr.snapshot",),
-    ("dpr.collect", "dpr.maintain", "dpr.retrieve"),
-    ("dpr.pipeline",),
+    ("dpr.formats",),
+    ("dpr.corpus", "dpr.encoder", "dpr.index"),
+    ("dpr.search",),
+    ("dpr.evaluate",),
+    ("dpr.engine",),
+    ("dpr.run",),
+    ("dpr.stages",),
+    ("dpr.nightly",),
+    ("dpr.operations",),
+    ("dpr.run_recipe",),
     (
-        "ray_jobs.ahead",
         "ray_jobs.cli_common",
         "ray_jobs.connect",
+        "ray_jobs.console",
         "ray_jobs.failures",
-        "ray_jobs.progress",
-        "ray_jobs.report",
+        "ray_jobs.guard",
+        "ray_jobs.tables",
+        "ray_jobs.transport",
     ),
-    ("ray_jobs.runtime",),
+    ("ray_jobs.ahead",),
+    ("ray_jobs.ray_executor",),
     ("ray_jobs.jobs", "ray_jobs.serve"),
-    ("ray_jobs.embed", "ray_jobs.index", "ray_jobs.maintain_cli", "ray_jobs.nightly", "ray_jobs.plan", "ray_jobs.scan"),
-    ("ray_jobs.cli", "ray_jobs.demo"),
+    (
+        "ray_jobs.embed",
+        "ray_jobs.index",
+        "ray_jobs.nightly",
+        "ray_jobs.run_commands",
+        "ray_jobs.scan",
+        "ray_jobs.search_commands",
+        "ray_jobs.store_commands",
+    ),
+    ("ray_jobs.cli",),
 )
 """A module imports from its own unit and from units of earlier rows; units of one row do not know each other."""
 
@@ -72,20 +86,20 @@ def unit_of(name: str) -> str | None:
 
 def problems(module: str, source: str) -> list[str]:
     """What is wrong with the imports of `module`, one sentence each."""
-    mine, said = unit_of(module), []
+    own, found = unit_of(module), []
     for name in imported(module, ast.parse(source)):
         top = name.partition(".")[0]
         home = ONLY_IN.get(top)
         if home and not f"{module}.".startswith(f"{home}."):
-            said.append(f"{module} imports {name}: only {home} may")
+            found.append(f"{module} imports {name}: only {home} may")
         if top not in ("dpr", "ray_jobs") or name == "dpr.__version__":
             continue
         theirs = unit_of(name)
-        if mine is None or theirs is None:
-            said.append(f"{module} imports {name}: one of them is in no row of LAYERS")
-        elif mine != theirs and RANK[theirs] >= RANK[mine]:
-            said.append(f"{module} imports {name}: {theirs} is not in an earlier row than {mine}")
-    return said
+        if own is None or theirs is None:
+            found.append(f"{module} imports {name}: one of them is in no row of LAYERS")
+        elif own != theirs and RANK[theirs] >= RANK[own]:
+            found.append(f"{module} imports {name}: {theirs} is not in an earlier row than {own}")
+    return found
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -106,24 +120,34 @@ def test_no_two_modules_import_each_other() -> None:
     list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the modules of a cycle
 
 
+MIRRORS = {"scan", "embed", "index", "nightly"}
+"""Jobs of `ray_jobs` that mirror what they run."""
+
+
+def test_no_two_modules_have_one_name() -> None:
+    names = Counter(path.stem for module, path in MODULES.items() if path.stem != "__init__")
+    names.subtract({name: 1 for name in MIRRORS})
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 @pytest.mark.parametrize(
-    ("module", "source", "said"),
+    ("module", "source", "problem"),
     [
-        ("dpr.corpus.scan", "import faiss", "only dpr.index may"),
-        ("dpr.pipeline.run", "def f():\n    import ray.data", "only ray_jobs may"),
-        ("dpr.retrieve", "from transformers import AutoModel", "only dpr.encoder may"),
-        ("dpr.corpus.files", "import importlib\nimportlib.import_module('s3fs')", "only dpr.store may"),
+        ("dpr.stages.scan", "import faiss", "only dpr.index may"),
+        ("dpr.run", "def f():\n    import ray.data", "only ray_jobs may"),
+        ("dpr.search.retrieve", "from transformers import AutoModel", "only dpr.encoder may"),
+        ("dpr.corpus.input_files", "import importlib\nimportlib.import_module('s3fs')", "only dpr.store may"),
         ("dpr.storefront", "import s3fs", "only dpr.store may"),
-        ("dpr.corpus.scan", "from dpr import snapshot", "dpr.snapshot is not in an earlier row than dpr.corpus"),
-        ("dpr.corpus.scan", "from ..encoder import spec", "dpr.encoder is not in an earlier row than dpr.corpus"),
-        ("dpr.retrieve", "def f():\n    from dpr.pipeline.run import Run", "dpr.pipeline is not in an earlier row"),
-        ("dpr.pipeline.run", "if TYPE_CHECKING:\n    import ray_jobs.runtime", "ray_jobs.runtime is not in an earlier"),
-        ("dpr.corpus.scan", "import dpr.novelty", "in no row"),
+        ("dpr.corpus.lines", "from dpr import run", "dpr.run is not in an earlier row than dpr.corpus"),
+        ("dpr.corpus.lines", "from ..encoder import spec", "dpr.encoder is not in an earlier row than dpr.corpus"),
+        ("dpr.stages.scan", "def f():\n    from dpr.nightly import make_body", "dpr.nightly is not in an earlier row"),
+        ("dpr.run", "if TYPE_CHECKING:\n    import ray_jobs.connect", "ray_jobs.connect is not in an earlier"),
+        ("dpr.stages.scan", "import dpr.novelty", "in no row"),
     ],
 )
-def test_a_wrong_import_is_found(module: str, source: str, said: str) -> None:
+def test_a_wrong_import_is_found(module: str, source: str, problem: str) -> None:
     (sentence,) = problems(module, source)
-    assert said in sentence
+    assert problem in sentence
 
 
 @pytest.mark.parametrize(
@@ -131,8 +155,8 @@ def test_a_wrong_import_is_found(module: str, source: str, said: str) -> None:
     [
         ("dpr.index.kinds", "import faiss"),
         ("dpr.store.s3_bucket", "def f():\n    import s3fs"),
-        ("ray_jobs.serve.app", "from ray import serve\nimport dpr.retrieve\nfrom ray_jobs import runtime"),
-        ("dpr.corpus.scan", "import numpy\nfrom dpr.corpus import rows\nfrom dpr import segment"),
+        ("ray_jobs.serve.app", "from ray import serve\nimport dpr.search.retrieve\nfrom ray_jobs import connect"),
+        ("dpr.stages.scan", "import numpy\nfrom dpr.corpus import rows\nfrom dpr.formats import segment"),
     ],
 )
 def test_a_right_import_is_left_alone(module: str, source: str) -> None:
@@ -141,7 +165,7 @@ def test_a_right_import_is_left_alone(module: str, source: str) -> None:
 
 def test_the_driver_does_without_pytorch() -> None:
     look = (
-        "import sys, ray_jobs.nightly, ray_jobs.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+        "import sys, ray_jobs.jobs, ray_jobs.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert said.stdout == "[]\n"
+    result = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

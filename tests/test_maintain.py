@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpr import layout
+from dpr.formats import layout
 from dpr.errors import IntegrityError, MissingObjectError
-from dpr.maintain import compare, verify
-from dpr.records import file_sha256
-from dpr.retrieve import Retriever
-from dpr.segment import PASSAGE_COLUMNS, passage_schema, write_segment
-from dpr.snapshot import numbers, rollback
+from dpr.operations.verify import compare, verify
+from dpr.formats.records import file_sha256
+from dpr.search.retrieve import Retriever
+from dpr.formats.segment import PASSAGE_COLUMNS, passage_schema, write_segment
+from dpr.formats.snapshots import numbers, rollback
 from dpr.store import LocalStore
 from tests.nights import Nights
 from tests.tiny import make_encoder

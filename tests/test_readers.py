@@ -12,8 +12,8 @@ import pytest
 
 from dpr import readers
 from dpr.errors import EncoderError, MissingObjectError
-from dpr.readers import Marker, find_readers
-from dpr.retrieve import Retriever
+from dpr.formats.markers import Marker, find_readers
+from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore, Store, open_store
 from dpr.store.lease import store_time
 from tests.nights import Nights
@@ -109,6 +109,6 @@ def test_a_store_that_cannot_be_written_is_read_and_one_warning_says_so(
             time.sleep(0.05)
     finally:
         in_the_way.unlink()
-    (record,) = [record for record in caplog.records if record.name == "dpr.readers"]
+    (record,) = [record for record in caplog.records if record.name == "dpr.formats.markers"]
     assert "snapshot 1 is read without a marker" in record.getMessage()
     assert nights.store.url in record.getMessage()

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from dpr.retrieve import ROW_BITS, SegmentSet
-from dpr.segment import MappedSegment
+from dpr.search.retrieve import ROW_BITS, SegmentSet
+from dpr.formats.segment import MappedSegment
 
 
 def test_vectors_come_in_the_order_of_the_ids_asked_for() -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpr.errors import IntegrityError
-from dpr.segment import (
+from dpr.formats.segment import (
     ROW_GROUP_ROWS,
     MappedSegment,
     check_segment,

@@ -1,1 +1,1 @@
-"""Reading a corpus: planning slices, reading rows, splitting documents, finding what changed."""
+"""Reading a corpus: planning slices, reading rows, splitting documents, comparing hashes."""

@@ -1,21 +1,21 @@
-"""What a corpus file is, by its first bytes: its format, whether it is gzipped, whether it has the columns needed."""
+"""What a corpus file is: its format, whether it is gzipped, whether it has the columns that the recipe names."""
 
 import gzip
 import io
 import json
 import zlib
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import IO, Any, Final
 
-from dpr.corpus.files import read_head
-from dpr.corpus.parquet import PARQUET_MAGIC, check_names, check_parquet
-from dpr.corpus.rows import InputFile, ReadFormat
+from dpr.corpus.input_files import open_unchanged
+from dpr.corpus.parquet import PARQUET_MAGIC, check_names, parquet_kind
+from dpr.corpus.rows import FileKind, InputFile
 from dpr.corpus.tsv import TSV_COLUMNS, UnusableLineError, split_tsv
 from dpr.errors import CorpusError
 from dpr.recipe import Columns, CorpusConfig
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
+PARQUET_SUFFIXES: Final = (".parquet", ".pq")
 DOCUMENT_SUFFIXES: Final = (".txt", ".md")
 UTF8_BOM: Final = b"\xef\xbb\xbf"
 BEIR_COLUMNS: Final = Columns(id="_id", title="title", text="text")
@@ -24,29 +24,41 @@ _HEAD_BYTES: Final = 2**20
 _SAMPLE_LINES: Final = 100
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a file is."""
-
-    format: ReadFormat
-    gzipped: bool = False
-    columns: tuple[str, ...] = ()
-    """Header of a `dpr-tsv` file."""
+def is_document(file: InputFile, corpus: CorpusConfig) -> bool:
+    """Tell whether a file is read as one document, which the recipe or the file's name decides."""
+    return corpus.format == "documents" or (corpus.format == "auto" and file.path.lower().endswith(DOCUMENT_SUFFIXES))
 
 
-def detect(file: InputFile, corpus: CorpusConfig) -> Kind:
-    """The kind of `file`, checked against the format and columns of the recipe.
+def detect(file: InputFile, corpus: CorpusConfig) -> FileKind:
+    """Open a file that is no document and find out its kind, checked against the format and columns of the recipe.
 
-    Raises CorpusError for an empty file, one of another format than the recipe's, and a missing column.
+    Reads the footer of Parquet, or the first MiB of anything else. Raises CorpusError for an empty file, one of another
+    format than the recipe's, a missing column, and a file that changed since it was listed.
     """
-    if corpus.format == "documents" or (corpus.format == "auto" and file.path.lower().endswith(DOCUMENT_SUFFIXES)):
-        return Kind("documents")
     if file.size_bytes == 0:
         raise CorpusError(f"corpus file {file.path} is empty (0 bytes); remove it or put passages in it")
-    head = read_head(file, _HEAD_BYTES)
-    if corpus.format == "parquet" or (corpus.format == "auto" and head.startswith(PARQUET_MAGIC)):
-        check_parquet(file, corpus.columns)
-        return Kind("parquet")
+    with open_unchanged(file.path, file.identity, cache="none") as stream:
+        if corpus.format == "parquet":
+            return parquet_kind(file, stream, corpus.columns)
+        # the head is read in one piece, since some HTTP servers send a file from its beginning only; of a file that is
+        # named like Parquet, a few bytes will do, since the footer says the rest
+        is_named_parquet = corpus.format == "auto" and file.path.lower().endswith(PARQUET_SUFFIXES)
+        head = _read_up_to(stream, len(PARQUET_MAGIC) if is_named_parquet else _HEAD_BYTES)
+        if corpus.format == "auto" and head.startswith(PARQUET_MAGIC):
+            return parquet_kind(file, stream, corpus.columns)
+        head += _read_up_to(stream, _HEAD_BYTES - len(head))
+    return _kind_of_lines(file, corpus, head)
+
+
+def _read_up_to(stream: IO[bytes], length: int) -> bytes:
+    """Read `length` bytes, or all there are if they are fewer; one call of a remote file may return less."""
+    pieces = bytearray()
+    while len(pieces) < length and (piece := stream.read(length - len(pieces))):
+        pieces += piece
+    return bytes(pieces)
+
+
+def _kind_of_lines(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKind:
     gzipped = head.startswith(GZIP_MAGIC)
     if gzipped:
         head = _unpacked(file, head)
@@ -56,35 +68,38 @@ def detect(file: InputFile, corpus: CorpusConfig) -> Kind:
     is_whole = len(head) < _HEAD_BYTES
     if is_whole and not lines:
         raise CorpusError(f"corpus file {file.path} holds no lines but empty ones; remove it or put passages in it")
-    kind = _line_kind(file, corpus, lines, gzipped)
-    if is_whole and kind.columns and len(lines) == 1:
-        raise CorpusError(f"corpus file {file.path} holds a header and no passages; remove it or put passages in it")
-    return kind
-
-
-def _line_kind(file: InputFile, corpus: CorpusConfig, lines: list[str], gzipped: bool) -> Kind:
     header = _tsv_header(lines)
     if corpus.format == "dpr-tsv" or (corpus.format == "auto" and set(header) >= set(TSV_COLUMNS)):
-        if missing := [name for name in TSV_COLUMNS if name not in header]:
-            raise CorpusError(
-                f"corpus file {file.path} has no column {missing[0]!r} in its first line {lines[:1]}; "
-                "dpr-tsv needs the tab-separated header id, text, title"
-            )
-        return Kind("dpr-tsv", gzipped, header)
+        _check_tsv(file, header, lines, is_whole=is_whole)
+        return FileKind(format="dpr-tsv", gzipped=gzipped, columns=header)
+    return _json_kind(file, corpus, lines, gzipped=gzipped)
+
+
+def _check_tsv(file: InputFile, header: tuple[str, ...], lines: list[str], *, is_whole: bool) -> None:
+    if missing := [name for name in TSV_COLUMNS if name not in header]:
+        raise CorpusError(
+            f"corpus file {file.path} has no column {missing[0]!r} in its first line {lines[:1]}; "
+            "dpr-tsv needs the tab-separated header id, text, title"
+        )
+    if is_whole and len(lines) == 1:
+        raise CorpusError(f"corpus file {file.path} holds a header and no passages; remove it or put passages in it")
+
+
+def _json_kind(file: InputFile, corpus: CorpusConfig, lines: list[str], *, gzipped: bool) -> FileKind:
     objects = [document for line in lines if (document := _json_object(line)) is not None]
     if not objects:
-        said = "is of no known format" if corpus.format == "auto" else f"is not {corpus.format}"
+        problem = "is of no known format" if corpus.format == "auto" else f"is not {corpus.format}"
         raise CorpusError(
-            f"corpus file {file.path} {said}: none of its first lines is a JSON object (the first is "
-            f"{(lines or [''])[0][:60]!r}); formats are dpr-tsv, beir, jsonl, parquet, documents, python-docs"
+            f"corpus file {file.path} {problem}: none of its first lines is a JSON object (the first is "
+            f"{(lines or [''])[0][:60]!r}); formats are dpr-tsv, beir, jsonl, parquet, documents"
         )
     names = list(dict.fromkeys(name for document in objects for name in document))
     is_guessed = corpus.format == "auto" and corpus.columns == Columns()
     is_beir = corpus.format == "beir" or (is_guessed and "id" not in names and "_id" in names)
-    # BEIR allows passages without a title; a mapped title that never comes up is a mapping gone wrong
+    # BEIR allows passages without a title; elsewhere a title that no line has is a mistake in the recipe
     columns = BEIR_COLUMNS.model_copy(update={"title": None}) if is_beir else corpus.columns
     check_names(file.path, columns, names)
-    return Kind("beir" if is_beir else "jsonl", gzipped)
+    return FileKind(format="beir" if is_beir else "jsonl", gzipped=gzipped)
 
 
 def _tsv_header(lines: list[str]) -> tuple[str, ...]:
@@ -95,6 +110,7 @@ def _tsv_header(lines: list[str]) -> tuple[str, ...]:
 
 
 def _unpacked(file: InputFile, head: bytes) -> bytes:
+    """Unpack the first bytes of a gzipped file, to at most `_HEAD_BYTES`."""
     unpacked = bytearray()
     with gzip.open(io.BytesIO(head)) as stream:
         try:
@@ -109,7 +125,7 @@ def _unpacked(file: InputFile, head: bytes) -> bytes:
 
 
 def _first_lines(head: bytes) -> list[str]:
-    """The first non-empty lines; of a longer file the last one is left out, since it may be cut."""
+    """Return the first non-empty lines; the last one of a longer file is left out, since it may be cut."""
     lines = head.removeprefix(UTF8_BOM).split(b"\n")
     if len(head) == _HEAD_BYTES:
         del lines[-1]

@@ -1,4 +1,4 @@
-"""Folders of documents: every .txt and .md file split into passages of so many words (paper, section 4.1)."""
+"""Folders of documents: each .txt or .md file is split into passages of 100 words or so (paper, section 4.1)."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -7,37 +7,44 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from dpr.corpus.detect import UTF8_BOM
-from dpr.corpus.files import open_unchanged, relative_path
+from dpr.corpus.input_files import open_unchanged, relative_path
 from dpr.corpus.rows import InputFile, Row, Slice, checked_row, unusable_row
 from dpr.corpus.split import iter_passages
 from dpr.recipe import CorpusConfig
 
 MAX_DOCUMENT_BYTES: Final = 64 * 2**20
-"""A document is held whole while it is split."""
+"""Larger documents are not read, since a document is held in memory while it is split."""
 
 _HEADING: Final = re.compile(r"#{1,6}\s+(.*?)(\s+#+)?\s*$")
 _FENCE: Final = re.compile(r"\s*(```|~~~)")
 
 
 def document_slices(root: str, files: Iterable[InputFile], slice_bytes: int) -> list[Slice]:
-    """Runs of files of about `slice_bytes` together."""
-    slices: list[Slice] = []
-    held: list[InputFile] = []
+    """Group the files below `root`, in their order, into slices of about `slice_bytes` each."""
+    groups: list[list[InputFile]] = []
     held_bytes = 0
     for file in files:
-        if held and held_bytes + file.size_bytes > slice_bytes:
-            slices.append(Slice(root, "documents", files=tuple(held)))
-            held, held_bytes = [], 0
-        held.append(file)
+        if not groups or held_bytes + file.size_bytes > slice_bytes:
+            groups.append([])
+            held_bytes = 0
+        groups[-1].append(file)
         held_bytes += file.size_bytes
-    return [*slices, Slice(root, "documents", files=tuple(held))] if held else slices
+    return [
+        Slice(
+            path=root,
+            format="documents",
+            size_bytes=sum(file.size_bytes for file in group),
+            files=tuple(group),
+        )
+        for group in groups
+    ]
 
 
 def read_documents(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
-    """One row per passage, and one for each document that cannot be used as a whole.
+    """Yield one row for each passage, and one for each document that cannot be used at all.
 
-    The id is the path below the slice's folder, `#` and the passage's number; the title is the first heading of a .md
-    file, else the file's name without its suffix.
+    The id is the file's path below the slice's folder, `#` and the number of the passage. The title is the first
+    heading of a .md file, or the file's name without its suffix.
     """
     position = 0
     for file in slice_.files:
@@ -70,7 +77,7 @@ def _document_rows(root: str, file: InputFile, position: int, corpus: CorpusConf
 
 
 def document_title(name: str, text: str) -> str:
-    """The first heading (`# …`) of a .md document outside fenced code, else its file's name without the suffix."""
+    """Return the first heading (`# …`) of a .md document outside fenced code, or else the name without its suffix."""
     path = PurePosixPath(name)
     in_code = False
     for line in text.split("\n") if path.suffix.lower() == ".md" else ():

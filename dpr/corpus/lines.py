@@ -1,7 +1,7 @@
 """Corpora of lines: DPR's TSV, BEIR's and other JSONL, plain or gzipped.
 
-A line ends at `\\n` and nowhere else, and belongs to the slice that its first byte lies in, so slices may cut anywhere.
-Empty lines are no rows. Every other line is one row, and a line that cannot be used spoils no other.
+A line ends at `\\n` and nowhere else. It belongs to the slice that holds its first byte, so slices may cut anywhere.
+Every line but the empty ones is one row. A line that cannot be used does not affect the lines around it.
 """
 
 import gzip
@@ -13,29 +13,29 @@ from contextlib import contextmanager
 from typing import IO, Any, Final, cast
 
 from dpr.corpus.detect import BEIR_COLUMNS, UTF8_BOM
-from dpr.corpus.files import open_unchanged
+from dpr.corpus.input_files import open_unchanged
 from dpr.corpus.rows import Row, Slice, checked_row, unusable_row
 from dpr.corpus.tsv import TSV_COLUMNS, UnusableLineError, split_tsv
 from dpr.errors import CorpusError
 from dpr.recipe import Columns, CorpusConfig
 
 Fields = tuple[object, object, object]
-"""Id, title and text as they stand in a line."""
+"""Id, title and text, as they stand in a line."""
 
 _BUFFER_BYTES: Final = 2**20
 _LINE_BYTES: Final = 16 * 2**20
 _JSON_SPACE: Final = " \t\r"
 _JSON_BYTES_PER_CHAR: Final = 12
-"""The most that one character takes: a surrogate pair of two \\uXXXX escapes."""
+"""At most: a surrogate pair, written as two \\uXXXX escapes."""
 
 
 def read_lines(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
-    """The rows of a slice of a `dpr-tsv`, `beir` or `jsonl` file; CorpusError if it is gzipped and damaged."""
+    """Yield the rows of a slice of a `dpr-tsv`, `beir` or `jsonl` file; CorpusError if it is damaged gzip."""
     parse = _parser(slice_, corpus)
-    most_bytes = _LINE_BYTES + _JSON_BYTES_PER_CHAR * corpus.max_passage_chars
+    max_bytes = _LINE_BYTES + _JSON_BYTES_PER_CHAR * corpus.max_passage_chars
     path, max_chars = slice_.path, corpus.max_passage_chars
     with _opened(slice_) as file:
-        lines = iter_lines(file, slice_.start, None if slice_.gzipped else slice_.stop, most_bytes)
+        lines = iter_lines(file, slice_.start, None if slice_.gzipped else slice_.stop, max_bytes)
         if slice_.format == "dpr-tsv" and slice_.start == 0:
             next(lines, None)
         for position, line, is_cut in lines:
@@ -53,24 +53,24 @@ def read_lines(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
                 yield checked_row((path, position), line, fields, max_chars)
 
 
-def iter_lines(file: IO[bytes], start: int, stop: int | None, most_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
-    """(offset, line without its `\\n`, whether it was cut) of each non-empty line that begins in [start, stop).
+def iter_lines(file: IO[bytes], start: int, stop: int | None, max_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield (offset, line without its `\\n`, whether it was cut) for each non-empty line that begins in [start, stop).
 
-    A line of over `most_bytes` is cut to that many, and the rest is skipped without being held.
+    A longer line is cut to `max_bytes`, and the rest of it is skipped without being held in memory.
     """
     position = start
     if start:
-        file.seek(start - 1)  # if that byte ends a line, nothing but it is skipped
+        file.seek(start - 1)  # if that byte ends a line, only it is skipped
         position += _skip_line(file) - 1
     while stop is None or position < stop:
-        line = file.readline(most_bytes + 1)
+        line = file.readline(max_bytes + 1)
         if not line:
             return
         next_position = position + len(line)
-        is_cut = len(line) > most_bytes and not line.endswith(b"\n")
+        is_cut = len(line) > max_bytes and not line.endswith(b"\n")
         if is_cut:
             next_position += _skip_line(file)
-            line = line[:most_bytes]
+            line = line[:max_bytes]
         elif line.endswith(b"\n"):
             line = line[:-1]
         if line and not line.isspace():
@@ -79,7 +79,7 @@ def iter_lines(file: IO[bytes], start: int, stop: int | None, most_bytes: int) -
 
 
 def _skip_line(file: IO[bytes]) -> int:
-    """Read to the end of the line; how many bytes that were."""
+    """Read to the end of the line, and return how many bytes that were."""
     skipped = 0
     while piece := file.readline(_BUFFER_BYTES):
         skipped += len(piece)
@@ -92,7 +92,7 @@ def _skip_line(file: IO[bytes]) -> int:
 def _opened(slice_: Slice) -> Iterator[IO[bytes]]:
     with open_unchanged(slice_.path, slice_.identity) as file:
         if not slice_.gzipped:
-            # readline of a remote fsspec file is a Python loop
+            # readline of a remote fsspec file is a slow loop in Python
             yield file if isinstance(file, io.BufferedReader) else _buffered(file)
             return
         try:
@@ -119,7 +119,7 @@ def _json_parser(columns: Columns) -> Callable[[str], Fields]:
     def parse(line: str) -> Fields:
         line = line.strip(_JSON_SPACE)
         try:
-            document, end = decode(line)  # json.loads spends a third of its time looking for white space
+            document, end = decode(line)  # a third of json.loads is spent looking for white space
         except (ValueError, RecursionError):  # ValueError: bad JSON, or an integer of thousands of digits
             raise UnusableLineError("broken JSON") from None
         if end != len(line):

@@ -1,4 +1,4 @@
-"""Parquet corpora: checked by their footer, cut by row groups, read batch by batch."""
+"""Parquet corpora: the footer is checked, row groups are cut into slices, and rows are read in batches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpr.corpus.files import open_unchanged
-from dpr.corpus.rows import InputFile, Row, Slice, checked_row, unusable_row
+from dpr.corpus.input_files import open_unchanged
+from dpr.corpus.rows import FileKind, InputFile, Row, Slice, checked_row, unusable_row
 from dpr.errors import CorpusError
 from dpr.recipe import Columns, CorpusConfig
 
@@ -17,10 +17,15 @@ _BATCH_ROWS: Final = 1024
 _STREAM_BYTES: Final = 4 * 2**20
 
 
-def check_parquet(file: InputFile, columns: Columns) -> None:
-    """CorpusError unless `file` is whole Parquet that has the mapped columns with types that can hold them."""
-    with _opened(file.path, file.identity) as parquet:
-        schema = parquet.schema_arrow
+def parquet_kind(file: InputFile, stream: IO[bytes], columns: Columns) -> FileKind:
+    """Read the footer of an open file and return its kind, with the size of each row group.
+
+    Raises CorpusError unless the file is whole Parquet that has the mapped columns, of types that can hold them.
+    """
+    with _damage_errors(file.path):
+        parquet = _parquet_file(stream)
+        schema, metadata = parquet.schema_arrow, parquet.metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     check_names(file.path, columns, schema.names)
     for role, name in _roles(columns):
         held = schema.field(name).type
@@ -30,10 +35,15 @@ def check_parquet(file: InputFile, columns: Columns) -> None:
             raise CorpusError(
                 f"corpus file {file.path} has {held} in column {name!r}; columns.{role} must name one of {allowed}"
             )
+    return FileKind(
+        format="parquet",
+        row_group_rows=tuple(group.num_rows for group in groups),
+        row_group_bytes=tuple(group.total_byte_size for group in groups),
+    )
 
 
 def check_names(path: str, columns: Columns, names: list[str]) -> None:
-    """CorpusError if a mapped column is not among `names`."""
+    """Raise CorpusError if a mapped column is not among `names`."""
     for role, name in _roles(columns):
         if names.count(name) != 1:
             without = " (null: passages have no titles)" if role == "title" else ""
@@ -42,36 +52,45 @@ def check_names(path: str, columns: Columns, names: list[str]) -> None:
             )
 
 
-def parquet_slices(file: InputFile, slice_bytes: int) -> list[Slice]:
-    """Runs of whole row groups of about `slice_bytes` each; none if the file has no rows."""
-    with _opened(file.path, file.identity) as parquet:
-        groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
-        sizes_bytes = [group.total_byte_size if group.num_rows else 0 for group in groups]
+def parquet_slices(file: InputFile, kind: FileKind, slice_bytes: int) -> list[Slice]:
+    """Cut a file into runs of whole row groups of about `slice_bytes` each; none if it has no rows."""
+    pairs = zip(kind.row_group_rows, kind.row_group_bytes, strict=True)
+    sizes_bytes = [size_bytes if rows else 0 for rows, size_bytes in pairs]
+    all_bytes = sum(sizes_bytes)
     slices: list[Slice] = []
     start, held_bytes = 0, 0
     for number, size_bytes in enumerate(sizes_bytes):
         held_bytes += size_bytes
         if held_bytes and (held_bytes >= slice_bytes or number == len(sizes_bytes) - 1):
-            slices.append(Slice(file.path, "parquet", start, number + 1, file.identity))
+            slices.append(
+                Slice(
+                    path=file.path,
+                    format="parquet",
+                    start=start,
+                    stop=number + 1,
+                    size_bytes=file.size_bytes * held_bytes // all_bytes,
+                    identity=file.identity,
+                )
+            )
             start, held_bytes = number + 1, 0
     return slices
 
 
 def read_parquet(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
-    """The rows of a slice's row groups; CorpusError if the file is damaged or has not the rows its footer says."""
-    wanted = [name for _, name in _roles(corpus.columns)]
+    """Yield the rows of a slice; CorpusError if the file is damaged or does not hold the rows that its footer says."""
+    names = [name for _, name in _roles(corpus.columns)]
     with _opened(slice_.path, slice_.identity) as parquet:
         counts = [parquet.metadata.row_group(number).num_rows for number in range(slice_.stop)]
         first = position = sum(counts[: slice_.start])
         groups = range(slice_.start, slice_.stop)
-        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(dict.fromkeys(wanted))):
+        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(dict.fromkeys(names))):
             values = {name: _values(batch.column(name)) for name in batch.schema.names}
             yield from _batch_rows(slice_.path, position, values, corpus)
             position += batch.num_rows
     if position - first != sum(counts[slice_.start :]):
         raise CorpusError(
-            f"corpus file {slice_.path} gave {position - first} rows of row groups [{slice_.start}, {slice_.stop}), "
-            f"its footer says {sum(counts[slice_.start :])}; write it again"
+            f"corpus file {slice_.path} has {position - first} rows in row groups [{slice_.start}, {slice_.stop}), "
+            f"but its footer says {sum(counts[slice_.start :])}; write it again"
         )
 
 
@@ -89,7 +108,7 @@ def _batch_rows(path: str, position: int, values: dict[str, list[Any]], corpus: 
 
 
 class _Undecoded(str):
-    """Bytes that are not UTF-8, each stray byte escaped as a surrogate."""
+    """Text of bytes that are not UTF-8: each byte that is wrong stands as half of a surrogate pair."""
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -98,7 +117,7 @@ def _values(column: pa.Array) -> list[Any]:
     if not pa.types.is_integer(column.type):
         try:
             return list(column.cast(pa.large_string()).to_pylist())
-        except (UnicodeDecodeError, pa.ArrowInvalid):  # a value is not UTF-8; the others are good
+        except (UnicodeDecodeError, pa.ArrowInvalid):  # at least one value is not UTF-8
             return [None if data is None else _decoded(data) for data in column.cast(pa.large_binary()).to_pylist()]
     return list(column.to_pylist())
 
@@ -124,19 +143,20 @@ def _roles(columns: Columns) -> list[tuple[str, str]]:
 
 @contextmanager
 def _opened(path: str, identity: str) -> Iterator[pq.ParquetFile]:
-    with open_unchanged(path, identity, cache="none") as file, _damage_told(path):
-        # without pre-buffering a row group is never held whole, and checksums are looked at where there are any
+    with open_unchanged(path, identity, cache="none") as file, _damage_errors(path):
         yield _parquet_file(file)
 
 
 def _parquet_file(file: IO[bytes]) -> pq.ParquetFile:
+    # without pre-buffering a row group is never held whole; checksums of pages are verified where the file has any
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=_STREAM_BYTES, page_checksum_verification=True)
 
 
 @contextmanager
-def _damage_told(path: str) -> Iterator[None]:
+def _damage_errors(path: str) -> Iterator[None]:
+    """Turn pyarrow's errors about a damaged file into CorpusError."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())
-        raise CorpusError(f"corpus file {path} is not whole Parquet ({said}); write or fetch it again") from error
+        problem = " ".join(str(error).split())
+        raise CorpusError(f"corpus file {path} is not whole Parquet ({problem}); write or fetch it again") from error

@@ -1,17 +1,20 @@
-"""What planning yields (slices) and what reading a slice yields: one `Row` per input row, usable or not."""
+"""What planning a corpus yields (slices) and what reading a slice yields: one `Row` per input row, usable or not."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple
+
+from dpr.fingerprint import fingerprint
+from dpr.formats.records import Document
+from dpr.recipe import CorpusConfig
 
 MAX_RAW_BYTES: Final = 64 * 1024
+_FIELDS_OF_PLANNING: Final = {"path", "slice_bytes", "rescan"}
+"""Fields of the corpus that decide which slices there are and when they are read, and not what one slice holds."""
 
-ReadFormat = Literal["dpr-tsv", "beir", "jsonl", "parquet", "documents", "python-docs"]
+ReadFormat = Literal["dpr-tsv", "beir", "jsonl", "parquet", "documents"]
 
 
-@dataclass(frozen=True)
-class InputFile:
+class InputFile(Document):
     """One file as it was when the corpus was planned."""
 
     path: str
@@ -21,9 +24,21 @@ class InputFile:
     """Size with modification time (local files) or with ETag (object stores): changes whenever the file does."""
 
 
-@dataclass(frozen=True)
-class Slice:
-    """One unit of scanning: plain values that name what to read and pin what it was when it was planned."""
+class FileKind(Document):
+    """What planning found out about a file by opening it; it holds as long as the file's identity stays the same."""
+
+    format: ReadFormat
+    gzipped: bool = False
+    columns: tuple[str, ...] = ()
+    """The header of a `dpr-tsv` file."""
+    row_group_rows: tuple[int, ...] = ()
+    """Rows of each row group of a Parquet file."""
+    row_group_bytes: tuple[int, ...] = ()
+    """Unpacked size of each row group of a Parquet file."""
+
+
+class Slice(Document):
+    """One unit of scanning: names what to read, and pins the state of the file when the corpus was planned."""
 
     path: str
     """The file; for `documents` the folder that ids are relative to."""
@@ -31,27 +46,28 @@ class Slice:
     start: int = 0
     stop: int = 0
     """Bytes [start, stop) of a line file, row groups [start, stop) of Parquet; the whole file if it is gzipped."""
+    size_bytes: int = 0
+    """How many bytes of input the slice reads; of a Parquet file its row groups' share of the file."""
     identity: str = ""
-    """`InputFile.identity` of the file; for `python-docs` the Python version; empty for `documents`."""
+    """`InputFile.identity` of the file; empty for `documents`, whose files have their own."""
     gzipped: bool = False
     columns: tuple[str, ...] = ()
     """The header of a `dpr-tsv` file."""
     files: tuple[InputFile, ...] = ()
     """The files of a `documents` slice."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The slice as JSON values, of which `from_json` makes an equal one."""
-        return {**asdict(self), "columns": list(self.columns), "files": [asdict(file) for file in self.files]}
+    def slice_id(self, corpus: CorpusConfig) -> str:
+        """Return a fingerprint of everything that decides which rows this slice yields.
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """The slice that `to_json` described."""
-        files = tuple(InputFile(**file) for file in document["files"])
-        return cls(**{**document, "columns": tuple(document["columns"]), "files": files})
+        It covers the slice with the identity of its files, and how the recipe reads them: all fields of the corpus but
+        `path`, `slice_bytes` and `rescan`. So two slices with the same id yield the same rows, on any night.
+        """
+        what = self.model_dump(mode="json", exclude={"size_bytes"})
+        return fingerprint({"slice": what, "corpus": corpus.model_dump(mode="json", exclude=_FIELDS_OF_PLANNING)})
 
 
 class Passage(NamedTuple):
-    """One passage as the user named it. (Tuples: half the price of frozen dataclasses, and there are millions.)"""
+    """One passage as it stands in the corpus. A tuple, since there are millions and a dataclass takes twice as long."""
 
     id: str
     title: str
@@ -66,21 +82,21 @@ class Row(NamedTuple):
     """One row of the input, with its passage or with the reason why it has none."""
 
     position: int
-    """Byte offset of the line (in .gz: of the unpacked text), row number in Parquet, running number otherwise."""
+    """Byte offset of the line (in .gz: of the unpacked text), row number in Parquet, number in the slice otherwise."""
     stored: Stored
     """The row as it stands in the input."""
     passage: Passage | None
     reason: str
-    """Empty, or why the row cannot be used. Without values, so that rows can be counted by it."""
+    """Why the row cannot be used; empty if it can. It holds no values, so that rows can be counted by reason."""
     source: str
     """File that holds the row."""
 
     @property
     def raw(self) -> bytes:
-        """The row as it stands in the input, as JSON if it is a Parquet row, at most 64 KiB of it."""
+        """Return the first 64 KiB of the row as it stands in the input; a Parquet row is written as JSON."""
         if isinstance(self.stored, bytes):
             return self.stored[:MAX_RAW_BYTES]
-        # made only when asked for, since it takes longer than everything else; bad UTF-8 comes out as it went in
+        # the JSON is made here, and not for each row, since it takes longer than reading; bad UTF-8 stays as it was
         row = dict(zip(*self.stored, strict=True))
         return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape")[:MAX_RAW_BYTES]
 
@@ -91,9 +107,10 @@ def checked_row(
     fields: tuple[object, object, object],
     max_chars: int,
 ) -> Row:
-    """The row of `fields` (id, title, text) at `place` (source, position): checked, and with a reason if it fails.
+    """Check the `fields` (id, title, text) at `place` (source, position) and return their row.
 
-    An integer id becomes a string, a missing title an empty one; nothing else is converted.
+    The row has a reason if it cannot be used. An integer id becomes a string and a missing title an empty one; nothing
+    else is converted.
     """
     passage_id, title, text = fields
     if type(passage_id) is int:
@@ -109,7 +126,7 @@ def checked_row(
 
 
 def unusable_row(place: tuple[str, int], stored: Stored, reason: str) -> Row:
-    """The row at `place` (source, position) that has no passage because of `reason`."""
+    """Return the row at `place` (source, position) that has no passage because of `reason`."""
     return Row(place[1], stored, None, reason, place[0])
 
 
@@ -122,9 +139,7 @@ def _text_problem(passage_id: str, title: str, text: str, max_chars: int) -> str
         return "longer than max_passage_chars"
     if "\0" in text or "\0" in title or "\0" in passage_id:
         return "NUL characters"
-    if not (text.isascii() and title.isascii() and passage_id.isascii()) and not _has_utf8_form(
-        passage_id + title + text
-    ):
+    if not (text.isascii() and title.isascii() and passage_id.isascii()) and not is_utf8(passage_id + title + text):
         return "half of a surrogate pair"
     return ""
 
@@ -140,10 +155,14 @@ def _type_problem(passage_id: object, title: object, text: object) -> str:
     return f"{name} is a {type(value).__name__}, not a string"
 
 
-def _has_utf8_form(field: str) -> bool:
-    # JSON can spell half of a surrogate pair (\ud800), which no encoder, hash or Parquet file accepts later on
+def is_utf8(text: str) -> bool:
+    """Tell whether `text` can be written as UTF-8.
+
+    Half of a surrogate pair cannot. JSON can spell one (`\\ud800`), and a file name that is not UTF-8 becomes a string
+    that holds some.
+    """
     try:
-        field.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True

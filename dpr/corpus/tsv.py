@@ -1,20 +1,21 @@
-"""One line of DPR's TSV (psgs_w100.tsv): csv's tab dialect with doubled quotes."""
+"""One line of DPR's TSV (psgs_w100.tsv): fields between tabs, quoted as Python's csv does it."""
 
 import csv
 from typing import Final
 
 TSV_COLUMNS: Final = ("id", "text", "title")
-"""DPR's header; other orders and further columns are read too."""
+"""The columns that a header needs, in any order; it may have others too."""
 
 
 class UnusableLineError(Exception):
-    """A line that has no fields; the message is the reason."""
+    """A line that cannot be split into fields; the message is the reason."""
 
 
 def split_tsv(line: str) -> list[str]:
-    """The fields of one line without its end, as DPR's own reader (Python's csv) splits it.
+    """Split one line, without its end, into the fields that DPR's own reader (Python's csv) finds.
 
-    Raises UnusableLineError if a quote is left open: fields that go on in the next line cannot be read in slices.
+    Raises UnusableLineError if a quote is left open, since a field that goes on in the next line cannot be read in
+    slices.
     """
     line = line.removesuffix("\r")
     if '"' not in line:

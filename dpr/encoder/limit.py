@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dpr.encoder.model import Network
+from dpr.encoder.network import Network
 
 GPU_SIDE, CPU_SIDE = 8192, 1024
 """Products of square matrices: on a GPU large enough to fill it, on a CPU about as large as a batch's own."""

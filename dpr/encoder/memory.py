@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dpr.encoder.model import Forward
+from dpr.encoder.network import Forward
 from dpr.encoder.tokens import TokenBatch
 from dpr.errors import EncoderError
 
@@ -15,20 +15,20 @@ _log = logging.getLogger(__name__)
 
 
 class WithinMemory:
-    """A Forward that halves what it hands on when memory runs out, and stays at that."""
+    """A Forward that halves its batches when memory runs out, and keeps them so small from then on."""
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
-        self._most_tokens: int | None = None
+        self._max_tokens: int | None = None
 
     @property
-    def said(self) -> str:
-        """What became of it, for people; empty if memory has sufficed."""
-        return "" if self._most_tokens is None else f"out of memory, so at most {self._most_tokens} tokens a batch"
+    def limit(self) -> str:
+        """Return how far batches had to be limited, for people; empty if memory has sufficed."""
+        return "" if self._max_tokens is None else f"out of memory, so at most {self._max_tokens} tokens a batch"
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
-        """See Forward; EncoderError if not even one row fits."""
-        if len(tokens) > 1 and self._most_tokens is not None and len(tokens.ids_T) > self._most_tokens:
+        """See Forward. Raises EncoderError if not even one row fits."""
+        if len(tokens) > 1 and self._max_tokens is not None and len(tokens.ids_T) > self._max_tokens:
             half = len(tokens) // 2
             return torch.cat([self(tokens[:half]), self(tokens[half:])])
         try:
@@ -39,9 +39,9 @@ class WithinMemory:
                     f"a passage of {len(tokens.ids_T)} tokens does not fit the memory of this device ({error}); let "
                     "the encoder have the device to itself, or lower max_tokens"
                 ) from error
-        # out of the handler, so that the failed attempt's tensors are let go
-        self._most_tokens = len(tokens.ids_T) // 2
-        _log.warning("out of memory: batches of at most %d tokens from now on", self._most_tokens)
+        # after the handler, so that the tensors of the failed attempt are freed
+        self._max_tokens = len(tokens.ids_T) // 2
+        _log.warning("out of memory: batches of at most %d tokens from now on", self._max_tokens)
         return self(tokens)
 
     def batches(self, lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:

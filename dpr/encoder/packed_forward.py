@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dpr.encoder.model import Network
+from dpr.encoder.network import Network
 from dpr.encoder.packed import Ops, Packed, PackedBert, pool
 from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_torch import TorchOps

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dpr.encoder.model import Network
-from dpr.encoder.spec import TowerSpec
+from dpr.encoder.network import Network
 from dpr.encoder.tokens import TokenBatch
+from dpr.encoder.tower import TowerSpec
 
 
 class PaddedForward:
-    """Rows padded to the longest of the batch. For batches of nearly equal rows that wastes next to nothing."""
+    """A Forward that pads all rows of a batch to its longest one; with rows of nearly equal length little is wasted."""
 
     def __init__(self, network: Network, tower: TowerSpec, device: torch.device) -> None:
         self._network, self._tower, self._device = network, tower, device
@@ -32,7 +32,7 @@ class PaddedForward:
         return vectors_BD.float().cpu()
 
     def batches(self, lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
-        """See Forward. Longest rows first, so that those of one batch are as equal as can be."""
+        """See Forward. The longest rows come first, so that the lengths within a batch differ as little as possible."""
         order_N = np.argsort(-lengths_N, kind="stable")
         batches, first = [], 0
         while first < len(order_N):
@@ -46,7 +46,7 @@ class PaddedForward:
 
 
 def pool(hidden_BLH: Tensor, mask_BL: Tensor | None, pooling: str) -> Tensor:
-    """One float32 vector (B, H) a row: its first token's (cls), or mean or maximum over its real tokens."""
+    """Return one float32 vector (B, H) a row: that of its first token (cls), or mean or maximum of its real tokens."""
     if pooling == "cls":
         return hidden_BLH[:, 0].float()
     hidden_BLH = hidden_BLH.float()
@@ -62,7 +62,7 @@ def pool(hidden_BLH: Tensor, mask_BL: Tensor | None, pooling: str) -> Tensor:
 def _padded(
     tokens: TokenBatch, pad_id: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-    """Ids and types (B, L), and the mask (B, L), 1 at real tokens, or None where nothing is padded."""
+    """Return ids and types (B, L), and the mask (B, L), which is 1 at real tokens, and None if nothing is padded."""
     lengths = tokens.lengths()
     real_BL = np.arange(lengths.max(initial=1))[None, :] < lengths[:, None]
     ids_BL, types_BL = np.full(real_BL.shape, pad_id, np.int64), np.zeros(real_BL.shape, np.int64)

@@ -1,7 +1,7 @@
-"""Which arithmetic to encode in: bf16 where the processor multiplies it and the vectors stay the same.
+"""The choice of arithmetic: bf16 where the processor has products of it and vectors stay nearly the same.
 
-Never by timing: a machine must choose the same every time, or a run that is continued would differ from one that was
-not. Shapes: B rows, D dimensions.
+Nothing is timed: a machine must choose the same every time, because a run that is continued must not mix vectors of two
+arithmetics. Shapes: B rows, D dimensions.
 """
 
 import copy
@@ -11,56 +11,60 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpr.encoder.model import Network
+from dpr.encoder.network import Network
 from dpr.encoder.padded import PaddedForward
-from dpr.encoder.spec import TowerSpec
 from dpr.encoder.tokens import TokenBatch
+from dpr.encoder.tower import TowerSpec
 
-LEAST_COSINE = 0.999
-"""What every vector in bf16 must keep of the one in fp32."""
+MIN_COSINE = 0.999
+"""Between each vector in bf16 and the same one in fp32."""
 ROWS, ROW_TOKENS = 8, 64
-"""Size of the comparison."""
+"""Rows that are compared, and tokens of each."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What was chosen, and why."""
+    """The arithmetic that was chosen."""
 
     dtype: torch.dtype
-    said: str
+    reason: str
+    """Its name and why it was chosen, for people."""
 
 
 def choose_precision(network: Network, tower: TowerSpec, wanted: str, device: torch.device) -> Precision:
-    """fp32 or bf16 as `wanted`; `auto` compares the two on `network` (float32, on `device`), which stays as it was."""
+    """Choose fp32 or bf16: the one that is `wanted`, or, if that is `auto`, by comparing their vectors.
+
+    `network` is float32 and on `device`; it is not changed.
+    """
     if wanted != "auto":
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
-        return Precision(dtype, f"{wanted}, as asked for")
+        return Precision(dtype, f"{wanted}, as requested")
     if not multiplies_bf16(device):
         return Precision(torch.float32, "fp32, because this processor has no bf16 products")
-    tokens = _made_up_tokens(network.vocabulary, min(ROW_TOKENS, tower.max_tokens))
-    # a copy: weights that were bf16 once would stay rounded
+    tokens = _random_tokens(network.vocabulary, min(ROW_TOKENS, tower.max_tokens))
+    # a copy, because weights that were bf16 once stay rounded
     rounded = copy.deepcopy(network).to(torch.bfloat16, device)
     with torch.inference_mode():
         exact_BD, rounded_BD = (PaddedForward(each, tower, device)(tokens) for each in (network, rounded))
-    return judge(float(nn.functional.cosine_similarity(exact_BD, rounded_BD).min()))
+    return judge_bf16(float(nn.functional.cosine_similarity(exact_BD, rounded_BD).min()))
 
 
-def judge(cosine: float) -> Precision:
-    """bf16 if its vectors keep `cosine` (the least of them) with those of fp32, else fp32; NaN is too little."""
-    if cosine >= LEAST_COSINE:
-        return Precision(
-            torch.bfloat16, f"bf16, which this processor multiplies, at a cosine of {cosine:.5f} with fp32"
-        )
-    return Precision(torch.float32, f"fp32, because bf16 keeps a cosine of {cosine:.5f} only, under {LEAST_COSINE}")
+def judge_bf16(cosine: float) -> Precision:
+    """Choose bf16 if `cosine`, the lowest between vectors in bf16 and in fp32, is high enough; NaN is not."""
+    if cosine >= MIN_COSINE:
+        return Precision(torch.bfloat16, f"bf16, because its vectors have a cosine of {cosine:.5f} or more with fp32")
+    return Precision(
+        torch.float32, f"fp32, because a vector in bf16 has a cosine of {cosine:.5f} with it, under {MIN_COSINE}"
+    )
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the processor has bf16 products of its own; emulated ones are many times slower than fp32."""
+    """Return whether the processor has bf16 products of its own; emulated ones are many times slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _made_up_tokens(vocabulary: int, length: int) -> TokenBatch:
+def _random_tokens(vocabulary: int, length: int) -> TokenBatch:
     ids_T = np.random.default_rng(0).integers(0, vocabulary, ROWS * length, dtype=np.int32)
     return TokenBatch(ids_T, np.zeros(len(ids_T), np.uint8), np.arange(0, len(ids_T) + 1, length))

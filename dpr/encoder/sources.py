@@ -1,40 +1,90 @@
-"""Where models come from: a local folder, a folder inside an installed package, an object store, or the hub."""
+"""Where models come from: a local folder, a folder inside an installed package, an object store, or the hub.
+
+What has to be fetched is kept: object-store models in this machine's cache (`dpr.store.cache`), hub models in the hub's
+own cache.
+"""
 
 import importlib.util
-import os
-import shutil
-import tempfile
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from dpr.errors import EncoderError
+from dpr.errors import EncoderError, StoreError
 from dpr.fingerprint import fingerprint
+from dpr.store.cache import local_cache
 
-WANTED_SUFFIXES = (".json", ".txt", ".safetensors", ".model")
+FETCHED_SUFFIXES = (".json", ".txt", ".safetensors", ".model")
 """Files that are fetched: weights as safetensors, configuration and tokenizer; never pickles."""
 
+_PLACES = "a folder, package:NAME/folder, s3://bucket/folder or a hub id"
+_COMMIT = re.compile("[0-9a-f]{40}")
 
-def fetch_model(reference: str, revision: str | None = None) -> Path:
-    """The local folder of `reference`: as it is, or after fetching it into a cache.
 
-    `package:NAME/sub/folder` lies inside an installed Python package, `scheme://…` in an object store; what is neither
-    of these nor a folder here is a hub id, taken at `revision`. Raises EncoderError if there is no such model.
+@dataclass(frozen=True)
+class FoundModel:
+    """A model's files on this machine."""
+
+    folder: Path
+    commit: str | None = None
+    """The commit of the hub repository; None for a model that is not from the hub."""
+
+
+def fetch_model(reference: str, revision: str | None = None) -> FoundModel:
+    """Return the files of a model, after fetching them if they are not on this machine.
+
+    `package:NAME/sub/folder` lies inside an installed Python package, `scheme://…` in an object store. What is neither
+    of these nor a local folder is a hub id, taken at `revision`, or at the revision in `ID@REVISION`. Raises
+    EncoderError if there is no such model.
     """
-    if reference.startswith("package:"):
-        return _in_package(reference)
     if "://" in reference:
-        return _from_object_store(reference)
+        return FoundModel(_from_object_store(reference))
+    return _on_disk(reference) or _from_hub(reference, revision)
+
+
+def find_model(reference: str, revision: str | None) -> FoundModel | None:
+    """Return the files of a model that are on this machine already; None if they would have to be fetched.
+
+    Makes no request. A hub model is found only if `revision` is a commit, because only a commit never changes. Raises
+    EncoderError if the reference is a local folder or package that is not there.
+    """
+    if "://" in reference:
+        return None
+    if found := _on_disk(reference):
+        return found
+    hub_id, commit = _split_revision(reference, revision)
+    if commit is None or not _COMMIT.fullmatch(commit):
+        return None
+    try:
+        return _hub_snapshot(hub_id, commit, local_files_only=True)
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return None
+
+
+def pin_commit(reference: str, commit: str) -> str:
+    """Return the reference of a hub model at one commit."""
+    return f"{_split_revision(reference, None)[0]}@{commit}"
+
+
+def _split_revision(reference: str, revision: str | None) -> tuple[str, str | None]:
+    """Return hub id and revision; the revision in the reference comes before the one beside it."""
+    hub_id, _, own_revision = reference.partition("@")
+    return hub_id, own_revision or revision
+
+
+def _on_disk(reference: str) -> FoundModel | None:
+    """Return a local folder or a folder in a package; None for what can only be a hub id."""
+    if reference.startswith("package:"):
+        return FoundModel(_in_package(reference))
     folder = Path(reference)
     if folder.is_dir():
-        return folder
+        return FoundModel(folder)
     if folder.is_absolute() or reference.startswith(".") or folder.exists():
-        raise EncoderError(
-            f"model folder {reference} is not there; name a folder, package:NAME/folder, s3://bucket/folder or a hub id"
-        )
-    return _from_hub(reference, revision)
+        raise EncoderError(f"model folder {reference} does not exist; name {_PLACES}")
+    return None
 
 
 def _in_package(reference: str) -> Path:
@@ -42,7 +92,7 @@ def _in_package(reference: str) -> Path:
     # a top-level package is found without running any of its code; finding a dotted name would import its parents
     found = importlib.util.find_spec(name) if name.isidentifier() else None
     if found is None or not found.submodule_search_locations:
-        raise EncoderError(f"model {reference}: there is no Python package {name!r} here; install it with pip")
+        raise EncoderError(f"model {reference} needs the Python package {name!r}, which is not installed; use pip")
     for location in found.submodule_search_locations:
         root = Path(location).resolve()
         folder = (root / inside).resolve()
@@ -54,56 +104,47 @@ def _in_package(reference: str) -> Path:
 def _from_object_store(url: str) -> Path:
     try:
         filesystem, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)  # a cached one may hold an old listing
-        paths = sorted(path for path in filesystem.find(root) if path.endswith(WANTED_SUFFIXES))
-        # a changed remote file gives another folder, so that a cached one is never a mixture
+        paths = sorted(path for path in filesystem.find(root) if path.endswith(FETCHED_SUFFIXES))
+        # a changed remote file gives another key, so that a cached folder is never a mixture
         version = fingerprint([url, *(f"{path} {filesystem.ukey(path)}" for path in paths)])
-        folder = cache_folder() / version
-        if paths and not folder.is_dir():
-            names = {path: path.removeprefix(root).lstrip("/") for path in paths}
-            _fetch_whole(filesystem, names, folder)
+
+        def fetch_all(folder: Path) -> None:
+            for path in paths:
+                target = folder / path.removeprefix(root).lstrip("/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                filesystem.get_file(path, str(target))
+
+        if paths:
+            return local_cache().fetch_folder(f"models/{version}", fetch_all)
+    except StoreError:  # of the cache on this machine
+        raise
     except Exception as error:  # every scheme brings exceptions of its own, not all of them OSErrors
         raise EncoderError(
-            f"model {url} cannot be fetched: {type(error).__name__}: {_short(error)}; check the address and credentials"
+            f"model {url} cannot be fetched: {type(error).__name__}: {_shorten(error)}; check the address and "
+            "the credentials"
         ) from error
-    if not paths:
-        raise EncoderError(f"model {url} holds no model files; name the folder that holds config.json")
-    return folder
+    raise EncoderError(f"model {url} holds no model files; name the folder that holds config.json")
 
 
-def _fetch_whole(filesystem: fsspec.AbstractFileSystem, names: dict[str, str], folder: Path) -> None:
-    """Copy remote files to `folder`, which appears with all of them or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+def _from_hub(reference: str, revision: str | None) -> FoundModel:
+    hub_id, revision = _split_revision(reference, revision)
     try:
-        for path, name in names.items():
-            target = temporary / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(path, str(target))
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same files
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def cache_folder() -> Path:
-    """Where fetched models are kept: below $XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dpr", "models")
-
-
-def _from_hub(reference: str, revision: str | None) -> Path:
-    wanted = [f"*{suffix}" for suffix in WANTED_SUFFIXES]
-    try:
-        return Path(snapshot_download(reference, revision=revision, allow_patterns=wanted))
+        return _hub_snapshot(hub_id, revision)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         raise EncoderError(
-            f"model {reference} is no folder here, and the hub did not give it{at} ({_short(error)}); name a folder, "
-            "package:NAME/folder, s3://bucket/folder or a hub id"
+            f"model {reference} is not a local folder, and the hub did not give it{at} ({_shorten(error)}); "
+            f"name {_PLACES}"
         ) from error
 
 
-def _short(error: Exception) -> str:
+def _hub_snapshot(hub_id: str, revision: str | None, *, local_files_only: bool = False) -> FoundModel:
+    patterns = [f"*{suffix}" for suffix in FETCHED_SUFFIXES]
+    folder = Path(
+        snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=local_files_only)
+    )
+    return FoundModel(folder, folder.name)  # the hub's cache names the folder of a snapshot by its commit
+
+
+def _shorten(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

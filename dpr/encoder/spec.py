@@ -4,52 +4,17 @@ Similarity is the dot product of the two towers' vectors, sim(q, p) = E_Q(q) · 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from dpr.encoder.files import check_tokenizer, digest_files, weight_files
-from dpr.encoder.kinds import DPR_SIDES, Folder, Side, read_folder
-from dpr.encoder.sources import fetch_model
+from dpr.encoder.sources import FoundModel, fetch_model, find_model, pin_commit
+from dpr.encoder.tower import TowerSpec, identity_of, read_tower
 from dpr.errors import EncoderError
 from dpr.fingerprint import fingerprint
+from dpr.formats.manifest import EncoderDescription, TowerDescription
 from dpr.recipe import EncoderConfig
 
-# these count positions from pad_token_id + 1 on, and so have fewer than max_position_embeddings
-_OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
-_NOT_IDENTITY = ("reference", "folder", "architecture")
-
-
-@dataclass(frozen=True)
-class TowerSpec:
-    """One tower: a model, and how a text becomes a vector of it."""
-
-    reference: str
-    """As the recipe gives it."""
-    folder: Path
-    """The folder on this machine that holds its config.json and weights."""
-    architecture: str
-    """First of `architectures` in its config.json."""
-    digest: str
-    """Hex SHA-256 over weights, configuration and tokenizer."""
-    pooling: str
-    """cls, mean or max of the token vectors."""
-    normalize: bool
-    """Whether vectors are scaled to length 1."""
-    prefix: str
-    """Put before each text."""
-    max_tokens: int
-    """Longer inputs are cut to this many tokens, special ones included."""
-    title_join: str
-    """`pair`: [CLS] title [SEP] text [SEP]; `space`: title, one space, text."""
-    lowercase: bool
-    """Whether texts are lowercased first, whatever the tokenizer does."""
-    dim: int
-    """Components of a vector."""
-
-    def identity(self) -> dict[str, Any]:
-        """All that its vectors depend on, as JSON values; not where it lies."""
-        return {name: value for name, value in asdict(self).items() if name not in _NOT_IDENTITY}
+_NOT_DESCRIBED = {"precision", "tokens_per_batch", "packing"}
+"""Fields of the configuration that change how vectors are computed, and not which vectors they are."""
 
 
 @dataclass(frozen=True)
@@ -59,126 +24,113 @@ class EncoderSpec:
     passage: TowerSpec
     question: TowerSpec
     config: EncoderConfig
-    """What it was resolved from."""
+    """What both were found by, with the commits of hub models, so that it finds the same files again."""
 
     @property
     def dim(self) -> int:
-        """Components of a vector, the same for both towers."""
+        """Return the components of a vector, the same for both towers."""
         return self.passage.dim
 
     @property
     def encoder_id(self) -> str:
-        """Fingerprint of everything that changes vectors; vectors of different encoder ids never meet."""
-        return fingerprint({"passage": self.passage.identity(), "question": self.question.identity()})
+        """Return the fingerprint of all that changes vectors; vectors of different encoder ids never meet."""
+        return encoder_id_of(self.passage.describe(), self.question.describe())
 
-    def describe(self) -> dict[str, Any]:
-        """The spec as JSON values, without this machine's folders; `config` resolves to the same spec elsewhere."""
-        towers = {"passage": self.passage, "question": self.question}
-        return {
-            "encoder_id": self.encoder_id,
-            "dim": self.dim,
-            **{
-                side: {name: value for name, value in asdict(tower).items() if name != "folder"}
-                for side, tower in towers.items()
-            },
-            "config": self.config.model_dump(mode="json", exclude={"precision", "tokens_per_batch", "packing"}),
-        }
+    def describe(self) -> EncoderDescription:
+        """Return the spec as it is stored, without this machine's folders; `config` finds the same spec elsewhere."""
+        return EncoderDescription(
+            encoder_id=self.encoder_id,
+            dim=self.dim,
+            passage=self.passage.describe(),
+            question=self.question.describe(),
+            config=EncoderConfig.model_validate(self.config.model_dump(exclude=_NOT_DESCRIBED)),
+        )
+
+
+def encoder_id_of(passage: TowerDescription, question: TowerDescription) -> str:
+    """Return the id of the encoder that these two towers make."""
+    return fingerprint({"passage": identity_of(passage), "question": identity_of(question)})
 
 
 def resolve(config: EncoderConfig) -> EncoderSpec:
     """Find the models that `config` names and read how they encode; what it states overrides what they say.
 
-    Reads every weight file once, for the digest. Raises EncoderError for a model that cannot be used, and for towers
-    that do not belong together.
+    The commits of hub models become part of the spec's `config`. Raises EncoderError for a model that cannot be used,
+    and for towers that do not belong together.
     """
-    references: dict[Side, str] = {"passage": config.model, "question": config.question_model or config.model}
-    places = {reference: fetch_model(reference, config.revision) for reference in dict.fromkeys(references.values())}
-    found = {side: read_folder(places[reference], reference, side) for side, reference in references.items()}
-    for side, reference in references.items():
-        _check_side(config, found[side], reference, side)
-    digests = {found[side].path: _digest(found[side], reference) for reference, side in _once(references).items()}
-    passage, question = (
-        _tower(config, found[side], reference, side, digests[found[side].path])
-        for side, reference in references.items()
-    )
+    question_model = config.question_model or config.model
+    models = {
+        reference: fetch_model(reference, config.revision)
+        for reference in dict.fromkeys((config.model, question_model))
+    }
+    passage = read_tower(config, "passage", config.model, models[config.model].folder)
+    digest = passage.digest if question_model == config.model else None
+    question = read_tower(config, "question", question_model, models[question_model].folder, digest)
     if passage.dim != question.dim:
         raise EncoderError(
             f"the passage tower {passage.reference} gives {passage.dim} dimensions and the question tower "
-            f"{question.reference} gives {question.dim}, so their dot product means nothing; name two trained together"
+            f"{question.reference} gives {question.dim}, so that they have no dot product; name two models that were "
+            "trained together"
         )
-    return EncoderSpec(passage, question, config)
+    return EncoderSpec(passage, question, _pin_commits(config, models))
 
 
-def _once(references: Mapping[Side, str]) -> dict[str, Side]:
-    """One side for each reference: the two towers of most models are the same files."""
-    return {reference: side for side, reference in references.items()}
+def _pin_commits(config: EncoderConfig, models: Mapping[str, FoundModel]) -> EncoderConfig:
+    """Return the configuration with the commit of each hub model, so that it stands for the same files for ever.
+
+    One commit goes to `revision`. Two models from two repositories have one each, which goes into their references.
+    """
+    commits = {reference: model.commit for reference, model in models.items() if model.commit is not None}
+    if len(set(commits.values())) < 2:
+        return config.model_copy(update={"revision": next(iter(commits.values()), config.revision)})
+    pinned = {reference: pin_commit(reference, commit) for reference, commit in commits.items()}
+    fields = {name: pinned[getattr(config, name)] for name in ("model", "question_model")}
+    return config.model_copy(update={**fields, "revision": None})
 
 
-def _digest(found: Folder, reference: str) -> str:
-    weights = weight_files(found.path, reference)
-    check_tokenizer(found.path, reference, _number(found, reference, "vocab_size"))
-    return digest_files(found.path, weights)
+def resolve_question(description: EncoderDescription, model: str | None, snapshot: str) -> TowerSpec:
+    """Find the question tower of a snapshot's encoder, which is all that answering questions needs.
 
-
-def _tower(config: EncoderConfig, found: Folder, reference: str, side: Side, digest: str) -> TowerSpec:
-    pooling = config.pooling or found.pooling
-    if pooling is None:
+    A model is fetched only from where the user says. So without `model` the model that the snapshot names is used only
+    if it is on this machine already; `model` is fetched from wherever it is. `snapshot` is what messages call the
+    snapshot. Raises EncoderError if the model would have to be fetched, or is not the one that made the snapshot.
+    """
+    config = description.config
+    recorded = config.question_model or config.model
+    if model is None:
+        found = _find_recorded(recorded, config.revision, snapshot)
+    elif model in (recorded, description.question.reference):
+        found = fetch_model(recorded, config.revision)  # the user allows it, and the snapshot knows the commit
+    else:
+        found = fetch_model(model)
+    tower = read_tower(config, "question", model or recorded, found.folder)
+    encoder_id = encoder_id_of(description.passage, tower.describe())
+    if encoder_id != description.encoder_id:
         raise EncoderError(
-            f"model {reference} ({found.architecture}) does not say how token vectors become one; set encoder.pooling "
-            "to cls, mean or max"
+            f"{snapshot} was made by encoder {description.encoder_id}, and with the question model {tower.reference} "
+            f"it would be encoder {encoder_id}; their vectors cannot be compared, so name the model that made it "
+            "with --model"
         )
-    stated_prefix = config.passage_prefix if side == "passage" else config.question_prefix
-    return TowerSpec(
-        reference=reference,
-        folder=found.path.absolute(),
-        architecture=found.architecture,
-        digest=digest,
-        pooling=pooling,
-        normalize=found.normalize if config.normalize is None else config.normalize,
-        prefix=found.prefix if stated_prefix is None else stated_prefix,
-        max_tokens=_max_tokens(config, found, reference),
-        title_join=config.title_join or found.title_join,
-        lowercase=found.lowercase,
-        dim=_dim(found, reference),
-    )
-
-
-def _check_side(config: EncoderConfig, found: Folder, reference: str, side: Side) -> None:
-    """A DPR checkpoint has two models, of which each encodes one side only."""
-    if found.kind == "dpr" and DPR_SIDES[found.architecture] != side:
-        role = "encoder.model" if side == "passage" or config.question_model is None else "encoder.question_model"
+    if tower.identity() != identity_of(description.question):
         raise EncoderError(
-            f"{role} {reference} is a {found.architecture}, which encodes {DPR_SIDES[found.architecture]}s only, and "
-            f"no other model is named for {side}s; set encoder.model to the DPRContextEncoder and "
-            "encoder.question_model to the DPRQuestionEncoder of the pair"
+            f"{snapshot} contradicts itself: its encoder id {encoder_id} stands for the question model "
+            f"{tower.reference}, and its description is of another one; publish a new snapshot or roll back"
         )
+    return tower
 
 
-def _max_tokens(config: EncoderConfig, found: Folder, reference: str) -> int:
-    positions = found.config.get("max_position_embeddings")
-    if positions is not None and found.config.get("model_type") in _OFFSET_POSITIONS:
-        positions -= int(found.config.get("pad_token_id") or 0) + 1
-    if config.max_tokens is not None and positions is not None and config.max_tokens > positions:
+def _find_recorded(reference: str, revision: str | None, snapshot: str) -> FoundModel:
+    """Find the question model that a snapshot names, without a request."""
+    try:
+        found = find_model(reference, revision)
+    except EncoderError as error:
         raise EncoderError(
-            f"encoder.max_tokens is {config.max_tokens}, and model {reference} has positions for {positions} tokens; "
-            f"set it to {positions} at most"
+            f"{snapshot} names a question model that is not on this machine ({error}); pass --model REF to say where "
+            "it is"
+        ) from error
+    if found is None:
+        raise EncoderError(
+            f"{snapshot} names the question model {reference}, which is not on this machine, and a model is fetched "
+            f"only from where you say; pass --model {reference} to fetch it from there"
         )
-    limits = [int(limit) for limit in (config.max_tokens or found.max_tokens, positions) if limit is not None]
-    if not limits:
-        raise EncoderError(f"model {reference} does not say how many tokens it takes; set encoder.max_tokens")
-    return min(limits)
-
-
-def _dim(found: Folder, reference: str) -> int:
-    projection = found.config.get("projection_dim") if found.kind == "dpr" else None
-    return int(projection or _number(found, reference, "hidden_size", "dim", "d_model"))
-
-
-def _number(found: Folder, reference: str, *names: str) -> int:
-    """The first of some fields of config.json that is there; architectures name them differently."""
-    for name in names:
-        if isinstance(found.config.get(name), int):
-            return int(found.config[name])
-    raise EncoderError(
-        f"model {reference}: {found.path / 'config.json'} has no {names[0]}; name a model of text encoders"
-    )
+    return found

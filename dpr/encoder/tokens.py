@@ -1,4 +1,4 @@
-"""Tokenising: texts in, ragged token ids out, exactly as transformers' own tokenizer of the model gives them.
+"""Tokenising: texts become token ids, exactly as transformers' own tokenizer of the model gives them.
 
 Shapes: N rows, T tokens of all rows together.
 """
@@ -14,15 +14,15 @@ import numpy.typing as npt
 from safetensors.numpy import load, save
 from tokenizers import Encoding, Tokenizer, normalizers
 
-from dpr.encoder.spec import TowerSpec
-from dpr.encoder.template import by_words
+from dpr.encoder.template import Pieces, by_words
+from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
 
-# threads are told, and are ours: the library's own would take every processor, and would not survive a fork
+# the library's own threads would take every processor, and would not survive a fork; threads are made here instead
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 TEXTS_PER_CALL = 1024
-"""The library's answer holds every token as a string, so that a whole unit at once would take gigabytes."""
+"""The library returns every token as a string, too, so that a whole unit at once would take gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -42,50 +42,50 @@ class TokenBatch:
         return self.select(np.arange(len(self))[rows])
 
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each row, (N,)."""
+        """Return the number of tokens of each row (N,)."""
         return np.diff(self.offsets)
 
     def select(self, rows: npt.NDArray[np.int64]) -> "TokenBatch":
-        """The tokens of `rows`, in the order asked for; a row may be asked for more than once."""
+        """Return the tokens of `rows`, in this order; a row may stand there more than once."""
         lengths = self.lengths()[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         picked_T = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return TokenBatch(self.ids_T[picked_T], self.types_T[picked_T], offsets)
 
     def to_bytes(self) -> bytes:
-        """As safetensors, to travel between processes."""
+        """Return the batch as safetensors, to travel between processes."""
         return save({"ids": self.ids_T, "types": self.types_T, "offsets": self.offsets})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "TokenBatch":
-        """What `to_bytes` packed."""
+        """Read what `to_bytes` wrote."""
         tensors = load(data)
         return cls(tensors["ids"], tensors["types"], tensors["offsets"])
 
 
 SHORTEST = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0, 2]))
-"""One row of two tokens, which any encoder can encode: to try one out."""
+"""One row of two tokens, which any encoder can encode: to test one."""
 
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """What transformers makes of a tower's tokenizer files; as text, to travel between processes.
+    """A tower's tokenizer as transformers reads it from its files, as text, to travel between processes.
 
-    transformers takes ten seconds to import on some machines, and this takes none to use.
+    A process that has it need not import transformers, which takes ten seconds on some machines.
     """
 
     json: str
     """The `tokenizers` library's own description, with the tower's token limit."""
     cuts_right: bool
-    """Whether what is too long loses its end."""
+    """Whether a text that is too long loses its end, not its start."""
 
 
 class TowerTokenizer:
     """The tokenizer of a tower, with its prefix, its way to join title and text, and its token limit.
 
     A pair that is too long loses tokens from the end of the longer text first (`longest_first`): that is what
-    `truncation=True` means to transformers, and what DPR's released code does. Tokenizers of BERT's kind are asked for
-    words only, others for whole texts, by several `threads`. `loaded` is `load_tokenizer`'s answer for this tower.
+    `truncation=True` means to transformers, and what DPR's released code does. Tokenizers of BERT's kind are used for
+    words only, others for whole texts, in several `threads`. `loaded` is what `load_tokenizer` returns for this tower.
     """
 
     def __init__(self, tower: TowerSpec, threads: int = 1, loaded: LoadedTokenizer | None = None) -> None:
@@ -95,10 +95,10 @@ class TowerTokenizer:
         self._words = by_words(self._tokenizer, tower.max_tokens, threads) if loaded.cuts_right else None
 
     def passages(self, titles: Sequence[str], texts: Sequence[str]) -> TokenBatch:
-        """Tokens of N passages. ValueError if there are not as many titles as texts.
+        """Return the tokens of N passages. Raises ValueError if there are not as many titles as texts.
 
-        Joined by `pair`: [CLS] prefix + title [SEP] text [SEP], also for an empty title. By `space`: prefix, title, one
-        space and text as one text; prefix and text where the title is empty.
+        Joined by `pair`: [CLS] prefix + title [SEP] text [SEP], also for an empty title. Joined by `space`: prefix,
+        title, one space and text as one text; prefix and text if the title is empty.
         """
         prefix = self._tower.prefix
         pairs = list(zip(titles, texts, strict=True))
@@ -107,22 +107,22 @@ class TowerTokenizer:
         return self._tokens([f"{prefix}{title} {text}" if title else prefix + text for title, text in pairs])
 
     def questions(self, texts: Sequence[str]) -> TokenBatch:
-        """Tokens of N questions, each after the prefix."""
+        """Return the tokens of N questions, each after the prefix."""
         return self._tokens([self._tower.prefix + text for text in texts])
 
     def _tokens(self, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> TokenBatch:
-        def call(first: int) -> Pieces:
-            some = inputs[first : first + TEXTS_PER_CALL]
+        def tokenise(first: int) -> Pieces:
+            some_inputs = inputs[first : first + TEXTS_PER_CALL]
             if self._words is not None:
-                return self._words(some)
-            return _pieces(self._tokenizer.encode_batch_fast(some))
+                return self._words(some_inputs)
+            return _pieces(self._tokenizer.encode_batch_fast(some_inputs))
 
         starts = range(0, len(inputs), TEXTS_PER_CALL)
         if self._threads == 1 or len(starts) == 1 or self._words is not None:
-            pieces = [call(first) for first in starts]
+            pieces = [tokenise(first) for first in starts]
         else:
             with ThreadPoolExecutor(self._threads, thread_name_prefix="tokenise") as pool:
-                pieces = list(pool.map(call, starts))
+                pieces = list(pool.map(tokenise, starts))
         lengths = np.concatenate([np.zeros(1, np.int64), *(lengths for _, _, lengths in pieces)])
         return TokenBatch(
             np.concatenate([np.zeros(0, np.int32), *(ids for ids, _, _ in pieces)]),
@@ -131,33 +131,30 @@ class TowerTokenizer:
         )
 
 
-Pieces = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-
-
-def _pieces(found: Sequence[Encoding]) -> Pieces:
-    """Ids (T,), types (T,) and lengths (N,)."""
-    lengths = np.fromiter((len(one) for one in found), np.int64, len(found))
+def _pieces(encodings: Sequence[Encoding]) -> Pieces:
+    """Return what the library found as arrays."""
+    lengths = np.fromiter((len(each) for each in encodings), np.int64, len(encodings))
     total = int(lengths.sum())
 
     def flat(take: Callable[[Encoding], list[int]], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
-        return np.fromiter(chain.from_iterable(map(take, found)), dtype, total)
+        return np.fromiter(chain.from_iterable(map(take, encodings)), dtype, total)
 
-    return flat(lambda one: one.ids, np.int32), flat(lambda one: one.type_ids, np.uint8), lengths  # type: ignore[return-value]
+    return flat(lambda each: each.ids, np.int32), flat(lambda each: each.type_ids, np.uint8), lengths  # type: ignore[return-value]
 
 
 def load_tokenizer(tower: TowerSpec) -> LoadedTokenizer:
-    """The fast backend of transformers' tokenizer, with this tower's limit and nothing padded.
+    """Load the fast backend of transformers' tokenizer, with this tower's limit and without padding.
 
     Raises EncoderError if there is none.
     """
-    from transformers import AutoTokenizer  # seconds to import, and specs are read without it
+    from transformers import AutoTokenizer  # takes seconds to import, and specs are read without it
 
     try:
         loaded = AutoTokenizer.from_pretrained(tower.folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise EncoderError(
-            f"the tokenizer of model {tower.reference} cannot be loaded ({' '.join(str(error).split())[:300]}); get "
-            "the whole model folder anew"
+            f"the tokenizer of model {tower.reference} cannot be loaded ({' '.join(str(error).split())[:300]}); fetch "
+            "the whole model folder again"
         ) from error
     if not loaded.is_fast:
         raise EncoderError(f"model {tower.reference} has no fast tokenizer; save it once as tokenizer.json")

@@ -1,7 +1,7 @@
 """Tokenising as BERT does, by remembering the tokens of each word: several times faster than the library alone.
 
-BERT's tokenizer cuts at white space and punctuation first, and looks at no word's neighbours. So the tokens of a text
-are those of its words, one after another, and a corpus has few different words: the library is asked once for each.
+BERT's tokenizer first cuts at white space and punctuation, and then treats each word alone. So the tokens of a text are
+those of its words, one after another. A corpus has few different words, and each of them is tokenised once.
 
 Shapes: N texts, W words of all texts together, T tokens of all texts together.
 """
@@ -19,14 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-MOST_CHARACTERS = 2**22
-"""Of all words remembered, half a million or so, which take some 100 MB; beyond, memory starts anew."""
+MAX_CHARACTERS = 2**22
+"""Of all words remembered: about half a million words, which take some 100 MB. Beyond it all are forgotten."""
 
-_AT_ONCE = 1024
-"""Words that one thread asks for at a time."""
-_MARKS = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
-_WORD = f"[{_MARKS}]|[^ \t\n\r{_MARKS}]+"
-"""Cut where BERT cuts whatever else is done to a text; other white space and punctuation stay within a word."""
+_WORDS_PER_CALL = 1024
+_PUNCTUATION = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+_WORD = f"[{_PUNCTUATION}]|[^ \t\n\r{_PUNCTUATION}]+"
+"""Cuts only where BERT always cuts; it may cut the words found here further, at other white space and punctuation."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,19 @@ class Ragged:
     ids_T: npt.NDArray[np.int32]
     lengths_N: npt.NDArray[np.int64]
 
-    def first(self, most_N: npt.NDArray[np.int64]) -> "Ragged":
-        """At most so many tokens of each text, from its start."""
-        lengths_N = np.minimum(self.lengths_N, most_N)
+    def cut(self, limits_N: npt.NDArray[np.int64]) -> "Ragged":
+        """Return at most so many tokens of each text, from its start."""
+        lengths_N = np.minimum(self.lengths_N, limits_N)
         if (lengths_N == self.lengths_N).all():
             return self
         return Ragged(self.ids_T[places(starts_of(self.lengths_N), lengths_N)], lengths_N)
 
 
 class Words:
-    """The tokens of every word seen so far. May be called by several threads."""
+    """The tokens of every word seen so far. Several threads may call it."""
 
     _numbers: dict[str, int]
-    """Word → its place in `_starts` and `_lengths`, which say where in `_ids` its tokens are."""
+    """Word → its number: its place in `_starts` and `_lengths`, which give the place of its tokens in `_ids`."""
     _starts: npt.NDArray[np.int64]
     _lengths: npt.NDArray[np.int64]
     _ids: npt.NDArray[np.int32]
@@ -59,28 +58,28 @@ class Words:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        # special tokens are found in a text before all else
-        added = sorted((token["content"] for token in _parts(tokenizer)["added_tokens"]), key=len, reverse=True)
+        # the library looks for special tokens in a text before it does anything else
+        added = sorted((token["content"] for token in _settings(tokenizer)["added_tokens"]), key=len, reverse=True)
         self._find = re.compile("|".join([*map(re.escape, added), _WORD])).findall
         self._lock = Lock()
         self._forget()
 
     @staticmethod
-    def suit(tokenizer: Tokenizer) -> bool:
-        """Whether a tokenizer cuts at white space and punctuation first, as BERT's does."""
-        parts = _parts(tokenizer)
-        normalizer = parts["normalizer"] or {"type": "Sequence", "normalizers": []}
+    def supports(tokenizer: Tokenizer) -> bool:
+        """Return whether a tokenizer first cuts at white space and punctuation, as BERT's does."""
+        settings = _settings(tokenizer)
+        normalizer = settings["normalizer"] or {"type": "Sequence", "normalizers": []}
         steps = {step["type"] for step in normalizer.get("normalizers", [normalizer])}
         return (
             steps <= {"BertNormalizer", "Lowercase"}
-            and (parts["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
-            and parts["model"]["type"] == "WordPiece"
-            and not any(token["normalized"] or token["single_word"] for token in parts["added_tokens"])
-            and not any(set(token["content"]) & set(" \t\n\r") for token in parts["added_tokens"])
+            and (settings["pre_tokenizer"] or {}).get("type") == "BertPreTokenizer"
+            and settings["model"]["type"] == "WordPiece"
+            and not any(token["normalized"] or token["single_word"] for token in settings["added_tokens"])
+            and not any(set(token["content"]) & set(" \t\n\r") for token in settings["added_tokens"])
         )
 
     def tokens(self, texts: Sequence[str]) -> Ragged:
-        """Tokens of N texts, without special ones and not cut."""
+        """Return the tokens of N texts, without special ones, and not cut to a length."""
         words: list[str] = []
         counts_N = np.empty(len(texts), np.int64)
         for row, text in enumerate(texts):
@@ -99,19 +98,19 @@ class Words:
         numbers = list(map(self._numbers.get, words))
         if None in numbers:
             self._learn(list(dict.fromkeys(word for word in words if word not in self._numbers)))
-            if self._characters > MOST_CHARACTERS:
+            if self._characters > MAX_CHARACTERS:
                 self._forget()
                 self._learn(list(dict.fromkeys(words)))
             numbers = list(map(self._numbers.get, words))
         return np.array(numbers, np.int64)
 
     def _learn(self, words: list[str]) -> None:
-        def ask(first: int) -> list[list[int]]:
-            some = words[first : first + _AT_ONCE]
-            return [one.ids for one in self._tokenizer.encode_batch_fast(some, add_special_tokens=False)]
+        def tokenise(first: int) -> list[list[int]]:
+            some_words = words[first : first + _WORDS_PER_CALL]
+            return [word.ids for word in self._tokenizer.encode_batch_fast(some_words, add_special_tokens=False)]
 
         with ThreadPoolExecutor(self._threads) as pool:
-            found = list(chain.from_iterable(pool.map(ask, range(0, len(words), _AT_ONCE))))
+            found = list(chain.from_iterable(pool.map(tokenise, range(0, len(words), _WORDS_PER_CALL))))
         lengths = np.array([len(ids) for ids in found], np.int64)
         self._numbers |= {word: number for number, word in enumerate(words, len(self._lengths))}
         self._starts = np.concatenate([self._starts, len(self._ids) + starts_of(lengths)])
@@ -125,17 +124,17 @@ class Words:
         self._starts, self._lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
-def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """A tokenizer's own description of itself, as in tokenizer.json."""
-    parts: dict[str, Any] = json.loads(tokenizer.to_str())
-    return parts
+def _settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return a tokenizer's own description of itself, as in tokenizer.json."""
+    settings: dict[str, Any] = json.loads(tokenizer.to_str())  # the library's JSON: values of many types
+    return settings
 
 
 def starts_of(lengths_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Where each of N runs begins that lie one after another."""
+    """Return where each of N runs begins, if they lie one after another."""
     return np.cumsum(lengths_N) - lengths_N
 
 
 def places(starts_N: npt.NDArray[np.int64], lengths_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Places of the elements of N runs, each of which begins at its own start (T,)."""
+    """Return the places (T,) of all elements of N runs, each of which begins at its own start."""
     return np.repeat(starts_N - starts_of(lengths_N), lengths_N) + np.arange(int(lengths_N.sum()))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import regex
 
 from dpr.evaluate.questions import Question, QuestionSet
-from dpr.hit import Hit
+from dpr.search.hits import Hit
 
 # DrQA's SimpleTokenizer: runs of letters, digits and marks, or any one other visible character
 _WORD = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]", regex.IGNORECASE | regex.UNICODE | regex.MULTILINE)

@@ -7,7 +7,7 @@ indexes are small, shows by how much this one does. With D dimensions and codes 
     question     18 µs, and for PQ a table of 16 or 256 products for each dimension
     centroid     D * 0.095 ns                               every coarse centroid is compared, once in each shard; by
                                                             its code alone (a vector of FastScan), and two a list as
-                                                            said, where `dpr.index.serving` made it so
+                                                            said, where `dpr.index.shards` made it so
     list         200 ns                                     each list visited
     vector       by kind, below                             each vector in these lists
     candidate    400 ns + D * 1.8 ns                        gathered from the segments, converted, multiplied
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import faiss
 
 from dpr.index.kinds import inverted, searched
-from dpr.index.serving import ServingIndex
+from dpr.index.shards import ServingIndex
 
 QUESTION_NS = 18_000.0
 TABLE_NS = 0.27

@@ -1,8 +1,9 @@
-"""What training and coding run on, and the check of what goes in."""
+"""What an index is trained, coded and searched on, and the checks of the vectors that go in."""
 
 import contextlib
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import faiss
@@ -16,41 +17,68 @@ Lists = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint8]
 
 TORCH_KINDS = (faiss.IndexIVFFlat, faiss.IndexIVFPQ, faiss.IndexIVFScalarQuantizer)
-"""Kinds whose lists PyTorch fills; of others, and of those behind a transform or a graph, FAISS does everything."""
+"""Kinds whose lists PyTorch fills. FAISS does everything for the others, and for kinds behind a transform or a graph."""
+BULK_QUESTIONS = 64
+"""More questions than this are searched and re-scored by all threads."""
+
+_thread_limit: ContextVar[int | None] = ContextVar("thread_limit", default=None)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where an index is trained and vectors are coded; whoever places the work says it."""
+    """Where an index is trained, vectors are coded and exact neighbours are found. Whoever places the work decides."""
 
     device: str | None = None
-    """PyTorch device for `TORCH_KINDS` (imported only then, it takes long); None: FAISS does everything on CPUs."""
+    """PyTorch device, for `TORCH_KINDS` and exact neighbours; None: CPUs alone, and PyTorch is not imported."""
     threads: int | None = None
-    """CPU threads for FAISS, at most those that this process may use; None: as many as FAISS takes."""
+    """CPU threads, at most those that this process may use; None: no bound of its own."""
 
     @classmethod
     def here(cls) -> "Hardware":
-        """A process that has this machine to itself."""
+        """Return the hardware of a process that has this machine to itself."""
         import torch
 
         return cls("cuda" if torch.cuda.is_available() else None)
 
     def device_for(self, index: faiss.Index) -> str | None:
-        """The device that an index is trained and coded on; None if FAISS does it."""
+        """Return the device that an index is trained and coded on; None if FAISS does it."""
         flat = type(index) in TORCH_KINDS and isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat)
         return self.device if flat else None
+
+    def cpu_threads(self) -> int:
+        """Return how many CPU threads to use: `threads`, else what `faiss_threads` allows, else all."""
+        return bulk_threads() if self.threads is None else _available(self.threads)
+
+
+CPU = Hardware()
 
 
 @contextlib.contextmanager
 def faiss_threads(threads: int | None) -> Iterator[None]:
-    """Within, FAISS uses so many threads. Only learned transforms (OPQ, PCA) give other results with another number."""
+    """Let FAISS, and all work in bulk, use at most so many threads; None changes nothing.
+
+    Only learned transforms (OPQ, PCA) give other results with another number of threads.
+    """
     before = faiss.omp_get_max_threads()
+    limit = _thread_limit.get() if threads is None else _available(threads)
     if threads is not None:
-        faiss.omp_set_num_threads(max(1, min(threads, len(os.sched_getaffinity(0)))))
+        faiss.omp_set_num_threads(limit)
+    token = _thread_limit.set(limit)
     try:
         yield
     finally:
+        _thread_limit.reset(token)
         faiss.omp_set_num_threads(before)
+
+
+def bulk_threads() -> int:
+    """Return the threads for work in bulk: those that `faiss_threads` allows, else all that this process may use."""
+    return _thread_limit.get() or _available(None)
+
+
+def _available(threads: int | None) -> int:
+    usable = len(os.sched_getaffinity(0))
+    return usable if threads is None else max(1, min(threads, usable))
 
 
 def check_width(vectors_ND: Floats, dim: int, what: str) -> None:
@@ -62,7 +90,10 @@ def check_width(vectors_ND: Floats, dim: int, what: str) -> None:
 
 
 def as_float32(vectors_ND: Floats, dim: int, what: str) -> npt.NDArray[np.float32]:
-    """`vectors_ND` as contiguous float32 of width `dim`; IndexBuildError for another shape or values not finite."""
+    """Return `vectors_ND` as contiguous float32 of width `dim`.
+
+    Raises IndexBuildError for vectors of another width, and for values that are not finite.
+    """
     check_width(vectors_ND, dim, what)
     converted_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
     bad_rows = np.flatnonzero(~np.isfinite(converted_ND).all(axis=1))

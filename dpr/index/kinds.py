@@ -45,7 +45,7 @@ def inverted(index: faiss.Index) -> faiss.IndexIVF | None:
 
 
 def packed_when_opened(index: faiss.Index) -> bool:
-    """Whether `index` is one whose codes `dpr.index.serving` turns into FastScan's blocks to search them."""
+    """Whether `index` is one whose codes `dpr.index.shards` turns into FastScan's blocks to search them."""
     return type(index) is faiss.IndexIVFPQ and index.pq.nbits == FAST_BITS
 
 

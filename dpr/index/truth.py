@@ -1,54 +1,139 @@
 """Exact nearest neighbours by brute force, in bounded memory, and recall against them.
 
-Inner products are summed in float64 and rounded once to float32, so a pair of vectors has the same score however the
-work is cut into blocks, and re-scored candidates have the scores of the truth bit for bit. Equal scores rank by id.
+A pair of a question and a vector has one score, to the bit, however the work is cut and wherever it is done
+(`dpr.index.products`); candidates that are re-scored get the same. Equal scores rank by lower id.
 
-Shapes: Q questions, K neighbours, N rows, D dimensions, C candidates, P pairs of a question and an id.
+Shapes: Q questions, q questions of one slice, K neighbours, N rows, D dimensions, C candidates.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
-Scores = npt.NDArray[np.float32]
+from dpr.index.cpu_shortlist import CpuShortlists
+from dpr.index.hardware import CPU, Hardware
+from dpr.index.products import Half, Scores
+from dpr.index.shortlist import Pairs, Questions, Shortlists, padded, score, slices
+
 Ids = npt.NDArray[np.int64]
-Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
-
 MISSING = -1
-BLOCK_ROWS = 8_192
-BLOCK_QUESTIONS = 1_024
 
 
-def exact_topk(questions_QD: Scores, blocks: Iterable[tuple[Ids, Vectors]], k: int) -> tuple[Scores, Ids]:
-    """The k nearest of all vectors: (scores_QK, ids_QK), best first; where there are fewer, score -inf and id -1.
+def exact_topk(
+    questions_QD: Scores, blocks: Iterable[tuple[Ids, Half]], k: int, hardware: Hardware = CPU
+) -> tuple[Scores, Ids]:
+    """Return the k nearest of all vectors: (scores_QK, ids_QK), best first; where there are fewer, -inf and -1.
 
-    `blocks` gives ids (N,) and vectors (N, D), a block at a time; ids must differ. Beyond one block, memory holds the
-    scores of 1,024 questions with 8,192 vectors, and the latter in float64.
+    `blocks` gives ids (N,) and vectors (N, D), a block at a time; ids must differ. All hardware gives the same result.
+    Memory holds the result, one block of about 100 MB, and the scores of 512 questions with it (on a GPU 1,024).
     """
-    best = empty_topk(len(questions_QD), k)
-    wide_QD = questions_QD.astype(np.float64)
+    if not len(questions_QD) or not k:
+        return empty_topk(len(questions_QD), k)
+    questions = Questions.scaled(questions_QD)
+    with _shortlists(questions, k, hardware) as shortlists:
+        step = shortlists.slice_questions
+        best = [RunningTopk(some.stop - some.start, k) for some in slices(len(questions_QD), step)]
+        for ids_N in _full_blocks(blocks, shortlists):
+
+            def add(some: slice, pairs: Pairs, ids_N: Ids = ids_N) -> None:
+                scores_qC, rows_qC = padded(pairs, score(questions, some, pairs, shortlists.vector))
+                best[some.start // step].add(scores_qC, np.where(rows_qC < 0, MISSING, ids_N[rows_qC]))
+
+            shortlists.find(len(ids_N), lambda some: best[some.start // step].floors(), add)
+    found = [running.best() for running in best]
+    return np.concatenate([scores for scores, _ in found]), np.concatenate([ids for _, ids in found])
+
+
+@contextlib.contextmanager
+def _shortlists(questions: Questions, k: int, hardware: Hardware) -> Iterator[Shortlists]:
+    if hardware.device is not None:
+        from dpr.index.torch_shortlist import TorchShortlists
+
+        yield TorchShortlists(questions, k, hardware.device)
+        return
+    with ThreadPoolExecutor(hardware.cpu_threads()) as pool:
+        yield CpuShortlists(questions, k, pool)
+
+
+def _full_blocks(blocks: Iterable[tuple[Ids, Half]], shortlists: Shortlists) -> Iterator[Ids]:
+    """Fill the block of `shortlists`, again and again; yield the ids of its rows each time that it is full or the last.
+
+    So the cost does not depend on how the caller cuts the vectors.
+    """
+    filled: list[Ids] = []
+    rows = 0
     for ids_N, vectors_ND in blocks:
-        for row in range(0, len(ids_N), BLOCK_ROWS):
-            wide_ND = np.asarray(vectors_ND[row : row + BLOCK_ROWS], np.float64)
-            for first in range(0, len(wide_QD), BLOCK_QUESTIONS):
-                some = slice(first, first + BLOCK_QUESTIONS)
-                scores_QN = (wide_QD[some] @ wide_ND.T).astype(np.float32)
-                best[0][some], best[1][some] = _improve(
-                    (best[0][some], best[1][some]), scores_QN, ids_N[row : row + BLOCK_ROWS]
-                )
-    return best
+        first = 0
+        while first < len(ids_N):
+            last = min(len(ids_N), first + shortlists.max_rows - rows)
+            shortlists.fill(rows, vectors_ND[first:last])
+            filled.append(ids_N[first:last])
+            rows += last - first
+            first = last
+            if rows == shortlists.max_rows:
+                yield np.concatenate(filled)
+                filled, rows = [], 0
+    if rows:
+        yield np.concatenate(filled)
+
+
+class RunningTopk:
+    """Keeps the best `depth` of all results for the same questions that were added so far.
+
+    Memory holds about three times the result, however many results are added.
+    """
+
+    def __init__(self, questions: int, depth: int) -> None:
+        self.questions, self.depth = questions, depth
+        self._best = empty_topk(questions, depth)
+        self._waiting: list[tuple[Scores, Ids]] = []
+        self._waiting_width = 0
+
+    def add(self, scores_QK: Scores, ids_QK: Ids) -> None:
+        """Add results, in any order within a question. Ids must differ from all added before; -1 does not count."""
+        hopeful_QK = (ids_QK != MISSING) & (scores_QK >= self._best[0][:, -1:])
+        width = int(hopeful_QK.sum(axis=1).max(initial=0))
+        if not width:
+            return
+        if width < scores_QK.shape[1]:
+            first_QK = np.argsort(~hopeful_QK, axis=1, kind="stable")[:, :width]
+            scores_QK, ids_QK = (np.take_along_axis(array, first_QK, axis=1) for array in (scores_QK, ids_QK))
+        self._waiting.append((scores_QK, ids_QK))
+        self._waiting_width += width
+        if self._waiting_width >= self.depth:
+            self._rank()
+
+    def best(self) -> tuple[Scores, Ids]:
+        """Return the best (scores_QK, ids_QK), best first; where there are fewer, score -inf and id -1."""
+        self._rank()
+        scores_QK, ids_QK = self._best
+        return scores_QK.copy(), ids_QK.copy()
+
+    def floors(self) -> Scores:
+        """Return the score (Q,) that a new result must reach to be among the best; -inf where any does."""
+        self._rank()
+        return self._best[0][:, -1]
+
+    def _rank(self) -> None:
+        if self._waiting:
+            scores, ids = zip(self._best, *self._waiting, strict=True)
+            self._best = best_of(np.concatenate(scores, axis=1), np.concatenate(ids, axis=1), self.depth)
+            self._waiting, self._waiting_width = [], 0
 
 
 def merge_topk(found: Sequence[tuple[Scores, Ids]], k: int) -> tuple[Scores, Ids]:
-    """The k best (scores_QK, ids_QK) of several results for the same questions, as over disjoint segments."""
-    scores_QC = np.concatenate([scores for scores, _ in found], axis=1)
-    ids_QC = np.concatenate([ids for _, ids in found], axis=1)
-    return best_of(scores_QC, ids_QC, k)
+    """Return the k best (scores_QK, ids_QK) of several results for the same questions, as over disjoint segments."""
+    best = RunningTopk(len(found[0][0]), k)
+    for scores_QK, ids_QK in found:
+        best.add(scores_QK, ids_QK)
+    return best.best()
 
 
 def best_of(scores_QC: Scores, ids_QC: Ids, k: int) -> tuple[Scores, Ids]:
-    """The k best of C candidates for each question, by score and then by lower id; candidates of id -1 do not count."""
+    """Return the k best of C candidates for each question, by score and then by lower id; id -1 does not count."""
     missing_QC = ids_QC == MISSING
     scores_QC = np.where(missing_QC, -np.inf, scores_QC)
     last_QC = np.where(missing_QC, np.iinfo(np.int64).max, ids_QC)
@@ -60,12 +145,12 @@ def best_of(scores_QC: Scores, ids_QC: Ids, k: int) -> tuple[Scores, Ids]:
 
 
 def recall_at(found_ids_QK: Ids, true_ids_QK: Ids, k: int) -> float:
-    """Share of the true k nearest that are among the first k found, over all questions; 1.0 if there are none."""
+    """Return the share of the true k nearest that are among the first k found; 1.0 if there are no true ones."""
     return recalls_at(found_ids_QK, true_ids_QK[:, :k], [k])[0]
 
 
 def recalls_at(found_ids_QC: Ids, true_ids_QK: Ids, depths: Sequence[int]) -> list[float]:
-    """For each depth, the share of the true K nearest that are among the first so many found; 1.0 if there are none."""
+    """Return, for each depth, the share of the true K nearest among the first `depth` found; 1.0 if there are none."""
     places = [
         np.where(there_KC.any(axis=1), there_KC.argmax(axis=1), there_KC.shape[1])[true_K != MISSING]
         for found_C, true_K in zip(found_ids_QC, true_ids_QK, strict=True)
@@ -77,36 +162,5 @@ def recalls_at(found_ids_QC: Ids, true_ids_QK: Ids, depths: Sequence[int]) -> li
 
 
 def empty_topk(questions: int, k: int) -> tuple[Scores, Ids]:
-    """The k best of nothing."""
+    """Return the k best of nothing."""
     return np.full((questions, k), -np.inf, np.float32), np.full((questions, k), MISSING, np.int64)
-
-
-def _improve(best: tuple[Scores, Ids], scores_QN: Scores, ids_N: Ids) -> tuple[Scores, Ids]:
-    """The k best of those so far and one more block."""
-    best_scores_QK, best_ids_QK = best
-    questions, k = best_ids_QK.shape
-    floor_Q1 = best_scores_QK[:, -1:]
-    if len(ids_N) > k and np.isneginf(floor_Q1).any():  # without a floor, every pair of the block would be sorted
-        floor_Q1 = np.maximum(floor_Q1, np.partition(scores_QN, len(ids_N) - k, axis=1)[:, [len(ids_N) - k]])
-    question_P, row_P = np.nonzero(scores_QN >= floor_Q1)
-    old_P = np.flatnonzero(best_ids_QK.reshape(-1) != MISSING)
-    return _ranked(
-        np.concatenate([question_P, old_P // k]),
-        np.concatenate([scores_QN[question_P, row_P], best_scores_QK.reshape(-1)[old_P]]),
-        np.concatenate([ids_N[row_P], best_ids_QK.reshape(-1)[old_P]]),
-        (questions, k),
-    )
-
-
-def _ranked(
-    question_P: npt.NDArray[np.intp], scores_P: Scores, ids_P: Ids, shape: tuple[int, int]
-) -> tuple[Scores, Ids]:
-    questions, k = shape
-    order = np.lexsort((ids_P, -scores_P, question_P))
-    question_P = question_P[order]
-    rank_P = np.arange(len(order)) - np.searchsorted(question_P, np.arange(questions))[question_P]
-    kept = rank_P < k
-    scores_QK, ids_QK = empty_topk(questions, k)
-    scores_QK[question_P[kept], rank_P[kept]] = scores_P[order][kept]
-    ids_QK[question_P[kept], rank_P[kept]] = ids_P[order][kept]
-    return scores_QK, ids_QK

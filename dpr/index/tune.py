@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dpr.index.candidates import SearchSettings
 from dpr.index.cost import search_cost
-from dpr.index.search import SearchSettings
-from dpr.index.serving import ServingIndex
+from dpr.index.shards import ServingIndex
 from dpr.index.truth import Ids, Scores, recalls_at
 from dpr.recipe import IndexConfig
 

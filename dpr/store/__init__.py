@@ -1,4 +1,4 @@
-"""Stores: where a collection lives. `open_store` picks the kind from the URL."""
+"""Stores: where a collection lives. `open_store` chooses the kind of store by the URL."""
 
 from dpr.errors import StoreError
 from dpr.store.base import ObjectInfo, Store
@@ -8,7 +8,7 @@ __all__ = ["LocalStore", "ObjectInfo", "Store", "open_store"]
 
 
 def open_store(url: str) -> Store:
-    """The store at `url`: a local folder, or `s3://bucket/prefix`."""
+    """Return the store at `url`: a local folder, or `s3://bucket/prefix`."""
     if url.startswith("s3://"):
         from dpr.store.s3 import S3Store  # s3fs takes a second to import, and local stores never need it
 

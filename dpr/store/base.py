@@ -1,4 +1,4 @@
-"""What every store promises. Names are relative POSIX paths; objects are immutable once created."""
+"""The promises of every store. Names are relative POSIX paths; objects never change once they are created."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,10 +7,13 @@ from typing import Protocol
 
 from dpr.errors import StoreError
 
+TEMPORARY_PREFIX = ".tmp-"
+"""How the names of unfinished files begin; no object may be named so."""
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object of a listing."""
+    """Describe one object of a listing."""
 
     name: str
     size_bytes: int
@@ -19,55 +22,67 @@ class ObjectInfo:
 
 
 class Store(Protocol):
-    """A flat space of named byte strings; reads see a completed write at once (strong consistency)."""
+    """Keep named byte strings in one flat space. Every read sees all writes that were completed before it.
+
+    Every method raises StoreError, in one sentence, for whatever keeps the store from doing its work.
+    """
 
     url: str
     """What `open_store` was given, normalised."""
 
     def get(self, name: str) -> bytes:
-        """The whole object; MissingObjectError if there is none."""
+        """Return the whole object. Raises MissingObjectError if there is none."""
 
     def get_range(self, name: str, start: int, length: int) -> bytes:
-        """Up to `length` bytes from `start`; MissingObjectError if there is no such object."""
+        """Return up to `length` bytes from `start`. Raises MissingObjectError if there is no such object."""
 
     def size(self, name: str) -> int:
-        """Its size in bytes; MissingObjectError if there is none."""
+        """Return the object's size in bytes. Raises MissingObjectError if there is none."""
 
     def exists(self, name: str) -> bool:
-        """Whether the object is there."""
+        """Return whether the object is there."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Create the object whole or not at all. Replaying a put of a content-named object is harmless."""
+        """Create or replace a small object, whole or not at all.
 
-    def put_file(self, name: str, path: Path) -> None:
-        """`put` of a local file of any size, in bounded memory."""
+        Only for short-lived probes and for readers' markers, which put the same bytes again to renew their time.
+        Everything that a snapshot names is created by `put_if_absent` and `put_file_if_absent`.
+        """
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Create the object only if there is none, atomically: of any number of writers exactly one gets True."""
+        """Create the object only if there is none, in one step; exactly one of any number of writers gets True."""
+
+    def put_file_if_absent(self, name: str, path: Path) -> bool:
+        """Create the object from a local file of any size, in bounded memory, only if there is none.
+
+        The object appears whole or not at all. Return True if this call created it. Callers name the object by the
+        digest of its bytes: some S3 servers let two writers of one large object both succeed, and then the second
+        replaces the first one's bytes with the same bytes.
+        """
 
     def fetch(self, name: str, path: Path) -> None:
         """Copy the object to a local file, in bounded memory; the file appears whole or not at all."""
 
     def local_path(self, name: str) -> Path | None:
-        """Where the object lies as a local file that may be opened for reading, or None for a remote store."""
+        """Return where the object lies as a local file that may be opened for reading, or None in a remote store."""
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All objects whose name starts with `prefix`, sorted by name."""
+        """Yield all objects whose names start with `prefix`, sorted by name."""
 
     def delete(self, name: str) -> None:
-        """Remove the object; no error if there is none."""
+        """Remove the object; it is no error if there is none."""
 
     def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:
-        """What writers that died before `before` (by the store's clock) left unfinished and no listing shows.
+        """Return unfinished files of writers that died before `before` (by the store's clock); no listing shows them.
 
-        With `delete` it is removed.
+        With `delete` they are removed.
         """
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it is a plain relative object name, else raise StoreError."""
+    """Return `name`. Raises StoreError unless it is a plain relative object name."""
     parts = name.split("/")
-    if any(part in ("", ".", "..") or part.startswith(".tmp-") for part in parts) or "\\" in name:
+    if any(part in ("", ".", "..") or part.startswith(TEMPORARY_PREFIX) for part in parts) or "\\" in name:
         raise StoreError(f"object name {name!r} is not a relative path of plain parts; use a name such as runs/7.json")
     if not name.isprintable():  # control characters do not survive every listing, surrogates have no UTF-8
         raise StoreError(f"object name {name!r} holds unprintable characters; use printable ones")
@@ -75,12 +90,12 @@ def check_name(name: str) -> str:
 
 
 def check_prefix(prefix: str) -> str:
-    """Return `prefix` if names may start with it, else raise StoreError."""
+    """Return `prefix`. Raises StoreError unless names may start with it."""
     check_name(f"{prefix}x")
     return prefix
 
 
 def check_range(start: int, length: int) -> None:
-    """Raise StoreError unless a range of `length` bytes from `start` can be."""
+    """Raise StoreError if a range's start or length is negative."""
     if start < 0 or length < 0:
         raise StoreError(f"a range of {length} bytes from {start} cannot be read; neither may be negative")

@@ -13,11 +13,11 @@ FailureMode = Literal["before", "after"]
 
 
 class FaultyStore:
-    """`store`, whose `fail_at`-th call (from 1, over all methods and threads) raises StoreError.
+    """Pass every call on to `store`, but fail with StoreError at call number `fail_at`. See Store for the methods.
 
-    `mode` says whether it fails before the operation or after it took effect, as when an answer gets lost. Only that
-    one call fails. `calls` tells how many there were, so that a test can try each of them; `local_path` touches
-    nothing and is not counted.
+    Calls are counted from 1, over all methods and threads, and only that one call fails. With the mode "before" it
+    fails without an effect; with "after" it takes effect and then fails, as when an answer gets lost. `calls` is the
+    number of calls so far, so that a test can try each of them. `local_path` touches nothing and is not counted.
     """
 
     def __init__(self, store: Store, fail_at: int, mode: FailureMode = "before") -> None:
@@ -43,11 +43,11 @@ class FaultyStore:
     def put(self, name: str, data: bytes) -> None:
         self._call(f"put of {name}", lambda: self._store.put(name, data))
 
-    def put_file(self, name: str, path: Path) -> None:
-        self._call(f"put_file of {name}", lambda: self._store.put_file(name, path))
-
     def put_if_absent(self, name: str, data: bytes) -> bool:
         return self._call(f"put_if_absent of {name}", lambda: self._store.put_if_absent(name, data))
+
+    def put_file_if_absent(self, name: str, path: Path) -> bool:
+        return self._call(f"put_file_if_absent of {name}", lambda: self._store.put_file_if_absent(name, path))
 
     def fetch(self, name: str, path: Path) -> None:
         self._call(f"fetch of {name}", lambda: self._store.fetch(name, path))
@@ -64,11 +64,11 @@ class FaultyStore:
     def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:
         return self._call("leftovers", lambda: self._store.leftovers(before, delete=delete))
 
-    def _call(self, what: str, operation: Callable[[], T]) -> T:
+    def _call(self, call: str, operation: Callable[[], T]) -> T:
         with self._lock:
             self.calls += 1
             fails = self.calls == self._fail_at
-        error = StoreError(f"store {self.url}: {what} failed on purpose ({self._mode} it took effect)")
+        error = StoreError(f"store {self.url}: {call} failed on purpose ({self._mode} it took effect)")
         if fails and self._mode == "before":
             raise error
         result = operation()

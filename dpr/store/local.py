@@ -1,4 +1,4 @@
-"""A store in a local folder. Atomic by writing beside and renaming (put) or hard-linking (put_if_absent)."""
+"""A store in a local folder. Objects are written beside and then renamed (put) or hard-linked (the put-if-absents)."""
 
 import contextlib
 import os
@@ -9,26 +9,34 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dpr.errors import MissingObjectError, StoreError
-from dpr.store.base import ObjectInfo, check_name, check_prefix, check_range
+from dpr.store.base import TEMPORARY_PREFIX, ObjectInfo, check_name, check_prefix, check_range
 
-_TEMPORARY = ".tmp-"
-"""How the names of unfinished files begin; `check_name` refuses such names."""
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""Errors that mean that no object has the name: there is nothing, or the name lies below or above an object."""
 
 
 class LocalStore:
-    """Objects are files below `folder`, which is made on the first write."""
+    """Keep objects as files below `folder`, which is made on the first write. See Store for the methods."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = Path(folder).expanduser().absolute()
+        try:
+            self._folder = Path(folder).expanduser().absolute()
+            is_folder = stat.S_ISDIR(self._folder.stat().st_mode)
+        except FileNotFoundError:
+            is_folder = True  # it is made on the first write
+        except NotADirectoryError:
+            is_folder = False
+        except (OSError, RuntimeError, ValueError) as error:  # no rights, no such user's home, a null character
+            raise StoreError(f"store {os.fspath(folder)!r} cannot be opened ({_reason(error)})") from error
         self.url = str(self._folder)
-        if self._folder.exists() and not self._folder.is_dir():
-            raise StoreError(f"store {self.url} is a file; a store is a folder or s3://bucket/prefix")
+        if not is_folder:
+            raise StoreError(f"store {self.url} is a file or lies below one; a store is a folder or s3://bucket/prefix")
 
     def get(self, name: str) -> bytes:
         try:
             return self._path(name).read_bytes()
         except OSError as error:
-            raise self._said(name, error) from error
+            raise self._failure(name, error) from error
 
     def get_range(self, name: str, start: int, length: int) -> bytes:
         check_range(start, length)
@@ -36,15 +44,15 @@ class LocalStore:
             with self._path(name).open("rb") as file:
                 available_bytes = max(0, os.fstat(file.fileno()).st_size - start)
                 file.seek(start)
-                return file.read(min(length, available_bytes))  # read() makes room for all it is asked for
+                return file.read(min(length, available_bytes))  # read() allocates the length that it is given
         except OSError as error:
-            raise self._said(name, error) from error
+            raise self._failure(name, error) from error
 
     def size(self, name: str) -> int:
         try:
             status = self._path(name).stat()
         except OSError as error:
-            raise self._said(name, error) from error
+            raise self._failure(name, error) from error
         if not stat.S_ISREG(status.st_mode):  # a folder, above objects
             raise self._missing(name)
         return status.st_size
@@ -57,43 +65,41 @@ class LocalStore:
         return True
 
     def put(self, name: str, data: bytes) -> None:
-        self._create(name, lambda temporary: _write_durably(temporary, data), os.replace)
+        def rename(temporary: Path, path: Path) -> bool:
+            os.replace(temporary, path)
+            return True
 
-    def put_file(self, name: str, path: Path) -> None:
-        def write(temporary: Path) -> None:
+        self._create(name, lambda temporary: _write_durably(temporary, data), rename)
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        return self._create(name, lambda temporary: _write_durably(temporary, data), _link)
+
+    def put_file_if_absent(self, name: str, path: Path) -> bool:
+        def copy(temporary: Path) -> None:
             shutil.copyfile(path, temporary)
             _sync(temporary)
 
-        if not path.is_file():
-            raise StoreError(f"file {path} is not there to be stored as {name} in store {self.url}")
-        self._create(name, write, os.replace)
-
-    def put_if_absent(self, name: str, data: bytes) -> bool:
-        created = True
-
-        def link(temporary: Path, path: Path) -> None:
-            nonlocal created
-            try:
-                os.link(temporary, path)  # fails if the target exists, also over NFS; rename would replace it
-            except FileExistsError:
-                # over NFS the answer to a link that was made may get lost, and its repetition fails
-                created = temporary.stat().st_nlink > 1
-                if path.is_dir():
-                    raise
-
-        self._create(name, lambda temporary: _write_durably(temporary, data), link)
-        return created
+        check_name(name)
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise StoreError(
+                f"file {path} cannot be read, so it was not stored as {name} in store {self.url} ({_reason(error)})"
+            ) from error
+        return not self.exists(name) and self._create(name, copy, _link)
 
     def fetch(self, name: str, path: Path) -> None:
         self.size(name)
-        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        temporary = _beside(path)
         try:
             shutil.copyfile(self._path(name), temporary)
             os.replace(temporary, path)
         except OSError as error:
-            raise StoreError(f"object {name} cannot be copied to {path}: {error.strerror or error}") from error
+            raise StoreError(
+                f"object {name} of store {self.url} cannot be copied to {path} ({_reason(error)})"
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            _remove_unfinished(temporary)
 
     def local_path(self, name: str) -> Path | None:
         return self._path(name)
@@ -103,67 +109,101 @@ class LocalStore:
         found = (info for info in files if info.name.startswith(prefix) and not _is_temporary(info.name))
         yield from sorted(found, key=lambda info: info.name)
 
+    def delete(self, name: str) -> None:
+        try:
+            self._path(name).unlink()
+        except _ABSENT:
+            return
+        except OSError as error:
+            if not self.exists(name):  # to unlink a folder above objects is "not permitted" on some systems
+                return
+            raise self._failure(name, error) from error
+
     def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:
         found = tuple(i for i in self._files("") if _is_temporary(i.name) and i.modified < before)
         for info in found if delete else ():
-            (self._folder / info.name).unlink(missing_ok=True)
+            try:
+                (self._folder / info.name).unlink(missing_ok=True)
+            except OSError as error:
+                raise self._failure(info.name, error) from error
         return found
-
-    def delete(self, name: str) -> None:
-        try:
-            self._path(name).unlink(missing_ok=True)
-        except (NotADirectoryError, IsADirectoryError):
-            return  # below or above an object: nothing by that name
-        except OSError as error:
-            raise self._said(name, error) from error
 
     def _files(self, below: str) -> Iterator[ObjectInfo]:
         def refuse(error: OSError) -> None:
-            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # no such folder: no such objects
-                raise StoreError(f"store {self.url} cannot be listed: {error.filename}: {error.strerror}") from error
+            if not isinstance(error, _ABSENT):  # no such folder: no such objects
+                raise StoreError(f"store {self.url} cannot be listed: {error.filename}: {_reason(error)}") from error
 
         for folder, _, files in os.walk(self._folder / below, onerror=refuse):
             for file in files:
                 path = Path(folder, file)
                 try:
                     status = path.stat()
-                except FileNotFoundError:
-                    continue  # deleted while we were listing
+                except OSError as error:
+                    refuse(error)
+                    continue  # deleted during the listing
                 yield ObjectInfo(path.relative_to(self._folder).as_posix(), status.st_size, status.st_mtime)
 
     def _path(self, name: str) -> Path:
         return self._folder / check_name(name)
 
-    def _create(self, name: str, write: Callable[[Path], None], commit: Callable[[Path, Path], None]) -> None:
+    def _create(self, name: str, write: Callable[[Path], None], commit: Callable[[Path, Path], bool]) -> bool:
+        """Write a file beside the object's and `commit` it; return what that returns: whether the object is new."""
         path = self._path(name)
-        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+        temporary = _beside(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
-            commit(temporary, path)
+            created = commit(temporary, path)
             _sync(path.parent)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise StoreError(
                 f"object {name} cannot be created in store {self.url}: a folder has no room for both a file and a "
-                f"folder of one name, and another object claims {name} or a part of it; choose another name"
+                f"folder of one name, and another object has {name} or a part of it as its name; choose another name"
             ) from error
         except OSError as error:
-            raise StoreError(f"object {name} cannot be created in store {self.url}: {error.strerror}") from error
+            raise StoreError(f"object {name} cannot be created in store {self.url}: {_reason(error)}") from error
         finally:
-            with contextlib.suppress(NotADirectoryError):
-                temporary.unlink(missing_ok=True)
+            _remove_unfinished(temporary)
+        return created
 
-    def _said(self, name: str, error: OSError) -> StoreError:
-        if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+    def _failure(self, name: str, error: OSError) -> StoreError:
+        if isinstance(error, _ABSENT):
             return self._missing(name)
-        return StoreError(f"store {self.url}, object {name}: {error.strerror or error}")
+        return StoreError(f"store {self.url}, object {name}: {_reason(error)}")
 
     def _missing(self, name: str) -> MissingObjectError:
         return MissingObjectError(f"object {name} is not in store {self.url}")
 
 
+def _link(temporary: Path, path: Path) -> bool:
+    """Give the finished file its name, unless there is an object of that name; return whether this call did so."""
+    try:
+        os.link(temporary, path)  # fails if the target exists, also over NFS; a rename would replace it
+    except FileExistsError:
+        if path.is_dir():
+            raise
+        # over NFS the answer to a successful link may get lost, and the repeated request fails
+        return temporary.stat().st_nlink > 1
+    return True
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+
+
+def _remove_unfinished(temporary: Path) -> None:
+    # where it cannot be removed, `leftovers` finds it; the error that is on its way says more
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
 def _is_temporary(name: str) -> bool:
-    return name.rpartition("/")[2].startswith(_TEMPORARY)
+    return name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
+
+
+def _reason(error: Exception) -> str:
+    words = error.strerror if isinstance(error, OSError) else None
+    return words or str(error)
 
 
 def _write_durably(path: Path, data: bytes) -> None:
@@ -174,7 +214,7 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file's or folder's metadata and data to the device, so that a record never outlives what it records."""
+    """Flush a file or folder to the device, so that a record never outlives what it names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

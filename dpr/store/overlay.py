@@ -9,7 +9,10 @@ from dpr.store.local import LocalStore
 
 
 class OverlayStore:
-    """For finding out what a run would do without writing to its store. See Store for the methods."""
+    """Show what a run would do without writing to its store. See Store for the methods.
+
+    `delete` and `leftovers` reach the folder alone: what the store below holds stays visible.
+    """
 
     def __init__(self, folder: Path, below: Store) -> None:
         self._above, self._below = LocalStore(folder), below
@@ -33,11 +36,11 @@ class OverlayStore:
     def put(self, name: str, data: bytes) -> None:
         self._above.put(name, data)
 
-    def put_file(self, name: str, path: Path) -> None:
-        self._above.put_file(name, path)
-
     def put_if_absent(self, name: str, data: bytes) -> bool:
         return not self.exists(name) and self._above.put_if_absent(name, data)
+
+    def put_file_if_absent(self, name: str, path: Path) -> bool:
+        return not self.exists(name) and self._above.put_file_if_absent(name, path)
 
     def fetch(self, name: str, path: Path) -> None:
         self._holder(name).fetch(name, path)

@@ -1,4 +1,4 @@
-"""Which process on which machine: enough to tell on the same machine, without waiting, that a process is dead."""
+"""Which process on which machine: enough to tell on the same machine, without waiting, that a process has ended."""
 
 import os
 import socket
@@ -9,31 +9,42 @@ from typing import Self
 
 @dataclass(frozen=True)
 class ProcessName:
-    """A process that wrote something into a store."""
+    """Name a process that wrote something into a store."""
 
     host: str
     machine: str | None
     """This boot of this machine and its process numbering; null where the system does not tell."""
     pid: int
     process_start: str | None
+    """When the process started, in kernel ticks; null where the system does not tell."""
 
     @classmethod
-    def mine(cls) -> Self:
-        """The calling process."""
-        pid = os.getpid()
-        return cls(socket.gethostname(), this_machine(), pid, process_start(pid))
+    def own(cls) -> Self:
+        """Return the name of the calling process."""
+        pid, machine = os.getpid(), this_machine()
+        return cls(socket.gethostname(), machine, pid, process_start(pid) if machine else None)
 
     def is_here(self) -> bool:
-        """Whether it ran where this process runs, so that its id means the same here."""
+        """Return whether the process ran where this one runs, so that its id means the same here."""
         return self.machine is not None and (self.machine, self.host) == (this_machine(), socket.gethostname())
 
     def has_ended(self) -> bool:
-        """True if it certainly has: of other machines' processes nothing is known."""
-        return self.is_here() and process_start(self.pid) != self.process_start
+        """Return True only if the process has certainly ended.
+
+        Nothing is certain of other machines' processes. Nor is it of a process whose entry in /proc is hidden (mount
+        option hidepid) as long as any process has its id.
+        """
+        if not self.is_here():
+            return False
+        try:
+            start = process_start(self.pid)
+        except OSError:
+            return not _exists(self.pid)
+        return start is None or (self.process_start is not None and start != self.process_start)
 
 
 def this_machine() -> str | None:
-    """This boot of this machine and its process numbering; None where the system does not tell (no /proc)."""
+    """Return this boot of this machine and its process numbering, or None where the system does not tell (no /proc)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"  # containers number their processes apart
@@ -42,10 +53,21 @@ def this_machine() -> str | None:
 
 
 def process_start(pid: int) -> str | None:
-    """When the process with this id started, in kernel ticks; None if there is none or only its exit status is left."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+    """Return when the process started, in kernel ticks, or None if only its exit status is left.
+
+    Raises OSError if /proc does not show the process: it has ended, or it is another user's and hidden.
+    """
+    status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     state, *fields = status.rpartition(")")[2].split()
     return None if state in "ZX" else fields[18]
+
+
+def _exists(pid: int) -> bool:
+    """Return whether any process has this id, whoever owns it."""
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):  # no process, or a number too large for one
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True

@@ -10,15 +10,15 @@ def prove_put_if_absent(store: Store) -> None:
     """Raise StoreError unless `store` refuses to create an object that is there already.
 
     Some S3 servers ignore `If-None-Match: *`: on them the second of two publishers would silently replace what the
-    first one published. Costs five requests; to be called once per run.
+    first one published. The proof costs five requests and is needed once per run.
     """
     name = f"probes/{uuid.uuid4().hex}"
     first, second = b"first", b"second"
     try:
         if not store.put_if_absent(name, first):
             raise StoreError(
-                f"store {store.url} says that the new object {name} was there before; it cannot be published to, use "
-                "a store that honours If-None-Match: *"
+                f"store {store.url} claims that the new object {name} was there before; nothing was published, use a "
+                "store that honours If-None-Match: *"
             )
         if store.put_if_absent(name, second) or store.get(name) != first:
             raise StoreError(

@@ -4,13 +4,11 @@ Endpoint, region and credentials come from where AWS tools look for them: AWS_EN
 AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE and its files, instance or container roles.
 """
 
-import base64
 import contextlib
-import hashlib
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,27 +17,22 @@ from botocore.exceptions import IncompleteReadError
 from botocore.parsers import ResponseParserError
 
 from dpr.errors import MissingObjectError, StoreError
-from dpr.store.base import ObjectInfo, check_name, check_prefix, check_range
+from dpr.store.base import TEMPORARY_PREFIX, ObjectInfo, check_name, check_prefix, check_range
 from dpr.store.s3_bucket import Attempt, S3Bucket
 from dpr.store.s3_failures import Patience, error_code
+from dpr.store.s3_upload import CHUNK_BYTES, S3Upload, windows
 
 T = TypeVar("T")
-
-CHUNK_BYTES = 8 * 2**20
-"""What one request moves; more only where an upload would need more than MAX_PARTS of them."""
-CONCURRENT_CHUNKS = 4
-MAX_PARTS = 10_000
-"""S3's own limit of a multipart upload."""
 
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 
 class S3Store:
-    """Objects are those of one bucket below one prefix; see Store for what the methods promise.
+    """Keep objects in one bucket below one prefix. See Store for the methods.
 
     Requests that were throttled, timed out or were cut off are repeated after random, doubling delays, within
-    `patience`. Every other failure, and the last of these, is a StoreError that says what to do. Works from any
-    thread and after a fork, and travels to Ray's workers as its URL: they find credentials of their own.
+    `patience`. Every other failure, and the last of these, is a StoreError that says what to do. A store works from
+    any thread and after a fork. It is pickled as its URL: other machines find credentials of their own.
     """
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
@@ -77,44 +70,50 @@ class S3Store:
         return True
 
     def put(self, name: str, data: bytes) -> None:
-        self._upload(name, len(data), lambda start, length: data[start : start + length])
+        self._upload(name).put(data)
 
-    def put_file(self, name: str, path: Path) -> None:
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        return self._upload(name).put_if_absent(data)
+
+    def put_file_if_absent(self, name: str, path: Path) -> bool:
+        upload = self._upload(name)
         try:
             with path.open("rb") as file:
                 descriptor = file.fileno()
                 size_bytes = os.fstat(descriptor).st_size
-                self._upload(name, size_bytes, lambda start, length: os.pread(descriptor, length, start))
+
+                def read(start: int, length: int) -> bytes:
+                    data = os.pread(descriptor, length, start)
+                    if len(data) != length:
+                        raise StoreError(
+                            f"{self._subject(name)}: file {path} shrank while it was uploaded; leave it as it is and "
+                            "start again"
+                        )
+                    return data
+
+                if size_bytes <= CHUNK_BYTES:
+                    return upload.put_if_absent(read(0, size_bytes))
+                return not self.exists(name) and upload.put_in_parts_if_absent(size_bytes, read)
         except OSError as error:
-            raise StoreError(f"file {path} cannot be read: {error.strerror or error}") from error
-
-    def put_if_absent(self, name: str, data: bytes) -> bool:
-        key, writer = self._key(name), uuid.uuid4().hex
-
-        async def create() -> bool:
-            try:
-                await self._put_object(key, data, IfNoneMatch="*", Metadata={"writer": writer})
-            except OSError as error:
-                if error_code(error)[1] != 412:
-                    raise
-                # whoever repeated a put whose answer got lost (aiohttp does so unasked) is refused by its own object
-                found = await self._bucket.request("head_object", Key=key)
-                return bool(found["Metadata"].get("writer") == writer)
-            return True
-
-        return self._run(name, create)
+            raise StoreError(
+                f"file {path} cannot be read, so it was not stored as {name} in store {self.url} "
+                f"({error.strerror or error})"
+            ) from error
 
     def fetch(self, name: str, path: Path) -> None:
-        temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
         try:
             with temporary.open("wb") as file:
                 for chunk in self._chunks(name):
                     file.write(chunk)
             os.replace(temporary, path)
         except OSError as error:
-            raise StoreError(f"object {name} cannot be copied to {path}: {error.strerror or error}") from error
+            raise StoreError(
+                f"object {name} of store {self.url} cannot be copied to {path} ({error.strerror or error})"
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the error that is on its way says more
+                temporary.unlink(missing_ok=True)
 
     def local_path(self, name: str) -> Path | None:
         check_name(name)
@@ -137,22 +136,22 @@ class S3Store:
             self._run(name, partial(self._bucket.request, "delete_object", Key=self._key(name)))
 
     def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:  # noqa: ARG002
-        return ()  # of uploads whose answer got lost nothing is known; the bucket's own rule aborts them
+        return ()  # uploads that were never completed have ids that nobody knows; the bucket's own rule removes them
 
     def _chunks(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The object's bytes from `start`, in order, CONCURRENT_CHUNKS chunks in memory at most."""
+        """Yield the object's bytes from `start`, in order, with at most CONCURRENT_CHUNKS chunks in memory."""
         first_bytes = CHUNK_BYTES if length is None else min(CHUNK_BYTES, length)
         first, size_bytes = self._run(name, partial(self._read, name, start, first_bytes))
         yield first
         end = size_bytes if length is None else min(size_bytes, start + length)
         starts = range(start + CHUNK_BYTES, end, CHUNK_BYTES)
-        for window in _windows(starts):
+        for window in windows(starts):
             reads = [partial(self._read, name, at, min(CHUNK_BYTES, end - at)) for at in window]
             for chunk, _ in self._bucket.run_together(self._subject(name), reads):
                 yield chunk
 
     async def _read(self, name: str, start: int, length: int) -> tuple[bytes, int]:
-        """Up to `length` > 0 bytes from `start`, and the size of the whole object (at most `start` if past it)."""
+        """Return up to `length` > 0 bytes from `start`, and the object's size (at most `start` if that is past it)."""
         span = f"bytes={start}-{start + length - 1}"
         try:
             response = await self._bucket.request("get_object", Key=self._key(name), Range=span)
@@ -173,54 +172,8 @@ class S3Store:
             raise IncompleteReadError(actual_bytes=len(data), expected_bytes=expected_bytes)
         return data, size_bytes
 
-    def _upload(self, name: str, size_bytes: int, read: Callable[[int, int], bytes]) -> None:
-        """Create the object from `read(start, length)`, in one request or, if it is large, in parts."""
-
-        def exactly(start: int, length: int) -> bytes:
-            data = read(start, length)
-            if len(data) != length:
-                raise StoreError(f"{self._subject(name)}: the file to be uploaded shrank meanwhile; leave it alone")
-            return data
-
-        key = self._key(name)
-        if size_bytes <= CHUNK_BYTES:
-            self._run(name, partial(self._put_object, key, exactly(0, size_bytes)))
-            return
-        part_bytes = max(CHUNK_BYTES, -(-size_bytes // MAX_PARTS))
-        upload = {"Key": key}
-        begun = self._run(name, partial(self._bucket.request, "create_multipart_upload", **upload))
-        upload["UploadId"] = begun["UploadId"]
-        parts = []
-        try:
-            for window in _windows(range(0, size_bytes, part_bytes)):
-                bodies = [(at // part_bytes + 1, exactly(at, min(part_bytes, size_bytes - at))) for at in window]
-                sends = [partial(self._put_part, upload, number, body) for number, body in bodies]
-                parts += self._bucket.run_together(self._subject(name), sends)
-            self._run(name, partial(self._complete, name, upload, parts, size_bytes))
-        except BaseException:
-            with contextlib.suppress(StoreError):  # the first error says more, and parts alone are no object
-                abort = partial(self._bucket.request, "abort_multipart_upload", **upload)
-                self._bucket.run_once(self._subject(name), abort)
-            raise
-
-    async def _put_object(self, key: str, data: bytes, **more: object) -> None:
-        await self._bucket.request("put_object", Key=key, Body=data, ContentMD5=_md5(data), **more)
-
-    async def _put_part(self, upload: dict[str, str], number: int, data: bytes) -> dict[str, object]:
-        answer = await self._bucket.request(
-            "upload_part", PartNumber=number, Body=data, ContentMD5=_md5(data), **upload
-        )
-        return {"PartNumber": number, "ETag": answer["ETag"]}
-
-    async def _complete(self, name: str, upload: dict[str, str], parts: Sequence[object], size_bytes: int) -> None:
-        try:
-            await self._bucket.request("complete_multipart_upload", MultipartUpload={"Parts": parts}, **upload)
-        except OSError as error:
-            if error_code(error)[0] != "NoSuchUpload":
-                raise
-            # an earlier attempt, whose answer got lost, has completed it already
-            if (await self._read(name, 0, 1))[1] != size_bytes:
-                raise
+    def _upload(self, name: str) -> S3Upload:
+        return S3Upload(self._bucket, self._key(name), self._subject(name))
 
     def _run(self, name: str, attempt: Attempt[T]) -> T:
         return self._bucket.run(self._subject(name), attempt)
@@ -230,12 +183,3 @@ class S3Store:
 
     def _key(self, name: str) -> str:
         return self._prefix + check_name(name)
-
-
-def _windows(starts: Sequence[int]) -> Iterator[Sequence[int]]:
-    for first in range(0, len(starts), CONCURRENT_CHUNKS):
-        yield starts[first : first + CONCURRENT_CHUNKS]
-
-
-def _md5(data: bytes) -> str:
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

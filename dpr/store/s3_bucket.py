@@ -6,7 +6,6 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import count
 from typing import Any, TypeVar
 
 import s3fs
@@ -20,7 +19,7 @@ Attempt = Callable[[], Awaitable[T]]
 
 
 class S3Bucket:
-    """Runs asynchronous attempts, each made of requests, from synchronous code."""
+    """Run asynchronous attempts, each made of requests, from synchronous code."""
 
     def __init__(self, name: str, patience: Patience) -> None:
         self.name = name
@@ -28,19 +27,19 @@ class S3Bucket:
         self._filesystems: dict[int, s3fs.S3FileSystem] = {}
 
     def run(self, subject: str, attempt: Attempt[T]) -> T:
-        """What `attempt` returns, however often it had to be repeated; `subject` opens the sentence of its failure.
+        """Return what `attempt` returns, repeated as long as that makes sense; error messages begin with `subject`.
 
-        Raises MissingObjectError for a missing object, StoreError for all else that an endpoint or a network does.
+        Raises MissingObjectError for a missing object, StoreError for every other failure of endpoint or network.
         """
         return self.run_together(subject, [attempt])[0]
 
     def run_once(self, subject: str, attempt: Attempt[T]) -> T:
-        """The same without repeating."""
+        """Do the same without repeating."""
         impatient = dataclasses.replace(self.patience, total_seconds=0.0, unreachable_seconds=0.0)
         return self.run_together(subject, [attempt], impatient)[0]
 
     def run_together(self, subject: str, attempts: Sequence[Attempt[T]], patience: Patience | None = None) -> list[T]:
-        """What each of `attempts` returns, all under way at once; one that fails for good cancels the others."""
+        """Return what each of `attempts` returns; all run at once, and one that fails for good cancels the others."""
 
         async def together() -> list[T]:
             tasks = [asyncio.ensure_future(self._repeat(subject, one, patience or self.patience)) for one in attempts]
@@ -54,14 +53,16 @@ class S3Bucket:
         return results
 
     async def request(self, method: str, **arguments: object) -> Any:
-        """One request to the bucket, to be awaited within an attempt; `method` and `arguments` are botocore's."""
+        """Send one request to the bucket, within an attempt; `method` and `arguments` are botocore's."""
         return await self._filesystem()._call_s3(method, Bucket=self.name, **arguments)
 
     async def _repeat(self, subject: str, attempt: Attempt[T], patience: Patience) -> T:
         await self._set_up(subject)
         started = time.monotonic()
         bound = patience.first_delay_seconds
-        for attempts_made in count(1):
+        attempts_made = 0
+        while True:
+            attempts_made += 1
             try:
                 return await asyncio.wait_for(attempt(), patience.attempt_seconds)
             except REQUEST_ERRORS as error:
@@ -77,10 +78,9 @@ class S3Bucket:
                     tried = f" after {attempts_made} attempts in {spent:.0f} s" if attempts_made > 1 else ""
                     raise StoreError(f"{subject}: {failure.cause}{tried}; {failure.remedy}") from error
                 await asyncio.sleep(delay)
-        raise AssertionError("count() ended")
 
     async def _set_up(self, subject: str) -> None:
-        """Read the AWS settings, once; no part of any attempt, for it may take a second of a busy machine."""
+        """Read the AWS settings once, outside of any attempt: on a busy machine that may take a second."""
         try:
             await self._filesystem().set_session()
         except (ValueError, *REQUEST_ERRORS) as error:
@@ -101,7 +101,7 @@ class S3Bucket:
                     "connect_timeout": self.patience.connect_seconds,
                     "read_timeout": self.patience.read_seconds,
                     "retries": {"mode": "standard", "total_max_attempts": 1},
-                    # every upload carries Content-MD5, which unlike newer checksums all S3 servers know
+                    # every upload carries Content-MD5, which all S3 servers know, unlike newer checksums
                     "request_checksum_calculation": "when_required",
                     "response_checksum_validation": "when_required",
                 },

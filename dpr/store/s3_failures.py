@@ -1,4 +1,4 @@
-"""What an S3 request's failure means: its cause and remedy in words, and for how long retrying makes sense."""
+"""The meaning of a failed S3 request: its cause and remedy in words, and for how long repeating it makes sense."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
     SSLError,
 )
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
 REQUEST_ERRORS = (OSError, BotoCoreError, ResponseParserError, aiohttp.ClientError, asyncio.TimeoutError)
@@ -45,12 +46,12 @@ _TRY_AGAIN = "start again when the endpoint is well: what is finished is kept"
 
 @dataclass(frozen=True)
 class Patience:
-    """How long an S3 store keeps trying. The defaults suit a nightly run."""
+    """Say for how long an S3 store keeps trying. The defaults suit a nightly run."""
 
     total_seconds: float = 180.0
-    """An operation that was throttled, timed out or was cut off is not tried again after this long."""
+    """For so long after its start, a request that was throttled, timed out or was cut off is tried again."""
     unreachable_seconds: float = 30.0
-    """The same where no connection comes about or the answer is not S3's: mostly a mistyped endpoint."""
+    """The same where the endpoint cannot be reached or does not answer as S3 does: mostly a mistyped endpoint."""
     first_delay_seconds: float = 0.2
     """Upper bound of the first random delay; each further one doubles it."""
     longest_delay_seconds: float = 20.0
@@ -60,12 +61,20 @@ class Patience:
     read_seconds: float = 30.0
     """Time-out of a connection over which nothing comes."""
     attempt_seconds: float = 120.0
-    """Time-out of one whole request, against endpoints that send a byte now and then."""
+    """Time-out of one whole attempt, against endpoints that send a byte now and then."""
+
+    @property
+    def longest_call_seconds(self) -> float:
+        """Return the longest time that one request takes with its repetitions, until it succeeds or fails.
+
+        The last attempt starts at the latest when `total_seconds` are over. A file in many parts is many requests.
+        """
+        return max(self.total_seconds, self.unreachable_seconds) + self.attempt_seconds
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a request failed."""
+    """Say why a request failed, and for how many seconds after its start it is worth repeating."""
 
     cause: str
     remedy: str
@@ -73,7 +82,7 @@ class Failure:
 
 
 def error_code(error: BaseException) -> tuple[str, int]:
-    """S3's error code and the HTTP status of the answer, or ("", 0) where there was no answer.
+    """Return S3's error code and the HTTP status of the answer, or ("", 0) where there was no answer.
 
     s3fs turns botocore's ClientError into an OSError and keeps it as the cause.
     """
@@ -85,7 +94,7 @@ def error_code(error: BaseException) -> tuple[str, int]:
 
 
 def explain(error: BaseException, bucket: str, endpoint: str, patience: Patience) -> Failure:
-    """What `error` of REQUEST_ERRORS means. Texts of servers and credentials never enter the words."""
+    """Return what `error`, one of REQUEST_ERRORS, means. It repeats no texts of servers and no credentials."""
     code, status = error_code(error)
     if status:
         return _answered(code, status, bucket, endpoint, patience)
@@ -97,14 +106,31 @@ def explain(error: BaseException, bucket: str, endpoint: str, patience: Patience
             )
         case ProfileNotFound() | ConfigParseError():
             return Failure(f"the AWS configuration cannot be used ({error})", "mend it or AWS_PROFILE")
+        case ResponseParserError():
+            return Failure(
+                f"{endpoint} does not answer as S3 does", "check AWS_ENDPOINT_URL", patience.unreachable_seconds
+            )
+        case BotoConnectionError() | HTTPClientError() | IncompleteReadError() | aiohttp.ClientError() | OSError():
+            return _unanswered(error, endpoint, patience)
+        case _:
+            # malformed endpoints, regions and bucket names, which botocore checks before it sends anything
+            return Failure(
+                f"a request to {endpoint} cannot be made ({type(error).__name__})",
+                "check the store's URL, AWS_ENDPOINT_URL (http://host:port or https://host) and AWS_DEFAULT_REGION",
+            )
+
+
+def _unanswered(error: BaseException, endpoint: str, patience: Patience) -> Failure:
+    """Return what an error of the connection means."""
+    match error:
         case SSLError():
             return Failure(
-                f"no trusted TLS connection to {endpoint} comes about",
+                f"cannot make a trusted TLS connection to {endpoint}",
                 "check the endpoint's certificate, and name its authority in AWS_CA_BUNDLE",
             )
         case EndpointConnectionError() | ConnectTimeoutError() | ProxyConnectionError():
             return Failure(
-                f"no connection to {endpoint} comes about",
+                f"cannot connect to {endpoint}",
                 "check AWS_ENDPOINT_URL, the network and that the endpoint runs",
                 patience.unreachable_seconds,
             )
@@ -112,51 +138,45 @@ def explain(error: BaseException, bucket: str, endpoint: str, patience: Patience
             return Failure(f"{endpoint} did not answer in time", _TRY_AGAIN, patience.total_seconds)
         case ConnectionClosedError() | ResponseStreamingError() | IncompleteReadError() | aiohttp.ClientPayloadError():
             return Failure(f"the connection to {endpoint} broke", _TRY_AGAIN, patience.total_seconds)
-        case ResponseParserError():
-            return Failure(
-                f"{endpoint} does not answer as S3 does", "check AWS_ENDPOINT_URL", patience.unreachable_seconds
-            )
-        case HTTPClientError() | aiohttp.ClientError() | OSError():
-            # whatever else befalls a connection
+        case _:
             cause = f"the connection to {endpoint} failed ({type(error).__name__})"
             return Failure(cause, f"check AWS_ENDPOINT_URL and the network, or {_TRY_AGAIN}", patience.total_seconds)
-        case _:
-            # malformed endpoints, regions and bucket names: botocore checks them before it sends anything
-            return Failure(
-                f"a request to {endpoint} cannot be made ({type(error).__name__})",
-                "check the store's URL, AWS_ENDPOINT_URL (http://host:port or https://host) and AWS_DEFAULT_REGION",
-            )
 
 
 def _answered(code: str, status: int, bucket: str, endpoint: str, patience: Patience) -> Failure:
-    is_s3 = bool(code) and not code.isdigit()  # botocore makes up codes such as 404 where the answer holds none
-    said = f"{endpoint} answered {code if is_s3 else 'no S3 error code'} (HTTP status {status})"
+    """Return what an answer with an error code or status means."""
+    is_s3 = bool(code) and not code.isdigit()  # botocore invents codes such as 404 where the answer holds none
+    message = f"{endpoint} answered {code if is_s3 else 'no S3 error code'} (HTTP status {status})"
     if code in _OVERLOAD_CODES or status in (429, 503):
-        return Failure(f"{said}: it is overloaded", f"use fewer workers, or {_TRY_AGAIN}", patience.total_seconds)
+        return Failure(f"{message}: it is overloaded", f"use fewer workers, or {_TRY_AGAIN}", patience.total_seconds)
     if code in _PASSING_CODES or status in (500, 502, 504):
         return Failure(
-            said, _TRY_AGAIN if is_s3 else f"check AWS_ENDPOINT_URL, or {_TRY_AGAIN}", patience.total_seconds
+            message, _TRY_AGAIN if is_s3 else f"check AWS_ENDPOINT_URL, or {_TRY_AGAIN}", patience.total_seconds
         )
     if code == "NoSuchBucket":
         return Failure(f"there is no bucket {bucket} at {endpoint}", "create it or mend the store's URL")
     if code == "RequestTimeTooSkewed":
-        return Failure(said, "set this machine's clock")
+        return Failure(message, "set this machine's clock")
     if code in _CREDENTIAL_CODES:
-        return Failure(f"{said}: it refused the credentials", "check AWS_ACCESS_KEY_ID, AWS_PROFILE or the role in use")
+        return Failure(
+            f"{message}: it refused the credentials", "check AWS_ACCESS_KEY_ID, AWS_PROFILE or the role in use"
+        )
     if code in _REGION_CODES:
-        return Failure(f"{said}: bucket {bucket} is in another region", "set AWS_DEFAULT_REGION to the bucket's own")
+        return Failure(f"{message}: bucket {bucket} is in another region", "set AWS_DEFAULT_REGION to the bucket's own")
     if status == 403:
         return Failure(
-            f"{said}: access is denied",
+            f"{message}: access is denied",
             f"allow these credentials s3:ListBucket on bucket {bucket} and s3:GetObject, s3:PutObject and "
             "s3:DeleteObject on its objects",
         )
+    if code == "NoSuchUpload" or status == 412:
+        return Failure(f"{message}: the object or its unfinished upload was removed meanwhile", "start again")
     if status == 404:
-        return Failure(said, "check AWS_ENDPOINT_URL")
-    return Failure(said, "check that the endpoint supports the request")
+        return Failure(message, "check AWS_ENDPOINT_URL")
+    return Failure(message, "check that the endpoint supports the request")
 
 
 def without_secrets(endpoint_url: str) -> str:
-    """The endpoint's scheme, host and port."""
+    """Return the endpoint's scheme, host and port."""
     parts = urlsplit(endpoint_url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dpr import __version__
 from dpr.errors import DprError
-from dpr.hit import Hit
-from dpr.retrieve import Retriever
+from dpr.search.hits import Hit
+from dpr.search.retrieve import Retriever
+from ray_jobs.serve.api_page import docs_page
 from ray_jobs.serve.batch import Batcher
 from ray_jobs.serve.messages import (
     EXAMPLE,
@@ -29,7 +30,6 @@ from ray_jobs.serve.messages import (
     Timings,
     sentence,
 )
-from ray_jobs.serve.page import docs_page
 
 _DESCRIPTION = "Dense passage retrieval: questions in, the passages that answer them out, with scores and timings."
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -122,8 +122,8 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _error(status: int, said: str) -> JSONResponse:
-    return JSONResponse(ErrorBody(error=said).model_dump(), status)
+def _error(status: int, message: str) -> JSONResponse:
+    return JSONResponse(ErrorBody(error=message).model_dump(), status)
 
 
 async def _bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -132,14 +132,14 @@ async def _bad_request(_: Request, error: RequestValidationError) -> JSONRespons
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     path = request.url.path
-    said = {
+    message = {
         400: f"the body is not JSON; send one such as {EXAMPLE}",
         404: f"there is nothing at {path}; /docs shows what there is",
         405: f"{path} does not take {request.method}; /docs shows what it takes",
         413: f"the body is larger than {MAX_BODY_BYTES:,} bytes; send fewer questions at once",
     }.get(error.status_code, str(error.detail))
     # bytes that are no JSON text are the sender's mistake in the same way as characters that are none
-    return _error(422 if error.status_code == 400 else error.status_code, said)
+    return _error(422 if error.status_code == 400 else error.status_code, message)
 
 
 async def _own_error(_: Request, error: DprError) -> JSONResponse:

@@ -12,26 +12,26 @@ from functools import partial
 from itertools import islice
 from typing import Protocol
 
-from dpr.retrieve import Answer
+from dpr.search.retrieve import Answer
 
 BATCH_QUESTIONS = 64
 
 
 class Searcher(Protocol):
-    """What answers a batch: `dpr.retrieve.Retriever`."""
+    """What answers a batch: `dpr.search.retrieve.Retriever`."""
 
     def search(self, questions: Sequence[str], k: int, *, exact: bool) -> Answer:
         """The best k passages for each question."""
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     questions: Sequence[str]
     k: int
     exact: bool
     answer: asyncio.Future[Answer]
 
-    def goes_with(self, other: "_Asked") -> bool:
+    def goes_with(self, other: "_Request") -> bool:
         # the candidates of an index depend on k, and no answer may depend on who else was asking
         return (self.k, self.exact) == (other.k, other.exact)
 
@@ -42,50 +42,50 @@ class Batcher:
     def __init__(self, searcher: Searcher) -> None:
         self._searcher = searcher
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: deque[_Request] = deque()
         self._work: asyncio.Task[None] | None = None
 
     async def search(self, questions: Sequence[str], k: int, *, exact: bool) -> Answer:
         """The best k passages for each question, and the timings of the batch that they were part of."""
-        asked = _Asked(questions, k, exact, asyncio.get_running_loop().create_future())
-        self._waiting.append(asked)
+        request = _Request(questions, k, exact, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._answer_all())
-        return await asked.answer
+        return await request.answer
 
     async def _answer_all(self) -> None:
         while batch := self._next_batch():
             await self._answer(batch)
 
-    async def _answer(self, batch: Sequence[_Asked]) -> None:
-        questions = [question for asked in batch for question in asked.questions]
+    async def _answer(self, batch: Sequence[_Request]) -> None:
+        questions = [question for request in batch for question in request.questions]
         first, loop = batch[0], asyncio.get_running_loop()
         search = partial(self._searcher.search, questions, first.k, exact=first.exact)
         try:
             found = await loop.run_in_executor(self._thread, search)
         except Exception as error:
             if len(batch) > 1:  # a question that cannot be answered must not take its neighbours with it
-                for asked in batch:
-                    await self._answer([asked])
+                for request in batch:
+                    await self._answer([request])
             elif not first.answer.done():
                 first.answer.set_exception(error)
             return
         hits = iter(found.hits)
-        for asked in batch:
-            mine = list(islice(hits, len(asked.questions)))
-            if not asked.answer.done():
-                asked.answer.set_result(replace(found, hits=mine))
+        for request in batch:
+            hits_of_request = list(islice(hits, len(request.questions)))
+            if not request.answer.done():
+                request.answer.set_result(replace(found, hits=hits_of_request))
 
-    def _next_batch(self) -> list[_Asked]:
+    def _next_batch(self) -> list[_Request]:
         """The oldest request and all that can go with it; those whose client has gone are dropped."""
-        batch: list[_Asked] = []
-        left: deque[_Asked] = deque()
+        batch: list[_Request] = []
+        left: deque[_Request] = deque()
         questions = 0
-        for asked in self._waiting:
-            if asked.answer.done():
+        for request in self._waiting:
+            if request.answer.done():
                 continue
-            fits = not batch or (batch[0].goes_with(asked) and questions + len(asked.questions) <= BATCH_QUESTIONS)
-            (batch if fits else left).append(asked)
-            questions += len(asked.questions) if fits else 0
+            fits = not batch or (batch[0].goes_with(request) and questions + len(request.questions) <= BATCH_QUESTIONS)
+            (batch if fits else left).append(request)
+            questions += len(request.questions) if fits else 0
         self._waiting = left
         return batch

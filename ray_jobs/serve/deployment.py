@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from dpr.retrieve import Retriever
+from dpr.search.retrieve import Retriever
 from dpr.store import open_store
 from ray_jobs.serve.app import make_app
 

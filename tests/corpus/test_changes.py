@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpr.corpus.plan import plan_slices
-from dpr.corpus.read import read_slice
+from dpr.corpus.slices import plan_slices
+from dpr.corpus.reading import read_slice
 from dpr.errors import CorpusError
 from dpr.recipe import CorpusConfig
 

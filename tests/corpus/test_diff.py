@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpr import layout
-from dpr.corpus.diff import Changes, DiffInputs, find_changes, first_of_each
-from dpr.corpus.plan import plan_slices
-from dpr.corpus.scan import scan_slice
-from dpr.deletions import read_deletions
+from dpr.formats import layout
+from dpr.stages.diff import Changes, DiffInputs, find_changes, first_of_each
+from dpr.corpus.slices import plan_slices
+from dpr.stages.scan import scan_slice
+from dpr.formats.deletions import read_deletions
 from dpr.fingerprint import passage_key
-from dpr.manifest import CodebookEntry, IndexEntry, SegmentEntry, SnapshotBody
+from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, SnapshotBody
 from dpr.pipeline.scan import load_known_keys
 from dpr.recipe import CorpusConfig
-from dpr.records import ObjectRef, put_object, write_record
-from dpr.segment import HASH, PASSAGE_COLUMNS, passage_schema, read_rows, write_segment
+from dpr.formats.records import ObjectRef, put_object, write_record
+from dpr.formats.segment import HASH, PASSAGE_COLUMNS, passage_schema, read_rows, write_segment
 from dpr.store import LocalStore
 
 NOTHING = ObjectRef(name="none", size_bytes=0, sha256="")

@@ -47,7 +47,7 @@ def test_passages_do_not_depend_on_slices_or_on_how_the_folder_is_named(folder: 
         assert [row.passage for row in read(path, passage_words=4, overlap_words=1)] == whole
 
 
-def test_a_document_that_cannot_be_used_is_one_row_and_spoils_no_other(
+def test_a_document_that_cannot_be_used_is_one_row_and_affects_no_other(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 2**20)

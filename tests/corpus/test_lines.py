@@ -90,17 +90,17 @@ def test_lines_belong_to_the_range_that_their_first_byte_lies_in(data: bytes, cu
         assert list(iter_lines(io.BytesIO(data), start, stop, 1000)) == expected
 
 
-@given(lengths=st.lists(st.integers(0, 30), max_size=8), most=st.integers(1, 12), start=st.integers(0, 60))
-def test_a_line_over_the_limit_is_cut_and_the_next_one_is_whole(lengths: list[int], most: int, start: int) -> None:
+@given(lengths=st.lists(st.integers(0, 30), max_size=8), max_bytes=st.integers(1, 12), start=st.integers(0, 60))
+def test_a_line_over_the_limit_is_cut_and_the_next_one_is_whole(lengths: list[int], max_bytes: int, start: int) -> None:
     lines = [b"x" * length for length in lengths]
     data = b"\n".join(lines)
     start = min(start, len(data))
     expected, position = [], 0
     for line in lines:
         if line and position >= start:
-            expected.append((position, line[:most], len(line) > most))
+            expected.append((position, line[:max_bytes], len(line) > max_bytes))
         position += len(line) + 1
-    assert list(iter_lines(io.BytesIO(data), start, None, most)) == expected
+    assert list(iter_lines(io.BytesIO(data), start, None, max_bytes)) == expected
 
 
 GOOD = b'{"id": "g", "title": "t", "text": "good"}'
@@ -132,7 +132,7 @@ GOOD = b'{"id": "g", "title": "t", "text": "good"}'
         (b"42", "a JSON int, not an object"),
     ],
 )
-def test_a_bad_jsonl_line_is_set_aside_with_its_reason_and_spoils_no_other(
+def test_a_bad_jsonl_line_is_set_aside_with_its_reason_and_affects_no_other(
     tmp_path: Path, line: bytes, reason: str
 ) -> None:
     path = tmp_path / "corpus.jsonl"
@@ -154,7 +154,7 @@ def test_a_bad_jsonl_line_is_set_aside_with_its_reason_and_spoils_no_other(
         ("a\t\ttitle", "no text"),
     ],
 )
-def test_a_bad_tsv_line_is_set_aside_with_its_reason_and_spoils_no_other(
+def test_a_bad_tsv_line_is_set_aside_with_its_reason_and_affects_no_other(
     tmp_path: Path, line: str, reason: str
 ) -> None:
     path = tmp_path / "psgs.tsv"
@@ -164,7 +164,7 @@ def test_a_bad_tsv_line_is_set_aside_with_its_reason_and_spoils_no_other(
     assert (bad.passage, bad.reason, bad.raw) == (None, reason, line.encode())
 
 
-def test_a_line_longer_than_any_passage_is_not_held(tmp_path: Path) -> None:
+def test_a_line_longer_than_any_passage_is_not_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     endless = b'{"id": "a", "text": "' + b"x" * 17_000_000 + b'"}'
     path.write_bytes(GOOD + b"\n" + endless + b"\n" + GOOD)
@@ -221,7 +221,7 @@ def test_gzipped_files_read_as_plain_ones_also_in_several_members(tmp_path: Path
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "trailing"])
 def test_damaged_gzip_is_an_error_and_never_a_smaller_corpus(tmp_path: Path, harm: str) -> None:
-    noise = random.Random(5)  # so that there is more of it than planning looks at
+    noise = random.Random(5)  # it does not compress well, so the file is larger than what planning reads
     text = "".join(f'{{"_id": "{n}", "title": "", "text": "{noise.randbytes(100).hex()}"}}\n' for n in range(15_000))
     data = gzip.compress(text.encode(), 1)
     half = len(data) // 2

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpr.corpus.plan import plan_slices
 from dpr.corpus.rows import Passage
+from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError
 from dpr.recipe import Columns, CorpusConfig
 from tests.corpus.reading import read
@@ -39,11 +39,11 @@ def test_slices_of_any_size_hold_each_row_once(tmp_path: Path, slice_bytes: int,
     assert json.loads(found[-1].raw) == {name: expected[-1][name] for name in ("id", "title", "text")}
 
 
-def test_slices_are_runs_of_row_groups_of_about_the_size_asked_for(tmp_path: Path) -> None:
+def test_slices_are_runs_of_row_groups_of_about_the_size_in_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "corpus.parquet"
     pq.write_table(table(5000), path, row_group_size=500)
     corpus = CorpusConfig(path=str(path), slice_bytes=100_000)
-    slices = plan_slices(corpus)
+    slices = plan_slices(corpus).slices
     assert 1 < len(slices) < 10
     assert [slice_.start for slice_ in slices] == [0, *(slice_.stop for slice_ in slices[:-1])]
     assert slices[-1].stop == 10

@@ -1,17 +1,22 @@
 """Corpora behind URLs: an S3 server, and fsspec's own memory."""
 
+import functools
 import gzip
+import http.server
 import io
 import json
+import threading
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpr.corpus.plan import plan_slices
-from dpr.corpus.read import read_slice
+from dpr.corpus.reading import read_slice
+from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError
 from dpr.recipe import CorpusConfig
 from tests.corpus.reading import read
@@ -52,7 +57,7 @@ def test_s3_objects_read_as_local_files(
     corpus = CorpusConfig(path=path.format(bucket=bucket, key=key), slice_bytes=-(-len(data) // slices))
     if key.endswith("parquet"):
         corpus = corpus.model_copy(update={"slice_bytes": 1})
-    planned = plan_slices(corpus)
+    planned = plan_slices(corpus).slices
     assert len(planned) == slices
     assert {row.source for row in read(corpus.path)} == {f"s3://{bucket}/night/{key}"}
     found = [row.passage for slice_ in planned for row in read_slice(slice_, corpus)]
@@ -66,7 +71,7 @@ def test_an_s3_object_that_was_replaced_is_an_error(moto_endpoint: S3Endpoint, b
     client = moto_endpoint.client()
     client.put_object(Bucket=bucket, Key="c.jsonl", Body=LINES)
     corpus = CorpusConfig(path=f"s3://{bucket}/c.jsonl")
-    (slice_,) = plan_slices(corpus)
+    (slice_,) = plan_slices(corpus).slices
     client.put_object(Bucket=bucket, Key="c.jsonl", Body=LINES.replace(b"passage 7", b"passage 8"))
     with pytest.raises(CorpusError, match=r"c\.jsonl changed while it was being scanned"):
         next(read_slice(slice_, corpus))
@@ -77,6 +82,38 @@ def test_nothing_there_on_s3_is_one_sentence(bucket: str, path: str) -> None:
     with pytest.raises(CorpusError, match=r"^corpus .*s3://") as caught:
         plan_slices(CorpusConfig(path=path.format(bucket=bucket)))
     assert "\n" not in str(caught.value)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, without ranges and without a log."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def http_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """Give a folder and the URL that a server without support for ranges has it under."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield tmp_path, f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("name", "data"), [("c.jsonl", LINES * 20), ("c.jsonl.gz", gzip.compress(LINES * 20, 0))])
+def test_an_http_server_without_ranges_will_do_for_a_file_that_is_read_from_its_beginning(
+    http_folder: tuple[Path, str], name: str, data: bytes
+) -> None:
+    folder, url = http_folder
+    (folder / name).write_bytes(data)
+    assert len(data) > 2 * 2**20, "more than planning reads"
+    assert [row.passage and row.passage._asdict() for row in read(f"{url}/{name}")] == RECORDS * 20
 
 
 def test_any_fsspec_url_will_do_and_an_unknown_one_is_one_sentence() -> None:

@@ -12,7 +12,7 @@ SIZES = st.integers(1, 12).flatmap(lambda words: st.tuples(st.just(words), st.in
 
 
 @given(st.text(), SIZES)
-def test_passages_are_the_words_in_order_with_exactly_the_overlap_asked_for(text: str, sizes: tuple[int, int]) -> None:
+def test_passages_are_the_words_in_order_with_exactly_the_overlap(text: str, sizes: tuple[int, int]) -> None:
     size, overlap = sizes
     words = text.split()
     passages = [passage.split(" ") for passage in split_words(text, size, overlap)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertModel, DPRContextEncoder, DPRQuestionEncoder
 
 from dpr.encoder.encode import Compute, PassageEncoder, QuestionEncoder, TowerEncoder
-from dpr.encoder.model import load_network
+from dpr.encoder.network import load_network
 from dpr.encoder.padded import PaddedForward
 from dpr.encoder.precision import choose_precision, judge
 from dpr.encoder.spec import resolve

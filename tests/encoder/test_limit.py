@@ -10,7 +10,7 @@ from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, Disti
 
 from dpr.encoder import limit
 from dpr.encoder.limit import ForwardCost, peak
-from dpr.encoder.model import Network
+from dpr.encoder.network import Network
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 80}
 

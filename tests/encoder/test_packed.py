@@ -24,7 +24,7 @@ from transformers import (
 from dpr.encoder import packed_cpu
 from dpr.encoder.encode import Compute, TowerEncoder
 from dpr.encoder.memory import WithinMemory
-from dpr.encoder.model import load_network
+from dpr.encoder.network import load_network
 from dpr.encoder.packed import Entry, Linear, PackedBert, Tables, supports
 from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_forward import PackedForward, default_ops, pack

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dpr.errors import RecipeError
 from dpr.evaluate.answers import accuracy, has_answer, names_passage, words
 from dpr.evaluate.questions import Question, QuestionSet, load_questions
-from dpr.hit import Hit
+from dpr.search.hits import Hit
 from dpr.recipe import GateConfig
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dpr.errors import IndexBuildError
 from dpr.index.choose import choose, keep
-from dpr.index.serving import open_shard
-from dpr.index.train import train, write_index
+from dpr.index.shards import open_shard
+from dpr.index.training import train, write_index
 from dpr.recipe import IndexConfig
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dpr.index.choose import choose, new_index
 from dpr.index.coarse import train_coarse
-from dpr.index.train import train
+from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
 DIM, LISTS = 32, 64

@@ -7,10 +7,10 @@ import faiss
 import numpy as np
 import pytest
 
-from dpr.index.build import build_part
+from dpr.index.coding import build_part
 from dpr.index.choose import choose
 from dpr.index.hardware import faiss_threads
-from dpr.index.train import train
+from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
 

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpr.errors import IndexBuildError, IntegrityError
-from dpr.index.build import build_part
+from dpr.index.coding import build_part
 from dpr.index.choose import choose
-from dpr.index.merge import PartRef, build_whole, index_ids, merge
+from dpr.index.merging import PartRef, build_whole, index_ids, merge
 from dpr.index.part import write_part
-from dpr.index.search import search
-from dpr.index.train import read_index, train
-from dpr.index.verify import stored_ids, verify
+from dpr.index.candidates import search
+from dpr.index.training import read_index, train
+from dpr.index.contents import stored_ids, verify
 from dpr.recipe import IndexConfig
 
 LISTED = [

@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dpr.errors import IndexBuildError, IntegrityError
-from dpr.index.build import build_part
+from dpr.index.coding import build_part
 from dpr.index.choose import choose
 from dpr.index.part import Part, PartFile, write_part
-from dpr.index.train import train
+from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
 Vectors = npt.NDArray[np.float16]

@@ -10,8 +10,8 @@ import pytest
 
 from dpr.errors import EncoderError
 from dpr.index.choose import choose
-from dpr.index.search import exact_scores, rescore, search
-from dpr.index.train import train
+from dpr.index.candidates import exact_scores, rescore, search
+from dpr.index.training import train
 from dpr.index.truth import exact_topk, recall_at
 from dpr.recipe import IndexConfig
 

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import pytest
 
 from dpr.index import serving
-from dpr.index.build import build_part
+from dpr.index.coding import build_part
 from dpr.index.choose import choose
 from dpr.index.cost import search_cost
-from dpr.index.merge import PartRef, merge
+from dpr.index.merging import PartRef, merge
 from dpr.index.part import write_part
-from dpr.index.search import search
-from dpr.index.serving import ServingIndex, open_shard
-from dpr.index.train import read_index, train, write_index
+from dpr.index.candidates import search
+from dpr.index.shards import ServingIndex, open_shard
+from dpr.index.training import read_index, train, write_index
 from dpr.index.tune import tune
 from dpr.recipe import IndexConfig
 

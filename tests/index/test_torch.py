@@ -10,12 +10,12 @@ import torch
 
 from dpr.errors import IndexBuildError
 from dpr.index import torch_kmeans
-from dpr.index.build import FaissCoder, build_part, coder
+from dpr.index.coding import FaissCoder, build_part, coder
 from dpr.index.choose import IndexPlan, choose
 from dpr.index.hardware import Hardware
 from dpr.index.torch_index import TorchCoder
 from dpr.index.torch_kmeans import KMeans, kmeans, nearest
-from dpr.index.train import quantisation_error, train, trained_how
+from dpr.index.training import quantisation_error, train, trained_how
 from dpr.recipe import IndexConfig
 
 DIM, ROWS = 32, 6000

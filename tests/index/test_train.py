@@ -13,7 +13,7 @@ import pytest
 from dpr.errors import IndexBuildError, IntegrityError
 from dpr.index.choose import IndexPlan, choose
 from dpr.index.kinds import inverted
-from dpr.index.train import imbalance_growth, list_imbalance, quantisation_error, read_index, train, write_index
+from dpr.index.training import imbalance_growth, list_imbalance, quantisation_error, read_index, train, write_index
 from dpr.recipe import IndexConfig
 
 Vectors = npt.NDArray[np.float16]

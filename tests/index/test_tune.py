@@ -9,9 +9,9 @@ import pytest
 
 from dpr.index.choose import choose
 from dpr.index.cost import search_cost
-from dpr.index.search import SearchSettings, rescore, search
-from dpr.index.serving import ServingIndex
-from dpr.index.train import train
+from dpr.index.candidates import SearchSettings, rescore, search
+from dpr.index.shards import ServingIndex
+from dpr.index.training import train
 from dpr.index.truth import exact_topk
 from dpr.index.tune import RESCORE_GRID, Tuned, said, tune
 from dpr.recipe import IndexConfig

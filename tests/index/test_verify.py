@@ -7,8 +7,8 @@ import pytest
 
 from dpr.errors import IntegrityError
 from dpr.index.choose import choose
-from dpr.index.train import train
-from dpr.index.verify import verify
+from dpr.index.training import train
+from dpr.index.contents import verify
 from dpr.recipe import IndexConfig
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import Outcome, run_recipe
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import Outcome, run_recipe
 from dpr.recipe import Recipe
 from tests.tiny import WORDS, Quiet, write_jsonl
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dpr.pipeline.estimate import Speeds, Work, estimate, measured
-from dpr.pipeline.execute import Cluster, StageReport
-from dpr.pipeline.meter import Encoding
+from dpr.operations.estimate import Speeds, Work, estimate, measured
+from dpr.engine.stage import Cluster, StageReport
+from dpr.stages.embed_meter import Encoding
 
 WORK = Work(
     slices=4,

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import CorpusError
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.forecast import Forecast, forecast
-from dpr.pipeline.plan import Plan
-from dpr.pipeline.run import Run
+from dpr.engine.stage import LocalExecutor
+from dpr.operations.forecast import Forecast, forecast
+from dpr.run import Plan
+from dpr.run import Run
 from dpr.recipe import Recipe
 from tests.pipeline.test_run import encoder, passages, recipe, run  # noqa: F401 (encoder is a fixture)
 from tests.tiny import Quiet, write_jsonl
@@ -17,7 +17,7 @@ from tests.tiny import Quiet, write_jsonl
 @pytest.fixture(autouse=True)
 def _quick_and_out_of_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DPR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("dpr.pipeline.calibrate.ENCODE_SECONDS", 0.01)
+    monkeypatch.setattr("dpr.operations.calibrate.ENCODE_SECONDS", 0.01)
 
 
 def told(made: Recipe, seconds: float = 60.0) -> Forecast:

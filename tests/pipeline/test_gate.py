@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dpr.deletions import store_deletions
-from dpr.manifest import SegmentEntry
-from dpr.pipeline.gate import split_questions
-from dpr.pipeline.index import sample_vectors
-from dpr.records import put_object
-from dpr.segment import passage_schema, write_segment
+from dpr.formats.deletions import store_deletions
+from dpr.formats.manifest import SegmentEntry
+from dpr.stages.gate import split_questions
+from dpr.stages.train import sample_vectors
+from dpr.formats.records import put_object
+from dpr.formats.segment import passage_schema, write_segment
 from dpr.store import LocalStore
 
 DIM = 4

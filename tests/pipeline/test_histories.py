@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from dpr.encoder.encode import Compute, PassageEncoder, QuestionEncoder
 from dpr.encoder.spec import resolve
-from dpr.manifest import SnapshotBody
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import run_recipe
+from dpr.formats.manifest import SnapshotBody
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import run_recipe
 from dpr.recipe import Recipe
-from dpr.retrieve import Retriever
+from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-import dpr.pipeline.merge
+import dpr.stages.merge
 from dpr.errors import DprError, IndexBuildError, IntegrityError
 from dpr.index.choose import choose
-from dpr.index.merge import merge
+from dpr.index.merging import merge
 from dpr.recipe import Recipe
-from dpr.retrieve import Retriever
-from dpr.snapshot import live_snapshot, numbers
+from dpr.search.retrieve import Retriever
+from dpr.formats.snapshots import live_snapshot, numbers
 from dpr.store import LocalStore
 from tests.disk import full_disk
 from tests.pipeline.stores import run, tiny_recipe
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_during_a_merge(tmp_path: Path, encoder: Path, monk
     run(recipe)
     again = with_index(recipe, shards=2)
     with monkeypatch.context() as patch:
-        patch.setattr(dpr.pipeline.merge, "merge", merge_on_a_full_disk)
+        patch.setattr(dpr.stages.merge, "merge", merge_on_a_full_disk)
         assert "free disk space" in refused(again, IndexBuildError)
     assert run(again).snapshot.number == 2
 

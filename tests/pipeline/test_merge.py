@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpr.collect import find_garbage
+from dpr.operations.gc import find_garbage
 from dpr.errors import IntegrityError
-from dpr.index.train import read_index
-from dpr.index.verify import stored_ids
-from dpr.maintain import verify
-from dpr.manifest import Deletions, SegmentEntry
-from dpr.pipeline.merge import plan_shards, shard_reports
-from dpr.records import ObjectRef, open_verified, put_object, read_record
-from dpr.retrieve import Retriever
+from dpr.index.training import read_index
+from dpr.index.contents import stored_ids
+from dpr.operations.verify import verify
+from dpr.formats.manifest import Deletions, SegmentEntry
+from dpr.stages.merge import plan_shards, shard_reports
+from dpr.formats.records import ObjectRef, open_verified, put_object, read_record
+from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore, Store, open_store
 from tests.pipeline.stores import run, tiny_recipe
 from tests.services.endpoint import S3Endpoint

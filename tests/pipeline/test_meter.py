@@ -2,8 +2,8 @@
 
 import pytest
 
-from dpr.pipeline.meter import BusyClock, Encoding, EncodingWatch
-from dpr.records import Record
+from dpr.stages.embed_meter import BusyClock, Encoding, EncodingWatch
+from dpr.formats.records import Record
 
 
 def record(rows: int, tokens: int, encoder: str = "bf16", **seconds: float) -> Record:
@@ -13,7 +13,7 @@ def record(rows: int, tokens: int, encoder: str = "bf16", **seconds: float) -> R
 
 def test_a_clock_counts_units_that_overlap_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("dpr.pipeline.meter.time.perf_counter", lambda: now)
+    monkeypatch.setattr("dpr.stages.embed_meter.time.perf_counter", lambda: now)
     clock = BusyClock()
     now = 2.0
     with clock:  # from 2 to 9

@@ -7,12 +7,12 @@ import pytest
 
 import dpr.store.s3
 from dpr.errors import StoreError
-from dpr.maintain import verify
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import Outcome, run_recipe
+from dpr.operations.verify import verify
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import Outcome, run_recipe
 from dpr.recipe import Recipe
-from dpr.retrieve import Retriever
-from dpr.snapshot import numbers
+from dpr.search.retrieve import Retriever
+from dpr.formats.snapshots import numbers
 from dpr.store import open_store
 from dpr.store.faults import FaultyStore
 from dpr.store.s3 import S3Store

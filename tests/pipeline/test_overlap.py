@@ -14,19 +14,19 @@ import pytest
 import yaml
 
 from dpr.errors import ConflictError, PublishRaceError
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import run_recipe
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import run_recipe
 from dpr.recipe import Recipe, load_recipe
-from dpr.snapshot import live_snapshot, numbers, publish, read_snapshot, rollback
+from dpr.formats.snapshots import live_snapshot, numbers, publish, read_snapshot, rollback
 from dpr.store import LocalStore
 from tests.tiny import Quiet, make_encoder, write_jsonl
 
 RUN_AND_WAIT = """
 import sys
 from dpr.errors import DprError
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.plan import Plan
-from dpr.pipeline.whole import run_plan
+from dpr.engine.stage import LocalExecutor
+from dpr.run import Plan
+from dpr.nightly import run_plan
 from dpr.recipe import load_recipe
 from tests.tiny import Quiet
 

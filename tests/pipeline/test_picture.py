@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dpr.errors import StoreError
-from dpr.index.train import read_index
-from dpr.pipeline.picture import write_report
+from dpr.index.training import read_index
+from dpr.evaluate.index_report import write_report
 from dpr.store import LocalStore
 from tests.pipeline.stores import run, tiny_recipe
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.tokens import TokenBatch
 from dpr.errors import CorpusError, UnitError
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import Outcome, run_recipe
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import Outcome, run_recipe
 from dpr.recipe import Recipe
-from dpr.snapshot import latest_snapshot
+from dpr.formats.snapshots import latest_snapshot
 from dpr.store import LocalStore
 from tests.tiny import WORDS, Quiet, make_encoder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import GateError
-from dpr.pipeline.report import Report
+from dpr.operations.run_report import Report
 from tests.pipeline.test_run import encoder, passages, recipe, run  # noqa: F401 (encoder is a fixture)
 from tests.tiny import Quiet, write_jsonl
 

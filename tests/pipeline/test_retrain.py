@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpr.errors import IndexBuildError
-from dpr.manifest import SnapshotBody
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.report import IndexReport
-from dpr.pipeline.whole import run_recipe
+from dpr.formats.manifest import SnapshotBody
+from dpr.engine.stage import LocalExecutor
+from dpr.operations.run_report import IndexReport
+from dpr.nightly import run_recipe
 from dpr.recipe import Recipe
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
 

@@ -9,16 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import dpr.store
-from dpr.corpus.plan import plan_slices
+from dpr.corpus.slices import plan_slices
 from dpr.corpus.rows import Slice
 from dpr.encoder.encode import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, StoreError
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import Outcome, run_recipe
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import Outcome, run_recipe
 from dpr.recipe import CorpusConfig, Recipe
-from dpr.retrieve import Retriever
-from dpr.snapshot import latest_snapshot, numbers, rollback
+from dpr.search.retrieve import Retriever
+from dpr.formats.snapshots import latest_snapshot, numbers, rollback
 from dpr.store import LocalStore
 from dpr.store.faults import FaultyStore
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
@@ -258,7 +258,7 @@ def test_a_run_plans_once_and_again_only_after_a_lost_publish(
         listed.append(corpus.path)
         return plan_slices(corpus)
 
-    monkeypatch.setattr("dpr.pipeline.plan.plan_slices", counted)
+    monkeypatch.setattr("dpr.run.plan_slices", counted)
     corpus = passages(60)
     recipes = [recipe(tmp_path, encoder, gate={"at": at}) for at in ([1], [1, 5], [1, 20])]
     for number, made in enumerate(recipes[:2], start=1):

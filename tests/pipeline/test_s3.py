@@ -11,9 +11,9 @@ import yaml
 
 from dpr import collect as collecting
 from dpr.errors import StoreError
-from dpr.maintain import verify
-from dpr.retrieve import Retriever
-from dpr.snapshot import numbers, read_snapshot, rollback
+from dpr.operations.verify import verify
+from dpr.search.retrieve import Retriever
+from dpr.formats.snapshots import numbers, read_snapshot, rollback
 from dpr.store import LocalStore, Store, s3
 from dpr.store.lease import Lease
 from dpr.store.s3_failures import Patience

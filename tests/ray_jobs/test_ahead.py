@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import CorpusError, DprError
-from dpr.pipeline.execute import Step, Unit
+from dpr.engine.stage import Step, Unit
 from dpr.recipe import Resources
 from tests.ray_jobs.marks import ON_RAY
 
@@ -48,7 +48,7 @@ def ray_with_a_gpu() -> Iterator[None]:
 
 
 def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhile(tmp_path: Path) -> None:
-    from ray_jobs.runtime import RayExecutor
+    from ray_jobs.ray_executor import RayExecutor
 
     executor = RayExecutor(Resources())
     steps = [Step(Load, (tmp_path,), on="encoder")]
@@ -65,7 +65,7 @@ def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhi
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("left", [False, True])
 def test_a_stage_without_units_gives_nothing_and_lets_the_gpu_go(tmp_path: Path, *, begun: bool, left: bool) -> None:
-    from ray_jobs.runtime import RayExecutor
+    from ray_jobs.ray_executor import RayExecutor
 
     executor = RayExecutor(Resources())
     steps = [Step(Load, (tmp_path,), on="encoder")]
@@ -81,7 +81,7 @@ def test_a_stage_without_units_gives_nothing_and_lets_the_gpu_go(tmp_path: Path,
 
 
 def test_what_goes_wrong_while_loading_is_raised_by_the_stage(tmp_path: Path) -> None:
-    from ray_jobs.runtime import RayExecutor
+    from ray_jobs.ray_executor import RayExecutor
 
     (tmp_path / "refuse").touch()
     executor = RayExecutor(Resources())
@@ -94,8 +94,8 @@ def test_what_goes_wrong_while_loading_is_raised_by_the_stage(tmp_path: Path) ->
 def test_a_begun_stage_that_is_never_run_does_not_keep_the_process(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.ray_jobs.test_ahead import Load, waited_for\n"
-        "from ray_jobs.connect import connected; from ray_jobs.runtime import RayExecutor\n"
-        "from dpr.recipe import Resources; from dpr.pipeline.execute import Step\n"
+        "from ray_jobs.connect import connected; from ray_jobs.ray_executor import RayExecutor\n"
+        "from dpr.recipe import Resources; from dpr.engine.stage import Step\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "with connected(cpus=2, gpus=1):\n"
         "    RayExecutor(Resources()).begin('embed', [Step(Load, (folder,), on='encoder')])\n"

@@ -19,10 +19,10 @@ import pytest
 import yaml
 
 from dpr.errors import UnitError
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import run_recipe
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import run_recipe
 from dpr.recipe import load_recipe
-from dpr.snapshot import live_snapshot, numbers
+from dpr.formats.snapshots import live_snapshot, numbers
 from dpr.store import LocalStore
 from tests.ray_jobs.own_ray import OwnRay, own_ray
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dpr.errors import UnitError
-from dpr.pipeline.execute import Step, Unit
+from dpr.engine.stage import Step, Unit
 from dpr.recipe import Resources
 from tests.ray_jobs.marks import ON_RAY
 
@@ -48,7 +48,7 @@ def crash(marks: str) -> None:
 @pytest.fixture(scope="module")
 def executor() -> Iterator[Any]:
     from ray_jobs.connect import connected
-    from ray_jobs.runtime import RayExecutor
+    from ray_jobs.ray_executor import RayExecutor
 
     with connected(cpus=2):
         yield RayExecutor(Resources())
@@ -56,7 +56,7 @@ def executor() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("on", "units"), [("task", 1), ("task", 5), ("actor", 5), ("encoder", 5)])
 def test_a_unit_that_kills_its_workers_ends_the_stage(executor: Any, on: Any, units: int, tmp_path: Path) -> None:
-    from ray_jobs.runtime import LOST_RETRIES
+    from ray_jobs.ray_executor import LOST_RETRIES
 
     marks = tmp_path / "marks"
     records = [f"runs/1/{n}.json" for n in range(5)] if units > 1 else [DEADLY]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import ConflictError
-from dpr.snapshot import open_snapshot
+from dpr.formats.snapshots import open_snapshot
 from dpr.store import LocalStore
 from dpr.store.lease import Lease
 from ray_jobs import cli

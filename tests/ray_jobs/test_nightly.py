@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from dpr.errors import EncoderError
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import run_recipe
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import run_recipe
 from dpr.recipe import Recipe, load_recipe
 from tests.ray_jobs.marks import ON_RAY
 from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
@@ -39,7 +39,7 @@ def corpus(count: int) -> dict[str, str]:
 
 def test_ray_and_one_process_give_the_same_body(tmp_path: Path) -> None:
     from ray_jobs.connect import connected
-    from ray_jobs.runtime import RayExecutor
+    from ray_jobs.ray_executor import RayExecutor
 
     encoder = make_encoder(tmp_path / "encoder")
     made: dict[str, Recipe] = {}

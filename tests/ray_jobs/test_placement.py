@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dpr.errors import CorpusError
-from dpr.pipeline.execute import Step, Unit
+from dpr.engine.stage import Step, Unit
 from dpr.recipe import Resources
 from tests.ray_jobs.marks import ON_RAY
 
@@ -44,7 +44,7 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
-    from ray_jobs.runtime import CODERS_PER_GPU, RayExecutor
+    from ray_jobs.ray_executor import CODERS_PER_GPU, RayExecutor
 
     executor = RayExecutor(Resources())
     assert executor.hardware().device == ("cuda" if gpus else None)
@@ -66,7 +66,7 @@ def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_error_of_a_task_arrives_as_it_was_raised(count: int) -> None:
     from ray_jobs.connect import connected
-    from ray_jobs.runtime import RayExecutor
+    from ray_jobs.ray_executor import RayExecutor
 
     with connected(cpus=2, gpus=0), pytest.raises(CorpusError) as refused:
         list(RayExecutor(Resources()).run("scan", [Step(Refuse)], units(count)))
@@ -75,7 +75,7 @@ def test_an_error_of_a_task_arrives_as_it_was_raised(count: int) -> None:
 
 def test_a_machine_of_one_cpu_has_room_for_all_operators() -> None:
     from ray_jobs.connect import connected
-    from ray_jobs.runtime import RayExecutor
+    from ray_jobs.ray_executor import RayExecutor
 
     steps = [Step(Where, on="actor"), Step(Where, on="encoder"), Step(Where)]
     with connected(cpus=1):

@@ -24,11 +24,11 @@ import pytest
 import ray
 
 from dpr.errors import DprError, EncoderError, IntegrityError, ServeError, StoreError
-from dpr.hit import Hit
-from dpr.pipeline.execute import LocalExecutor
-from dpr.pipeline.whole import run_recipe
+from dpr.search.hits import Hit
+from dpr.engine.stage import LocalExecutor
+from dpr.nightly import run_recipe
 from dpr.recipe import Recipe, ServeConfig
-from dpr.retrieve import Retriever
+from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore
 from ray_jobs.connect import connected
 from ray_jobs.serve.haproxy import find_haproxy
@@ -339,7 +339,7 @@ def test_interrupted_it_stops_all_that_it_started_and_says_no_more(service: Serv
 
 def refused(store_url: str, model: str | None = None, **config: Any) -> DprError:
     """The error with which serving ends before Ray is started."""
-    from ray_jobs.serve.run import serve_store
+    from ray_jobs.serve.service import serve_store
 
     with pytest.raises(DprError) as caught, serve_store(store_url, ServeConfig(**config), model):
         pass
@@ -391,7 +391,7 @@ def test_another_encoder_is_refused_with_both_ids(store: LocalStore, retriever: 
 def test_on_a_ray_that_runs_already_a_broken_replica_says_why_and_the_next_one_serves(
     store: LocalStore, retriever: Retriever, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray_jobs.serve.run import serve_store
+    from ray_jobs.serve.service import serve_store
 
     monkeypatch.setenv("DPR_CACHE", str(tmp_path / "cache"))
     broken = tmp_path / "broken"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from dpr.hit import Hit
-from dpr.retrieve import Answer
+from dpr.search.hits import Hit
+from dpr.search.retrieve import Answer
 from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher
 
 

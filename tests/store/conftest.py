@@ -9,6 +9,7 @@ import pytest
 
 from dpr.store import LocalStore, Store, open_store
 from tests.services.endpoint import S3Endpoint
+from tests.store.s3_rig import Rig, rig_before
 
 
 class LocalBackend:
@@ -82,3 +83,30 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def folder() -> str:
     """A prefix that no other test uses."""
     return f"{uuid.uuid4().hex[:8]}/"
+
+
+@pytest.fixture(scope="module")
+def moto_rig(moto_endpoint: S3Endpoint) -> Iterator[Rig]:
+    with rig_before(moto_endpoint, knows_conditional_uploads=True) as rig:
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def ceph_rig(ceph_endpoint: S3Endpoint) -> Iterator[Rig]:
+    with rig_before(ceph_endpoint) as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(moto_rig: Rig) -> Rig:
+    """The quick server, which shows what the store does."""
+    moto_rig.reset()
+    return moto_rig
+
+
+@pytest.fixture(params=["moto", "ceph"])
+def either_rig(request: pytest.FixtureRequest) -> Rig:
+    """Also the real one, where it matters what the server does."""
+    rig: Rig = request.getfixturevalue(f"{request.param}_rig")
+    rig.reset()
+    return rig

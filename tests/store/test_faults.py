@@ -1,4 +1,4 @@
-"""FaultyStore fails at the call it is told to, before or after the effect, and is otherwise the store it wraps."""
+"""FaultyStore fails at the given call, before or after its effect, and is otherwise the store that it wraps."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,8 @@ def work(store: Store, folder: Path) -> list[object]:
     """One call of every method, each with an effect or a result of its own."""
     (folder / "file").write_bytes(b"of a file")
     store.put("a", b"12345")
-    store.put_file("b", folder / "file")
-    results: list[object] = [store.put_if_absent("c", b"c"), store.put_if_absent("c", b"d")]
+    results: list[object] = [store.put_file_if_absent("b", folder / "file")]
+    results += [store.put_if_absent("c", b"c"), store.put_if_absent("c", b"d")]
     store.fetch("b", folder / "copy")
     results += [store.get("a"), store.get_range("a", 1, 2), store.size("a"), store.exists("x")]
     results += [info.name for info in store.list()]
@@ -25,7 +25,7 @@ def work(store: Store, folder: Path) -> list[object]:
     return results
 
 
-EXPECTED = [True, False, b"12345", b"23", 5, False, "a", "b", "c", ()]
+EXPECTED = [True, True, False, b"12345", b"23", 5, False, "a", "b", "c", ()]
 CALLS = 12
 
 
@@ -51,7 +51,7 @@ def test_each_call_can_fail(tmp_path: Path, fail_at: int, mode: FailureMode) -> 
     ("call", "took_effect"),
     [
         (lambda store, _: store.put("new", b"1"), lambda names: "new" in names),
-        (lambda store, path: store.put_file("new", path), lambda names: "new" in names),
+        (lambda store, path: store.put_file_if_absent("new", path), lambda names: "new" in names),
         (lambda store, _: store.put_if_absent("new", b"1"), lambda names: "new" in names),
         (lambda store, _: store.delete("old"), lambda names: "old" not in names),
     ],

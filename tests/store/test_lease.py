@@ -37,7 +37,7 @@ except ConflictError as error:
 
 
 class Process:
-    """Another process that takes the lease of a store, and holds it until it is told to end."""
+    """Another process that takes the lease of a store, and holds it until `end`."""
 
     def __init__(self, store: Store, owner: str, ttl_seconds: float = 60.0) -> None:
         self.popen = subprocess.Popen(
@@ -108,15 +108,15 @@ def claim_of_another_machine(store: Store, number: int, ttl_seconds: float) -> N
     assert store.put_if_absent(f"lease/{number:08d}/00000001.json", json.dumps(claim).encode())
 
 
-def test_one_holds_and_the_other_is_told_who(store: Store) -> None:
+def test_one_holds_and_the_other_learns_who(store: Store) -> None:
     first = Process(store, "run 1")
     assert first.answer() == "held 1"
     with pytest.raises(ConflictError) as caught:
         Lease.acquire(store, "run 2")
-    said = str(caught.value)
-    assert f"store {store.url} is held by run 1 (host " in said
-    assert f"pid {first.pid}, since 20" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert f"store {store.url} is held by run 1 (host " in message
+    assert f"pid {first.pid}, since 20" in message
+    assert "\n" not in message
     assert first.check() == "still held"
     first.end()
     with Lease.acquire(store, "run 2") as lease:  # released: at once
@@ -137,7 +137,7 @@ def test_a_killed_holder_that_nobody_waited_for_is_dead_too(folder: LocalStore) 
     first = Process(folder, "run 1")
     assert first.answer() == "held 1"
     first.popen.kill()
-    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # dead, and its parent has not asked yet
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # dead, and its parent has not read its exit status
     Lease.acquire(folder, "run 2").release()
     first.kill()
 
@@ -180,8 +180,8 @@ def test_a_stopped_holder_loses_the_lease_and_finds_out(folder: LocalStore) -> N
         assert lease.fencing_number == 2
     finally:
         first.popen.send_signal(signal.SIGCONT)
-    said = first.check()
-    assert said.startswith(f"refused: the lease of store {folder.url} was lost (fencing number 1) to run 2 (host ")
+    message = first.check()
+    assert message.startswith(f"refused: the lease of store {folder.url} was lost (fencing number 1) to run 2 (host ")
     first.end()
     lease.check()  # what the loser did afterwards, its release too, changes nothing
     with pytest.raises(ConflictError, match="held by run 2"):

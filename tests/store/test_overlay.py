@@ -16,7 +16,13 @@ def test_reads_see_both_and_writes_go_above(tmp_path: Path) -> None:
     store = OverlayStore(tmp_path / "above", below)
     store.put("a/one", b"newer")
     (tmp_path / "file").write_bytes(b"third")
-    store.put_file("a/three", tmp_path / "file")
+    assert (
+        store.put_file_if_absent("a/three", tmp_path / "file"),
+        store.put_file_if_absent("a/two", tmp_path / "file"),
+    ) == (
+        True,
+        False,
+    )
     assert (store.put_if_absent("a/two", b"x"), store.put_if_absent("b", b"fourth")) == (False, True)
 
     assert [(info.name, info.size_bytes) for info in store.list("a/")] == [("a/one", 5), ("a/three", 5), ("a/two", 6)]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,12 +31,16 @@ def test_a_real_server_that_ignores_if_none_match_is_refused(
     assert [info.name for info in open_store("s3://hostile").list()] == ["around"]
 
 
-def test_it_works_in_all_other_respects(nanio_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_works_in_all_other_respects(
+    nanio_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     nanio_endpoint.client().create_bucket(Bucket="plain")
     nanio_endpoint.use(monkeypatch)
     store = open_store("s3://plain")
     large = bytes(range(256)) * 50_000
-    store.put("a/large", large)
+    (tmp_path / "large").write_bytes(large)
+    assert store.put_file_if_absent("a/large", tmp_path / "large") is True
+    assert store.put_file_if_absent("a/large", tmp_path / "large") is False
     store.put("a/small", b"1")
     assert store.get("a/large") == large
     assert store.get_range("a/large", 9_000_000, 300) == large[9_000_000:9_000_300]

@@ -1,6 +1,7 @@
 """Mistakes in URLs, settings and rights: one sentence that says what to do, and never a secret."""
 
 import json
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,16 +17,20 @@ from tests.services.endpoint import S3Endpoint, free_ports
 SECRET = "hush-hush-secret"
 IMPATIENCE = Patience(total_seconds=0.3, unreachable_seconds=0.3, first_delay_seconds=0.01)
 
-CALLS: dict[str, Callable[[S3Store], object]] = {
-    "get": lambda store: store.get("a"),
-    "get_range": lambda store: store.get_range("a", 1, 1),
-    "size": lambda store: store.size("a"),
-    "exists": lambda store: store.exists("a"),
-    "put": lambda store: store.put("a", b"1"),
-    "large put": lambda store: store.put("a", bytes(10_000_000)),
-    "put_if_absent": lambda store: store.put_if_absent("a", b"1"),
-    "list": lambda store: list(store.list()),
-    "delete": lambda store: store.delete("a"),
+LARGE_BYTES = 10_000_000
+"""More than one request moves."""
+
+CALLS: dict[str, Callable[[S3Store, Path], object]] = {
+    "get": lambda store, _: store.get("a"),
+    "get_range": lambda store, _: store.get_range("a", 1, 1),
+    "size": lambda store, _: store.size("a"),
+    "exists": lambda store, _: store.exists("a"),
+    "put": lambda store, _: store.put("a", b"1"),
+    "put_if_absent": lambda store, _: store.put_if_absent("a", b"1"),
+    "put_file_if_absent": lambda store, _: store.put_file_if_absent("a", Path(__file__)),
+    "put_file_if_absent of a large file": lambda store, large: store.put_file_if_absent("a", large),
+    "list": lambda store, _: list(store.list()),
+    "delete": lambda store, _: store.delete("a"),
 }
 
 
@@ -35,15 +40,17 @@ def settings() -> Iterator[pytest.MonkeyPatch]:
         yield monkeypatch
 
 
-def said_by(store: S3Store, call: str) -> str:
-    with pytest.raises(StoreError) as caught:
-        CALLS[call](store)
+def message_of(store: S3Store, call: str) -> str:
+    with tempfile.NamedTemporaryFile() as large:
+        large.truncate(LARGE_BYTES)
+        with pytest.raises(StoreError) as caught:
+            CALLS[call](store, Path(large.name))
     assert not isinstance(caught.value, MissingObjectError)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert ". " not in said
-    assert SECRET not in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ". " not in message
+    assert SECRET not in message
+    return message
 
 
 def new_bucket(endpoint: S3Endpoint) -> str:
@@ -58,9 +65,11 @@ def test_missing_bucket(request: pytest.FixtureRequest, settings: pytest.MonkeyP
     endpoint.use(settings)
     store = S3Store("s3://no-such-bucket/x")
     for call in CALLS:
-        said = said_by(store, call)
-        assert said.startswith("store s3://no-such-bucket/x, object ")
-        assert said.endswith(f"there is no bucket no-such-bucket at {endpoint.url}; create it or mend the store's URL")
+        message = message_of(store, call)
+        assert message.startswith("store s3://no-such-bucket/x, object ")
+        assert message.endswith(
+            f"there is no bucket no-such-bucket at {endpoint.url}; create it or mend the store's URL"
+        )
 
 
 def test_wrong_secret(ceph_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) -> None:
@@ -69,9 +78,9 @@ def test_wrong_secret(ceph_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) -
     settings.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     store = S3Store(f"s3://{bucket}")
     for call in CALLS:
-        said = said_by(store, call)
-        assert "refused the credentials" in said
-        assert ceph_endpoint.access_key not in said
+        message = message_of(store, call)
+        assert "refused the credentials" in message
+        assert ceph_endpoint.access_key not in message
 
 
 def test_access_denied(ceph_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) -> None:
@@ -88,31 +97,31 @@ def test_access_denied(ceph_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) 
     ceph_endpoint.use(settings)
     store = S3Store(f"s3://{bucket}")
     for call in CALLS:
-        said = said_by(store, call)
-        assert "access is denied" in said
-        assert f"s3:ListBucket on bucket {bucket}" in said
+        message = message_of(store, call)
+        assert "access is denied" in message
+        assert f"s3:ListBucket on bucket {bucket}" in message
 
 
 def test_no_credentials(moto_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) -> None:
     moto_endpoint.use(settings)
     settings.delenv("AWS_ACCESS_KEY_ID")
     settings.delenv("AWS_SECRET_ACCESS_KEY")
-    assert "set AWS_ACCESS_KEY_ID" in said_by(S3Store("s3://bucket"), "get")
+    assert "set AWS_ACCESS_KEY_ID" in message_of(S3Store("s3://bucket"), "get")
 
 
 def test_profile_that_is_not_there(moto_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) -> None:
     moto_endpoint.use(settings)
     settings.setenv("AWS_PROFILE", "nightly")
-    assert "(The config profile (nightly) could not be found)" in said_by(S3Store("s3://bucket"), "get")
+    assert "(The config profile (nightly) could not be found)" in message_of(S3Store("s3://bucket"), "get")
 
 
 def test_endpoint_that_is_not_there(moto_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) -> None:
     moto_endpoint.use(settings)
     (port,) = free_ports(1)
     settings.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    said = said_by(S3Store("s3://bucket", IMPATIENCE), "put")
-    assert f"no connection to http://127.0.0.1:{port} comes about" in said
-    assert "check AWS_ENDPOINT_URL" in said
+    message = message_of(S3Store("s3://bucket", IMPATIENCE), "put")
+    assert f"cannot connect to http://127.0.0.1:{port}" in message
+    assert "check AWS_ENDPOINT_URL" in message
 
 
 @pytest.mark.parametrize(
@@ -121,7 +130,7 @@ def test_endpoint_that_is_not_there(moto_endpoint: S3Endpoint, settings: pytest.
 def test_endpoint_that_cannot_be(moto_endpoint: S3Endpoint, settings: pytest.MonkeyPatch, url: str) -> None:
     moto_endpoint.use(settings)
     settings.setenv("AWS_ENDPOINT_URL", url)
-    assert "AWS_ENDPOINT_URL" in said_by(S3Store("s3://bucket", IMPATIENCE), "get")
+    assert "AWS_ENDPOINT_URL" in message_of(S3Store("s3://bucket", IMPATIENCE), "get")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Input files, local or behind any fsspec URL: listing them, and reading them only while they stay the same."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final, Literal
+
+import fsspec
+import fsspec.core
+from fsspec.implementations.local import LocalFileSystem
+
+from dpr.corpus.rows import InputFile, is_utf8
+from dpr.errors import CorpusError
+
+_BLOCK_BYTES: Final = 8 * 2**20
+_VERSIONS: Final = ("ETag", "etag", "md5Hash", "generation")
+_TIMES: Final = ("mtime", "LastModified", "last_modified", "created")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files that one path of the recipe stands for."""
+
+    root: str
+    """Folder that holds the files, at any depth."""
+    files: list[InputFile]
+    """Sorted by path."""
+    is_folder: bool
+    """Whether the path named a folder, which may hold files that are not part of the corpus."""
+
+
+def find_files(path: str) -> Found:
+    """List the files that a path, glob or URL of the recipe stands for, without hidden ones (`.name`) below it.
+
+    Raises CorpusError if there is none, if they cannot be listed, or if a name is not UTF-8.
+    """
+    with _corpus_errors(path):
+        filesystem, root = fsspec.core.url_to_fs(path)
+        filesystem.invalidate_cache()
+        info = _info(filesystem, root)
+        is_folder = info is not None and info["type"] == "directory"
+        if info is not None and not is_folder:
+            files = [_file(filesystem, root, info)]
+            return Found(_url(filesystem, root.rpartition("/")[0]), _with_utf8_names(files), is_folder=False)
+        if is_folder:
+            # by default fsspec leaves out a local folder that may not be opened, and raises no error
+            strict = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
+            listed = filesystem.find(root, detail=True, **strict)
+        else:
+            listed = filesystem.glob(root, detail=True) if _is_glob(root) else {}
+            root = re.split(r"[*?[]", root)[0].rpartition("/")[0]
+        files = [
+            _file(filesystem, name, info)
+            for name, info in listed.items()
+            if info["type"] != "directory" and not _is_hidden(name, root)
+        ]
+    if not files:
+        what = "an empty folder" if is_folder else "a glob that matches no file" if _is_glob(path) else "not there"
+        raise CorpusError(f"corpus {path} is {what}; give a file, a folder, a glob or a URL that holds passages")
+    files.sort(key=lambda file: file.path)
+    return Found(_url(filesystem, root), _with_utf8_names(files), is_folder)
+
+
+@contextmanager
+def open_unchanged(path: str, identity: str, cache: Literal["readahead", "none"] = "readahead") -> Iterator[IO[bytes]]:
+    """Open a file for reading, and raise CorpusError if it differs from `identity` before or after it is read.
+
+    The second check is made only if the `with` block ends normally, so read inside it to the end. `cache` says how a
+    remote file is fetched: `readahead` in large blocks for reading in sequence, `none` exactly the bytes that are read.
+    """
+    with _corpus_errors(path):
+        _check_identity(path, identity)
+        filesystem, name = fsspec.core.url_to_fs(path)
+        if isinstance(filesystem, LocalFileSystem):
+            file: IO[bytes] = open(name, "rb", buffering=2**20)  # noqa: SIM115 (closed below)
+        else:
+            file = filesystem.open(name, "rb", block_size=_BLOCK_BYTES, cache_type=cache)
+        with file:
+            yield file
+        _check_identity(path, identity)
+
+
+def relative_path(path: str, root: str) -> str:
+    """Return `path` relative to the folder `root`, with forward slashes."""
+    return PurePosixPath(path).relative_to(PurePosixPath(root)).as_posix()
+
+
+@contextmanager
+def _corpus_errors(path: str) -> Iterator[None]:
+    """Turn the errors of reading `path` into CorpusError."""
+    try:
+        yield
+    except CorpusError:
+        raise
+    except FileNotFoundError as error:
+        raise CorpusError(f"corpus file {error.filename or path} is not there; check the path in the recipe") from error
+    except OSError as error:
+        raise CorpusError(f"corpus file {path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        # fsspec backends raise errors of their own client libraries (no credentials, unknown protocol, …)
+        if "://" not in path:
+            raise
+        raise CorpusError(f"corpus {path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _check_identity(path: str, identity: str) -> None:
+    filesystem, name = fsspec.core.url_to_fs(path)
+    filesystem.invalidate_cache()
+    now = _file(filesystem, name).identity
+    if now != identity:
+        raise CorpusError(
+            f"corpus file {path} changed while it was being scanned (it was {identity}, now it is {now}); "
+            "start the run again when nothing writes to it"
+        )
+
+
+def _file(filesystem: Any, name: str, info: dict[str, Any] | None = None) -> InputFile:
+    if isinstance(filesystem, LocalFileSystem):
+        stat = os.stat(name)  # fsspec gives the time as a float, which is too coarse
+        return InputFile(path=name, size_bytes=stat.st_size, identity=f"{stat.st_size}-{stat.st_mtime_ns}")
+    if info is None or not any(info.get(field) for field in _VERSIONS):
+        info = filesystem.info(name)  # the times of a listing may have another form
+    size = int(info["size"] or 0)
+    version = next((str(info[field]) for field in _VERSIONS + _TIMES if info.get(field)), "")
+    identity = "-".join((str(size), version.strip('"')))
+    return InputFile(path=_url(filesystem, name), size_bytes=size, identity=identity)
+
+
+def _info(filesystem: Any, name: str) -> dict[str, Any] | None:
+    """Return what fsspec knows about a file or folder, or None if there is none of that name."""
+    # isfile and isdir of fsspec return False after any error, a refused connection too
+    try:
+        return dict(filesystem.info(name))
+    except FileNotFoundError:
+        return None
+
+
+def _with_utf8_names(files: list[InputFile]) -> list[InputFile]:
+    """Return `files`; raise CorpusError if one has a name that a store could not hold."""
+    for file in files:
+        if not is_utf8(file.path):
+            raise CorpusError(f"corpus file {file.path!r} has a name that is not UTF-8; rename it")
+    return files
+
+
+def _url(filesystem: Any, name: str) -> str:
+    return name if isinstance(filesystem, LocalFileSystem) else str(filesystem.unstrip_protocol(name))
+
+
+def _is_hidden(name: str, root: str) -> bool:
+    return any(part.startswith(".") for part in Path(relative_path(name, root)).parts)
+
+
+def _is_glob(path: str) -> bool:
+    return re.search(r"[*?[]", path) is not None

@@ -1,0 +1,52 @@
+"""The choice of how to run a tower on a device: packed where possible, otherwise padded; on a GPU within its memory."""
+
+from dataclasses import dataclass
+
+import torch
+
+from dpr.encoder.memory import WithinMemory
+from dpr.encoder.network import Forward, Network
+from dpr.encoder.packed import supports
+from dpr.encoder.packed_forward import PackedForward
+from dpr.encoder.padded import PaddedForward
+from dpr.encoder.tokens import SHORTEST
+from dpr.encoder.tower import TowerSpec
+
+GPU_THREADS = 3
+"""Threads that keep a GPU busy: while it computes one batch, the next one waits and a third is prepared or read back."""
+
+
+@dataclass(frozen=True)
+class ForwardChoice:
+    """One way to run a tower."""
+
+    forward: Forward
+    description: str
+    """Which way it is, and why, for people."""
+
+
+def choose_forward(
+    network: Network, tower: TowerSpec, dtype: torch.dtype, device: torch.device, *, packing: bool = True
+) -> ForwardChoice:
+    """Choose the fastest way to run this network, which is float32 and on `device`; it may be converted in place."""
+    if not packing:
+        reason = "as requested"
+    elif dtype != torch.bfloat16:
+        reason = "packing needs bf16"
+    elif not supports(network.body):
+        reason = f"packing does not support networks of type {network.body.config.model_type}"
+    else:
+        try:
+            packed = PackedForward(network, tower, device, dtype)
+            packed(SHORTEST)
+        except (ImportError, RuntimeError) as error:  # no Triton, or no C compiler for it; PyTorch without oneDNN
+            reason = f"packing does not run here: {' '.join(str(error).split())[:200]}"
+        else:
+            return ForwardChoice(_limited(packed, device), "packed without padding")
+    padded = PaddedForward(network.to(dtype, device), tower, device)
+    return ForwardChoice(_limited(padded, device), f"padded to nearly equal lengths ({reason})")
+
+
+def _limited(forward: Forward, device: torch.device) -> Forward:
+    """Return the same way to run, which on a GPU stays within its memory."""
+    return WithinMemory(forward) if device.type == "cuda" else forward

@@ -1,0 +1,86 @@
+"""Where units run: what every executor promises, and the one that runs all of them in this process."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, Protocol, TypeVar
+
+from dpr.engine.stage import A, B, Work
+from dpr.formats.records import Document
+from dpr.index.hardware import Hardware
+
+Shared = TypeVar("Shared")
+
+
+class Cluster(Document):
+    """What an executor has to run units on."""
+
+    cpus: int
+    encoders: int
+    """Encoders that run at once, at most."""
+    gpus_per_encoder: float
+    overlap: bool
+    """Whether several units, and the steps of different units, run at once."""
+
+
+class Executor(Protocol):
+    """Where units run."""
+
+    def begin(self, stage: str, work: Work[Any, Any]) -> None:
+        """Load what the steps need while other stages run, if that helps; `run` or `cancel` must follow."""
+
+    def cancel(self, stage: str) -> None:
+        """Release what `begin` took, since `run` will not be called."""
+
+    def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
+        """Send every unit through all steps; results come in any order. Raises UnitError if one fails."""
+
+    def encoder_threads(self) -> int | None:
+        """Return how many CPU threads an encoder may use; None: as many as PyTorch takes."""
+
+    def tokenizer_threads(self) -> int:
+        """Return how many CPU threads one tokeniser may use."""
+
+    def hardware(self) -> Hardware:
+        """Return what a `trainer` or `coder` finds where it is placed."""
+
+    def cluster(self) -> Cluster:
+        """Return what there is to run on, as of now."""
+
+    def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
+        """Compute a value once, off the driver and when it is first needed; return a handle that workers resolve
+        without copying."""
+
+
+class LocalExecutor:
+    """Runs all steps in this process, one unit after another."""
+
+    def begin(self, stage: str, work: Work[Any, Any]) -> None:
+        pass
+
+    def cancel(self, stage: str) -> None:
+        pass
+
+    def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:  # noqa: ARG002
+        operators = [step.make() for step in work.steps] if units else []
+        for unit in units:
+            value: Any = unit
+            for operator in operators:
+                value = operator(value)
+            yield value
+
+    def encoder_threads(self) -> int | None:
+        return None
+
+    def tokenizer_threads(self) -> int:
+        return os.cpu_count() or 1  # nothing else runs meanwhile
+
+    def hardware(self) -> Hardware:
+        return Hardware.here()
+
+    def cluster(self) -> Cluster:
+        gpus = 1.0 if self.hardware().device else 0.0
+        return Cluster(cpus=os.cpu_count() or 1, encoders=1, gpus_per_encoder=gpus, overlap=False)
+
+    def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
+        return cache(lambda: make(*args))

@@ -1,0 +1,52 @@
+"""The changes file of a run: the rows of every segment that is to be made, one row group a unit."""
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.formats.segment import HASH
+
+NOWHERE = -1
+SCHEMA = pa.schema(
+    [
+        pa.field("slice", pa.int32(), nullable=False),  # number of the slice that holds the text; -1: the source does
+        pa.field("position", pa.int64(), nullable=False),  # the row's position in that slice
+        pa.field("key", HASH, nullable=False),
+        pa.field("content_hash", HASH, nullable=False),
+        pa.field("source", pa.int32(), nullable=False),  # number of the segment that holds the vector; -1: embed it
+    ]
+)
+_STORED: dict[str, Any] = {
+    "use_dictionary": ["slice", "source"],
+    "write_page_checksum": True,
+    # hashes cannot be made smaller
+    "compression": {"slice": "snappy", "position": "snappy", "source": "snappy", "key": "none", "content_hash": "none"},
+}
+
+
+def changes_table(
+    slices_N: npt.NDArray[np.integer[Any]],
+    positions_N: npt.NDArray[np.integer[Any]],
+    keys: pa.FixedSizeBinaryArray,
+    content_hashes: pa.FixedSizeBinaryArray,
+    sources_N: npt.NDArray[np.integer[Any]],
+) -> pa.Table:
+    """Return rows of a changes file from its columns."""
+    columns = [slices_N, positions_N, keys, content_hashes, sources_N]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+
+def write_changes(path: Path, units: list[pa.Table]) -> None:
+    """Write a changes file with one row group a unit."""
+    with pq.ParquetWriter(path, SCHEMA, **_STORED) as writer:
+        for table in units:
+            writer.write_table(table, row_group_size=table.num_rows)
+
+
+def read_unit(file: Path | BinaryIO, group: int) -> pa.Table:
+    """Return the rows of one unit."""
+    return pq.ParquetFile(file, page_checksum_verification=True).read_row_group(group)

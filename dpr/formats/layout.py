@@ -1,0 +1,128 @@
+"""Every object name of a store is decided here.
+
+A *record* is named by what its unit depends on, so whether the unit is done is a question about names. An *object* that
+a record refers to carries the digest of its own bytes in its name (`dpr.formats.objects`), so it never changes.
+
+snapshots/00000007.json                    the published states; the highest number is live
+scans/ENCODER/SLICE.json                   record of a scanned slice, and beside it
+scans/ENCODER/SLICE.keys-DIGEST.parquet      the keys of all its passages
+scans/ENCODER/SLICE.new-DIGEST.parquet       its passages that no segment held when it was scanned
+scans/ENCODER/SLICE.bad-DIGEST.parquet       its rows that cannot be used
+segments/ENCODER/SEGMENT.json              record of a segment, and beside it
+segments/ENCODER/SEGMENT-DIGEST.parquet      passages with vectors
+segments/ENCODER/SEGMENT.refused-DIGEST.parquet  rows of the segment's unit that the encoder refused
+deletions/DIGEST.parquet                   the dead rows of all segments of a snapshot
+codebooks/ENCODER/CODEBOOK.json            record and object (-DIGEST.faiss) of a trained, empty index
+parts/CODEBOOK-DIGEST/SEGMENT-DIGEST.json  record and object (-DIGEST.safetensors) of one segment's codes
+indexes/SHARD.json                         record and object (-DIGEST.faiss) of an index shard
+truth/ENCODER/QUESTIONS/…                  question vectors, exact neighbours by segment, what the gate measured
+runs/RUN/…                                 plan, changes, quarantine and reports of one run
+lease/…                                    who is running
+readers/00000007-READER.json               who reads snapshot 7
+probes/…                                   short-lived objects that prove what the store can do
+"""
+
+SNAPSHOTS = "snapshots/"
+SCANS = "scans/"
+SEGMENTS = "segments/"
+DELETIONS = "deletions/"
+CODEBOOKS = "codebooks/"
+PARTS = "parts/"
+INDEXES = "indexes/"
+TRUTH = "truth/"
+RUNS = "runs/"
+READERS = "readers/"
+PROBES = "probes/"
+COLLECTED = (SNAPSHOTS, SCANS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, INDEXES, TRUTH, RUNS, READERS, PROBES)
+"""Where garbage is looked for; what else lies in a store's folder is not ours, or the lease's own to remove."""
+SHORT_DIGEST = 32
+"""Hex digits of a SHA-256 that stand for an object in the name of another."""
+
+
+def snapshot(number: int) -> str:
+    return f"{SNAPSHOTS}{number:08d}.json"
+
+
+def snapshot_number(name: str) -> int:
+    """Return the number in a snapshot's object name."""
+    return int(name.removeprefix(SNAPSHOTS).removesuffix(".json"))
+
+
+def reader(number: int, reader_id: str) -> str:
+    return f"{READERS}{number:08d}-{reader_id}.json"
+
+
+def read_number(name: str) -> int:
+    """Return the number of the snapshot that a reader's object names."""
+    return int(name.removeprefix(READERS).partition("-")[0])
+
+
+def record(stem: str) -> str:
+    """Return the name of the record of the unit whose objects begin with `stem`."""
+    return f"{stem}.json"
+
+
+def scan(encoder_id: str, slice_id: str) -> str:
+    return f"{SCANS}{encoder_id}/{slice_id}"
+
+
+def segment(encoder_id: str, segment_id: str) -> str:
+    return f"{SEGMENTS}{encoder_id}/{segment_id}"
+
+
+def deletions() -> str:
+    return f"{DELETIONS}rows"
+
+
+def codebook(encoder_id: str, codebook_id: str) -> str:
+    return f"{CODEBOOKS}{encoder_id}/{codebook_id}"
+
+
+def part(codebook_sha256: str, segment_sha256: str) -> str:
+    return f"{PARTS}{codebook_sha256[:SHORT_DIGEST]}/{segment_sha256[:SHORT_DIGEST]}"
+
+
+def index(shard_id: str) -> str:
+    return f"{INDEXES}{shard_id}"
+
+
+def questions(encoder_id: str, questions_id: str) -> str:
+    """Stem of the vectors of a set of questions; its folder holds all that is known of them."""
+    return f"{TRUTH}{encoder_id}/{questions_id}/vectors"
+
+
+def truth(encoder_id: str, questions_id: str, truth_id: str) -> str:
+    return f"{TRUTH}{encoder_id}/{questions_id}/{truth_id}"
+
+
+def measured(encoder_id: str, questions_id: str, measure_id: str) -> str:
+    return f"{TRUTH}{encoder_id}/{questions_id}/measured-{measure_id}"
+
+
+def run(run_id: str) -> str:
+    return f"{RUNS}{run_id}/"
+
+
+def plan(run_id: str) -> str:
+    return f"{run(run_id)}plan.json"
+
+
+def changes(run_id: str) -> str:
+    return f"{run(run_id)}changes"
+
+
+def duplicates(run_id: str) -> str:
+    return f"{run(run_id)}duplicates"
+
+
+def quarantine(run_id: str) -> str:
+    return f"{run(run_id)}quarantine"
+
+
+def reports(run_id: str) -> str:
+    return f"{run(run_id)}reports/"
+
+
+def report(run_id: str, attempt: str) -> str:
+    """Name of the report of one attempt; attempts sort by when they began."""
+    return f"{reports(run_id)}{attempt}.json"

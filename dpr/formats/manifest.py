@@ -1,0 +1,200 @@
+"""The snapshot document: what binds encoder, segments, deletions, codebook and index together.
+
+The body holds nothing but what follows from the inputs (no times, no run ids), so the same inputs give the same bytes;
+number, parent and times are in the envelope around it.
+"""
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from dpr.errors import IntegrityError
+from dpr.fingerprint import fingerprint
+from dpr.formats import layout
+from dpr.formats.records import Document, Identifier, ObjectRef
+from dpr.recipe import EncoderConfig
+
+FORMAT = 2
+
+
+class TowerDescription(Document):
+    """One tower of an encoder, without this machine's folder; `dpr.encoder.spec.TowerSpec` explains the fields."""
+
+    reference: str
+    architecture: str
+    digest: str
+    pooling: str
+    normalize: bool
+    prefix: str
+    max_tokens: int
+    title_join: str
+    lowercase: bool
+    dim: int
+
+
+class EncoderDescription(Document):
+    """How to load the towers again, and what they must hash to."""
+
+    encoder_id: Identifier
+    dim: int
+    passage: TowerDescription
+    question: TowerDescription
+    config: EncoderConfig
+
+
+class SegmentEntry(Document):
+    """A segment as part of a snapshot. Ids in the index are `number << 32 | row`."""
+
+    number: int
+    segment_id: Identifier
+    rows: int
+    object: ObjectRef
+    dead_rows: int = 0
+    """Rows that no passage of the corpus stands for any more; the deletion set names them."""
+    dead_digest: str = ""
+    """Fingerprint of the row numbers of the dead; empty where there are none."""
+
+    @property
+    def live_rows(self) -> int:
+        return self.rows - self.dead_rows
+
+
+class CodebookEntry(Document):
+    """A trained, empty FAISS index, and the figures of vectors held out in training that drift is measured against."""
+
+    codebook_id: Identifier
+    factory: str
+    trained_rows: int
+    corpus_rows: int
+    """Live rows of the corpus it was trained for."""
+    last_segment: int
+    """Highest segment number of that corpus; rows of later segments came since."""
+    quantisation_error: float
+    list_imbalance: float | None
+    """Estimated (`dpr.index.training.list_imbalance`); None: a kind without inverted lists, or a single vector."""
+    object: ObjectRef
+
+
+class ShardEntry(Document):
+    """One FAISS index: the live vectors of a contiguous run of segments."""
+
+    rows: int
+    first_segment: int
+    """Number of the first segment it holds vectors of."""
+    last_segment: int
+    object: ObjectRef
+
+
+class IndexEntry(Document):
+    """The index and how it is searched."""
+
+    index_id: Identifier
+    rows: int
+    nprobe: int
+    """Inverted lists visited per question."""
+    rescore: int
+    """Candidates re-scored exactly from the stored vectors; 0: the index's own scores are final."""
+    shards: list[ShardEntry]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(shard.object.size_bytes for shard in self.shards)
+
+
+class GateReport(Document):
+    """What the gate measured; recalls are recall@20 against exact search."""
+
+    questions: int
+    asked: str
+    """`questions`: those of the recipe; `passages`: passages drawn in their place."""
+    questions_id: Identifier
+    """Fingerprint of the questions, which names the folder of their cached exact neighbours."""
+    recall: float
+    measured_on: int
+    """Questions that `recall` was measured on."""
+    tuned_recall: float
+    tuned_on: int
+    """Questions that the settings were chosen on."""
+    meets_recall_target: bool
+    predicted_ms: float
+    """Milliseconds that one question takes on one thread, as predicted."""
+    meets_latency: bool
+    settings: str
+    """The choice of settings in one sentence."""
+    accuracy_index: dict[str, float] = Field(default_factory=dict)
+    """Rank → share of questions answered within it, by the index; empty without questions of the recipe."""
+    accuracy_exact: dict[str, float] = Field(default_factory=dict)
+    """The same by exact search."""
+
+
+class SnapshotBody(Document):
+    """Everything a reader needs, and nothing that differs between two runs of the same inputs."""
+
+    format: int = FORMAT
+    encoder_id: Identifier
+    encoder: EncoderDescription
+    passages: int
+    segments: list[SegmentEntry]
+    next_segment_number: int
+    deletions: ObjectRef | None
+    """The deletion set: dead rows of all segments; None where all rows live."""
+    codebook: CodebookEntry
+    index: IndexEntry
+    gate: GateReport
+
+    def body_id(self) -> str:
+        """Return the fingerprint of the body."""
+        return fingerprint(self.model_dump(mode="json"))
+
+    def objects(self) -> Iterator[ObjectRef]:
+        """Yield every object that the body names."""
+        yield self.codebook.object
+        yield from (shard.object for shard in self.index.shards)
+        yield from (entry.object for entry in self.segments)
+        if self.deletions is not None:
+            yield self.deletions
+
+    def check(self) -> None:
+        """Check that rows are conserved (law 3) and all is of one encoder.
+
+        Raises IntegrityError that names what is not.
+        """
+        live = sum(entry.live_rows for entry in self.segments)
+        in_shards = sum(shard.rows for shard in self.index.shards)
+        if not live == self.passages == self.index.rows == in_shards:
+            raise IntegrityError(
+                f"snapshot would hold {self.passages} passages, its segments {live} live rows "
+                f"and its index {self.index.rows} ({in_shards} in its shards); all must be equal"
+            )
+        numbers = [entry.number for entry in self.segments]
+        if len(set(numbers)) != len(numbers) or any(number >= self.next_segment_number for number in numbers):
+            raise IntegrityError(f"segment numbers {numbers} are not distinct and below {self.next_segment_number}")
+        if self.deletions is None and any(entry.dead_rows for entry in self.segments):
+            raise IntegrityError("segments of the snapshot have dead rows, and it names no deletion set")
+        stems = {self.codebook.object.name: layout.codebook(self.encoder_id, self.codebook.codebook_id)}
+        stems |= {entry.object.name: layout.segment(self.encoder_id, entry.segment_id) for entry in self.segments}
+        for name, stem in stems.items():
+            if not name.startswith(f"{stem}-"):
+                raise IntegrityError(
+                    f"snapshot of encoder {self.encoder_id} names {name} where {stem}-… belongs; vectors of "
+                    "different encoders never meet, so roll back to a sound snapshot or run the recipe again"
+                )
+
+
+class Snapshot(Document):
+    """A published body under its number."""
+
+    number: int
+    parent: int | None
+    publish_id: str
+    """Drawn at random by the publisher, to recognise its own write after an unknown outcome."""
+    run_id: Identifier
+    inputs: str | None
+    """Fingerprint of recipe and corpus; a run with the same inputs has nothing to do. None after a rollback."""
+    published_at: str
+    """UTC, ISO 8601."""
+    note: str = ""
+    body: SnapshotBody
+
+    def body_bytes(self) -> bytes:
+        return self.body.to_bytes()

@@ -1,0 +1,128 @@
+"""Stored objects whose names carry the digest of their bytes: written once, verified when they are read."""
+
+import hashlib
+import io
+from pathlib import Path
+
+from dpr.errors import IntegrityError, MissingObjectError
+from dpr.formats.records import ObjectRef
+from dpr.store import Store
+from dpr.store.cache import local_cache
+from dpr.store.ranged import RangedFile
+
+DIGEST_HEX_DIGITS = 32
+"""Of the SHA-256, in an object's name."""
+_BLOCK_BYTES = 1 << 20
+_STREAM_BYTES = 8 << 20
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def put_object(store: Store, stem: str, path: Path) -> ObjectRef:
+    """Store a local file as `STEM-DIGEST.SUFFIX`, unless it is there already, and return its reference.
+
+    The suffix is the file's own. The same bytes have the same name, so whoever comes second changes nothing.
+    """
+    sha256 = file_sha256(path)
+    name = f"{stem}-{sha256[:DIGEST_HEX_DIGITS]}{path.suffix}"
+    store.put_file_if_absent(name, path)
+    return ObjectRef(name=name, size_bytes=path.stat().st_size, sha256=sha256)
+
+
+def fetch_object(store: Store, ref: ObjectRef) -> Path:
+    """Return a local file with the content of `ref`, verified: the stored file itself, or a copy in the cache.
+
+    A file that was verified on this machine before, and has not changed since, is not hashed again. Raises
+    IntegrityError if the bytes are not those recorded, MissingObjectError if the object is gone.
+    """
+    cache = local_cache()
+    path = store.local_path(ref.name)
+    if path is not None:
+        _check(ref, store.url, *_identify(path, ref, store.url))
+        return path
+    key = f"objects/{ref.sha256}{Path(ref.name).suffix}"
+    path = cache.fetch(key, lambda temporary: store.fetch(ref.name, temporary))
+    if (path.stat().st_size, cache.digest(path)) != (ref.size_bytes, ref.sha256):
+        cache.remove(key)  # damaged where it lies: the store decides
+        path = cache.fetch(key, lambda temporary: store.fetch(ref.name, temporary))
+        try:
+            _check(ref, store.url, path.stat().st_size, cache.digest(path))
+        except IntegrityError:
+            cache.remove(key)
+            raise
+    return path
+
+
+def read_object(store: Store, ref: ObjectRef) -> bytes:
+    """Return the bytes of a small object. Raises IntegrityError if they are not those recorded."""
+    data = store.get(ref.name)
+    _check(ref, store.url, len(data), hashlib.sha256(data).hexdigest())
+    return data
+
+
+def open_verified(store: Store, ref: ObjectRef) -> Path | RangedFile:
+    """Open an object to read parts of it: the stored file itself, or a file that fetches the ranges that are read.
+
+    Its checksum is verified first, in bounded memory and without disk: a remote object is streamed once, and stays as
+    it is, since stored objects never change. Raises IntegrityError if the bytes are not those recorded.
+    """
+    path = store.local_path(ref.name)
+    if path is not None:
+        _check(ref, store.url, *_identify(path, ref, store.url))
+        return path
+    digest, size_bytes = hashlib.sha256(), store.size(ref.name)
+    for start in range(0, size_bytes, _STREAM_BYTES):
+        digest.update(store.get_range(ref.name, start, _STREAM_BYTES))
+    _check(ref, store.url, size_bytes, digest.hexdigest())
+    return RangedFile(store, ref.name, size_bytes)
+
+
+def open_parts(store: Store, ref: ObjectRef) -> Path | io.BufferedReader:
+    """Open an object for pyarrow to read columns and row groups of it, whose page checksums pyarrow verifies.
+
+    Raises MissingObjectError if there is no such object, IntegrityError if its size is not the one recorded.
+    """
+    path = store.local_path(ref.name)
+    size_bytes = store.size(ref.name)
+    if size_bytes != ref.size_bytes:
+        _check(ref, store.url, size_bytes, "")
+    if path is not None:
+        return path
+    return RangedFile(store, ref.name, size_bytes).buffered()
+
+
+def verify_bytes(store: Store, ref: ObjectRef) -> None:
+    """Read the whole object again, whatever is remembered of it. Raises IntegrityError as `fetch_object` does."""
+    path = store.local_path(ref.name)
+    if path is None:
+        open_verified(store, ref)
+        return
+    size_bytes = _size(path, ref, store.url)
+    _check(ref, store.url, size_bytes, file_sha256(path) if size_bytes == ref.size_bytes else "")
+
+
+def _identify(path: Path, ref: ObjectRef, url: str) -> tuple[int, str]:
+    """Size and digest of a local file; the digest is empty where the size already tells that it is another one."""
+    size_bytes = _size(path, ref, url)
+    return size_bytes, local_cache().digest(path) if size_bytes == ref.size_bytes else ""
+
+
+def _size(path: Path, ref: ObjectRef, url: str) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError as error:
+        raise MissingObjectError(f"object {ref.name} is not in store {url}, though a record names it") from error
+
+
+def _check(ref: ObjectRef, url: str, size_bytes: int, sha256: str) -> None:
+    if size_bytes != ref.size_bytes:
+        raise IntegrityError(f"object {ref.name} in {url} has {size_bytes} bytes, its record says {ref.size_bytes}")
+    if sha256 != ref.sha256:
+        raise IntegrityError(f"object {ref.name} in {url} has sha256 {sha256}, its record says {ref.sha256}")

@@ -1,0 +1,186 @@
+"""The segment format: immutable Parquet of passages with their vectors, readable with any Parquet tool.
+
+Vectors are float16, `fixed_size_list<halffloat>[D]`, uncompressed, and in one plain page a row group. So the vectors of
+a row group are the last bytes of its column chunk, one after another: a local file can be mapped, and a remote one read
+by range, without unpacking it. `dpr.search.vectors` does that.
+
+Shapes: N rows, D dimensions, G row groups.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.errors import IntegrityError
+
+ROW_GROUP_ROWS = 8192
+PASSAGE_COLUMNS = ("id", "title", "text", "key", "content_hash")
+HASH = pa.binary(16)
+FLOAT16_BYTES = 2
+_ONE_PAGE_BYTES = 1 << 30
+"""More than any row group holds, so that its vectors lie in one page."""
+_MAX_LEVEL_BYTES_PER_NUMBER = 0.5
+"""Repetition and definition levels, and the page's header, take less than this for each number of a vector."""
+_MIN_HEADER_BYTES = 1_000
+
+Vectors = npt.NDArray[np.float16]
+
+
+def passage_schema() -> pa.Schema:
+    """Return the columns that a passage has before it has a vector."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("title", pa.string(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("key", HASH, nullable=False),
+            pa.field("content_hash", HASH, nullable=False),
+        ]
+    )
+
+
+def segment_schema(dim: int) -> pa.Schema:
+    """Return the columns of a segment with vectors of width `dim`."""
+    vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dim)
+    return passage_schema().append(pa.field("embedding", vector, nullable=False))
+
+
+def write_segment(path: Path, passages: pa.Table, vectors_ND: Vectors, encoder_id: str) -> None:
+    """Write a segment file. `passages` has the columns of `passage_schema`, in the order of `vectors_ND`.
+
+    The same rows give the same bytes. Raises IntegrityError if the counts differ.
+    """
+    rows, dim = vectors_ND.shape
+    if passages.num_rows != rows:
+        raise IntegrityError(f"segment {path.name} would hold {passages.num_rows} passages and {rows} vectors")
+    schema = segment_schema(dim)
+    flat = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1), type=pa.float16())
+    embedding = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type)
+    columns = [passages[name].combine_chunks().cast(schema.field(name).type) for name in PASSAGE_COLUMNS]
+    table = pa.Table.from_arrays([*columns, embedding], schema=schema.with_metadata({"encoder_id": encoder_id}))
+    pq.write_table(
+        table,
+        path,
+        row_group_size=ROW_GROUP_ROWS,
+        # vectors hardly compress, and plain pages can be mapped
+        compression=dict.fromkeys(PASSAGE_COLUMNS, "zstd") | {"embedding": "none"},
+        use_dictionary=["title"],
+        data_page_size=_ONE_PAGE_BYTES,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+
+
+def read_hashes(
+    file: Path | BinaryIO, columns: Sequence[str] = ("key", "content_hash")
+) -> dict[str, pa.FixedSizeBinaryArray]:
+    """Return the hash columns of a segment, without touching text or vectors."""
+    table = pq.read_table(file, columns=list(columns), page_checksum_verification=True)
+    return {name: pa.concat_arrays([pa.array([], HASH), *table[name].cast(HASH).chunks]) for name in columns}
+
+
+def iter_groups(file: Path | BinaryIO, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield some columns of a segment in row order, one row group at a time."""
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    for group in range(parquet.num_row_groups):
+        yield parquet.read_row_group(group, columns=list(columns))
+
+
+def read_rows(file: Path | BinaryIO, columns: Sequence[str], rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Return some columns of the given row numbers, in ascending order of row.
+
+    Only the row groups that hold them are read. Works for any Parquet file.
+    """
+    parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    rows = np.sort(rows)
+    pieces = [parquet.schema_arrow.empty_table().select(columns)]
+    first = 0
+    for group in range(parquet.num_row_groups):
+        last = first + parquet.metadata.row_group(group).num_rows
+        wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last)] - first
+        if len(wanted):
+            pieces.append(parquet.read_row_group(group, columns=list(columns)).take(pa.array(wanted)))
+        first = last
+    return pa.concat_tables(pieces)
+
+
+def vectors_of(table: pa.Table) -> Vectors:
+    """Return the embedding column as an array (N, D), without going through Python objects."""
+    column = table["embedding"]
+    dim = column.type.list_size
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, dim) for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty((0, dim), np.float16), *chunks])
+
+
+@dataclass(frozen=True)
+class VectorLayout:
+    """Where the vectors of a segment lie in its file."""
+
+    rows: int
+    dim: int
+    starts_G: npt.NDArray[np.int64]
+    """Byte offset of the first vector of each row group, all of which but the last have ROW_GROUP_ROWS rows."""
+
+    def offsets(self, rows_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the byte offsets (N,) of the vectors of some rows (N,)."""
+        offsets_N: npt.NDArray[np.int64] = self.starts_G[rows_N // ROW_GROUP_ROWS]
+        return offsets_N + (rows_N % ROW_GROUP_ROWS) * (FLOAT16_BYTES * self.dim)
+
+
+def vector_layout(metadata: pq.FileMetaData, name: str) -> VectorLayout:
+    """Return where the vectors lie in a segment file with this footer.
+
+    Raises IntegrityError if `name` was not written as `write_segment` does.
+    """
+    kind = metadata.schema.to_arrow_schema().field("embedding").type
+    dim = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
+    starts = np.empty(metadata.num_row_groups, np.int64)
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        column = row_group.column(row_group.num_columns - 1)
+        numbers = row_group.num_rows * dim
+        level_bytes = column.total_compressed_size - FLOAT16_BYTES * numbers
+        is_whole = row_group.num_rows == ROW_GROUP_ROWS or group == metadata.num_row_groups - 1
+        if not (
+            is_whole
+            and column.path_in_schema.startswith("embedding.")
+            and column.compression == "UNCOMPRESSED"
+            and not column.has_dictionary_page
+            and column.num_values == numbers
+            and 0 < level_bytes <= _MIN_HEADER_BYTES + _MAX_LEVEL_BYTES_PER_NUMBER * numbers
+        ):
+            raise IntegrityError(
+                f"segment {name} keeps its vectors in another form than this version writes, so they cannot be read by "
+                "range; run the recipe into a new store"
+            )
+        starts[group] = column.data_page_offset + level_bytes
+    return VectorLayout(metadata.num_rows, dim, starts)
+
+
+def check_segment(path: Path, encoder_id: str, vectors_ND: Vectors | None, rows: int) -> None:
+    """Check that a file is a segment of that encoder with so many rows, and that its vectors lie where they should.
+
+    With `vectors_ND` the first and the last vector of each row group are compared, too. Raises IntegrityError.
+    """
+    metadata = pq.read_metadata(path)
+    stored: dict[bytes, bytes] = metadata.schema.to_arrow_schema().metadata or {}
+    found = stored.get(b"encoder_id", b"").decode()
+    if found != encoder_id:
+        raise IntegrityError(f"segment {path.name} is of encoder {found or 'unknown'}, not {encoder_id}")
+    if metadata.num_rows != rows:
+        raise IntegrityError(f"segment {path.name} has {metadata.num_rows} rows, its record says {rows}")
+    if vectors_ND is None or not rows:
+        return
+    layout = vector_layout(metadata, path.name)
+    firsts = np.arange(0, rows, ROW_GROUP_ROWS)
+    edges = np.unique(np.concatenate([firsts, firsts[1:] - 1, [rows - 1]]))
+    data = np.memmap(path, np.uint8, "r")
+    for row, offset in zip(edges.tolist(), layout.offsets(edges).tolist(), strict=True):
+        if data[offset : offset + FLOAT16_BYTES * layout.dim].tobytes() != vectors_ND[row].tobytes():
+            raise IntegrityError(f"segment {path.name} does not have the vector of row {row} where it belongs")

@@ -1,0 +1,106 @@
+"""Snapshots: read and publish. Each is created once, exclusively, under the next number; the highest number is live."""
+
+import datetime
+import uuid
+
+from pydantic import ValidationError
+
+from dpr.errors import IntegrityError, MissingObjectError, PublishRaceError, StoreError
+from dpr.formats import layout
+from dpr.formats.manifest import Snapshot, SnapshotBody
+from dpr.formats.markers import Marker
+from dpr.store import Store
+
+
+def numbers(store: Store) -> list[int]:
+    """Return the numbers of all snapshots, ascending."""
+    return [layout.snapshot_number(info.name) for info in store.list(layout.SNAPSHOTS)]
+
+
+def read_snapshot(store: Store, number: int) -> Snapshot:
+    """Return snapshot `number`.
+
+    Raises MissingObjectError if there is none, IntegrityError if it is not a snapshot document.
+    """
+    try:
+        return Snapshot.model_validate_json(store.get(layout.snapshot(number)))
+    except MissingObjectError as error:
+        there = numbers(store)
+        known = f"it has {there[0]} to {there[-1]}" if there else "it has none yet; `dpr run RECIPE` makes the first"
+        raise MissingObjectError(f"store {store.url} has no snapshot {number}; {known}") from error
+    except ValidationError as error:
+        raise IntegrityError(
+            f"snapshot {number} of {store.url} is not a snapshot document of this version; use a new store"
+        ) from error
+
+
+def latest_snapshot(store: Store) -> Snapshot | None:
+    """Return the live snapshot, or None for a store without any."""
+    there = numbers(store)
+    return read_snapshot(store, there[-1]) if there else None
+
+
+def live_snapshot(store: Store) -> Snapshot:
+    """Return the live snapshot. Raises StoreError if the store has none."""
+    found = latest_snapshot(store)
+    if found is None:
+        raise StoreError(f"store {store.url} has no snapshot; `dpr run RECIPE` makes the first")
+    return found
+
+
+def open_snapshot(store: Store, number: int | None = None) -> tuple[Snapshot, Marker]:
+    """Return snapshot `number` (default: the live one), and the marker that keeps what it names until it is closed."""
+    snapshot = live_snapshot(store) if number is None else read_snapshot(store, number)
+    marker = Marker(store, snapshot.number)
+    try:
+        # whoever collects garbage removes the document first and then looks for markers, so one of both sees the other
+        return read_snapshot(store, snapshot.number), marker
+    except BaseException:
+        marker.close()
+        raise
+
+
+def lineage(store: Store, encoder_id: str) -> list[Snapshot]:
+    """Return all snapshots made with this encoder, oldest first; the next run of it builds upon the last."""
+    found = (read_snapshot(store, number) for number in numbers(store))
+    return [snapshot for snapshot in found if snapshot.body.encoder_id == encoder_id]
+
+
+def publish(
+    store: Store, body: SnapshotBody, parent: int | None, *, run_id: str, inputs: str | None, note: str = ""
+) -> Snapshot:
+    """Make `body` the live snapshot if `parent` still is.
+
+    Raises PublishRaceError if another publisher was first.
+    """
+    body.check()
+    snapshot = Snapshot(
+        number=(parent or 0) + 1,
+        parent=parent,
+        publish_id=uuid.uuid4().hex,
+        run_id=run_id,
+        inputs=inputs,
+        published_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        note=note,
+        body=body,
+    )
+    check_live(store, parent)
+    created = store.put_if_absent(layout.snapshot(snapshot.number), snapshot.to_bytes())
+    if not created and read_snapshot(store, snapshot.number).publish_id != snapshot.publish_id:
+        raise PublishRaceError(_lost(store, snapshot.number, numbers(store)[-1]))
+    return snapshot
+
+
+def check_live(store: Store, number: int | None) -> None:
+    """Raise PublishRaceError unless snapshot `number` (None: no snapshot at all) is the live one still."""
+    there = numbers(store)
+    live = there[-1] if there else None
+    if live != number:
+        raise PublishRaceError(_lost(store, (number or 0) + 1, live))
+
+
+def _lost(store: Store, number: int, live: int | None) -> str:
+    return (
+        f"snapshot {number} of {store.url} was not published: another publisher was first (live is {live}); "
+        "start the run again to build on it"
+    )

@@ -1,0 +1,165 @@
+"""Training a codebook, which is an empty FAISS index, and keeping indexes in files.
+
+Shapes: N rows, D dimensions, L lists.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from dpr.errors import IndexBuildError, IntegrityError
+from dpr.index.candidates import search
+from dpr.index.choose import IndexPlan, new_index
+from dpr.index.coarse import train_coarse
+from dpr.index.coding import FaissCoder
+from dpr.index.hardware import Floats, Hardware, as_float32, check_width
+from dpr.index.kinds import copy_index, core, inverted, reason
+
+CPU = Hardware()
+PROBE_ROWS = 500
+
+
+def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CPU) -> faiss.Index:
+    """The codebook of `plan`: trained on the sample, empty.
+
+    The same sample, plan, seed and device give the same codebook, with any number of threads unless the kind has a
+    learned transform (OPQ, PCA). Raises IndexBuildError for a sample of another width, too small or not finite, and for
+    a kind that FAISS cannot fill and search the way it is done here.
+    """
+    check_width(sample_ND, plan.dim, "training vectors")
+    if len(sample_ND) < max(1, plan.least_train_rows):
+        raise IndexBuildError(
+            f"index factory {plan.factory} needs at least {max(1, plan.least_train_rows)} training vectors and the "
+            f"sample has {len(sample_ND)}; draw a larger sample or choose a smaller index"
+        )
+    codebook = new_index(plan.factory, plan.dim)
+    try:
+        with _prepared(codebook, seed):
+            if (device := hardware.device_for(codebook)) is not None:
+                from dpr.index.torch_index import train_in_torch
+
+                train_in_torch(codebook, sample_ND, seed, device)
+            else:
+                whole_ND = as_float32(sample_ND, plan.dim, "training vectors")
+                train_coarse(codebook, whole_ND)
+                codebook.train(whole_ND)
+        trial = copy_index(codebook)
+        for _ in range(2):  # some kinds take vectors only once
+            trial.add(sample_ND[:PROBE_ROWS].astype(np.float32))
+    except RuntimeError as error:
+        raise IndexBuildError(
+            f"index factory {plan.factory} cannot be built from {len(sample_ND)} vectors: {reason(error)}; "
+            "choose another index.factory"
+        ) from error
+    search(trial, sample_ND[:1].astype(np.float32), 1, 1)
+    return codebook
+
+
+def trained_how(plan: IndexPlan, hardware: Hardware) -> str:
+    """A sentence on where the codebook of a plan is trained and vectors are coded, and why."""
+    if hardware.device is None:
+        return "trained and coded by FAISS on CPU threads: no GPU"
+    if hardware.device_for(new_index(plan.factory, plan.dim)):
+        return f"trained and coded by PyTorch on {hardware.device}"
+    return f"trained and coded by FAISS on CPU threads: {plan.factory} is not of a kind that the GPU is used for"
+
+
+@contextlib.contextmanager
+def _prepared(codebook: faiss.Index, seed: int) -> Iterator[None]:
+    """Seed every clustering within, and keep FAISS from printing that samples are small: the plan's reasons say so."""
+    searched = inverted(codebook) or core(codebook)
+    coded = faiss.downcast_index(searched.storage) if hasattr(searched, "storage") else searched
+    for quantized in (searched, coded):
+        if hasattr(quantized, "do_polysemous_training"):
+            # orders centroids for search by Hamming distance, which is never done here; takes longer than the rest
+            quantized.do_polysemous_training = False
+    clusterings = [searched.cp] if isinstance(searched, faiss.IndexIVF) else []
+    if hasattr(coded, "pq"):
+        clusterings.append(coded.pq.cp)
+    lent = [(matrix, faiss.ProductQuantizer(matrix.d_out, matrix.M, 8)) for matrix in _rotations(codebook)]
+    for matrix, quantizer in lent:
+        matrix.pq = quantizer
+        clusterings.append(quantizer.cp)
+    for clustering in clusterings:
+        clustering.seed = seed
+        clustering.min_points_per_centroid = 1
+    yield
+    for matrix, quantizer in lent:
+        matrix.pq = None
+        quantizer.thisown = True  # assigning it gave it away, to a matrix that never frees it
+
+
+def _rotations(codebook: faiss.Index) -> list[faiss.OPQMatrix]:
+    if not isinstance(codebook, faiss.IndexPreTransform):
+        return []
+    chain = [faiss.downcast_VectorTransform(codebook.chain.at(place)) for place in range(codebook.chain.size())]
+    return [transform for transform in chain if isinstance(transform, faiss.OPQMatrix)]
+
+
+def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
+    """Mean squared error of vectors coded with the codebook, over their mean squared norm; 0 for exact kinds.
+
+    Raises IndexBuildError for vectors of another width or that are not finite.
+    """
+    vectors_ND = as_float32(vectors_ND, codebook.d, "vectors")
+    inner = core(codebook)
+    codec = faiss.downcast_index(inner.storage) if hasattr(inner, "storage") else codebook
+    error_ND = codec.sa_decode(codec.sa_encode(vectors_ND)) - vectors_ND
+    return float(np.square(error_ND, dtype=np.float64).sum() / np.square(vectors_ND, dtype=np.float64).sum())
+
+
+def list_imbalance(codebook: faiss.Index, vectors_ND: Floats) -> float | None:
+    """How many times the vectors that equal lists would hold a question compares, if it lies as the vectors do.
+
+    Estimated for all vectors from a sample, without bias: L lists times the share of pairs that are in one list. For
+    all vectors it is FAISS's imbalance factor, less the pairs of a vector with itself. None for kinds without inverted
+    lists and for fewer than two vectors. Raises IndexBuildError as `quantisation_error` does.
+    """
+    ivf = inverted(codebook)
+    if ivf is None or len(vectors_ND) < 2:
+        return None
+    lists_N, _ = FaissCoder(codebook)(vectors_ND, "vectors")
+    sizes_L = np.bincount(lists_N).astype(np.float64)
+    return float(ivf.nlist * (sizes_L * (sizes_L - 1)).sum() / (len(lists_N) * (len(lists_N) - 1)))
+
+
+def imbalance_growth(trained: float, new: float, share: float) -> float:
+    """By what share the imbalance of an index may grow, once vectors of imbalance `new` are `share` of all in it. Pure.
+
+    With the vectors of lists in shares p and q, it is L |(1 - share) p + share q|², and |p| |q| bounds the mixed term
+    (Cauchy-Schwarz). Estimates below 1, which no lists have, count as 1.
+    """
+    trained, new = max(1.0, trained), max(1.0, new)
+    grown = ((1 - share) * math.sqrt(trained) + share * math.sqrt(new)) ** 2
+    return grown / trained - 1.0
+
+
+def write_index(index: faiss.Index, path: Path) -> None:
+    """Write an index to a local file. Raises IndexBuildError, leaving no file, if that fails."""
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        path.unlink(missing_ok=True)
+        raise IndexBuildError(
+            f"index file {path} cannot be written: {reason(error)}; free disk space or use another folder"
+        ) from error
+
+
+def read_index(path: Path, *, mapped: bool = False) -> faiss.Index:
+    """Read an index from a local file whose checksum was verified.
+
+    `mapped` leaves plain inverted lists in the file, to be paged in as they are searched. Raises IntegrityError if it
+    is not a file that FAISS can read.
+    """
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
+    except RuntimeError as error:
+        raise IntegrityError(f"index file {path} cannot be read: {reason(error)}; build it again") from error
+    inner = core(index)
+    if isinstance(inner, faiss.IndexIVFPQFastScan):
+        inner.fine_quantizer = inner.pq  # FAISS forgets it when reading, and then decoding crashes the process
+    return index

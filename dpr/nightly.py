@@ -1,0 +1,56 @@
+"""The stages of a run in order, from corpus to snapshot. Each is a module of `dpr.stages`.
+
+A unit that is done is not done again, so a run that died is continued by starting it again.
+"""
+
+from dataclasses import dataclass
+
+from dpr.formats.manifest import CodebookEntry, IndexEntry, SnapshotBody
+from dpr.run import Run
+from dpr.stages import build, copy_rows, diff, drift, embed, gate, merge, publish, scan, settle, train, write_segment
+
+
+@dataclass(frozen=True)
+class Segments:
+    """What the corpus became."""
+
+    scans: list[scan.ScanResult]
+    changes: diff.Changes
+    embedded: list[write_segment.MadeSegment]
+    settled: settle.Settled
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What the segments became."""
+
+    context: train.IndexContext
+    codebook: CodebookEntry
+    choice: drift.CodebookChoice
+    shards: list[merge.ShardResult]
+    index: IndexEntry
+
+
+def make_segments(run: Run, *, allow_shrink: bool = False) -> Segments:
+    """Scan the corpus, find what changed, embed what is new, copy what moved."""
+    with embed.encoders_loading(run) as work:
+        scans = scan.scan(run)
+        changes = diff.diff(run, scans, allow_shrink=allow_shrink)
+    embedded = embed.embed(run, work, changes, scans)
+    copied = copy_rows.copy_rows(run, changes, scans, embedded)
+    return Segments(scans, changes, embedded, settle.settle(run, scans, changes, [*embedded, *copied]))
+
+
+def make_index(run: Run, made: Segments) -> Indexed:
+    """Train the codebook or keep the base's, code each segment once, merge the parts."""
+    context = train.index_context(run, made.settled.segments, made.changes.deletions)
+    codebook, choice = drift.train(run, context)
+    parts = build.build(run, made.settled.segments, codebook)
+    index, shards = merge.merge_index(run, context, codebook, choice, parts)
+    return Indexed(context, codebook, choice, shards, index)
+
+
+def make_body(run: Run, made: Segments, indexed: Indexed) -> tuple[SnapshotBody, gate.GateResult]:
+    """Measure the index and bind everything together; `publish` comes last."""
+    index, measured = gate.gate(run, indexed.context, indexed.index)
+    return publish.snapshot_body(run, made.changes, made.settled.segments, indexed.codebook, index, measured), measured

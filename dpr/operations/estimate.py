@@ -1,0 +1,171 @@
+"""What a run would cost: arithmetic over what was counted and measured. Pure."""
+
+import math
+from collections.abc import Sequence
+
+from dpr.engine.executor import Cluster
+from dpr.engine.run_units import StageReport
+from dpr.formats.records import Document
+from dpr.stages.embed_meter import Encoding
+
+HASH_ROW_BYTES = 33
+"""Of a passage in a keys object: id hash, key, and a position that takes next to nothing."""
+FLOAT16_BYTES = 2
+HOUR_SECONDS = 3600.0
+EMBED_STAGES = ("embed", "copy")
+INDEX_STAGES = ("train", "build", "merge", "questions", "truth", "gate")
+
+
+class Work(Document):
+    """What there is to do."""
+
+    slices: int
+    corpus_bytes: int
+    passages: int
+    """Of the corpus."""
+    embed: int
+    """Of these, to embed."""
+    copy_rows: int
+    """Rows of copied segments: borrowed vectors, and those moved together."""
+    embed_units: int
+    copy_units: int
+    tokens: int
+    """Of the passages to embed."""
+    new_row_bytes: float
+    """Stored size of a passage without its vector."""
+    dim: int
+    index_row_bytes: int
+    """Of a vector in the serving index: code and id."""
+    train_rows: int
+    """Vectors a codebook is trained on; 0: there is one already."""
+
+
+class Speeds(Document):
+    """What was measured on the device."""
+
+    scan_seconds: float
+    """That one core takes to scan the whole corpus."""
+    start_seconds: float = 0.0
+    """Until an encoder is ready."""
+    tokenise_tokens: float = 0.0
+    """Tokens a second that one core makes."""
+    encode_tokens: float = 0.0
+    """Tokens a second that one encoder encodes."""
+    encoder: str = ""
+    """How it chose to compute, and why."""
+    index_seconds: float | None = None
+    """Train, build, merge and gate together in the run before; None: there was none."""
+
+
+class Cost(Document):
+    """What a run takes: estimated before it, measured after it."""
+
+    passages: int
+    """To embed."""
+    units: int
+    tokens: int
+    read_bytes: int
+    written_bytes: int
+    scan_seconds: float
+    embed_seconds: float
+    index_seconds: float | None
+    """Train, build, merge and gate; None: not known, and not part of the sum."""
+    seconds: float
+    gpu_hours: float
+    """GPUs that encoders hold, while passages are embedded."""
+    dollars: float | None
+    """None: the recipe gives no price."""
+
+
+def estimate(work: Work, speeds: Speeds, cluster: Cluster, price: float | None) -> Cost:
+    """The cost of `work` at these speeds."""
+    scan = speeds.scan_seconds / (min(cluster.cpus, work.slices) if cluster.overlap else 1)
+    embed = _embed_seconds(work, speeds, cluster, scan) if work.embed else 0.0
+    gpu_hours = gpu_hours_of(embed, cluster)
+    return Cost(
+        passages=work.embed,
+        units=work.embed_units + work.copy_units,
+        tokens=work.tokens,
+        read_bytes=_read_bytes(work),
+        written_bytes=_written_bytes(work),
+        scan_seconds=scan,
+        embed_seconds=embed,
+        index_seconds=speeds.index_seconds,
+        seconds=scan + embed + (speeds.index_seconds or 0.0),
+        gpu_hours=gpu_hours,
+        dollars=None if price is None else gpu_hours * price,
+    )
+
+
+def measured_cost(stages: Sequence[StageReport], encoded: Encoding, cluster: Cluster, price: float | None) -> Cost:
+    """The cost of a run that has been, in the terms of an estimate.
+
+    Passages, units and tokens are those of the whole run; bytes, times and dollars leave an earlier attempt out.
+    """
+
+    def seconds(*names: str) -> float:
+        return sum(stage.seconds for stage in stages if stage.stage in names)
+
+    gpu_hours = gpu_hours_of(seconds("embed"), cluster)
+    return Cost(
+        passages=encoded.passages,
+        units=sum(stage.units for stage in stages if stage.stage in EMBED_STAGES),
+        tokens=encoded.tokens,
+        read_bytes=sum(stage.read_bytes for stage in stages),
+        written_bytes=sum(stage.written_bytes for stage in stages),
+        scan_seconds=seconds("scan", "diff"),
+        embed_seconds=seconds(*EMBED_STAGES),
+        index_seconds=seconds(*INDEX_STAGES),
+        seconds=sum(stage.seconds for stage in stages),
+        gpu_hours=gpu_hours,
+        dollars=None if price is None else gpu_hours * price,
+    )
+
+
+def gpu_hours_of(embed_seconds: float, cluster: Cluster) -> float:
+    """Of the GPUs that encoders hold for so long."""
+    return embed_seconds / HOUR_SECONDS * cluster.encoders * cluster.gpus_per_encoder
+
+
+def _embed_seconds(work: Work, speeds: Speeds, cluster: Cluster, scan_seconds: float) -> float:
+    """On GPUs, where steps overlap, the slower of encoding and tokenising; else both share the CPUs: the sum.
+
+    Encoders on GPUs start while the corpus is scanned. Units are not divided among encoders, so the last round may
+    leave some without work.
+    """
+    rounds = math.ceil(work.embed_units / cluster.encoders)
+    encode = work.tokens / speeds.encode_tokens * rounds / work.embed_units
+    tokenise = work.tokens / speeds.tokenise_tokens / cluster.cpus
+    if cluster.gpus_per_encoder and cluster.overlap:
+        return max(speeds.start_seconds - scan_seconds, 0.0) + max(encode, tokenise)
+    return speeds.start_seconds + encode + tokenise
+
+
+def _segment_bytes(work: Work) -> float:
+    return (work.embed + work.copy_rows) * (work.new_row_bytes + FLOAT16_BYTES * work.dim)
+
+
+def _read_bytes(work: Work) -> int:
+    """By stage: scan, diff, embed and copy, train, build, merge, gate."""
+    all_vectors = FLOAT16_BYTES * work.dim * work.passages
+    return int(
+        work.corpus_bytes
+        + HASH_ROW_BYTES * work.passages
+        + work.new_row_bytes * (work.embed + work.copy_rows)
+        + FLOAT16_BYTES * work.dim * work.train_rows
+        + _segment_bytes(work)
+        + work.index_row_bytes * work.passages
+        + (work.index_row_bytes + work.new_row_bytes) * work.passages
+        + all_vectors
+    )
+
+
+def _written_bytes(work: Work) -> int:
+    """By stage: scan (keys, new passages), embed and copy, build, merge."""
+    return int(
+        HASH_ROW_BYTES * work.passages
+        + work.new_row_bytes * work.embed
+        + _segment_bytes(work)
+        + work.index_row_bytes * (work.embed + work.copy_rows)
+        + work.index_row_bytes * work.passages
+    )

@@ -1,0 +1,158 @@
+"""`dpr plan`: what a run would do and cost, before anything runs and without writing to the store."""
+
+import math
+from functools import partial
+
+from dpr.engine.executor import Cluster
+from dpr.engine.stage import Step, Work
+from dpr.errors import CorpusError
+from dpr.formats.records import Document
+from dpr.index.choose import choose
+from dpr.operations.calibrate import Calibrate, Calibration, Sample
+from dpr.operations.estimate import INDEX_STAGES, Cost, Speeds, estimate
+from dpr.operations.estimate import Work as Amount
+from dpr.operations.run_report import latest_report
+from dpr.operations.survey import SURVEY_SECONDS, Survey, survey
+from dpr.run import Run
+from dpr.stages.diff import Changes
+from dpr.stages.embed import compute_of, embed_context
+
+
+class Forecast(Document):
+    """What `dpr plan` reports."""
+
+    run: str
+    base: int | None
+    """Snapshot that the run would build upon."""
+    slices: int
+    slices_read: int
+    new: int
+    borrowed: int
+    dead: int | None
+    """None: only a reading of the whole corpus tells what is gone."""
+    duplicates: int
+    quarantined: int
+    work: Amount
+    speeds: Speeds
+    cluster: Cluster
+    cost: Cost
+    assumed: list[str]
+    """What was not measured, a sentence each."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether all of the corpus was read."""
+        return self.slices_read == self.slices
+
+
+def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
+    """Read the corpus for about so many `seconds`, then work for a few on the device that will encode.
+
+    Nothing is written to the store. Raises CorpusError if nothing that was read can be used.
+    """
+    found = survey(run, seconds)
+    if not found.changes.rows:
+        raise CorpusError(
+            f"{found.slices_read} of {found.slices} slices of the corpus hold no usable passage; look at corpus.path"
+        )
+    tokens_per_passage, speeds = _measure(run, found)
+    work = _work(run, found, tokens_per_passage)
+    cluster = run.executor.cluster()
+    cost = estimate(work, speeds, cluster, run.recipe.resources.price_per_gpu_hour)
+
+    def whole(count: int) -> int:
+        return round(count * found.scale)
+
+    return Forecast(
+        run=run.run_id,
+        base=run.base.number if run.base else None,
+        slices=found.slices,
+        slices_read=found.slices_read,
+        new=whole(found.changes.new),
+        borrowed=whole(found.changes.borrowed),
+        dead=found.changes.dead if found.exact else None,
+        duplicates=whole(found.changes.duplicates),
+        quarantined=whole(found.quarantined),
+        work=work,
+        speeds=speeds,
+        cluster=cluster,
+        cost=cost,
+        assumed=_assumed(found, speeds, cluster),
+    )
+
+
+def _measure(run: Run, found: Survey) -> tuple[float, Speeds]:
+    """Tokens a passage, and speeds; of encoding only if there is something to encode."""
+    scan_seconds = found.seconds * found.scale
+    index_seconds = _index_seconds(run)
+    if not found.changes.embed_rows:
+        return 0.0, Speeds(scan_seconds=scan_seconds, index_seconds=index_seconds)
+    step: Step[Sample, Calibration] = Step(
+        "calibrate", partial(Calibrate, embed_context(run), compute_of(run)), "encoder"
+    )
+    (measured,) = run.executor.run("calibrate", Work.of(step), [Sample(found.sample)])
+    speeds = Speeds(
+        scan_seconds=scan_seconds,
+        start_seconds=measured.start_seconds,
+        tokenise_tokens=measured.tokenise_tokens,
+        encode_tokens=measured.encode_tokens,
+        encoder=measured.encoder,
+        index_seconds=index_seconds,
+    )
+    return measured.tokens_per_passage, speeds
+
+
+def _index_seconds(run: Run) -> float | None:
+    """What the index stages took in the run that made the base; None if that is not known, or it was continued."""
+    if run.base is None:
+        return None
+    report = latest_report(run.store, run.base.run_id)
+    if report is None:
+        return None
+    stages = [stage for stage in report.stages if stage.stage in INDEX_STAGES]
+    # parts and truth of earlier nights are done before, and rightly; the rest only if the run was cut off
+    if any(stage.done_before for stage in stages if stage.stage not in ("build", "questions", "truth")):
+        return None
+    return sum(stage.seconds for stage in stages)
+
+
+def _work(run: Run, found: Survey, tokens_per_passage: float) -> Amount:
+    changes, max_rows = found.changes, run.recipe.resources.segment_rows
+    passages = round(changes.rows * found.scale)
+    embed = round(changes.embed_rows * found.scale)
+    copied = _copied(changes) if found.exact else round(changes.borrowed * found.scale)
+    index = choose(run.recipe.index, passages, run.spec.dim)
+    return Amount(
+        slices=found.slices,
+        corpus_bytes=found.corpus_bytes,
+        passages=passages,
+        embed=embed,
+        copy_rows=copied,
+        embed_units=math.ceil(embed / max_rows),
+        copy_units=math.ceil(copied / max_rows),
+        tokens=round(embed * tokens_per_passage),
+        new_row_bytes=found.new_row_bytes,
+        dim=run.spec.dim,
+        index_row_bytes=index.bytes_per_vector,
+        train_rows=0 if run.base else index.train_rows,
+    )
+
+
+def _copied(changes: Changes) -> int:
+    return sum(unit.rows for unit in changes.planned if unit.kind == "copy")
+
+
+def _assumed(found: Survey, speeds: Speeds, cluster: Cluster) -> list[str]:
+    assumed = ["the store takes what is written as fast as it is made"]
+    if not found.exact:
+        assumed.append(
+            f"the {found.slices - found.slices_read:,} slices that were not read are like the {found.slices_read:,} "
+            "that were; texts that occur in several slices are counted in each"
+        )
+    if speeds.index_seconds is None:
+        assumed.append("training, building, merging and gate are left out: no run before this one has measured them")
+    else:
+        assumed.append("training, building, merging and gate take as long as in the run before")
+    if cluster.overlap and cluster.encoders > 1:
+        assumed.append(f"all {cluster.encoders} encoders are as fast as the one that was measured")
+    return assumed

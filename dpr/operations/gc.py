@@ -1,0 +1,191 @@
+"""Garbage collection: deleting what nothing names any more.
+
+Kept is what the last snapshots and those with a living reader name; what a run has made that died less than a day ago;
+and whatever is younger than a day. The caller holds the lease, so no run is under way. Readers and rollbacks may come
+at any moment: they write a marker before they read the snapshot's document. So documents are removed first, those whose
+reader came meanwhile are put back, and only then is it decided, from the store as it is now, which objects go.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from dpr.errors import ConflictError, MissingObjectError
+from dpr.formats import layout
+from dpr.formats.manifest import Snapshot
+from dpr.formats.markers import Reader, find_readers
+from dpr.formats.records import read_record
+from dpr.formats.snapshots import numbers, read_snapshot
+from dpr.run import RunPlan
+from dpr.stages.diff import Changes
+from dpr.stages.write_segment import SegmentResult
+from dpr.store import ObjectInfo, Store
+from dpr.store.lease import Lease, store_time
+
+GRACE_SECONDS = 24 * 3600.0
+"""Younger objects are never collected: starting a run again that died may use them."""
+_CHECK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What nothing names any more, and what was looked at to know."""
+
+    kept: list[int]
+    """Snapshots that stay, with all they name."""
+    readers: list[Reader]
+    """Those that live."""
+    objects: list[ObjectInfo]
+    leftovers: tuple[ObjectInfo, ...]
+    """What writers that died left unfinished."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(info.size_bytes for info in (*self.objects, *self.leftovers))
+
+
+def find_garbage(store: Store, keep: int) -> Garbage:
+    """Find what neither the last `keep` snapshots, nor a reader, nor a run that may be started again needs.
+
+    Raises ConflictError if somebody reads a snapshot that has no document: what it names is not known.
+    """
+    now = store_time(store)
+    readers = find_readers(store, now)  # before the snapshots: a rollback removes its marker after it has published
+    living = [reader for reader in readers if reader.lives]
+    there = numbers(store)
+    kept = sorted({*there[-keep:], *(reader.snapshot for reader in living)})
+    for reader in living:
+        if reader.snapshot not in there:
+            raise ConflictError(
+                f"snapshot {reader.snapshot} of {store.url} is read ({reader.who}), and its document was collected; "
+                "nothing more is deleted until that reader ends"
+            )
+    stems = {stem for number in kept for stem in _snapshot_stems(store, read_snapshot(store, number))}
+    objects = [info for info in store.list() if info.name.startswith(layout.COLLECTED)]
+    old = now - GRACE_SECONDS
+    stems |= _unfinished_stems(store, objects, stems, old)
+    # these go whatever their age, and no others of their kind: newer ones may have come since
+    condemned = {layout.snapshot(number) for number in there if number not in kept}
+    condemned |= {reader.marker.name for reader in readers if not reader.lives}
+    garbage = [info for info in objects if info.name in condemned or _is_garbage(info, stems, old)]
+    return Garbage(kept, living, garbage, store.leftovers(old))
+
+
+def _is_garbage(info: ObjectInfo, stems: Set[str], old: float) -> bool:
+    if info.name.startswith((layout.SNAPSHOTS, layout.READERS)):
+        return False
+    return info.modified < old and not any(stem in stems for stem in _stems_of(info.name))
+
+
+def _stems_of(name: str) -> Iterator[str]:
+    """What an object may be kept by: its folders, itself, and the unit that made it.
+
+    `segments/E/S.refused-DIGEST.parquet` is of the unit `segments/E/S`, or `S` for short, as is its record.
+    """
+    folder, _, file = name.rpartition("/")
+    parts = folder.split("/")
+    yield from ("/".join(parts[: depth + 1]) + "/" for depth in range(len(parts)))
+    yield name
+    unit = file.partition(".")[0].partition("-")[0]
+    yield f"{folder}/{unit}"
+    yield unit
+
+
+def _snapshot_stems(store: Store, snapshot: Snapshot) -> Iterator[str]:
+    """What a snapshot needs, and what makes the next run cheap: scans, parts, and what is known of the questions."""
+    body = snapshot.body
+    yield layout.snapshot(snapshot.number)
+    yield layout.run(snapshot.run_id)
+    yield from (ref.name for ref in body.objects())
+    yield layout.codebook(body.encoder_id, body.codebook.codebook_id)
+    yield from (shard.object.name.rpartition("-")[0] for shard in body.index.shards)
+    questions = layout.questions(body.encoder_id, body.gate.questions_id)
+    yield questions
+    folder = questions.rpartition("/")[0]
+    yield f"{folder}/measured"
+    for entry in body.segments:
+        yield layout.segment(body.encoder_id, entry.segment_id)
+        yield layout.part(body.codebook.object.sha256, entry.object.sha256)
+        yield f"{folder}/{entry.object.sha256[: layout.SHORT_DIGEST]}"
+    yield from _scan_stems(store, layout.run(snapshot.run_id))
+
+
+def _scan_stems(store: Store, run: str) -> Iterator[str]:
+    """The scans that a run used."""
+    plan = _run_plan(store, run)
+    yield from (record.removesuffix(".json") for record in (plan.scans if plan else ()))
+
+
+def _run_plan(store: Store, run: str) -> RunPlan | None:
+    """What a run began with; None where that was never written, or by another version."""
+    try:
+        return RunPlan.model_validate_json(store.get(f"{run}plan.json"))
+    except (MissingObjectError, ValidationError):
+        return None
+
+
+def _unfinished_stems(store: Store, objects: Sequence[ObjectInfo], kept: Set[str], old: float) -> Set[str]:
+    """What runs have made that no kept snapshot came from, and that may be started again: they died lately."""
+    runs: dict[str, float] = {}
+    newest: dict[str, float] = {}
+    for info in objects:
+        if info.name.startswith(layout.RUNS):
+            run = "/".join(info.name.split("/")[:2]) + "/"
+            runs[run] = max(runs.get(run, 0.0), info.modified)
+        else:
+            for stem in _stems_of(info.name):
+                newest[stem] = max(newest.get(stem, 0.0), info.modified)
+    stems: set[str] = set()
+    for run, modified in runs.items():
+        if run not in kept:
+            made = _run_stems(store, run)
+            latest = max([modified, *(newest.get(stem, 0.0) for stem in made)])
+            stems |= made if latest > old else set()
+    return stems
+
+
+def _run_stems(store: Store, run: str) -> set[str]:
+    """A run's folder, its scans, and the segments it planned with their parts and their truth."""
+    stems = {run, *_scan_stems(store, run)}
+    plan, changes = _run_plan(store, run), read_record(store, f"{run}changes.json", Changes)
+    if plan is None or changes is None:
+        return stems
+    for planned in changes.planned:
+        stem = layout.segment(plan.encoder_id, planned.segment_id)
+        stems.add(stem)
+        made = read_record(store, layout.record(stem), SegmentResult)
+        if made is not None and made.segment is not None:
+            stems.add(made.segment.sha256[: layout.SHORT_DIGEST])
+    return stems
+
+
+def collect(store: Store, keep: int, lease: Lease) -> Garbage:
+    """Delete garbage and return what was deleted. Raises ConflictError if the lease is lost meanwhile."""
+    documents = {}
+    for info in find_garbage(store, keep).objects:
+        if info.name.startswith(layout.SNAPSHOTS):
+            documents[layout.snapshot_number(info.name)] = info, store.get(info.name)
+    _delete(store, [info for info, _ in documents.values()], lease)
+    for reader in find_readers(store, store_time(store)):
+        if reader.lives and reader.snapshot in documents:
+            info, document = documents.pop(reader.snapshot)
+            store.put_if_absent(info.name, document)
+    garbage = find_garbage(store, sys.maxsize)  # every document that is still there
+    # a record goes before its object, or a run would take the unit for done
+    _delete(store, sorted(garbage.objects, key=lambda info: not info.name.endswith(".json")), lease)
+    store.leftovers(store_time(store) - GRACE_SECONDS, delete=True)
+    gone = [info for info, _ in documents.values()]
+    return Garbage(garbage.kept, garbage.readers, gone + garbage.objects, garbage.leftovers)
+
+
+def _delete(store: Store, objects: Sequence[ObjectInfo], lease: Lease) -> None:
+    lease.check()
+    checked = time.monotonic()
+    for info in objects:
+        if time.monotonic() - checked > _CHECK_SECONDS:  # also after this process was stopped for a while
+            lease.check()
+            checked = time.monotonic()
+        store.delete(info.name)

@@ -1,0 +1,181 @@
+"""The report of a run: what it found, did and measured, with times. Stored beside the run, never in a snapshot."""
+
+import datetime
+import time
+import uuid
+
+from pydantic import Field, ValidationError
+
+from dpr.engine.run_units import StageReport
+from dpr.formats import layout
+from dpr.formats.manifest import GateReport, SnapshotBody
+from dpr.formats.records import Document
+from dpr.index.contents import Verification
+from dpr.nightly import Indexed, Segments
+from dpr.operations.estimate import Cost, measured_cost
+from dpr.run import Run
+from dpr.stages.drift import Drift
+from dpr.stages.embed_meter import STEPS, Encoding
+from dpr.store import Store
+
+
+class Found(Document):
+    """What the scan found."""
+
+    rows: int = 0
+    """Of the corpus, usable or not."""
+    passages: int = 0
+    new: int = 0
+    embedded: int = 0
+    """Of the new ones; the others borrow the vector of the same text."""
+    borrowed: int = 0
+    dead: int = 0
+    restored: int = 0
+    duplicates: int = 0
+    quarantined: dict[str, int] = Field(default_factory=dict)
+    """Rows by reason, those that the encoder refused included."""
+
+
+class ShardReport(Document):
+    """One shard of the index, as merging verified it."""
+
+    segments: str
+    rows: int
+    size_bytes: int
+    verification: Verification
+
+
+class IndexReport(Document):
+    """What was chosen, and why."""
+
+    factory: str
+    trained: bool
+    """False: the codebook was kept."""
+    reason: str
+    drift: Drift | None
+    """None: no codebook before, or too few rows since it was trained."""
+    reasons: list[str]
+    index_bytes: int
+    shards: list[ShardReport]
+
+
+class RunReport(Document):
+    """`runs/RUN/reports/ATTEMPT.json`."""
+
+    run: str
+    attempt: str
+    """Sorts by time: when it began, and a random part."""
+    base: int | None
+    """Snapshot that the run built upon."""
+    seconds: float
+    """Of this attempt."""
+    found: Found
+    stages: list[StageReport]
+    encoding: Encoding
+    index: IndexReport
+    gate: GateReport
+    cost: Cost
+    """Bytes, times and dollars are those of this attempt."""
+
+    def lines(self) -> list[str]:
+        """Return what the table of stages does not show, a sentence each."""
+        found, encoding, index = self.found, self.encoding, self.index
+        lines = [
+            f"corpus: {found.rows:,} rows, {found.passages:,} passages: {found.new:,} new, {found.embedded:,} to embed "
+            f"({found.borrowed:,} have the text of another), {found.dead:,} gone, {found.restored:,} back"
+        ]
+        if found.quarantined:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.quarantined.items()))
+            lines.append(f"quarantine: {sum(found.quarantined.values()):,} rows: {reasons}")
+        if encoding.passages:
+            seconds = ", ".join(f"{name} {encoding.seconds.get(step, 0.0):,.1f} s" for step, name in STEPS.items())
+            lines.append(
+                f"embedding: {encoding.tokens:,} tokens; {seconds}; encoder busy {encoding.busy_share:.2f}; "
+                f"waited for {encoding.waits_for}"
+            )
+            lines += [f"encoder: {choice}" for choice in encoding.choices]
+        codebook = "new codebook" if index.trained else "codebook kept"
+        return [*lines, f"index: {index.factory}, {index.index_bytes / 1e6:,.1f} MB; {codebook}: {index.reason}"]
+
+
+class Clock:
+    """When an attempt began."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        now = datetime.datetime.now(datetime.UTC)
+        self.attempt = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+
+    def seconds(self) -> float:
+        """Return the seconds since then."""
+        return round(time.monotonic() - self._started, 3)
+
+
+def make_report(run: Run, clock: Clock, made: Segments, indexed: Indexed, body: SnapshotBody) -> RunReport:
+    """Put together what an attempt found, did and measured."""
+    encoding = Encoding.of([segment.result for segment in made.embedded])
+    price = run.recipe.resources.price_per_gpu_hour
+    return RunReport(
+        run=run.run_id,
+        attempt=clock.attempt,
+        base=run.base.number if run.base else None,
+        seconds=clock.seconds(),
+        found=_found(made),
+        stages=run.stage_reports,
+        encoding=encoding,
+        index=_index_report(indexed, body),
+        gate=body.gate,
+        cost=measured_cost(run.stage_reports, encoding, run.executor.cluster(), price),
+    )
+
+
+def _found(made: Segments) -> Found:
+    changes = made.changes
+    return Found(
+        rows=sum(scanned.rows + scanned.unusable_rows for scanned in made.scans),
+        passages=changes.rows,
+        new=changes.new,
+        embedded=changes.embed_rows,
+        borrowed=changes.borrowed,
+        dead=changes.dead,
+        restored=changes.restored,
+        duplicates=changes.duplicates,
+        quarantined=dict(made.settled.reasons),
+    )
+
+
+def _index_report(indexed: Indexed, body: SnapshotBody) -> IndexReport:
+    choice = indexed.choice
+    return IndexReport(
+        factory=choice.plan.factory,
+        trained=choice.reuse is None,
+        reason=choice.reason,
+        drift=choice.drift,
+        reasons=choice.plan.reasons,
+        index_bytes=body.index.size_bytes,
+        shards=[
+            ShardReport(
+                segments=f"{entry.first_segment} to {entry.last_segment}",
+                rows=entry.rows,
+                size_bytes=entry.object.size_bytes,
+                verification=result.verification,
+            )
+            for entry, result in zip(body.index.shards, indexed.shards, strict=True)
+        ],
+    )
+
+
+def put_report(store: Store, report: RunReport) -> None:
+    """Store a report beside what else its run made."""
+    store.put_if_absent(layout.report(report.run, report.attempt), report.to_bytes())
+
+
+def latest_report(store: Store, run_id: str) -> RunReport | None:
+    """Return the report of the last attempt of a run; None if there is none that this version can read."""
+    names = [info.name for info in store.list(layout.reports(run_id))]
+    if not names:
+        return None
+    try:
+        return RunReport.model_validate_json(store.get(names[-1]))
+    except ValidationError:  # of another version
+        return None

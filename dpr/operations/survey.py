@@ -1,0 +1,106 @@
+"""Looking at a corpus before a run: its slices in random order, as many as fit the time, scanned and compared for real.
+
+The results go to a folder of this machine, laid over the store, so that nothing is written to the store itself.
+"""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.formats.objects import open_parts
+from dpr.formats.segment import passage_schema
+from dpr.run import Run
+from dpr.stages.diff import Changes, find_changes, plan_diff
+from dpr.stages.scan import ScanResult, load_known_keys, plan_scan, scan_slice
+from dpr.store import Store
+from dpr.store.overlay import OverlayStore
+
+SURVEY_SECONDS = 20.0
+SAMPLE_ROWS = 4_000
+"""Passages whose tokens are counted: their mean is then known to about a hundredth."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found in the slices that were read."""
+
+    slices: int
+    slices_read: int
+    corpus_bytes: int
+    bytes_read: int
+    seconds: float
+    """That reading and hashing them took one core."""
+    rows: int
+    """Usable and unusable."""
+    quarantined: int
+    changes: Changes
+    """Of these slices alone."""
+    new_row_bytes: float
+    sample: pa.Table
+    """Title and text of new passages, a random choice."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether all of the corpus was read."""
+        return self.slices_read == self.slices
+
+    @property
+    def scale(self) -> float:
+        """By how much counts are multiplied to stand for the whole corpus."""
+        return 1.0 if self.exact else self.corpus_bytes / self.bytes_read
+
+
+def survey(run: Run, seconds: float = SURVEY_SECONDS) -> Survey:
+    """Scan slices of the run's corpus in random order until `seconds` are spent or all are read; at least one."""
+    units = plan_scan(run)
+    sizes_bytes = [slice_.size_bytes for slice_ in run.slices]
+    segments = [entry.object for entry in (*run.base_segments, *run.retired)]
+    known = load_known_keys(run.store.url, segments)
+    with tempfile.TemporaryDirectory() as folder:
+        store = OverlayStore(Path(folder), run.store)
+        scans: dict[int, ScanResult] = {}
+        started = time.perf_counter()
+        for number in np.random.default_rng(0).permutation(len(units)).tolist():
+            scans[number] = scan_slice(store, run.recipe.corpus, known, units[number])
+            if time.perf_counter() - started > seconds:
+                break
+        spent = time.perf_counter() - started
+        numbers = sorted(scans)
+        results = [scans[number] for number in numbers]
+        unit = plan_diff(
+            run, [run.slices[number] for number in numbers], results, max_duplicates=sum(r.rows for r in results)
+        )
+        changes = find_changes(store, unit)
+        sample = _new_passages(store, results)
+    new_rows = sum(result.new_rows for result in results)
+    return Survey(
+        slices=len(units),
+        slices_read=len(scans),
+        corpus_bytes=sum(sizes_bytes),
+        bytes_read=sum(sizes_bytes[number] for number in numbers),
+        seconds=spent,
+        rows=sum(result.rows + result.unusable_rows for result in results),
+        quarantined=sum(result.unusable_rows for result in results),
+        changes=changes,
+        new_row_bytes=sum(r.passages.size_bytes for r in results if r.passages) / max(1, new_rows),
+        sample=sample,
+    )
+
+
+def _new_passages(store: Store, scans: list[ScanResult]) -> pa.Table:
+    """Title and text of `SAMPLE_ROWS` new passages."""
+    counts = np.array([scanned.new_rows for scanned in scans])
+    chosen = np.random.default_rng(0).permutation(counts.sum())[:SAMPLE_ROWS]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    tables = [passage_schema().empty_table().select(["title", "text"])]
+    for number, scanned in enumerate(scans):
+        if scanned.passages is not None:
+            rows = chosen[(chosen >= starts[number]) & (chosen < starts[number + 1])] - starts[number]
+            table = pq.read_table(open_parts(store, scanned.passages), columns=["title", "text"])
+            tables.append(table.take(pa.array(np.sort(rows))))
+    return pa.concat_tables(tables)

@@ -1,0 +1,127 @@
+"""Verifying a store: that everything a snapshot names is there, and as it was recorded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dpr.errors import DprError, IntegrityError
+from dpr.fingerprint import content_hash, id_hash, passage_key
+from dpr.formats import layout
+from dpr.formats.deletions import read_deletions
+from dpr.formats.manifest import SegmentEntry, SnapshotBody
+from dpr.formats.objects import fetch_object, verify_bytes
+from dpr.formats.records import ObjectRef, read_record
+from dpr.formats.segment import HASH, check_segment, iter_groups, vectors_of
+from dpr.formats.snapshots import open_snapshot
+from dpr.index.contents import stored_ids
+from dpr.index.merging import ROW_BITS
+from dpr.index.training import read_index
+from dpr.search.vectors import SegmentVectors
+from dpr.stages.build import PartResult
+from dpr.store import Store
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as recorded."""
+
+    snapshot: int
+    object: str
+    reason: str
+
+
+def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tuple[int, list[Problem]]:
+    """Check every object that the snapshots name; return how many were checked, and what is wrong.
+
+    Sizes, existence and counts always; with `deep` every checksum, each segment's rows and keys, the index's ids.
+    """
+    problems: list[Problem] = []
+    checked: set[str] = set()
+    for number in snapshots:
+        snapshot, marker = open_snapshot(store, number)
+        with marker:
+            named = [*snapshot.body.objects(), *_parts(store, snapshot.body)]
+            new = [ref for ref in named if ref.name not in checked]
+            checked |= {ref.name for ref in new}
+            for ref in new:
+                problems += _problems_of(store, number, ref, deep=deep)
+            broken = {problem.object for problem in problems}
+            try:
+                snapshot.body.check()
+                if deep and not broken & {ref.name for ref in snapshot.body.objects()}:
+                    _check_contents(store, snapshot.body)
+            except DprError as error:
+                problems.append(Problem(number, layout.snapshot(number), str(error)))
+    return len(checked), problems
+
+
+def _parts(store: Store, body: SnapshotBody) -> Iterator[ObjectRef]:
+    """The parts of a snapshot's segments: no answer needs them, and the next run does."""
+    for entry in body.segments:
+        stem = layout.part(body.codebook.object.sha256, entry.object.sha256)
+        result = read_record(store, layout.record(stem), PartResult)
+        yield from result.objects() if result else ()
+
+
+def _problems_of(store: Store, number: int, ref: ObjectRef, *, deep: bool) -> list[Problem]:
+    try:
+        if deep:
+            verify_bytes(store, ref)
+        elif (size := store.size(ref.name)) != ref.size_bytes:
+            raise IntegrityError(f"has {size} bytes, recorded are {ref.size_bytes}")
+    except DprError as error:
+        return [Problem(number, ref.name, str(error))]
+    return []
+
+
+def _check_contents(store: Store, body: SnapshotBody) -> None:
+    index_ids, id_hashes = [np.empty(0, np.int64)], [pa.array([], HASH)]
+    deletions = read_deletions(store, body.deletions)
+    for entry in body.segments:
+        live = deletions.live_rows(entry)
+        hashes = _check_rows(store, entry, body.encoder_id)
+        id_hashes.append(hashes.take(pa.array(live)))
+        index_ids.append((entry.number << ROW_BITS) | live)
+    expected = np.concatenate(index_ids)
+    _check_each_once(pa.concat_arrays(id_hashes), expected)
+    shards = [read_index(fetch_object(store, shard.object), mapped=True) for shard in body.index.shards]
+    found = np.sort(np.concatenate([stored_ids(shard) for shard in shards]))
+    rows = sum(int(shard.ntotal) for shard in shards)
+    if rows != body.passages:
+        raise IntegrityError(f"the index holds {rows} vectors, the snapshot {body.passages} passages")
+    if not np.array_equal(found, np.sort(expected)):
+        raise IntegrityError("the ids in the index are not those of the live rows, each once")
+
+
+def _check_rows(store: Store, entry: SegmentEntry, encoder_id: str) -> pa.FixedSizeBinaryArray:
+    """Check keys and vectors of a segment, also where they are mapped; return the hashes of its passage ids (N,)."""
+    path = fetch_object(store, entry.object)
+    check_segment(path, encoder_id, None, entry.rows)
+    mapped = SegmentVectors.open(store, entry.object, local=True)
+    hashes: list[bytes] = []
+    for table in iter_groups(path, ["id", "title", "text", "key", "content_hash", "embedding"]):
+        rows = np.arange(len(hashes), len(hashes) + table.num_rows)
+        for row in table.drop_columns("embedding").to_pylist():
+            stored = row["key"], row["content_hash"]
+            if stored != (passage_key(row["id"], row["title"], row["text"]), content_hash(row["title"], row["text"])):
+                raise IntegrityError(f"passage {row['id']!r} of segment {entry.segment_id} does not have its key")
+        vectors_ND = vectors_of(table)
+        if not np.isfinite(vectors_ND).all():
+            raise IntegrityError(f"segment {entry.segment_id} holds a vector that is not finite")
+        if vectors_ND.tobytes() != mapped.rows(rows).tobytes():
+            raise IntegrityError(f"segment {entry.segment_id} keeps its vectors where no reader looks for them")
+        hashes += map(id_hash, table["id"].to_pylist())
+    return pa.array(hashes, HASH)
+
+
+def _check_each_once(id_hashes: pa.FixedSizeBinaryArray, index_ids: npt.NDArray[np.int64]) -> None:
+    codes = pc.dictionary_encode(id_hashes).indices.to_numpy(zero_copy_only=False)
+    repeated = np.flatnonzero(np.bincount(codes, minlength=1)[codes] > 1)
+    if len(repeated):
+        same = index_ids[codes == codes[repeated[0]]][:2].tolist()
+        where = " and ".join(f"row {i % (1 << ROW_BITS)} of segment number {i >> ROW_BITS}" for i in same)
+        raise IntegrityError(f"a passage id is there twice: {where} are live and have the same one")

@@ -1,0 +1,154 @@
+"""A run: what a recipe means at this moment, against the state of its store, and what carries it out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import ValidationError
+
+from dpr.corpus.rows import FileKind, Slice
+from dpr.corpus.slices import CorpusPlan, plan_slices
+from dpr.encoder.spec import EncoderSpec, resolve
+from dpr.engine.executor import Executor
+from dpr.engine.progress import Progress
+from dpr.engine.run_units import StageReport, run_units
+from dpr.engine.stage import R, Stage, U
+from dpr.errors import MissingObjectError
+from dpr.evaluate.questions import QuestionSet, load_questions
+from dpr.fingerprint import fingerprint
+from dpr.formats import layout
+from dpr.formats.manifest import SegmentEntry, Snapshot
+from dpr.formats.records import Document, ObjectRef
+from dpr.formats.snapshots import latest_snapshot, lineage
+from dpr.recipe import Recipe
+from dpr.store import Store, open_store
+from dpr.store.lease import Lease
+
+RETIRED_FROM = 2**30
+"""Segments that are not part of the base are numbered from here on, until a snapshot takes one in."""
+
+
+class RunPlan(Document):
+    """`runs/RUN/plan.json`: what a run begins with; written once, for garbage collection and for the next plan."""
+
+    encoder_id: str
+    scans: list[str]
+    """Record names of its scan units."""
+    kinds: dict[str, FileKind]
+    """What is known of the corpus' files, so that the next run need not open them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe means on this machine at this moment, before the store's state decides what there is to do."""
+
+    recipe: Recipe
+    spec: EncoderSpec
+    corpus: CorpusPlan
+    questions: QuestionSet | None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Plan":
+        """Resolve the encoder, list the corpus, and read the gate's questions."""
+        questions = load_questions(recipe.gate, recipe.index.seed)
+        known = _known_kinds(open_store(recipe.store))
+        return cls(recipe, resolve(recipe.encoder), plan_slices(recipe.corpus, known), questions)
+
+    @property
+    def slices(self) -> list[Slice]:
+        return self.corpus.slices
+
+    @cached_property
+    def inputs(self) -> str:
+        """Fingerprint of all that a snapshot depends on: with the same inputs there is nothing to do."""
+        recipe = self.recipe
+        questions = [[q.text, list(q.answers)] for q in self.questions.questions] if self.questions else None
+        return fingerprint(
+            {
+                "encoder": self.spec.encoder_id,
+                "corpus": [slice_.slice_id(recipe.corpus) for slice_ in self.slices],
+                "index": recipe.index.model_dump(mode="json"),
+                "gate": recipe.gate.model_dump(mode="json", include={"answers", "at"}),
+                "questions": questions,
+                "segment_rows": recipe.resources.segment_rows,
+                "compact_below": recipe.resources.compact_below,
+            }
+        )
+
+
+def _known_kinds(store: Store) -> Mapping[str, FileKind]:
+    """What the run that made the live snapshot knew of the corpus' files."""
+    live = latest_snapshot(store)
+    if live is None:
+        return {}
+    try:
+        return RunPlan.model_validate_json(store.get(layout.plan(live.run_id))).kinds
+    except (MissingObjectError, ValidationError):  # collected, or of another version: the files are opened again
+        return {}
+
+
+class Run:
+    """A plan against the state of its store."""
+
+    def __init__(self, plan: Plan, executor: Executor, progress: Progress, lease: Lease | None = None) -> None:
+        self.plan, self.executor, self.progress = plan, executor, progress
+        self.recipe, self.spec, self.slices = plan.recipe, plan.spec, plan.slices
+        self.store: Store = open_store(self.recipe.store)
+        self._lease = lease
+        self.live: Snapshot | None = latest_snapshot(self.store)
+        snapshots = lineage(self.store, self.spec.encoder_id)
+        self.base: Snapshot | None = snapshots[-1] if snapshots else None
+        """The newest snapshot made with this encoder."""
+        self.retired = _retired(self.store, snapshots)
+        """Segments of older kept snapshots that the base does not hold: what they hold is not embedded again."""
+        self.run_id = fingerprint(
+            {
+                "inputs": self.plan.inputs,
+                "base": self.base.body.body_id() if self.base else None,
+                "retired": [entry.object.sha256 for entry in self.retired],
+            }
+        )
+        self.stage_reports: list[StageReport] = []
+
+    @property
+    def base_segments(self) -> list[SegmentEntry]:
+        return self.base.body.segments if self.base else []
+
+    @property
+    def base_deletions(self) -> ObjectRef | None:
+        return self.base.body.deletions if self.base else None
+
+    def results(self, stage: Stage[U, R]) -> list[R]:
+        """Run the units of a stage that are not done, and return the results of all, in the order of the units.
+
+        Raises ConflictError if the lease was lost meanwhile.
+        """
+        self.check_lease()
+        results, report = run_units(self.store, self.executor, self.progress, stage)
+        self.stage_reports.append(report)
+        return results
+
+    def check_lease(self) -> None:
+        """Raise ConflictError if this run has lost the store's lease."""
+        if self._lease is not None:
+            self._lease.check()
+
+    def result(self, stage: Stage[U, R]) -> R:
+        """Run a stage of one unit."""
+        return self.results(stage)[0]
+
+
+def _retired(store: Store, snapshots: list[Snapshot]) -> list[SegmentEntry]:
+    """Each segment of the older snapshots that the newest does not hold, once, if its object is still there."""
+    if len(snapshots) < 2:
+        return []
+    held = {entry.object.name for entry in snapshots[-1].body.segments}
+    older = {e.object.name: e for s in reversed(snapshots[:-1]) for e in s.body.segments if e.object.name not in held}
+    if not older:
+        return []
+    there = {info.name for info in store.list(f"{layout.SEGMENTS}{snapshots[-1].body.encoder_id}/")}
+    entries = [entry for name, entry in sorted(older.items()) if name in there]
+    return [
+        entry.model_copy(update={"number": RETIRED_FROM + place, "dead_rows": entry.rows, "dead_digest": ""})
+        for place, entry in enumerate(entries)
+    ]

@@ -1,0 +1,79 @@
+"""A whole run of a recipe, with the store's lease held, until a snapshot is published or there is nothing to do."""
+
+from dataclasses import dataclass
+
+from dpr.engine.executor import Executor
+from dpr.engine.progress import Progress
+from dpr.errors import PublishRaceError
+from dpr.formats.manifest import Snapshot
+from dpr.formats.snapshots import latest_snapshot
+from dpr.nightly import make_body, make_index, make_segments
+from dpr.operations.run_report import Clock, RunReport, make_report, put_report
+from dpr.recipe import Recipe
+from dpr.run import Plan, Run
+from dpr.stages.publish import publish
+from dpr.store import open_store
+from dpr.store.lease import LEASE_SECONDS, Lease
+from dpr.store.proof import prove_put_if_absent
+
+PUBLISH_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    snapshot: Snapshot
+    published: bool
+    """False: the live snapshot holds all this already."""
+    report: RunReport | None
+    """None: there was nothing to do."""
+
+
+def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
+    """Bring the collection of a recipe up to date; nothing at all is done if the live snapshot has the same inputs."""
+    plan = Plan.of(recipe)
+    return finished_run(plan) or run_plan(plan, executor, progress, allow_shrink=allow_shrink)
+
+
+def finished_run(plan: Plan) -> Outcome | None:
+    """Return the outcome of a run that has nothing to do, or None. Costs one listing and one small read."""
+    live = latest_snapshot(open_store(plan.recipe.store))
+    if live is None or live.inputs != plan.inputs:
+        return None
+    return Outcome(live, False, None)
+
+
+def run_plan(
+    plan: Plan,
+    executor: Executor,
+    progress: Progress,
+    *,
+    allow_shrink: bool = False,
+    lease_seconds: float = LEASE_SECONDS,
+) -> Outcome:
+    """Carry a plan out, holding the store's lease; a run that is silent for `lease_seconds` loses it.
+
+    If another publisher is first (a rollback, say), the recipe is planned again on the new parent; what has been made
+    already is used.
+    """
+    store = open_store(plan.recipe.store)
+    with Lease.acquire(store, f"run of {plan.recipe.store}", lease_seconds) as lease:
+        prove_put_if_absent(store)
+        for _ in range(PUBLISH_ATTEMPTS - 1):
+            try:
+                return _attempt(Run(plan, executor, progress, lease), allow_shrink=allow_shrink)
+            except PublishRaceError:
+                plan = Plan.of(plan.recipe)
+        return _attempt(Run(plan, executor, progress, lease), allow_shrink=allow_shrink)
+
+
+def _attempt(run: Run, *, allow_shrink: bool) -> Outcome:
+    clock = Clock()
+    made = make_segments(run, allow_shrink=allow_shrink)
+    indexed = make_index(run, made)
+    body, measured = make_body(run, made, indexed)
+    report = make_report(run, clock, made, indexed, body)
+    put_report(run.store, report)  # a run that fails its gate has one, too
+    snapshot, published = publish(run, body, measured)
+    return Outcome(snapshot, published, report)

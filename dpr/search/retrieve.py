@@ -1,0 +1,89 @@
+"""Retrieval: a snapshot and a question in, hits with their text out.
+
+Shapes: Q questions, K hits.
+"""
+
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from dpr.encoder.compute import Compute
+from dpr.encoder.spec import resolve_question
+from dpr.encoder.tower import TowerSpec
+from dpr.formats.manifest import Snapshot, SnapshotBody
+from dpr.formats.markers import Marker
+from dpr.formats.snapshots import open_snapshot
+from dpr.search.hits import Hit
+from dpr.search.vector_search import VectorSearch
+from dpr.store import Store
+
+if TYPE_CHECKING:
+    from dpr.encoder.encode import QuestionEncoder
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hits of one batch of questions, and where the time went."""
+
+    hits: list[list[Hit]]
+    encode_seconds: float
+    search_seconds: float
+
+
+class Retriever:
+    """A snapshot, ready to answer questions in this process; a context manager that closes it."""
+
+    def __init__(
+        self, number: int, body: SnapshotBody, encoder: "QuestionEncoder", vectors: VectorSearch, marker: Marker
+    ) -> None:
+        self.number, self.body, self._encoder, self._vectors, self._marker = number, body, encoder, vectors, marker
+        weakref.finalize(self, marker.let_go).atexit = False
+
+    @classmethod
+    def open(cls, store: Store, number: int | None = None, model: str | None = None) -> "Retriever":
+        """Load snapshot `number` (default: the live one); `model` says where its model lies, and may be fetched from.
+
+        Garbage collection leaves alone what the snapshot names until the retriever is closed or dropped. Raises
+        EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
+        """
+        from dpr.encoder.encode import QuestionEncoder  # PyTorch takes seconds to import, and is needed here alone
+
+        snapshot, marker = open_snapshot(store, number)
+        try:
+            encoder = QuestionEncoder(question_tower(snapshot, model), Compute())
+            return cls(snapshot.number, snapshot.body, encoder, VectorSearch.open(store, snapshot.body), marker)
+        except BaseException:
+            marker.close()
+            raise
+
+    def close(self) -> None:
+        """Tell the store that its snapshot is not read any more."""
+        self._marker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def search(self, questions: Sequence[str], k: int = 10, *, exact: bool = False) -> Answer:
+        """Return the best k passages for each question, by the index or (`exact`) by brute force."""
+        started = time.perf_counter()
+        questions_QD = self._encoder.encode(questions)
+        encoded = time.perf_counter()
+        scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(questions_QD, k)
+        hits = [self._vectors.segments.hits(s, i) for s, i in zip(scores_QK, ids_QK, strict=True)]
+        return Answer(hits, encoded - started, time.perf_counter() - encoded)
+
+
+def question_tower(snapshot: Snapshot, model: str | None) -> TowerSpec:
+    """Find the question tower of a snapshot, without loading it.
+
+    Nothing is fetched but from `model`, which the user names. Raises EncoderError if it is not the snapshot's.
+    """
+    return resolve_question(snapshot.body.encoder, model, f"snapshot {snapshot.number}")

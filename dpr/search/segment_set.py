@@ -1,0 +1,119 @@
+"""The segments of a snapshot: from ids of the index to vectors and texts.
+
+Vectors are read where they lie (`dpr.search.vectors`). Texts are compressed within segments, so those of a segment are
+unpacked into this machine's cache the first time that one of them is shown.
+
+Shapes: N rows, D dimensions, K hits.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.formats.deletions import DeletionSet, read_deletions
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.objects import fetch_object, open_parts
+from dpr.formats.records import ObjectRef
+from dpr.formats.segment import ROW_GROUP_ROWS, Vectors, iter_groups, passage_schema
+from dpr.index.merging import ROW_BITS, ROW_MASK
+from dpr.search.hits import Hit
+from dpr.search.vectors import SegmentVectors
+from dpr.store import Store
+from dpr.store.cache import local_cache
+
+TEXT_COLUMNS = ["id", "title", "text"]
+Ids = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float32]
+
+
+class SegmentSet:
+    """The segments of a snapshot, by number."""
+
+    def __init__(
+        self, store: Store, entries: Sequence[SegmentEntry], vectors: Sequence[SegmentVectors], deletions: DeletionSet
+    ) -> None:
+        self._store, self._deletions = store, deletions
+        self._entries = {entry.number: entry for entry in entries}
+        self._vectors = {entry.number: opened for entry, opened in zip(entries, vectors, strict=True)}
+        self.dim = vectors[0].dim if vectors else 0
+        self._passages = cache(self._open_passages)
+
+    @classmethod
+    def open(
+        cls, store: Store, entries: Sequence[SegmentEntry], deletions: ObjectRef | None, *, local: bool = True
+    ) -> "SegmentSet":
+        """Open the segments of a snapshot.
+
+        With `local` those of a remote store are fetched into the cache first, and all are verified; otherwise their
+        vectors are read by range, for a few questions.
+        """
+        opened = [SegmentVectors.open(store, entry.object, verify=local, local=local) for entry in entries]
+        return cls(store, entries, opened, read_deletions(store, deletions))
+
+    def vectors(self, ids_N: Ids) -> Vectors:
+        """Return the stored vectors (N, D) of index ids (N,); fastest if those of a segment come together."""
+        numbers_N, rows_N = ids_N >> ROW_BITS, ids_N & ROW_MASK
+        bounds = [0, *(np.flatnonzero(numbers_N[1:] != numbers_N[:-1]) + 1).tolist(), len(ids_N)] if len(ids_N) else [0]
+        found_ND = np.empty((len(ids_N), self.dim), np.float16)
+        for (first, last), number in zip(pairwise(bounds), numbers_N[bounds[:-1]].tolist(), strict=True):
+            found_ND[first:last] = self._vectors[number].rows(rows_N[first:last])
+        return found_ND
+
+    def live_blocks(self) -> Iterator[tuple[Ids, Vectors]]:
+        """Yield index ids (n,) and vectors (n, D) of all live rows, a row group at a time."""
+        for number, entry in sorted(self._entries.items()):
+            live = self._deletions.live_rows(entry)
+            for first, vectors_nD in self._vectors[number].blocks():
+                rows = live[np.searchsorted(live, first) : np.searchsorted(live, first + len(vectors_nD))]
+                if len(rows):
+                    yield (number << ROW_BITS) | rows, vectors_nD[rows - first]
+
+    def hits(self, scores_K: Scores, ids_K: Ids) -> list[Hit]:
+        """Return hits in rank order; ids below zero (fewer than K found) are left out."""
+        hits: list[Hit] = []
+        for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
+            if id_ >= 0:
+                row = self._passages(id_ >> ROW_BITS).slice(id_ & ROW_MASK, 1).to_pylist()[0]
+                hits.append(Hit(rank=len(hits) + 1, score=score, **row))
+        return hits
+
+    def column(self, name: str, ids_N: Ids) -> list[str]:
+        """Return one text column (`id`, `title` or `text`) of index ids (N,), for reading many at once.
+
+        Each row group that is needed is read once, straight from the segments; nothing is unpacked into the cache.
+        """
+        order_N = np.argsort(ids_N, kind="stable")
+        sorted_N = ids_N[order_N]
+        found: list[str] = [""] * len(ids_N)
+        numbers_N = sorted_N >> ROW_BITS
+        for number in np.unique(numbers_N).tolist():
+            places = np.flatnonzero(numbers_N == number)
+            rows = sorted_N[places] & ROW_MASK
+            for place, value in zip(order_N[places].tolist(), self._column_of(number, name, rows), strict=True):
+                found[place] = value
+        return found
+
+    def _column_of(self, number: int, name: str, rows_n: Ids) -> Iterator[str]:
+        """A column at ascending rows (n,) of a segment."""
+        parquet = pq.ParquetFile(open_parts(self._store, self._entries[number].object))
+        groups_n = rows_n // ROW_GROUP_ROWS
+        for group in np.unique(groups_n).tolist():
+            values = parquet.read_row_group(group, columns=[name])[name].combine_chunks()
+            yield from values.take(pa.array(rows_n[groups_n == group] % ROW_GROUP_ROWS)).to_pylist()
+
+    def _open_passages(self, number: int) -> pa.Table:
+        ref = self._entries[number].object
+        path = local_cache().fetch(f"texts/{ref.sha256}.arrow", lambda temporary: self._unpack(ref, temporary))
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+    def _unpack(self, ref: ObjectRef, path: Path) -> None:
+        schema = pa.schema([passage_schema().field(name) for name in TEXT_COLUMNS])
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for table in iter_groups(fetch_object(self._store, ref), TEXT_COLUMNS):
+                writer.write_table(table.cast(schema))

@@ -1,0 +1,52 @@
+"""Searching a snapshot by vectors: the index gives candidates, the stored vectors give their exact scores.
+
+Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner products (paper, equation 1).
+"""
+
+from dpr.errors import IntegrityError
+from dpr.formats.manifest import IndexEntry, SnapshotBody
+from dpr.formats.objects import fetch_object
+from dpr.index.candidates import SearchSettings, rescore
+from dpr.index.shards import ServingIndex, open_shard
+from dpr.index.truth import exact_topk
+from dpr.index.tune import RECALL_AT
+from dpr.search.segment_set import Ids, Scores, SegmentSet
+from dpr.store import Store
+
+
+def open_index(store: Store, entry: IndexEntry) -> ServingIndex:
+    """Fetch, verify and load all shards of an index."""
+    return ServingIndex([open_shard(fetch_object(store, shard.object)) for shard in entry.shards])
+
+
+class VectorSearch:
+    """An index with exact re-scoring from the stored vectors."""
+
+    def __init__(self, index: ServingIndex, settings: SearchSettings, segments: SegmentSet) -> None:
+        self.index, self.settings, self.segments = index, settings, segments
+
+    @classmethod
+    def open(cls, store: Store, body: SnapshotBody) -> "VectorSearch":
+        """Load index and segments of a snapshot, verified. Raises IntegrityError for what does not belong together."""
+        body.check()
+        segments = SegmentSet.open(store, body.segments, body.deletions)
+        index = open_index(store, body.index)
+        if index.dim != body.encoder.dim:
+            raise IntegrityError(
+                f"index {body.index.index_id} has {index.dim} dimensions, and encoder {body.encoder_id} gives "
+                f"{body.encoder.dim}; roll back to a sound snapshot or run the recipe again"
+            )
+        return cls(index, SearchSettings(body.index.nprobe, body.index.rescore), segments)
+
+    def top(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
+        """Return the best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64)."""
+        # tuned at 20 hits: more hits need as many more candidates
+        candidates = max(k, self.settings.rescore * max(k, RECALL_AT) // RECALL_AT)
+        scores_QC, ids_QC = self.index.search(questions_QD, candidates, self.settings.nprobe)
+        if not self.settings.rescore:
+            return scores_QC, ids_QC
+        return rescore(questions_QD, ids_QC, self.segments.vectors, k)
+
+    def exact(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
+        """Return the best k of all live vectors, by brute force."""
+        return exact_topk(questions_QD, self.segments.live_blocks(), k)

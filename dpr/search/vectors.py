@@ -1,0 +1,101 @@
+"""Reading vectors of segments where they lie: from the mapped Parquet file, or by range from an object store.
+
+Shapes: N rows, D dimensions.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from dpr.formats.objects import fetch_object, open_parts
+from dpr.formats.records import ObjectRef
+from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, VectorLayout, Vectors, vector_layout
+from dpr.store import Store
+
+RANGE_READERS = 16
+"""Ranges read at once from an object store, where a read waits longer than it takes."""
+MAX_GAP_BYTES = 64 << 10
+"""Rows closer than this are read from an object store in one request."""
+
+
+class SegmentVectors:
+    """The vectors of one segment; nothing is unpacked."""
+
+    def __init__(self, layout: VectorLayout, mapped: npt.NDArray[np.uint8] | None, store: Store, name: str) -> None:
+        self._layout, self._mapped, self._store, self._name = layout, mapped, store, name
+        self.row_bytes = FLOAT16_BYTES * layout.dim
+        # one overlapping row a byte: any row's bytes are then picked in one call, wherever they begin
+        self._bytes = (
+            None
+            if mapped is None
+            else np.lib.stride_tricks.as_strided(
+                mapped, (len(mapped) - self.row_bytes + 1, self.row_bytes), (1, 1), writeable=False
+            )
+        )
+
+    @classmethod
+    def open(cls, store: Store, ref: ObjectRef, *, verify: bool = False, local: bool = False) -> "SegmentVectors":
+        """Open the vectors of a segment.
+
+        With `verify` its checksum is verified first; with `local` a remote segment is first fetched into the cache and
+        verified, for reading many rows soon. Raises IntegrityError for a segment that is not as recorded.
+        """
+        path = fetch_object(store, ref) if local or (verify and store.local_path(ref.name)) else None
+        path = path or store.local_path(ref.name)
+        metadata = pq.read_metadata(path if path is not None else open_parts(store, ref))
+        layout = vector_layout(metadata, ref.name)
+        mapped = None if path is None or not layout.rows else np.asarray(np.memmap(path, np.uint8, "r"))
+        return cls(layout, mapped, store, ref.name)
+
+    @property
+    def dim(self) -> int:
+        return self._layout.dim
+
+    def __len__(self) -> int:
+        return self._layout.rows
+
+    def rows(self, rows_N: npt.NDArray[np.int64]) -> Vectors:
+        """Return the vectors (N, D) of some rows (N,), in the order asked for."""
+        offsets_N = self._layout.offsets(rows_N)
+        if self._bytes is not None:
+            return self._bytes[offsets_N].view(np.float16)
+        return self._read_ranges(offsets_N)
+
+    def all(self) -> Vectors:
+        """Return all vectors (N, D)."""
+        return np.concatenate([np.empty((0, self.dim), np.float16), *(block for _, block in self.blocks())])
+
+    def blocks(self) -> Iterator[tuple[int, Vectors]]:
+        """Yield the first row and the vectors (n, D) of each row group, in order."""
+        for group, start in enumerate(self._layout.starts_G.tolist()):
+            first = group * ROW_GROUP_ROWS
+            rows = min(ROW_GROUP_ROWS, len(self) - first)
+            yield first, self._block(start, rows)
+
+    def _block(self, start: int, rows: int) -> Vectors:
+        if self._mapped is not None:
+            data = self._mapped[start : start + rows * self.row_bytes]
+        else:
+            data = np.frombuffer(self._store.get_range(self._name, start, rows * self.row_bytes), np.uint8)
+        return data.view(np.float16).reshape(rows, self.dim)
+
+    def _read_ranges(self, offsets_N: npt.NDArray[np.int64]) -> Vectors:
+        """Rows that lie close together are read in one request."""
+        order_N = np.argsort(offsets_N, kind="stable")
+        sorted_N = offsets_N[order_N]
+        cuts = np.flatnonzero(np.diff(sorted_N) > self.row_bytes + MAX_GAP_BYTES) + 1
+        runs = np.split(np.arange(len(sorted_N)), cuts) if len(sorted_N) else []
+
+        def read(run: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+            start, stop = int(sorted_N[run[0]]), int(sorted_N[run[-1]]) + self.row_bytes
+            data = np.frombuffer(self._store.get_range(self._name, start, stop - start), np.uint8)
+            return np.stack([data[at : at + self.row_bytes] for at in (sorted_N[run] - start).tolist()])
+
+        found_N = np.empty((len(offsets_N), self.row_bytes), np.uint8)
+        with ThreadPoolExecutor(RANGE_READERS) as pool:
+            for run, data in zip(runs, pool.map(read, runs), strict=True):
+                found_N[order_N[run]] = data
+        return found_N.view(np.float16)

@@ -1,0 +1,85 @@
+"""The build stage: code the vectors of each segment with the codebook, once, into a part.
+
+A part is named by the bytes of its codebook and of its segment, so it never meets another codebook.
+"""
+
+import functools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.formats import layout
+from dpr.formats.manifest import CodebookEntry, SegmentEntry
+from dpr.formats.objects import fetch_object, put_object
+from dpr.formats.records import ObjectRef, Result
+from dpr.index.coding import Coder, build_part, coder
+from dpr.index.hardware import Hardware
+from dpr.index.part import write_part
+from dpr.index.training import read_index
+from dpr.run import Run
+from dpr.search.vectors import SegmentVectors
+from dpr.store import open_store
+
+
+@dataclass(frozen=True)
+class BuildUnit:
+    """One segment to code."""
+
+    record: str
+    stem: str
+    """What the name of its object begins with."""
+    segment: ObjectRef
+    rows: int
+
+    @property
+    def read_bytes(self) -> int:
+        return self.segment.size_bytes
+
+
+class PartResult(Result):
+    """A part; `rows` are all rows of its segment, dead ones included."""
+
+    part: ObjectRef
+
+
+def build(run: Run, segments: Sequence[SegmentEntry], codebook: CodebookEntry) -> list[ObjectRef]:
+    """Code the segments that have no part yet; returns the part of each."""
+    units = plan_build(segments, codebook)
+    step = Step("build", partial(BuildPart, run.store.url, codebook.object, run.executor.hardware()), "coder")
+    work = Work.of(recorded(run.store.url, PartResult, step))
+    return [result.part for result in run.results(Stage("build", units, PartResult, work))]
+
+
+def plan_build(segments: Sequence[SegmentEntry], codebook: CodebookEntry) -> list[BuildUnit]:
+    """Return one unit a segment."""
+    stems = [layout.part(codebook.object.sha256, entry.object.sha256) for entry in segments]
+    return [
+        BuildUnit(layout.record(stem), stem, entry.object, entry.rows)
+        for stem, entry in zip(stems, segments, strict=True)
+    ]
+
+
+class BuildPart:
+    """Codes one segment's vectors with the codebook."""
+
+    def __init__(self, store_url: str, codebook: ObjectRef, hardware: Hardware) -> None:
+        self._store, self._codebook_sha256 = open_store(store_url), codebook.sha256
+        self._codebook, self._coder = _codebook_of(store_url, codebook, hardware)
+
+    def __call__(self, unit: BuildUnit) -> PartResult:
+        vectors_ND = SegmentVectors.open(self._store, unit.segment, verify=True).all()
+        with tempfile.TemporaryDirectory() as folder:
+            part = build_part(self._codebook, vectors_ND, code=self._coder)
+            path = Path(folder, "part.safetensors")
+            write_part(part, path, self._codebook_sha256)
+            return PartResult(rows=unit.rows, part=put_object(self._store, unit.stem, path))
+
+
+@functools.lru_cache(maxsize=1)  # a process that builds many parts reads the codebook once
+def _codebook_of(store_url: str, ref: ObjectRef, hardware: Hardware) -> tuple[Any, Coder]:
+    codebook = read_index(fetch_object(open_store(store_url), ref))
+    return codebook, coder(codebook, hardware)

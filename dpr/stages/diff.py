@@ -1,0 +1,234 @@
+"""The diff stage: what to embed, what to copy, what is dead, from the keys of the corpus and of the segments there are.
+
+Everything is compared as 128-bit hashes in arrays (32 bytes a corpus passage, 32 a stored row); texts are not read.
+
+Shapes: N rows.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from dpr.corpus.hashes import first_of_each, is_in
+from dpr.corpus.reading import read_again
+from dpr.corpus.rows import Slice
+from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.errors import CorpusError
+from dpr.formats import layout
+from dpr.formats.changes import write_changes
+from dpr.formats.deletions import DeletionSet
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.objects import put_object
+from dpr.formats.quarantine import QuarantinedRow, write_quarantine
+from dpr.formats.records import ObjectRef, Result
+from dpr.recipe import CorpusConfig
+from dpr.run import Run
+from dpr.stages.held_rows import CorpusRows, Mask, Rows, keep_segments, read_corpus_rows, read_held_rows
+from dpr.stages.passages import TextSource, passages_at
+from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segments
+from dpr.stages.quarantine_limits import check_quarantine, check_size, collect_quarantine, max_unusable
+from dpr.stages.scan import ScanResult
+from dpr.store import Store, open_store
+
+
+class Changes(Result):
+    """What a run has to do, and what it found; `rows` are the passages of the corpus."""
+
+    new: int
+    """Passages that no live row stands for yet."""
+    borrowed: int
+    """New passages whose text is stored already: they take its vector."""
+    duplicates: int
+    dead: int
+    """Passages of the base that are gone."""
+    restored: int
+    """Stored rows that were dead in the base and live again."""
+    kept: list[SegmentEntry]
+    """Segments that stay, with their dead rows as of now."""
+    sources: list[SegmentEntry]
+    """All segments there are, by the numbers that the changes file names as sources."""
+    planned: list[PlannedSegment]
+    next_segment_number: int
+    deletions: ObjectRef | None
+    changes: ObjectRef | None
+    """The changes file; None where no segment is to be made."""
+    duplicate_rows: ObjectRef | None
+
+    @property
+    def embed_rows(self) -> int:
+        return sum(planned.rows for planned in self.planned if planned.kind == "embed")
+
+
+@dataclass(frozen=True)
+class DiffUnit:
+    """The one unit of the stage: all that is compared."""
+
+    record: str
+    run_id: str
+    rows: int
+    read_bytes: int
+    encoder_id: str
+    corpus: CorpusConfig
+    slices: tuple[Slice, ...]
+    scans: tuple[ScanResult, ...]
+    base: tuple[SegmentEntry, ...]
+    retired: tuple[SegmentEntry, ...]
+    base_deletions: ObjectRef | None
+    next_segment_number: int
+    segment_rows: int
+    compact_below: float
+    max_duplicates: int
+    """More passages with a repeated id than this stop the run before any of them is read again."""
+
+
+def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Changes:
+    """Compare the scanned corpus with the segments there are.
+
+    Raises CorpusError for a corpus that is empty, holds too many unusable rows, or has shrunk too much.
+    """
+    limits = run.recipe.limits
+    usable, unusable = sum(s.rows for s in scans), sum(s.unusable_rows for s in scans)
+    name, _ = collect_quarantine(run.store, run.run_id, [scanned.unusable for scanned in scans])
+    check_quarantine(run.store, name, unusable, usable, limits)
+    step = Step("diff", partial(FindChanges, run.store.url))
+    work = Work.of(recorded(run.store.url, Changes, step))
+    unit = plan_diff(run, run.slices, scans, max_unusable(usable, unusable, limits))
+    changes = run.result(Stage("diff", [unit], Changes, work))
+    before = run.live.body.passages if run.live else 0
+    check_size(changes.rows, before, limits, allow_shrink=allow_shrink)
+    return changes
+
+
+def plan_diff(run: Run, slices: Sequence[Slice], scans: Sequence[ScanResult], max_duplicates: int) -> DiffUnit:
+    """Return the unit that compares some slices, scanned, with the base of a run."""
+    resources = run.recipe.resources
+    return DiffUnit(
+        record=layout.record(layout.changes(run.run_id)),
+        run_id=run.run_id,
+        rows=sum(scanned.rows for scanned in scans),
+        read_bytes=sum(scanned.keys.size_bytes for scanned in scans),
+        encoder_id=run.spec.encoder_id,
+        corpus=run.recipe.corpus,
+        slices=tuple(slices),
+        scans=tuple(scans),
+        base=tuple(run.base_segments),
+        retired=tuple(run.retired),
+        base_deletions=run.base_deletions,
+        next_segment_number=run.base.body.next_segment_number if run.base else 0,
+        segment_rows=resources.segment_rows,
+        compact_below=resources.compact_below,
+        max_duplicates=max_duplicates,
+    )
+
+
+class FindChanges:
+    """Compares the corpus with the segments there are."""
+
+    def __init__(self, store_url: str) -> None:
+        self._store = open_store(store_url)
+
+    def __call__(self, unit: DiffUnit) -> Changes:
+        return find_changes(self._store, unit)
+
+
+def find_changes(store: Store, unit: DiffUnit) -> Changes:
+    """Compare; store the deletion set, the changes file and the rows with a repeated id.
+
+    The first passage with an id is kept, later ones are quarantined. Every stored row whose key is in the corpus lives,
+    also one that was dead before, so a reverted edit costs nothing. Raises CorpusError if too many ids are repeated.
+    """
+    corpus = read_corpus_rows(store, unit.scans)
+    first = first_of_each(corpus.id_hash)
+    duplicates = int((~first).sum())
+    if duplicates > unit.max_duplicates:
+        raise CorpusError(
+            f"{duplicates} of {len(first)} passages have the id of an earlier one, more unusable rows than the recipe "
+            "allows (limits); nothing was published: look at columns.id, and for files that are in the corpus twice"
+        )
+    kept_keys = corpus.key.filter(pa.array(first))
+    held = read_held_rows(store, unit.base, unit.retired, unit.base_deletions)
+    alive = is_in(held.key, kept_keys)
+    alive[alive] = first_of_each(held.key.filter(pa.array(alive)))  # a retired segment may hold the row as well
+    kept = keep_segments(
+        unit.base, unit.retired, alive, unit.segment_rows, unit.compact_below, unit.next_segment_number
+    )
+    deletions = DeletionSet(kept.dead)
+
+    new = _new_rows(store, unit, corpus, first & ~is_in(corpus.key, held.key))
+    tables, next_number = plan_segments(
+        SegmentCut(unit.encoder_id, unit.segment_rows), new, held, alive & kept.moved, kept.next_segment_number
+    )
+    return Changes(
+        rows=int(first.sum()),
+        new=len(new.key),
+        borrowed=len(new.key) - sum(planned.rows for planned, _ in tables if planned.kind == "embed"),
+        duplicates=duplicates,
+        dead=int((held.lived & ~alive).sum()),
+        restored=int((~held.lived & alive).sum()),
+        kept=kept.entries,
+        sources=[*unit.base, *unit.retired],
+        planned=[planned for planned, _ in tables],
+        next_segment_number=next_number,
+        deletions=deletions.put(store),
+        changes=_store_changes(store, unit.run_id, [table for _, table in tables]),
+        duplicate_rows=_store_duplicates(store, unit, corpus, first),
+    )
+
+
+def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) -> Rows:
+    """The corpus rows that are wanted, with the content hash of each."""
+    slices, positions, keys, hashes = [np.empty(0, np.int32)], [np.empty(0, np.int64)], [], []
+    for number in np.unique(corpus.slice[wanted]).tolist():
+        positions_n = corpus.position[wanted & (corpus.slice == number)]
+        source = text_source(unit.slices, unit.scans, number)
+        table = passages_at(store, unit.corpus, source, positions_n, ["key", "content_hash"])
+        slices.append(np.full(len(positions_n), number, np.int32))
+        positions.append(positions_n)
+        keys += table["key"].chunks
+        hashes += table["content_hash"].chunks
+    empty = corpus.key[:0]
+    return Rows(
+        np.concatenate(slices),
+        np.concatenate(positions),
+        pa.concat_arrays([empty, *keys]),
+        pa.concat_arrays([empty, *hashes]),
+    )
+
+
+def text_source(slices: Sequence[Slice], scans: Sequence[ScanResult], number: int) -> TextSource:
+    """Return where the texts of a slice are."""
+    return TextSource(number, slices[number], scans[number].passages)
+
+
+def _store_changes(store: Store, run_id: str, tables: list[pa.Table]) -> ObjectRef | None:
+    if not tables:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "changes.parquet")
+        write_changes(path, tables)
+        return put_object(store, layout.changes(run_id), path)
+
+
+def _store_duplicates(store: Store, unit: DiffUnit, corpus: CorpusRows, first: Mask) -> ObjectRef | None:
+    """Quarantine the later passages of each id, with their raw bytes read again from the corpus."""
+    repeated = ~first
+    if not repeated.any():
+        return None
+
+    def rows() -> Iterator[QuarantinedRow]:
+        for number in np.unique(corpus.slice[repeated]).tolist():
+            positions = set(corpus.position[repeated & (corpus.slice == number)].tolist())
+            for row in read_again(unit.slices[number], unit.corpus, positions):
+                if row.passage is not None:
+                    reason = f"duplicate id: an earlier passage has {row.passage.id!r}"
+                    yield QuarantinedRow(row.source, row.position, reason, row.raw)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "duplicates.parquet")
+        write_quarantine(path, rows())
+        return put_object(store, layout.duplicates(unit.run_id), path)

@@ -1,0 +1,129 @@
+"""Whether the base's codebook serves on: what the recipe asks for, how much the corpus has grown, how far it drifted.
+
+Shapes: N rows, D dimensions.
+"""
+
+from dataclasses import dataclass
+
+from dpr.errors import IndexBuildError
+from dpr.formats.manifest import CodebookEntry
+from dpr.formats.objects import fetch_object
+from dpr.formats.records import Document
+from dpr.index.choose import IndexPlan, choose, fits, keep
+from dpr.index.training import imbalance_growth, list_imbalance, quantisation_error, read_index
+from dpr.run import Run
+from dpr.stages.train import FIGURE_ROWS, IndexContext, sample_vectors, train_codebook
+from dpr.store import Store
+
+MIN_DRIFT_ROWS = 1_000
+"""Fewer rows since training are too few to measure drift; many nights add up."""
+RETRAIN_GROWTH = 1.5
+"""`auto` looks at the rule of N again once the corpus has grown or shrunk by this factor since training."""
+
+
+class Drift(Document):
+    """How the live rows that came since training differ from the vectors held out in training."""
+
+    rows: int
+    quantisation_error: float
+    """Theirs over that of the training sample, minus 1."""
+    list_imbalance: float | None
+    """By what share the index's may have grown through them; None for kinds without inverted lists."""
+
+    @property
+    def largest(self) -> float:
+        return max(self.quantisation_error, self.list_imbalance or 0.0)
+
+    @property
+    def description(self) -> str:
+        """Both figures."""
+        lists = "" if self.list_imbalance is None else f" and {self.list_imbalance:.3f} of list imbalance"
+        since = f"of {self.rows:,} rows since training"
+        return f"drift {self.quantisation_error:.3f} of quantisation error{lists} {since}"
+
+
+@dataclass(frozen=True)
+class CodebookChoice:
+    """Whether the base's codebook serves on, and why."""
+
+    reuse: CodebookEntry | None
+    plan: IndexPlan
+    drift: Drift | None
+    """None: no codebook yet, or too few rows since it was trained."""
+    reason: str
+
+    @property
+    def description(self) -> str:
+        """The choice and all its reasons, in a line."""
+        codebook = "its codebook is kept" if self.reuse else "a new codebook is trained"
+        return f"{self.plan.factory}: {'; '.join(self.plan.reasons)}; {codebook}: {self.reason}"
+
+
+def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoice]:
+    """Return the codebook to use, the base's or a newly trained one, and why."""
+    choice = choose_codebook(run.store, context, run.base.body.codebook if run.base else None)
+    codebook = choice.reuse or train_codebook(run, context, choice.plan)
+    run.progress.message("index", choice.description)
+    return codebook, choice
+
+
+def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | None) -> CodebookChoice:
+    """Decide between the base's codebook and training a new one, as `index.retrain` says.
+
+    Raises IndexBuildError if the recipe forbids the training that it needs, or for an index that cannot be.
+    """
+    config, rows, dim = context.config, context.rows, context.dim
+    if base is None:
+        plan = choose(config, rows, dim)
+        return CodebookChoice(None, plan, None, "the store has no codebook of this encoder yet")
+    if config.retrain == "never" and config.factory not in ("auto", base.factory):
+        raise IndexBuildError(
+            f"index.factory is {config.factory!r}, the codebook of {store.url} is {base.factory!r} and index.retrain "
+            "is never; set retrain to auto, or the factory to the codebook's"
+        )
+    since = sum(entry.live_rows for entry in context.segments if entry.number > base.last_segment)
+    drift = measure_drift(store, context, base) if since >= MIN_DRIFT_ROWS else None
+    reason = _reason_to_retrain(context, base, drift)
+    if reason is not None:
+        return CodebookChoice(None, choose(config, rows, dim), drift, reason)
+    too_few = f"{since:,} rows came since training, too few to measure drift (minimum {MIN_DRIFT_ROWS:,})"
+    return CodebookChoice(base, keep(config, base.factory, rows, dim), drift, drift.description if drift else too_few)
+
+
+def _reason_to_retrain(context: IndexContext, base: CodebookEntry, drift: Drift | None) -> str | None:
+    """Why the codebook does not serve on; None if it does."""
+    config, rows, dim = context.config, context.rows, context.dim
+    if config.factory not in ("auto", base.factory):
+        return f"the recipe asks for {config.factory} instead of {base.factory}"
+    if config.retrain == "always":
+        return "the recipe asks for a new codebook each time"
+    if config.retrain == "never":
+        return None
+    if config.factory == "auto":
+        if not fits(config, base.factory, rows, dim):
+            return f"{base.factory} has outgrown memory_gb {config.memory_gb:g}"
+        growth = rows / base.corpus_rows
+        # the rule comes second: for the rows there are, it may refuse what is not needed
+        if not 1 / RETRAIN_GROWTH < growth < RETRAIN_GROWTH and choose(config, rows, dim).factory != base.factory:
+            return f"the corpus has {growth:.2f} times the rows it was trained for"
+    if drift is not None and drift.largest > config.max_drift:
+        return f"{drift.description} is above max_drift {config.max_drift:g}"
+    return None
+
+
+def measure_drift(store: Store, context: IndexContext, base: CodebookEntry) -> Drift:
+    """Drift of the live rows in segments later than the codebook, of which at most `FIGURE_ROWS` are read.
+
+    A segment that holds copies of older rows is a later one, too.
+    """
+    later = [entry for entry in context.segments if entry.number > base.last_segment]
+    rows = sum(entry.live_rows for entry in later)
+    if base.quantisation_error == 0.0 and base.list_imbalance is None:  # an exact codebook without lists cannot drift
+        return Drift(rows=rows, quantisation_error=0.0, list_imbalance=None)
+    sample_ND = sample_vectors(store, later, context.deletions, FIGURE_ROWS, seed=0)
+    codebook = read_index(fetch_object(store, base.object))
+    error = quantisation_error(codebook, sample_ND) / base.quantisation_error - 1.0 if base.quantisation_error else 0.0
+    growth, imbalance = None, list_imbalance(codebook, sample_ND)
+    if base.list_imbalance is not None and imbalance is not None:
+        growth = imbalance_growth(base.list_imbalance, imbalance, rows / context.rows)
+    return Drift(rows=rows, quantisation_error=error, list_imbalance=growth)

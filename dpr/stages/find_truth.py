@@ -1,0 +1,174 @@
+"""The truth stage: the exact neighbours of the questions within each segment, and over all of them.
+
+What is known of a segment is kept, so a night pays for new segments only.
+
+Shapes: Q questions, K neighbours, D dimensions.
+"""
+
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.formats import layout
+from dpr.formats.deletions import DeletionSet, read_deletions
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.objects import put_object, read_object
+from dpr.formats.records import ObjectRef, Result
+from dpr.index.hardware import Hardware, faiss_threads
+from dpr.index.merging import ROW_BITS
+from dpr.index.truth import MISSING, Ids, RunningTopk, Scores, exact_topk
+from dpr.run import Run
+from dpr.search.vectors import SegmentVectors
+from dpr.stages.question_vectors import QuestionVectors, question_vectors, read_questions
+from dpr.stages.train import IndexContext
+from dpr.store import Store, open_store
+
+CACHED_DEPTH = 200
+"""Neighbours kept of each segment and question; deletions may take some before fewer than asked for are left."""
+READERS = 16
+
+
+class TruthResult(Result):
+    """Exact neighbours within one segment; `rows` are the rows that were compared."""
+
+    truth: ObjectRef
+
+
+@dataclass(frozen=True)
+class TruthUnit:
+    """One segment to compare with all questions."""
+
+    record: str
+    stem: str
+    segment: SegmentEntry
+    questions: ObjectRef
+    depth: int
+    deletions: ObjectRef | None
+    """Dead rows to leave out; None: all rows are compared, so that the result holds whatever dies."""
+
+    @property
+    def rows(self) -> int:
+        return self.segment.rows
+
+    @property
+    def read_bytes(self) -> int:
+        return self.segment.object.size_bytes
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Questions, and their exact neighbours over all live rows."""
+
+    questions_id: str
+    vectors: ObjectRef
+    scores_QK: Scores
+    ids_QK: Ids
+
+
+def find_truth(run: Run, context: IndexContext, depth: int) -> Truth:
+    """Encode the questions and find their `depth` exact neighbours over all live rows."""
+    questions_id, vectors = question_vectors(run, context)
+    kept_depth = max(CACHED_DEPTH, 2 * depth)
+    deletions = read_deletions(run.store, context.deletions)
+    step = Step("truth", partial(FindNeighbours, run.store.url, run.executor.hardware()), "coder")
+    work = Work.of(recorded(run.store.url, TruthResult, step))
+
+    def results(entries: Sequence[SegmentEntry], depth: int, dead: ObjectRef | None) -> list[TruthResult]:
+        units = [_plan_truth(run, questions_id, vectors, entry, depth, dead) for entry in entries]
+        return run.results(Stage("truth", units, TruthResult, work))
+
+    best = RunningTopk(vectors.rows, depth)
+    found = results(context.segments, kept_depth, None)
+    exhausted = _add_living(run.store, best, context.segments, found, deletions)
+    if exhausted:  # so many of a question's neighbours died that the segment is compared again without the dead
+        again = results(exhausted, depth, context.deletions)
+        _add_living(run.store, best, exhausted, again, deletions)
+    return Truth(questions_id, vectors.vectors, *best.best())
+
+
+def _plan_truth(
+    run: Run, questions_id: str, vectors: QuestionVectors, entry: SegmentEntry, depth: int, dead: ObjectRef | None
+) -> TruthUnit:
+    truth_id = f"{entry.object.sha256[: layout.SHORT_DIGEST]}-{depth}"
+    if dead is not None:
+        truth_id += f"-without-{entry.dead_digest}"
+    stem = layout.truth(run.spec.encoder_id, questions_id, truth_id)
+    return TruthUnit(layout.record(stem), stem, entry, vectors.vectors, depth, dead)
+
+
+def _add_living(
+    store: Store,
+    best: RunningTopk,
+    entries: Sequence[SegmentEntry],
+    results: Sequence[TruthResult],
+    deletions: DeletionSet,
+) -> list[SegmentEntry]:
+    """Add what lives of each segment's neighbours to the best; returns the segments that had too few left."""
+    exhausted = []
+    with ThreadPoolExecutor(READERS) as pool:
+        read = pool.map(lambda result: read_truth(store, result.truth, best.questions), results)
+        for entry, (scores_QK, rows_QK) in zip(entries, read, strict=True):
+            dead_QK = np.isin(rows_QK, deletions.dead_rows(entry).astype(np.int64)) if entry.dead_rows else rows_QK < 0
+            living_QK = ~dead_QK & (rows_QK != MISSING)
+            if (living_QK.sum(axis=1) < min(best.depth, entry.live_rows)).any():
+                exhausted.append(entry)
+                continue
+            ids_QK = np.where(living_QK, (entry.number << ROW_BITS) | rows_QK, MISSING)
+            best.add(np.where(living_QK, scores_QK, -np.inf).astype(np.float32), ids_QK)
+    return exhausted
+
+
+class FindNeighbours:
+    """Compares all questions with all rows of a segment, by brute force."""
+
+    def __init__(self, store_url: str, hardware: Hardware) -> None:
+        self._store, self._hardware = open_store(store_url), hardware
+
+    def __call__(self, unit: TruthUnit) -> TruthResult:
+        questions_QD = read_questions(self._store, unit.questions)
+        vectors = SegmentVectors.open(self._store, unit.segment.object, verify=True)
+        live = None if unit.deletions is None else read_deletions(self._store, unit.deletions).live_rows(unit.segment)
+        depth = min(unit.depth, unit.segment.rows)
+        with faiss_threads(self._hardware.threads):
+            found = exact_topk(questions_QD, _blocks(vectors, live), depth, self._hardware)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "truth.parquet")
+            write_truth(path, *found)
+            return TruthResult(rows=unit.segment.rows, truth=put_object(self._store, unit.stem, path))
+
+
+def _blocks(
+    vectors: SegmentVectors, live: npt.NDArray[np.int64] | None
+) -> Iterator[tuple[Ids, npt.NDArray[np.float16]]]:
+    for first, block_ND in vectors.blocks():
+        rows = np.arange(first, first + len(block_ND))
+        if live is not None:
+            rows = live[np.searchsorted(live, first) : np.searchsorted(live, first + len(block_ND))]
+        yield rows, block_ND[rows - first]
+
+
+def write_truth(path: Path, scores_QK: Scores, rows_QK: Ids) -> None:
+    """Write neighbours, best first: rows (-1 where there are fewer) and scores."""
+    k = rows_QK.shape[1]
+    columns = {
+        "rows": pa.FixedSizeListArray.from_arrays(pa.array(rows_QK.astype(np.int32).reshape(-1)), k),
+        "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores_QK.reshape(-1)), k),
+    }
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def read_truth(store: Store, ref: ObjectRef, questions: int) -> tuple[Scores, Ids]:
+    """Return (scores_QK, rows_QK) of one segment, verified."""
+    table = pq.read_table(io.BytesIO(read_object(store, ref)))
+    scores, rows = (table[name].combine_chunks().flatten().to_numpy() for name in ("scores", "rows"))
+    return scores.reshape(questions, -1), rows.astype(np.int64).reshape(questions, -1)

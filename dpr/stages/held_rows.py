@@ -1,0 +1,142 @@
+"""The two sides of the diff: the rows of the corpus, and the rows that segments hold; and which segments stay.
+
+Shapes: N rows.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.corpus.compaction import segments_to_copy
+from dpr.corpus.hashes import one_array
+from dpr.formats.deletions import read_deletions, with_dead
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.objects import open_parts, read_object
+from dpr.formats.records import ObjectRef
+from dpr.formats.segment import HASH, read_hashes
+from dpr.stages.scan import ScanResult
+from dpr.store import Store
+
+Mask = npt.NDArray[np.bool_]
+"""Which of N rows."""
+
+
+@dataclass(frozen=True)
+class CorpusRows:
+    """The usable rows of the corpus, column by column, all of length N."""
+
+    slice: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int64]
+    key: pa.FixedSizeBinaryArray
+    id_hash: pa.FixedSizeBinaryArray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Corpus rows that are to become rows of segments, column by column, all of length N."""
+
+    slice: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int64]
+    key: pa.FixedSizeBinaryArray
+    content_hash: pa.FixedSizeBinaryArray
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Rows":
+        """Return some of the rows."""
+        chosen = pa.array(rows)
+        return Rows(self.slice[rows], self.position[rows], self.key.take(chosen), self.content_hash.take(chosen))
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """All rows of all segments, column by column, all of length N."""
+
+    segment: npt.NDArray[np.int32]
+    """Number of the segment."""
+    key: pa.FixedSizeBinaryArray
+    content_hash: pa.FixedSizeBinaryArray
+    lived: Mask
+    """Whether the row was live in the base."""
+
+
+@dataclass(frozen=True)
+class KeptSegments:
+    """Which segments stay as they are."""
+
+    entries: list[SegmentEntry]
+    dead: Mapping[int, npt.NDArray[np.uint32]]
+    """Their dead rows, by segment number."""
+    moved: Mask
+    """Rows (N,) of segments that do not stay: those that live are copied into new ones."""
+    next_segment_number: int
+
+
+def read_corpus_rows(store: Store, scans: Sequence[ScanResult]) -> CorpusRows:
+    """Read the keys of all scanned slices, in the order of the slices."""
+    tables = [pq.read_table(io.BytesIO(read_object(store, scanned.keys))) for scanned in scans]
+    counts = [table.num_rows for table in tables]
+    table = pa.concat_tables(tables)
+    return CorpusRows(
+        np.repeat(np.arange(len(scans), dtype=np.int32), counts),
+        table["position"].to_numpy(),
+        one_array(table["key"]),
+        one_array(table["id_hash"]),
+    )
+
+
+def read_held_rows(
+    store: Store, base: Sequence[SegmentEntry], retired: Sequence[SegmentEntry], base_deletions: ObjectRef | None
+) -> HeldRows:
+    """Read the hashes of all rows, those of the base first."""
+    entries = [*base, *retired]
+    hashes = [read_hashes(open_parts(store, entry.object)) for entry in entries]
+    deletions = read_deletions(store, base_deletions)
+    lived = [np.empty(0, np.bool_)]
+    for entry in base:
+        mask = np.ones(entry.rows, np.bool_)
+        mask[deletions.dead_rows(entry)] = False
+        lived.append(mask)
+    lived += [np.zeros(entry.rows, np.bool_) for entry in retired]
+    numbers = np.array([entry.number for entry in entries], np.int32)
+    empty = pa.array([], HASH)
+    return HeldRows(
+        np.repeat(numbers, [entry.rows for entry in entries]),
+        pa.concat_arrays([empty, *(columns["key"] for columns in hashes)]),
+        pa.concat_arrays([empty, *(columns["content_hash"] for columns in hashes)]),
+        np.concatenate(lived),
+    )
+
+
+def keep_segments(
+    base: Sequence[SegmentEntry],
+    retired: Sequence[SegmentEntry],
+    alive: Mask,
+    segment_rows: int,
+    compact_below: float,
+    next_segment_number: int,
+) -> KeptSegments:
+    """Decide which segments stay, given which of all rows (N,) live. Pure.
+
+    A retired segment with live rows becomes part of the snapshot under a new number.
+    """
+    entries = [*base, *retired]
+    rows = np.array([entry.rows for entry in entries], np.int64)
+    masks = np.split(alive, np.cumsum(rows)[:-1]) if entries else []
+    live = np.array([mask.sum() for mask in masks], np.int64)
+    copied = segments_to_copy(rows, live, segment_rows, compact_below)
+    kept: list[SegmentEntry] = []
+    dead: dict[int, npt.NDArray[Any]] = {}
+    for place, (entry, lives, is_copied) in enumerate(zip(entries, masks, copied.tolist(), strict=True)):
+        if is_copied:
+            continue
+        number = entry.number
+        if place >= len(base):
+            number, next_segment_number = next_segment_number, next_segment_number + 1
+        dead[number] = np.flatnonzero(~lives).astype(np.uint32)
+        kept.append(with_dead(entry.model_copy(update={"number": number}), dead[number]))
+    return KeptSegments(kept, dead, np.repeat(copied, rows), next_segment_number)

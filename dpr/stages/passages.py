@@ -1,0 +1,95 @@
+"""Reading the passages of scanned slices again: from what the scan stored, or from the corpus itself.
+
+A scan stores the passages that no segment held when it ran. A later run may need others of the same slice (after a
+rollback, say, or once an earlier passage with the same id is gone): those are read from the corpus.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.corpus.reading import read_again
+from dpr.corpus.rows import Passage, Row, Slice
+from dpr.errors import CorpusError
+from dpr.fingerprint import content_hash, passage_key
+from dpr.formats.objects import open_parts
+from dpr.formats.records import ObjectRef
+from dpr.formats.segment import passage_schema, read_rows
+from dpr.recipe import CorpusConfig
+from dpr.store import Store
+
+POSITION = pa.field("position", pa.int64(), nullable=False)
+SCHEMA = passage_schema().append(POSITION)
+"""Columns of the passages that a scan stores, ascending by position."""
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A slice, and where the passages that its scan stored are."""
+
+    number: int
+    """Of the slice, among those of the run."""
+    slice: Slice
+    passages: ObjectRef | None
+    """None: the scan stored none."""
+
+
+def passages_at(
+    store: Store, corpus: CorpusConfig, source: TextSource, positions_N: Positions, columns: Sequence[str]
+) -> pa.Table:
+    """Return some columns of `SCHEMA` of the passages at ascending positions (N,) of a slice, in that order.
+
+    Raises CorpusError if the corpus must be read and its file has changed since the run was planned.
+    """
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    stored, there_N = _stored(store, source, positions_N, columns)
+    if there_N.all():
+        return stored.cast(schema)
+    reread = _from_corpus(corpus, source, positions_N[~there_N]).select(list(columns)).cast(schema)
+    places_N = np.empty(len(positions_N), np.int64)
+    places_N[there_N] = np.arange(stored.num_rows)
+    places_N[~there_N] = stored.num_rows + np.arange(reread.num_rows)
+    return pa.concat_tables([stored.cast(schema), reread]).take(pa.array(places_N))
+
+
+def _stored(
+    store: Store, source: TextSource, positions_N: Positions, columns: Sequence[str]
+) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+    """The passages that the scan stored, and which of the positions (N,) those are."""
+    if source.passages is None or not store.exists(source.passages.name):
+        empty = SCHEMA.empty_table().select(list(columns))
+        return empty, np.zeros(len(positions_N), np.bool_)
+    file = open_parts(store, source.passages)
+    stored_M = pq.read_table(file, columns=["position"])["position"].to_numpy()
+    rows_N = np.searchsorted(stored_M, positions_N)
+    there_N = rows_N < len(stored_M)
+    there_N[there_N] = stored_M[rows_N[there_N]] == positions_N[there_N]
+    return read_rows(open_parts(store, source.passages), columns, rows_N[there_N]), there_N
+
+
+def _from_corpus(corpus: CorpusConfig, source: TextSource, positions_N: Positions) -> pa.Table:
+    rows = list(read_again(source.slice, corpus, set(positions_N.tolist())))
+    found = [row.position for row in rows if row.passage is not None]
+    if found != positions_N.tolist():
+        raise CorpusError(
+            f"corpus file {source.slice.path} gave {len(found)} of {len(positions_N)} passages that it held when it was "
+            "scanned, though size and time are the same; set corpus.rescan to always and run again"
+        )
+    return _table([(row, row.passage) for row in rows if row.passage is not None])
+
+
+def _table(rows: list[tuple[Row, Passage]]) -> pa.Table:
+    columns = [
+        [passage.id for _, passage in rows],
+        [passage.title for _, passage in rows],
+        [passage.text for _, passage in rows],
+        [passage_key(*passage) for _, passage in rows],
+        [content_hash(passage.title, passage.text) for _, passage in rows],
+        [row.position for row, _ in rows],
+    ]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)

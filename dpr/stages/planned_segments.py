@@ -1,0 +1,102 @@
+"""Planning segments: which rows become which segment, to be embedded or copied. Pure.
+
+Shapes: N rows.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dpr.corpus.hashes import bytes_of, first_of_each, is_in, places
+from dpr.fingerprint import fingerprint
+from dpr.formats.changes import NOWHERE, changes_table
+from dpr.formats.records import Document
+from dpr.stages.held_rows import HeldRows, Mask, Rows
+
+
+@dataclass(frozen=True)
+class SegmentCut:
+    """How rows are cut into segments."""
+
+    encoder_id: str
+    segment_rows: int
+    """Rows of a segment, at most."""
+
+
+class PlannedSegment(Document):
+    """One segment to make: row group `group` of the changes file."""
+
+    number: int
+    segment_id: str
+    kind: Literal["embed", "copy"]
+    group: int
+    rows: int
+    slices: list[int]
+    """Numbers of the slices that hold its texts."""
+
+
+def plan_segments(
+    cut: SegmentCut, new: Rows, held: HeldRows, moved: Mask, next_number: int
+) -> tuple[list[tuple[PlannedSegment, pa.Table]], int]:
+    """Return the segments to make, with their rows of the changes file, and the segment number after them. Pure.
+
+    A text that occurs several times is embedded once; the others borrow its vector, also within this run.
+    """
+    unseen = ~is_in(new.content_hash, held.content_hash)
+    is_first = np.zeros(len(unseen), np.bool_)
+    is_first[unseen] = first_of_each(new.content_hash.filter(pa.array(unseen)))
+    embed, borrow = new.take(np.flatnonzero(is_first)), new.take(np.flatnonzero(~is_first))
+    embed_pieces = _pieces(len(embed.key), cut.segment_rows)
+    embed_numbers = np.repeat(next_number + np.arange(len(embed_pieces)), [len(piece) for piece in embed_pieces])
+    holders = np.concatenate([held.segment, embed_numbers.astype(np.int32)])
+    borrow_sources = holders[places(borrow.content_hash, pa.concat_arrays([held.content_hash, embed.content_hash]))]
+    nowhere = np.full(int(moved.sum()), NOWHERE)
+    copies = pa.concat_tables(
+        [
+            changes_table(borrow.slice, borrow.position, borrow.key, borrow.content_hash, borrow_sources),
+            changes_table(
+                nowhere,
+                nowhere,
+                held.key.filter(pa.array(moved)),
+                held.content_hash.filter(pa.array(moved)),
+                held.segment[moved],
+            ),
+        ]
+    )
+    tables = [_embed_table(embed.take(piece)) for piece in embed_pieces]
+    tables += [copies.slice(piece[0], len(piece)) for piece in _pieces(copies.num_rows, cut.segment_rows)]
+    planned = []
+    for group, table in enumerate(tables):
+        kind: Literal["embed", "copy"] = "embed" if group < len(embed_pieces) else "copy"
+        planned.append((_planned(cut.encoder_id, next_number + group, group, kind, table), table))
+    return planned, next_number + len(tables)
+
+
+def _embed_table(rows: Rows) -> pa.Table:
+    return changes_table(rows.slice, rows.position, rows.key, rows.content_hash, np.full(len(rows.key), NOWHERE))
+
+
+def _planned(
+    encoder_id: str, number: int, group: int, kind: Literal["embed", "copy"], table: pa.Table
+) -> PlannedSegment:
+    digest = hashlib.blake2b(digest_size=16)
+    for chunk in table["key"].chunks:
+        digest.update(bytes_of(chunk))
+    numbers = np.unique(table["slice"].to_numpy())
+    return PlannedSegment(
+        number=number,
+        segment_id=fingerprint({"encoder": encoder_id, "kind": kind, "keys": digest.hexdigest()}),
+        kind=kind,
+        group=group,
+        rows=table.num_rows,
+        slices=numbers[numbers != NOWHERE].tolist(),
+    )
+
+
+def _pieces(rows: int, max_rows: int) -> list[npt.NDArray[np.int64]]:
+    """Row numbers cut into the fewest pieces of at most `max_rows`, as equal as can be."""
+    return np.array_split(np.arange(rows), -(-rows // max_rows)) if rows else []

@@ -1,0 +1,47 @@
+"""The publish stage: bind everything together, and make it the next snapshot if the gate is satisfied."""
+
+from collections.abc import Sequence
+
+from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
+from dpr.formats.snapshots import check_live
+from dpr.formats.snapshots import publish as publish_body
+from dpr.run import Run
+from dpr.stages.diff import Changes
+from dpr.stages.gate import GateResult, check_gate
+
+
+def snapshot_body(
+    run: Run,
+    changes: Changes,
+    segments: Sequence[SegmentEntry],
+    codebook: CodebookEntry,
+    index: IndexEntry,
+    measured: GateResult,
+) -> SnapshotBody:
+    """Bind everything together."""
+    return SnapshotBody(
+        encoder_id=run.spec.encoder_id,
+        encoder=run.spec.describe(),
+        passages=sum(entry.live_rows for entry in segments),
+        segments=list(segments),
+        next_segment_number=changes.next_segment_number,
+        deletions=changes.deletions,
+        codebook=codebook,
+        index=index,
+        gate=measured.report,
+    )
+
+
+def publish(run: Run, body: SnapshotBody, measured: GateResult) -> tuple[Snapshot, bool]:
+    """Make `body` the next snapshot; returns the live snapshot, and whether it is a new one.
+
+    It is not where the live one is the same. Raises GateError if the gate demands more, ConflictError if the lease was
+    lost, PublishRaceError if another publisher was first.
+    """
+    check_gate(run.recipe.gate, measured)
+    run.check_lease()
+    if run.live is not None and run.live.body.body_id() == body.body_id():
+        check_live(run.store, run.live.number)
+        return run.live, False
+    parent = run.live.number if run.live else None
+    return publish_body(run.store, body, parent, run_id=run.run_id, inputs=run.plan.inputs), True

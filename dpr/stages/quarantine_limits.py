@@ -1,0 +1,59 @@
+"""Rows that cannot be used: collected into one file of the run, and counted against the recipe's limits."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dpr.errors import CorpusError
+from dpr.formats import layout
+from dpr.formats.objects import open_parts, put_object
+from dpr.formats.quarantine import join_quarantine
+from dpr.formats.records import ObjectRef
+from dpr.recipe import Limits
+from dpr.store import Store
+
+
+def collect_quarantine(store: Store, run_id: str, files: Sequence[ObjectRef | None]) -> tuple[str, Counter[str]]:
+    """Put all rows of several quarantine files into one; returns its name and how many rows have which reason.
+
+    The name is empty, and nothing is stored, if there is no such row.
+    """
+    there = [ref for ref in files if ref is not None]
+    if not there:
+        return "", Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "quarantine.parquet")
+        reasons = join_quarantine(path, (open_parts(store, ref) for ref in there))
+        return put_object(store, layout.quarantine(run_id), path).name, reasons
+
+
+def max_unusable(usable_rows: int, unusable_rows: int, limits: Limits) -> int:
+    """Return how many more rows may turn out unusable, given those so far, before a run must stop. Pure."""
+    share = limits.max_quarantine_share
+    # of n usable rows, u more may fail while (unusable + u) is within the share of all rows, which stay as many
+    by_share = int(share * (usable_rows + unusable_rows)) - unusable_rows
+    return max(limits.max_quarantine_rows - unusable_rows, by_share)
+
+
+def check_quarantine(store: Store, name: str, unusable_rows: int, passages: int, limits: Limits) -> None:
+    """Raise CorpusError if more rows are unusable than the recipe allows; the rows are stored either way."""
+    share = unusable_rows / max(unusable_rows + passages, 1)
+    if unusable_rows > limits.max_quarantine_rows and share > limits.max_quarantine_share:
+        raise CorpusError(
+            f"{unusable_rows} of {unusable_rows + passages} corpus rows ({share:.1%}) cannot be used, the recipe allows "
+            f"{limits.max_quarantine_rows} rows or {limits.max_quarantine_share:.1%} (limits); nothing was "
+            f"published, and the rows with their reasons are in {name} of {store.url}"
+        )
+
+
+def check_size(passages: int, before: int, limits: Limits, *, allow_shrink: bool) -> None:
+    """Raise CorpusError for an empty corpus, or one that lost too large a share of the passages it had `before`."""
+    if passages == 0:
+        raise CorpusError("the corpus holds no usable passage, so there is nothing to index; look at corpus.path")
+    lost = 1 - passages / before if before else 0.0
+    if lost > limits.max_shrink and not allow_shrink:
+        raise CorpusError(
+            f"the corpus shrank from {before} to {passages} passages ({lost:.0%} fewer, limits.max_shrink is "
+            f"{limits.max_shrink:.0%}); nothing was published: look at corpus.path, or pass --allow-shrink"
+        )

@@ -1,0 +1,154 @@
+"""The questions stage: vectors of the recipe's questions, or of passages that stand in for them.
+
+Stand-ins are drawn once, and serve as long as most of them are where they were: so what is known of them is kept, too.
+
+Shapes: Q questions, D dimensions.
+"""
+
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.encoder.compute import Compute
+from dpr.encoder.spec import resolve
+from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.fingerprint import fingerprint
+from dpr.formats import layout
+from dpr.formats.deletions import DeletionSet, read_deletions
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.objects import put_object, read_object
+from dpr.formats.records import ObjectRef, Result, read_record
+from dpr.index.sample import sample_rows
+from dpr.index.truth import Scores
+from dpr.recipe import EncoderConfig
+from dpr.run import Run
+from dpr.search.vectors import SegmentVectors
+from dpr.stages.train import IndexContext
+from dpr.store import Store, open_store
+
+STAND_INS = 200
+"""Passages drawn as questions where the recipe names none: enough to tune by, no measure of accuracy."""
+MIN_LIVING_STAND_INS = 0.5
+"""A smaller share of them that is where it was, and others are drawn."""
+
+
+class QuestionVectors(Result):
+    """Vectors of a set of questions; `rows` are the questions."""
+
+    vectors: ObjectRef
+    drawn: list[tuple[str, int]]
+    """Of passages that stand in: SHA-256 of the segment, and row. Empty for questions of the recipe."""
+
+
+@dataclass(frozen=True)
+class QuestionUnit:
+    """Questions to encode, or rows whose vectors stand in for questions."""
+
+    record: str
+    stem: str
+    texts: tuple[str, ...]
+    drawn: tuple[tuple[SegmentEntry, int], ...]
+    read_bytes: int = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.texts) + len(self.drawn)
+
+
+def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVectors]:
+    """Return an id for the questions, and their vectors: those of the recipe, or of passages that stand in."""
+    texts: tuple[str, ...] = ()
+    drawn: tuple[tuple[SegmentEntry, int], ...] = ()
+    if run.plan.questions is not None:
+        questions_id, texts = run.plan.questions.gate_id, tuple(run.plan.questions.texts)
+    elif (kept := _kept_stand_ins(run, context)) is not None:
+        return kept
+    else:
+        drawn = draw_stand_ins(context, read_deletions(run.store, context.deletions))
+        questions_id = fingerprint([[entry.object.sha256, str(row)] for entry, row in drawn])
+    stem = layout.questions(run.spec.encoder_id, questions_id)
+    unit = QuestionUnit(layout.record(stem), stem, texts, drawn)
+    step = Step("questions", partial(EncodeQuestions, run.store.url, run.spec.config), "trainer")
+    work = Work.of(recorded(run.store.url, QuestionVectors, step))
+    return questions_id, run.result(Stage("questions", [unit], QuestionVectors, work))
+
+
+def _kept_stand_ins(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:
+    """The stand-ins of the base, while enough of them are where they were."""
+    if run.base is None or run.base.body.gate.asked != "passages":
+        return None
+    questions_id = run.base.body.gate.questions_id
+    record = layout.record(layout.questions(run.spec.encoder_id, questions_id))
+    found = read_record(run.store, record, QuestionVectors)
+    if found is None:
+        return None
+    deletions = read_deletions(run.store, context.deletions)
+    live = {entry.object.sha256: set(deletions.live_rows(entry).tolist()) for entry in _drawn_from(context, found)}
+    living = sum(row in live.get(sha256, ()) for sha256, row in found.drawn)
+    return (questions_id, found) if living >= MIN_LIVING_STAND_INS * len(found.drawn) else None
+
+
+def _drawn_from(context: IndexContext, found: QuestionVectors) -> Iterator[SegmentEntry]:
+    segments = {sha256 for sha256, _ in found.drawn}
+    return (entry for entry in context.segments if entry.object.sha256 in segments)
+
+
+def draw_stand_ins(context: IndexContext, deletions: DeletionSet) -> tuple[tuple[SegmentEntry, int], ...]:
+    """Draw passages uniformly from all live rows."""
+    ranks = sample_rows([e.live_rows for e in context.segments], min(STAND_INS, context.rows), context.config.seed)
+    drawn = [
+        (entry, int(row))
+        for entry, ranks_n in zip(context.segments, ranks, strict=True)
+        if len(ranks_n)
+        for row in deletions.live_rows(entry)[ranks_n]
+    ]
+    return tuple(drawn)
+
+
+class EncodeQuestions:
+    """Encodes questions, or reads the vectors of the passages that stand in for them."""
+
+    def __init__(self, store_url: str, encoder: EncoderConfig) -> None:
+        self._store, self._encoder = open_store(store_url), encoder
+
+    def __call__(self, unit: QuestionUnit) -> QuestionVectors:
+        vectors_QD = self._encode(unit.texts) if unit.texts else self._read(unit.drawn)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "vectors.parquet")
+            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors_QD.reshape(-1)), vectors_QD.shape[1])
+            pq.write_table(pa.table({"embedding": column}), path)
+            ref = put_object(self._store, unit.stem, path)
+        drawn = [(entry.object.sha256, row) for entry, row in unit.drawn]
+        return QuestionVectors(rows=len(vectors_QD), vectors=ref, drawn=drawn)
+
+    def _encode(self, texts: Sequence[str]) -> Scores:
+        from dpr.encoder.encode import QuestionEncoder  # PyTorch, for the first night with these questions alone
+
+        return QuestionEncoder(resolve(self._encoder).question, Compute()).encode(texts)
+
+    def _read(self, drawn: Sequence[tuple[SegmentEntry, int]]) -> Scores:
+        vectors = []
+        for entry in dict.fromkeys(entry for entry, _ in drawn):
+            rows = np.array([row for other, row in drawn if other == entry], np.int64)
+            vectors.append(SegmentVectors.open(self._store, entry.object).rows(rows))
+        return np.concatenate(vectors).astype(np.float32)
+
+
+def read_questions(store: Store, ref: ObjectRef) -> Scores:
+    """Return question vectors (Q, D), verified."""
+    return _read_questions(store.url, ref)
+
+
+@lru_cache(maxsize=1)  # the units of a process share one
+def _read_questions(store_url: str, ref: ObjectRef) -> Scores:
+    table = pq.read_table(io.BytesIO(read_object(open_store(store_url), ref)))
+    column = table["embedding"].combine_chunks()
+    vectors_QD: Scores = column.flatten().to_numpy().reshape(len(column), -1)
+    return vectors_QD

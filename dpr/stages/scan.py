@@ -1,0 +1,178 @@
+"""The scan stage: every slice of the corpus gives its keys, its new passages and its unusable rows.
+
+A unit is named by its slice, and a slice by its file's size and time (or ETag). So what a run scanned, later runs adopt
+while the file stays as it is; `corpus.rescan: always` reads all.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.corpus.hashes import KnownKeys
+from dpr.corpus.reading import read_slice
+from dpr.corpus.rows import Passage, Row, Slice
+from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.fingerprint import content_hash, fingerprint, id_hash, passage_key
+from dpr.formats import layout
+from dpr.formats.objects import open_parts, put_object
+from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
+from dpr.formats.records import ObjectRef, Result
+from dpr.formats.segment import HASH, read_hashes
+from dpr.recipe import CorpusConfig
+from dpr.run import Run, RunPlan
+from dpr.stages.passages import POSITION, SCHEMA
+from dpr.store import Store, open_store
+
+BATCH_ROWS = 8192
+KEYS_SCHEMA = pa.schema([POSITION, pa.field("id_hash", HASH, nullable=False), pa.field("key", HASH, nullable=False)])
+_KEYS_STORED: dict[str, Any] = {
+    "use_dictionary": False,
+    "compression": "none",  # hashes cannot be made smaller
+    "column_encoding": {"position": "DELTA_BINARY_PACKED"},
+}
+
+
+@dataclass(frozen=True)
+class ScanUnit:
+    """One slice of the corpus."""
+
+    record: str
+    stem: str
+    """What the names of its objects begin with."""
+    slice: Slice
+    read_bytes: int
+    rows: int = 0
+    """Not known before the scan."""
+
+
+class ScanResult(Result):
+    """What a slice holds; `rows` are the usable ones."""
+
+    new_rows: int
+    """Rows whose passages were stored, since no segment held them at the time."""
+    unusable_rows: int
+    keys: ObjectRef
+    """Position, id hash and key of every usable row."""
+    passages: ObjectRef | None
+    """The new passages; None if there is none."""
+    unusable: ObjectRef | None
+    """Rows that cannot be used, in the form of quarantine; None if there is none."""
+
+
+def scan(run: Run) -> list[ScanResult]:
+    """Scan every slice of the corpus that is not as an earlier run has scanned it."""
+    units = plan_scan(run)
+    run.store.put_if_absent(layout.plan(run.run_id), _plan_document(run, units).to_bytes())
+    segments = [entry.object for entry in (*run.base_segments, *run.retired)]
+    known = run.executor.share(load_known_keys, run.store.url, segments)
+    step = Step("scan", partial(ScanSlice, run.store.url, run.recipe.corpus, known))
+    work = Work.of(recorded(run.store.url, ScanResult, step))
+    return run.results(Stage("scan", units, ScanResult, work))
+
+
+def plan_scan(run: Run) -> list[ScanUnit]:
+    """Return one unit a slice."""
+    units = []
+    for slice_ in run.slices:
+        scan_id = slice_.slice_id(run.recipe.corpus)
+        if run.recipe.corpus.rescan == "always":
+            scan_id = fingerprint([scan_id, run.run_id])
+        stem = layout.scan(run.spec.encoder_id, scan_id)
+        units.append(ScanUnit(layout.record(stem), stem, slice_, slice_.size_bytes))
+    return units
+
+
+def _plan_document(run: Run, units: Sequence[ScanUnit]) -> RunPlan:
+    records = [unit.record for unit in units]
+    return RunPlan(encoder_id=run.spec.encoder_id, scans=records, kinds=run.plan.corpus.kinds)
+
+
+def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:
+    """Return the keys of all rows, dead or live, of some segments."""
+    store = open_store(store_url)
+    keys = [read_hashes(open_parts(store, ref), ("key",))["key"] for ref in segments]
+    return KnownKeys(pa.concat_arrays([pa.array([], HASH), *keys]))
+
+
+class ScanSlice:
+    """Reads one slice and stores its keys, its new passages and its unusable rows."""
+
+    def __init__(self, store_url: str, corpus: CorpusConfig, known: Callable[[], KnownKeys]) -> None:
+        self._store, self._corpus, self._known = open_store(store_url), corpus, known()
+
+    def __call__(self, unit: ScanUnit) -> ScanResult:
+        return scan_slice(self._store, self._corpus, self._known, unit)
+
+
+def scan_slice(store: Store, corpus: CorpusConfig, known: KnownKeys, unit: ScanUnit) -> ScanResult:
+    """Read a slice and store what is in it; new passages are those whose key is not `known`."""
+    rows = new_rows = 0
+    with tempfile.TemporaryDirectory() as folder:
+        passages, keys, unusable = (Path(folder, f"{name}.parquet") for name in ("new", "keys", "bad"))
+        with (
+            pq.ParquetWriter(passages, SCHEMA, compression="zstd", write_page_checksum=True) as new_writer,
+            pq.ParquetWriter(keys, KEYS_SCHEMA, **_KEYS_STORED) as key_writer,
+            QuarantineWriter(unusable) as bad_writer,
+        ):
+            for batch in _batches(read_slice(unit.slice, corpus), bad_writer):
+                key_array = pa.array(batch.keys, HASH)
+                hashes = pa.array(batch.id_hashes, HASH)
+                key_writer.write_batch(pa.record_batch([batch.positions, hashes, key_array], schema=KEYS_SCHEMA))
+                new_N = np.flatnonzero(~known.contains(key_array))
+                if len(new_N):
+                    new_writer.write_batch(_new_passages(batch, new_N))
+                rows += len(batch.keys)
+                new_rows += len(new_N)
+        return ScanResult(
+            rows=rows,
+            new_rows=new_rows,
+            unusable_rows=bad_writer.rows,
+            keys=put_object(store, f"{unit.stem}.keys", keys),
+            passages=put_object(store, f"{unit.stem}.new", passages) if new_rows else None,
+            unusable=put_object(store, f"{unit.stem}.bad", unusable) if bad_writer.rows else None,
+        )
+
+
+@dataclass
+class _Batch:
+    positions: list[int] = field(default_factory=list)
+    passages: list[Passage] = field(default_factory=list)
+    id_hashes: list[bytes] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+
+    def add(self, position: int, passage: Passage) -> None:
+        self.positions.append(position)
+        self.passages.append(passage)
+        self.id_hashes.append(id_hash(passage.id))
+        self.keys.append(passage_key(passage.id, passage.title, passage.text))
+
+
+def _batches(rows: Iterable[Row], unusable: QuarantineWriter) -> Iterator[_Batch]:
+    batch = _Batch()
+    for row in rows:
+        if row.passage is None:
+            unusable.add(QuarantinedRow(row.source, row.position, row.reason, row.raw))
+            continue
+        batch.add(row.position, row.passage)
+        if len(batch.keys) == BATCH_ROWS:
+            yield batch
+            batch = _Batch()
+    if batch.keys:
+        yield batch
+
+
+def _new_passages(batch: _Batch, new_N: npt.NDArray[np.int64]) -> pa.RecordBatch:
+    passages = [batch.passages[row] for row in new_N] if len(new_N) < len(batch.keys) else batch.passages
+    ids, titles, texts = zip(*passages, strict=True)
+    hashes = [content_hash(title, text) for title, text in zip(titles, texts, strict=True)]
+    keys, positions = ([column[row] for row in new_N] for column in (batch.keys, batch.positions))
+    columns = [ids, titles, texts, keys, hashes, positions]
+    return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)

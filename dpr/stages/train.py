@@ -1,0 +1,173 @@
+"""The train stage: sample vectors over all segments and train the codebook, unless the base's serves on.
+
+Shapes: N rows, D dimensions.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.fingerprint import fingerprint
+from dpr.formats import layout
+from dpr.formats.deletions import read_deletions
+from dpr.formats.manifest import CodebookEntry, SegmentEntry
+from dpr.formats.objects import put_object
+from dpr.formats.records import ObjectRef, Result
+from dpr.index.choose import IndexPlan
+from dpr.index.hardware import Hardware, faiss_threads
+from dpr.index.sample import sample_rows
+from dpr.index.training import describe_training, list_imbalance, quantisation_error, train, write_index
+from dpr.recipe import IndexConfig
+from dpr.run import Run
+from dpr.search.vectors import SegmentVectors
+from dpr.store import Store, open_store
+
+FIGURE_ROWS = 10_000
+"""Vectors that a codebook's error and imbalance are measured on, at most."""
+READERS = 32
+"""Segments read at a time for a sample: reading waits for disks, or copies memory with Python's lock released."""
+
+
+@dataclass(frozen=True)
+class IndexContext:
+    """What the index stages need; small, and the same for all units."""
+
+    store_url: str
+    encoder_id: str
+    dim: int
+    config: IndexConfig
+    segments: tuple[SegmentEntry, ...]
+    deletions: ObjectRef | None
+
+    @property
+    def rows(self) -> int:
+        return sum(entry.live_rows for entry in self.segments)
+
+    @property
+    def state(self) -> list[list[str]]:
+        """What an index depends on, as JSON: segments and their dead rows."""
+        return segments_state(self.segments)
+
+
+def segments_state(segments: Sequence[SegmentEntry]) -> list[list[str]]:
+    """Return what identifies segments with their dead rows, as JSON."""
+    return [[str(entry.number), entry.object.sha256, entry.dead_digest] for entry in segments]
+
+
+def index_context(run: Run, segments: Sequence[SegmentEntry], deletions: ObjectRef | None) -> IndexContext:
+    """Return what the index stages of a run need."""
+    return IndexContext(run.store.url, run.spec.encoder_id, run.spec.dim, run.recipe.index, tuple(segments), deletions)
+
+
+@dataclass(frozen=True)
+class TrainUnit:
+    """The one unit of the stage: the index to train, and what from."""
+
+    record: str
+    codebook_id: str
+    plan: IndexPlan
+    rows: int
+    """Vectors to sample."""
+    read_bytes: int
+
+
+class TrainResult(Result):
+    """A trained codebook; `rows` are the vectors that it was trained on."""
+
+    codebook: CodebookEntry
+
+    def objects(self) -> Iterator[ObjectRef]:
+        yield self.codebook.object
+
+
+def train_codebook(run: Run, context: IndexContext, plan: IndexPlan) -> CodebookEntry:
+    """Train a new codebook."""
+    hardware = run.executor.hardware()
+    plan.reasons.append(describe_training(plan, hardware))
+    step = Step("train", partial(TrainCodebook, context, hardware), "trainer")
+    work = Work.of(recorded(context.store_url, TrainResult, step))
+    return run.result(Stage("train", [plan_training(context, plan)], TrainResult, work)).codebook
+
+
+def plan_training(context: IndexContext, plan: IndexPlan) -> TrainUnit:
+    """Return the unit that trains the index of `plan`; its record is named by everything that training depends on."""
+    codebook_id = fingerprint(
+        {
+            "encoder": context.encoder_id,
+            "factory": plan.factory,
+            "train_rows": plan.train_rows,
+            "seed": context.config.seed,
+            "segments": context.state,
+        }
+    )
+    rows = min(plan.train_rows, context.rows)
+    record = layout.record(layout.codebook(context.encoder_id, codebook_id))
+    return TrainUnit(record, codebook_id, plan, rows, rows * 2 * context.dim)
+
+
+class TrainCodebook:
+    """Samples vectors over all segments and trains the codebook."""
+
+    def __init__(self, context: IndexContext, hardware: Hardware) -> None:
+        self._context, self._hardware = context, hardware
+
+    def __call__(self, unit: TrainUnit) -> TrainResult:
+        context, plan = self._context, unit.plan
+        store = open_store(context.store_url)
+        sample_ND, held_out_ND = _training_sample(store, context, plan)
+        with faiss_threads(self._hardware.threads):
+            codebook = train(sample_ND, plan, context.config.seed, self._hardware)
+            error = quantisation_error(codebook, held_out_ND)
+            imbalance = list_imbalance(codebook, held_out_ND)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "codebook.faiss")
+            write_index(codebook, path)
+            ref = put_object(store, layout.codebook(context.encoder_id, unit.codebook_id), path)
+        entry = CodebookEntry(
+            codebook_id=unit.codebook_id,
+            factory=plan.factory,
+            trained_rows=len(sample_ND),
+            corpus_rows=context.rows,
+            last_segment=max(entry.number for entry in context.segments),
+            quantisation_error=error,
+            list_imbalance=imbalance,
+            object=ref,
+        )
+        return TrainResult(rows=len(sample_ND), codebook=entry)
+
+
+def sample_vectors(
+    store: Store, entries: Sequence[SegmentEntry], deletions: ObjectRef | None, rows: int, seed: int
+) -> npt.NDArray[np.float16]:
+    """Return a uniform sample (n, D) of the live vectors of all segments, each read by range."""
+    dead = read_deletions(store, deletions)
+
+    def read(entry: SegmentEntry, ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        return SegmentVectors.open(store, entry.object).rows(dead.live_rows(entry)[ranks])
+
+    drawn = zip(entries, sample_rows([e.live_rows for e in entries], rows, seed), strict=True)
+    with ThreadPoolExecutor(READERS) as pool:
+        return np.concatenate(list(pool.map(lambda pair: read(*pair), [pair for pair in drawn if len(pair[1])])))
+
+
+def _training_sample(
+    store: Store, context: IndexContext, plan: IndexPlan
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+    """Vectors to train on, and vectors held out so that drift is compared with an error not seen in training."""
+    # an exact index needs no training, and still one vector to show its error of zero
+    wanted = max(1, plan.train_rows) + min(FIGURE_ROWS, plan.train_rows // 10)
+    rows = min(wanted, context.rows)
+    drawn_ND = sample_vectors(store, context.segments, context.deletions, rows, context.config.seed)
+    held_out = min(FIGURE_ROWS, len(drawn_ND) // 11)
+    if not held_out:
+        return drawn_ND, drawn_ND
+    held = np.zeros(len(drawn_ND), np.bool_)
+    held[np.random.default_rng(context.config.seed).choice(len(held), held_out, replace=False)] = True
+    return drawn_ND[~held], drawn_ND[held]

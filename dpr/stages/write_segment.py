@@ -1,0 +1,166 @@
+"""The last step of a segment's unit, embedded or copied: write the segment, and the rows that have no vector.
+
+Shapes: N rows, D dimensions.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dpr.corpus.reading import read_again
+from dpr.errors import IntegrityError
+from dpr.formats.changes import read_unit
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.objects import open_parts, put_object
+from dpr.formats.quarantine import QuarantinedRow, write_quarantine
+from dpr.formats.records import ObjectRef, Result
+from dpr.formats.segment import PASSAGE_COLUMNS, Vectors, check_segment, write_segment
+from dpr.recipe import CorpusConfig
+from dpr.stages.passages import TextSource, passages_at
+from dpr.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class SegmentUnit:
+    """One segment to make, from a row group of the changes file."""
+
+    record: str
+    stem: str
+    """What the names of its objects begin with."""
+    number: int
+    segment_id: str
+    rows: int
+    read_bytes: int
+    changes: ObjectRef
+    group: int
+    texts: tuple[TextSource, ...]
+    """The slices that hold its texts."""
+
+    def changed_rows(self, store: Store) -> pa.Table:
+        """Return its rows of the changes file."""
+        return read_unit(open_parts(store, self.changes), self.group)
+
+
+@dataclass(frozen=True)
+class Vectored:
+    """A unit's vectors, on their way to the writer."""
+
+    unit: SegmentUnit
+    vectors_ND: Vectors
+    refused: Mapping[int, str]
+    """Row → why it has no vector."""
+    passages: pa.Table | None = None
+    """Columns of PASSAGE_COLUMNS; None: the writer reads the texts itself."""
+    tokens: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Time by step: read, tokenise, encode, and `wait`: the encoder had no work."""
+    encoder: str = ""
+    """How the encoder chose to compute, and why."""
+
+    @property
+    def record(self) -> str:
+        return self.unit.record
+
+
+class SegmentResult(Result):
+    """A segment that was made; `rows` are those that have a vector."""
+
+    segment: ObjectRef | None
+    """None: the encoder refused every row."""
+    refused_rows: int
+    refused: ObjectRef | None
+    """The refused rows as they stand in the corpus, in the form of quarantine."""
+    tokens: int
+    seconds: dict[str, float]
+    encoder: str
+
+
+class WriteSegment:
+    """Writes a unit's segment, and beside it the rows that the encoder refused, for the quarantine of every run."""
+
+    def __init__(self, store_url: str, encoder_id: str, corpus: CorpusConfig) -> None:
+        self._store, self._encoder_id, self._corpus = open_store(store_url), encoder_id, corpus
+
+    def __call__(self, done: Vectored) -> SegmentResult:
+        started, unit = time.perf_counter(), done.unit
+        changed = unit.changed_rows(self._store) if done.passages is None or done.refused else None
+        passages = done.passages
+        if passages is None:
+            passages = texts_of(self._store, self._corpus, unit, changed, PASSAGE_COLUMNS)
+        vectors_ND, segment, refused = done.vectors_ND, None, None
+        with tempfile.TemporaryDirectory() as folder:
+            if done.refused:
+                rows = refused_rows(self._corpus, unit, changed, passages["key"], done.refused)
+                write_quarantine(Path(folder, "refused.parquet"), rows)
+                refused = put_object(self._store, f"{unit.stem}.refused", Path(folder, "refused.parquet"))
+                good = np.setdiff1d(np.arange(len(vectors_ND)), list(done.refused))
+                passages, vectors_ND = passages.take(pa.array(good)), vectors_ND[good]
+            if len(vectors_ND):
+                path = Path(folder, "segment.parquet")
+                write_segment(path, passages, vectors_ND, self._encoder_id)
+                check_segment(path, self._encoder_id, vectors_ND, len(vectors_ND))
+                segment = put_object(self._store, unit.stem, path)
+        return SegmentResult(
+            rows=len(vectors_ND),
+            segment=segment,
+            refused_rows=len(done.refused),
+            refused=refused,
+            tokens=done.tokens,
+            seconds={**done.seconds, "write": time.perf_counter() - started},
+            encoder=done.encoder,
+        )
+
+
+def texts_of(store: Store, corpus: CorpusConfig, unit: SegmentUnit, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return some columns of the passages of rows of the changes file (slice and position ascending)."""
+    slices, positions = rows["slice"].to_numpy(), rows["position"].to_numpy()
+    sources = {source.number: source for source in unit.texts}
+    tables = [
+        passages_at(store, corpus, sources[number], positions[slices == number], columns)
+        for number in np.unique(slices).tolist()
+    ]
+    return pa.concat_tables(tables)
+
+
+def refused_rows(
+    corpus: CorpusConfig, unit: SegmentUnit, changed: pa.Table, keys: pa.ChunkedArray, reasons: Mapping[int, str]
+) -> Iterator[QuarantinedRow]:
+    """Yield the rows of `reasons` as they stand in the corpus; `keys` are those of all rows of the unit."""
+    numbers = sorted(reasons)
+    places = pc.index_in(keys.take(pa.array(numbers)), value_set=changed["key"].combine_chunks())
+    found = changed.take(places)
+    slices, positions = found["slice"].to_numpy(), found["position"].to_numpy()
+    for source in unit.texts:
+        reason_at = {int(positions[i]): reasons[numbers[i]] for i in np.flatnonzero(slices == source.number)}
+        if reason_at:
+            for row in read_again(source.slice, corpus, reason_at.keys()):
+                yield QuarantinedRow(row.source, row.position, reason_at[row.position], row.raw)
+
+
+@dataclass(frozen=True)
+class MadeSegment:
+    """A segment that was planned, and what became of it."""
+
+    unit: SegmentUnit
+    result: SegmentResult
+
+    def check(self) -> None:
+        """Raise IntegrityError unless the rows of the segment and those refused are the rows planned (law 3)."""
+        if self.result.rows + self.result.refused_rows != self.unit.rows:
+            raise IntegrityError(
+                f"segment {self.unit.segment_id} was planned with {self.unit.rows} rows; it has {self.result.rows}, and "
+                f"{self.result.refused_rows} are in quarantine: nothing was published, and this is a bug; please report it"
+            )
+
+    def entries(self) -> list[SegmentEntry]:
+        """Return the segment as part of a snapshot; none if the encoder refused every row."""
+        unit, result = self.unit, self.result
+        if result.segment is None:
+            return []
+        return [SegmentEntry(number=unit.number, segment_id=unit.segment_id, rows=result.rows, object=result.segment)]

@@ -1,0 +1,114 @@
+"""A folder that any number of processes write at once: unfinished files, locks and what dead processes left.
+
+Everything that is unfinished lies in `temporary/` under a random name, so that no two processes of any container or
+host share one. A finished file is renamed to its place, and what is to be removed is first renamed away from it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from dpr.errors import StoreError
+
+_TEMPORARY = "temporary"
+_OWN_NAME = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}\.lock")
+LEFTOVER_SECONDS = 86_400.0
+"""What lies in `temporary/` unchanged for so long was left by a process that died."""
+
+
+class CacheFolder:
+    """Give the processes that share a folder places to work in and locks. The folder is made on the first write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = path / _TEMPORARY
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Make a new folder for unfinished files, and remove it at the end with what is still in it."""
+        scratch = self._temporary / uuid.uuid4().hex
+        with self.explained():
+            scratch.mkdir(parents=True)
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def alone(self, work: str) -> Iterator[None]:
+        """Wait until no other process does `work`, and keep others from it; without effect where that cannot be."""
+        path = self._temporary / f"{hashlib.sha256(os.fsencode(work)).hexdigest()}.lock"
+        with contextlib.suppress(OSError):
+            self._temporary.mkdir(parents=True, exist_ok=True)
+        with _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX):
+            try:
+                yield
+            finally:
+                # whoever waits for this lock looks first whether the work is done, so a second lock does no harm
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    @contextlib.contextmanager
+    def shared_lock(self) -> Iterator[None]:
+        """Keep others from `exclusive_lock`; without effect where there are no locks."""
+        with _locked(self.path, os.O_RDONLY, fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def exclusive_lock(self) -> Iterator[None]:
+        """Keep others from both locks; without effect where there are no locks."""
+        with _locked(self.path, os.O_RDONLY, fcntl.LOCK_EX):
+            yield
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn an OSError into one sentence that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the cache folder {self.path} cannot be used ({error.strerror or error}); set DPR_CACHE to a folder "
+                "that can be written"
+            ) from error
+
+    def remove_leftovers(self) -> None:
+        """Remove what processes that died left unfinished."""
+        before = time.time() - LEFTOVER_SECONDS
+        for path in self._temporary.iterdir():
+            if _OWN_NAME.fullmatch(path.name) and measure(path)[1] < before:
+                # where several users share a folder, each can remove only what was left of its own
+                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def measure(path: Path) -> tuple[int, float]:
+    """Return the bytes of a file or of all files in a folder, and when any of them was last modified."""
+    inside = [Path(folder, name) for folder, _, files in os.walk(path) for name in (*files, ".")]
+    size_bytes, modified = 0, 0.0
+    for one in (path, *inside):
+        with contextlib.suppress(FileNotFoundError):
+            status = one.lstat()
+            size_bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            modified = max(modified, status.st_mtime)
+    return size_bytes, modified
+
+
+@contextlib.contextmanager
+def _locked(path: Path, flags: int, kind: int) -> Iterator[None]:
+    """Hold a lock on a file or folder; without effect where it cannot be opened or its filesystem has no locks."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, kind)
+            stack.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)  # closing is not enough after a fork
+        yield

@@ -1,0 +1,124 @@
+"""The objects of a lease in a store, NUMBER being the fencing number:
+
+lease/NUMBER/00000001.json   the claim: whoever created it under the highest NUMBER holds the lease
+lease/NUMBER/00000002.json   heartbeats, each a new object; older ones are removed, the claim stays
+lease/NUMBER/released.json   the holder is done
+"""
+
+import json
+import math
+import re
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from dpr.errors import MissingObjectError, StoreError
+from dpr.store.base import Store
+from dpr.store.process import ProcessName
+
+PREFIX = "lease/"
+FIRST_BEAT = 2
+"""Number 1 is the claim."""
+_KEPT_BEATS = 3
+_NAME = re.compile(rf"{PREFIX}(\d+)/(?:(\d+)|released)\.json")
+
+
+@dataclass(frozen=True)
+class Holder(ProcessName):
+    """Name who claimed a lease; the content of its claim."""
+
+    owner: str
+    since: str
+    ttl_seconds: float
+    claim_id: str
+
+    @classmethod
+    def of_this_process(cls, owner: str, ttl_seconds: float) -> "Holder":
+        """Return a new claim of the calling process."""
+        own = ProcessName.own()
+        return cls(own.host, own.machine, own.pid, own.process_start, owner, _now(), ttl_seconds, uuid.uuid4().hex)
+
+    def __str__(self) -> str:
+        return f"{self.owner} (host {self.host}, pid {self.pid}, since {self.since})"
+
+
+@dataclass(frozen=True)
+class LeaseState:
+    """Hold what the objects of the highest fencing number tell."""
+
+    fencing_number: int
+    beat: int
+    modified: float
+    released: bool
+
+
+def read_state(store: Store) -> LeaseState | None:
+    """Return the state of the store's lease, or None if nobody ever took it."""
+    state: LeaseState | None = None
+    for info in store.list(PREFIX):  # sorted: numbers ascend, and within one "released" follows the beats
+        match = _NAME.fullmatch(info.name)
+        if match:
+            number, beat = int(match[1]), int(match[2] or 0)
+            state = LeaseState(number, beat, info.modified, released=beat == 0)
+    return state
+
+
+def create_claim(store: Store, fencing_number: int, claim: Holder) -> bool:
+    """Claim a fencing number; return whether nobody did before."""
+    return store.put_if_absent(_name(fencing_number, 1), json.dumps(asdict(claim)).encode())
+
+
+def read_claim(store: Store, fencing_number: int) -> Holder:
+    """Return who claimed a fencing number. Raises MissingObjectError if there is no claim (any more)."""
+    name = _name(fencing_number, 1)
+    try:
+        holder = Holder(**json.loads(store.get(name)))
+        if not isinstance(holder.pid, int) or holder.pid < 1 or not 0.0 < holder.ttl_seconds < math.inf:
+            raise ValueError("the process id or the time to live is not a positive number")
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"store {store.url}, object {name} is not a claim of this version; remove it if nothing is running"
+        ) from error
+    return holder
+
+
+def describe_holder(store: Store) -> str:
+    """Return who holds the lease, in words for a message."""
+    state = read_state(store)
+    try:
+        return str(read_claim(store, state.fencing_number)) if state else "nobody (its objects were removed)"
+    except MissingObjectError:
+        return "a run that ended this moment"
+
+
+def create_beat(store: Store, fencing_number: int, beat: int) -> None:
+    """Give a heartbeat."""
+    # False means that an earlier attempt of this very beat did arrive
+    store.put_if_absent(_name(fencing_number, beat), _now().encode())
+
+
+def remove_old_beat(store: Store, fencing_number: int, beat: int) -> None:
+    """Remove the heartbeat that is no longer needed once `beat` was given."""
+    if beat - _KEPT_BEATS >= FIRST_BEAT:
+        store.delete(_name(fencing_number, beat - _KEPT_BEATS))
+
+
+def create_release(store: Store, fencing_number: int) -> None:
+    """Tell everybody that the holder is done."""
+    store.put_if_absent(f"{PREFIX}{fencing_number:08d}/released.json", _now().encode())
+
+
+def remove_earlier(store: Store, fencing_number: int) -> None:
+    """Remove what earlier holders left; the objects of the highest number stay, or numbers would start anew."""
+    for info in list(store.list(PREFIX)):
+        match = _NAME.fullmatch(info.name)
+        if match and int(match[1]) < fencing_number:
+            store.delete(info.name)
+
+
+def _name(fencing_number: int, beat: int) -> str:
+    return f"{PREFIX}{fencing_number:08d}/{beat:08d}.json"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

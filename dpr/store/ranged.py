@@ -1,0 +1,61 @@
+"""Reading parts of stored objects: a seekable file over ranged gets, for Parquet columns and row groups."""
+
+import io
+from pathlib import Path
+
+from dpr.errors import StoreError
+from dpr.store.base import Store
+
+_BUFFER_BYTES = 1 << 20
+
+
+class RangedFile(io.RawIOBase):
+    """Read a stored object as a seekable file without a buffer: each read fetches its range."""
+
+    def __init__(self, store: Store, name: str, size_bytes: int) -> None:
+        self.store = store
+        self.name = name
+        self.size_bytes = size_bytes
+        self._position = 0
+
+    def buffered(self) -> io.BufferedReader:
+        """Return this file behind a buffer of 1 MiB, so that small reads do not become a request each."""
+        return io.BufferedReader(self, _BUFFER_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        length = min(len(buffer), self.size_bytes - self._position)
+        if length <= 0:
+            return 0
+        data = self.store.get_range(self.name, self._position, length)
+        if len(data) != length:
+            raise StoreError(
+                f"store {self.store.url}, object {self.name} ends before its {self.size_bytes} bytes; something "
+                "replaced it while it was read, start again"
+            )
+        buffer[:length] = data
+        self._position += length
+        return length
+
+
+def open_object(store: Store, name: str) -> Path | io.BufferedReader:
+    """Return what pyarrow can read parts of: the path in a local store, else a file that fetches the ranges read.
+
+    Raises MissingObjectError if there is no such object.
+    """
+    path = store.local_path(name)
+    size_bytes = store.size(name)
+    return path if path is not None else RangedFile(store, name, size_bytes).buffered()

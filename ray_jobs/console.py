@@ -1,0 +1,87 @@
+"""Showing progress: a live bar on a terminal, plain lines in a log file. Both say rows, rows/s and time left."""
+
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+LINE_EVERY_SECONDS = 10.0
+
+
+class _Bar(Progress):
+    """With a line below that a narrow terminal may wrap."""
+
+    detail = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.detail:
+            yield Text(f"        {self.detail}")
+
+
+class ConsoleProgress:
+    """Progress of one run, on stderr, so that stdout stays the result's."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = _Bar(
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._stage, self._total, self._done, self._before = "", 0, 0, 0
+        self._started = self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def start(self, stage: str, total_rows: int, done_rows: int) -> None:
+        self._stage, self._total, self._done, self._before = stage, total_rows, done_rows, done_rows
+        self._started = self._last_line = time.monotonic()
+        self._task = self._bar.add_task(stage, total=total_rows or None, completed=done_rows, rate="")
+
+    def advance(self, rows: int, detail: str = "") -> None:
+        self._done += rows
+        rate = self._rate()
+        if self._task is not None:
+            self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} rows/s")
+            self._bar.detail = detail
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line > LINE_EVERY_SECONDS:
+            self._last_line = now
+            left = f", {max(self._total - self._done, 0) / rate:,.0f} s left" if rate and self._total else ""
+            of = f" of {self._total:,}" if self._total else ""
+            self._print(f"{self._done:,}{of} rows, {rate:,.0f} rows/s{left}{', ' if detail else ''}{detail}")
+
+    def message(self, topic: str, text: str) -> None:
+        self._console.print(f"{topic:<9} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def finish(self, summary: str) -> None:
+        seconds = time.monotonic() - self._started
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task, self._bar.detail = None, ""
+        self._print(f"{summary}, {self._done:,} rows in {seconds:.1f} s")
+
+    def _rate(self) -> float:
+        return (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)
+
+    def _print(self, text: str) -> None:
+        self.message(self._stage, text)

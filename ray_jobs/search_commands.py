@@ -1,0 +1,54 @@
+"""The commands of `dpr` that answer questions: search, serve."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dpr.store import open_store
+from ray_jobs.cli_common import Json, Model, SnapshotNumber, StoreArgument, show
+
+app = typer.Typer()
+
+
+@app.command()
+def search(
+    store: StoreArgument,
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of hits.")] = 5,
+    exact: Annotated[bool, typer.Option("--exact", help="Search by brute force instead of the index.")] = False,
+    snapshot: SnapshotNumber = None,
+    model: Model = None,
+    json_: Json = False,
+) -> None:
+    """Ask a question, without a service."""
+    from dpr.search.retrieve import Retriever
+
+    with Retriever.open(open_store(store), snapshot, model) as retriever:
+        answer = retriever.search([question], k, exact=exact)
+    hits = [vars(hit) for hit in answer.hits[0]]
+
+    def draw(console: Console) -> None:
+        for hit in answer.hits[0]:
+            console.print(f"[bold]{hit.rank}[/]  {hit.score:.3f}  ", end="")
+            console.print(f"{hit.title}  ({hit.id})", markup=False, highlight=False, style="cyan")
+            console.print(f"   {hit.text}\n", markup=False, highlight=False)
+
+    show(json_, {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id, "hits": hits}, draw)
+
+
+@app.command()
+def serve(
+    store: StoreArgument,
+    host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind to.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that each hold encoder and index.")] = 1,
+    model: Model = None,
+) -> None:
+    """Serve the live snapshot over HTTP until interrupted."""
+    from dpr.recipe import ServeConfig
+    from ray_jobs.serve.service import serve_store, wait_for_interrupt
+
+    with serve_store(store, ServeConfig(host=host, port=port, replicas=replicas), model) as url:
+        Console(soft_wrap=True).print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
+        wait_for_interrupt()

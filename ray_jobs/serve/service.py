@@ -1,0 +1,209 @@
+"""Starting and stopping the service on this machine, with one clear sentence for whatever is in the way."""
+
+import errno
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from types import FrameType
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from rich.console import Console
+
+from dpr.errors import DprError, ServeError
+from dpr.formats.snapshots import live_snapshot
+from dpr.recipe import ServeConfig
+from dpr.search.retrieve import question_tower
+from dpr.store import open_store
+from ray_jobs.connect import connected, named_cluster
+from ray_jobs.failures import quoted_error
+from ray_jobs.serve.deployment import LOGGING, SearchReplica
+from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 15.0
+
+
+@contextmanager
+def serve_store(store_url: str, config: ServeConfig, model: str | None = None) -> Iterator[str]:
+    """Serve the live snapshot of a store while the block runs; gives the service's URL once it answers.
+
+    Starts a Ray of its own unless this process is connected to one. Everything it started is stopped with the block,
+    also when the block ends by Ctrl-C or SIGTERM. Before anything is started, it raises StoreError for a store without
+    a snapshot, ServeError for an address it cannot listen at, and EncoderError for another model than the snapshot's.
+    """
+    store = open_store(store_url)
+    snapshot = live_snapshot(store)
+    address = _check_address(config)
+    reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    model = os.path.abspath(model) if model and os.path.isdir(model) else model
+    question_tower(snapshot, model)
+    own_ray = not ray.is_initialized() and not named_cluster()
+    with ExitStack() as stack:
+        stack.enter_context(_signals_restored())
+        if own_ray:
+            stack.enter_context(_ingress(address))
+        stack.enter_context(connected())
+        if not own_ray and serve.status().proxies:
+            raise ServeError("Ray Serve runs on this Ray already; stop it, or add the application to its Serve config")
+        # Ray's own handler of SIGTERM aborts the process; a shell's background job starts with SIGINT ignored
+        _on_signals(signal.default_int_handler, signal.SIGINT, signal.SIGTERM)
+        try:
+            _start(store.url, config, address, model)
+            _wait_until_ready(reached_at, config.port)
+            yield f"http://[{reached_at}]:{config.port}" if ":" in reached_at else f"http://{reached_at}:{config.port}"
+        finally:
+            # a further Ctrl-C now would leave processes behind
+            _on_signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
+            _stop(own_ray)
+
+
+def wait_for_interrupt() -> None:
+    """Return when the user or the system asks this process to end: Ctrl-C or SIGTERM."""
+    try:
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        return
+
+
+def _check_address(config: ServeConfig) -> str:
+    """The numeric address of the configured host, once a server has been seen to be able to listen there."""
+    where = f"port {config.port} of {config.host}"
+    try:
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        family, _, _, _, (address, *_) = min(found, key=lambda info: info[0] != socket.AF_INET)
+        socket.create_server((address, config.port), family=family).close()
+    except socket.gaierror as error:
+        raise ServeError(f"host {config.host} is unknown here; name an address of this machine with --host") from error
+    except OSError as error:
+        reason = {
+            errno.EADDRINUSE: f"{where} is in use; stop what listens there, or choose another port with --port",
+            errno.EADDRNOTAVAIL: f"{config.host} is no address of this machine; name one of its own with --host",
+            errno.EACCES: f"{where} may not be used by this user; choose a port from 1024 on with --port",
+        }.get(error.errno or 0, f"{where} cannot be listened at: {error.strerror or error}; choose another")
+        raise ServeError(reason) from error
+    return str(address)
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], object] | int, *numbers: int) -> None:
+    """Handle signals so from now on. They belong to the main thread: in another one, do nothing."""
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            _on_signals(handler or signal.SIG_DFL, number)  # None: a handler that Python does not know
+
+
+@contextmanager
+def _ingress(address: str) -> Iterator[None]:
+    """Choose what takes the requests: HAProxy where it exists and can, else Ray Serve's own proxy, saying so."""
+    binary = find_haproxy() if address in ADDRESSES else None
+    if binary is not None:
+        with haproxy_environment(binary) as environment, _environment(environment):
+            yield
+        return
+    why = "is not on this machine" if address in ADDRESSES else f"cannot serve {address}"
+    Console(stderr=True, soft_wrap=True).print(
+        f"HAProxy {why}: requests go through Ray Serve's own, slower proxy", highlight=False
+    )
+    yield
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _start(store_url: str, config: ServeConfig, address: str, model: str | None) -> None:
+    """Start Serve and the replicas on the connected Ray, and wait until Serve says that they run."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    cpus = ray.cluster_resources().get("CPU", 1.0) / config.replicas
+    replica = SearchReplica.options(
+        num_replicas=config.replicas,
+        max_constructor_retry_count=1,
+        # Ray sets OMP_NUM_THREADS to it, and with that the threads of torch and faiss
+        ray_actor_options={"num_cpus": int(cpus) or round(cpus, 4)},
+    )
+    try:
+        http_options = {"host": address, "port": config.port}
+        serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=LOGGING)
+        serve.run(replica.bind(store_url, model), name="search", route_prefix="/")
+    except (RayError, RuntimeError, TimeoutError) as error:
+        raise _start_error(_replica_message() or str(error)) from error
+
+
+def _wait_until_ready(address: str, port: int) -> None:
+    give_up = time.monotonic() + READY_SECONDS
+    while not _answers(address, port):
+        if time.monotonic() > give_up:
+            raise ServeError(
+                f"port {port} of {address} gave no answer to /v1/health for {READY_SECONDS:.0f} s; try again"
+            )
+        time.sleep(0.1)
+
+
+def _answers(address: str, port: int) -> bool:
+    connection = HTTPConnection(address, port, timeout=READY_SECONDS)
+    try:
+        connection.request("GET", "/v1/health")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(own_ray: bool) -> None:
+    """Let the replicas finish what they are answering and end, unless Ray itself has been stopped from outside."""
+    ending = threading.Thread(target=_delete, args=(own_ray,), daemon=True)
+    ending.start()
+    ending.join(STOP_SECONDS)
+
+
+def _delete(own_ray: bool) -> None:
+    # without a Ray to ask there is nothing left to delete
+    with suppress(RayError, RuntimeError, TimeoutError):
+        serve.delete("search")
+        if not own_ray:  # else it ends with Ray
+            serve.shutdown()
+
+
+def _replica_message() -> str:
+    """What Serve says of a deployment that failed; it quotes the traceback of the replica."""
+    application = serve.status().applications.get("search")
+    return application.deployments["search"].message if application and application.deployments else ""
+
+
+def _start_error(message: str) -> DprError:
+    """The project's own error that a message of Serve quotes with its traceback, or a ServeError with its last line."""
+    own = quoted_error(message)
+    if own is not None:
+        return own
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return ServeError(f"the service did not start: {lines[-1] if lines else 'Ray gave no reason'}")

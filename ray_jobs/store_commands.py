@@ -1,0 +1,204 @@
+"""The commands of `dpr` that look after a store: status, inspect, report, history, rollback, verify, gc, diff."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dpr.errors import IntegrityError
+from dpr.formats import layout
+from dpr.formats.manifest import Snapshot
+from dpr.formats.records import read_record
+from dpr.formats.snapshots import live_snapshot, numbers, open_snapshot, read_snapshot
+from dpr.operations.compare import compare
+from dpr.operations.gc import collect, find_garbage
+from dpr.operations.rollback import rollback as rollback_to
+from dpr.operations.verify import verify as verify_store
+from dpr.stages.build import PartResult
+from dpr.stages.merge import ShardResult
+from dpr.store import Store, open_store
+from dpr.store.lease import Lease
+from ray_jobs.cli_common import Fields, Json, SnapshotNumber, StoreArgument, show, summary, table
+
+app = typer.Typer()
+
+
+@app.command()
+def status(store: StoreArgument, json_: Json = False) -> None:
+    """What a store holds: its live snapshot, encoder, index and the gate's figures."""
+    opened = open_store(store)
+    snapshot = live_snapshot(opened)
+    gate = snapshot.body.gate.model_dump(mode="json")
+    document = summary(snapshot) | {"snapshots": len(numbers(opened)), "gate": gate}
+
+    def draw(console: Console) -> None:
+        drawn = Table(show_header=False, title=opened.url, title_justify="left")
+        for field, value in document.items():
+            drawn.add_row(field, json.dumps(value) if isinstance(value, dict) else f"{value}")
+        console.print(drawn)
+
+    show(json_, document, draw)
+
+
+@app.command()
+def inspect(store: StoreArgument, snapshot: SnapshotNumber = None, json_: Json = False) -> None:
+    """Show segments, parts, snapshots and the verification of the index as tables."""
+    opened = open_store(store)
+    shown = live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot)
+    history = [summary(read_snapshot(opened, number)) for number in numbers(opened)]
+    segments, shards = _segment_rows(opened, shown), _shard_rows(opened, shown)
+
+    def draw(console: Console) -> None:
+        console.print(table("snapshots", history))
+        console.print(table(f"segments and parts of snapshot {shown.number}", segments))
+        console.print(table(f"shards of the index of snapshot {shown.number}, as verified when merged", shards))
+
+    show(json_, {"snapshots": history, "segments": segments, "shards": shards}, draw)
+
+
+@app.command()
+def report(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the page and the pictures.")] = Path("dpr-report"),
+    snapshot: SnapshotNumber = None,
+    json_: Json = False,
+) -> None:
+    """Draw a snapshot's index: recall against latency, list sizes, memory by kind; one HTML page and PNG files."""
+    from dpr.operations.index_report import write_report
+
+    opened = open_store(store)
+    shown, marker = open_snapshot(opened, snapshot)
+    with marker:
+        page = write_report(opened, shown, out)
+    show(json_, {"page": str(page)}, lambda console: console.print(f"{page}", highlight=False))
+
+
+@app.command()
+def history(store: StoreArgument, json_: Json = False) -> None:
+    """All snapshots, oldest first; the last one is live."""
+    opened = open_store(store)
+    rows = [summary(read_snapshot(opened, number)) for number in numbers(opened)]
+    show(json_, rows, lambda console: console.print(table(f"snapshots of {opened.url}", rows)))
+
+
+@app.command()
+def rollback(
+    store: StoreArgument, number: Annotated[int, typer.Argument(metavar="N", help="Snapshot to go back to.")]
+) -> None:
+    """Publish an old snapshot's body again, under a new number; nothing is deleted."""
+    new = rollback_to(open_store(store), number)
+    Console().print(f"snapshot {new.number} is live, with the body of snapshot {number}", highlight=False)
+
+
+@app.command()
+def verify(
+    store: StoreArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Also every checksum, key and id.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All snapshots, not only the live one.")] = False,
+    json_: Json = False,
+) -> None:
+    """Check that everything a snapshot names is there and as it was recorded; exit code 6 if not."""
+    opened = open_store(store)
+    chosen = numbers(opened) if every else [live_snapshot(opened).number]
+    checked, problems = verify_store(opened, chosen, deep=deep)
+    document = {"snapshots": chosen, "objects": checked, "problems": [vars(problem) for problem in problems]}
+
+    def draw(console: Console) -> None:
+        for problem in problems:
+            console.print(f"snapshot {problem.snapshot}: {problem.object}: {problem.reason}", markup=False)
+        console.print(f"{checked} objects of {len(chosen)} snapshots checked, {len(problems)} problems")
+
+    show(json_, document, draw)
+    if problems:
+        raise IntegrityError(f"store {opened.url} has {len(problems)} problems; roll back to a snapshot without any")
+
+
+@app.command()
+def gc(
+    store: StoreArgument,
+    keep: Annotated[int, typer.Option(min=1, help="Snapshots to keep, counted from the live one.")] = 7,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only list.")] = False,
+    json_: Json = False,
+) -> None:
+    """List (or delete) what the last snapshots, runs that may go on and readers do not need."""
+    opened = open_store(store)
+    live_snapshot(opened)  # a folder without any is no store: nothing in it is garbage
+    with Lease.acquire(opened, "gc") as lease:  # so that no run is under way whose objects nothing names yet
+        garbage = collect(opened, keep, lease) if delete else find_garbage(opened, keep)
+    objects = [*garbage.objects, *garbage.leftovers]
+    document = {
+        "deleted": delete,
+        "kept": garbage.kept,
+        "readers": [{"snapshot": reader.snapshot, "who": reader.who} for reader in garbage.readers],
+        "bytes": garbage.size_bytes,
+        "objects": [info.name for info in objects],
+    }
+
+    def draw(console: Console) -> None:
+        for info in objects:
+            console.print(f"{info.size_bytes:>14,}  {info.name}", highlight=False)
+        for reader in garbage.readers:
+            console.print(f"snapshot {reader.snapshot} is read: {reader.who}", highlight=False)
+        what = "deleted" if delete else "would be deleted; pass --delete to do it"
+        kept = ", ".join(map(str, garbage.kept))
+        console.print(f"kept: snapshots {kept}", highlight=False)
+        console.print(f"{len(objects):,} objects, {garbage.size_bytes:,} bytes {what}", highlight=False)
+
+    show(json_, document, draw)
+
+
+@app.command()
+def diff(
+    store: StoreArgument,
+    a: Annotated[int, typer.Argument(metavar="A", help="Older snapshot.")],
+    b: Annotated[int, typer.Argument(metavar="B", help="Newer snapshot.")],
+    json_: Json = False,
+) -> None:
+    """Passages added, removed and changed from snapshot A to snapshot B."""
+    difference = compare(open_store(store), a, b)
+
+    def draw(console: Console) -> None:
+        for sign, ids in (("+", difference.added), ("-", difference.removed), ("~", difference.changed)):
+            for passage_id in ids:
+                console.print(f"{sign} {passage_id}", markup=False, highlight=False)
+        console.print(
+            f"{len(difference.added):,} added, {len(difference.removed):,} removed, {len(difference.changed):,} changed"
+        )
+
+    show(json_, vars(difference), draw)
+
+
+def _segment_rows(store: Store, snapshot: Snapshot) -> list[Fields]:
+    codebook = snapshot.body.codebook.object.sha256
+    rows: list[Fields] = []
+    for entry in snapshot.body.segments:
+        part = read_record(store, layout.record(layout.part(codebook, entry.object.sha256)), PartResult)
+        rows.append(
+            {
+                "number": entry.number,
+                "segment": entry.segment_id,
+                "rows": entry.rows,
+                "live": entry.live_rows,
+                "bytes": entry.object.size_bytes,
+                "part_bytes": part.part.size_bytes if part else 0,
+            }
+        )
+    return rows
+
+
+def _shard_rows(store: Store, snapshot: Snapshot) -> list[Fields]:
+    rows: list[Fields] = []
+    for shard in snapshot.body.index.shards:
+        merged = read_record(store, layout.record(shard.object.name.rpartition("-")[0]), ShardResult)
+        rows.append(
+            {
+                "segments": f"{shard.first_segment} to {shard.last_segment}",
+                "rows": shard.rows,
+                "bytes": shard.object.size_bytes,
+                **(merged.verification.model_dump(mode="json") if merged else {}),
+            }
+        )
+    return rows

@@ -1,0 +1,122 @@
+"""Snapshots, runs and estimates as tables and sentences for people."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from dpr.formats.manifest import GateReport
+from dpr.operations.estimate import HOUR_SECONDS, Cost
+from dpr.operations.forecast import Forecast
+from dpr.operations.run_report import RunReport
+from dpr.run_recipe import Outcome
+
+
+def print_report(console: Console, report: RunReport) -> None:
+    """A run's stages as a table, and below it what was chosen and what embedding waited for."""
+    table = Table(title=f"run {report.run}: {report.seconds:,.1f} s", title_justify="left")
+    for column in ("stage", "units", "done before", "rows", "seconds", "MB read", "MB written"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in report.stages:
+        counts = (stage.units, stage.done_before, stage.rows)
+        megabytes = (stage.read_bytes / 1e6, stage.written_bytes / 1e6)
+        table.add_row(
+            stage.stage, *(f"{n:,}" for n in counts), f"{stage.seconds:,.1f}", *(f"{n:,.1f}" for n in megabytes)
+        )
+    console.print(table)
+    if report.cost.gpu_hours:
+        console.print(cost_table("cost", {"outcome": report.cost}))
+    for line in report.lines():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def cost_table(title: str, costs: dict[str, Cost]) -> Table:
+    """Costs side by side."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", *costs):
+        table.add_column(column, justify="right" if column else "left")
+    for name, value_of in _ROWS.items():
+        table.add_row(name, *(value_of(cost) for cost in costs.values()))
+    return table
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "not known"
+    return f"{seconds:,.1f} s" if seconds < HOUR_SECONDS else f"{seconds / HOUR_SECONDS:,.2f} h"
+
+
+_ROWS: dict[str, Callable[[Cost], str]] = {
+    "passages to embed": lambda cost: f"{cost.passages:,}",
+    "units": lambda cost: f"{cost.units:,}",
+    "tokens": lambda cost: f"{cost.tokens:,}",
+    "GB read": lambda cost: f"{cost.read_bytes / 1e9:,.3f}",
+    "GB written": lambda cost: f"{cost.written_bytes / 1e9:,.3f}",
+    "scan": lambda cost: _duration(cost.scan_seconds),
+    "embed": lambda cost: _duration(cost.embed_seconds),
+    "train, build, merge, gate": lambda cost: _duration(cost.index_seconds),
+    "all": lambda cost: _duration(cost.seconds),
+    "GPU-hours": lambda cost: f"{cost.gpu_hours:,.3f}",
+    "dollars": lambda cost: "no price" if cost.dollars is None else f"{cost.dollars:,.2f}",
+}
+
+
+def describe(outcome: Outcome) -> str:
+    """Return one sentence on how a run ended."""
+    snapshot = outcome.snapshot
+    if not outcome.published or outcome.report is None:
+        return f"snapshot {snapshot.number} is up to date: nothing changed, nothing was embedded"
+    found = outcome.report.found
+    return (
+        f"published snapshot {snapshot.number}: {snapshot.body.passages:,} passages "
+        f"({found.new:,} new, {found.dead:,} gone), index {snapshot.body.codebook.factory}"
+    )
+
+
+def print_outcome(console: Console, outcome: Outcome) -> None:
+    """Print how a run ended, what it took, and what the gate measured."""
+    console.print(describe(outcome), highlight=False)
+    if outcome.report:
+        print_report(console, outcome.report)
+    print_gate(console, outcome.snapshot.body.gate)
+
+
+def print_gate(console: Console, gate: GateReport) -> None:
+    """Print the gate's figures: accuracy by the index and by exact search as a table, and recall."""
+    if gate.accuracy_index:
+        table = Table(title=f"gate: {gate.questions:,} questions", title_justify="left")
+        table.add_column("search")
+        ranks = sorted(gate.accuracy_index, key=int)
+        for k in ranks:
+            table.add_column(f"top-{k}", justify="right")
+        for kind, accuracy in (("exact", gate.accuracy_exact), ("index", gate.accuracy_index)):
+            table.add_row(kind, *(f"{accuracy[k]:.4f}" for k in ranks))
+        console.print(table)
+    console.print(gate.settings, highlight=False)
+    console.print(
+        f"recall@20 of the index against exact search: {gate.recall:.4f} ({gate.measured_on:,} {gate.asked})",
+        highlight=False,
+    )
+
+
+def print_forecast(console: Console, forecast: Forecast) -> None:
+    """The estimate as a table, and what is behind it."""
+    work, speeds, cluster = forecast.work, forecast.speeds, forecast.cluster
+    console.print(cost_table(f"plan of run {forecast.run}", {"estimate": forecast.cost}))
+    read = "all" if forecast.exact else f"{forecast.slices_read:,} of"
+    gone = "" if forecast.dead is None else f", {forecast.dead:,} gone"
+    lines = [
+        f"corpus: {work.passages:,} passages, {forecast.new:,} new, {forecast.borrowed:,} of them with the text of another"
+        f"{gone}, {forecast.duplicates:,} duplicate ids, {forecast.quarantined:,} unusable rows",
+        f"on: {cluster.cpus} CPUs, {cluster.encoders} encoders with {cluster.gpus_per_encoder:g} GPUs each",
+        f"measured: {speeds.scan_seconds:,.1f} s of a core to scan {work.corpus_bytes / 1e6:,.1f} MB "
+        f"({read} {forecast.slices:,} slices read)",
+    ]
+    if work.embed:
+        lines += [
+            f"measured: tokenising {speeds.tokenise_tokens:,.0f} tokens/s a core, encoding {speeds.encode_tokens:,.0f} "
+            f"tokens/s an encoder, {work.tokens / work.embed:.1f} tokens a passage",
+            f"encoder: {speeds.encoder}",
+        ]
+    for line in [*lines, *(f"assumed: {line}" for line in forecast.assumed)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

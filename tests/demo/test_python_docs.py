@@ -1,0 +1,172 @@
+"""Python's documentation as a corpus, against `pydoc` and the live objects; and the demo's questions about it."""
+
+import inspect
+import json
+import os
+import pydoc
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+from demo import docstrings
+from demo.python_docs import python_entries, write_corpus
+from dpr.corpus.reading import read_slice
+from dpr.corpus.rows import Passage
+from dpr.corpus.slices import plan_slices
+from dpr.errors import CorpusError
+from dpr.recipe import CorpusConfig, load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WRITE_WITH_REPLACED_FUNCTIONS = """
+import builtins, os, sys, time
+from pathlib import Path
+
+def replacement(*args):
+    "Something else than Python's own, as debuggers, Ray and others put it in place."
+
+builtins.print = os.getcwdb = time.sleep = sys.excepthook = replacement
+from demo.python_docs import write_corpus
+write_corpus(Path(sys.argv[1]))
+assert not {"this", "antigravity", "idlelib", "tkinter", "turtle", "lib2to3"} & sys.modules.keys()
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "deep" / "corpus.jsonl"
+    assert write_corpus(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def passages(corpus_file: Path) -> list[Passage]:
+    """Give all passages as the ordinary reader reads them."""
+    corpus = CorpusConfig(path=str(corpus_file))
+    rows = [row for slice_ in plan_slices(corpus).slices for row in read_slice(slice_, corpus)]
+    assert [row for row in rows if row.passage is None] == []
+    return [row.passage for row in rows if row.passage is not None]
+
+
+@pytest.fixture(scope="module")
+def entries(passages: list[Passage]) -> dict[str, str]:
+    """Entry name → its whole text, put together again."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for passage in passages:
+        name, _, number = passage.id.rpartition("#")
+        assert int(number) == len(texts[name])
+        texts[name].append(passage.text)
+    return {name: " ".join(parts) for name, parts in texts.items()}
+
+
+def test_there_are_some_thousands_of_informative_passages(passages: list[Passage], entries: dict[str, str]) -> None:
+    assert 4000 <= len(passages) <= 6500
+    assert len({passage.id for passage in passages}) == len(passages)
+    assert max(len(passage.text.split()) for passage in passages) == 100
+    assert min(len(text.split()) for text in entries.values()) >= 12
+    docs = [text for name, text in entries.items() if not name.startswith("topic:")]
+    assert len(set(docs)) == len(docs), "the same text under two names"
+
+
+def test_the_corpus_is_the_same_in_another_process_whose_functions_were_replaced(
+    corpus_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "corpus.jsonl"
+    command = [sys.executable, "-W", "error", "-c", WRITE_WITH_REPLACED_FUNCTIONS, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert path.read_bytes() == corpus_file.read_bytes()
+
+
+def test_the_file_is_written_only_if_the_corpus_changed(corpus_file: Path) -> None:
+    os.utime(corpus_file, ns=(1, 1))
+    command = [sys.executable, "-m", "demo.python_docs", str(corpus_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == f"{corpus_file} is up to date\n"
+    assert corpus_file.stat().st_mtime_ns == 1
+    whole = corpus_file.read_bytes()
+    corpus_file.write_bytes(whole[:-1])
+    assert write_corpus(corpus_file)
+    assert corpus_file.read_bytes() == whole
+    assert list(corpus_file.parent.iterdir()) == [corpus_file]
+
+
+def test_the_recipe_names_files_of_the_repository() -> None:
+    recipe = load_recipe(ROOT / "demo" / "demo.yaml")
+    assert recipe.store == str(ROOT / ".demo" / "store")
+    assert recipe.corpus.path == str(ROOT / ".demo" / "corpus.jsonl")
+    assert recipe.gate.questions == str(ROOT / "demo" / "questions.jsonl")
+
+
+def test_every_topic_is_there_word_for_word(entries: dict[str, str]) -> None:
+    def words(text: str) -> list[str]:
+        return [word for word in text.split() if not re.fullmatch(r"([*=~^-])\1{3,}", word)]
+
+    assert {name for name in entries if name.startswith("topic:")} == {f"topic:{name}" for name in topics}
+    for name, text in topics.items():
+        assert words(entries[f"topic:{name}"]) == words(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "asyncio.gather",
+        "builtins.str.split",
+        "builtins.zip",
+        "collections.Counter.most_common",
+        "email.message_from_string",
+        "heapq.nlargest",
+        "itertools.zip_longest",
+        "json.dumps",
+        "os.makedirs",
+        "os.path.realpath",
+        "pathlib.Path.resolve",
+        "re.sub",
+        "shutil.copytree",
+        "socket.socket.connect",
+        "textwrap.dedent",
+        "unittest.TestCase.assertRaises",
+        "zlib.crc32",
+    ],
+)
+def test_an_entry_is_the_docstring_of_the_object_of_that_name(entries: dict[str, str], name: str) -> None:
+    live = inspect.getdoc(pydoc.locate(name))
+    assert live is not None
+    assert entries[name] == " ".join(live.split())
+
+
+def test_titles_are_the_names_that_users_know(passages: list[Passage]) -> None:
+    titles = {passage.id: passage.title for passage in passages}
+    assert titles["builtins.str.join#0"] == "str.join"
+    assert titles["itertools.groupby#0"] == "itertools.groupby"
+    assert titles["topic:with#1"] == "with"
+
+
+def test_short_docstrings_join_the_entry_of_their_class_or_module(entries: dict[str, str]) -> None:
+    assert "os.path.getsize" not in entries
+    assert f"getsize: {' '.join(str(inspect.getdoc(pydoc.locate('os.path.getsize'))).split())}" in entries["os.path"]
+
+
+def test_nothing_private_and_no_module_with_effects_is_there(entries: dict[str, str]) -> None:
+    parts = {part for name in entries for part in name.removeprefix("topic:").split(".")}
+    assert not {part for part in parts if part.startswith("_")}
+    assert not {"test", "tests", "idlelib", "lib2to3", "antigravity", "this"} & {name.split(".")[0] for name in entries}
+
+
+def test_a_python_without_its_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docstrings.sysconfig, "get_path", lambda _: str(tmp_path))
+    with pytest.raises(CorpusError, match="holds no sources of the standard library; use a Python"):
+        python_entries()
+
+
+def test_every_answer_of_the_demo_questions_is_an_entry(entries: dict[str, str]) -> None:
+    questions = [json.loads(line) for line in (ROOT / "demo" / "questions.jsonl").read_text().splitlines()]
+    assert len({one["question"] for one in questions}) == 50
+    answers = [answer for one in questions for answer in one["answers"]]
+    assert [answer for answer in answers if answer not in entries] == []
+    assert len({answer.split(".")[0] for answer in answers}) >= 25, "they are about many modules and topics"
