@@ -1,7 +1,7 @@
-"""Everything that knows FAISS: choosing, training, building, merging, searching, exact truth and tuning."""
+"""Everything that knows FAISS: choosing, training, coding, merging, searching, exact neighbours and tuning."""
 
 import os
 
-# Read when FAISS is loaded. Its threads meet thousands of times while product quantisers are trained, and wait for each
-# other by turning in place: where anything else wants a CPU that takes 15 times as long as sleeping does.
+# FAISS reads this when it is loaded. Its threads meet thousands of times while product quantisers are trained. By
+# default a thread busy-waits for the others, which takes 15 times as long where anything else wants a CPU.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

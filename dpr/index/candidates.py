@@ -14,13 +14,12 @@ import numpy.typing as npt
 
 from dpr.errors import EncoderError, IndexBuildError
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads, faiss_threads
-from dpr.index.kinds import reason
-from dpr.index.products import HALF_SCALE, scaled_down
-from dpr.index.shortlist import slices
+from dpr.index.kinds import inverted, reason
+from dpr.index.products import row_products, slices
 from dpr.index.truth import MISSING, Ids, Scores, best_of
 
-TASK_QUESTIONS = 16
-"""Questions that one thread re-scores at a time."""
+TASK_CANDIDATES = 4_096
+"""Candidates that one thread re-scores at a time, in bulk."""
 Fetch = Callable[[Ids], npt.NDArray[np.float16]]
 """From index ids (N,) to stored vectors (N, D). With many questions, several threads call it at once."""
 
@@ -35,11 +34,25 @@ class SearchSettings:
     """Candidates re-scored exactly; 0: the index's own scores are final."""
 
 
-def search(index: faiss.Index, questions_QD: Scores, k: int, nprobe: int) -> tuple[Scores, Ids]:
+Lists = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+"""Coarse scores (Q, P) and numbers (Q, P) of the inverted lists that each question visits."""
+
+
+def nearest_lists(index: faiss.Index, questions_QD: Scores, nprobe: int) -> Lists:
+    """Return the lists that an index with inverted lists would visit, to be handed to `search` for several shards."""
+    ivf = _inverted_lists(index)
+    found: Lists = ivf.quantizer.search(_transformed(index, questions_QD), min(nprobe, ivf.nlist))
+    return found
+
+
+def search(
+    index: faiss.Index, questions_QD: Scores, k: int, nprobe: int, lists: Lists | None = None
+) -> tuple[Scores, Ids]:
     """Return the k best by the index's own scores: (scores_QK float32, ids_QK int64); -inf and -1 where it found fewer.
 
     `nprobe` (at most all lists) holds for this call alone, so threads may search one index with different settings.
-    More than `BULK_QUESTIONS` questions are searched by all threads, unless `faiss_threads` sets a limit. Raises
+    With `lists` those are visited, without looking for them again. More than `BULK_QUESTIONS` questions are searched by
+    all threads, unless `faiss_threads` sets a limit. Raises
     EncoderError for questions of another width, IndexBuildError for a kind that cannot be searched this way.
     """
     if questions_QD.ndim != 2 or questions_QD.shape[1] != index.d:
@@ -49,7 +62,10 @@ def search(index: faiss.Index, questions_QD: Scores, k: int, nprobe: int) -> tup
     questions_QD = np.ascontiguousarray(questions_QD, np.float32)
     try:
         with faiss_threads(bulk_threads()) if len(questions_QD) > BULK_QUESTIONS else nullcontext():
-            scores_QK, ids_QK = index.search(questions_QD, k, params=_parameters(index, nprobe))
+            if lists is None:
+                scores_QK, ids_QK = index.search(questions_QD, k, params=_parameters(index, nprobe))
+            else:
+                scores_QK, ids_QK = _search_lists(index, questions_QD, k, lists)
     except RuntimeError as error:
         raise IndexBuildError(
             f"FAISS cannot search an index of kind {type(index).__name__} by inner product with nprobe {nprobe} and "
@@ -57,6 +73,33 @@ def search(index: faiss.Index, questions_QD: Scores, k: int, nprobe: int) -> tup
         ) from error
     scores_QK[ids_QK == MISSING] = -np.inf
     return scores_QK, ids_QK
+
+
+def _search_lists(index: faiss.Index, questions_QD: Scores, k: int, lists: Lists) -> tuple[Scores, Ids]:
+    ivf, vectors_QD = _inverted_lists(index), _transformed(index, questions_QD)
+    coarse_QP, numbers_QP = (np.ascontiguousarray(array) for array in lists)
+    scores_QK, ids_QK = np.empty((len(vectors_QD), k), np.float32), np.empty((len(vectors_QD), k), np.int64)
+    arrays = [faiss.swig_ptr(array) for array in (numbers_QP, coarse_QP, scores_QK, ids_QK)]
+    parameters = faiss.SearchParametersIVF(nprobe=numbers_QP.shape[1])
+    # Python's own search_preassigned takes no parameters, and without them nprobe would be the index's
+    ivf.search_preassigned_c(len(vectors_QD), faiss.swig_ptr(vectors_QD), k, *arrays, False, parameters)
+    return scores_QK, ids_QK
+
+
+def _inverted_lists(index: faiss.Index) -> faiss.IndexIVF:
+    ivf = inverted(index)
+    if ivf is None:
+        raise IndexBuildError(f"an index of kind {type(index).__name__} has no inverted lists to be searched by number")
+    return ivf
+
+
+def _transformed(index: faiss.Index, questions_QD: Scores) -> Scores:
+    """Questions as the index below transforms sees them."""
+    vectors_QD: Scores = np.ascontiguousarray(questions_QD, np.float32)
+    if isinstance(index, faiss.IndexPreTransform):
+        for place in range(index.chain.size()):
+            vectors_QD = faiss.downcast_VectorTransform(index.chain.at(place)).apply(vectors_QD)
+    return vectors_QD
 
 
 def rescore(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch, k: int) -> tuple[Scores, Ids]:
@@ -70,23 +113,30 @@ def rescore(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch, k: int) -> t
 
 
 def exact_scores(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch) -> Scores:
-    """Return the exact scores (Q, C) of questions with candidates, as `inner_products` rounds them; -inf for id -1.
+    """Return the inner products (Q, C) of questions with candidates, summed in float64; -inf for id -1.
 
-    More than `BULK_QUESTIONS` questions are scored by all threads, unless `faiss_threads` sets a limit.
+    More than `BULK_QUESTIONS` questions are scored by all threads, unless `faiss_threads` sets a limit. The vectors of
+    several questions are then fetched together, each once.
     """
     scores_QC = np.full(candidates_QC.shape, -np.inf, np.float32)
-    scaled_QD = questions_QD.astype(np.float64) * HALF_SCALE
+    exact_QD = questions_QD.astype(np.float64)
+    there_QC = candidates_QC != MISSING
 
     def score(some: slice) -> None:
-        for scaled_D, ids_C, scores_C in zip(scaled_QD[some], candidates_QC[some], scores_QC[some], strict=True):
-            there_C = ids_C != MISSING
-            scores_C[there_C] = scaled_down(fetch(ids_C[there_C])) @ scaled_D
+        there_qC = there_QC[some]
+        ids_N, places_P = np.unique(candidates_QC[some][there_qC], return_inverse=True)
+        rows_qC = np.full(there_qC.shape, -1)
+        rows_qC[there_qC] = places_P
+        scores_QC[some] = np.where(there_qC, row_products(fetch(ids_N), rows_qC, exact_QD[some]), -np.inf)
 
-    if len(questions_QD) <= BULK_QUESTIONS:
-        score(slice(None))
-    else:
+    if len(questions_QD) > BULK_QUESTIONS:
+        several = max(1, TASK_CANDIDATES // max(1, candidates_QC.shape[1]))
         with ThreadPoolExecutor(bulk_threads()) as pool:
-            list(pool.map(score, slices(len(questions_QD), TASK_QUESTIONS)))
+            list(pool.map(score, slices(len(questions_QD), several)))
+    else:
+        for question, there_C in enumerate(there_QC):
+            vectors_CD = fetch(candidates_QC[question, there_C])
+            scores_QC[question, there_C] = np.vecdot(vectors_CD.astype(np.float64), exact_QD[question])
     return scores_QC
 
 

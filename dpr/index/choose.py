@@ -2,15 +2,15 @@
 
 The rule, with N vectors of D dimensions:
 
-- N < 1,000: `Flat`, exact; scanning so few takes less time than encoding the question.
-- else `IVF{lists},PQ{M}x4`: lists is the power of two nearest to 4 * sqrt(N), at most N / 39 (what k-means wants for
-  each centroid) and 65,536; M, the numbers of four bits in a code, is the largest divisor of D that leaves two
-  dimensions or more to each: 16 times less than float32. Where that leaves more than four, `SQ8` (4 times less) takes
-  the place of PQ.
-- `memory_gb`: where the index would not fit, the widest narrower code that does: M is the largest divisor of D with
-  which it fits, down to 16 dimensions to a number. More memory never widens a code beyond the rule: re-scoring from
-  stored vectors restores what a code loses, and a wider code is slower to scan.
-- training sample: 64 vectors per list and at least 4,096 (256 per PQ centroid), or all there are.
+- N < 1,000: `Flat`, which is exact. Scanning so few takes less time than encoding the question.
+- else `IVF{lists},PQ{M}x4`. `lists` is the power of two nearest to 4 * sqrt(N), at most N / 39 (what k-means needs for
+  each centroid) and 65,536. M counts the numbers of four bits in a code: it is the largest divisor of D that leaves two
+  dimensions or more to each, so a code is 16 times smaller than float32. Where that leaves more than four, `SQ8` (4
+  times smaller) takes the place of PQ.
+- `memory_gb`: where the index would not fit, M is the largest divisor of D with which it fits, down to 16 dimensions to
+  a number. More memory never widens a code beyond the rule: re-scoring from stored vectors restores what a code loses,
+  and a wider code is slower to scan.
+- training sample: `dpr.index.sample.training_rows`, or all vectors if there are fewer.
 """
 
 import math
@@ -19,21 +19,28 @@ from dataclasses import dataclass, replace
 import faiss
 
 from dpr.errors import IndexBuildError
-from dpr.index.kinds import FAST_BITS, FAST_BLOCK_ROWS, Storage, core, inverted, packed_when_opened, reason, storage
+from dpr.index.kinds import (
+    FAST_BITS,
+    FAST_BLOCK_ROWS,
+    Storage,
+    code_centroids,
+    core,
+    inverted,
+    list_count,
+    packed_when_opened,
+    reason,
+    storage,
+)
+from dpr.index.sample import ROWS_PER_CENTROID, describe_sample, training_rows
 from dpr.recipe import IndexConfig
 
 EXACT_BELOW_ROWS = 1_000
 LISTS_PER_ROOT = 4
 MAX_LISTS = 65_536
-ROWS_PER_CENTROID = 39
-"""FAISS warns below this: with fewer, k-means centroids are little more than copies of training vectors."""
-TRAIN_ROWS_PER_LIST = 64
-TRAIN_ROWS_PER_CODE = 256
-LEAST_SAMPLE_ROWS = 1_000
 ID_BYTES = 8
 LIST_BYTES = 8
-GROUP, WIDEST_GROUP = 2, 16
-"""Dimensions to a number of a PQ code, by the rule and in the narrowest code that `memory_gb` leads to."""
+MIN_GROUP, MAX_GROUP = 2, 16
+"""Dimensions to a number of a PQ code: by the rule, and in the narrowest code that `memory_gb` leads to."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class IndexPlan:
     """Vectors it is chosen for."""
     train_rows: int
     """Vectors to sample. A kind that needs no training is tried out on them all the same."""
-    least_train_rows: int
+    min_train_rows: int
     """Fewer than this cannot train it."""
     mergeable: bool
     """Whether it can be merged from parts; else it is built by one process from all vectors."""
@@ -59,7 +66,7 @@ class IndexPlan:
 
 
 def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
-    """The index for `rows` vectors of width `dim`, by the rule above or as `config.factory` says. Pure.
+    """Choose the index for `rows` vectors of width `dim`, by the rule above or as `config.factory` says. Pure.
 
     Raises IndexBuildError for a factory string that FAISS refuses, or that needs more training vectors than there are.
     """
@@ -68,26 +75,26 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
     if config.factory == "auto":
         factory, reasons = _within_memory(config, rows, dim, _by_rule(rows, dim))
     else:
-        factory, reasons = config.factory, [f"factory {config.factory} is the recipe's"]
+        factory, reasons = config.factory, [f"the recipe names factory {config.factory}"]
     index = new_index(factory, dim)
-    needs, wants = _training_rows(index)
-    if needs > rows:
+    minimum, recommended = training_rows(index)
+    if minimum > rows:
         raise IndexBuildError(
-            f"index factory {factory} needs at least {needs} training vectors and there are {rows}; "
+            f"index factory {factory} needs at least {minimum} training vectors and there are {rows}; "
             "choose fewer lists or a smaller code, or factory: auto"
         )
-    train_rows = min(rows, config.train_rows or wants)
-    if train_rows < needs:
+    train_rows = min(rows, config.train_rows or recommended)
+    if train_rows < minimum:
         raise IndexBuildError(
-            f"index factory {factory} needs at least {needs} training vectors and index.train_rows is {train_rows}; "
+            f"index factory {factory} needs at least {minimum} training vectors and index.train_rows is {train_rows}; "
             "raise it"
         )
-    said = [*reasons, *_training_said(index, rows, train_rows)]
-    return replace(_plan(config, factory, rows, dim, said), train_rows=train_rows, least_train_rows=needs)
+    plan = _plan(config, factory, rows, dim, [*reasons, *describe_sample(index, rows, train_rows)])
+    return replace(plan, train_rows=train_rows, min_train_rows=minimum)
 
 
 def keep(config: IndexConfig, factory: str, rows: int, dim: int) -> IndexPlan:
-    """The plan for `rows` vectors of an index whose codebook is trained already, so that few vectors are enough. Pure.
+    """Return the plan for `rows` vectors of an index whose codebook is trained already, so few vectors suffice. Pure.
 
     Raises IndexBuildError if it has outgrown `memory_gb`.
     """
@@ -95,7 +102,7 @@ def keep(config: IndexConfig, factory: str, rows: int, dim: int) -> IndexPlan:
 
 
 def _plan(config: IndexConfig, factory: str, rows: int, dim: int, reasons: list[str]) -> IndexPlan:
-    """A plan without training."""
+    """Return a plan without training."""
     index = new_index(factory, dim)
     memory_bytes = serving_bytes(index, rows, config.shards)
     _check_memory(config, factory, rows, memory_bytes)
@@ -106,21 +113,24 @@ def _plan(config: IndexConfig, factory: str, rows: int, dim: int, reasons: list[
         dim=dim,
         rows=rows,
         train_rows=0,
-        least_train_rows=0,
+        min_train_rows=0,
         mergeable=mergeable,
         bytes_per_vector=_bytes_per_vector(index),
         memory_bytes=memory_bytes,
-        reasons=[*reasons, *whole, _memory_said(config, memory_bytes)],
+        reasons=[*reasons, *whole, _describe_memory(config, memory_bytes)],
     )
 
 
 def new_index(factory: str, dim: int) -> faiss.Index:
-    """The untrained inner-product index of a factory string; IndexBuildError, with FAISS's reason, if it refuses."""
+    """Return the untrained inner-product index of a factory string.
+
+    Raises IndexBuildError, with FAISS's reason, if FAISS refuses it.
+    """
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise IndexBuildError(
-            f"index factory {factory!r} is refused by FAISS for inner product and {dim} dimensions: {reason(error)}"
+            f"FAISS refuses index factory {factory!r} for inner product and {dim} dimensions: {reason(error)}"
         ) from error
     ivf = inverted(index)
     if ivf is not None and ivf.nlist < 1:
@@ -131,17 +141,18 @@ def new_index(factory: str, dim: int) -> faiss.Index:
 
 
 def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
+    """Return the factory string of the rule, memory apart, and its reasons."""
     if rows < EXACT_BELOW_ROWS:
         return "Flat", [f"{rows} vectors are below {EXACT_BELOW_ROWS}, so search is exact"]
-    wanted = LISTS_PER_ROOT * math.sqrt(rows)
+    ideal = LISTS_PER_ROOT * math.sqrt(rows)
     bound = min(rows / ROWS_PER_CENTROID, MAX_LISTS)
-    lists = 2 ** min(round(math.log2(wanted)), math.floor(math.log2(bound)))
+    lists = 2 ** min(round(math.log2(ideal)), math.floor(math.log2(bound)))
     reasons = [
-        f"{lists} lists: the power of two near {LISTS_PER_ROOT} * sqrt({rows}) = {wanted:.0f}, "
+        f"{lists} lists: the power of two near {LISTS_PER_ROOT} * sqrt({rows}) = {ideal:.0f}, "
         f"at most {rows} / {ROWS_PER_CENTROID} and {MAX_LISTS}"
     ]
-    numbers = max((m for m in range(1, dim // GROUP + 1) if dim % m == 0), default=0)
-    if numbers * 2 * GROUP < dim:
+    numbers = max((m for m in range(1, dim // MIN_GROUP + 1) if dim % m == 0), default=0)
+    if numbers * 2 * MIN_GROUP < dim:
         return f"IVF{lists},SQ8", [*reasons, f"SQ8: {dim} dimensions do not divide into groups of 2 to 4 for PQ"]
     code, code_bytes = f"PQ{numbers}x{FAST_BITS}", -(-numbers * FAST_BITS // 8)
     times = 4 * dim / code_bytes
@@ -150,28 +161,28 @@ def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
 
 
 def _within_memory(config: IndexConfig, rows: int, dim: int, ruled: tuple[str, list[str]]) -> tuple[str, list[str]]:
-    """The index of the rule, or the one with the widest narrower code that `memory_gb` has room for."""
+    """Return the index of the rule, or the one with the widest narrower code that `memory_gb` has room for."""
     factory, reasons = ruled
     if config.memory_gb is None:
         return ruled
     lists, _, code = factory.partition(",")
-    divisors = [m for m in range(dim // GROUP, 0, -1) if dim % m == 0 and m * WIDEST_GROUP >= dim]
+    divisors = [m for m in range(dim // MIN_GROUP, 0, -1) if dim % m == 0 and m * MAX_GROUP >= dim]
     narrower = [f"{lists},PQ{m}x{FAST_BITS}" for m in divisors if code and f"PQ{m}x{FAST_BITS}" != code]
     for candidate in [factory, *narrower]:
         if fits(config, candidate, rows, dim):
             if candidate == factory:
                 return ruled
             ruled_gb = serving_bytes(new_index(factory, dim), rows, config.shards) / 1e9
-            said = f"the widest code that memory_gb {config.memory_gb:g} has room for"
             return candidate, [
                 *reasons[:-1],
-                f"{candidate.partition(',')[2]}: {said}; {code} would take {ruled_gb:.3g} GB",
+                f"{candidate.partition(',')[2]}: the widest code that memory_gb {config.memory_gb:g} has room for; "
+                f"{code} would take {ruled_gb:.3g} GB",
             ]
     return (narrower[-1] if narrower else factory), reasons
 
 
 def fits(config: IndexConfig, factory: str, rows: int, dim: int) -> bool:
-    """Whether an index of that factory has room in `memory_gb`."""
+    """Tell whether an index of that factory has room in `memory_gb`."""
     return (
         config.memory_gb is None
         or serving_bytes(new_index(factory, dim), rows, config.shards) <= 1e9 * config.memory_gb
@@ -180,22 +191,22 @@ def fits(config: IndexConfig, factory: str, rows: int, dim: int) -> bool:
 
 def _check_memory(config: IndexConfig, factory: str, rows: int, needed_bytes: int) -> None:
     if config.memory_gb is not None and needed_bytes > config.memory_gb * 1e9:
-        least = "even its narrowest code, " if config.factory == "auto" else ""
+        narrowest = "even its narrowest code, " if config.factory == "auto" else ""
         raise IndexBuildError(
-            f"index.memory_gb is {config.memory_gb:g} and {rows} vectors need {needed_bytes / 1e9:.3g} GB with {least}"
-            f"{factory}; allow that much, or index fewer passages"
+            f"index.memory_gb is {config.memory_gb:g} and {rows} vectors need {needed_bytes / 1e9:.3g} GB with "
+            f"{narrowest}{factory}; allow that much, or index fewer passages"
         )
 
 
 def serving_bytes(index: faiss.Index, rows: int, shards: int = 1) -> int:
-    """Memory of a serving index with `rows` vectors in `shards` shards, from the empty index of its kind. Pure."""
+    """Return the memory of an index with `rows` vectors in `shards` shards, from the empty index of its kind. Pure."""
     return rows * _bytes_per_vector(index) + shards * _fixed_bytes(index)
 
 
 def _fixed_bytes(index: faiss.Index) -> int:
-    """What a shard takes without vectors: centroids, code tables, rotation, and what each list costs by being there."""
-    inner, lists = core(index), _lists(index)
-    fixed: int = 4 * int(inner.d) * (lists + _codes(index)) + LIST_BYTES * lists
+    """Return what a shard takes without vectors: centroids, code tables, a rotation, and what an empty list takes."""
+    inner, lists = core(index), list_count(index)
+    fixed: int = 4 * int(inner.d) * (lists + code_centroids(index)) + LIST_BYTES * lists
     if "FastScan" in type(inner).__name__ and lists:  # the last block of a list is half empty on average
         fixed += lists * int(inner.get_CodePacker().block_size) // 2
     if packed_when_opened(index):
@@ -205,44 +216,13 @@ def _fixed_bytes(index: faiss.Index) -> int:
     return fixed
 
 
-def _memory_said(config: IndexConfig, memory_bytes: int) -> str:
-    bound = "" if config.memory_gb is None else f", of memory_gb {config.memory_gb:g}"
-    shards = "" if config.shards == 1 else f" in {config.shards} shards"
-    return f"the serving index takes {memory_bytes / 1e9:.3g} GB{shards}{bound}"
-
-
-def _training_rows(index: faiss.Index) -> tuple[int, int]:
-    """Training vectors that the index cannot do without, and those that serve it well."""
-    if index.is_trained:
-        return 0, LEAST_SAMPLE_ROWS
-    lists, codes = _lists(index), _codes(index)
-    return max(lists, codes, 1), max(lists * TRAIN_ROWS_PER_LIST, codes * TRAIN_ROWS_PER_CODE, LEAST_SAMPLE_ROWS)
-
-
-def _lists(index: faiss.Index) -> int:
-    ivf = inverted(index)
-    return 0 if ivf is None else int(ivf.nlist)
-
-
-def _codes(index: faiss.Index) -> int:
-    """Centroids that a product or additive quantizer within the index learns per subspace or step; 0 without one."""
-    searched = inverted(index) or core(index)
-    if hasattr(searched, "storage"):  # a graph over coded vectors
-        searched = faiss.downcast_index(searched.storage)
-    if hasattr(searched, "pq"):
-        return int(searched.pq.ksub)
-    if hasattr(searched, "aq"):
-        return 1 << int(faiss.vector_to_array(searched.aq.nbits).max())
-    return 0
-
-
 def _bytes_per_vector(index: faiss.Index) -> int:
     inner = core(index)
     if isinstance(inner, faiss.IndexIVF):
         return int(inner.code_size) + ID_BYTES
     if isinstance(inner, faiss.IndexHNSW):
         base, above = int(inner.hnsw.nb_neighbors(0)), int(inner.hnsw.nb_neighbors(1))
-        # neighbours at the base level, those of the one in `above` that is on the next, and where they lie
+        # neighbours at the base level, those of the one vector in `above` that is on the next level, and where they lie
         links_bytes = round(4 * (base + above / (above - 1))) + 12
         return int(faiss.downcast_index(inner.storage).sa_code_size()) + links_bytes + ID_BYTES
     try:
@@ -251,14 +231,7 @@ def _bytes_per_vector(index: faiss.Index) -> int:
         return 4 * int(inner.d) + ID_BYTES
 
 
-def _training_said(index: faiss.Index, rows: int, train_rows: int) -> list[str]:
-    if index.is_trained:
-        return []
-    said = [f"trained on {train_rows} vectors, {'all there are' if train_rows == rows else f'sampled from {rows}'}"]
-    centroids = max(_lists(index), _codes(index))
-    if train_rows < ROWS_PER_CENTROID * centroids:
-        said.append(
-            f"{train_rows} training vectors are fewer than {ROWS_PER_CENTROID} for each of {centroids} centroids, "
-            "so vectors that come later will be coded less well than these"
-        )
-    return said
+def _describe_memory(config: IndexConfig, memory_bytes: int) -> str:
+    bound = "" if config.memory_gb is None else f", of memory_gb {config.memory_gb:g}"
+    shards = "" if config.shards == 1 else f" in {config.shards} shards"
+    return f"the index takes {memory_bytes / 1e9:.3g} GB{shards}{bound}"

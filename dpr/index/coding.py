@@ -1,6 +1,7 @@
-"""Building a part: one segment's vectors, coded with the codebook.
+"""Coding the vectors of one segment with the codebook, which makes its part.
 
 FAISS's standalone codec gives the same codes as adding to the index does, and leaves the codebook as it is.
+
 Shapes: N rows, D dimensions, B bytes of a code, L lists.
 """
 
@@ -29,16 +30,19 @@ class FaissCoder:
         self._number_bytes = 0 if ivf is None else ivf.coarse_code_size()
 
     def __call__(self, vectors_ND: Floats, what: str) -> tuple[Lists, Codes]:
-        """Lists (N,), zero for a kind without, and codes (N, B). Raises IndexBuildError if vectors are not finite."""
+        """Return lists (N,), zero for a kind without, and codes (N, B).
+
+        Raises IndexBuildError for vectors of another width or that are not finite.
+        """
         encoded_NB = self._codebook.sa_encode(as_float32(vectors_ND, self._codebook.d, what))
-        # before the code stands the number of the list, little endian
+        # the number of the list stands before the code, little endian
         padded_N8 = np.zeros((len(encoded_NB), 8), np.uint8)
         padded_N8[:, : self._number_bytes] = encoded_NB[:, : self._number_bytes]
         return padded_N8.view("<i8")[:, 0], encoded_NB[:, self._number_bytes :]
 
 
 def coder(codebook: faiss.Index, hardware: Hardware) -> Coder:
-    """What codes vectors with a codebook on this hardware."""
+    """Return what codes vectors with a codebook on this hardware."""
     device = hardware.device_for(codebook)
     if device is None:
         return FaissCoder(codebook)
@@ -53,7 +57,7 @@ def build_part(
     block_rows: int = BLOCK_ROWS,
     code: Coder | None = None,
 ) -> Part:
-    """The part of one segment: row i of `vectors_ND` (float16, may be a memory map) is row i of the segment.
+    """Code one segment: row i of `vectors_ND` (float16, may be a memory map) is row i of the segment.
 
     At most `block_rows` vectors are held in float32 at a time. `code` is the codebook's coder, by default FAISS.
     Raises IndexBuildError for vectors of another width or that are not finite, and for a kind that cannot be built from
@@ -69,11 +73,11 @@ def build_part(
     for start in range(0, len(vectors_ND), block_rows):
         block = slice(start, start + block_rows)
         lists_N[block], codes_NB[block] = code(vectors_ND[block], f"vectors of rows {start} and on")
-    return grouped(codebook, lists_N, codes_NB)
+    return _grouped(codebook, lists_N, codes_NB)
 
 
-def grouped(codebook: faiss.Index, lists_N: Lists, codes_NB: Codes) -> Part:
-    """The part of coded vectors, list by list."""
+def _grouped(codebook: faiss.Index, lists_N: Lists, codes_NB: Codes) -> Part:
+    """Return the part of coded vectors, list by list."""
     inner = core(codebook)
     lists = inner.nlist if isinstance(inner, faiss.IndexIVF) else 1
     order = np.argsort(lists_N, kind="stable")

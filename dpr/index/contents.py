@@ -1,6 +1,8 @@
-"""The verification report of a serving index."""
+"""What an index holds: its verification, the ids in it, and vectors decoded from it.
 
-from dataclasses import dataclass
+Shapes: L lists, N vectors, n sampled vectors, D dimensions, B bytes of a list number and a code.
+"""
+
 from pathlib import Path
 
 import faiss
@@ -8,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IntegrityError
+from dpr.formats.records import Document
 from dpr.index.kinds import core, inverted
 
+Ids = npt.NDArray[np.int64]
 
-@dataclass(frozen=True)
-class Verification:
-    """What a serving index holds."""
+
+class Verification(Document):
+    """What an index holds, counted and checked."""
 
     ntotal: int
     lists: int
@@ -22,77 +26,80 @@ class Verification:
     largest_list: int
     imbalance: float
     """Vectors compared per visited list, over what equal lists would need; 1.0 is even."""
+    quantisation_error: float | None = None
+    """Mean squared error of sampled vectors against the stored ones, over their mean squared norm; None: not known."""
+    error_rows: int = 0
+    """Vectors that the error was measured on."""
 
 
 def verify(index: faiss.Index, expected_live_rows: int, file: Path | None = None) -> Verification:
     """Check that an index, mapped from `file` if given, holds each live row once; report the shape of its lists.
 
-    Raises IntegrityError, with both numbers, if the count is another or ids repeat.
+    Raises IntegrityError, with both numbers, if it holds another number of vectors or an id twice.
     """
-    sizes = list_sizes(index)
-    ids = stored_ids(index, file)
-    if not index.ntotal == len(ids) == expected_live_rows:
+    sizes_L = list_sizes(index)
+    ids_N = stored_ids(index, file)
+    if not index.ntotal == len(ids_N) == expected_live_rows:
         raise IntegrityError(
-            f"the index counts {index.ntotal} vectors and holds {len(ids)} ids for {expected_live_rows} live rows; "
+            f"the index counts {index.ntotal} vectors and holds {len(ids_N)} ids for {expected_live_rows} live rows; "
             "merge it again"
         )
-    ids.sort()  # in place: eight bytes a vector are the most that this report holds
-    distinct = int((np.diff(ids) != 0).sum()) + (len(ids) > 0)
-    if distinct != len(ids):
-        raise IntegrityError(f"the index holds {len(ids)} ids of which {distinct} are distinct; merge it again")
+    ids_N.sort()  # in place, so that memory holds eight bytes a vector
+    distinct = int((np.diff(ids_N) != 0).sum()) + (len(ids_N) > 0)
+    if distinct != len(ids_N):
+        raise IntegrityError(f"the index holds {len(ids_N)} ids of which {distinct} are distinct; merge it again")
     ivf = inverted(index)
     return Verification(
         ntotal=int(index.ntotal),
-        lists=len(sizes),
-        empty_lists=int((sizes == 0).sum()),
-        largest_list=int(sizes.max(initial=0)),
-        imbalance=float(ivf.invlists.imbalance_factor()) if ivf is not None and len(ids) else 1.0,
+        lists=len(sizes_L),
+        empty_lists=int((sizes_L == 0).sum()),
+        largest_list=int(sizes_L.max(initial=0)),
+        imbalance=float(ivf.invlists.imbalance_factor()) if ivf is not None and len(ids_N) else 1.0,
     )
 
 
 def list_sizes(index: faiss.Index) -> npt.NDArray[np.int64]:
-    """Vectors in each inverted list; empty for a kind without lists."""
+    """Return the vectors in each inverted list (L,); empty for a kind without lists."""
     ivf = inverted(index)
     if ivf is None:
         return np.empty(0, np.int64)
     return np.array([ivf.invlists.list_size(number) for number in range(ivf.nlist)], np.int64)
 
 
-def stored_ids(index: faiss.Index, file: Path | None = None) -> npt.NDArray[np.int64]:
-    """All ids of a serving index.
+def stored_ids(index: faiss.Index, file: Path | None = None) -> Ids:
+    """Return all ids (N,) of an index.
 
     With the `file` that it was mapped from, ids are read instead: pages that are mapped count as memory of the process.
     """
     if isinstance(index, faiss.IndexIDMap):
-        ids: npt.NDArray[np.int64] = faiss.vector_to_array(index.id_map)
-        return ids
+        ids_N: Ids = faiss.vector_to_array(index.id_map)
+        return ids_N
     ivf = inverted(index)
     if ivf is None:
         return np.arange(index.ntotal)
-    sizes = list_sizes(index)
-    ids_N = np.empty(sizes.sum(), np.int64)
-    for number, start in zip(
-        np.flatnonzero(sizes).tolist(), (np.cumsum(sizes) - sizes)[sizes > 0].tolist(), strict=True
-    ):
-        ids_N[start : start + sizes[number]] = _ids_of(ivf, number, int(sizes[number]), file)
+    sizes_L = list_sizes(index)
+    starts_L = np.cumsum(sizes_L) - sizes_L
+    ids_N = np.empty(sizes_L.sum(), np.int64)
+    for number in np.flatnonzero(sizes_L).tolist():
+        start, size = int(starts_L[number]), int(sizes_L[number])
+        ids_N[start : start + size] = _ids_of(ivf, number, size, file)
     return ids_N
 
 
-def _ids_of(ivf: faiss.IndexIVF, number: int, size: int, file: Path | None) -> npt.NDArray[np.int64]:
+def _ids_of(ivf: faiss.IndexIVF, number: int, size: int, file: Path | None) -> Ids:
+    """Return the ids of one list."""
     lists = faiss.downcast_InvertedLists(ivf.invlists)
     if file is not None and isinstance(lists, faiss.OnDiskInvertedLists):
         place = lists.lists.at(number)
         return np.fromfile(file, np.int64, size, offset=place.offset + place.capacity * int(ivf.code_size))
-    ids: npt.NDArray[np.int64] = faiss.rev_swig_ptr(lists.get_ids(number), size)
+    ids: Ids = faiss.rev_swig_ptr(lists.get_ids(number), size)
     return ids
 
 
-def decoded_sample(
-    index: faiss.Index, size: int, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
-    """Ids (n,) and vectors (n, D), as the index stores them, of up to `size` of its vectors, drawn uniformly.
+def decoded_sample(index: faiss.Index, size: int, seed: int) -> tuple[Ids, npt.NDArray[np.float32]] | None:
+    """Return ids (n,) and vectors (n, D), as the index stores them, of up to `size` vectors, drawn uniformly.
 
-    None for a kind that cannot give its vectors back, or (RaBitQ in blocks) not without harm.
+    Returns None for a kind that cannot give its vectors back, or not without harm (RaBitQ in blocks).
     """
     if isinstance(core(index), faiss.IndexIVFRaBitQFastScan):
         return None
@@ -108,10 +115,8 @@ def decoded_sample(
         return None
 
 
-def _from_lists(
-    index: faiss.Index, places_n: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Ids and decoded vectors at places of the list order: a merged index has no other way to find a vector."""
+def _from_lists(index: faiss.Index, places_n: Ids) -> tuple[Ids, npt.NDArray[np.float32]]:
+    """Return ids and decoded vectors at places of the list order: a merged index finds vectors in no other way."""
     ivf = core(index)
     ends_L = np.cumsum(list_sizes(index))
     lists_n = np.searchsorted(ends_L, places_n, side="right").astype("<u8")
@@ -127,6 +132,7 @@ def _from_lists(
 
 
 def _code_of(ivf: faiss.IndexIVF, number: int, offset: int) -> npt.NDArray[np.uint8]:
+    """Return the code at a place of one list."""
     lists = faiss.downcast_InvertedLists(ivf.invlists)
     code: npt.NDArray[np.uint8]
     if isinstance(lists, faiss.BlockInvertedLists):

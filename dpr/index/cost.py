@@ -1,16 +1,17 @@
-"""What a question costs: predicted from counted operations, never timed, so the same inputs give the same settings.
+"""Predicting what a question costs from counted operations.
+
+Nothing is timed, so the same inputs give the same settings.
 
 Milliseconds are those of one question on one thread of a reference processor (AMD EPYC with AVX-512 bf16, the index in
-memory but not in caches). Other machines differ by a factor of two or more, and `benchmarks/search_cost.py`, whose
-indexes are small, shows by how much this one does. With D dimensions and codes of B bytes:
+memory but not in caches). Other machines differ by a factor of two or more. `benchmarks/search_cost.py` shows by how
+much this one does; its indexes are small. With D dimensions and codes of B bytes:
 
     question     18 µs, and for PQ a table of 16 or 256 products for each dimension
-    centroid     D * 0.095 ns                               every coarse centroid is compared, once in each shard; by
-                                                            its code alone (a vector of FastScan), and two a list as
-                                                            said, where `dpr.index.shards` made it so
-    list         200 ns                                     each list visited
-    vector       by kind, below                             each vector in these lists
-    candidate    400 ns + D * 1.8 ns                        gathered from the segments, converted, multiplied
+    centroid     D * 0.095 ns           every coarse centroid, once in each shard; where `dpr.index.shards` ranks them
+                                        by codes first, the code's time each, and this for two centroids a list
+    list         200 ns                 each list visited
+    vector       by kind, below         each vector in these lists
+    candidate    400 ns + D * 1.8 ns    each one gathered from the segments, converted, multiplied
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class SearchCost:
     candidate_ns: float
 
     def milliseconds(self, index: ServingIndex, nprobe: int, candidates: int) -> float:
-        """Predicted time of one question that visits `nprobe` lists and re-scores `candidates`."""
+        """Predict the time of one question that visits `nprobe` lists and re-scores `candidates`."""
         lists = min(nprobe, index.lists) * len(index.shards)
         return 1e-6 * (
             self.question_ns * len(index.shards)
@@ -58,17 +59,17 @@ class SearchCost:
 
 
 def search_cost(index: ServingIndex) -> SearchCost:
-    """The model of an index's kind."""
+    """Return what the operations of an index of this kind cost."""
     shard = index.shards[0]
     dim = int(shard.d)
     inner = searched(shard)
     table_ns = TABLE_NS * dim * int(inner.pq.ksub) if hasattr(inner, "pq") else 0.0
     centroid_ns, list_ns = CENTROID_NS * dim, LIST_NS
     ivf = inverted(shard)
-    ranked = None if ivf is None else faiss.downcast_index(ivf.quantizer)
-    if isinstance(ranked, faiss.IndexRefine):
-        list_ns += ranked.k_factor * centroid_ns
-        centroid_ns = FAST_BYTE_NS * int(faiss.downcast_index(ranked.base_index).code_size)
+    quantizer = None if ivf is None else faiss.downcast_index(ivf.quantizer)
+    if isinstance(quantizer, faiss.IndexRefine):
+        list_ns += quantizer.k_factor * centroid_ns
+        centroid_ns = FAST_BYTE_NS * int(faiss.downcast_index(quantizer.base_index).code_size)
     return SearchCost(
         question_ns=QUESTION_NS + table_ns,
         centroid_ns=centroid_ns,
@@ -79,6 +80,7 @@ def search_cost(index: ServingIndex) -> SearchCost:
 
 
 def _vector_ns(inner: faiss.Index) -> float:
+    """Return what comparing one vector costs."""
     dim, kind = int(inner.d), type(inner).__name__
     if isinstance(inner, faiss.IndexHNSW):
         return GRAPH_HOP_NS + FLAT_DIM_NS * dim

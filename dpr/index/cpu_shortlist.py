@@ -8,18 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dpr.index.products import Double, Half, Scores
-from dpr.index.shortlist import Floors, Pairs, Questions, Rows, Use, product_error, slices
+from dpr.index.hardware import serial_blas
+from dpr.index.products import Double, Half, Rows, Single, row_products, slices
+from dpr.index.shortlist import Floors, Pairs, Questions, Use, product_error
 
 BLOCK_BYTES = 100 * 2**20
-"""A block of vectors in float32, about: 32,768 rows of 768 dimensions."""
-TILE_QUESTIONS, TILE_ROWS = 512, 4_096
-"""What one thread multiplies at a time. The scores of so many questions with a block are held."""
+"""A block of vectors in float32, at most: 33,792 rows of 768 dimensions."""
+TILE_QUESTIONS, TILE_ROWS = 512, 1_024
+"""What one thread multiplies at a time. Memory holds the scores of TILE_QUESTIONS questions with a block."""
 SLICE_QUESTIONS = 32
 """Questions whose shortlists one thread makes at a time."""
 COPY_ROWS = 1_024
-SUM_ROWS = 4_096
-"""Rows of one question that are held in float64 at a time."""
 GROUP_ROWS = 16
 
 
@@ -33,6 +32,7 @@ class CpuShortlists:
         dim = questions.exact_QD.shape[1]
         self.max_rows = TILE_ROWS * max(1, BLOCK_BYTES // (4 * dim * TILE_ROWS))
         self._block_ND = np.empty((self.max_rows, dim), np.float32)
+        self._scores_QN = np.empty((min(TILE_QUESTIONS, len(questions.unit_QD)), self.max_rows), np.float32)
 
     def fill(self, first: int, vectors_nD: Half) -> None:
         """Put vectors into the block, from row `first` on."""
@@ -47,29 +47,32 @@ class CpuShortlists:
         for several in slices(len(self._questions.unit_QD), TILE_QUESTIONS):
             scores_QN = self._products(several, rows, tiles)
 
-            def shorten(some: slice, first: int = several.start, scores_QN: Scores = scores_QN) -> None:
+            def shorten(some: slice, first: int = several.start, scores_QN: Single = scores_QN) -> None:
                 questions = slice(first + some.start, first + some.stop)
                 use(questions, self._pairs(questions, scores_QN[some, :], rows, longest, floors(questions)))
 
-            list(self._pool.map(shorten, slices(len(scores_QN), SLICE_QUESTIONS)))
+            list(self._pool.map(shorten, slices(len(scores_QN), self.slice_questions)))
 
-    def vector(self, row: int) -> Scores:
+    def vector(self, row: int) -> Single:
         """Return one vector (D,) of the block."""
-        return self._block_ND[row]
+        vector_D: Single = self._block_ND[row]
+        return vector_D
 
     def _largest_square(self, tile: slice) -> float:
+        """Return a bound of the squared lengths of some vectors, rounding errors included."""
         rows_nD = self._block_ND[tile]
-        return 1.001 * float(np.einsum("nd,nd->n", rows_nD, rows_nD).max())
+        return 1.01 * float(np.einsum("nd,nd->n", rows_nD, rows_nD).max())
 
-    def _products(self, several: slice, rows: int, tiles: list[slice]) -> Scores:
+    def _products(self, several: slice, rows: int, tiles: list[slice]) -> Single:
         """Return approximate scaled scores of questions with rows, and -inf up to a full group."""
         unit_QD = self._questions.unit_QD[several]
-        scores_QN = np.empty((len(unit_QD), -(-rows // GROUP_ROWS) * GROUP_ROWS), np.float32)
+        scores_QN = self._scores_QN[: len(unit_QD), : -(-rows // GROUP_ROWS) * GROUP_ROWS]
         scores_QN[:, rows:] = -np.inf
-        list(self._pool.map(lambda n: np.matmul(unit_QD, self._block_ND[n].T, out=scores_QN[:, n]), tiles))
+        with serial_blas():
+            list(self._pool.map(lambda n: np.matmul(unit_QD, self._block_ND[n].T, out=scores_QN[:, n]), tiles))
         return scores_QN
 
-    def _pairs(self, some: slice, scores_qN: Scores, rows: int, longest: float, floors_q: Scores) -> Pairs:
+    def _pairs(self, some: slice, scores_qN: Single, rows: int, longest: float, floors_q: Single) -> Pairs:
         """Return the shortlists of some questions."""
         # group w has the rows w, w + W, w + 2W, ...: so the largest of every group is found in long runs of memory
         groups = _count_groups(scores_qN.shape[1], self._k)
@@ -88,15 +91,13 @@ class CpuShortlists:
 
     def _sums(self, some: slice, counts_q: Rows, rows_P: Rows) -> tuple[Rows, Double]:
         """Return rows (P,), ascending within a shortlist, and their inner products in float64."""
-        sums_P = np.empty(len(rows_P))
-        first = 0
-        for question_D, count in zip(self._questions.exact_QD[some], counts_q.tolist(), strict=True):
-            rows_P[first : first + count].sort()
-            for part in slices(count, SUM_ROWS):
-                pairs = slice(first + part.start, first + part.stop)
-                sums_P[pairs] = self._block_ND.take(rows_P[pairs], axis=0).astype(np.float64) @ question_D
-            first += count
-        return rows_P, sums_P
+        filled_qC = np.arange(counts_q.max(initial=0)) < counts_q[:, None]
+        rows_qC = np.full(filled_qC.shape, self.max_rows)
+        rows_qC[filled_qC] = rows_P
+        rows_qC.sort(axis=1)
+        rows_qC[~filled_qC] = -1
+        sums_qC = row_products(self._block_ND, rows_qC, self._questions.exact_QD[some])
+        return rows_qC[filled_qC], sums_qC[filled_qC]
 
 
 def _count_groups(rows: int, k: int) -> int:

@@ -2,13 +2,16 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 
 import faiss
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from dpr.errors import IndexBuildError
 
@@ -17,10 +20,11 @@ Lists = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint8]
 
 TORCH_KINDS = (faiss.IndexIVFFlat, faiss.IndexIVFPQ, faiss.IndexIVFScalarQuantizer)
-"""Kinds whose lists PyTorch fills. FAISS does everything for the others, and for kinds behind a transform or a graph."""
+"""Kinds whose lists PyTorch fills. FAISS does everything for others, and for kinds behind a transform or a graph."""
 BULK_QUESTIONS = 64
 """More questions than this are searched and re-scored by all threads."""
 
+_blas_lock = threading.Lock()
 _thread_limit: ContextVar[int | None] = ContextVar("thread_limit", default=None)
 
 
@@ -74,6 +78,23 @@ def faiss_threads(threads: int | None) -> Iterator[None]:
 def bulk_threads() -> int:
     """Return the threads for work in bulk: those that `faiss_threads` allows, else all that this process may use."""
     return _thread_limit.get() or _available(None)
+
+
+@contextlib.contextmanager
+def serial_blas() -> Iterator[None]:
+    """Let numpy's matrix products use one thread each, in the whole process; one caller at a time is within.
+
+    It is for products that are divided among threads already. Each would start as many threads again, and they
+    busy-wait for each other: on 16 cores that took six times the CPU time.
+    """
+    with _blas_lock, _blas().limit(limits=1):
+        yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    # FAISS's own is built with OpenMP, whose limits belong to single threads
+    return ThreadpoolController().select(user_api="blas").select(threading_layer="pthreads")
 
 
 def _available(threads: int | None) -> int:

@@ -1,7 +1,7 @@
 """Writing the inverted lists of a FAISS index file range by range, so that the index may be larger than memory.
 
-A FAISS file with inverted lists is a head (sizes, centroids, quantisers), then the lists in order. The head comes from
-FAISS itself: the codebook is serialised and its own, empty lists are cut off the end.
+A FAISS file with inverted lists is a head (sizes, centroids, quantisers), and then the lists in order. FAISS itself
+makes the head: the codebook is serialised, and its own empty lists are cut off the end.
 
 Shapes: L lists, N vectors, B bytes of a code.
 """
@@ -30,7 +30,7 @@ ID_BYTES = 8
 
 
 class ListWriter(ABC):
-    """The bytes of an index file that holds lists of given sizes."""
+    """Makes the bytes of an index file that holds lists of given sizes."""
 
     def __init__(self, codebook: faiss.Index) -> None:
         self._codebook = codebook
@@ -39,17 +39,18 @@ class ListWriter(ABC):
 
     @abstractmethod
     def head(self, sizes_L: Sizes) -> bytes:
-        """Everything before the first list."""
+        """Return everything before the first list."""
 
     @abstractmethod
     def bytes_of(self, sizes_L: Sizes) -> Sizes:
-        """Bytes that each list takes in the file."""
+        """Return the bytes that each list takes in the file."""
 
     @abstractmethod
     def encode(self, sizes_L: Sizes, codes_NB: Codes, ids_N: Ids) -> Codes:
-        """The bytes of a run of lists, whose vectors are given list by list."""
+        """Return the bytes of a run of lists, whose vectors are given list by list."""
 
     def _head_without_lists(self, sizes_L: Sizes, tail_bytes: int) -> bytes:
+        """Return the codebook as FAISS writes it, without its own lists, which take the last `tail_bytes`."""
         shell = copy_index(self._codebook)
         set_ntotal(shell, int(sizes_L.sum()))
         serialized = faiss.serialize_index(shell)
@@ -58,43 +59,48 @@ class ListWriter(ABC):
 
 
 class ArrayListWriter(ListWriter):
-    """Plain lists: `ilar`, number of lists, code size, `full`, all sizes; then codes and ids of each list."""
+    """Writes plain lists: `ilar`, number of lists, code size, `full`, all sizes; then codes and ids of each list."""
 
     def head(self, sizes_L: Sizes) -> bytes:
+        """Return everything before the first list."""
         numbers = np.array([self.lists, self.code_bytes], "<u8").tobytes()
         sizes = np.array([self.lists], "<u8").tobytes() + sizes_L.astype("<u8").tobytes()
         return self._head_without_lists(sizes_L, EMPTY_ARRAY_LISTS_BYTES) + b"ilar" + numbers + b"full" + sizes
 
     def bytes_of(self, sizes_L: Sizes) -> Sizes:
+        """Return the bytes that each list takes in the file."""
         return sizes_L * (self.code_bytes + ID_BYTES)
 
     def encode(self, sizes_L: Sizes, codes_NB: Codes, ids_N: Ids) -> Codes:
-        # codes and ids alternate: a mask over words as wide as the code size allows puts both in place without a loop
-        word = np.dtype(f"u{np.gcd(self.code_bytes, ID_BYTES)}")
-        words_L2 = sizes_L[:, None] * np.array([self.code_bytes, ID_BYTES]) // word.itemsize
-        is_id = np.repeat(np.tile([False, True], len(sizes_L)), words_L2.reshape(-1))
-        out = np.empty(len(is_id), word)
-        out[is_id] = ids_N.view(word)
-        out[~is_id] = codes_NB.reshape(-1).view(word)
-        return out.view(np.uint8)
+        """Return the bytes of a run of lists, whose vectors are given list by list."""
+        ends = np.cumsum(sizes_L)
+        pieces = [
+            array[end - size : end].reshape(-1).view(np.uint8)
+            for size, end in zip(sizes_L.tolist(), ends.tolist(), strict=True)
+            for array in (codes_NB, ids_N)
+        ]
+        return np.concatenate(pieces)
 
 
 class BlockListWriter(ListWriter):
-    """FastScan's lists: `ilbl`, block geometry; then ids and packed codes of each list, their length before each."""
+    """Writes FastScan's lists: `ilbl`, block geometry; then ids and packed codes of each list, after their lengths."""
 
     def __init__(self, codebook: faiss.Index) -> None:
         super().__init__(codebook)
         self._packer = core(codebook).get_CodePacker()
 
     def head(self, sizes_L: Sizes) -> bytes:
+        """Return everything before the first list."""
         tail_bytes = BLOCK_LISTS_HEADER_BYTES + EMPTY_BLOCK_LIST_BYTES * self.lists
         geometry = bytes(faiss.serialize_index(self._codebook)[-tail_bytes:][:BLOCK_LISTS_HEADER_BYTES])
         return self._head_without_lists(sizes_L, tail_bytes) + geometry
 
     def bytes_of(self, sizes_L: Sizes) -> Sizes:
+        """Return the bytes that each list takes in the file."""
         return EMPTY_BLOCK_LIST_BYTES + ID_BYTES * sizes_L + self._blocks(sizes_L) * int(self._packer.block_size)
 
     def encode(self, sizes_L: Sizes, codes_NB: Codes, ids_N: Ids) -> Codes:
+        """Return the bytes of a run of lists, whose vectors are given list by list."""
         pieces = []
         first = 0
         for size in sizes_L.tolist():
@@ -104,9 +110,11 @@ class BlockListWriter(ListWriter):
         return np.concatenate([piece.view(np.uint8) for piece in pieces])
 
     def _blocks(self, sizes: Sizes) -> Sizes:
+        """Return the blocks that lists of such sizes take."""
         return -(-sizes // int(self._packer.nvec))
 
     def _pack(self, codes_NB: Codes) -> Codes:
+        """Return the blocks of one list."""
         per_block, block_bytes = int(self._packer.nvec), int(self._packer.block_size)
         blocks = -(-len(codes_NB) // per_block)
         padded = np.zeros((blocks * per_block, self.code_bytes), np.uint8)
@@ -119,5 +127,5 @@ class BlockListWriter(ListWriter):
 
 
 def list_writer(codebook: faiss.Index) -> ListWriter:
-    """The writer for the kind of lists that `codebook` has."""
+    """Return the writer for the kind of lists that `codebook` has."""
     return BlockListWriter(codebook) if storage(codebook) is Storage.BLOCK_LISTS else ArrayListWriter(codebook)

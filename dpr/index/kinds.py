@@ -23,14 +23,14 @@ class Storage(enum.Enum):
 
 
 def core(index: faiss.Index) -> faiss.Index:
-    """The index below its transforms. It is a view: keep `index` alive while using it."""
+    """Return the index below its transforms. It is a view: keep `index` alive while using it."""
     while isinstance(index, faiss.IndexPreTransform):
         index = faiss.downcast_index(index.index)
     return index
 
 
 def searched(index: faiss.Index) -> faiss.Index:
-    """The index that compares vectors, below id map, transforms and refinement. It is a view, as `core` is."""
+    """Return the index that compares vectors, below id map, transforms and refinement. It is a view, as `core` is."""
     if isinstance(index, faiss.IndexRefine):
         return searched(faiss.downcast_index(index.base_index))
     if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
@@ -39,18 +39,36 @@ def searched(index: faiss.Index) -> faiss.Index:
 
 
 def inverted(index: faiss.Index) -> faiss.IndexIVF | None:
-    """The index with inverted lists that does the searching in `index`, or None. It is a view, as `core` is."""
+    """Return the index with inverted lists that does the searching in `index`, or None. It is a view, as `core` is."""
     found = searched(index)
     return found if isinstance(found, faiss.IndexIVF) else None
 
 
+def list_count(index: faiss.Index) -> int:
+    """Return the number of inverted lists; 0 for a kind without."""
+    ivf = inverted(index)
+    return 0 if ivf is None else int(ivf.nlist)
+
+
+def code_centroids(index: faiss.Index) -> int:
+    """Return how many centroids a product or additive quantiser in the index learns per subspace or step; 0 without."""
+    coded = inverted(index) or core(index)
+    if hasattr(coded, "storage"):  # a graph over coded vectors
+        coded = faiss.downcast_index(coded.storage)
+    if hasattr(coded, "pq"):
+        return int(coded.pq.ksub)
+    if hasattr(coded, "aq"):
+        return 1 << int(faiss.vector_to_array(coded.aq.nbits).max())
+    return 0
+
+
 def packed_when_opened(index: faiss.Index) -> bool:
-    """Whether `index` is one whose codes `dpr.index.shards` turns into FastScan's blocks to search them."""
+    """Tell whether `dpr.index.shards` turns the codes of `index` into FastScan's blocks to search them."""
     return type(index) is faiss.IndexIVFPQ and index.pq.nbits == FAST_BITS
 
 
 def storage(codebook: faiss.Index) -> Storage:
-    """How `codebook`, an empty index, will keep its vectors."""
+    """Tell how `codebook`, an empty index, will keep its vectors."""
     inner = core(codebook)
     if isinstance(inner, faiss.IndexIVF):
         lists = type(faiss.downcast_InvertedLists(inner.invlists))
@@ -70,21 +88,21 @@ def _ends_with(codebook: faiss.Index, lists: bytes, tail_bytes: int) -> bool:
 
 
 def copy_index(index: faiss.Index) -> faiss.Index:
-    """An independent copy. FAISS's own cloning refuses some kinds that it can write and read."""
+    """Return an independent copy. FAISS's own cloning refuses some kinds that it can write and read."""
     return faiss.deserialize_index(faiss.serialize_index(index))
 
 
 def set_ntotal(index: faiss.Index, ntotal: int) -> None:
-    """Set the number of vectors in an index and in all it wraps, after they were put into the core directly."""
+    """Set the number of vectors of an index and of all it wraps, after they were put into the core directly."""
     index.ntotal = ntotal
     if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
         set_ntotal(faiss.downcast_index(index.index), ntotal)
 
 
 def reason(error: RuntimeError) -> str:
-    """What FAISS says, without the C++ function, file and line that say it."""
-    said = re.split(r" at /\S+:\d+: ", " ".join(str(error).split()))[-1]
-    condition = re.match(r"Error: '(.*?)' failed:? ?", said)
+    """Return the message of an error of FAISS, without the C++ function, file and line."""
+    message = re.split(r" at /\S+:\d+: ", " ".join(str(error).split()))[-1]
+    condition = re.match(r"Error: '(.*?)' failed:? ?", message)
     if condition:
-        said = said[condition.end() :] or condition[1]
-    return said.rstrip(".")
+        message = message[condition.end() :] or condition[1]
+    return message.rstrip(".")

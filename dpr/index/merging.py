@@ -1,11 +1,12 @@
-"""Merging parts into the serving index, which is written to a file range by range and never held in memory.
+"""Merging parts into an index file, which is written range by range and never held in memory.
 
-Lists are merged in order: for a range of lists that fits the buffer, the codes of that range are read from each part,
-of several parts at once, dead rows are left out, and the range is written. Within a list, vectors keep the order of the
-parts and of their rows, so the merged file equals that of an index to which one process adds the live vectors in that
-order.
+Lists are merged in order. For a range of lists that fits the buffer, the codes of that range are read from several
+parts at once, dead rows are left out, and the range is written. Within a list, vectors keep the order of the parts and
+of their rows. So the file equals that of an index to which one process adds the live vectors in that order.
 
-Ids are `segment_number << 32 | row`. Shapes: L lists, N vectors, D dimensions, B bytes of a code.
+Ids are `segment_number << 32 | row`.
+
+Shapes: L lists, N vectors, n vectors of a range of lists in one part, D dimensions, B bytes of a code.
 """
 
 import contextlib
@@ -49,14 +50,16 @@ class PartRef:
     """Rows of the segment, dead ones included."""
     dead_rows: npt.NDArray[np.uint32]
     """Rows to leave out, ascending."""
+    codebook_sha256: str
+    """Digest of the bytes of the codebook that it is merged under; a part that was coded with another is refused."""
 
 
 def merge(codebook: faiss.Index, parts: Iterable[PartRef], path: Path, buffer_bytes: int = BUFFER_BYTES) -> int:
-    """Merge parts, in the given order, into a FAISS index file at `path`. Returns the number of vectors in it.
+    """Merge parts, in the given order, into a FAISS index file at `path`; return the number of vectors in it.
 
     The same codebook and parts give the same bytes. With inverted lists, memory holds three times the buffer (or the
     largest list, if that is more), the codebook, and four bytes per list and part; without lists, it holds the index.
-    Raises IntegrityError, with both numbers, for a part that does not fit its segment or the codebook, and
+    Raises IntegrityError, with both numbers or digests, for a part that does not fit its segment or the codebook, and
     IndexBuildError for a kind that cannot be merged or a disk that fills up. No file is left after an error.
     """
     if storage(codebook) is Storage.WHOLE:
@@ -78,9 +81,9 @@ def merge(codebook: faiss.Index, parts: Iterable[PartRef], path: Path, buffer_by
 def build_whole(
     codebook: faiss.Index, segments: Iterable[tuple[int, Rows, npt.NDArray[np.float16]]], path: Path
 ) -> int:
-    """Build an index of any kind from all live vectors, in this process, and write it to `path`. Returns their number.
+    """Build an index of any kind from all live vectors, in this process, and write it to `path`; return their number.
 
-    `segments` gives, for each, its number, the live rows (N,) and their vectors (N, D). The codebook stays as it is.
+    `segments` gives the number of each, its live rows (N,) and their vectors (N, D). The codebook stays as it is.
     Graphs are built by several threads at once, so their bytes differ from one build to the next.
     Raises IndexBuildError for vectors of another width or that are not finite.
     """
@@ -94,7 +97,7 @@ def build_whole(
 
 
 def index_ids(segment_number: int, rows_N: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    """Ids (N,) in the serving index of rows (N,) of a segment."""
+    """Return the ids (N,) in the index of rows (N,) of a segment. Raises IntegrityError for a number out of range."""
     if not 0 <= segment_number <= MAX_SEGMENT_NUMBER:
         raise IntegrityError(f"segment number {segment_number} is outside 0 to {MAX_SEGMENT_NUMBER}")
     return np.int64(segment_number) << ROW_BITS | rows_N.astype(np.int64)
@@ -106,7 +109,7 @@ class _LivePart:
     def __init__(self, codebook: faiss.Index, ref: PartRef) -> None:
         name = f"the part of segment {ref.segment_number}"
         self.segment_number = ref.segment_number
-        self._file = PartFile(ref.file, name)
+        self._file = PartFile(ref.file, name, ref.codebook_sha256)
         self.code_bytes = self._file.code_bytes
         found = (self._file.ntotal, len(self._file.list_starts_L) - 1, self._file.code_bytes)
         inner = core(codebook)
@@ -125,13 +128,13 @@ class _LivePart:
         self.live_rows = ref.rows - len(self._dead)
 
     def live_sizes(self) -> npt.NDArray[np.int64]:
-        """Live vectors in each list (L,)."""
+        """Return the live vectors in each list (L,)."""
         starts = self._file.list_starts_L.astype(np.int64)
         sizes_L = starts[1:] - starts[:-1]
         return sizes_L if not len(self._dead) else self._kept(sizes_L, self._file.rows(0, self._file.ntotal))[0]
 
     def read(self, first: int, last: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-        """Lists `first` to `last`: live sizes (last - first,), then ids (n,) and codes (n, B) list by list."""
+        """Read lists `first` to `last`: return their live sizes, then ids (n,) and codes (n, B) list by list."""
         starts = self._file.list_starts_L[first : last + 1].astype(np.int64)
         rows_n, codes_nB = self._file.rows(starts[0], starts[-1]), self._file.codes(starts[0], starts[-1])
         sizes = starts[1:] - starts[:-1]
@@ -143,6 +146,7 @@ class _LivePart:
     def _kept(
         self, sizes: npt.NDArray[np.int64], rows_n: npt.NDArray[np.uint32]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Return live sizes of lists of given sizes, and which of their rows live (n,)."""
         dead = np.zeros(self._file.ntotal, np.bool_)
         dead[self._dead] = True
         keep_n = ~dead[rows_n]
@@ -159,19 +163,19 @@ class _Parts:
     pool: Executor
 
     def live_sizes(self) -> npt.NDArray[np.int64]:
-        """Live vectors in each list (L,), over all parts."""
+        """Return the live vectors in each list (L,), over all parts."""
         return sum(self.pool.map(_LivePart.live_sizes, self.parts), np.zeros(self.lists, np.int64))
 
     def gather(
         self, first: int, last: int, sizes: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-        """Ids and codes of a range of lists, list by list and, within a list, part by part."""
+        """Return ids and codes of a range of lists, list by list and, within a list, part by part."""
         ids_N = np.empty(sizes.sum(), np.int64)
         codes_NB = np.empty((len(ids_N), self.parts[0].code_bytes if self.parts else 0), np.uint8)
         free = np.cumsum(sizes) - sizes
         for start in range(0, len(self.parts), READERS):
-            some = self.parts[start : start + READERS]
-            for part_sizes, part_ids, part_codes in self.pool.map(lambda part: part.read(first, last), some):
+            next_parts = self.parts[start : start + READERS]
+            for part_sizes, part_ids, part_codes in self.pool.map(lambda part: part.read(first, last), next_parts):
                 part_starts = np.cumsum(part_sizes) - part_sizes
                 places = np.repeat(free - part_starts, part_sizes) + np.arange(len(part_ids))
                 ids_N[places], codes_NB[places] = part_ids, part_codes
@@ -180,6 +184,7 @@ class _Parts:
 
 
 def _merge_lists(writer: ListWriter, parts: _Parts, file: BinaryIO, buffer_bytes: int) -> int:
+    """Write lists that hold the live vectors of all parts; return their number."""
     sizes_L = parts.live_sizes()
     total, live = int(sizes_L.sum()), sum(part.live_rows for part in parts.parts)
     if total != live:
@@ -192,7 +197,7 @@ def _merge_lists(writer: ListWriter, parts: _Parts, file: BinaryIO, buffer_bytes
 
 
 def _ranges(bytes_L: npt.NDArray[np.int64], buffer_bytes: int) -> Iterator[tuple[int, int]]:
-    """Runs of lists that take at most `buffer_bytes`, or consist of one list."""
+    """Yield runs of lists that take at most `buffer_bytes`, or consist of one list."""
     ends_L = np.cumsum(bytes_L)
     first = 0
     while first < len(bytes_L):
@@ -203,6 +208,7 @@ def _ranges(bytes_L: npt.NDArray[np.int64], buffer_bytes: int) -> Iterator[tuple
 
 
 def _merge_codes(codebook: faiss.Index, parts: Sequence[_LivePart], path: Path) -> int:
+    """Write one table that holds the live vectors of all parts; return their number."""
     index = faiss.IndexIDMap(copy_index(codebook))
     table = core(faiss.downcast_index(index.index))
     ids = [np.empty(0, np.int64)]
@@ -219,6 +225,7 @@ def _merge_codes(codebook: faiss.Index, parts: Sequence[_LivePart], path: Path) 
 
 @contextlib.contextmanager
 def _whole_or_gone(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing, and delete it after an error."""
     try:
         with path.open("wb") as file:
             yield file

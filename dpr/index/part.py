@@ -1,11 +1,13 @@
 """Parts: one segment's vectors, coded with the codebook and grouped by inverted list.
 
-A part is a safetensors file of three tensors. So a merge reads any range of lists without the rest, and the coarse
+A part is a safetensors file of three tensors. So a merge reads any range of lists without the rest. The coarse
 centroids, which a FAISS index would repeat in each part (200 MB for 65,536 lists of 768 dimensions), are left out:
 
     list_sizes  uint32 [L]     vectors in each list; one list for an index without lists
     rows        uint32 [N]     row numbers within the segment, list by list, ascending within a list
     codes       uint8  [N, B]  the code of each of these rows, as FAISS's standalone codec gives it
+
+Its metadata names the SHA-256 of the codebook's bytes: codes mean nothing under another codebook.
 
 Shapes: L lists, N rows, B bytes of a code.
 """
@@ -26,6 +28,9 @@ from safetensors.numpy import save_file
 from dpr.errors import IndexBuildError, IntegrityError
 
 HEADER_LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 1 << 20
+METADATA, CODEBOOK = "__metadata__", "codebook"
+"""Where safetensors keeps metadata, and our key in it."""
 PartSource = Path | BinaryIO | io.RawIOBase
 """A file's path, or something open that can be read and sought by one thread at a time."""
 TENSORS = {"list_sizes": ("U32", np.uint32), "rows": ("U32", np.uint32), "codes": ("U8", np.uint8)}
@@ -41,19 +46,22 @@ class Part:
 
     @property
     def ntotal(self) -> int:
-        """Vectors in the part."""
+        """Return the vectors in the part."""
         return len(self.rows_N)
 
 
-def write_part(part: Part, path: Path) -> None:
-    """Write a part to a local file; equal parts give equal bytes. Raises IndexBuildError, leaving no file."""
+def write_part(part: Part, path: Path, codebook_sha256: str) -> None:
+    """Write a part, coded with the codebook whose bytes have that digest, to a local file.
+
+    Equal parts give equal bytes. Raises IndexBuildError, leaving no file, if that fails.
+    """
     tensors: dict[str, npt.NDArray[Any]] = {
         "list_sizes": part.list_sizes_L,
         "rows": part.rows_N,
         "codes": np.ascontiguousarray(part.codes_NB),
     }
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, {CODEBOOK: codebook_sha256})
     except (OSError, SafetensorError) as error:
         path.unlink(missing_ok=True)
         raise IndexBuildError(
@@ -62,13 +70,18 @@ def write_part(part: Part, path: Path) -> None:
 
 
 class PartFile:
-    """A part in a file, of which only the ranges asked for are read. Memory: one number per list."""
+    """A part in a file, of which only some ranges are read. Memory holds one number per list."""
 
-    def __init__(self, file: PartSource, name: str) -> None:
-        """Open a part file whose checksum was verified. Raises IntegrityError, with `name`, if it is not a part."""
+    def __init__(self, file: PartSource, name: str, codebook_sha256: str) -> None:
+        """Open a part file whose checksum was verified.
+
+        Raises IntegrityError, with `name`, if it is not a part, or was coded with a codebook of another digest.
+        """
         self._file, self._name = file, name
         with self._opened() as source:
-            self._tensors, self._data_start = self._header(source)
+            header, self._data_start = self._header(source)
+        self._tensors = {tensor: entry for tensor, entry in header.items() if tensor != METADATA}
+        self._check_codebook(header.get(METADATA, {}).get(CODEBOOK), codebook_sha256)
         self.ntotal, self.code_bytes = self._shape("codes", 2)
         (lists,) = self._shape("list_sizes", 1)
         ends_L = np.cumsum(self._read("list_sizes", 0, lists), dtype=np.int64)
@@ -82,22 +95,31 @@ class PartFile:
         """Where each list starts in the list order, and where the last ends (L + 1,)."""
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
-        """Row numbers (n,) at positions `start` to `stop` of the list order."""
+        """Return the row numbers (n,) at positions `start` to `stop` of the list order."""
         return self._read("rows", start, stop)
 
     def codes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Codes (n, B) at positions `start` to `stop` of the list order."""
+        """Return the codes (n, B) at positions `start` to `stop` of the list order."""
         return self._read("codes", start, stop)
 
     def _header(self, source: BinaryIO | io.RawIOBase) -> tuple[dict[str, Any], int]:
+        """Return the header of the file, and where its data starts."""
         length = int.from_bytes(source.read(HEADER_LENGTH_BYTES) or b"", "little")
         try:
-            tensors = json.loads(source.read(length) or b"") if 0 < length < 1 << 20 else {}
+            header = json.loads(source.read(length) or b"") if 0 < length < MAX_HEADER_BYTES else {}
         except ValueError:
-            tensors = {}
-        if {name: entry.get("dtype") for name, entry in tensors.items()} != {n: t for n, (t, _) in TENSORS.items()}:
+            header = {}
+        types = {name: entry.get("dtype") for name, entry in header.items() if name != METADATA}
+        if types != {name: dtype for name, (dtype, _) in TENSORS.items()}:
             raise IntegrityError(f"{self._name} is not an index part (tensors {', '.join(TENSORS)}); build it again")
-        return tensors, HEADER_LENGTH_BYTES + length
+        return header, HEADER_LENGTH_BYTES + length
+
+    def _check_codebook(self, found: str | None, expected: str) -> None:
+        if found != expected:
+            coded = "names no codebook" if found is None else f"was coded with the codebook of SHA-256 {found}"
+            raise IntegrityError(
+                f"{self._name} {coded} and the index has that of {expected}; delete the part's record and run again"
+            )
 
     def _shape(self, tensor: str, axes: int) -> tuple[int, ...]:
         shape = tuple(self._tensors[tensor]["shape"])
@@ -117,7 +139,7 @@ class PartFile:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[BinaryIO | io.RawIOBase]:
-        # one open file at a time, however many parts: their number has no bound, that of file handles has
+        # a path is opened for each read: the number of parts has no bound, that of open files has
         if isinstance(self._file, Path):
             with self._file.open("rb") as source:
                 yield source

@@ -1,62 +1,66 @@
-"""Inner products of questions with stored vectors: the same to the bit, in whatever order they are summed.
+"""Inner products of questions with stored vectors, in float64, and their rounding to scores.
 
-The score of a pair is its inner product, rounded to float64 and then to float32. The product of a float16 and a float32
-number is exact in float64, so only the sum of D products is rounded. Any order of summing errs by less than
+The exact score of a pair is its inner product, rounded to float64 and then to float32. The product of a float16 and a
+float32 number is exact in float64, so only the sum of D products is rounded. Any order of summing errs by less than
 `sum_error`. Where both ends of this interval round to one float32, that is the score. For the other pairs, about one in
-100,000, the sum is made again without any error. So a score does not depend on blocks, threads, libraries or devices.
+100,000, the sum is made again without any error. So exact search gives the same scores to the bit, whatever the blocks,
+threads, libraries and devices. Re-scoring skips this check for speed; the last bit of one score in about ten million
+may differ.
 
-Shapes: C candidates of one question, P pairs of a question and a vector, D dimensions.
+Shapes: q questions, N vectors, C of them for one question, P pairs of a question and a vector, D dimensions.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Scores = npt.NDArray[np.float32]
 Half = npt.NDArray[np.float16]
+Single = npt.NDArray[np.float32]
 Double = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
-HALF_BITS = np.int32(~0x7000_1FFF)
-"""Of a float32, those that the bits of a float16 move to."""
-HALF_SCALE = 2.0**112
-"""An exponent counts from -15 in float16, and from -127 in float32."""
-HALF_MAGNITUDE = np.int16(0x7FFF)
-"""Of a float16, all bits but the sign. Read as integers, they rank as the magnitudes do."""
+CALL_QUESTIONS, CALL_ROWS = 4, 512
+"""What is gathered, converted and multiplied at a time. With fewer rows in a call, threads wait for Python's lock."""
 
 
-def inner_products(question_D: Scores, vectors_CD: Half) -> Scores:
-    """Return the scores (C,) of a question with finite vectors."""
-    if not len(vectors_CD):
-        return np.empty(0, np.float32)
-    wide_D = question_D.astype(np.float64)
-    sums_C = scaled_down(vectors_CD) @ (wide_D * HALF_SCALE)
-    largest = float((vectors_CD.view(np.int16) & HALF_MAGNITUDE).max().view(np.float16))
-    error = sum_error(len(wide_D), float(np.abs(wide_D).sum()) * largest)
-    return round_sums(sums_C, error, lambda place: exact_sum(wide_D, vectors_CD[place]))
+def slices(size: int, step: int) -> Iterator[slice]:
+    """Yield slices of `step` that cover `size`."""
+    return (slice(first, min(first + step, size)) for first in range(0, size, step))
 
 
-def scaled_down(half_ND: Half) -> Double:
-    """Return finite vectors divided by `HALF_SCALE`, exactly; two to three times as fast as numpy converts them.
+def row_products(vectors_ND: Half | Single, rows_qC: Rows, questions_qD: Double) -> Double:
+    """Return the inner products (q, C) of each question with rows of its own, summed in float64; any number for row -1.
 
-    Their bits are put where float32 has them: the sign stays on top, exponent and fraction go 13 places up.
+    Each pair is summed alone, so its sum does not depend on the others.
     """
-    bits_ND = half_ND.view(np.int16).astype(np.int32)
-    bits_ND <<= 13
-    bits_ND &= HALF_BITS
-    return bits_ND.view(np.float32).astype(np.float64)
+    sums_qC = np.zeros(rows_qC.shape)
+    shape = CALL_QUESTIONS * min(CALL_ROWS, rows_qC.shape[1]), vectors_ND.shape[1]
+    # used again and again: the system clears new memory page by page, which takes longer than the products do
+    gathered_PD, wide_PD = np.empty(shape, vectors_ND.dtype), np.empty(shape)
+    for some in slices(len(rows_qC), CALL_QUESTIONS):
+        used = np.flatnonzero((rows_qC[some] >= 0).any(axis=0))
+        for part in slices(len(used), CALL_ROWS):
+            rows_qc = rows_qC[some, used[part]]
+            gathered_qcD = gathered_PD[: rows_qc.size].reshape(*rows_qc.shape, -1)
+            wide_qcD = wide_PD[: rows_qc.size].reshape(*rows_qc.shape, -1)
+            vectors_ND.take(rows_qc, axis=0, out=gathered_qcD, mode="clip")
+            np.copyto(wide_qcD, gathered_qcD)
+            sums_qC[some, used[part]] = np.vecdot(wide_qcD, questions_qD[some, None])
+    return sums_qC
 
 
-def sum_error(dim: int, magnitude: float) -> float:
-    """Return a bound of the error of a float64 sum of `dim` products, whose magnitudes add up to `magnitude` at most.
+def sum_error(dim: int, magnitudes_P: Double) -> Double:
+    """Return bounds of the errors of float64 sums of `dim` products whose magnitudes add up to `magnitudes_P` at most.
 
     The proven bound is half of this (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
     """
-    return dim * 2.0**-52 * magnitude
+    return dim * 2.0**-52 * magnitudes_P
 
 
-def round_sums(sums_P: Double, errors_P: Double | float, exact: Callable[[int], float]) -> Scores:
+def round_sums(sums_P: Double, errors_P: Double, exact: Callable[[int], float]) -> Single:
     """Return the scores (P,) of pairs from float64 sums and the bounds of their errors.
 
     `exact` gives the error-free sum of the pair at a place; it is called where the bound leaves two scores possible.
@@ -68,6 +72,6 @@ def round_sums(sums_P: Double, errors_P: Double | float, exact: Callable[[int], 
     return scores_P
 
 
-def exact_sum(question_D: Double, vector_D: npt.NDArray[np.floating]) -> float:  # type: ignore[type-arg]
+def exact_sum(question_D: Double, vector_D: npt.NDArray[np.floating[Any]]) -> float:
     """Return an inner product that is rounded once, to float64."""
     return math.fsum((question_D * vector_D.astype(np.float64)).tolist())

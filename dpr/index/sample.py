@@ -1,16 +1,51 @@
-"""A uniform random sample over the live rows of all segments."""
+"""The training sample: how many vectors a codebook is trained on, and which.
+
+The sample has 64 vectors for each inverted list and 256 for each centroid of a code, and at least 1,000.
+"""
 
 from collections.abc import Sequence
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 
+from dpr.index.kinds import code_centroids, list_count
+
+ROWS_PER_LIST = 64
+ROWS_PER_CODE_CENTROID = 256
+MIN_ROWS = 1_000
+ROWS_PER_CENTROID = 39
+"""FAISS warns below this: with fewer, k-means centroids are little more than copies of training vectors."""
+
+
+def training_rows(index: faiss.Index) -> tuple[int, int]:
+    """Return the least training vectors that an untrained index can do with, and how many serve it well. Pure."""
+    if index.is_trained:
+        return 0, MIN_ROWS
+    lists, codes = list_count(index), code_centroids(index)
+    return max(lists, codes, 1), max(lists * ROWS_PER_LIST, codes * ROWS_PER_CODE_CENTROID, MIN_ROWS)
+
+
+def describe_sample(index: faiss.Index, rows: int, train_rows: int) -> list[str]:
+    """Return sentences on the sample of an untrained index, with a warning if it is small; none if it needs none."""
+    if index.is_trained:
+        return []
+    sampled = "all there are" if train_rows == rows else f"sampled from {rows}"
+    sentences = [f"trained on {train_rows} vectors, {sampled}"]
+    centroids = max(list_count(index), code_centroids(index))
+    if train_rows < ROWS_PER_CENTROID * centroids:
+        sentences.append(
+            f"{train_rows} training vectors are fewer than {ROWS_PER_CENTROID} for each of {centroids} centroids, "
+            "so vectors that come later will be coded less well than these"
+        )
+    return sentences
+
 
 def sample_rows(live_counts: Sequence[int], size: int, seed: int) -> list[npt.NDArray[np.int64]]:
-    """`size` live rows drawn without replacement, every subset equally likely (all rows, if there are no more).
+    """Draw `size` live rows without replacement, every subset equally likely (all rows, if there are no more).
 
-    `live_counts` holds the live rows of each segment. Returns, for each segment, the sorted ranks that were drawn, rank
-    0 being its first live row. Memory grows with the sample, not with the collection.
+    `live_counts` holds the live rows of each segment. Returns, for each segment, the sorted ranks that were drawn; rank
+    0 is its first live row. Memory grows with the sample, not with the collection.
     """
     ends = np.cumsum(np.asarray(live_counts, np.int64))
     total = int(ends[-1]) if len(ends) else 0

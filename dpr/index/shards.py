@@ -1,111 +1,172 @@
-"""The serving index: one FAISS index, or several (shards) that hold disjoint vectors of one codebook.
+"""The index that is searched: one FAISS index, or several (shards) that hold disjoint vectors of one codebook.
 
-PQ codes of four bits lie in the file one after another, as other codes do, so that they are merged, mapped and verified
-as these. To be searched they are turned into FAISS's FastScan, which looks up 32 vectors at a time.
+PQ codes of four bits lie in the file one after another, as other codes do, so they are merged, mapped and verified in
+the same way. To be searched they are turned into FAISS's FastScan, which looks up 32 vectors at a time.
 
 Shapes: Q questions, K hits, D dimensions, L lists.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
-from dpr.index.candidates import search
+from dpr.index.candidates import Lists, nearest_lists, search
 from dpr.index.contents import list_sizes
-from dpr.index.kinds import FAST_BITS, inverted, packed_when_opened, searched
+from dpr.index.kinds import FAST_BITS, inverted, list_count, packed_when_opened, searched
+from dpr.index.live_rows import LiveRows
 from dpr.index.training import read_index
-from dpr.index.truth import Ids, Scores, merge_topk
+from dpr.index.truth import MISSING, Ids, Scores, empty_topk, merge_topk
 
-QUICK_FROM_LISTS = 1_024
-"""With fewer, comparing all centroids exactly takes less than a tenth of a question's time."""
-QUICK_GROUP, QUICK_STEPS, QUICK_FACTOR = 2, 5, 2
-QUICK_DIMS = range(64, 1 << 16, QUICK_GROUP)
-"""Of fewer dimensions, codes are short and say too little."""
+RANKED_BY_CODE_FROM_LISTS = 1_024
+"""With fewer lists, comparing all centroids exactly takes less than a tenth of a question's time."""
+CENTROID_GROUP, CENTROID_TRAIN_STEPS, RANKED_EXACTLY = 2, 5, 2
+CENTROID_DIMS = range(64, 1 << 16, CENTROID_GROUP)
+"""Codes of centroids of fewer dimensions are short and say too little."""
+SPARE_FACTOR, SPARE_CANDIDATES = 1.2, 8
+"""Candidates asked for beyond those that are expected to live, so that few questions are searched again."""
 ONE_BY_ONE = 11
 """FAISS's number for FastScan that takes the questions, and not the lists, one after another."""
 
 
-def open_shard(path: Path) -> faiss.Index:
-    """The index of a file, in memory and in the form that is searched fastest. Raises IntegrityError as `read_index`.
+def open_shards(paths: Sequence[Path]) -> list[faiss.Index]:
+    """Open the shards of an index, in memory and in the form that is searched fastest.
 
-    Beyond the index itself, memory holds no second copy of its lists.
+    They share their coarse centroids, and memory holds no second copy of their lists. Raises IntegrityError as
+    `read_index` does.
     """
+    shards: list[faiss.Index] = []
+    for path in paths:
+        shards.append(open_shard(path, shards[0] if shards else None))
+    return shards
+
+
+def open_shard(path: Path, first: faiss.Index | None = None) -> faiss.Index:
+    """Open one shard; it shares the coarse centroids of `first`, a shard of the same codebook, if that is given."""
     index = read_index(path, mapped=True)
     if not packed_when_opened(index):
         del index  # or both would be in memory
-        return read_index(path)
+        index = read_index(path)
+        if first is not None and inverted(index) is not None:
+            _share_centroids(inverted(index), inverted(first))
+        return index
     fast = faiss.IndexIVFPQFastScan(index)
     flat = faiss.downcast_index(index.quantizer)
-    if isinstance(flat, faiss.IndexFlat) and flat.ntotal >= QUICK_FROM_LISTS and flat.d in QUICK_DIMS:
-        fast.quantizer = _quick(flat)
+    ranked = isinstance(flat, faiss.IndexFlat) and flat.ntotal >= RANKED_BY_CODE_FROM_LISTS and flat.d in CENTROID_DIMS
+    fast.own_fields = first is None
+    if first is not None:
+        fast.quantizer = first.quantizer
+    elif ranked:
+        fast.quantizer = _ranked_by_code(flat)
     else:
         index.own_fields = False  # the coarse centroids go along, the mapped lists do not
-    fast.own_fields = True
     fast.orig_invlists = None
     fast.implem = ONE_BY_ONE
     del fast.referenced_objects  # the mapped index, of which nothing is needed any more
     return fast
 
 
-def _quick(flat: faiss.IndexFlat) -> faiss.Index:
-    """Ranks centroids by codes of four bits, and exactly only the first, twice as many as are asked for.
+def _share_centroids(ivf: faiss.IndexIVF, first: faiss.IndexIVF) -> None:
+    """Let an index use the centroids of another, which must live as long; its own are freed."""
+    own = faiss.downcast_index(ivf.quantizer)
+    ivf.own_fields = False
+    ivf.quantizer = first.quantizer
+    # freed by FAISS, since Python's wrapper of an object that it did not make must not free it
+    own.reset()
+    owner = faiss.IndexIDMap(own)
+    owner.own_fields = True
+    del owner.referenced_objects
 
-    The memory read is an eighth. Of the lists visited, 998 in 1,000 are those that exact comparison gives.
+
+def _ranked_by_code(flat: faiss.IndexFlat) -> faiss.Index:
+    """Return an index that ranks centroids by codes of four bits, and the first of them exactly.
+
+    Twice as many are ranked exactly as are asked for. So an eighth of the memory is read, and of the lists visited, 998
+    in 1,000 are those that exact comparison gives.
     """
     centroids_LD = flat.reconstruct_n(0, flat.ntotal)
-    coded = faiss.IndexPQFastScan(flat.d, flat.d // QUICK_GROUP, FAST_BITS, flat.metric_type)
-    coded.pq.cp.niter, coded.pq.cp.min_points_per_centroid = QUICK_STEPS, 1
+    coded = faiss.IndexPQFastScan(flat.d, flat.d // CENTROID_GROUP, FAST_BITS, flat.metric_type)
+    coded.pq.cp.niter, coded.pq.cp.min_points_per_centroid = CENTROID_TRAIN_STEPS, 1
     coded.train(centroids_LD)
     coded.add(centroids_LD)
-    quick = faiss.IndexRefineFlat(coded, faiss.swig_ptr(centroids_LD))
-    quick.k_factor = QUICK_FACTOR
-    quick.own_fields = True
-    for given_away in (coded, quick):
+    ranked = faiss.IndexRefineFlat(coded, faiss.swig_ptr(centroids_LD))
+    ranked.k_factor = RANKED_EXACTLY
+    ranked.own_fields = True
+    for given_away in (coded, ranked):
         given_away.this.disown()
-    return quick
+    return ranked
 
 
 class ServingIndex:
-    """Shards that are searched as one index.
+    """Shards that are searched as one index, of which dead rows are no part.
 
-    Shards share their codebook, so each visits the lists that the one index would visit, and scores as it would: the k
+    Shards share their codebook. So each visits the lists that the one index would visit, and scores as it would: the k
     best of all shards are the k best of the one index (among equal scores, others of these may be found). Graphs are
     the exception: each shard has its own.
     """
 
-    def __init__(self, shards: Sequence[faiss.Index]) -> None:
+    def __init__(
+        self, shards: Sequence[faiss.Index], live: LiveRows | None = None, dead_shares: Sequence[float] = ()
+    ) -> None:
+        """`live`: which ids live, None: all do; `dead_shares`: the share of dead rows of each shard."""
         self.shards = list(shards)
+        self._live = live
+        self._dead_shares = list(dead_shares) or [0.0] * len(self.shards)
 
     @property
     def rows(self) -> int:
-        """Vectors in all shards."""
+        """Return the vectors in all shards."""
         return sum(int(shard.ntotal) for shard in self.shards)
 
     @property
     def dim(self) -> int:
-        """Components of a vector."""
+        """Return the width of a vector."""
         return int(self.shards[0].d)
 
     @cached_property
     def lists(self) -> int:
-        """Inverted lists; 0 for a kind without."""
-        ivf = inverted(self.shards[0])
-        return 0 if ivf is None else int(ivf.nlist)
+        """Return the inverted lists of a shard; 0 for a kind without."""
+        return list_count(self.shards[0])
 
     def search(self, questions_QD: Scores, k: int, nprobe: int) -> tuple[Scores, Ids]:
-        """The k best by the index's own scores, as `dpr.index.candidates.search` gives them."""
-        found = [search(shard, questions_QD, k, nprobe) for shard in self.shards]
+        """Return the k best live rows by the index's own scores, as `dpr.index.candidates.search` gives them."""
+        several = len(self.shards) > 1 and self.lists and len(questions_QD)
+        lists = nearest_lists(self.shards[0], questions_QD, nprobe) if several else None
+        found = []
+        for shard, dead_share in zip(self.shards, self._dead_shares, strict=True):
+            spare = math.ceil(k * SPARE_FACTOR / (1.0 - min(dead_share, 0.5))) + SPARE_CANDIDATES if dead_share else k
+            found.append(self._search_live(shard, questions_QD, (k, spare, nprobe), lists))
         return found[0] if len(found) == 1 else merge_topk(found, k)
 
+    def _search_live(
+        self, shard: faiss.Index, questions_QD: Scores, size: tuple[int, int, int], lists: Lists | None
+    ) -> tuple[Scores, Ids]:
+        """The k best live rows among the first `width` candidates of a shard; among more where those were too few."""
+        k, width, nprobe = size
+        if self._live is None or width == k:
+            return search(shard, questions_QD, k, nprobe, lists)
+        width = min(int(shard.ntotal), width)
+        scores_QC, ids_QC = search(shard, questions_QD, width, nprobe, lists)
+        live_QC = self._live.contain(ids_QC)
+        found = first_living(scores_QC, ids_QC, live_QC, k)
+        more_Q = ids_QC[:, -1] != MISSING if width < int(shard.ntotal) else np.zeros(len(ids_QC), np.bool_)
+        short = np.flatnonzero((live_QC.sum(axis=1) < k) & more_Q)
+        if len(short):
+            some = None if lists is None else (lists[0][short], lists[1][short])
+            again = self._search_live(shard, questions_QD[short], (k, 2 * width, nprobe), some)
+            found[0][short], found[1][short] = again
+        return found
+
     def centroids_compared(self) -> int:
-        """Coarse centroids that a question is compared with, in all shards."""
+        """Return the coarse centroids that a question is compared with, in all shards."""
         return self.lists * len(self.shards)
 
     def visited(self, nprobe: int) -> float:
-        """Vectors that a question is compared with on average, if questions fall into lists as vectors do.
+        """Return the vectors that a question is compared with on average, if questions fall into lists as vectors do.
 
         In a graph: the neighbours of as many vectors as its search keeps.
         """
@@ -115,8 +176,20 @@ class ServingIndex:
 
     @cached_property
     def _squares(self) -> float:
+        """Return the sum of the squared sizes of all lists."""
         sizes_L = sum((list_sizes(shard) for shard in self.shards), np.zeros(self.lists, np.int64))
         return float(np.square(sizes_L, dtype=np.float64).sum())
+
+
+def first_living(scores_QC: Scores, ids_QC: Ids, live_QC: npt.NDArray[np.bool_], k: int) -> tuple[Scores, Ids]:
+    """Return the first k candidates that live, in their order; -inf and -1 where there are fewer."""
+    order_QK = np.argsort(~live_QC, axis=1, kind="stable")[:, :k]
+    living_QK = np.take_along_axis(live_QC, order_QK, axis=1)
+    scores_QK, ids_QK = empty_topk(len(ids_QC), k)
+    width = order_QK.shape[1]
+    scores_QK[:, :width] = np.where(living_QK, np.take_along_axis(scores_QC, order_QK, axis=1), -np.inf)
+    ids_QK[:, :width] = np.where(living_QK, np.take_along_axis(ids_QC, order_QK, axis=1), MISSING)
+    return scores_QK, ids_QK
 
 
 def _visited_without_lists(shard: faiss.Index) -> int:

@@ -12,18 +12,17 @@ Accuracy and Stability of Numerical Algorithms, section 3.1). Vectors are float1
 Shapes: Q questions, q questions of one slice, D dimensions, C vectors of the longest shortlist, P pairs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from dpr.index.products import Double, Half, Scores, exact_sum, round_sums, sum_error
+from dpr.index.products import Double, Half, Rows, Single, exact_sum, round_sums, sum_error
 
 MAX_SCORE = float(np.finfo(np.float32).max)
-LEAST_SCORE = float(np.finfo(np.float32).smallest_subnormal)
-Rows = npt.NDArray[np.int64]
+SMALLEST_SCORE = float(np.finfo(np.float32).smallest_subnormal)
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,20 @@ class Questions:
     """Questions as they are, and scaled."""
 
     exact_QD: Double
-    unit_QD: Scores
+    unit_QD: Single
     """Divided by `2**exponents_Q`."""
     norms_Q: Double
     exponents_Q: npt.NDArray[np.int32]
 
     @classmethod
-    def scaled(cls, questions_QD: Scores) -> Self:
+    def scaled(cls, questions_QD: Single) -> Self:
         """Scale questions of any length."""
         exact_QD = questions_QD.astype(np.float64)
         norms_Q = np.sqrt(np.einsum("qd,qd->q", exact_QD, exact_QD))
         exponents_Q = np.frexp(norms_Q)[1]
         return cls(exact_QD, np.ldexp(exact_QD, -exponents_Q[:, None]).astype(np.float32), norms_Q, exponents_Q)
 
-    def thresholds(self, some: slice, floors_q: Scores, kth_q: Scores | None, error: float) -> Scores:
+    def thresholds(self, some: slice, floors_q: Single, kth_q: Single | None, error: float) -> Single:
         """Return the approximate scaled scores (q,) below which no vector can be among the k nearest.
 
         `floors_q` are the k-th best scores of earlier blocks, and `kth_q` the k-th best approximate scaled scores of
@@ -57,8 +56,9 @@ class Questions:
         # scores are rounded to float32: by a share of their size, near zero by a fixed step, and beyond it to infinity
         largest_q = np.ldexp(MAX_SCORE, -exponents_q)
         reached_q = np.where(reached_q < -largest_q, -np.inf, np.minimum(reached_q, largest_q))
-        step_q = np.maximum(2.0**-22 * np.abs(reached_q), np.ldexp(LEAST_SCORE, -exponents_q))
-        return (reached_q - 2 * step_q - error).astype(np.float32)
+        step_q = np.maximum(2.0**-22 * np.abs(reached_q), np.ldexp(SMALLEST_SCORE, -exponents_q))
+        thresholds_q: Single = (reached_q - 2 * step_q - error).astype(np.float32)
+        return thresholds_q
 
 
 def product_error(dim: int, longest: float) -> float:
@@ -83,10 +83,12 @@ class Pairs:
     """Length of the longest vector of the block."""
 
 
-Floors = Callable[[slice], Scores]
+Floors = Callable[[slice], Single]
 """From questions to their k-th best scores (q,) so far."""
 Use = Callable[[slice, Pairs], None]
 """Takes the shortlists of some questions. Several threads may call it at once, with different questions."""
+Vector = Callable[[int], Half | Single]
+"""From a row of the block to its vector (D,)."""
 
 
 class Shortlists(Protocol):
@@ -103,19 +105,13 @@ class Shortlists(Protocol):
     def find(self, rows: int, floors: Floors, use: Use) -> None:
         """Make the shortlists of all questions with the first `rows` of the block, slice by slice."""
 
-    def vector(self, row: int) -> npt.NDArray[np.float16] | Scores:
+    def vector(self, row: int) -> Half | Single:
         """Return one vector (D,) of the block."""
 
 
-def slices(size: int, step: int) -> Iterator[slice]:
-    """Yield slices of `step` that cover `size`."""
-    return (slice(first, min(first + step, size)) for first in range(0, size, step))
-
-
-def score(questions: Questions, some: slice, pairs: Pairs, vector: Callable[[int], npt.NDArray[np.generic]]) -> Scores:
-    """Return the scores (P,) of pairs; `vector` gives a vector of the block."""
-    dim = questions.exact_QD.shape[1]
-    errors_q = np.array([sum_error(dim, norm * pairs.longest) for norm in questions.norms_Q[some].tolist()])
+def score(questions: Questions, some: slice, pairs: Pairs, vector: Vector) -> Single:
+    """Return the scores (P,) of pairs of some questions with the block that `vector` reads."""
+    errors_q = sum_error(questions.exact_QD.shape[1], questions.norms_Q[some] * pairs.longest)
     question_P = np.repeat(np.arange(some.start, some.stop), pairs.counts_q)
 
     def exact(pair: int) -> float:
@@ -124,7 +120,7 @@ def score(questions: Questions, some: slice, pairs: Pairs, vector: Callable[[int
     return round_sums(pairs.sums_P, np.repeat(errors_q, pairs.counts_q), exact)
 
 
-def padded(pairs: Pairs, scores_P: Scores) -> tuple[Scores, Rows]:
+def padded(pairs: Pairs, scores_P: Single) -> tuple[Single, Rows]:
     """Return scores (q, C) and rows (q, C) of shortlists; -inf and -1 behind the end of the shorter ones."""
     shape = len(pairs.counts_q), int(pairs.counts_q.max(initial=0))
     scores_qC, rows_qC = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)

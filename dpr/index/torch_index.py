@@ -1,8 +1,7 @@
-"""Training and coding in PyTorch, for a GPU; the result is a FAISS index as any other.
+"""Training and coding in PyTorch, for a GPU; the result is a FAISS index like any other.
 
-Done here are the coarse centroids of inverted lists, the lists that vectors go to, and product quantisation with 4 and
-8 bits: all that takes long. What else a kind needs (scalar quantisers, PQ of other widths) FAISS does with the lists
-given.
+PyTorch does what takes long: the coarse centroids of inverted lists, the lists that vectors go to, and product
+quantisation with 4 and 8 bits. FAISS does the rest with these lists (scalar quantisers, PQ of other widths).
 Arithmetic is float32 (`dpr.index.torch_kmeans` says how it rounds). The code runs on any device; tests run it on a CPU.
 
 Shapes: N rows, D dimensions, L lists, M subspaces, K centroids of a subspace, d = D / M, B bytes of a code.
@@ -19,15 +18,14 @@ from dpr.index.torch_kmeans import KMeans, kmeans, nearest, random_rows
 
 
 def train_in_torch(index: faiss.IndexIVF, sample_ND: Floats, seed: int, device: str) -> None:
-    """Train an empty index of `TORCH_KINDS`, as FAISS would: same numbers of iterations and of training vectors.
+    """Train an empty index of `TORCH_KINDS` with as many iterations and training vectors as FAISS would use.
 
     Raises IndexBuildError for vectors that are not finite.
     """
     points_ND = _upload(sample_ND, index.d, "training vectors", device)
-    most = index.nlist * index.cp.max_points_per_centroid
-    some_ND = points_ND if len(points_ND) <= most else points_ND[random_rows(len(points_ND), most, seed).to(device)]
-    how = KMeans(index.nlist, index.cp.niter, seed, spherical=bool(index.cp.spherical))
-    coarse_LD = kmeans(some_ND[None], how)[0]
+    coarse_ND = _at_most(points_ND, index.nlist * index.cp.max_points_per_centroid, seed)
+    clustering = KMeans(index.nlist, index.cp.niter, seed, spherical=bool(index.cp.spherical))
+    coarse_LD = kmeans(coarse_ND[None], clustering)[0]
     index.quantizer.reset()
     index.quantizer.add(coarse_LD.cpu().numpy())
     index.quantizer.is_trained = True
@@ -35,14 +33,19 @@ def train_in_torch(index: faiss.IndexIVF, sample_ND: Floats, seed: int, device: 
         index.train(as_float32(sample_ND, index.d, "training vectors"))
         return
     pq = index.pq
-    most = pq.ksub * pq.cp.max_points_per_centroid
-    if len(points_ND) > most:
-        points_ND = points_ND[random_rows(len(points_ND), most, seed + 1).to(device)]
+    points_ND = _at_most(points_ND, pq.ksub * pq.cp.max_points_per_centroid, seed + 1)
     lists_N = nearest(points_ND[None], coarse_LD[None], spherical=True)[0]
     residual_ND = points_ND - coarse_LD[lists_N] if index.by_residual else points_ND
     centroids_MKd = kmeans(_subspaces(residual_ND, pq.M), KMeans(pq.ksub, pq.cp.niter, seed, spherical=False))
     faiss.copy_array_to_vector(centroids_MKd.cpu().numpy().reshape(-1), pq.centroids)
     index.is_trained = True
+
+
+def _at_most(points_ND: Tensor, rows: int, seed: int) -> Tensor:
+    """Return all points, or a random sample of `rows` of them."""
+    if len(points_ND) <= rows:
+        return points_ND
+    return points_ND[random_rows(len(points_ND), rows, seed).to(points_ND.device)]
 
 
 class TorchCoder:
@@ -59,7 +62,10 @@ class TorchCoder:
             self._centroids_MKd = flat.reshape(pq.M, pq.ksub, pq.dsub).to(device)
 
     def __call__(self, vectors_ND: Floats, what: str) -> tuple[Lists, Codes]:
-        """Lists (N,) and codes (N, B) of vectors that `what` names. Raises IndexBuildError if they are not finite."""
+        """Return lists (N,) and codes (N, B) of vectors that `what` names.
+
+        Raises IndexBuildError for vectors of another width or that are not finite.
+        """
         points_ND = _upload(vectors_ND, self._codebook.d, what, self._device)
         lists_N = nearest(points_ND[None], self._coarse_LD[None], spherical=True)[0]
         if self._centroids_MKd is None:
@@ -70,6 +76,7 @@ class TorchCoder:
         return lists_N.cpu().numpy(), _packed(codes_MN, self._codebook.pq.nbits)
 
     def _coded_by_faiss(self, vectors_ND: npt.NDArray[np.float32], lists_N: Lists) -> Codes:
+        """Return the codes (N, B) of vectors whose lists are known."""
         codes_NB = np.zeros((len(vectors_ND), self._codebook.code_size), np.uint8)
         pointers = [faiss.swig_ptr(array) for array in (vectors_ND, lists_N, codes_NB)]
         self._codebook.encode_vectors(len(vectors_ND), *pointers, False)
@@ -81,7 +88,7 @@ def _is_pq(index: faiss.IndexIVF) -> bool:
 
 
 def _packed(codes_MN: Tensor, bits: int) -> Codes:
-    """Codes (N, B) of numbers of 4 or 8 bits: of two in a byte, the first is the lower half."""
+    """Return codes (N, B) of numbers of 4 or 8 bits; of two numbers in a byte, the first is the lower half."""
     numbers_NM = codes_MN.to(torch.uint8).T
     if bits == 4:
         numbers_NM = torch.nn.functional.pad(numbers_NM, (0, numbers_NM.shape[1] % 2))
@@ -91,12 +98,12 @@ def _packed(codes_MN: Tensor, bits: int) -> Codes:
 
 
 def _subspaces(vectors_ND: Tensor, subspaces: int) -> Tensor:
-    """A view (M, N, d) of vectors."""
+    """Return a view (M, N, d) of vectors."""
     return vectors_ND.reshape(len(vectors_ND), subspaces, -1).transpose(0, 1)
 
 
 def _upload(vectors_ND: Floats, dim: int, what: str, device: str) -> Tensor:
-    """Vectors as float32 on the device, where whether they are finite is seen sooner than here."""
+    """Return vectors as float32 on the device, which also checks whether they are finite: it is faster at that."""
     check_width(vectors_ND, dim, what)
     points_ND = torch.from_numpy(np.require(vectors_ND, requirements=["C", "W"])).to(device).float()
     if not bool(torch.isfinite(points_ND).all()):

@@ -1,10 +1,10 @@
-"""K-means in PyTorch on any device, many clusterings of one shape at once, as the subspaces of a product quantiser are.
+"""K-means in PyTorch on any device: many clusterings of one shape at once, as the subspaces of a product quantiser are.
 
-It does what FAISS's `Clustering` does: starts from random points, assigns, averages, splits large clusters to fill
-empty ones, and, where spherical, scales centroids to length 1 after each step. Sums are made in a fixed order, so one
-device gives the same centroids each time.
+It does what FAISS's `Clustering` does. It starts from random points, assigns points to centroids, averages, and splits
+large clusters to fill empty ones. Where clustering is spherical, centroids are scaled to length 1 after each step. Sums
+are made in a fixed order, so one device gives the same centroids each time.
 
-All products are float32, never TF32 or bf16. Two devices add up in another order, so a point whose two nearest
+All products are float32, never TF32 or bf16. Two devices add in different orders, so a point whose two nearest
 centroids are equally near within rounding (1e-6 of the squared norms) may go to either.
 
 Shapes: G clusterings, N points, K centroids, D dimensions, P = G * N points, one clustering after another.
@@ -27,18 +27,18 @@ SPLIT_SHIFT = 1 / 1024
 
 @dataclass(frozen=True)
 class KMeans:
-    """How to cluster."""
+    """What a clustering is to be."""
 
     clusters: int
     iterations: int
     seed: int
     spherical: bool
-    """Nearest is the largest inner product, and centroids have length 1; else nearest is least Euclidean distance."""
+    """True: the nearest has the largest inner product, and centroids have length 1. False: Euclidean distance."""
 
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """Within, float32 products are not rounded to less, whatever was set before."""
+    """Keep float32 products from being rounded to less, whatever was set before."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -48,53 +48,50 @@ def exact_products() -> Iterator[None]:
 
 
 def nearest(points_GND: Tensor, centroids_GKD: Tensor, *, spherical: bool) -> Tensor:
-    """The nearest centroid of each point: numbers (G, N) int64, of equals the first. Scores are made in blocks."""
+    """Return the number (G, N) int64 of the centroid nearest to each point, the first of equals.
+
+    Memory holds a block of scores.
+    """
     groups, points, _ = points_GND.shape
     step = max(1, SCORES_BYTES[points_GND.device.type] // (4 * groups * centroids_GKD.shape[1]))
-    if not spherical:
-        # |x - c|² is least where x·c - |c|²/2 is largest: one product, if each point has a 1 more
-        offset_GK1 = -0.5 * centroids_GKD.square().sum(dim=2, keepdim=True)
-        centroids_GKD = _padded(centroids_GKD, offset_GK1)
     turned_GDK = centroids_GKD.transpose(1, 2)
+    # |x - c|² is least where x·c - |c|²/2 is largest
+    offset_G1K = -0.5 * turned_GDK.square().sum(dim=1, keepdim=True)
     found_GN = torch.empty((groups, points), dtype=torch.int64, device=points_GND.device)
     with exact_products():
         for first in range(0, points, step):
             block_GnD = points_GND[:, first : first + step]
-            if not spherical:
-                block_GnD = _padded(block_GnD, torch.ones_like(block_GnD[:, :, :1]))
-            found_GN[:, first : first + step] = torch.bmm(block_GnD, turned_GDK).argmax(dim=2)
+            if spherical:
+                scores_GnK = torch.bmm(block_GnD, turned_GDK)
+            else:
+                scores_GnK = torch.baddbmm(offset_G1K, block_GnD, turned_GDK)
+            found_GN[:, first : first + step] = scores_GnK.argmax(dim=2)
     return found_GN
 
 
-def _padded(rows_GND: Tensor, last_GN1: Tensor) -> Tensor:
-    """Rows with one number more, and zeros up to a multiple of four, since products of such widths are faster."""
-    zeros = -(rows_GND.shape[2] + 1) % 4
-    return torch.nn.functional.pad(torch.cat([rows_GND, last_GN1], dim=2), (0, zeros))
-
-
-def kmeans(points_GND: Tensor, how: KMeans) -> Tensor:
-    """Centroids (G, K, D) float32 of float32 points, at least K in each clustering."""
+def kmeans(points_GND: Tensor, clustering: KMeans) -> Tensor:
+    """Return centroids (G, K, D) float32 of float32 points, at least K in each clustering."""
     points = points_GND.shape[1]
-    if points == how.clusters:
+    if points == clustering.clusters:
         return points_GND.clone()
     points_GND = points_GND.contiguous()
-    start = random_rows(points, how.clusters, how.seed).to(points_GND.device)
-    centroids_GKD = _scaled(points_GND[:, start], how)
-    for iteration in range(how.iterations):
-        assigned_GN = nearest(points_GND, centroids_GKD, spherical=how.spherical)
-        sums, sizes_GK = _sums(points_GND, assigned_GN, how.clusters)
+    start = random_rows(points, clustering.clusters, clustering.seed).to(points_GND.device)
+    centroids_GKD = _scaled(points_GND[:, start], clustering)
+    for iteration in range(clustering.iterations):
+        assigned_GN = nearest(points_GND, centroids_GKD, spherical=clustering.spherical)
+        sums, sizes_GK = _sums(points_GND, assigned_GN, clustering.clusters)
         means = sums / sizes_GK.clamp(min=1).unsqueeze(2)
-        centroids_GKD = _scaled(_filled(means, sizes_GK, (how.seed, iteration)), how)
+        centroids_GKD = _scaled(_filled(means, sizes_GK, (clustering.seed, iteration)), clustering)
     return centroids_GKD
 
 
 def random_rows(rows: int, size: int, seed: int) -> Tensor:
-    """`size` different row numbers in random order, on the CPU, so that all devices draw the same."""
+    """Draw `size` different row numbers in random order, on the CPU, so that all devices draw the same."""
     return torch.from_numpy(np.random.default_rng(seed).permutation(rows)[:size])
 
 
 def _sums(points_GND: Tensor, assigned_GN: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """Sums (G, K, D) and numbers (G, K) of the points of each cluster; points are added in their order."""
+    """Return sums (G, K, D) and numbers (G, K) of the points of each cluster; points are added in their order."""
     groups, _, dim = points_GND.shape
     number_P = (assigned_GN + clusters * torch.arange(groups, device=assigned_GN.device).unsqueeze(1)).reshape(-1)
     order_P = torch.argsort(number_P, stable=True)
@@ -103,15 +100,16 @@ def _sums(points_GND: Tensor, assigned_GN: Tensor, clusters: int) -> tuple[Tenso
     return sums.reshape(groups, clusters, dim), sizes.reshape(groups, clusters)
 
 
-def _scaled(centroids_GKD: Tensor, how: KMeans) -> Tensor:
-    if not how.spherical:
+def _scaled(centroids_GKD: Tensor, clustering: KMeans) -> Tensor:
+    """Return centroids of length 1, if clustering is spherical."""
+    if not clustering.spherical:
         return centroids_GKD
     norms = centroids_GKD.norm(dim=2, keepdim=True)
     return centroids_GKD / torch.where(norms > 0, norms, 1.0)
 
 
 def _filled(centroids_GKD: Tensor, sizes_GK: Tensor, seed: tuple[int, int]) -> Tensor:
-    """The centroids, those of empty clusters replaced by one half of a cluster drawn by its size."""
+    """Return the centroids; those of empty clusters are replaced by one half of a cluster drawn by its size."""
     sizes = sizes_GK.cpu().numpy().astype(np.float64)
     for group in np.flatnonzero((sizes == 0).any(axis=1)).tolist():
         filled_KD = _split(centroids_GKD[group].cpu().numpy(), sizes[group], np.random.default_rng((*seed, group)))
@@ -122,6 +120,7 @@ def _filled(centroids_GKD: Tensor, sizes_GK: Tensor, seed: tuple[int, int]) -> T
 def _split(
     centroids_KD: npt.NDArray[np.float32], sizes_K: npt.NDArray[np.float64], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
+    """Fill the empty clusters of one clustering."""
     shift_D = np.where(np.arange(centroids_KD.shape[1]) % 2 == 0, SPLIT_SHIFT, -SPLIT_SHIFT).astype(np.float32)
     for empty in np.flatnonzero(sizes_K == 0).tolist():
         weights_K = np.maximum(sizes_K - 1, 0)

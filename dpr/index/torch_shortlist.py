@@ -9,14 +9,14 @@ Shapes: Q questions, q questions of one slice, N rows of a block, n rows of a ca
 import numpy as np
 import torch
 
-from dpr.index.products import Half
-from dpr.index.shortlist import Floors, Pairs, Questions, Use, product_error, slices
+from dpr.index.products import Half, slices
+from dpr.index.shortlist import Floors, Pairs, Questions, Use, product_error
 from dpr.index.torch_kmeans import exact_products
 
 BLOCK_BYTES = 100 * 2**20
-"""A block of vectors in float16, about: 65,536 rows of 768 dimensions."""
+"""A block of vectors in float16, at most: 68,266 rows of 768 dimensions."""
 SLICE_QUESTIONS = 1_024
-"""Scores of so many questions with a block are held."""
+"""Questions of one slice. Memory holds their scores with a block."""
 SUM_BYTES = 2**28
 """Vectors of pairs that are held in float64 at a time."""
 
@@ -43,9 +43,9 @@ class TorchShortlists:
     def find(self, rows: int, floors: Floors, use: Use) -> None:
         """Make the shortlists of all questions with the first `rows` of the block, slice by slice."""
         block_ND = self._block_ND[:rows].float()
-        longest = 1.001 * float(block_ND.square().sum(dim=1).max().sqrt())
+        longest = 1.01 * float(block_ND.square().sum(dim=1).max().sqrt())
         error = product_error(block_ND.shape[1], longest)
-        for some in slices(len(self._unit_QD), SLICE_QUESTIONS):
+        for some in slices(len(self._unit_QD), self.slice_questions):
             with exact_products():
                 scores_qN = self._unit_QD[some] @ block_ND.T
             kth_q = None
@@ -64,6 +64,7 @@ class TorchShortlists:
         return vector_D
 
     def _sums(self, exact_qD: torch.Tensor, question_P: torch.Tensor, row_P: torch.Tensor) -> torch.Tensor:
+        """Return the inner products (P,) of pairs in float64."""
         step = max(1, SUM_BYTES // (8 * exact_qD.shape[1]))
         parts = [
             (self._block_ND[row_P[some]].double() * exact_qD[question_P[some]]).sum(dim=1)

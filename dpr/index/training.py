@@ -1,4 +1,4 @@
-"""Training a codebook, which is an empty FAISS index, and keeping indexes in files.
+"""Training a codebook, which is an empty FAISS index; measuring it; and keeping indexes in files.
 
 Shapes: N rows, D dimensions, L lists.
 """
@@ -10,30 +10,34 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from dpr.errors import IndexBuildError, IntegrityError
 from dpr.index.candidates import search
 from dpr.index.choose import IndexPlan, new_index
-from dpr.index.coarse import train_coarse
 from dpr.index.coding import FaissCoder
-from dpr.index.hardware import Floats, Hardware, as_float32, check_width
+from dpr.index.hardware import CPU, Floats, Hardware, as_float32, check_width
 from dpr.index.kinds import copy_index, core, inverted, reason
+from dpr.index.sample import ROWS_PER_LIST
 
-CPU = Hardware()
 PROBE_ROWS = 500
+FIRST_ROWS_STEP = 4
+"""The first steps of k-means see every 4th vector of the sample, which is in random order or in that of the corpus."""
+LAST_STEPS = 4
+"""The last steps see all of them."""
 
 
 def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CPU) -> faiss.Index:
-    """The codebook of `plan`: trained on the sample, empty.
+    """Train the codebook of `plan` on the sample and return it, empty.
 
     The same sample, plan, seed and device give the same codebook, with any number of threads unless the kind has a
     learned transform (OPQ, PCA). Raises IndexBuildError for a sample of another width, too small or not finite, and for
     a kind that FAISS cannot fill and search the way it is done here.
     """
     check_width(sample_ND, plan.dim, "training vectors")
-    if len(sample_ND) < max(1, plan.least_train_rows):
+    if len(sample_ND) < max(1, plan.min_train_rows):
         raise IndexBuildError(
-            f"index factory {plan.factory} needs at least {max(1, plan.least_train_rows)} training vectors and the "
+            f"index factory {plan.factory} needs at least {max(1, plan.min_train_rows)} training vectors and the "
             f"sample has {len(sample_ND)}; draw a larger sample or choose a smaller index"
         )
     codebook = new_index(plan.factory, plan.dim)
@@ -59,13 +63,33 @@ def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CP
     return codebook
 
 
-def trained_how(plan: IndexPlan, hardware: Hardware) -> str:
-    """A sentence on where the codebook of a plan is trained and vectors are coded, and why."""
+def train_coarse(index: faiss.Index, sample_ND: npt.NDArray[np.float32]) -> None:
+    """Train the coarse centroids of an index, on a part of the sample first.
+
+    FAISS alone compares all vectors with all centroids ten times. The first steps only carry random centroids to where
+    vectors are, which a quarter of the vectors shows as well. An index whose lists are not found by comparing all
+    centroids, or whose sample is small, is left as it is: FAISS then trains it in its own way.
+    """
+    if not isinstance(index, faiss.IndexIVF) or len(sample_ND) < ROWS_PER_LIST * index.nlist:
+        return
+    if not isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat):
+        return
+    clustering = faiss.Clustering(index.d, index.nlist, index.cp)
+    first_steps = max(0, index.cp.niter - LAST_STEPS)
+    first_ND = np.ascontiguousarray(sample_ND[::FIRST_ROWS_STEP])
+    for steps, vectors_ND in ((first_steps, first_ND), (LAST_STEPS, sample_ND)):
+        clustering.niter = steps
+        clustering.train(vectors_ND, index.quantizer)  # starts from the centroids that it has, and leaves them there
+    index.quantizer.is_trained = True
+
+
+def describe_training(plan: IndexPlan, hardware: Hardware) -> str:
+    """Return a sentence on where the codebook of a plan is trained and vectors are coded, and why."""
     if hardware.device is None:
         return "trained and coded by FAISS on CPU threads: no GPU"
     if hardware.device_for(new_index(plan.factory, plan.dim)):
         return f"trained and coded by PyTorch on {hardware.device}"
-    return f"trained and coded by FAISS on CPU threads: {plan.factory} is not of a kind that the GPU is used for"
+    return f"trained and coded by FAISS on CPU threads: the GPU is not used for indexes of the kind {plan.factory}"
 
 
 @contextlib.contextmanager
@@ -101,7 +125,7 @@ def _rotations(codebook: faiss.Index) -> list[faiss.OPQMatrix]:
 
 
 def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
-    """Mean squared error of vectors coded with the codebook, over their mean squared norm; 0 for exact kinds.
+    """Return the mean squared error of vectors coded with the codebook, over their mean squared norm; 0 if exact.
 
     Raises IndexBuildError for vectors of another width or that are not finite.
     """
@@ -113,10 +137,10 @@ def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
 
 
 def list_imbalance(codebook: faiss.Index, vectors_ND: Floats) -> float | None:
-    """How many times the vectors that equal lists would hold a question compares, if it lies as the vectors do.
+    """Return how many times the vectors that equal lists would hold a question compares, if it lies as vectors do.
 
-    Estimated for all vectors from a sample, without bias: L lists times the share of pairs that are in one list. For
-    all vectors it is FAISS's imbalance factor, less the pairs of a vector with itself. None for kinds without inverted
+    A sample gives an unbiased estimate for all vectors: L lists times the share of pairs that are in one list. For all
+    vectors it is FAISS's imbalance factor, without the pairs of a vector with itself. None for kinds without inverted
     lists and for fewer than two vectors. Raises IndexBuildError as `quantisation_error` does.
     """
     ivf = inverted(codebook)
@@ -128,7 +152,7 @@ def list_imbalance(codebook: faiss.Index, vectors_ND: Floats) -> float | None:
 
 
 def imbalance_growth(trained: float, new: float, share: float) -> float:
-    """By what share the imbalance of an index may grow, once vectors of imbalance `new` are `share` of all in it. Pure.
+    """Return by what share the imbalance may grow, once vectors of imbalance `new` are `share` of all. Pure.
 
     With the vectors of lists in shares p and q, it is L |(1 - share) p + share q|², and |p| |q| bounds the mixed term
     (Cauchy-Schwarz). Estimates below 1, which no lists have, count as 1.

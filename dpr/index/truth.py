@@ -1,7 +1,7 @@
 """Exact nearest neighbours by brute force, in bounded memory, and recall against them.
 
 A pair of a question and a vector has one score, to the bit, however the work is cut and wherever it is done
-(`dpr.index.products`); candidates that are re-scored get the same. Equal scores rank by lower id.
+(`dpr.index.products`). Equal scores rank by lower id.
 
 Shapes: Q questions, q questions of one slice, K neighbours, N rows, D dimensions, C candidates.
 """
@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from dpr.index.cpu_shortlist import CpuShortlists
 from dpr.index.hardware import CPU, Hardware
-from dpr.index.products import Half, Scores
-from dpr.index.shortlist import Pairs, Questions, Shortlists, padded, score, slices
+from dpr.index.products import Half, slices
+from dpr.index.shortlist import Pairs, Questions, Shortlists, padded, score
 
+Scores = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 MISSING = -1
 
@@ -100,7 +101,7 @@ class RunningTopk:
             return
         if width < scores_QK.shape[1]:
             first_QK = np.argsort(~hopeful_QK, axis=1, kind="stable")[:, :width]
-            scores_QK, ids_QK = (np.take_along_axis(array, first_QK, axis=1) for array in (scores_QK, ids_QK))
+            scores_QK, ids_QK = np.take_along_axis(scores_QK, first_QK, 1), np.take_along_axis(ids_QK, first_QK, 1)
         self._waiting.append((scores_QK, ids_QK))
         self._waiting_width += width
         if self._waiting_width >= self.depth:

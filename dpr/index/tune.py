@@ -1,14 +1,17 @@
 """Choosing how the index is searched: the cheapest settings that keep the promised recall on real questions.
 
-Cost is predicted (`dpr.index.cost`), never timed, so the same inputs give the same settings.
+Settings are tried in the order of their cost. It is predicted (`dpr.index.cost`), never timed, so the same inputs give
+the same settings.
 
-Shapes: Q questions, K neighbours, C candidates, D dimensions.
+Shapes: Q questions, K neighbours, C candidates.
 """
 
+import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dpr.formats.records import Document
 from dpr.index.candidates import SearchSettings
 from dpr.index.cost import search_cost
 from dpr.index.shards import ServingIndex
@@ -16,14 +19,13 @@ from dpr.index.truth import Ids, Scores, recalls_at
 from dpr.recipe import IndexConfig
 
 RECALL_AT = 20
-RESCORE_GRID = (0, 20, 50, 100, 200, 500, 1000)
-LEAST_GAIN = 0.001
-"""Visiting twice the lists for less recall than this, at the most candidates, ends a search that missed the target."""
+RESCORES = (0, 20, 50, 100, 200, 500, 1000)
+MIN_GAIN = 0.001
+"""Visiting twice the lists for less recall than this, with the most candidates, ends a search for the target."""
 
 
-@dataclass(frozen=True)
-class TunePoint:
-    """Settings and what they give."""
+class TunePoint(Document):
+    """Settings, and what they give."""
 
     nprobe: int
     rescore: int
@@ -31,6 +33,15 @@ class TunePoint:
     """Recall@20 against exact search."""
     predicted_ms: float
     """Milliseconds for one question on one thread, by the model of `dpr.index.cost`."""
+
+
+class Stop(enum.Enum):
+    """Why no further settings were tried."""
+
+    TARGET = "all others cost more"
+    LATENCY = "all others take longer than latency_ms"
+    GAIN = f"twice the lists gained less than {MIN_GAIN} of recall"
+    ALL = "there are no others"
 
 
 @dataclass(frozen=True)
@@ -44,74 +55,110 @@ class Tuned:
     """False: nothing that `latency_ms` leaves room for reaches `recall_target`; these settings come nearest."""
     meets_latency: bool
     """False: even the cheapest settings take longer than `latency_ms`, and these are they."""
+    stop: Stop
     curve: list[TunePoint]
+    """By predicted cost."""
 
 
 def tune(index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids, config: IndexConfig) -> Tuned:
-    """The cheapest `nprobe` and `rescore` whose recall@20 on the questions is at least `config.recall_target`.
+    """Find the cheapest `nprobe` and `rescore` whose recall@20 on the questions is at least `config.recall_target`.
 
     Settings that take longer than `config.latency_ms` are out; if no other reaches the target, the best recall within
     it is chosen. `true_ids_QK` is the exact answer, K at least 20 where there are as many vectors. A setting that the
     recipe fixes is left as it is.
     """
-    rescores = RESCORE_GRID if config.rescore is None else (config.rescore,)
-    bound, cost = config.latency_ms or math.inf, search_cost(index)
-    curve: list[TunePoint] = []
-    enough, best_recall = bound, -1.0
-    for nprobe in _nprobes(index) if config.nprobe is None else [config.nprobe]:
-        if curve and cost.milliseconds(index, nprobe, min(rescores)) > enough:
-            break
-        points = _measure(index, questions_QD, true_ids_QK, (nprobe, rescores))
-        curve += points
-        within = [point for point in curve if point.predicted_ms <= bound]
-        reaching = [point.predicted_ms for point in within if point.recall >= config.recall_target]
-        enough = min(reaching, default=bound)
-        recall = max(point.recall for point in points)
-        if not reaching and recall < best_recall + LEAST_GAIN:
-            break
-        best_recall = max(recall, best_recall)
-    return _choose(curve, bound, config.recall_target)
-
-
-def said(tuned: Tuned, config: IndexConfig) -> str:
-    """The choice in one sentence, with what could not be met."""
-    settings = f"nprobe {tuned.settings.nprobe} and rescore {tuned.settings.rescore}"
-    took = f"recall@{RECALL_AT} {tuned.recall:.4f} at a predicted {tuned.predicted_ms:.3g} ms"
-    if not tuned.meets_latency:
-        return f"{settings} are the cheapest, {took}, and still above latency_ms {config.latency_ms:g}"
-    if tuned.meets_target:
-        return f"{settings} are the cheapest that reach recall_target {config.recall_target:g}: {took}"
-    within = "" if config.latency_ms is None else f" within latency_ms {config.latency_ms:g}"
-    return f"{settings} give the best recall{within}, {took}, and miss recall_target {config.recall_target:g}"
-
-
-def _choose(curve: list[TunePoint], bound: float, target: float) -> Tuned:
-    within = [point for point in curve if point.predicted_ms <= bound]
-    reaching = [point for point in within if point.recall >= target]
-    if reaching or not within:
-        chosen = min(reaching or curve, key=lambda point: point.predicted_ms)
-    else:
-        chosen = min(within, key=lambda point: (-point.recall, point.predicted_ms))
+    trial = _Trial(index, questions_QD, true_ids_QK[:, :RECALL_AT], config)
+    stop = trial.run()
+    points = sorted(trial.points, key=lambda point: (point.predicted_ms, point.nprobe, point.rescore))
+    within = [point for point in points if point.predicted_ms <= trial.max_ms]
+    reaching = [point for point in within if point.recall >= config.recall_target]
+    # of equal recall, the first is the cheapest
+    best = max(within or points[:1], key=lambda point: point.recall)
+    chosen = reaching[0] if reaching else best
     settings = SearchSettings(chosen.nprobe, chosen.rescore)
-    return Tuned(settings, chosen.recall, chosen.predicted_ms, bool(reaching), bool(within), curve)
+    return Tuned(settings, chosen.recall, chosen.predicted_ms, bool(reaching), bool(within), stop, points)
 
 
-def _measure(
-    index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids, grid: tuple[int, Sequence[int]]
-) -> list[TunePoint]:
-    # One search with most candidates serves all numbers of candidates: the best C are a prefix of the best 2C. And
-    # nothing is re-scored: among candidates with exact scores, a true neighbour always comes first.
-    nprobe, rescores = grid
-    _, ids_QC = index.search(questions_QD, max(RECALL_AT, *rescores), nprobe)
-    recalls = recalls_at(ids_QC, true_ids_QK[:, :RECALL_AT], [max(RECALL_AT, rescore) for rescore in rescores])
-    predicted = search_cost(index)
-    return [
-        TunePoint(nprobe, rescore, recall, predicted.milliseconds(index, nprobe, rescore))
-        for rescore, recall in zip(rescores, recalls, strict=True)
-    ]
+def describe(tuned: Tuned, config: IndexConfig) -> str:
+    """Return the choice in one sentence: what it gives, what could not be met, and why no more was tried."""
+    settings = f"nprobe {tuned.settings.nprobe} and rescore {tuned.settings.rescore}"
+    found = f"recall@{RECALL_AT} {tuned.recall:.4f} at a predicted {tuned.predicted_ms:.3g} ms"
+    if not tuned.meets_latency:
+        choice = f"{settings} are the cheapest, {found}, and still above latency_ms {config.latency_ms:g}"
+    elif tuned.meets_target:
+        choice = f"{settings} are the cheapest that reach recall_target {config.recall_target:g}: {found}"
+    else:
+        within = "" if config.latency_ms is None else f" within latency_ms {config.latency_ms:g}"
+        choice = f"{settings} give the best recall{within}, {found}, and miss recall_target {config.recall_target:g}"
+    return f"{choice}; {len(tuned.curve)} settings were measured, and no more because {tuned.stop.value}"
+
+
+class _Trial:
+    """Measures settings, the cheapest first, until the target is met or more cannot help."""
+
+    def __init__(self, index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids, config: IndexConfig) -> None:
+        self._index, self._questions_QD, self._true_ids_QK, self._config = index, questions_QD, true_ids_QK, config
+        self._rescores = RESCORES if config.rescore is None else (config.rescore,)
+        self._cost = search_cost(index)
+        self._measured: dict[int, list[TunePoint]] = {}
+        self.max_ms = math.inf if config.latency_ms is None else config.latency_ms
+
+    @property
+    def points(self) -> list[TunePoint]:
+        """Return all that was measured."""
+        return [point for points in self._measured.values() for point in points]
+
+    def run(self) -> Stop:
+        """Measure settings, and return why no more were measured."""
+        for predicted_ms, nprobe, rescore in sorted(self._settings()):
+            if self._measured and predicted_ms > self.max_ms:
+                return Stop.LATENCY
+            if nprobe not in self._measured:
+                if self._gain_is_small():
+                    return Stop.GAIN
+                self._measured[nprobe] = self._measure(nprobe)
+            (point,) = (point for point in self._measured[nprobe] if point.rescore == rescore)
+            if self._reaches(point):
+                return Stop.TARGET
+        return Stop.ALL
+
+    def _settings(self) -> Iterator[tuple[float, int, int]]:
+        """Yield predicted cost, nprobe and rescore of all settings there are to try."""
+        for nprobe in [self._config.nprobe] if self._config.nprobe is not None else _nprobes(self._index):
+            for rescore in self._rescores:
+                yield self._cost.milliseconds(self._index, nprobe, rescore), nprobe, rescore
+
+    def _gain_is_small(self) -> bool:
+        """Tell whether the last doubling of the lists gained next to nothing, and the target is not in reach."""
+        recalls = [max(point.recall for point in points) for points in self._measured.values()]
+        if len(recalls) < 2 or any(self._reaches(point) for point in self.points):
+            return False
+        return recalls[-1] < max(recalls[:-1]) + MIN_GAIN
+
+    def _reaches(self, point: TunePoint) -> bool:
+        return point.recall >= self._config.recall_target and point.predicted_ms <= self.max_ms
+
+    def _measure(self, nprobe: int) -> list[TunePoint]:
+        """Measure all numbers of candidates with so many lists.
+
+        One search with the most candidates serves all: the best C are the first of the best 2C. And nothing is
+        re-scored: among candidates with exact scores, a true neighbour always comes first.
+        """
+        _, ids_QC = self._index.search(self._questions_QD, max(RECALL_AT, *self._rescores), nprobe)
+        depths = [max(RECALL_AT, rescore) for rescore in self._rescores]
+        recalls = recalls_at(ids_QC, self._true_ids_QK, depths)
+        return [
+            TunePoint(
+                nprobe=nprobe,
+                rescore=rescore,
+                recall=recall,
+                predicted_ms=self._cost.milliseconds(self._index, nprobe, rescore),
+            )
+            for rescore, recall in zip(self._rescores, recalls, strict=True)
+        ]
 
 
 def _nprobes(index: ServingIndex) -> list[int]:
-    """Powers of two up to the number of lists, and that number."""
+    """Return the powers of two up to the number of lists, and that number."""
     lists = max(1, index.lists)
     return sorted({lists, *(2**power for power in range(lists.bit_length()))})

@@ -33,7 +33,7 @@ class Segment:
 
 
 def clustered(rows: int, dim: int, seed: int) -> npt.NDArray[np.float16]:
-    """Points around 40 centres of different weight, as passages lie around topics."""
+    """Draw points around 40 centres of different weight, as passages lie around topics."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(40, dim))
     topics = np.minimum(rng.geometric(0.07, size=rows), 40) - 1
@@ -41,7 +41,7 @@ def clustered(rows: int, dim: int, seed: int) -> npt.NDArray[np.float16]:
 
 
 def cut(vectors_ND: npt.NDArray[np.float16]) -> list[Segment]:
-    """Segments of uneven size with gaps between their numbers: one whole, one tiny, one mostly dead, one all dead."""
+    """Cut uneven segments with gaps between their numbers: one whole, one tiny, one mostly dead, one all dead."""
     ends = [0, 500, 503, 1200, 1210, len(vectors_ND)]
     dead: list[npt.NDArray[np.int64]] = [
         np.arange(0),
@@ -72,7 +72,7 @@ def passage_vectors() -> npt.NDArray[np.float16]:
 
 @pytest.fixture(scope="session", name="questions_QD")
 def question_vectors() -> npt.NDArray[np.float32]:
-    """Near the passages and distributed otherwise."""
+    """Draw questions that lie near the passages, and in another distribution."""
     rng = np.random.default_rng(1)
     return (clustered(40, DIM, seed=0)[::-1] + 0.5 * rng.normal(size=(40, DIM))).astype(np.float32)
 
@@ -84,11 +84,11 @@ def segments(vectors_ND: npt.NDArray[np.float16]) -> list[Segment]:
 
 @pytest.fixture
 def full_disk() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Within `with full_disk():` no file may grow beyond 4 KB; only there, since pytest writes its log to one, too."""
+    """Return a context in which no file may grow beyond 4 KB. Only within it: pytest writes its log to a file, too."""
     return _full_disk
 
 
 @pytest.fixture(scope="session")
 def segment_type() -> type[Segment]:
-    """For tests that make segments of their own."""
+    """Return the type, for tests that make segments of their own."""
     return Segment

@@ -1,4 +1,4 @@
-"""The rule of `factory: auto`, and what is said about factory strings that cannot be."""
+"""The rule of `factory: auto`, and the errors for factory strings that cannot be used."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_auto_is_the_documented_rule(rows: int, dim: int, factory: str) -> None:
     plan = choose(IndexConfig(), rows, dim)
     assert plan.factory == factory
     assert plan.mergeable
-    assert plan.least_train_rows <= plan.train_rows <= rows
+    assert plan.min_train_rows <= plan.train_rows <= rows
     assert plan.reasons
 
 
@@ -68,7 +68,7 @@ def test_what_can_be_merged_from_parts(factory: str, mergeable: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "rows", "said"),
+    ("config", "rows", "message"),
     [
         ({"factory": "Nonsense"}, 5_000, "could not parse index string Nonsense"),
         ({"factory": "LSH"}, 5_000, "metric == METRIC_L2"),
@@ -83,14 +83,14 @@ def test_what_can_be_merged_from_parts(factory: str, mergeable: bool) -> None:
         ({}, 0, "0 vectors to index"),
     ],
 )
-def test_one_sentence_for_what_cannot_be(config: dict[str, object], rows: int, said: str) -> None:
-    with pytest.raises(IndexBuildError, match=said) as raised:
+def test_what_cannot_be_is_one_sentence(config: dict[str, object], rows: int, message: str) -> None:
+    with pytest.raises(IndexBuildError, match=message) as raised:
         choose(IndexConfig.model_validate(config), rows, 32)
     assert "\n" not in str(raised.value)
     assert ".cpp" not in str(raised.value)
 
 
-def test_a_sample_too_small_for_its_centroids_is_said() -> None:
+def test_a_sample_too_small_for_its_centroids_is_a_reason() -> None:
     small, large = (choose(IndexConfig(factory="IVF16,PQ8"), rows, 32).reasons for rows in (9_983, 9_984))
     assert any("fewer than 39 for each of 256 centroids" in reason for reason in small)
     assert not any("fewer than" in reason for reason in large)
@@ -118,6 +118,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", KINDS)
 def test_predicted_memory_is_that_of_the_open_index(factory: str, tmp_path: Path) -> None:
     rows, dim = 20_000, 32
@@ -161,9 +162,11 @@ def test_more_memory_never_gives_a_coarser_code_and_what_is_chosen_fits(
 
 @pytest.mark.parametrize("config", [{"memory_gb": 0.3}, {"memory_gb": 3, "factory": "IVF16384,SQ8"}])
 def test_too_little_memory_is_one_sentence_with_numbers(config: dict[str, object]) -> None:
-    with pytest.raises(IndexBuildError, match=r"memory_gb is .* and 21000000 vectors need .* with .*IVF16384") as said:
+    with pytest.raises(
+        IndexBuildError, match=r"memory_gb is .* and 21000000 vectors need .* with .*IVF16384"
+    ) as raised:
         choose(IndexConfig.model_validate(config), 21_000_000, 768)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_trained_codebook_serves_fewer_rows_than_train_it() -> None:
@@ -172,6 +175,6 @@ def test_a_trained_codebook_serves_fewer_rows_than_train_it() -> None:
     kept, chosen = keep(IndexConfig(), "IVF64,Flat", 50, 16), choose(IndexConfig(factory="IVF64,Flat"), 100, 16)
     assert (kept.bytes_per_vector, kept.mergeable) == (chosen.bytes_per_vector, chosen.mergeable)
     assert (kept.train_rows, kept.memory_bytes) == (0, chosen.memory_bytes - 50 * kept.bytes_per_vector)
-    assert not any("trained on" in said for said in kept.reasons)
+    assert not any("trained on" in reason for reason in kept.reasons)
     with pytest.raises(IndexBuildError, match="memory_gb"):
         keep(IndexConfig(memory_gb=1e-6), "IVF64,Flat", 50, 16)

@@ -13,14 +13,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dpr.errors import IndexBuildError, IntegrityError
-from dpr.index.coding import build_part
 from dpr.index.choose import choose
+from dpr.index.coding import build_part
 from dpr.index.part import Part, PartFile, write_part
 from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
 FullDisk = Callable[[], AbstractContextManager[None]]
+CODEBOOK = "c0de" * 16
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +62,15 @@ def test_building_leaves_the_codebook_as_it_is_and_does_not_depend_on_blocks(
 
 
 def test_a_part_may_be_empty(codebook: faiss.Index, tmp_path: Path) -> None:
-    write_part(build_part(codebook, np.empty((0, 16), np.float16)), tmp_path / "part")
-    assert PartFile(tmp_path / "part", "empty").ntotal == 0
+    write_part(build_part(codebook, np.empty((0, 16), np.float16)), tmp_path / "part", CODEBOOK)
+    assert PartFile(tmp_path / "part", "empty", CODEBOOK).ntotal == 0
 
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_any_range_is_read_back(remote: bool, part: Part, tmp_path: Path) -> None:
     path = tmp_path / "part"
-    write_part(part, path)
-    file = PartFile(io.BytesIO(path.read_bytes()) if remote else path, "the part")
+    write_part(part, path, CODEBOOK)
+    file = PartFile(io.BytesIO(path.read_bytes()) if remote else path, "the part", CODEBOOK)
     assert (file.ntotal, file.code_bytes) == part.codes_NB.shape
     np.testing.assert_array_equal(np.diff(file.list_starts_L), part.list_sizes_L)
     for start, stop in [(0, part.ntotal), (7, 7), (3, 900)]:
@@ -78,7 +79,7 @@ def test_any_range_is_read_back(remote: bool, part: Part, tmp_path: Path) -> Non
 
 
 def test_a_part_is_a_plain_safetensors_file(part: Part, tmp_path: Path) -> None:
-    write_part(part, tmp_path / "part")
+    write_part(part, tmp_path / "part", CODEBOOK)
     tensors = load_file(tmp_path / "part")
     np.testing.assert_array_equal(tensors["list_sizes"], part.list_sizes_L)
     np.testing.assert_array_equal(tensors["rows"], part.rows_N)
@@ -108,38 +109,57 @@ def header_only(length: int) -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(100), b"\xff" * 100, header_only(27), header_only(2**40)])
-def test_a_file_that_is_no_part_is_said(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_part_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "part").write_bytes(content)
     with pytest.raises(IntegrityError, match="the part of segment 3 is not an index part"):
-        PartFile(tmp_path / "part", "the part of segment 3")
+        PartFile(tmp_path / "part", "the part of segment 3", CODEBOOK)
 
 
 @pytest.mark.parametrize(
-    ("rows", "codes", "sizes", "said"),
+    ("rows", "codes", "sizes", "message"),
     [
         (3, (3, 2), [1, 1], "3 codes, 3 rows and 2 places"),
         (2, (3, 2), [1, 2], "3 codes, 2 rows and 3 places"),
         (3, (3,), [1, 2], "tensor codes has shape .3,., not 2 axes"),
     ],
 )
-def test_counts_that_differ_are_said(
-    rows: int, codes: tuple[int, ...], sizes: list[int], said: str, tmp_path: Path
+def test_counts_that_differ_are_refused(
+    rows: int, codes: tuple[int, ...], sizes: list[int], message: str, tmp_path: Path
 ) -> None:
     tensors = {
         "rows": np.arange(rows, dtype=np.uint32),
         "codes": np.zeros(codes, np.uint8),
         "list_sizes": np.array(sizes, np.uint32),
     }
-    save_file(tensors, tmp_path / "part")
-    with pytest.raises(IntegrityError, match=said):
-        PartFile(tmp_path / "part", "the part")
+    save_file(tensors, tmp_path / "part", {"codebook": CODEBOOK})
+    with pytest.raises(IntegrityError, match=message):
+        PartFile(tmp_path / "part", "the part", CODEBOOK)
 
 
-def test_a_part_that_was_cut_off_is_said(part: Part, tmp_path: Path) -> None:
+def test_a_part_of_a_codebook_of_other_bytes_is_refused(part: Part, tmp_path: Path) -> None:
+    write_part(part, tmp_path / "part", CODEBOOK)
+    with pytest.raises(IntegrityError) as raised:
+        PartFile(tmp_path / "part", "the part of segment 3", "f" * 64)
+    assert str(raised.value) == (
+        f"the part of segment 3 was coded with the codebook of SHA-256 {CODEBOOK} and the index has that of "
+        f"{'f' * 64}; delete the part's record and run again"
+    )
+    save_file(load_file(tmp_path / "part"), tmp_path / "unnamed")
+    with pytest.raises(IntegrityError, match="the part names no codebook and the index has that of c0de"):
+        PartFile(tmp_path / "unnamed", "the part", CODEBOOK)
+
+
+def test_equal_parts_are_equal_bytes(part: Part, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_part(part, tmp_path / name, CODEBOOK)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_a_part_that_was_cut_off_is_refused(part: Part, tmp_path: Path) -> None:
     path = tmp_path / "part"
-    write_part(part, path)
+    write_part(part, path, CODEBOOK)
     path.write_bytes(path.read_bytes()[:-1])
-    file = PartFile(path, "the part")
+    file = PartFile(path, "the part", CODEBOOK)
     np.testing.assert_array_equal(file.rows(0, part.ntotal), part.rows_N)
     with pytest.raises(IntegrityError, match="the part ends before its codes do"):
         file.codes(0, part.ntotal)
@@ -147,5 +167,5 @@ def test_a_part_that_was_cut_off_is_said(part: Part, tmp_path: Path) -> None:
 
 def test_a_disk_that_fills_up_leaves_no_part(part: Part, tmp_path: Path, full_disk: FullDisk) -> None:
     with full_disk(), pytest.raises(IndexBuildError, match=r"cannot be written: .*; free disk space"):
-        write_part(part, tmp_path / "part")
+        write_part(part, tmp_path / "part", CODEBOOK)
     assert not list(tmp_path.iterdir())

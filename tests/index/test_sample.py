@@ -1,4 +1,4 @@
-"""The training sample: uniform over all live rows, whatever segment they are in."""
+"""The training sample is uniform over all live rows, whatever segment they are in."""
 
 import numpy as np
 import pytest

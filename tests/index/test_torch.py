@@ -1,4 +1,4 @@
-"""Training and coding in PyTorch, here on the CPU: beside numpy, and beside FAISS with the same codebook or sample."""
+"""Training and coding in PyTorch, here on the CPU, against numpy and against FAISS with one codebook or sample."""
 
 from itertools import pairwise
 
@@ -10,12 +10,13 @@ import torch
 
 from dpr.errors import IndexBuildError
 from dpr.index import torch_kmeans
-from dpr.index.coding import FaissCoder, build_part, coder
 from dpr.index.choose import IndexPlan, choose
+from dpr.index.coding import FaissCoder, build_part, coder
 from dpr.index.hardware import Hardware
 from dpr.index.torch_index import TorchCoder
 from dpr.index.torch_kmeans import KMeans, kmeans, nearest
-from dpr.index.training import quantisation_error, train, trained_how
+from dpr.index.training import describe_training, quantisation_error, train
+from dpr.index.truth import exact_topk
 from dpr.recipe import IndexConfig
 
 DIM, ROWS = 32, 6000
@@ -28,7 +29,7 @@ def plan_of(factory: str, rows: int = ROWS, dim: int = DIM) -> IndexPlan:
 
 
 def topics(rows: int, seed: int) -> Floats:
-    """Around 200 topics of unequal weight, near a plane of fewer dimensions, as vectors of passages are."""
+    """Draw vectors around 200 topics of unequal weight, near a plane of fewer dimensions, as of passages."""
     rng = np.random.default_rng(7)
     basis, centres = rng.normal(size=(12, DIM)), rng.normal(size=(200, 12))
     rng = np.random.default_rng(seed)
@@ -64,9 +65,9 @@ def test_of_equal_centroids_the_first_is_nearest() -> None:
 def test_clusters_end_where_plain_lloyd_does(spherical: bool) -> None:
     rng = np.random.default_rng(1)
     points_GND = torch.from_numpy(rng.normal(size=(2, 300, 6)).astype(np.float32))
-    how = KMeans(clusters=9, iterations=12, seed=5, spherical=spherical)
+    clustering = KMeans(clusters=9, iterations=12, seed=5, spherical=spherical)
     start = np.random.default_rng(5).permutation(300)[:9]
-    for points_ND, found_KD in zip(points_GND.numpy(), kmeans(points_GND, how).numpy(), strict=True):
+    for points_ND, found_KD in zip(points_GND.numpy(), kmeans(points_GND, clustering).numpy(), strict=True):
         means_KD = points_ND[start].astype(np.float64)
         for _ in range(13):
             if spherical:
@@ -78,7 +79,7 @@ def test_clusters_end_where_plain_lloyd_does(spherical: bool) -> None:
 
 
 def test_empty_clusters_are_filled_from_large_ones() -> None:
-    """Nearly all points are equal, so most of the centroids that start among them lose all points."""
+    # nearly all points are equal, so most of the centroids that start among them lose all points
     points_ND = np.ones((500, 4), np.float32)
     points_ND[:20] += np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     (found_KD,) = kmeans(torch.from_numpy(points_ND)[None], KMeans(16, 10, seed=1, spherical=False)).numpy()
@@ -126,6 +127,7 @@ def _decoded(codebook: faiss.Index, lists_N: npt.NDArray[np.int64], codes_NB: np
     return decoded_ND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", ["IVF64,PQ8", "IVF64,SQ8", "IVF64,Flat", "IVF64,PQ16x4", "IVF64,PQ8x6"])
 def test_a_codebook_is_as_good_as_that_of_faiss(factory: str, sample_ND: Floats) -> None:
     base_ND, questions_QD = topics(5000, seed=2), topics(300, seed=4) + topics(300, seed=5) / 2
@@ -168,30 +170,31 @@ def test_half_precision_products_are_not_used_whatever_was_set() -> None:
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("factory", "said"),
+    ("factory", "message"),
     [
         ("IVF64,PQ8", "by PyTorch on cpu"),
         ("IVF64,SQ8", "by PyTorch on cpu"),
-        ("OPQ8,IVF64,PQ8", "OPQ8,IVF64,PQ8 is not of a kind"),
-        ("IVF64_HNSW8,PQ8", "not of a kind"),
-        ("IVF64,PQ8x4fs", "not of a kind"),
-        ("IVF64,RaBitQ", "not of a kind"),
-        ("Flat", "not of a kind"),
+        ("OPQ8,IVF64,PQ8", "GPU is not used for indexes of the kind OPQ8,IVF64,PQ8"),
+        ("IVF64_HNSW8,PQ8", "is not used"),
+        ("IVF64,PQ8x4fs", "is not used"),
+        ("IVF64,RaBitQ", "is not used"),
+        ("Flat", "is not used"),
     ],
 )
-def test_other_kinds_are_left_to_faiss(factory: str, said: str, sample_ND: Floats) -> None:
+def test_other_kinds_are_left_to_faiss(factory: str, message: str, sample_ND: Floats) -> None:
     plan = plan_of(factory)
-    assert said in trained_how(plan, TORCH)
-    assert "no GPU" in trained_how(plan, Hardware())
-    if "not of a kind" in said:
+    assert message in describe_training(plan, TORCH)
+    assert "no GPU" in describe_training(plan, Hardware())
+    if "is not used" in message:
         ours, theirs = (train(sample_ND[:600], plan_of(factory, 600), 1, where) for where in (TORCH, Hardware()))
         assert bytes(faiss.serialize_index(ours)) == bytes(faiss.serialize_index(theirs))
         assert isinstance(coder(ours, TORCH), FaissCoder)
 
 
 @pytest.mark.parametrize(
-    ("sample_ND", "said"),
+    ("sample_ND", "message"),
     [
         (np.zeros((300, 31), np.float16), r"shape \(300, 31\) and the index takes \(rows, 32\)"),
         (np.zeros(16, np.float32), r"shape \(16,\)"),
@@ -199,9 +202,9 @@ def test_other_kinds_are_left_to_faiss(factory: str, said: str, sample_ND: Float
         (np.array([[0.0] * 32] * 298 + [[np.nan] * 32, [np.inf] * 32], np.float16), "2 of 300 .* first is row 298"),
     ],
 )
-def test_the_same_sentences_as_without(sample_ND: Floats, said: str) -> None:
+def test_messages_are_those_of_training_without_pytorch(sample_ND: Floats, message: str) -> None:
     for hardware in (TORCH, Hardware()):
-        with pytest.raises(IndexBuildError, match=said):
+        with pytest.raises(IndexBuildError, match=message):
             train(sample_ND, plan_of("IVF8,PQ8"), 1, hardware)
 
 
@@ -213,6 +216,21 @@ def test_spoilt_vectors_are_refused_when_coded(sample_ND: Floats) -> None:
         build_part(codebook, spoilt_ND, 400, TorchCoder(codebook, "cpu"))
     with pytest.raises(IndexBuildError, match=r"shape \(3, 8\) and the index takes \(rows, 32\)"):
         build_part(codebook, np.zeros((3, 8), np.float16), code=TorchCoder(codebook, "cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("k", [1, 20, 500])
+def test_a_gpu_finds_the_neighbours_that_the_cpu_does(k: int) -> None:
+    vectors_ND = np.concatenate([topics(70_000, seed=8), np.tile(topics(10, seed=9), (30, 1))]).astype(np.float16)
+    questions_QD = topics(1_100, seed=10) * np.float32(1.1)
+    blocks = [(np.arange(len(vectors_ND))[::-1], vectors_ND)]
+    torch.set_float32_matmul_precision("medium")
+    try:
+        found, expected = (exact_topk(questions_QD, blocks, k, Hardware(device)) for device in ("cuda", None))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,4 +1,7 @@
-"""Exact neighbours, against sorting everything in float64."""
+"""Exact neighbours, against sorting error-free sums of products."""
+
+import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -6,58 +9,212 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpr.index.truth import exact_topk, merge_topk, recall_at
+from dpr.index import cpu_shortlist, products, torch_shortlist
+from dpr.index.hardware import Hardware, faiss_threads
+from dpr.index.truth import RunningTopk, exact_topk, merge_topk, recall_at
+
+Questions = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float16]
+Ids = npt.NDArray[np.int64]
+Found = tuple[Questions, Ids]
+
+HARDWARE = {"numpy": Hardware(), "torch": Hardware("cpu")}
 
 
-def by_sorting(questions_QD: npt.NDArray, vectors_ND: npt.NDArray, ids_N: npt.NDArray, k: int) -> tuple:  # type: ignore[type-arg]
-    """All scores, sorted by score and then by id."""
-    scores_QN = (questions_QD.astype(np.float64) @ vectors_ND.astype(np.float64).T).astype(np.float32)
-    scores_QK = np.full((len(questions_QD), k), -np.inf, np.float32)
-    ids_QK = np.full((len(questions_QD), k), -1)
+def ranked(scores_QN: Questions, ids_N: Ids, k: int) -> Found:
+    """Return the best k by sorting all scores, and equal ones by id."""
+    scores_QK = np.full((len(scores_QN), k), -np.inf, np.float32)
+    ids_QK = np.full((len(scores_QN), k), -1)
     for question, scores_N in enumerate(scores_QN):
-        ranked = sorted(range(len(ids_N)), key=lambda row: (-scores_N[row], ids_N[row]))[:k]
-        scores_QK[question, : len(ranked)] = scores_N[ranked]
-        ids_QK[question, : len(ranked)] = ids_N[ranked]
+        order = sorted(range(len(ids_N)), key=lambda row: (-scores_N[row], ids_N[row]))[:k]
+        scores_QK[question, : len(order)] = scores_N[order]
+        ids_QK[question, : len(order)] = ids_N[order]
     return scores_QK, ids_QK
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data(), k=st.integers(1, 12), rows=st.integers(1, 60))
-def test_any_cut_into_blocks_gives_the_sorted_best(data: st.DataObject, k: int, rows: int) -> None:
-    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
-    # few values, hence many equal scores
-    vectors_ND = rng.integers(-1, 2, size=(rows, 3)).astype(np.float16)
-    questions_QD = rng.integers(-1, 2, size=(4, 3)).astype(np.float32)
-    ids_N = rng.permutation(1000)[:rows]
-    cuts = sorted(data.draw(st.lists(st.integers(0, rows), max_size=4)))
-    blocks = list(zip(np.split(ids_N, cuts), np.split(vectors_ND, cuts), strict=True))
+def by_sorting(questions_QD: Questions, vectors_ND: Vectors, ids_N: Ids, k: int) -> Found:
+    """Return the best k by error-free sums of products, rounded to float64 and to float32."""
+    wide_QD, wide_ND = questions_QD.astype(np.float64), vectors_ND.astype(np.float64)
+    sums_QN = np.array([[math.fsum((q * v).tolist()) for v in wide_ND] for q in wide_QD]).reshape(len(wide_QD), -1)
+    with np.errstate(over="ignore"):
+        return ranked(sums_QN.astype(np.float32), ids_N, k)
+
+
+def by_products(questions_QD: Questions, vectors_ND: Vectors, ids_N: Ids, k: int) -> Found:
+    """Return the best k by numpy's float64 products."""
+    return ranked((questions_QD.astype(np.float64) @ vectors_ND.astype(np.float64).T).astype(np.float32), ids_N, k)
+
+
+def assert_same(found: Found, expected: Found) -> None:
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.fixture
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make blocks of 64 vectors of 8 dimensions, so that small tests have many, and small tiles and slices."""
+    for module, bytes_of_number in ((cpu_shortlist, 4), (torch_shortlist, 2)):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 64 * 8 * bytes_of_number)
+    for name, value in {"TILE_ROWS": 16, "TILE_QUESTIONS": 4, "COPY_ROWS": 5}.items():
+        monkeypatch.setattr(cpu_shortlist, name, value)
+    monkeypatch.setattr(products, "CALL_ROWS", 3)
+    monkeypatch.setattr(cpu_shortlist.CpuShortlists, "slice_questions", 2)
+    monkeypatch.setattr(torch_shortlist.TorchShortlists, "slice_questions", 3)
+    monkeypatch.setattr(torch_shortlist, "SUM_BYTES", 5 * 8 * 8)
+
+
+def blocks_of(vectors_ND: Vectors, ids_N: Ids, cuts: list[int]) -> list[tuple[Ids, Vectors]]:
+    return list(zip(np.split(ids_N, cuts), np.split(vectors_ND, cuts), strict=True))
+
+
+@st.composite
+def collections(draw: st.DrawFn) -> tuple[Questions, Vectors, Ids, list[int]]:
+    """Draw questions, vectors of one of several sorts, ids in any order, and where to cut them into blocks."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    rows, dim = draw(st.integers(1, 200)), 8
+    sort = draw(st.sampled_from(["few values", "normal", "duplicates", "equal", "any size", "cancelling"]))
+    vectors_ND = rng.normal(size=(rows, dim))
+    questions_QD = rng.normal(size=(draw(st.integers(1, 9)), dim)).astype(np.float32)
+    if sort == "few values":
+        vectors_ND = rng.integers(-1, 2, size=(rows, dim)).astype(np.float64)
+        questions_QD = rng.integers(-1, 2, size=questions_QD.shape).astype(np.float32)
+    elif sort == "duplicates":
+        vectors_ND = vectors_ND[rng.integers(0, max(1, rows // 8), rows)]
+    elif sort == "equal":
+        vectors_ND = np.repeat(vectors_ND[:1], rows, axis=0)
+    elif sort == "any size":  # from the smallest float16 to the largest, and questions beyond the range of products
+        vectors_ND *= 10.0 ** rng.integers(-8, 4, size=(rows, 1))
+        with np.errstate(under="ignore"):
+            questions_QD = (questions_QD * 10.0 ** rng.integers(-44, 38, size=(len(questions_QD), 1))).astype(
+                np.float32
+            )
+    elif sort == "cancelling":  # sums are far smaller than what is summed
+        vectors_ND[:, 1::2] = -vectors_ND[:, ::2]
+        questions_QD[:, 1::2] = questions_QD[:, ::2] * np.float32(1 + 2**-20)
+    ids_N = rng.permutation(10 * rows)[:rows] + draw(st.sampled_from([0, 2**62]))
+    cuts = sorted(draw(st.lists(st.integers(0, rows), max_size=4)))
+    return questions_QD, np.clip(vectors_ND, -65_000, 65_000).astype(np.float16), ids_N, cuts
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+@pytest.mark.usefixtures("_small_blocks")
+@settings(max_examples=150, deadline=None)
+@given(collection=collections(), k=st.integers(1, 40))
+def test_the_best_are_those_of_sorting_everything(
+    name: str, collection: tuple[Questions, Vectors, Ids, list[int]], k: int
+) -> None:
+    questions_QD, vectors_ND, ids_N, cuts = collection
     expected = by_sorting(questions_QD, vectors_ND, ids_N, k)
-    for found in (
-        exact_topk(questions_QD, blocks, k),
-        merge_topk([exact_topk(questions_QD, [block], k) for block in blocks], k),
-    ):
-        for have, want in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(have, want)
+    blocks = blocks_of(vectors_ND, ids_N, cuts)
+    assert_same(exact_topk(questions_QD, blocks, k, HARDWARE[name]), expected)
+    assert_same(merge_topk([exact_topk(questions_QD, [block], k, HARDWARE[name]) for block in blocks], k), expected)
 
 
-def test_more_rows_and_questions_than_a_block() -> None:
+@pytest.mark.parametrize("name", HARDWARE)
+def test_many_rows_and_questions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_shortlist, "BLOCK_BYTES", 4_096 * 24 * 4)
+    monkeypatch.setattr(torch_shortlist, "BLOCK_BYTES", 5_000 * 24 * 2)
     rows, questions = 20_000, 1_100
     rng = np.random.default_rng(0)
-    vectors_ND = rng.normal(size=(rows, 8)).astype(np.float16)
+    vectors_ND = rng.normal(size=(rows, 24)).astype(np.float16)
     vectors_ND[15_000] = vectors_ND[3]  # the same passage in two blocks
-    questions_QD = np.concatenate([vectors_ND[3:4], rng.normal(size=(questions - 1, 8))]).astype(np.float32)
-    scores_QK, ids_QK = exact_topk(questions_QD, [(np.arange(rows), vectors_ND)], 10)
+    questions_QD = np.concatenate([vectors_ND[3:4], rng.normal(size=(questions - 1, 24))]).astype(np.float32)
+    scores_QK, ids_QK = exact_topk(questions_QD, [(np.arange(rows), vectors_ND)], 100, HARDWARE[name])
     some = np.arange(0, questions, 50)
-    expected = by_sorting(questions_QD[some], vectors_ND, np.arange(rows), 10)
-    np.testing.assert_array_equal(scores_QK[some], expected[0])
-    np.testing.assert_array_equal(ids_QK[some], expected[1])
+    assert_same((scores_QK[some], ids_QK[some]), by_products(questions_QD[some], vectors_ND, np.arange(rows), 100))
     assert (scores_QK.dtype, ids_QK.dtype) == (np.float32, np.int64)
 
 
-def test_nothing_to_search() -> None:
-    scores_QK, ids_QK = exact_topk(np.ones((2, 3), np.float32), [], 4)
-    assert np.isneginf(scores_QK).all()
-    assert (ids_QK == -1).all()
+@pytest.mark.parametrize("name", HARDWARE)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_beyond_float32_are_infinite_and_tie(name: str, sign: int) -> None:
+    vectors_ND = (sign * np.linspace(30_000, 60_000, 50)[:, None] * np.ones((1, 4))).astype(np.float16)
+    questions_QD = np.full((2, 4), 3e38, np.float32)
+    scores_QK, ids_QK = exact_topk(questions_QD, [(np.arange(50)[::-1], vectors_ND)], 3, HARDWARE[name])
+    assert (scores_QK == sign * np.inf).all()
+    assert ids_QK.tolist() == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("threads", [1, 3, None])
+def test_threads_change_nothing(threads: int | None) -> None:
+    rng = np.random.default_rng(1)
+    vectors_ND, questions_QD = rng.normal(size=(3_000, 24)).astype(np.float16), rng.normal(size=(70, 24))
+    blocks = [(np.arange(3_000), vectors_ND)]
+    with faiss_threads(threads):
+        found = exact_topk(questions_QD.astype(np.float32), blocks, 30)
+    assert_same(found, exact_topk(questions_QD.astype(np.float32), blocks, 30, Hardware(threads=2)))
+
+
+def test_a_shortlist_is_short() -> None:
+    rng = np.random.default_rng(2)
+    vectors_ND, questions_QD = rng.normal(size=(20_000, 64)).astype(np.float16), rng.normal(size=(50, 64))
+    sums = 0
+
+    def count(self: cpu_shortlist.CpuShortlists, some: slice, counts_q: Ids, rows_P: Ids) -> tuple[Ids, Ids]:
+        nonlocal sums
+        sums += len(rows_P)
+        return plain(self, some, counts_q, rows_P)
+
+    plain = cpu_shortlist.CpuShortlists._sums
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_shortlist.CpuShortlists, "_sums", count)
+        exact_topk(questions_QD.astype(np.float32), [(np.arange(20_000), vectors_ND)], 100)
+    assert 100 * 50 <= sums <= 115 * 50
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_nothing_to_search(name: str) -> None:
+    for blocks in ([], [(np.empty(0, np.int64), np.empty((0, 3), np.float16))]):
+        scores_QK, ids_QK = exact_topk(np.ones((2, 3), np.float32), blocks, 4, HARDWARE[name])
+        assert np.isneginf(scores_QK).all()
+        assert (ids_QK == -1).all()
+    blocks = [(np.arange(5), np.ones((5, 3), np.float16))]
+    assert exact_topk(np.empty((0, 3), np.float32), blocks, 4, HARDWARE[name])[1].shape == (0, 4)
+    assert exact_topk(np.ones((2, 3), np.float32), blocks, 0, HARDWARE[name])[1].shape == (2, 0)
+
+
+def results(rng: np.random.Generator, count: int, widths: list[int]) -> Iterator[Found]:
+    """Yield results with few different scores, ids that differ, and gaps."""
+    ids = iter(rng.permutation(100_000))
+    for width in widths:
+        scores_QK = rng.integers(0, 30, size=(count, width)).astype(np.float32)
+        ids_QK = np.array([[next(ids) for _ in range(width)] for _ in range(count)], np.int64).reshape(count, width)
+        missing_QK = rng.random((count, width)) < 0.2
+        yield np.where(missing_QK, -np.inf, scores_QK).astype(np.float32), np.where(missing_QK, -1, ids_QK)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.integers(1, 5),
+    widths=st.lists(st.integers(0, 12), max_size=9),
+    depth=st.integers(1, 20),
+)
+def test_running_best_is_that_of_sorting_all_results(seed: int, count: int, widths: list[int], depth: int) -> None:
+    added = list(results(np.random.default_rng(seed), count, widths))
+    running = RunningTopk(count, depth)
+    for scores_QK, ids_QK in added:
+        running.add(scores_QK, ids_QK)
+    scores_QK, ids_QK = running.best()
+    assert (running.questions, running.depth) == (count, depth)
+    np.testing.assert_array_equal(running.floors(), scores_QK[:, -1])
+    for question in range(count):
+        pairs = [(-s[question], i[question]) for s, i in added]
+        flat = sorted((s, i) for scores, ids in pairs for s, i in zip(scores, ids, strict=True) if i >= 0)[:depth]
+        missing = depth - len(flat)
+        assert ids_QK[question].tolist() == [i for _, i in flat] + [-1] * missing
+        assert scores_QK[question].tolist() == [-s for s, _ in flat] + [-np.inf] * missing
+
+
+def test_running_best_holds_no_more_than_the_best_however_much_is_added() -> None:
+    running = RunningTopk(3, 50)
+    rng = np.random.default_rng(0)
+    held = []
+    for number in range(200):
+        ids_QK = np.arange(50) + 50 * number + np.zeros((3, 1), np.int64)
+        running.add(rng.normal(size=(3, 50)).astype(np.float32), ids_QK)
+        held.append(sum(ids.size for _, ids in running._waiting))
+    assert max(held) <= 3 * 50
 
 
 @pytest.mark.parametrize(

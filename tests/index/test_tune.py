@@ -1,19 +1,20 @@
-"""Tuning, against trying every point by hand."""
+"""Tuning, against measuring every setting by hand."""
 
 import itertools
+import math
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from dpr.index.candidates import SearchSettings, rescore, search
 from dpr.index.choose import choose
 from dpr.index.cost import search_cost
-from dpr.index.candidates import SearchSettings, rescore, search
 from dpr.index.shards import ServingIndex
 from dpr.index.training import train
 from dpr.index.truth import exact_topk
-from dpr.index.tune import RESCORE_GRID, Tuned, said, tune
+from dpr.index.tune import RESCORES, Stop, Tuned, describe, tune
 from dpr.recipe import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
@@ -34,7 +35,7 @@ def exact_answer(vectors_ND: Vectors, questions_QD: Questions) -> Ids:
 
 
 def by_hand(index: faiss.Index, setting: tuple[int, int], questions_QD: Questions, truth: tuple[Vectors, Ids]) -> tuple:  # type: ignore[type-arg]
-    """Recall of one point, as a service with these settings would have it, and its predicted milliseconds."""
+    """Measure the recall of one setting, as a service with it would have it, and its predicted milliseconds."""
     nprobe, candidates = setting
     vectors_ND, true_ids_QK = truth
     _, found_QK = search(index, questions_QD, max(20, candidates), nprobe)
@@ -63,7 +64,7 @@ def test_the_cheapest_point_that_reaches_the_target_is_chosen(
     tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, IndexConfig(recall_target=target))
     points = {
         setting: by_hand(index, setting, questions_QD, (vectors_ND, true_ids_QK))
-        for setting in itertools.product([1, 2, 4, 8, 16, 20], RESCORE_GRID)
+        for setting in itertools.product([1, 2, 4, 8, 16, 20], RESCORES)
     }
     cheapest = min((cost, setting) for setting, (recall, cost) in points.items() if recall >= target)
     assert tuned.meets_target
@@ -72,7 +73,7 @@ def test_the_cheapest_point_that_reaches_the_target_is_chosen(
         assert (point.recall, point.predicted_ms) == pytest.approx(points[point.nprobe, point.rescore])
 
 
-def test_a_target_out_of_reach_is_said(index: faiss.Index, questions_QD: Questions, true_ids_QK: Ids) -> None:
+def test_a_target_out_of_reach_is_reported(index: faiss.Index, questions_QD: Questions, true_ids_QK: Ids) -> None:
     config = IndexConfig(recall_target=1.0, rescore=0)
     tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, config)
     assert not tuned.meets_target
@@ -102,9 +103,64 @@ def test_an_exact_index_needs_nothing(vectors_ND: Vectors, questions_QD: Questio
     assert (tuned.settings, tuned.recall) == (SearchSettings(nprobe=1, rescore=0), 1.0)
 
 
+class Watched(ServingIndex):
+    """Notes the lists visited by each search."""
+
+    def __init__(self, index: faiss.Index) -> None:
+        super().__init__([index])
+        self.nprobes: list[int] = []
+
+    def search(self, questions_QD: Questions, k: int, nprobe: int) -> tuple[Questions, Ids]:
+        """Search as the one index does."""
+        self.nprobes.append(nprobe)
+        return super().search(questions_QD, k, nprobe)
+
+
+@pytest.mark.parametrize(
+    ("fields", "min_gain", "stop"),
+    [
+        ({"recall_target": 0.5}, 0.001, Stop.TARGET),
+        ({"recall_target": 0.9}, 0.001, Stop.TARGET),
+        ({"recall_target": 1.0, "latency_ms": 0.03}, 0.001, Stop.LATENCY),
+        ({"recall_target": 1.0, "latency_ms": 0.001}, 0.001, Stop.LATENCY),
+        ({"recall_target": 1.0, "rescore": 0}, 0.4, Stop.GAIN),
+        ({"recall_target": 1.0, "rescore": 0}, 0.0, Stop.ALL),
+        ({"recall_target": 1.0, "rescore": 0, "nprobe": 4}, 0.001, Stop.ALL),
+    ],
+)
+def test_tuning_stops_when_more_is_of_no_use_and_says_so(
+    fields: dict[str, float],
+    min_gain: float,
+    stop: Stop,
+    index: faiss.Index,
+    questions_QD: Questions,
+    true_ids_QK: Ids,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dpr.index.tune.MIN_GAIN", min_gain)
+    watched, config = Watched(index), IndexConfig.model_validate(fields)
+    tuned = tune(watched, questions_QD, true_ids_QK, config)
+    assert tuned.stop == stop
+    cost = search_cost(watched)
+    candidates = [fields["nprobe"]] if "nprobe" in fields else [1, 2, 4, 8, 16, 20]
+    bound = {
+        Stop.TARGET: tuned.predicted_ms,
+        Stop.LATENCY: max(config.latency_ms or 0, cost.milliseconds(watched, 1, 0)),
+        Stop.GAIN: cost.milliseconds(watched, 2, 0),
+        Stop.ALL: math.inf,
+    }[stop]
+    assert watched.nprobes == [n for n in candidates if cost.milliseconds(watched, int(n), 0) <= bound]
+    assert {point.nprobe for point in tuned.curve} == set(watched.nprobes)
+    costs = [point.predicted_ms for point in tuned.curve]
+    assert costs == sorted(costs)
+    sentence = describe(tuned, config)
+    assert f"{len(costs)} settings were measured, and no more because {stop.value}" in sentence
+    assert "\n" not in sentence
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
 @pytest.mark.parametrize("target", [0.5, 0.9, 1.0])
-def test_budgets_are_met_or_their_conflict_is_said(
+def test_budgets_are_met_or_their_conflict_is_described(
     share: float,
     target: float,
     index: faiss.Index,
@@ -114,7 +170,7 @@ def test_budgets_are_met_or_their_conflict_is_said(
 ) -> None:
     points = {
         setting: by_hand(index, setting, questions_QD, (vectors_ND, true_ids_QK))
-        for setting in itertools.product([1, 2, 4, 8, 16, 20], RESCORE_GRID)
+        for setting in itertools.product([1, 2, 4, 8, 16, 20], RESCORES)
     }
     costs = [cost for _, cost in points.values()]
     bound = 0.9 * min(costs) + share * (max(costs) - min(costs))
@@ -125,12 +181,12 @@ def test_budgets_are_met_or_their_conflict_is_said(
     assert (tuned.meets_latency, tuned.meets_target) == (bool(within), bool(reaching))
     if reaching:
         assert tuned.predicted_ms == pytest.approx(min(reaching))
-        assert f"cheapest that reach recall_target {target:g}" in said(tuned, config)
+        assert f"cheapest that reach recall_target {target:g}" in describe(tuned, config)
     elif within:
         # doubling the lists stops once that gains next to nothing
         assert tuned.recall >= max(recall for recall, _ in within) - 0.002
         assert tuned.predicted_ms <= bound
-        assert f"miss recall_target {target:g}" in said(tuned, config)
+        assert f"miss recall_target {target:g}" in describe(tuned, config)
     else:
         assert tuned.predicted_ms == pytest.approx(min(costs))
-        assert "still above latency_ms" in said(tuned, config)
+        assert "still above latency_ms" in describe(tuned, config)

@@ -1,4 +1,4 @@
-"""Shards that are searched as one index, against the one index."""
+"""Shards are searched as one index: against that index."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dpr.index import serving
-from dpr.index.coding import build_part
+from dpr.index import shards
+from dpr.index.candidates import search
 from dpr.index.choose import choose
+from dpr.index.coding import build_part
 from dpr.index.cost import search_cost
 from dpr.index.merging import PartRef, merge
 from dpr.index.part import write_part
-from dpr.index.candidates import search
 from dpr.index.shards import ServingIndex, open_shard
 from dpr.index.training import read_index, train, write_index
 from dpr.index.tune import tune
 from dpr.recipe import IndexConfig
 
+CODEBOOK = "c0de" * 16
 KINDS = [
     "Flat",
     "SQ8",
@@ -37,18 +38,18 @@ KINDS = [
 
 
 def merged(factory: str, runs: Sequence[Sequence[Any]], vectors_ND: npt.NDArray[Any], folder: Path) -> ServingIndex:
-    """A serving index whose shards hold the given runs of segments."""
+    """Merge an index whose shards hold the given runs of segments."""
     codebook = train(vectors_ND[:300].astype(np.float32), choose(IndexConfig(factory=factory), 1500, 16), seed=1)
-    shards = []
+    opened = []
     for number, run in enumerate(runs):
         refs = []
         for segment in run:
             path = folder / f"part-{segment.number}"
-            write_part(build_part(codebook, segment.vectors_ND), path)
-            refs.append(PartRef(segment.number, path, len(segment.vectors_ND), segment.dead))
+            write_part(build_part(codebook, segment.vectors_ND), path, CODEBOOK)
+            refs.append(PartRef(segment.number, path, len(segment.vectors_ND), segment.dead, CODEBOOK))
         merge(codebook, refs, folder / f"{len(runs)}-{number}")
-        shards.append(open_shard(folder / f"{len(runs)}-{number}"))
-    return ServingIndex(shards)
+        opened.append(open_shard(folder / f"{len(runs)}-{number}"))
+    return ServingIndex(opened)
 
 
 @pytest.mark.parametrize("factory", KINDS)
@@ -71,9 +72,9 @@ def test_shards_answer_as_the_one_index(
         for question, scores in enumerate(scores_QK):
             # which of several vectors with the very last score are found is chance in both
             last = scores[-1] * (1 + 1e-5) if scores[-1] > 0 else scores[-1] * (1 - 1e-5)
-            for mine, theirs in ((ids_QK, found_ids_QK), (found_ids_QK, ids_QK)):
-                settled = set(mine[question][scores > last].tolist())
-                assert settled <= set(theirs[question].tolist())
+            for some_QK, others_QK in ((ids_QK, found_ids_QK), (found_ids_QK, ids_QK)):
+                settled = set(some_QK[question][scores > last].tolist())
+                assert settled <= set(others_QK[question].tolist())
 
 
 def test_shards_are_tuned_as_the_one_index(
@@ -145,21 +146,20 @@ def test_many_centroids_are_ranked_by_their_codes_first(tmp_path: Path, monkeypa
     plain = train(vectors_ND, choose(IndexConfig(factory="IVF1024,PQ8x4"), 6_000, 64), seed=1)
     plain.add(vectors_ND)
     write_index(plain, tmp_path / "index")
-    quick = open_shard(tmp_path / "index")
-    monkeypatch.setattr(serving, "QUICK_FROM_LISTS", 1_025)
+    by_code = open_shard(tmp_path / "index")
+    monkeypatch.setattr(shards, "RANKED_BY_CODE_FROM_LISTS", 1_025)
     exact = open_shard(tmp_path / "index")
-    asked = {"quick": quick, "exact": exact}
-    kinds = {name: type(faiss.downcast_index(index.quantizer)) for name, index in asked.items()}
-    assert kinds == {"quick": faiss.IndexRefineFlat, "exact": faiss.IndexFlatIP}
-    lists = {name: faiss.downcast_index(index.quantizer).search(questions_QD, 32)[1] for name, index in asked.items()}
-    same = [len(np.intersect1d(*pair)) / 32 for pair in zip(lists["quick"], lists["exact"], strict=True)]
+    quantizers = [faiss.downcast_index(index.quantizer) for index in (by_code, exact)]
+    assert [type(quantizer) for quantizer in quantizers] == [faiss.IndexRefineFlat, faiss.IndexFlatIP]
+    lists, exact_lists = (quantizer.search(questions_QD, 32)[1] for quantizer in quantizers)
+    same = [len(np.intersect1d(*pair)) / 32 for pair in zip(lists, exact_lists, strict=True)]
     assert np.mean(same) >= 0.95
     coarse_LD = plain.quantizer.reconstruct_n(0, 1024)
-    scores_QL = np.take_along_axis(questions_QD @ coarse_LD.T, lists["quick"], axis=1)
+    scores_QL = np.take_along_axis(questions_QD @ coarse_LD.T, lists, axis=1)
     assert (np.diff(scores_QL, axis=1) <= 1e-5).all()
     # all lists visited, all vectors are found
-    ids_QK = search(quick, questions_QD, 6_000, 1_024)[1]
+    ids_QK = search(by_code, questions_QD, 6_000, 1_024)[1]
     assert (np.sort(ids_QK) == np.arange(6_000)).all()
-    cost, exact_cost = (search_cost(ServingIndex([index])) for index in (quick, exact))
+    cost, exact_cost = (search_cost(ServingIndex([index])) for index in (by_code, exact))
     assert cost.centroid_ns < exact_cost.centroid_ns
     assert cost.list_ns > exact_cost.list_ns

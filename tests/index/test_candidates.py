@@ -1,5 +1,6 @@
 """Searching and re-scoring, against FAISS's own settings and numpy."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,8 +10,9 @@ import numpy.typing as npt
 import pytest
 
 from dpr.errors import EncoderError
+from dpr.index.candidates import rescore, search
 from dpr.index.choose import choose
-from dpr.index.candidates import exact_scores, rescore, search
+from dpr.index.hardware import faiss_threads
 from dpr.index.training import train
 from dpr.index.truth import exact_topk, recall_at
 from dpr.recipe import IndexConfig
@@ -63,7 +65,7 @@ def test_threads_with_settings_of_their_own(filled: Callable[[str], faiss.Index]
         np.testing.assert_array_equal(found, search(index, questions_QD, 9, nprobe))
 
 
-def test_fewer_found_than_asked(filled: Callable[[str], faiss.Index], questions_QD: Questions) -> None:
+def test_fewer_are_found_than_asked_for(filled: Callable[[str], faiss.Index], questions_QD: Questions) -> None:
     scores_QK, ids_QK = search(filled("IVF8,Flat"), questions_QD, 1600, 8)
     assert (ids_QK[:, 1500:] == -1).all()
     assert np.isneginf(scores_QK[:, 1500:]).all()
@@ -108,11 +110,48 @@ def test_rescoring_restores_what_coding_lost(
     assert rescored >= 0.9
 
 
-def test_every_finite_half_is_widened_exactly() -> None:
-    half_N = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    half_ND = half_N[np.isfinite(half_N)].reshape(-1, 16)
-    ids_C = np.arange(len(half_ND))
-    for place in range(16):
-        one_D = np.eye(16, dtype=np.float32)[place]
-        scores_QC = exact_scores(one_D[None], ids_C[None], lambda ids: half_ND[ids])
-        np.testing.assert_array_equal(scores_QC[0], half_ND[:, place].astype(np.float32))
+@pytest.mark.parametrize("limit", [1, 5, None])
+def test_many_questions_are_rescored_by_threads_with_the_same_result(
+    limit: int | None, vectors_ND: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5))
+    rng = np.random.default_rng(0)
+    questions_QD = rng.normal(size=(200, 16)).astype(np.float32)
+    candidates_QC = np.array([rng.permutation(1500)[:50] for _ in questions_QD])
+    candidates_QC[3:40, 7:] = -1
+    threads = set()
+
+    def fetch(ids: npt.NDArray[np.int64]) -> Vectors:
+        threads.add(threading.get_ident())
+        return vectors_ND[ids]
+
+    with faiss_threads(limit):
+        found = rescore(questions_QD, candidates_QC, fetch, 10)
+    assert len(threads) <= (limit or 5)
+    assert threading.get_ident() not in threads
+    alone = [rescore(questions_QD[i : i + 1], candidates_QC[i : i + 1], fetch, 10) for i in range(200)]
+    for place in (0, 1):
+        np.testing.assert_array_equal(found[place], np.concatenate([one[place] for one in alone]))
+
+
+def test_many_questions_are_searched_by_all_threads(
+    filled: Callable[[str], faiss.Index], vectors_ND: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3))
+    index, questions_QD = filled("IVF8,PQ4x4"), vectors_ND[:200].astype(np.float32)
+    expected = search(index, questions_QD[:64], 9, 3)
+    seen = []
+
+    def watched(*given: object, **named: object) -> object:
+        seen.append(faiss.omp_get_max_threads())
+        return plain(*given, **named)
+
+    plain = index.search
+    monkeypatch.setattr(index, "search", watched)
+    for limit in (None, 2):
+        with faiss_threads(limit):
+            found = search(index, questions_QD, 9, 3)
+            search(index, questions_QD[:64], 9, 3)
+        for have, want in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(have[:64], want)
+    assert seen == [3, 1, 2, 2]  # without a limit, few questions have the threads that FAISS was set to: 1

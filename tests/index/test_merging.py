@@ -1,4 +1,4 @@
-"""Merging: the file of one process that adds all live vectors, whatever was cut, deleted or buffered."""
+"""A merge writes the file of one process that adds all live vectors, whatever was cut, deleted or buffered."""
 
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpr.errors import IndexBuildError, IntegrityError
-from dpr.index.coding import build_part
+from dpr.index.candidates import search
 from dpr.index.choose import choose
+from dpr.index.coding import build_part
+from dpr.index.contents import stored_ids, verify
 from dpr.index.merging import PartRef, build_whole, index_ids, merge
 from dpr.index.part import write_part
-from dpr.index.candidates import search
 from dpr.index.training import read_index, train
-from dpr.index.contents import stored_ids, verify
 from dpr.recipe import IndexConfig
 
 LISTED = [
@@ -40,6 +40,7 @@ LISTED = [
 TABLES = ["Flat", "PQ4x4", "OPQ4,PQ4x4", "SQ8", "RaBitQ"]
 Codebook = Callable[[str], faiss.Index]
 FullDisk = Callable[[], AbstractContextManager[None]]
+CODEBOOK = "c0de" * 16
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +60,13 @@ def refs_of(codebook: faiss.Index, segments: Sequence[Any], folder: Path) -> lis
     refs = []
     for segment in segments:
         path = folder / f"part-{segment.number}"
-        write_part(build_part(codebook, segment.vectors_ND), path)
-        refs.append(PartRef(segment.number, path, len(segment.vectors_ND), segment.dead))
+        write_part(build_part(codebook, segment.vectors_ND), path, CODEBOOK)
+        refs.append(PartRef(segment.number, path, len(segment.vectors_ND), segment.dead, CODEBOOK))
     return refs
 
 
 def single_process(codebook: faiss.Index, segments: Sequence[Any], *, lists: bool) -> faiss.Index:
-    """FAISS alone: the live vectors added, segment by segment, under their ids."""
+    """Build with FAISS alone: add the live vectors, segment by segment, under their ids."""
     index = faiss.deserialize_index(faiss.serialize_index(codebook))
     index = index if lists else faiss.IndexIDMap(index)
     for segment in segments:
@@ -133,6 +134,7 @@ def test_any_history_merges_to_the_index_of_one_process(
     assert bytes(faiss.serialize_index(merged)) == bytes(faiss.serialize_index(expected))
 
 
+@pytest.mark.slow
 def test_a_merge_holds_a_buffer_and_not_the_index(codebook_of: Codebook, segment_type: type, tmp_path: Path) -> None:
     codebook = codebook_of("IVF128,Flat")
     rng = np.random.default_rng(0)
@@ -173,18 +175,19 @@ def test_ids_lead_to_segment_and_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"rows": 501}, "has 500 rows, 8 lists and 2 bytes a code; segment and codebook have 501, 8 and 2"),
         ({"dead_rows": np.array([500], np.uint32)}, "1 dead rows of segment 0 are not ascending numbers below 500"),
         ({"dead_rows": np.array([3, 3], np.uint32)}, "2 dead rows of segment 0 are not ascending"),
         ({"dead_rows": np.array([4, 3], np.uint32)}, "2 dead rows of segment 0 are not ascending"),
         ({"segment_number": 3}, "each segment may come once"),
+        ({"codebook_sha256": "f" * 64}, "segment 0 was coded with the codebook of SHA-256 c0de.* has that of fff"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_and_leave_no_file(
     changes: dict[str, object],
-    said: str,
+    message: str,
     codebook_of: Codebook,
     segments: Sequence[Any],
     tmp_path: Path,
@@ -192,7 +195,7 @@ def test_parts_that_do_not_fit_are_refused_and_leave_no_file(
     codebook = codebook_of("IVF8,PQ4x4")
     refs = refs_of(codebook, segments, tmp_path)
     refs[0] = PartRef(**(vars(refs[0]) | changes))  # type: ignore[arg-type]
-    with pytest.raises(IntegrityError, match=said):
+    with pytest.raises(IntegrityError, match=message):
         merge(codebook, refs, tmp_path / "index")
     assert not (tmp_path / "index").exists()
 

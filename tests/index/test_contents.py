@@ -1,4 +1,4 @@
-"""The verification report."""
+"""What an index is verified for."""
 
 import faiss
 import numpy as np
@@ -7,8 +7,8 @@ import pytest
 
 from dpr.errors import IntegrityError
 from dpr.index.choose import choose
-from dpr.index.training import train
 from dpr.index.contents import verify
+from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
 

@@ -1,4 +1,4 @@
-"""Training: repeatable, quiet, checked; and index files."""
+"""Training is repeatable, quiet and checked; index files are read as they were written."""
 
 import re
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def test_the_codebook_is_trained_empty_and_of_inner_product(vectors_ND: Vectors)
 
 
 @pytest.mark.parametrize(
-    ("factory", "sample_ND", "said"),
+    ("factory", "sample_ND", "message"),
     [
         ("Flat", np.zeros((300, 15), np.float32), r"shape \(300, 15\) and the index takes \(rows, 16\)"),
         ("Flat", np.zeros(16, np.float32), r"shape \(16,\)"),
@@ -57,8 +57,8 @@ def test_the_codebook_is_trained_empty_and_of_inner_product(vectors_ND: Vectors)
         ("IVF4,RQ4x4fs", faiss.rand((300, 16), 1), "search params not supported"),
     ],
 )
-def test_one_sentence_for_what_cannot_be_trained(factory: str, sample_ND: npt.NDArray[np.float32], said: str) -> None:
-    with pytest.raises(IndexBuildError, match=said) as raised:
+def test_what_cannot_be_trained_is_one_sentence(factory: str, sample_ND: npt.NDArray[np.float32], message: str) -> None:
+    with pytest.raises(IndexBuildError, match=message) as raised:
         train(sample_ND, plan_of(factory), seed=1)
     assert "\n" not in str(raised.value)
 
@@ -82,6 +82,7 @@ def test_exact_kinds_have_no_quantisation_error(factory: str, vectors_ND: Vector
     assert quantisation_error(codebook, vectors_ND) == pytest.approx(0.0, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", ["IVF32,Flat", "OPQ4,IVF32,PQ4x4fs", "PCA8,IVF32,SQ8", "IVF32,PQ4x4,RFlat"])
 def test_imbalance_of_all_rows_is_estimated_from_samples_without_bias(factory: str, vectors_ND: Vectors) -> None:
     codebook = train(vectors_ND.astype(np.float32), plan_of(factory), seed=1)
@@ -127,7 +128,7 @@ def test_an_index_file_is_read_as_it_was_written(mapped: bool, tmp_path: Path, v
 
 
 @pytest.mark.parametrize("content", [b"", b"not an index", b"IwPQ" + bytes(40)])
-def test_a_file_that_is_no_index_is_said(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_index_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "index"
     path.write_bytes(content)
     with pytest.raises(IntegrityError, match=f"{re.escape(str(path))} cannot be read: .*; build it again"):

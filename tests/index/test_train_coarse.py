@@ -1,4 +1,4 @@
-"""Coarse centroids that are trained on a part of the sample first, beside FAISS's own training on all of it."""
+"""Coarse centroids are trained on a part of the sample first: against FAISS's own training on all of it."""
 
 import faiss
 import numpy as np
@@ -6,8 +6,7 @@ import numpy.typing as npt
 import pytest
 
 from dpr.index.choose import choose, new_index
-from dpr.index.coarse import train_coarse
-from dpr.index.training import train
+from dpr.index.training import train, train_coarse
 from dpr.recipe import IndexConfig
 
 DIM, LISTS = 32, 64
@@ -15,7 +14,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def topics(rows: int, seed: int) -> Floats:
-    """Around 200 topics of unequal weight, of length 1."""
+    """Draw vectors of length 1 around 200 topics of unequal weight."""
     centres_TD = np.random.default_rng(7).normal(size=(200, DIM))
     rng = np.random.default_rng(seed)
     topic = np.minimum(rng.geometric(0.03, rows), 200) - 1
@@ -24,7 +23,7 @@ def topics(rows: int, seed: int) -> Floats:
 
 
 def recalls(index: faiss.Index, base_ND: Floats, questions_QD: Floats) -> list[float]:
-    """Recall@20 with a few numbers of lists visited."""
+    """Return recall@20 with a few numbers of lists visited."""
     truth_QK = faiss.knn(questions_QD, base_ND, 20, metric=faiss.METRIC_INNER_PRODUCT)[1]
     index.add(base_ND)
     found = []
@@ -34,6 +33,7 @@ def recalls(index: faiss.Index, base_ND: Floats, questions_QD: Floats) -> list[f
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [f"IVF{LISTS},Flat", f"IVF{LISTS},PQ16x4"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_recall_is_that_of_faiss_with_the_same_sample(factory: str, seed: int) -> None:
@@ -44,8 +44,8 @@ def test_recall_is_that_of_faiss_with_the_same_sample(factory: str, seed: int) -
     theirs.train(sample_ND)
     assert not np.array_equal(ours.quantizer.reconstruct_n(0, LISTS), theirs.quantizer.reconstruct_n(0, LISTS))
     base_ND, questions_QD = topics(20_000, seed=5), topics(300, seed=6)
-    for mine, their in zip(*(recalls(index, base_ND, questions_QD) for index in (ours, theirs)), strict=True):
-        assert mine >= their - 0.02
+    for recall, their_recall in zip(*(recalls(index, base_ND, questions_QD) for index in (ours, theirs)), strict=True):
+        assert recall >= their_recall - 0.02
     fits = [float(index.quantizer.search(base_ND, 1)[0].mean()) for index in (ours, theirs)]
     assert fits[0] >= fits[1] - 0.01
 

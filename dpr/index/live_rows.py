@@ -1,0 +1,35 @@
+"""Which ids of an index live: search skips the others until their shard is written anew.
+
+Shapes: Q questions, C candidates.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.index.merging import ROW_BITS, ROW_MASK
+from dpr.index.truth import MISSING, Ids
+
+Mask = npt.NDArray[np.bool_]
+
+
+class LiveRows:
+    """Live rows of the segments of a snapshot: one byte a row."""
+
+    def __init__(self, lives: Mapping[int, Mask]) -> None:
+        """`lives`: segment number → which of its rows live."""
+        numbers = sorted(lives)
+        self._first_of_number = np.full(max(numbers, default=-1) + 2, -1, np.int64)
+        starts = np.cumsum([0, *(len(lives[number]) for number in numbers)])
+        self._first_of_number[numbers] = starts[:-1]
+        self._lives = np.concatenate([np.empty(0, np.bool_), *(lives[number] for number in numbers)])
+
+    def contain(self, ids: Ids) -> Mask:
+        """Return which ids, of any shape, live. Ids of segments that are gone, and -1, do not."""
+        numbers = np.where(ids == MISSING, len(self._first_of_number) - 1, ids >> ROW_BITS)
+        firsts = self._first_of_number[np.minimum(numbers, len(self._first_of_number) - 1)]
+        there = firsts >= 0
+        living = np.zeros(ids.shape, np.bool_)
+        living[there] = self._lives[firsts[there] + (ids[there] & ROW_MASK)]
+        return living

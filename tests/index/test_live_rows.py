@@ -1,0 +1,76 @@
+"""Dead rows are no part of what an index finds: k hits that live, those of an index that never held the dead.
+
+Shapes: N rows, Q questions, K hits.
+"""
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpr.index.live_rows import LiveRows
+from dpr.index.shards import ServingIndex, first_living
+
+FACTORIES = ("Flat", "IVF16,Flat", "IVF16,PQ8x4", "IVF16,SQ8", "OPQ8,IVF16,PQ8x4", "PCA16,IVF16,Flat")
+
+
+@given(
+    lives=st.dictionaries(st.integers(0, 40), st.lists(st.booleans(), max_size=9), max_size=6),
+    ids=st.lists(st.tuples(st.integers(0, 45), st.integers(0, 8)), max_size=30),
+)
+def test_live_rows_are_those_of_the_masks(lives: dict[int, list[bool]], ids: list[tuple[int, int]]) -> None:
+    rows = LiveRows({number: np.array(mask, np.bool_) for number, mask in lives.items()})
+    ids = [(number, row) for number, row in ids if number not in lives or row < len(lives[number])]
+    encoded = np.array([number << 32 | row for number, row in ids] + [-1], np.int64)
+    expected = [number in lives and lives[number][row] for number, row in ids] + [False]
+    assert rows.contain(encoded).tolist() == expected
+
+
+def shards_of(factory: str, rng: np.random.Generator) -> tuple[faiss.Index, list[faiss.Index], np.ndarray]:
+    vectors_ND = rng.normal(size=(3_000, 32)).astype(np.float32)
+    codebook = faiss.index_factory(32, factory, faiss.METRIC_INNER_PRODUCT)
+    codebook.train(vectors_ND)
+    shards = []
+    for number in range(3):
+        shard = faiss.clone_index(codebook)
+        if not isinstance(shard, (faiss.IndexIVF, faiss.IndexPreTransform)):
+            shard = faiss.IndexIDMap(shard)
+        shard.add_with_ids(vectors_ND[number::3], (np.int64(number) << 32) + np.arange(1_000))
+        shards.append(shard)
+    return codebook, shards, vectors_ND
+
+
+@pytest.mark.parametrize("dead_share", [0.01, 0.3, 0.97])
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_hits_are_those_of_an_index_of_the_living_alone(factory: str, dead_share: float) -> None:
+    rng = np.random.default_rng(0)
+    codebook, shards, vectors_ND = shards_of(factory, rng)
+    masks = {number: rng.random(1_000) >= dead_share for number in range(3)}
+    masks[1][:] = False  # a shard of which nothing lives
+    living = faiss.clone_index(codebook)
+    if not isinstance(living, (faiss.IndexIVF, faiss.IndexPreTransform)):
+        living = faiss.IndexIDMap(living)
+    for number, mask in masks.items():
+        rows = np.flatnonzero(mask)
+        living.add_with_ids(vectors_ND[number::3][rows], (np.int64(number) << 32) + rows)
+    ivf = faiss.extract_index_ivf(living) if "IVF" in factory else None
+    if ivf is not None:
+        ivf.nprobe = 5
+    questions_QD = rng.normal(size=(40, 32)).astype(np.float32)
+    expected_scores_QK, expected_ids_QK = living.search(questions_QD, 20)
+    shares = [1 - mask.mean() for mask in masks.values()]
+    scores_QK, ids_QK = ServingIndex(shards, LiveRows(masks), shares).search(questions_QD, 20, 5)
+    there_QK = expected_ids_QK >= 0
+    assert ((ids_QK >= 0) == there_QK).all()
+    np.testing.assert_allclose(scores_QK[there_QK], expected_scores_QK[there_QK], rtol=1e-5, atol=1e-5)
+    assert all(masks[id_ >> 32][id_ & 0xFFFFFFFF] for id_ in ids_QK[there_QK].tolist())
+    assert all(len(set(row)) == len(row) for row in (ids_K[ids_K >= 0].tolist() for ids_K in ids_QK))
+
+
+def test_the_first_that_live_keep_their_order() -> None:
+    scores, ids = np.array([[9.0, 8, 7, 6]], np.float32), np.array([[4, 3, 2, -1]])
+    live = np.array([[False, True, True, False]])
+    found_scores, found_ids = first_living(scores, ids, live, 3)
+    assert found_ids.tolist() == [[3, 2, -1]]
+    assert found_scores.tolist() == [[8.0, 7.0, -np.inf]]
