@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dpr.formats.objects import damage_explained
 from dpr.formats.segment import HASH
 
 NOWHERE = -1
@@ -49,4 +50,5 @@ def write_changes(path: Path, units: list[pa.Table]) -> None:
 
 def read_unit(file: Path | BinaryIO, group: int) -> pa.Table:
     """Return the rows of one unit."""
-    return pq.ParquetFile(file, page_checksum_verification=True).read_row_group(group)
+    with damage_explained(file):
+        return pq.ParquetFile(file, page_checksum_verification=True).read_row_group(group)

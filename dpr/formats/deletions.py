@@ -1,4 +1,7 @@
-"""The deletion set of a snapshot: the dead rows of all its segments, in one object. Segments are never rewritten."""
+"""Sets of rows of segments, one object each: the deletion set of a snapshot, and what an index shard leaves out.
+
+Segments are never rewritten: a row that no passage stands for any more is named by the deletion set.
+"""
 
 import hashlib
 import io
@@ -23,15 +26,38 @@ _SCHEMA = pa.schema([pa.field("segment", pa.uint32(), nullable=False), pa.field(
 _NO_ROWS: Rows = np.empty(0, np.uint32)
 
 
-class DeletionSet:
-    """Dead row numbers by segment number, each array sorted."""
+class RowSet:
+    """Row numbers by segment number, each array sorted."""
 
-    def __init__(self, dead: Mapping[int, Rows]) -> None:
-        self._dead = {number: rows for number, rows in dead.items() if len(rows)}
+    def __init__(self, rows: Mapping[int, Rows]) -> None:
+        self._rows = {number: array for number, array in rows.items() if len(array)}
+
+    def rows(self, number: int) -> Rows:
+        """Return the sorted rows of a segment; none if the set names none of it."""
+        return self._rows.get(number, _NO_ROWS)
+
+    def put(self, store: Store, stem: str = layout.deletions()) -> ObjectRef | None:
+        """Store the set and return its reference; None, and nothing stored, if it is empty.
+
+        `stem`: what the object's name begins with; by default that of deletion sets.
+        """
+        if not self._rows:
+            return None
+        numbers = sorted(self._rows)
+        segments = np.repeat(np.array(numbers, np.uint32), [len(self._rows[number]) for number in numbers])
+        rows = np.concatenate([self._rows[number] for number in numbers])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "rows.parquet")
+            pq.write_table(pa.table([segments, rows], schema=_SCHEMA), path, compression="zstd")
+            return put_object(store, stem, path)
+
+
+class DeletionSet(RowSet):
+    """The dead rows of a snapshot."""
 
     def dead_rows(self, entry: SegmentEntry) -> Rows:
         """Return the sorted dead rows of a segment. Raises IntegrityError if they are not those the entry counts."""
-        rows = self._dead.get(entry.number, _NO_ROWS)
+        rows = self.rows(entry.number)
         if (len(rows), dead_digest(rows)) != (entry.dead_rows, entry.dead_digest):
             raise IntegrityError(
                 f"the deletion set names {len(rows)} dead rows of segment {entry.segment_id}, and the snapshot counts "
@@ -44,18 +70,6 @@ class DeletionSet:
         lives = np.ones(entry.rows, np.bool_)
         lives[self.dead_rows(entry)] = False
         return np.flatnonzero(lives)
-
-    def put(self, store: Store) -> ObjectRef | None:
-        """Store the set and return its reference; None, and nothing stored, if no row is dead."""
-        if not self._dead:
-            return None
-        numbers = sorted(self._dead)
-        segments = np.repeat(np.array(numbers, np.uint32), [len(self._dead[number]) for number in numbers])
-        rows = np.concatenate([self._dead[number] for number in numbers])
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "deletions.parquet")
-            pq.write_table(pa.table([segments, rows], schema=_SCHEMA), path, compression="zstd")
-            return put_object(store, layout.deletions(), path)
 
 
 def dead_digest(rows: Rows) -> str:
@@ -70,9 +84,18 @@ def with_dead(entry: SegmentEntry, dead: Rows) -> SegmentEntry:
 
 def read_deletions(store: Store, ref: ObjectRef | None) -> DeletionSet:
     """Return the deletion set of a snapshot, verified; an empty one for None."""
+    return DeletionSet(_read(store, ref))
+
+
+def read_row_set(store: Store, ref: ObjectRef | None) -> RowSet:
+    """Return a set of rows, verified; an empty one for None."""
+    return RowSet(_read(store, ref))
+
+
+def _read(store: Store, ref: ObjectRef | None) -> dict[int, Rows]:
     if ref is None:
-        return DeletionSet({})
+        return {}
     table = pq.read_table(io.BytesIO(read_object(store, ref)))
     segments, rows = table["segment"].to_numpy(), table["row"].to_numpy()
     numbers, starts = np.unique(segments, return_index=True)
-    return DeletionSet(dict(zip(numbers.tolist(), np.split(rows, starts[1:]), strict=True)))
+    return dict(zip(numbers.tolist(), np.split(rows, starts[1:]), strict=True))

@@ -11,7 +11,7 @@ scans/ENCODER/SLICE.bad-DIGEST.parquet       its rows that cannot be used
 segments/ENCODER/SEGMENT.json              record of a segment, and beside it
 segments/ENCODER/SEGMENT-DIGEST.parquet      passages with vectors
 segments/ENCODER/SEGMENT.refused-DIGEST.parquet  rows of the segment's unit that the encoder refused
-deletions/DIGEST.parquet                   the dead rows of all segments of a snapshot
+deletions/rows-DIGEST.parquet              the dead rows of all segments of a snapshot
 codebooks/ENCODER/CODEBOOK.json            record and object (-DIGEST.faiss) of a trained, empty index
 parts/CODEBOOK-DIGEST/SEGMENT-DIGEST.json  record and object (-DIGEST.safetensors) of one segment's codes
 indexes/SHARD.json                         record and object (-DIGEST.faiss) of an index shard

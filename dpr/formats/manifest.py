@@ -5,6 +5,7 @@ number, parent and times are in the envelope around it.
 """
 
 from collections.abc import Iterator
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -14,7 +15,7 @@ from dpr.formats import layout
 from dpr.formats.records import Document, Identifier, ObjectRef
 from dpr.recipe import EncoderConfig
 
-FORMAT = 2
+FORMAT: Final = 2
 
 
 class TowerDescription(Document):
@@ -76,12 +77,16 @@ class CodebookEntry(Document):
 
 
 class ShardEntry(Document):
-    """One FAISS index: the live vectors of a contiguous run of segments."""
+    """One FAISS index: vectors of rows that lived when it was written; search skips those that died since."""
 
     rows: int
-    first_segment: int
-    """Number of the first segment it holds vectors of."""
-    last_segment: int
+    """Vectors in the file."""
+    live_rows: int
+    """Those that live."""
+    segments: list[int]
+    """Numbers of the segments that it holds vectors of, ascending; some may be gone since."""
+    left_out: ObjectRef | None
+    """Rows of these segments that it does not hold, in the form of a deletion set; None: it holds all."""
     object: ObjectRef
 
 
@@ -90,11 +95,14 @@ class IndexEntry(Document):
 
     index_id: Identifier
     rows: int
+    """Vectors that live."""
     nprobe: int
     """Inverted lists visited per question."""
     rescore: int
     """Candidates re-scored exactly from the stored vectors; 0: the index's own scores are final."""
     shards: list[ShardEntry]
+    first_shards: int
+    """`index.shards` of the recipe: so many shards the rows of the first night were cut into."""
 
     @property
     def size_bytes(self) -> int:
@@ -130,7 +138,7 @@ class GateReport(Document):
 class SnapshotBody(Document):
     """Everything a reader needs, and nothing that differs between two runs of the same inputs."""
 
-    format: int = FORMAT
+    format: Literal[2] = FORMAT
     encoder_id: Identifier
     encoder: EncoderDescription
     passages: int
@@ -149,7 +157,10 @@ class SnapshotBody(Document):
     def objects(self) -> Iterator[ObjectRef]:
         """Yield every object that the body names."""
         yield self.codebook.object
-        yield from (shard.object for shard in self.index.shards)
+        for shard in self.index.shards:
+            yield shard.object
+            if shard.left_out is not None:
+                yield shard.left_out
         yield from (entry.object for entry in self.segments)
         if self.deletions is not None:
             yield self.deletions
@@ -160,7 +171,7 @@ class SnapshotBody(Document):
         Raises IntegrityError that names what is not.
         """
         live = sum(entry.live_rows for entry in self.segments)
-        in_shards = sum(shard.rows for shard in self.index.shards)
+        in_shards = sum(shard.live_rows for shard in self.index.shards)
         if not live == self.passages == self.index.rows == in_shards:
             raise IntegrityError(
                 f"snapshot would hold {self.passages} passages, its segments {live} live rows "

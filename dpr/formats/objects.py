@@ -1,8 +1,13 @@
 """Stored objects whose names carry the digest of their bytes: written once, verified when they are read."""
 
+import contextlib
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
 
 from dpr.errors import IntegrityError, MissingObjectError
 from dpr.formats.records import ObjectRef
@@ -96,6 +101,18 @@ def open_parts(store: Store, ref: ObjectRef) -> Path | io.BufferedReader:
     if path is not None:
         return path
     return RangedFile(store, ref.name, size_bytes).buffered()
+
+
+@contextlib.contextmanager
+def damage_explained(file: Path | BinaryIO) -> Iterator[None]:
+    """Turn what pyarrow raises within the block, for a file that is not as it was written, into an IntegrityError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        name = file if isinstance(file, Path) else getattr(file, "name", "an object")
+        raise IntegrityError(
+            f"{name} is damaged ({' '.join(str(error).split())}); roll back to a sound snapshot or run the recipe again"
+        ) from error
 
 
 def verify_bytes(store: Store, ref: ObjectRef) -> None:

@@ -4,10 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from dpr.formats.objects import damage_explained
 
 SCHEMA = pa.schema(
     [
@@ -17,6 +19,7 @@ SCHEMA = pa.schema(
         pa.field("raw", pa.binary(), nullable=False),
     ]
 )
+_STORED: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 _MAX_HELD_ROWS = 1_000
 _MAX_HELD_BYTES = 8 << 20
 
@@ -63,7 +66,7 @@ class QuarantineWriter:
         if not self._held:
             return
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, SCHEMA, compression="zstd")
+            self._writer = pq.ParquetWriter(self._path, SCHEMA, **_STORED)
         self._writer.write_table(pa.Table.from_pylist([row._asdict() for row in self._held], schema=SCHEMA))
         self._held, self._held_bytes = [], 0
 
@@ -79,7 +82,7 @@ def write_quarantine(path: Path, rows: Iterable[QuarantinedRow]) -> int:
 def join_quarantine(path: Path, files: Iterable[Path | BinaryIO]) -> Counter[str]:
     """Write the rows of several quarantine files into one, in bounded memory; returns how many have which reason."""
     reasons: Counter[str] = Counter()
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(path, SCHEMA, **_STORED) as writer:
         for batch in _batches(files):
             writer.write_batch(batch)
             reasons.update(reason.partition(":")[0] for reason in batch["reason"].to_pylist())
@@ -88,4 +91,5 @@ def join_quarantine(path: Path, files: Iterable[Path | BinaryIO]) -> Counter[str
 
 def _batches(files: Iterable[Path | BinaryIO]) -> Iterator[pa.RecordBatch]:
     for file in files:
-        yield from pq.ParquetFile(file).iter_batches(_MAX_HELD_ROWS)
+        with damage_explained(file):
+            yield from pq.ParquetFile(file, page_checksum_verification=True).iter_batches(_MAX_HELD_ROWS)

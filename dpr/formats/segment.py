@@ -7,7 +7,7 @@ by range, without unpacking it. `dpr.search.vectors` does that.
 Shapes: N rows, D dimensions, G row groups.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpr.errors import IntegrityError
+from dpr.formats.objects import damage_explained
 
 ROW_GROUP_ROWS = 8192
 PASSAGE_COLUMNS = ("id", "title", "text", "key", "content_hash")
@@ -28,6 +29,10 @@ _ONE_PAGE_BYTES = 1 << 30
 _MAX_LEVEL_BYTES_PER_NUMBER = 0.5
 """Repetition and definition levels, and the page's header, take less than this for each number of a vector."""
 _MIN_HEADER_BYTES = 1_000
+_INTEGER, _STRUCTURE = 5, 12
+"""Types of fields in a page's header."""
+_PAGE_HEADER_BYTES = 32
+"""Of a page's header: enough to tell how many values the page holds."""
 
 Vectors = npt.NDArray[np.float16]
 
@@ -81,15 +86,17 @@ def read_hashes(
     file: Path | BinaryIO, columns: Sequence[str] = ("key", "content_hash")
 ) -> dict[str, pa.FixedSizeBinaryArray]:
     """Return the hash columns of a segment, without touching text or vectors."""
-    table = pq.read_table(file, columns=list(columns), page_checksum_verification=True)
+    with damage_explained(file):
+        table = pq.read_table(file, columns=list(columns), page_checksum_verification=True)
     return {name: pa.concat_arrays([pa.array([], HASH), *table[name].cast(HASH).chunks]) for name in columns}
 
 
 def iter_groups(file: Path | BinaryIO, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield some columns of a segment in row order, one row group at a time."""
-    parquet = pq.ParquetFile(file, page_checksum_verification=True)
-    for group in range(parquet.num_row_groups):
-        yield parquet.read_row_group(group, columns=list(columns))
+    with damage_explained(file):
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        for group in range(parquet.num_row_groups):
+            yield parquet.read_row_group(group, columns=list(columns))
 
 
 def read_rows(file: Path | BinaryIO, columns: Sequence[str], rows: npt.NDArray[np.int64]) -> pa.Table:
@@ -97,16 +104,17 @@ def read_rows(file: Path | BinaryIO, columns: Sequence[str], rows: npt.NDArray[n
 
     Only the row groups that hold them are read. Works for any Parquet file.
     """
-    parquet = pq.ParquetFile(file, page_checksum_verification=True)
-    rows = np.sort(rows)
-    pieces = [parquet.schema_arrow.empty_table().select(columns)]
-    first = 0
-    for group in range(parquet.num_row_groups):
-        last = first + parquet.metadata.row_group(group).num_rows
-        wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last)] - first
-        if len(wanted):
-            pieces.append(parquet.read_row_group(group, columns=list(columns)).take(pa.array(wanted)))
-        first = last
+    with damage_explained(file):
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        rows = np.sort(rows)
+        pieces = [parquet.schema_arrow.empty_table().select(columns)]
+        first = 0
+        for group in range(parquet.num_row_groups):
+            last = first + parquet.metadata.row_group(group).num_rows
+            wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last)] - first
+            if len(wanted):
+                pieces.append(parquet.read_row_group(group, columns=list(columns)).take(pa.array(wanted)))
+            first = last
     return pa.concat_tables(pieces)
 
 
@@ -133,26 +141,30 @@ class VectorLayout:
         return offsets_N + (rows_N % ROW_GROUP_ROWS) * (FLOAT16_BYTES * self.dim)
 
 
-def vector_layout(metadata: pq.FileMetaData, name: str) -> VectorLayout:
-    """Return where the vectors lie in a segment file with this footer.
+def vector_layout(metadata: pq.FileMetaData, name: str, read: Callable[[int, int], bytes]) -> VectorLayout:
+    """Return where the vectors lie in a segment file with this footer; `read` gives bytes by offset and length.
 
-    Raises IntegrityError if `name` was not written as `write_segment` does.
+    The footer does not tell how many pages a row group has, so the first page of the first one is looked at: one writer
+    cuts all row groups alike. Raises IntegrityError if `name` was not written as `write_segment` does.
     """
-    kind = metadata.schema.to_arrow_schema().field("embedding").type
-    dim = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
-    starts = np.empty(metadata.num_row_groups, np.int64)
-    for group in range(metadata.num_row_groups):
+    dim = _vector_dim(metadata.schema.to_arrow_schema())
+    groups = metadata.num_row_groups if metadata.num_rows else 0
+    starts = np.empty(groups, np.int64)
+    for group in range(groups):
         row_group = metadata.row_group(group)
         column = row_group.column(row_group.num_columns - 1)
         numbers = row_group.num_rows * dim
         level_bytes = column.total_compressed_size - FLOAT16_BYTES * numbers
-        is_whole = row_group.num_rows == ROW_GROUP_ROWS or group == metadata.num_row_groups - 1
+        is_last = group == groups - 1
         if not (
-            is_whole
+            dim
+            and (row_group.num_rows == ROW_GROUP_ROWS or (is_last and row_group.num_rows < ROW_GROUP_ROWS))
             and column.path_in_schema.startswith("embedding.")
             and column.compression == "UNCOMPRESSED"
             and not column.has_dictionary_page
+            and set(column.encodings) == {"PLAIN", "RLE"}
             and column.num_values == numbers
+            and (group > 0 or _page_values(read(column.data_page_offset, _PAGE_HEADER_BYTES)) == numbers)
             and 0 < level_bytes <= _MIN_HEADER_BYTES + _MAX_LEVEL_BYTES_PER_NUMBER * numbers
         ):
             raise IntegrityError(
@@ -161,6 +173,44 @@ def vector_layout(metadata: pq.FileMetaData, name: str) -> VectorLayout:
             )
         starts[group] = column.data_page_offset + level_bytes
     return VectorLayout(metadata.num_rows, dim, starts)
+
+
+def _vector_dim(schema: pa.Schema) -> int:
+    """Return the components of a vector; 0 if the file has no such column of vectors as `segment_schema` has."""
+    kind = schema.field("embedding").type if "embedding" in schema.names else pa.null()
+    dim = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
+    return dim if dim and schema.field("embedding").equals(segment_schema(dim).field("embedding")) else 0
+
+
+def _page_values(header: bytes) -> int:
+    """Return how many values a data page holds, from the first bytes of its header; 0 for another kind of page.
+
+    Headers are in Thrift's compact form: fields in order, each with a byte (distance from the field before, and type)
+    and, if it is an integer, its zigzag code in groups of 7 bits. Field 1 is the kind of page (0: data, version 1) and
+    field 5 a structure that begins with the number of values.
+    """
+    field, is_inside, rest = 0, False, iter(header)
+    for byte in rest:
+        field += byte >> 4
+        if byte & 15 == _STRUCTURE and field == 5 and not is_inside:
+            field, is_inside = 0, True
+        elif byte & 15 == _INTEGER:
+            value = _read_integer(rest)
+            if field == 1 and (is_inside or value):
+                return value if is_inside else 0
+        else:
+            break
+    return 0
+
+
+def _read_integer(data: Iterator[int]) -> int:
+    code = shift = 0
+    for byte in data:
+        code |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            break
+    return code >> 1
 
 
 def check_segment(path: Path, encoder_id: str, vectors_ND: Vectors | None, rows: int) -> None:
@@ -177,10 +227,10 @@ def check_segment(path: Path, encoder_id: str, vectors_ND: Vectors | None, rows:
         raise IntegrityError(f"segment {path.name} has {metadata.num_rows} rows, its record says {rows}")
     if vectors_ND is None or not rows:
         return
-    layout = vector_layout(metadata, path.name)
+    data = np.memmap(path, np.uint8, "r")
+    layout = vector_layout(metadata, path.name, lambda start, length: data[start : start + length].tobytes())
     firsts = np.arange(0, rows, ROW_GROUP_ROWS)
     edges = np.unique(np.concatenate([firsts, firsts[1:] - 1, [rows - 1]]))
-    data = np.memmap(path, np.uint8, "r")
     for row, offset in zip(edges.tolist(), layout.offsets(edges).tolist(), strict=True):
         if data[offset : offset + FLOAT16_BYTES * layout.dim].tobytes() != vectors_ND[row].tobytes():
             raise IntegrityError(f"segment {path.name} does not have the vector of row {row} where it belongs")

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import fetch_object, open_parts
+from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import ROW_GROUP_ROWS, Vectors, iter_groups, passage_schema
+from dpr.index.live_rows import LiveRows
 from dpr.index.merging import ROW_BITS, ROW_MASK
 from dpr.search.hits import Hit
 from dpr.search.vectors import SegmentVectors
@@ -46,14 +47,14 @@ class SegmentSet:
 
     @classmethod
     def open(
-        cls, store: Store, entries: Sequence[SegmentEntry], deletions: ObjectRef | None, *, local: bool = True
+        cls, store: Store, entries: Sequence[SegmentEntry], deletions: ObjectRef | None, *, verify: bool = True
     ) -> "SegmentSet":
         """Open the segments of a snapshot.
 
-        With `local` those of a remote store are fetched into the cache first, and all are verified; otherwise their
-        vectors are read by range, for a few questions.
+        With `verify` their checksums are verified first, and those of a remote store are fetched into the cache;
+        otherwise their vectors are read where they lie, for a few questions.
         """
-        opened = [SegmentVectors.open(store, entry.object, verify=local, local=local) for entry in entries]
+        opened = [SegmentVectors.open(store, entry.object, verify=verify) for entry in entries]
         return cls(store, entries, opened, read_deletions(store, deletions))
 
     def vectors(self, ids_N: Ids) -> Vectors:
@@ -73,6 +74,15 @@ class SegmentSet:
                 rows = live[np.searchsorted(live, first) : np.searchsorted(live, first + len(vectors_nD))]
                 if len(rows):
                     yield (number << ROW_BITS) | rows, vectors_nD[rows - first]
+
+    def live_rows(self) -> LiveRows:
+        """Return which ids live."""
+        return LiveRows({number: self._mask(entry) for number, entry in self._entries.items()})
+
+    def _mask(self, entry: SegmentEntry) -> npt.NDArray[np.bool_]:
+        mask = np.ones(entry.rows, np.bool_)
+        mask[self._deletions.dead_rows(entry)] = False
+        return mask
 
     def hits(self, scores_K: Scores, ids_K: Ids) -> list[Hit]:
         """Return hits in rank order; ids below zero (fewer than K found) are left out."""
@@ -101,11 +111,13 @@ class SegmentSet:
 
     def _column_of(self, number: int, name: str, rows_n: Ids) -> Iterator[str]:
         """A column at ascending rows (n,) of a segment."""
-        parquet = pq.ParquetFile(open_parts(self._store, self._entries[number].object))
+        file = open_parts(self._store, self._entries[number].object)
         groups_n = rows_n // ROW_GROUP_ROWS
-        for group in np.unique(groups_n).tolist():
-            values = parquet.read_row_group(group, columns=[name])[name].combine_chunks()
-            yield from values.take(pa.array(rows_n[groups_n == group] % ROW_GROUP_ROWS)).to_pylist()
+        with damage_explained(file):
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            for group in np.unique(groups_n).tolist():
+                values = parquet.read_row_group(group, columns=[name])[name].combine_chunks()
+                yield from values.take(pa.array(rows_n[groups_n == group] % ROW_GROUP_ROWS)).to_pylist()
 
     def _open_passages(self, number: int) -> pa.Table:
         ref = self._entries[number].object

@@ -7,16 +7,18 @@ from dpr.errors import IntegrityError
 from dpr.formats.manifest import IndexEntry, SnapshotBody
 from dpr.formats.objects import fetch_object
 from dpr.index.candidates import SearchSettings, rescore
-from dpr.index.shards import ServingIndex, open_shard
+from dpr.index.shards import ServingIndex, open_shards
 from dpr.index.truth import exact_topk
 from dpr.index.tune import RECALL_AT
 from dpr.search.segment_set import Ids, Scores, SegmentSet
 from dpr.store import Store
 
 
-def open_index(store: Store, entry: IndexEntry) -> ServingIndex:
-    """Fetch, verify and load all shards of an index."""
-    return ServingIndex([open_shard(fetch_object(store, shard.object)) for shard in entry.shards])
+def open_index(store: Store, entry: IndexEntry, segments: SegmentSet) -> ServingIndex:
+    """Fetch, verify and load all shards of an index over these segments."""
+    shards = open_shards([fetch_object(store, shard.object) for shard in entry.shards])
+    dead_shares = [1.0 - shard.live_rows / shard.rows for shard in entry.shards]
+    return ServingIndex(shards, segments.live_rows() if any(dead_shares) else None, dead_shares)
 
 
 class VectorSearch:
@@ -30,7 +32,7 @@ class VectorSearch:
         """Load index and segments of a snapshot, verified. Raises IntegrityError for what does not belong together."""
         body.check()
         segments = SegmentSet.open(store, body.segments, body.deletions)
-        index = open_index(store, body.index)
+        index = open_index(store, body.index, segments)
         if index.dim != body.encoder.dim:
             raise IntegrityError(
                 f"index {body.index.index_id} has {index.dim} dimensions, and encoder {body.encoder_id} gives "

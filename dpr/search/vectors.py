@@ -5,12 +5,13 @@ Shapes: N rows, D dimensions.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from dpr.formats.objects import fetch_object, open_parts
+from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, VectorLayout, Vectors, vector_layout
 from dpr.store import Store
@@ -37,18 +38,24 @@ class SegmentVectors:
         )
 
     @classmethod
-    def open(cls, store: Store, ref: ObjectRef, *, verify: bool = False, local: bool = False) -> "SegmentVectors":
+    def open(cls, store: Store, ref: ObjectRef, *, verify: bool = False) -> "SegmentVectors":
         """Open the vectors of a segment.
 
-        With `verify` its checksum is verified first; with `local` a remote segment is first fetched into the cache and
-        verified, for reading many rows soon. Raises IntegrityError for a segment that is not as recorded.
+        With `verify` its checksum is verified first, and that of a remote store is fetched into the cache; otherwise
+        vectors are read where they lie. Raises IntegrityError for a segment that is not as recorded.
         """
-        path = fetch_object(store, ref) if local or (verify and store.local_path(ref.name)) else None
-        path = path or store.local_path(ref.name)
-        metadata = pq.read_metadata(path if path is not None else open_parts(store, ref))
-        layout = vector_layout(metadata, ref.name)
-        mapped = None if path is None or not layout.rows else np.asarray(np.memmap(path, np.uint8, "r"))
-        return cls(layout, mapped, store, ref.name)
+        file = fetch_object(store, ref) if verify else open_parts(store, ref)
+        with damage_explained(file):
+            metadata = pq.read_metadata(file)
+        mapped = np.asarray(np.memmap(file, np.uint8, "r")) if isinstance(file, Path) else None
+
+        def read(start: int, length: int) -> bytes:
+            if mapped is not None:
+                return mapped[start : start + length].tobytes()
+            return store.get_range(ref.name, start, length)
+
+        layout = vector_layout(metadata, ref.name, read)
+        return cls(layout, mapped if layout.rows else None, store, ref.name)
 
     @property
     def dim(self) -> int:

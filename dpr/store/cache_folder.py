@@ -42,6 +42,17 @@ class CacheFolder:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
+    def write(self, path: Path, text: str) -> None:
+        """Write a small file, whole or not at all. Raises OSError."""
+        unfinished = self._temporary / uuid.uuid4().hex
+        for folder in (self._temporary, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_text(text, encoding="ascii")
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def alone(self, work: str) -> Iterator[None]:
         """Wait until no other process does `work`, and keep others from it; without effect where that cannot be."""

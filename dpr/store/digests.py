@@ -60,19 +60,16 @@ class DigestMemory:
         """Return the file's digest, and remember it unless the file may have changed after it was read."""
         started_ns = time.time_ns()
         with path.open("rb") as file:
-            before = os.fstat(file.fileno())
+            status = os.fstat(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            after = os.fstat(file.fileno())
-        if _identity(before) == _identity(after) and before.st_mtime_ns <= started_ns - GRANULARITY_NS:
-            with contextlib.suppress(OSError, StoreError):  # a digest that cannot be remembered is right all the same
-                self._remember(self._record(path), f"{_identity(before)} {sha256}\n")
+        # whatever changes the file from `started_ns` on gives it another modification time than this
+        if status.st_mtime_ns <= started_ns - GRANULARITY_NS:
+            with contextlib.suppress(OSError):  # a digest that cannot be remembered is right all the same
+                self._remember(self._record(path), f"{_identity(status)} {sha256}\n")
         return sha256
 
     def _remember(self, record: Path, text: str) -> None:
-        with self._place.scratch() as scratch:
-            (scratch / record.name).write_text(text, encoding="ascii")
-            record.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(scratch / record.name, record)
+        self._place.write(record, text)
         records = list(record.parent.iterdir())
         if len(records) > MAX_RECORDS_PER_FOLDER:
             for path in sorted(records, key=lambda path: path.stat().st_mtime)[: len(records) // 2]:

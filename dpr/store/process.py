@@ -1,4 +1,4 @@
-"""Which process on which machine: enough to tell on the same machine, without waiting, that a process has ended."""
+"""Names of processes, by which others on the same machine see at once that a process has ended."""
 
 import os
 import socket

@@ -18,6 +18,7 @@ from botocore.parsers import ResponseParserError
 
 from dpr.errors import MissingObjectError, StoreError
 from dpr.store.base import TEMPORARY_PREFIX, ObjectInfo, check_name, check_prefix, check_range
+from dpr.store.requests import count_read
 from dpr.store.s3_bucket import Attempt, S3Bucket
 from dpr.store.s3_failures import Patience, error_code
 from dpr.store.s3_upload import CHUNK_BYTES, S3Upload, windows
@@ -161,6 +162,7 @@ class S3Store:
             return b"", start  # nothing from there on; an empty object answers so at 0
         async with response["Body"] as body:
             data: bytes = await body.read()
+        count_read(len(data))
         if "ContentRange" not in response:
             if not data:  # an empty object has no ranges, and not every server answers 416
                 return b"", 0

@@ -12,6 +12,7 @@ import s3fs
 from fsspec.asyn import sync
 
 from dpr.errors import MissingObjectError, StoreError
+from dpr.store.requests import count_request
 from dpr.store.s3_failures import REQUEST_ERRORS, Patience, error_code, explain, without_secrets
 
 T = TypeVar("T")
@@ -54,6 +55,8 @@ class S3Bucket:
 
     async def request(self, method: str, **arguments: object) -> Any:
         """Send one request to the bucket, within an attempt; `method` and `arguments` are botocore's."""
+        body = arguments.get("Body")
+        count_request(method, len(body) if isinstance(body, bytes) else 0)
         return await self._filesystem()._call_s3(method, Bucket=self.name, **arguments)
 
     async def _repeat(self, subject: str, attempt: Attempt[T], patience: Patience) -> T:

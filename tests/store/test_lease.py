@@ -1,5 +1,6 @@
 """One run at a time: real processes that hold, die, stop and come back; on a folder and on S3."""
 
+import inspect
 import json
 import os
 import signal
@@ -17,14 +18,16 @@ import pytest
 from dpr.errors import ConflictError, StoreError
 from dpr.store import LocalStore, Store, open_store
 from dpr.store.faults import FailureMode, FaultyStore
-from dpr.store.lease import Lease
+from dpr.store.lease import LEASE_SECONDS, Lease
+from dpr.store.s3_failures import Patience
 from tests.services.endpoint import S3Endpoint
 
 HOLD = """
 import sys, time
 from dpr.errors import ConflictError
 from dpr.store import open_store
-from dpr.store.lease import Lease
+from dpr.store.lease import LEASE_SECONDS, Lease
+from dpr.store.s3_failures import Patience
 try:
     with Lease.acquire(open_store(sys.argv[1]), sys.argv[2], float(sys.argv[3])) as lease:
         print("held", lease.fencing_number, flush=True)
@@ -275,3 +278,86 @@ def test_claims_that_make_no_sense_are_refused(folder: LocalStore) -> None:
     folder.put("lease/00000001/00000001.json", b"not JSON")
     with pytest.raises(StoreError, match="not a claim of this version"):
         Lease.acquire(folder, "run 1")
+
+
+@pytest.mark.parametrize("change", [{"pid": "7"}, {"pid": 0}, {"ttl_seconds": 0.0}, {"ttl_seconds": float("inf")}])
+def test_claims_with_impossible_values_are_refused(folder: LocalStore, change: dict[str, object]) -> None:
+    claim_of_another_machine(folder, 1, ttl_seconds=0.1)
+    path = Path(folder.url, "lease/00000001/00000001.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StoreError, match="not a claim of this version"):
+        Lease.acquire(folder, "run 1")
+
+
+def test_the_default_outlives_every_request_to_s3() -> None:
+    assert Patience(total_seconds=5.0, unreachable_seconds=1.0, attempt_seconds=2.0).longest_call_seconds == 7.0
+    assert Patience(total_seconds=1.0, unreachable_seconds=5.0, attempt_seconds=2.0).longest_call_seconds == 7.0
+    assert Patience().longest_call_seconds < LEASE_SECONDS
+    assert inspect.signature(Lease.acquire).parameters["ttl_seconds"].default == LEASE_SECONDS
+
+
+@pytest.mark.parametrize(("ttl_seconds", "beat_seconds"), [(0.3, 0.1), (60.0, 20.0), (LEASE_SECONDS, 20.0)])
+def test_heartbeats_come_often(
+    folder: LocalStore, monkeypatch: pytest.MonkeyPatch, ttl_seconds: float, beat_seconds: float
+) -> None:
+    waits: list[float | None] = []
+    wait = threading.Event.wait
+
+    def note(event: threading.Event, timeout: float | None = None) -> bool:
+        if threading.current_thread().name == "lease":
+            waits.append(timeout)
+        return wait(event, timeout)
+
+    monkeypatch.setattr(threading.Event, "wait", note)
+    Lease.acquire(folder, "run 1", ttl_seconds).release()
+    assert waits[0] == pytest.approx(beat_seconds)
+
+
+class Broken(LocalStore):
+    """A store that fails in ways of its own once it is `broken`."""
+
+    broken: Exception | None = None
+    undeletable = False
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        if self.broken:
+            raise self.broken
+        return super().put_if_absent(name, data)
+
+    def delete(self, name: str) -> None:
+        if self.undeletable:
+            raise StoreError(f"{name} may not be deleted")
+        super().delete(name)
+
+
+def test_an_unexpected_error_of_the_heart_is_not_silent(tmp_path: Path) -> None:
+    store = Broken(tmp_path / "store")
+    lease = Lease.acquire(store, "run 1", ttl_seconds=0.1)
+    lease.check()
+    store.broken = TypeError("of a defect")
+    lease._heart.join(60)
+    with pytest.raises(StoreError, match=r"has no heartbeats any more, .* \(TypeError: of a defect\)") as caught:
+        lease.check()
+    assert caught.value.__cause__ is store.broken
+    assert "\n" not in str(caught.value)
+    store.broken = None
+    lease.release()
+
+
+def test_heartbeats_go_on_where_old_ones_cannot_be_removed(tmp_path: Path) -> None:
+    store = Broken(tmp_path / "store")
+    with Lease.acquire(store, "run 1", ttl_seconds=0.1) as lease:
+        store.undeletable = True
+        until = time.monotonic() + 60
+        while not store.exists("lease/00000001/00000012.json"):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        lease.check()
+
+
+def test_the_first_error_is_the_one_that_is_seen(tmp_path: Path) -> None:
+    store = Broken(tmp_path / "store")
+    lease = Lease.acquire(store, "run 1")
+    store.broken = StoreError("the store fails as well")
+    with pytest.raises(ZeroDivisionError), lease:
+        raise ZeroDivisionError

@@ -1,10 +1,10 @@
 """What is special to folders: clashes of files and folders, crashes, rights; and random histories against a dict."""
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from dpr.errors import MissingObjectError, StoreError
 from dpr.store import LocalStore, open_store
+from tests.disk import full_disk
+from tests.store.unprivileged import public_folder, run_unprivileged
 
 BYTES = st.binary(max_size=40)
 
@@ -42,10 +44,10 @@ class StoreAgainstDict(RuleBasedStateMachine):
         self.model[name] = data
 
     @rule(name=names, data=BYTES)
-    def put_file(self, name: str, data: bytes) -> None:
+    def put_file_if_absent(self, name: str, data: bytes) -> None:
         (self.folder / "file").write_bytes(data)
-        self.store.put_file(name, self.folder / "file")
-        self.model[name] = data
+        assert self.store.put_file_if_absent(name, self.folder / "file") is (name not in self.model)
+        self.model.setdefault(name, data)
 
     @rule(name=names, data=BYTES)
     def put_if_absent(self, name: str, data: bytes) -> None:
@@ -97,7 +99,7 @@ def test_a_file_and_a_folder_of_one_name(tmp_path: Path, there: str, new: str) -
     for call in (
         lambda: store.put(new, b"2"),
         lambda: store.put_if_absent(new, b"2"),
-        lambda: store.put_file(new, tmp_path / "file"),
+        lambda: store.put_file_if_absent(new, tmp_path / "file"),
     ):
         with pytest.raises(StoreError, match="choose another name"):
             call()
@@ -108,7 +110,7 @@ def test_a_writer_that_dies_leaves_no_object(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from dpr.store import local; "
         "local._sync = lambda path: os._exit(9); "  # dies when the data is written, before it has its name
-        "local.LocalStore(sys.argv[1]).put_file('a', Path(sys.argv[1], 'source'))"
+        "local.LocalStore(sys.argv[1]).put_file_if_absent('a', Path(sys.argv[1], 'source'))"
     )
     (tmp_path / "source").write_bytes(b"1")
     assert subprocess.run((sys.executable, "-c", code, tmp_path), check=False).returncode == 9
@@ -126,17 +128,118 @@ def test_a_writer_that_dies_leaves_no_object(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "source"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_folders_are_no_empty_listings(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    store.put("a/b", b"1")
-    (tmp_path / "a").chmod(0)
-    try:
-        for call in (lambda: list(store.list()), lambda: store.exists("a/b"), lambda: store.put("a/c", b"")):
-            with pytest.raises(StoreError, match="Permission denied"):
-                call()
-    finally:
-        (tmp_path / "a").chmod(0o700)
+def test_a_file_that_is_stored_is_not_copied_again(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    assert store.put_file_if_absent("a", tmp_path / "file") is True
+    with full_disk():
+        assert store.put_file_if_absent("a", tmp_path / "file") is False
+        with pytest.raises(StoreError, match=r"object b cannot be created in store .*: File too large"):
+            store.put_file_if_absent("b", tmp_path / "file")
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["a"]
+
+
+CALL_AND_PRINT = """
+import sys
+from pathlib import Path
+from dpr.errors import StoreError
+from dpr.store import LocalStore
+folder, file, call = sys.argv[1:]
+try:
+    print(repr(eval(call, {"store": LocalStore(folder), "file": Path(file)})))
+except StoreError as error:
+    print(type(error).__name__, error)
+"""
+READS = ["store.get('a/b')", "store.get_range('a/b', 0, 1)", "store.fetch('a/b', file.with_name('copy'))"]
+STATUS = ["store.size('a/b')", "store.exists('a/b')"]
+LISTS = ["list(store.list())", "list(store.list('a/'))", "store.leftovers(float('inf'))"]
+WRITES = [
+    "store.put('a/c', b'1')",
+    "store.put_if_absent('a/c', b'1')",
+    "store.put_file_if_absent('a/c', file)",
+    "store.put('a/d/e', b'1')",
+    "store.delete('a/b')",
+]
+
+
+class TestRights:
+    """A user without the rights gets one sentence from every method, and no PermissionError."""
+
+    @pytest.fixture
+    def folder(self) -> Iterator[Path]:
+        with public_folder() as folder:
+            store = LocalStore(folder / "store")
+            store.put("a/b", b"1")
+            (folder / "store" / "a" / ".tmp-left").write_bytes(b"")
+            (folder / "file").write_bytes(b"2")
+            (folder / "writable").mkdir()
+            (folder / "writable").chmod(0o777)
+            yield folder
+
+    def outcome(self, folder: Path, call: str) -> str:
+        file = folder / "writable" / "file"
+        if not file.exists():
+            file.write_bytes(b"2")
+        return run_unprivileged(CALL_AND_PRINT, folder / "store", file, call)
+
+    def check_denied(self, folder: Path, call: str) -> None:
+        outcome = self.outcome(folder, call)
+        assert outcome.startswith("StoreError ")
+        assert "Permission denied" in outcome
+        assert str(folder) in outcome
+        assert "\n" not in outcome
+        assert ". " not in outcome
+
+    @pytest.mark.parametrize("call", [*READS, *STATUS, *LISTS, *WRITES, "store.leftovers(float('inf'), delete=True)"])
+    def test_a_folder_that_is_closed(self, folder: Path, call: str) -> None:
+        (folder / "store" / "a").chmod(0)
+        self.check_denied(folder, call)
+
+    @pytest.mark.parametrize("call", [*READS, *STATUS, *LISTS, *WRITES])
+    def test_a_folder_that_can_be_listed_but_not_entered(self, folder: Path, call: str) -> None:
+        (folder / "store" / "a").chmod(0o444)
+        self.check_denied(folder, call)
+
+    @pytest.mark.parametrize("call", LISTS)
+    def test_a_folder_that_can_be_entered_but_not_listed(self, folder: Path, call: str) -> None:
+        (folder / "store" / "a").chmod(0o311)
+        self.check_denied(folder, call)
+        assert self.outcome(folder, "store.get('a/b')") == "b'1'"
+
+    @pytest.mark.parametrize("call", [*WRITES, "store.leftovers(float('inf'), delete=True)"])
+    def test_a_folder_that_cannot_be_written(self, folder: Path, call: str) -> None:
+        (folder / "store" / "a").chmod(0o555)
+        self.check_denied(folder, call)
+        assert sorted(path.name for path in (folder / "store" / "a").iterdir()) == [".tmp-left", "b"]
+        assert self.outcome(folder, "store.delete('a/none')") == "None"
+        assert self.outcome(folder, "store.put_file_if_absent('a/b', file)") == "False"
+
+    @pytest.mark.parametrize("call", READS)
+    def test_an_object_that_cannot_be_read(self, folder: Path, call: str) -> None:
+        (folder / "store" / "a" / "b").chmod(0)
+        self.check_denied(folder, call)
+        assert self.outcome(folder, "store.size('a/b')") == "1"
+
+    def test_a_store_below_a_closed_folder_cannot_be_opened(self, folder: Path) -> None:
+        folder.chmod(0)
+        outcome = run_unprivileged(CALL_AND_PRINT, folder / "store", folder / "file", "store.url")
+        assert outcome == f"StoreError store {str(folder / 'store')!r} cannot be opened (Permission denied)"
+
+    @pytest.mark.parametrize(
+        ("call", "path"),
+        [
+            ("store.put_file_if_absent('c', file.parents[1] / 'closed' / 'file')", "closed/file"),
+            ("store.put_file_if_absent('c', file.parents[1] / 'secret')", "secret"),
+            ("store.fetch('a/b', file.parents[1] / 'closed' / 'copy')", "closed/copy"),
+            ("store.fetch('a/b', file.parents[1] / 'copy')", "copy"),
+        ],
+    )
+    def test_local_files_that_may_not_be_used(self, folder: Path, call: str, path: str) -> None:
+        (folder / "closed").mkdir(mode=0)
+        (folder / "secret").touch(mode=0)
+        folder.chmod(0o555)
+        self.check_denied(folder, call)
+        assert str(folder / path) in self.outcome(folder, call)
 
 
 def test_a_store_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
@@ -152,5 +255,14 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="is a file"):
         open_store(str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="lies below one"):
+        open_store(str(tmp_path / "file" / "store"))
     with pytest.raises(StoreError, match="scheme 'gs'"):
         open_store("gs://bucket")
+
+
+@pytest.mark.parametrize("folder", ["~no-such-user/store", "a\0b", "x" * 300])
+def test_folders_that_no_system_has(folder: str) -> None:
+    with pytest.raises(StoreError, match="cannot be opened") as caught:
+        open_store(folder)
+    assert "\n" not in str(caught.value)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import StoreError
-from dpr.store.s3 import CHUNK_BYTES, S3Store
+from dpr.store.s3 import S3Store
+from dpr.store.s3_upload import CHUNK_BYTES
 from tests.services.fault_proxy import Fault
 from tests.store.s3_rig import Rig
 

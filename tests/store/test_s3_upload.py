@@ -131,15 +131,19 @@ def test_a_writer_that_is_overtaken_changes_nothing(either_rig: Rig) -> None:
     assert either_rig.unfinished_uploads() == []
 
 
-def test_an_upload_that_somebody_removes_is_a_failure(rig: Rig) -> None:
+def test_an_upload_that_somebody_removes_is_a_failure(ceph_rig: Rig) -> None:
+    ceph_rig.reset()  # moto has no answer to this
+
     def read(start: int, length: int) -> bytes:
-        for upload in rig.unfinished_uploads():
-            rig.client.abort_multipart_upload(Bucket=rig.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        for upload in ceph_rig.unfinished_uploads():
+            ceph_rig.client.abort_multipart_upload(
+                Bucket=ceph_rig.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+            )
         return LARGE[start : start + length]
 
     with pytest.raises(StoreError, match=r"^object large: .* NoSuchUpload .* was removed meanwhile; start again$"):
-        S3Upload(rig.store._bucket, "large", "object large").put_in_parts_if_absent(len(LARGE), read)
-    assert rig.objects() == {}
+        S3Upload(ceph_rig.store._bucket, "large", "object large").put_in_parts_if_absent(len(LARGE), read)
+    assert ceph_rig.objects() == {}
 
 
 def test_an_upload_that_fails_leaves_nothing(rig: Rig, large: Path) -> None:

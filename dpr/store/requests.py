@@ -1,0 +1,45 @@
+"""Counts the requests that this process sends to object stores, and the bytes that they move."""
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+
+CLASSES = {
+    "get_object": "GET",
+    "head_object": "GET",
+    "list_objects_v2": "LIST",
+    "delete_object": "DELETE",
+    "abort_multipart_upload": "DELETE",
+}
+"""Method → the class that it is billed as; all others write and are `PUT`."""
+READ_BYTES, WRITTEN_BYTES = "bytes read", "bytes written"
+
+_lock = threading.Lock()
+_counts: Counter[str] = Counter()
+
+
+def count_request(method: str, written_bytes: int) -> None:
+    """Count one request by botocore's name of its method, also if it fails: it is billed all the same."""
+    with _lock:
+        _counts[CLASSES.get(method, "PUT")] += 1
+        _counts[WRITTEN_BYTES] += written_bytes
+
+
+def count_read(read_bytes: int) -> None:
+    """Count the bytes of an answer."""
+    with _lock:
+        _counts[READ_BYTES] += read_bytes
+
+
+def count_elsewhere(counts: Mapping[str, int]) -> None:
+    """Add what another process has counted for this one."""
+    with _lock:
+        _counts.update(counts)
+
+
+def take_counts() -> dict[str, int]:
+    """Return what was counted since the last call: requests by class, and bytes."""
+    with _lock:
+        taken = {name: count for name, count in _counts.items() if count}
+        _counts.clear()
+    return taken

@@ -1,0 +1,45 @@
+"""Object names: each is plain, different from all others, and says what it is."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpr.formats import layout
+from dpr.formats.records import OBJECT_NAME
+
+numbers = st.integers(0, 99_999_999)
+ids = st.text("0123456789abcdef", min_size=16, max_size=16)
+digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+
+@given(numbers, ids)
+def test_numbers_are_read_back_from_names(number: int, reader: str) -> None:
+    assert layout.snapshot_number(layout.snapshot(number)) == number
+    assert layout.read_number(layout.reader(number, reader)) == number
+
+
+@given(st.lists(numbers, min_size=2, max_size=10))
+def test_snapshots_sort_by_number(some: list[int]) -> None:
+    assert sorted(map(layout.snapshot, some)) == [layout.snapshot(number) for number in sorted(some)]
+
+
+@given(ids, ids, digests, digests, numbers)
+def test_names_are_plain_and_each_its_own(one: str, other: str, sha256: str, sha256_b: str, number: int) -> None:
+    stems = [
+        layout.scan(one, other),
+        layout.segment(one, other),
+        layout.codebook(one, other),
+        layout.part(sha256, sha256_b),
+        layout.index(one),
+        layout.questions(one, other),
+        layout.truth(one, other, f"{sha256[: layout.SHORT_DIGEST]}-200"),
+        layout.measured(one, other, one),
+    ]
+    names = [layout.snapshot(number), layout.reader(number, one), layout.plan(one), layout.report(one, "2026-a")]
+    names += [layout.changes(one), layout.duplicates(one), layout.quarantine(one), layout.deletions()]
+    names += [*stems, *map(layout.record, stems)]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert re.match(OBJECT_NAME, name)
+        assert name.startswith(layout.COLLECTED)

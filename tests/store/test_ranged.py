@@ -1,0 +1,85 @@
+"""RangedFile against a file in memory: whatever is sought and read, both give the same."""
+
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpr.errors import MissingObjectError, StoreError
+from dpr.store import LocalStore
+from dpr.store.ranged import RangedFile, open_object
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("seek"), st.integers(0, 1200), st.just(io.SEEK_SET)),
+        st.tuples(st.just("seek"), st.integers(-50, 50), st.just(io.SEEK_END)),
+        st.tuples(st.just("read"), st.integers(-1, 400), st.just(0)),
+    ),
+    max_size=12,
+)
+
+
+class MemoryStore(LocalStore):
+    """Hold one object; remote as far as one can see. Notes the ranges that are read."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("/nowhere")
+        self.data = data
+        self.ranges: list[tuple[int, int]] = []
+
+    def size(self, name: str) -> int:
+        if name != "a":
+            raise MissingObjectError(name)
+        return len(self.data)
+
+    def get_range(self, name: str, start: int, length: int) -> bytes:  # noqa: ARG002
+        self.ranges.append((start, length))
+        return self.data[start : start + length]
+
+    def local_path(self, name: str) -> Path | None:  # noqa: ARG002
+        return None
+
+
+@given(st.binary(max_size=1000), STEPS, st.booleans())
+def test_it_reads_as_a_file_does(data: bytes, steps: list[tuple[str, int, int]], buffered: bool) -> None:
+    raw = RangedFile(MemoryStore(data), "a", len(data))
+    file, model = raw.buffered() if buffered else raw, io.BytesIO(data)
+    for what, number, whence in steps:
+        if what == "seek":
+            number = max(number, -len(data)) if whence == io.SEEK_END else number
+            assert file.seek(number, whence) == model.seek(number, whence)
+        else:
+            assert file.read(number) == model.read(number)
+        assert file.tell() == model.tell()
+
+
+def test_small_reads_become_one_range_with_a_buffer() -> None:
+    store = MemoryStore(bytes(3 << 20))
+    with RangedFile(store, "a", 3 << 20).buffered() as file:
+        for _ in range(1000):
+            file.read(100)
+    assert store.ranges == [(0, 1 << 20)]
+
+
+def test_an_object_that_became_shorter_is_an_error() -> None:
+    store = MemoryStore(b"12345")
+    with pytest.raises(StoreError, match="object a ends before its 9 bytes"):
+        RangedFile(store, "a", 9).read()
+
+
+def test_open_object_gives_the_path_of_a_local_file(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a/b", b"123")
+    assert open_object(store, "a/b") == tmp_path / "a" / "b"
+    with pytest.raises(MissingObjectError):
+        open_object(store, "a/c")
+
+
+def test_open_object_gives_a_buffered_file_of_a_remote_one() -> None:
+    file = open_object(MemoryStore(b"12345"), "a")
+    assert isinstance(file, io.BufferedReader)
+    assert file.read() == b"12345"
+    with pytest.raises(MissingObjectError):
+        open_object(MemoryStore(b""), "b")
