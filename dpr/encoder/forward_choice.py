@@ -13,7 +13,7 @@ from dpr.encoder.tokens import SHORTEST
 from dpr.encoder.tower import TowerSpec
 
 GPU_THREADS = 3
-"""Threads that keep a GPU busy: while it computes one batch, the next one waits and a third is prepared or read back."""
+"""Threads that keep a GPU busy: it computes one batch, the next one waits, and a third is prepared or read back."""
 
 
 @dataclass(frozen=True)

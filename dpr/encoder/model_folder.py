@@ -1,7 +1,7 @@
 """The kinds of model folders, and where each of them states how its vectors are made.
 
-sentence-transformers folders state it in modules.json and the files that it names, Hugging Face DPR checkpoints by their
-architecture. Plain BERT-like models do not state it: the recipe names their pooling.
+sentence-transformers folders state it in modules.json and the files that it names, Hugging Face DPR checkpoints by
+their architecture. Plain BERT-like models do not state it: the recipe names their pooling.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,6 @@ feed-forward size. Sequence b holds tokens offsets[b] to offsets[b + 1].
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 
 _FROM_ZERO = ("bert", "dpr")
 _AFTER_PADDING = ("camembert", "roberta", "xlm-roberta")
-"""Network types, by the position of the first token: 0, or pad_token_id + 1."""
+"""Types of networks whose first token has position 0, and of those where it has pad_token_id + 1."""
 _HEAD_SIZES = (16, 32, 64, 128)
-"""What the kernels are made for."""
+"""Sizes of attention heads that the kernels can compute."""
 ACTS = {"gelu": "gelu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
-"""Activation of config.json → what is computed."""
+"""Activation that config.json names → activation that is computed."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Tables:
-    """What embeds tokens: one row a word, a token type, a position."""
+    """The embedding tables: one row for each word, token type and position."""
 
     words: Tensor
     types: Tensor
@@ -75,46 +74,30 @@ class Tables:
     norm: Norm
 
 
-Entry = Callable[[Packed], tuple[Tensor, Tensor]]
-"""The first layer's input (T, H), and its queries, keys and values (T, J)."""
-
-
 class Ops(Protocol):
-    """What differs between devices."""
+    """The operations that differ between devices."""
 
     def prepared(self, linear: Linear) -> Linear:
-        """The layer with its weight as the products below want it."""
+        """Return the layer with its weight in the layout that the products below need."""
 
     def project(self, x_TH: Tensor, linear: Linear) -> Tensor:
-        """x @ weight.T + bias."""
+        """Return x @ weight.T + bias."""
 
     def activate(self, x_TH: Tensor, linear: Linear, act: str) -> Tensor:
-        """The activation `act` of x @ weight.T + bias."""
+        """Return the activation `act` of x @ weight.T + bias."""
 
     def merge(self, x_TH: Tensor, y_TJ: Tensor, linear: Linear, norm: Norm, dtype: torch.dtype) -> Tensor:
-        """Layer normalisation of x + y @ weight.T + bias, in `dtype`; may write over x."""
-
-    def entry(self, tables: Tables, exact: Linear, prepared: Linear, dtype: torch.dtype) -> Entry:
-        """What enters the first layer, its queries, keys and values by `exact`, in float32, or the same `prepared`."""
+        """Return the layer normalisation of x + y @ weight.T + bias, in `dtype`; may write over x."""
 
     def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
-        """Normalised sums of the three embeddings (T, H)."""
+        """Return the normalised sums of the three embeddings (T, H)."""
 
     def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:
-        """Attention within each sequence (T, H); only each one's first `queries` rows need be right."""
+        """Return attention within each sequence (T, H); only the first `queries` rows of each need be right."""
 
 
 class Products(ABC):
-    """Ops' products in PyTorch's own calls, with activations and residuals computed within them."""
-
-    def entry(self, tables: Tables, exact: Linear, prepared: Linear, dtype: torch.dtype) -> Entry:  # noqa: ARG002
-        """See Ops."""
-
-        def enter(packed: Packed) -> tuple[Tensor, Tensor]:
-            x_TH = self.embed(tables, packed, dtype)
-            return x_TH, self.project(x_TH, prepared)
-
-        return enter
+    """The products of Ops as PyTorch's own calls, which compute activations and residuals, too."""
 
     def prepared(self, linear: Linear) -> Linear:
         """See Ops."""
@@ -125,17 +108,17 @@ class Products(ABC):
         return torch.addmm(linear.bias, x_TH, linear.weight.t())
 
     def activate(self, x_TH: Tensor, linear: Linear, act: str) -> Tensor:
-        """See Ops. On a GPU GELU is the form with tanh."""
+        """See Ops. On a GPU GELU is computed by its formula with tanh."""
         return torch._addmm_activation(linear.bias, x_TH, linear.weight.t(), use_gelu=ACTS[act] == "gelu")
 
     def merge(self, x_TH: Tensor, y_TJ: Tensor, linear: Linear, norm: Norm, dtype: torch.dtype) -> Tensor:
-        """See Ops. addmm_ adds the residual; the bias waits for the normalisation, which reads all anyway."""
+        """See Ops. addmm_ adds the residual; the bias is added by the normalisation, which reads all values anyway."""
         x_TH.addmm_(y_TJ, linear.weight.t())
         return self.add_norm(x_TH, linear.bias, norm, dtype)
 
     @abstractmethod
     def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
-        """Layer normalisation of x + bias (T, H), in `dtype`."""
+        """Return the layer normalisation of x + bias (T, H), in `dtype`."""
 
     @abstractmethod
     def embed(self, tables: Tables, packed: Packed, dtype: torch.dtype) -> Tensor:
@@ -143,7 +126,7 @@ class Products(ABC):
 
 
 def supports(body: Any) -> bool:
-    """Whether `body` is a network that PackedBert computes."""
+    """Return whether `body` is a network that PackedBert computes."""
     config = body.config
     absolute = getattr(config, "position_embedding_type", None) in (None, "absolute")
     plain = not (getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False))
@@ -153,7 +136,7 @@ def supports(body: Any) -> bool:
 
 
 class PackedBert:
-    """BERT, RoBERTa and their kin."""
+    """The forward pass of BERT, RoBERTa and networks of the same build."""
 
     def __init__(self, body: Any, ops: Ops, dtype: torch.dtype, device: torch.device) -> None:
         config = body.config
@@ -161,30 +144,32 @@ class PackedBert:
         self._act = str(config.hidden_act)
         copy = _Copier(ops, dtype, device)
         embeddings, first = body.embeddings, config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
-        tables = Tables(
+        self._tables = Tables(
             copy.exact(embeddings.word_embeddings.weight),
             copy.exact(embeddings.token_type_embeddings.weight),
             copy.exact(embeddings.position_embeddings.weight[first:]),
             copy.norm(embeddings.LayerNorm),
         )
         self._layers = [copy.layer(layer) for layer in body.encoder.layer]
-        exact = copy.together(*_qkv(body.encoder.layer[0]))
-        self._enter = ops.entry(tables, exact, self._layers[0].qkv, dtype)
 
     def hidden(self, packed: Packed) -> Tensor:
-        """Token vectors (T, H) of the last layer, float32."""
+        """Return the token vectors (T, H) of the last layer, float32."""
         x_TH, qkv_TJ = self._before_last(packed)
         return self._finished(self._layers[-1], x_TH, self._attended(qkv_TJ, packed, packed.longest), torch.float32)
 
     def first(self, packed: Packed) -> Tensor:
-        """Vectors (B, H) of the first tokens, float32; after its attention the last layer computes nothing else."""
+        """Return the vectors (B, H) of the first tokens, float32.
+
+        After its attention the last layer is computed for these tokens only.
+        """
         (x_TH, qkv_TJ), rows_B = self._before_last(packed), packed.offsets[:-1]
         attended_TH = self._attended(qkv_TJ, packed, 1)
         return self._finished(self._layers[-1], x_TH[rows_B], attended_TH[rows_B], torch.float32)
 
     def _before_last(self, packed: Packed) -> tuple[Tensor, Tensor]:
-        """The last layer's input, and its queries, keys and values."""
-        x_TH, qkv_TJ = self._enter(packed)
+        """Return the last layer's input, and its queries, keys and values."""
+        x_TH = self._ops.embed(self._tables, packed, self._dtype)
+        qkv_TJ = self._ops.project(x_TH, self._layers[0].qkv)
         for layer, following in pairwise(self._layers):
             x_TH = self._finished(layer, x_TH, self._attended(qkv_TJ, packed, packed.longest), self._dtype)
             qkv_TJ = self._ops.project(x_TH, following.qkv)
@@ -200,7 +185,7 @@ class PackedBert:
 
 
 class _Copier:
-    """Copies of a network's weights: products in `dtype`, the rest in float32."""
+    """Copies a network's weights: those of products in `dtype`, all others in float32."""
 
     def __init__(self, ops: Ops, dtype: torch.dtype, device: torch.device) -> None:
         self._ops, self._dtype, self._device = ops, dtype, device
@@ -211,19 +196,15 @@ class _Copier:
     def norm(self, module: nn.LayerNorm) -> Norm:
         return Norm(self.exact(module.weight), self.exact(module.bias), module.eps)
 
-    def together(self, *modules: nn.Linear) -> Linear:
-        """Side by side, in float32."""
-        weight, bias = (torch.cat([getattr(module, name) for module in modules]) for name in ("weight", "bias"))
-        return Linear(self.exact(weight), self.exact(bias))
-
     def linear(self, *modules: nn.Linear) -> Linear:
-        exact = self.together(*modules)
-        return self._ops.prepared(Linear(exact.weight.to(self._dtype), exact.bias.to(self._dtype)))
+        """Copy the modules as one, side by side."""
+        weight, bias = (torch.cat([getattr(module, name) for module in modules]) for name in ("weight", "bias"))
+        return self._ops.prepared(Linear(self.exact(weight).to(self._dtype), self.exact(bias).to(self._dtype)))
 
     def layer(self, layer: Any) -> Layer:
-        projected = layer.attention.output
+        attention, projected = layer.attention.self, layer.attention.output
         return Layer(
-            self.linear(*_qkv(layer)),
+            self.linear(attention.query, attention.key, attention.value),
             self.linear(projected.dense),
             self.norm(projected.LayerNorm),
             self.linear(layer.intermediate.dense),
@@ -232,13 +213,8 @@ class _Copier:
         )
 
 
-def _qkv(layer: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-    attention = layer.attention.self
-    return attention.query, attention.key, attention.value
-
-
 def pool(hidden_TH: Tensor, packed: Packed, pooling: str) -> Tensor:
-    """Mean or maximum (B, H) over each sequence's tokens."""
+    """Return mean or maximum (B, H) over each sequence's tokens."""
     lengths = packed.offsets.diff().long()
-    # unsafe: without reading the lengths back, which would wait for the device
+    # unsafe: the lengths are not checked, because reading them would wait for the device
     return torch.segment_reduce(hidden_TH, pooling, lengths=lengths, unsafe=True)

@@ -14,12 +14,15 @@ from dpr.encoder.network import Network
 from dpr.encoder.packed import Ops, Packed, PackedBert, pool
 from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_torch import TorchOps
-from dpr.encoder.spec import TowerSpec
 from dpr.encoder.tokens import TokenBatch
+from dpr.encoder.tower import TowerSpec
 
 
 class PackedForward:
-    """Rows one after another, without padding. With several threads calling, the device never waits for the host."""
+    """A Forward over rows that stand one after another, without padding.
+
+    If several threads call it, a GPU never waits for the host.
+    """
 
     def __init__(
         self, network: Network, tower: TowerSpec, device: torch.device, dtype: torch.dtype = torch.bfloat16
@@ -34,7 +37,7 @@ class PackedForward:
         if self._device.type != "cuda":
             with torch.inference_mode():
                 return self._vectors(packed)
-        # one batch's activations at a time; Triton runs on the current device
+        # one batch's activations at a time; Triton uses the current device
         with torch.inference_mode(), torch.cuda.device(self._device), self._launching:
             vectors_BD = self._vectors(packed)
             host_BD = torch.empty(vectors_BD.shape, dtype=vectors_BD.dtype, pin_memory=True)
@@ -46,7 +49,7 @@ class PackedForward:
 
     @staticmethod
     def batches(lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
-        """See Forward. Longest rows first: rows of one batch take equally long in attention."""
+        """See Forward. The longest rows come first, so that rows of one batch take equally long in attention."""
         order_N = np.argsort(-lengths_N, kind="stable")
         ends_N = np.cumsum(lengths_N[order_N])
         batches, first = [], 0
@@ -67,7 +70,7 @@ class PackedForward:
 
 
 def pack(tokens: TokenBatch, device: torch.device) -> Packed:
-    """A batch on the device; to a GPU in one copy from pinned memory, which waits for nothing."""
+    """Copy a batch to the device; to a GPU in one copy from pinned memory, which nothing waits for."""
     lengths_B = tokens.lengths()
     places_T = np.arange(len(tokens.ids_T)) - np.repeat(tokens.offsets[:-1], lengths_B)
     arrays = (tokens.ids_T, tokens.types_T, places_T, tokens.offsets)
@@ -79,7 +82,7 @@ def pack(tokens: TokenBatch, device: torch.device) -> Packed:
 
 
 def default_ops(device: torch.device, dtype: torch.dtype) -> Ops:
-    """Triton kernels on a GPU, oneDNN's bf16 products on a CPU, plain PyTorch elsewhere."""
+    """Return Triton kernels for a GPU, oneDNN's bf16 products for a CPU, plain PyTorch for all else."""
     if device.type == "cpu" and dtype == torch.bfloat16:
         return CpuOps()
     if device.type != "cuda":

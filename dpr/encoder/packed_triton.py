@@ -1,8 +1,8 @@
 """The packed operations as Triton kernels, for GPUs. Shapes as in packed.py; D dimensions of a head.
 
-Attention is one pass over the keys with the running maximum of FlashAttention-2; each program holds one small block of
-queries of one head of one sequence, so that at passage lengths (some hundred tokens) little is padding, and
-several programs on each multiprocessor hide each other's waiting.
+Attention is one pass over the keys with the running maximum of FlashAttention-2. Each program computes one small block
+of queries of one head of one sequence. So at the length of passages (some hundred tokens) little is padding, and
+several programs share a multiprocessor, which computes one while another waits for memory.
 """
 
 import math
@@ -17,7 +17,7 @@ from dpr.encoder.packed import Norm, Packed, Products, Tables
 QUERIES = 64
 """Rows of a block of queries."""
 SHORT, SHORT_KEYS, LONG_KEYS = 160, {"KEYS": 32, "num_stages": 3}, {"KEYS": 64, "num_stages": 2}
-"""Up to SHORT tokens small blocks of keys waste less; beyond, large ones are faster (measured on an H200)."""
+"""Up to SHORT tokens small blocks of keys waste less; for longer ones large blocks are faster (measured on an H200)."""
 ROWS = 4
 """Rows that one program normalises."""
 
@@ -61,7 +61,7 @@ class TritonOps(Products):
 @triton.jit(do_not_specialize=["blocks"])
 def _attend(qkv, out, offsets, scale, blocks, heads: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
             QUERIES: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
-    # heads fastest, then the blocks of one sequence: programs that run together read the same keys and values
+    # heads vary fastest, then the blocks of one sequence, so that programs that run together read the same keys
     program = tl.program_id(0)
     head = program % heads
     block = (program // heads) % blocks

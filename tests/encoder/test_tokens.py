@@ -1,4 +1,4 @@
-"""Token batches against numpy, and tokenising against transformers' own call."""
+"""Token batches against lists, and tokenising against transformers' own call."""
 
 import os
 import subprocess
@@ -15,8 +15,9 @@ from transformers import AutoTokenizer
 from dpr.encoder import words
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TEXTS_PER_CALL, TokenBatch, TowerTokenizer
+from dpr.encoder.tower import TowerSpec
 from dpr.recipe import EncoderConfig
-from tests.encoder.models import TEXTS, TITLES, save_bert, save_sentence_transformer
+from tests.encoder.models import TEXTS, TITLES, save_sentence_transformer
 
 ROWS = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=9), max_size=12)
 
@@ -49,12 +50,11 @@ def test_selecting_slicing_and_sending_are_those_of_a_list(rows: list[list[int]]
 @pytest.mark.parametrize("title_join", ["pair", "space"])
 @pytest.mark.parametrize("prefix", ["", "the river: "])
 @pytest.mark.parametrize("max_tokens", [4, 30, 300])
-def test_tokens_are_those_of_transformers(tmp_path: Path, title_join: Any, prefix: str, max_tokens: int) -> None:
-    folder = save_bert(tmp_path)
+def test_tokens_are_those_of_transformers(shared_bert: Path, title_join: Any, prefix: str, max_tokens: int) -> None:
     config = EncoderConfig(
-        model=str(folder), pooling="cls", title_join=title_join, passage_prefix=prefix, max_tokens=max_tokens
+        model=str(shared_bert), pooling="cls", title_join=title_join, passage_prefix=prefix, max_tokens=max_tokens
     )
-    theirs, limits = AutoTokenizer.from_pretrained(folder), {"truncation": True, "max_length": max_tokens}
+    theirs, limits = AutoTokenizer.from_pretrained(shared_bert), {"truncation": True, "max_length": max_tokens}
     if title_join == "pair":
         expected = theirs([prefix + title for title in TITLES], TEXTS, **limits)
     else:
@@ -92,66 +92,60 @@ NASTY = (
 
 
 @pytest.fixture(scope="module")
-def nasty_towers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, TowerTokenizer, str, int]]:
-    folder = save_bert(tmp_path_factory.mktemp("bert"))
-    found = []
-    for join in ("pair", "space"):
-        for most in (5, 12, 300):
-            config = EncoderConfig(model=str(folder), pooling="cls", title_join=join, max_tokens=most)  # type: ignore[arg-type]
-            tokenizer = TowerTokenizer(resolve(config).passage)
-            found.append((AutoTokenizer.from_pretrained(folder), tokenizer, join, most))
-    return found
+def towers(shared_bert: Path) -> list[TowerSpec]:
+    """Find towers of the same model with both ways to join titles and several token limits."""
+    config = EncoderConfig(model=str(shared_bert), pooling="cls")
+    changes = [{"title_join": join, "max_tokens": limit} for join in ("pair", "space") for limit in (5, 12, 300)]
+    return [resolve(config.model_copy(update=change)).passage for change in changes]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
-    # halves of surrogate pairs are not text: scans refuse such rows, the service such questions
+    # halves of surrogate pairs are not text: scans quarantine such rows, and the service refuses such questions
     texts=st.lists(
         st.lists(st.sampled_from(NASTY) | st.characters(codec="utf-8"), max_size=24).map("".join),
         min_size=2,
         max_size=9,
     )
 )
-def test_words_remembered_give_the_tokens_of_whole_texts(
-    nasty_towers: list[tuple[Any, TowerTokenizer, str, int]], texts: list[str]
-) -> None:
-    titles = texts[::-1]
-    for theirs, tokenizer, join, most in nasty_towers:
+def test_remembered_words_give_the_tokens_of_whole_texts(towers: list[TowerSpec], texts: list[str]) -> None:
+    theirs, titles = AutoTokenizer.from_pretrained(towers[0].folder), texts[::-1]
+    for tower in towers:
+        tokenizer = TowerTokenizer(tower)
         assert tokenizer._words is not None
-        pairs = [f"{a} {b}" if a else b for a, b in zip(titles, texts, strict=True)]
-        inputs = (titles, texts) if join == "pair" else (pairs,)
-        expected = theirs(*inputs, truncation=True, max_length=most)
+        joined = [f"{a} {b}" if a else b for a, b in zip(titles, texts, strict=True)]
+        inputs = (titles, texts) if tower.title_join == "pair" else (joined,)
+        expected = theirs(*inputs, truncation=True, max_length=tower.max_tokens)
         found = tokenizer.passages(titles, texts)
         assert [found[row : row + 1].ids_T.tolist() for row in range(len(texts))] == expected["input_ids"]
         assert found.types_T.tolist() == [kind for row in expected["token_type_ids"] for kind in row]
 
 
-def test_memory_of_words_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "MOST_CHARACTERS", 200)
-    tokenizer = TowerTokenizer(resolve(EncoderConfig(model=str(save_bert(tmp_path)), pooling="cls")).question)
+def test_memory_of_words_is_bounded(mean_tower: TowerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "MAX_CHARACTERS", 200)
+    tokenizer = TowerTokenizer(mean_tower)
     texts = [f"the river{number} ocean{number // 3}" for number in range(90)]
     alone = [tokenizer.questions([text]).ids_T.tolist() for text in texts]
     together = tokenizer.questions(texts)
     assert [together[row : row + 1].ids_T.tolist() for row in range(len(texts))] == alone
 
 
-def test_a_tokenizer_file_that_cuts_and_pads_does_not_matter(tmp_path: Path) -> None:
-    folder = save_bert(tmp_path)
-    spec = resolve(EncoderConfig(model=str(folder), pooling="cls"))
+def test_a_tokenizer_file_that_cuts_and_pads_makes_no_difference(bert: Path) -> None:
+    spec = resolve(EncoderConfig(model=str(bert), pooling="cls"))
     before = TowerTokenizer(spec.passage).questions(TEXTS)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(bert)
     tokenizer.backend_tokenizer.enable_truncation(9)
     tokenizer.backend_tokenizer.enable_padding(length=9)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.backend_tokenizer.save(str(bert / "tokenizer.json"))
     after = TowerTokenizer(spec.passage).questions(TEXTS)
     assert np.array_equal(after.ids_T, before.ids_T)
     assert before.lengths().max() == 300
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_many_texts_come_back_in_order_and_none_as_none(tmp_path: Path, threads: int) -> None:
-    spec = resolve(EncoderConfig(model=str(save_bert(tmp_path)), pooling="cls"))
-    tokenizer = TowerTokenizer(spec.question, threads)
+def test_many_texts_stay_in_order_and_no_texts_give_no_tokens(mean_tower: TowerSpec, threads: int) -> None:
+    tokenizer = TowerTokenizer(mean_tower, threads)
     texts = [f"the {number}" for number in range(4 * TEXTS_PER_CALL + 5)]
     many = tokenizer.questions(texts)
     assert len(many) == len(texts)
@@ -161,13 +155,12 @@ def test_many_texts_come_back_in_order_and_none_as_none(tmp_path: Path, threads:
     assert tokenizer.questions([]).ids_T.dtype == np.int32
 
 
-def test_titles_and_texts_must_be_as_many(tmp_path: Path) -> None:
-    tokenizer = TowerTokenizer(resolve(EncoderConfig(model=str(save_bert(tmp_path)), pooling="cls")).passage)
+def test_there_must_be_as_many_titles_as_texts(mean_tower: TowerSpec) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        tokenizer.passages(["a", "b"], ["a"])
+        TowerTokenizer(mean_tower).passages(["a", "b"], ["a"])
 
 
-def test_lowercasing_that_the_folder_asks_for_is_done(tmp_path: Path) -> None:
+def test_texts_are_lowercased_if_the_folder_states_it(tmp_path: Path) -> None:
     folder = save_sentence_transformer(tmp_path, do_lower_case=True)
     tower = resolve(EncoderConfig(model=str(folder))).question
     cased = AutoTokenizer.from_pretrained(folder, do_lower_case=False)
@@ -177,7 +170,8 @@ def test_lowercasing_that_the_folder_asks_for_is_done(tmp_path: Path) -> None:
     assert np.array_equal(found.ids_T, plain.ids_T)
 
 
-def test_a_process_that_tokenised_may_fork_without_a_warning(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_process_that_tokenised_may_fork_without_a_warning(shared_bert: Path) -> None:
     script = (
         "import os, sys\n"
         "from dpr.encoder.spec import resolve\n"
@@ -192,7 +186,7 @@ def test_a_process_that_tokenised_may_fork_without_a_warning(tmp_path: Path) -> 
     )
     environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, str(save_bert(tmp_path))],
+        [sys.executable, "-W", "error", "-c", script, str(shared_bert)],
         env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 7, done.stderr
