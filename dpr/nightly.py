@@ -45,7 +45,7 @@ def make_index(run: Run, made: Segments) -> Indexed:
     """Train the codebook or keep the base's, code each segment once, merge the parts."""
     context = train.index_context(run, made.settled.segments, made.changes.deletions)
     codebook, choice = drift.train(run, context)
-    parts = build.build(run, made.settled.segments, codebook)
+    parts = build.build(run, made.settled.segments, codebook, choice)
     index, shards = merge.merge_index(run, context, codebook, choice, parts)
     return Indexed(context, codebook, choice, shards, index)
 

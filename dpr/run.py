@@ -1,5 +1,6 @@
 """A run: what a recipe means at this moment, against the state of its store, and what carries it out."""
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,6 +107,8 @@ class Run:
                 "inputs": self.plan.inputs,
                 "base": self.base.body.body_id() if self.base else None,
                 "retired": [entry.object.sha256 for entry in self.retired],
+                # a run that reads all files adopts no earlier one's scans, not even those of the same inputs
+                "attempt": uuid.uuid4().hex if self.recipe.corpus.rescan == "always" else None,
             }
         )
         self.stage_reports: list[StageReport] = []

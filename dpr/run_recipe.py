@@ -31,13 +31,18 @@ class Outcome:
 
 
 def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
-    """Bring the collection of a recipe up to date; nothing at all is done if the live snapshot has the same inputs."""
+    """Bring the collection of a recipe up to date; `finished_run` tells whether there is anything to do."""
     plan = Plan.of(recipe)
     return finished_run(plan) or run_plan(plan, executor, progress, allow_shrink=allow_shrink)
 
 
 def finished_run(plan: Plan) -> Outcome | None:
-    """Return the outcome of a run that has nothing to do, or None. Costs one listing and one small read."""
+    """Return the outcome of a run that has nothing to do, or None. Costs one listing and one small read.
+
+    With `corpus.rescan: always` only reading the corpus tells.
+    """
+    if plan.recipe.corpus.rescan == "always":
+        return None
     live = latest_snapshot(open_store(plan.recipe.store))
     if live is None or live.inputs != plan.inputs:
         return None

@@ -1,4 +1,4 @@
-"""A stage that is begun before its units are known: its actors load while other stages run."""
+"""A stage that begins before its units are known: its actors load while other stages run."""
 
 import asyncio
 import threading
@@ -10,13 +10,13 @@ import ray.data
 
 from ray_jobs.transport import Row
 
-ACTORS_ASKED_SECONDS = 5.0
-"""Ray Data asks for actors within about one; waiting longer would hold up a run that can do without."""
+ACTOR_REQUEST_SECONDS = 5.0
+"""Ray Data requests actors within about one second; a longer wait would delay a run that can do without them."""
 Source = Callable[[Row], Iterator[Row]]
 
 
 class Feed:
-    """An actor that keeps its callers waiting until there are units."""
+    """An actor whose callers wait until there are units."""
 
     def __init__(self) -> None:
         self._called, self._given, self._units = asyncio.Event(), asyncio.Event(), list[Row]()
@@ -26,7 +26,7 @@ class Feed:
         await self._called.wait()
 
     async def give(self, units: list[Row]) -> None:
-        """Let all callers go."""
+        """Hand the units to all callers."""
         self._units = units
         self._given.set()
 
@@ -38,9 +38,9 @@ class Feed:
 
 
 class BegunStage:
-    """A dataset that runs from now on, and at first has nothing but actors to make.
+    """A dataset that runs from now on, and makes its actors before it has units.
 
-    `with_steps` puts a stage's operators after a dataset of units.
+    `with_steps` adds a stage's operators to a dataset of units.
     """
 
     def __init__(self, with_steps: Callable[[ray.data.Dataset], ray.data.Dataset]) -> None:
@@ -50,11 +50,12 @@ class BegunStage:
         self._dataset = with_steps(waiting.repartition(target_num_rows_per_block=1))
         self._results: SimpleQueue[Row | Exception | None] = SimpleQueue()
         threading.Thread(target=self._pump, name="stage", daemon=True).start()
-        # Ray Data asks for actors, then for units: theirs are the first CPUs, not those that another stage leaves
-        ray.wait([self._feed.called.remote()], timeout=ACTORS_ASKED_SECONDS)
+        # Ray Data requests the actors before it calls for units. Once it has called, the actors come first in Ray's
+        # queue for CPUs, before the tasks of another stage.
+        ray.wait([self._feed.called.remote()], timeout=ACTOR_REQUEST_SECONDS)
 
     def run(self, units: Sequence[Row]) -> Iterator[Row]:
-        """Send the units through."""
+        """Send the units through the steps, and yield the results as they come."""
         self._feed.give.remote(list(units))
         while (result := self._results.get()) is not None:
             if isinstance(result, Exception):
@@ -62,7 +63,7 @@ class BegunStage:
             yield result
 
     def cancel(self) -> None:
-        """Release the actors, without waiting for it."""
+        """Release the actors; this does not wait until they have ended."""
         self._feed.give.remote([])
 
     def _pump(self) -> None:
@@ -76,6 +77,8 @@ class BegunStage:
 
 
 def _source(feed: "ray.actor.ActorHandle[Feed]") -> Source:
+    """Return the operator that turns the dataset's only row into the units."""
+
     def units(_: Row) -> Iterator[Row]:
         yield from ray.get(feed.units.remote())
 

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, and showing a result as a table or as JSON."""
+"""What the commands share: their arguments, and how they show a result as a table or as JSON."""
 
 import enum
 import json
@@ -17,7 +17,8 @@ StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="Folder or s
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Model = Annotated[
-    str | None, typer.Option(help="Where the snapshot's model lies, if elsewhere; it may be fetched from there.")
+    str | None,
+    typer.Option(help="Folder or address of the snapshot's model, if it has moved; it may be fetched from there."),
 ]
 SnapshotNumber = Annotated[int | None, typer.Option("--snapshot", help="Snapshot to use; default: the live one.")]
 
@@ -31,7 +32,7 @@ class Stop(enum.StrEnum):
 
 
 def show(as_json: bool, document: object, draw: Callable[[Console], None]) -> None:
-    """Print a result: for scripts as JSON, for people as `draw` does."""
+    """Print a result: as JSON for scripts, by `draw` for people."""
     if as_json:
         print(json.dumps(document, ensure_ascii=False, indent=2))
     else:
@@ -39,7 +40,7 @@ def show(as_json: bool, document: object, draw: Callable[[Console], None]) -> No
 
 
 def summary(snapshot: Snapshot) -> Fields:
-    """A snapshot in one row."""
+    """Return a snapshot as one row of a table."""
     body = snapshot.body
     return {
         "snapshot": snapshot.number,
@@ -57,7 +58,7 @@ def summary(snapshot: Snapshot) -> Fields:
 
 
 def table(title: str, rows: Sequence[Fields]) -> Table:
-    """Rows of equal fields as a table; numbers to the right."""
+    """Draw rows of equal fields as a table, numbers to the right."""
     drawn = Table(title=title, title_justify="left")
     for column, value in (rows[0] if rows else {}).items():
         drawn.add_column(column, justify="right" if isinstance(value, int) else "left", overflow="fold")

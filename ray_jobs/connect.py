@@ -1,4 +1,4 @@
-"""Connecting to Ray: to the cluster that `RAY_ADDRESS` names, or to a Ray of our own that only this machine reaches."""
+"""Connect to Ray: to the cluster that `RAY_ADDRESS` names, or to a Ray of our own that only this machine reaches."""
 
 import logging
 import os
@@ -11,35 +11,37 @@ from ray._common.network_utils import parse_address
 from ray._private import ray_constants, services
 
 from dpr.errors import ClusterError
+from ray_jobs.ray_output import quiet_ray
 
 MIN_CPUS = 2
-"""That a Ray of our own is told to have: with one, actors that wait for a writer would leave it no room."""
+"""A Ray of our own has so many at least: with one, actors that wait for the writer would leave it no CPU."""
 ANSWER_SECONDS = 10.0
 _PASSED_ON = ("DPR_CACHE_GB",)
 
 
 @contextmanager
 def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
-    """A Ray to run on: the cluster this process belongs to (`RAY_ADDRESS`, a submitted job), else one of its own.
+    """Connect this process within the block: to the cluster that RAY_ADDRESS names, else to a Ray of its own.
 
-    A Ray started here has so many CPUs (at least MIN_CPUS) and GPUs (None: this machine's), listens on loopback
-    only, has no dashboard, and stops with the block. Raises ClusterError if the cluster named cannot be reached.
+    A Ray of its own has `cpus` CPUs (at least MIN_CPUS) and `gpus` GPUs (None: all that this machine has), listens on
+    loopback only, has no dashboard, and stops with the block. Raises ClusterError if a cluster cannot be joined.
     """
     if ray.is_initialized():
         yield
         return
-    if address := named_cluster():
-        _join(address)
-    else:
-        _start(cpus, gpus)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with quiet_ray():
+        if address := named_cluster():
+            _join(address)
+        else:
+            _start(cpus, gpus)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def named_cluster() -> str | None:
-    """The address of the cluster that this process is to join; None: it starts a Ray of its own."""
+    """Return the address of the cluster that this process joins; None: it starts a Ray of its own."""
     address = os.environ.get("RAY_ADDRESS")
     return None if address in ("", "local") else address
 
@@ -47,18 +49,19 @@ def named_cluster() -> str | None:
 def _join(address: str) -> None:
     try:
         _knock(address)
-        ray.init(logging_level=logging.WARNING, runtime_env=_environment())
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment())
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise ClusterError(
-            f"the Ray cluster {address} that RAY_ADDRESS names cannot be joined: {reason}; correct or unset RAY_ADDRESS, "
-            "start the cluster, or give its token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+            f"the Ray cluster {address} that RAY_ADDRESS names cannot be joined: {reason}; correct or unset "
+            "RAY_ADDRESS, start the cluster, or give its token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH"
         ) from error
 
 
 def _knock(address: str) -> None:
-    """Raise OSError if nothing listens where Ray would connect to: it would try for minutes, then end the process."""
+    """Raise OSError if nothing listens where Ray would connect to; Ray would try for minutes, then end the process."""
     if "://" not in address:
         host, port = parse_address(services.canonicalize_bootstrap_address(address))
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
@@ -78,16 +81,16 @@ def _start(cpus: int | None, gpus: int | None) -> None:
 
 
 def _environment() -> dict[str, dict[str, str]]:
-    """Settings of this process that must hold in workers on other machines, too."""
+    """Return the settings of this process that must hold in workers on other machines, too."""
     return {"env_vars": {name: os.environ[name] for name in _PASSED_ON if name in os.environ}}
 
 
 @contextmanager
 def _loopback() -> Iterator[None]:
-    """Let Ray take 127.0.0.1 as it is told: else it puts the host's address there and listens on all interfaces.
+    """Make Ray listen on 127.0.0.1 alone; else it puts the host's address in its place and listens on all interfaces.
 
-    It is the setting `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`, which Ray reads from the environment only when it is
-    imported, and which must not hold for a process that joins a cluster.
+    This is the setting `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`. Ray reads it from the environment only when it is
+    imported, and it must not hold for a process that joins a cluster.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -1,4 +1,4 @@
-"""Showing progress: a live bar on a terminal, plain lines in a log file. Both say rows, rows/s and time left."""
+"""Show progress: a live bar on a terminal, plain lines in a log file. Both show rows, rows/s and time left."""
 
 import time
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class _Bar(Progress):
-    """With a line below that a narrow terminal may wrap."""
+    """A bar with a line below, which a narrow terminal may wrap."""
 
     detail = ""
 
@@ -24,7 +24,7 @@ class _Bar(Progress):
 
 
 class ConsoleProgress:
-    """Progress of one run, on stderr, so that stdout stays the result's."""
+    """Progress of one run, on stderr, so that stdout holds nothing but the result."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,7 +1,7 @@
-"""Errors of stages and services on Ray: Ray quotes the project's own errors in messages of its own."""
+"""Turn errors of stages and services on Ray into the project's own, which Ray wraps, or quotes in its messages."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from ray import exceptions
 
@@ -17,7 +17,9 @@ _LOST = (
     exceptions.LocalRayletDiedError,
 )
 _NAMED = 3
-"""Records that a message names, at most."""
+"""A message names so many records at most."""
+_ADVICE = "\nFailed to apply UDF transform after"
+"""Begins what Ray Data adds to the message of an error that it passes on."""
 
 
 def quoted_error(message: str) -> DprError | None:
@@ -35,21 +37,32 @@ def stage_error(stage: str, missing: Collection[str], error: Exception) -> DprEr
 
     `missing`: the records of the units that have not come out of the stage.
     """
-    cause: BaseException | None = error
-    lost = False
-    while cause is not None:
+    causes = list(_causes(error))
+    for cause in causes:
         # Ray's own error for one of ours is of both kinds, and says where in the worker it was raised
         if isinstance(cause, DprError) and not isinstance(cause, exceptions.RayTaskError):
+            cause.args = (str(cause).partition(_ADVICE)[0],)
             return cause
-        lost = lost or isinstance(cause, _LOST)
-        cause = getattr(cause, "cause", None) or cause.__cause__
     if (own := quoted_error(str(error))) is not None:  # an actor that could not be made quotes it as text
         return own
-    if lost:
+    if any(isinstance(cause, _LOST) for cause in causes):
         return _lost_workers(stage, sorted(missing))
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    reason = lines[-1] if lines else type(error).__name__
-    return UnitError(f"stage {stage} failed in a worker: {reason}; start the run again")
+    return UnitError(f"stage {stage} failed in a worker: {_reason(causes[-1])}; start the run again")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what caused it, and so on."""
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line: of Ray's own, which hold tracebacks, the last line."""
+    lines = [line.strip() for line in str(error).partition(_ADVICE)[0].splitlines() if line.strip()]
+    if isinstance(error, exceptions.RayError):
+        return lines[-1] if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _lost_workers(stage: str, missing: list[str]) -> UnitError:

@@ -1,4 +1,4 @@
-"""The one place where errors of the project become a line on stderr and an exit code."""
+"""Turn an error of the project into a line on stderr and an exit code; nothing else does that."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from dpr.errors import DprError
 
 
 def guarded(work: Callable[[], object]) -> int:
-    """Call `work`; a DprError becomes one line on stderr and its exit code."""
+    """Call `work` and return its exit code; a DprError becomes one line on stderr."""
     try:
         work()
     except DprError as error:

@@ -1,4 +1,4 @@
-"""Running a recipe, whole or up to a stage: what `dpr run`, `dpr plan` and the job modules share."""
+"""Run a recipe, whole or up to a stage: what `dpr run`, `dpr plan` and the job modules share."""
 
 import os
 import sys
@@ -18,6 +18,7 @@ from dpr.stages.diff import diff
 from dpr.stages.scan import scan
 from dpr.store import open_store
 from dpr.store.lease import Lease
+from dpr.store.proof import prove_put_if_absent
 from ray_jobs.connect import connected
 from ray_jobs.console import ConsoleProgress
 from ray_jobs.guard import guarded
@@ -53,12 +54,13 @@ def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local:
         Lease.acquire(open_store(plan.recipe.store), f"run of {plan.recipe.store} up to {stop}") as lease,
         executor_for(plan, local=local) as executor,
     ):
+        prove_put_if_absent(open_store(plan.recipe.store))
         return _STOPS[stop](Run(plan, executor, progress, lease), allow_shrink)
 
 
 @contextmanager
 def executor_for(plan: Plan, *, local: bool) -> Iterator[Executor]:
-    """Give what runs a plan: Ray, connected within the block, or (`local`) this process."""
+    """Give what runs a plan within the block: a connected Ray, or (`local`) this process."""
     if local:
         yield LocalExecutor()
         return

@@ -28,7 +28,7 @@ app = typer.Typer()
 
 @app.command()
 def status(store: StoreArgument, json_: Json = False) -> None:
-    """What a store holds: its live snapshot, encoder, index and the gate's figures."""
+    """Show what a store holds: its live snapshot, encoder, index and the gate's figures."""
     opened = open_store(store)
     snapshot = live_snapshot(opened)
     gate = snapshot.body.gate.model_dump(mode="json")
@@ -78,7 +78,7 @@ def report(
 
 @app.command()
 def history(store: StoreArgument, json_: Json = False) -> None:
-    """All snapshots, oldest first; the last one is live."""
+    """List all snapshots, oldest first; the last one is live."""
     opened = open_store(store)
     rows = [summary(read_snapshot(opened, number)) for number in numbers(opened)]
     show(json_, rows, lambda console: console.print(table(f"snapshots of {opened.url}", rows)))
@@ -123,10 +123,10 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only list.")] = False,
     json_: Json = False,
 ) -> None:
-    """List (or delete) what the last snapshots, runs that may go on and readers do not need."""
+    """List or delete what is not needed by the last snapshots, by readers, or by runs that may be continued."""
     opened = open_store(store)
-    live_snapshot(opened)  # a folder without any is no store: nothing in it is garbage
-    with Lease.acquire(opened, "gc") as lease:  # so that no run is under way whose objects nothing names yet
+    live_snapshot(opened)  # a folder without a snapshot is no store, so nothing in it is garbage
+    with Lease.acquire(opened, "gc") as lease:  # no run may be under way: no record names its newest objects
         garbage = collect(opened, keep, lease) if delete else find_garbage(opened, keep)
     objects = [*garbage.objects, *garbage.leftovers]
     document = {
@@ -157,7 +157,7 @@ def diff(
     b: Annotated[int, typer.Argument(metavar="B", help="Newer snapshot.")],
     json_: Json = False,
 ) -> None:
-    """Passages added, removed and changed from snapshot A to snapshot B."""
+    """List the passages that were added, removed and changed from snapshot A to snapshot B."""
     difference = compare(open_store(store), a, b)
 
     def draw(console: Console) -> None:
@@ -195,8 +195,9 @@ def _shard_rows(store: Store, snapshot: Snapshot) -> list[Fields]:
         merged = read_record(store, layout.record(shard.object.name.rpartition("-")[0]), ShardResult)
         rows.append(
             {
-                "segments": f"{shard.first_segment} to {shard.last_segment}",
+                "segments": len(shard.segments),
                 "rows": shard.rows,
+                "live": shard.live_rows,
                 "bytes": shard.object.size_bytes,
                 **(merged.verification.model_dump(mode="json") if merged else {}),
             }

@@ -1,4 +1,4 @@
-"""Snapshots, runs and estimates as tables and sentences for people."""
+"""Print snapshots, runs and estimates for people, as tables and sentences."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,11 @@ from dpr.operations.estimate import HOUR_SECONDS, Cost
 from dpr.operations.forecast import Forecast
 from dpr.operations.run_report import RunReport
 from dpr.run_recipe import Outcome
+from dpr.store.requests import READ_BYTES, WRITTEN_BYTES
 
 
 def print_report(console: Console, report: RunReport) -> None:
-    """A run's stages as a table, and below it what was chosen and what embedding waited for."""
+    """Print a run's stages as a table, and below it what was chosen and what embedding waited for."""
     table = Table(title=f"run {report.run}: {report.seconds:,.1f} s", title_justify="left")
     for column in ("stage", "units", "done before", "rows", "seconds", "MB read", "MB written"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -24,14 +25,28 @@ def print_report(console: Console, report: RunReport) -> None:
             stage.stage, *(f"{n:,}" for n in counts), f"{stage.seconds:,.1f}", *(f"{n:,.1f}" for n in megabytes)
         )
     console.print(table)
+    print_requests(console, report)
     if report.cost.gpu_hours:
         console.print(cost_table("cost", {"outcome": report.cost}))
     for line in report.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def print_requests(console: Console, report: RunReport) -> None:
+    """Print the requests of each stage to an object store as a table; nothing for a store in a folder."""
+    if not any(stage.requests for stage in report.stages):
+        return
+    columns = ("GET", "PUT", "LIST", "DELETE", READ_BYTES, WRITTEN_BYTES)
+    table = Table(title="requests to the store", title_justify="left")
+    for column in ("stage", *columns):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in report.stages:
+        table.add_row(stage.stage, *(f"{stage.requests.get(column, 0):,}" for column in columns))
+    console.print(table)
+
+
 def cost_table(title: str, costs: dict[str, Cost]) -> Table:
-    """Costs side by side."""
+    """Draw costs side by side, a column each."""
     table = Table(title=title, title_justify="left")
     for column in ("", *costs):
         table.add_column(column, justify="right" if column else "left")
@@ -100,14 +115,14 @@ def print_gate(console: Console, gate: GateReport) -> None:
 
 
 def print_forecast(console: Console, forecast: Forecast) -> None:
-    """The estimate as a table, and what is behind it."""
+    """Print an estimate as a table, and below it what it is based on."""
     work, speeds, cluster = forecast.work, forecast.speeds, forecast.cluster
     console.print(cost_table(f"plan of run {forecast.run}", {"estimate": forecast.cost}))
     read = "all" if forecast.exact else f"{forecast.slices_read:,} of"
     gone = "" if forecast.dead is None else f", {forecast.dead:,} gone"
     lines = [
-        f"corpus: {work.passages:,} passages, {forecast.new:,} new, {forecast.borrowed:,} of them with the text of another"
-        f"{gone}, {forecast.duplicates:,} duplicate ids, {forecast.quarantined:,} unusable rows",
+        f"corpus: {work.passages:,} passages, {forecast.new:,} new, {forecast.borrowed:,} of them with the text of "
+        f"another{gone}, {forecast.duplicates:,} duplicate ids, {forecast.quarantined:,} unusable rows",
         f"on: {cluster.cpus} CPUs, {cluster.encoders} encoders with {cluster.gpus_per_encoder:g} GPUs each",
         f"measured: {speeds.scan_seconds:,.1f} s of a core to scan {work.corpus_bytes / 1e6:,.1f} MB "
         f"({read} {forecast.slices:,} slices read)",

@@ -1,26 +1,29 @@
-"""How typed values travel between the processes of a Ray: the one adapter between steps and Ray's rows.
+"""The one adapter between steps, which take typed values, and Ray's rows, in which these travel between processes.
 
 A value is pickled, as Ray pickles everything that it sends between its own processes. Nothing pickled is stored.
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from dpr.engine.stage import Step, Work
+from dpr.store.requests import count_elsewhere, take_counts
 
 Row = dict[str, bytes]
-_FIELD = "value"
+_VALUE, _COUNTS = "value", "counts"
 
 
-def pack(value: object) -> Row:
-    """Return a row of a Ray dataset that holds `value`."""
-    return {_FIELD: pickle.dumps(value, pickle.HIGHEST_PROTOCOL)}
+def pack(value: object, counts: Mapping[str, int] = MappingProxyType({})) -> Row:
+    """Return a row of a Ray dataset that holds `value`, and what its worker counted of requests to the store."""
+    return {_VALUE: pickle.dumps(value, pickle.HIGHEST_PROTOCOL), _COUNTS: pickle.dumps(dict(counts))}
 
 
 def unpack(row: Row) -> Any:
-    """Return the value that `pack` put into a row."""
-    return pickle.loads(row[_FIELD])
+    """Return the value that `pack` put into a row; what was counted with it counts as this process's own."""
+    count_elsewhere(pickle.loads(row[_COUNTS]))
+    return pickle.loads(row[_VALUE])
 
 
 class RowOperator:
@@ -30,7 +33,8 @@ class RowOperator:
         self._operator = step.make()
 
     def __call__(self, row: Row) -> Row:
-        return pack(self._operator(unpack(row)))
+        result = self._operator(unpack(row))
+        return pack(result, take_counts())
 
 
 def operator_class(step: Step[Any, Any]) -> type[RowOperator]:
@@ -42,14 +46,15 @@ def row_task(step: Step[Any, Any]) -> Callable[[Row], Row]:
     """Return a function that makes and calls a step anew for each row."""
 
     def run_step(row: Row) -> Row:
-        return pack(step.make()(unpack(row)))
+        result = step.make()(unpack(row))
+        return pack(result, take_counts())
 
     run_step.__name__ = step.name
     return run_step
 
 
-def run_work(work: Work[Any, Any], unit: Any) -> Any:
-    """Make and call all steps one after another, in this process."""
+def run_work(work: Work[Any, Any], unit: Any) -> Row:
+    """Make and call all steps one after another, in this process; returns the packed result."""
     for step in work.steps:
         unit = step.make()(unit)
-    return unit
+    return pack(unit, take_counts())

@@ -3,6 +3,8 @@
 An array holds N hashes as Arrow's `fixed_size_binary[16]` (`dpr.formats.segment.HASH`), without nulls.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -11,30 +13,83 @@ import pyarrow.compute as pc
 from dpr.fingerprint import KEY_BYTES
 from dpr.formats.segment import HASH
 
+PIECE_ROWS = 1 << 19
+"""Hashes that one thread looks up at a time."""
+MANY_TIMES = 8
+"""An array so many times as long as another is not sorted to look the other up in it."""
+
+
+class SortedHashes:
+    """N hashes sorted by their first halves, to look others up in."""
+
+    def __init__(self, hashes: pa.FixedSizeBinaryArray) -> None:
+        halves_N2 = _halves(hashes)
+        self.rows_N, self.high_N = _sorted_rows(halves_N2[:, 0])
+        self.low_N = halves_N2[self.rows_N, 1]
+
+    def places(self, hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
+        """Return for each of M hashes its place in sorted order, the first if it is there twice, or -1."""
+        return sorted_places(self.high_N, self.low_N, hashes)
+
 
 class KnownKeys:
     """A set of keys, as two sorted arrays of their halves: 16 bytes a key, shared by workers without copying."""
 
     def __init__(self, keys: pa.FixedSizeBinaryArray) -> None:
-        halves_N2 = _halves(keys)
-        order_N = np.lexsort((halves_N2[:, 1], halves_N2[:, 0]))
-        self.high = np.ascontiguousarray(halves_N2[order_N, 0])
-        self.low = np.ascontiguousarray(halves_N2[order_N, 1])
+        found = SortedHashes(keys)
+        self.high_N, self.low_N = found.high_N, found.low_N
 
     def __len__(self) -> int:
-        return len(self.high)
+        return len(self.high_N)
 
     def contains(self, keys: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
-        """Return which of the N `keys` are in the set."""
-        halves_N2 = _halves(keys)
-        first_N = np.searchsorted(self.high, halves_N2[:, 0], "left")
-        stop_N = np.searchsorted(self.high, halves_N2[:, 0], "right")
-        found_N = np.zeros(len(halves_N2), np.bool_)
-        is_single_N = stop_N - first_N == 1
-        found_N[is_single_N] = self.low[first_N[is_single_N]] == halves_N2[is_single_N, 1]
-        for row in np.flatnonzero(stop_N - first_N > 1):  # a key twice, or two keys that share 64 bits: rare
-            found_N[row] = halves_N2[row, 1] in self.low[first_N[row] : stop_N[row]]
-        return found_N
+        """Return which of the M `keys` are in the set."""
+        return sorted_places(self.high_N, self.low_N, keys) >= 0
+
+
+def sorted_places(
+    high_N: npt.NDArray[np.uint64], low_N: npt.NDArray[np.uint64], hashes: pa.FixedSizeBinaryArray
+) -> npt.NDArray[np.int64]:
+    """Return where each of M hashes first stands among N whose halves are given, sorted by the first; -1: nowhere.
+
+    The hashes are sorted, too, so that looking up one after another goes through memory in order.
+    """
+    halves_M2 = _halves(hashes)
+    if not (len(high_N) and len(halves_M2)):
+        return np.full(len(halves_M2), -1, np.int64)
+    pieces = np.array_split(halves_M2, -(-len(halves_M2) // PIECE_ROWS))
+    if len(pieces) == 1:
+        return _sorted_places(high_N, low_N, halves_M2)
+    with ThreadPoolExecutor() as pool:  # numpy lets go of Python's lock while it sorts and searches
+        return np.concatenate(list(pool.map(lambda piece_M2: _sorted_places(high_N, low_N, piece_M2), pieces)))
+
+
+def _sorted_places(
+    high_N: npt.NDArray[np.uint64], low_N: npt.NDArray[np.uint64], halves_M2: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int64]:
+    found_M = np.full(len(halves_M2), -1, np.int64)
+    order_M = np.argsort(halves_M2[:, 0])
+    wanted_M2 = halves_M2[order_M]
+    places_M = np.minimum(np.searchsorted(high_N, wanted_M2[:, 0]), len(high_N) - 1)
+    same_high_M = high_N[places_M] == wanted_M2[:, 0]
+    same_M = same_high_M & (low_N[places_M] == wanted_M2[:, 1])
+    found_M[order_M[same_M]] = places_M[same_M]
+    for row in np.flatnonzero(same_high_M & ~same_M):  # other hashes share the first 64 bits: rare
+        stop = np.searchsorted(high_N, wanted_M2[row, 0], "right")
+        equal = np.flatnonzero(low_N[places_M[row] : stop] == wanted_M2[row, 1])
+        found_M[order_M[row]] = places_M[row] + equal[0] if len(equal) else -1
+    return found_M
+
+
+def _sorted_rows(high_N: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """Rows (N,) in the order of their halves, equal ones in their own order, and the sorted halves (N,)."""
+    rows_N = np.argsort(high_N)  # not stable, and several times faster than a stable sort
+    sorted_N = high_N[rows_N]
+    if len(sorted_N) > 1:
+        equal = sorted_N[1:] == sorted_N[:-1]
+        repeated = np.flatnonzero(np.append(False, equal) | np.append(equal, False))
+        rows_N[repeated] = rows_N[repeated][np.lexsort((rows_N[repeated], sorted_N[repeated]))]
+    return rows_N, sorted_N
 
 
 def first_of_each(hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
@@ -60,10 +115,21 @@ def is_in(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> np
 
 def places(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
     """Return the row of `among` at which each of the N `hashes` first stands, or -1 if it is not there."""
-    if not (len(hashes) and len(among)):  # Arrow would make a hash table of the other array
-        return np.full(len(hashes), -1, np.int64)
-    found_N: npt.NDArray[np.int64] = pc.index_in(hashes, value_set=among).fill_null(-1).to_numpy().astype(np.int64)
-    return found_N
+    if len(hashes) * MANY_TIMES < len(among):
+        return _places_of_few(hashes, among)
+    found = SortedHashes(among)
+    places_N = found.places(hashes)
+    return np.where(places_N < 0, -1, found.rows_N[places_N]) if len(among) else places_N
+
+
+def _places_of_few(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
+    """`places`, where sorting the many would take longer than looking each of them up among the few."""
+    few = SortedHashes(hashes)
+    places_M = few.places(among)
+    found_rows = np.flatnonzero(places_M >= 0)[::-1]
+    row_of_place = np.full(len(hashes), -1, np.int64)
+    row_of_place[places_M[found_rows]] = found_rows  # the first row is written last
+    return row_of_place[few.places(hashes)]
 
 
 def one_array(column: pa.ChunkedArray) -> pa.FixedSizeBinaryArray:

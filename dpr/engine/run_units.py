@@ -4,12 +4,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from pydantic import Field
+
 from dpr.engine.executor import Executor
 from dpr.engine.progress import Progress
 from dpr.engine.stage import R, Stage, U
 from dpr.errors import UnitError
 from dpr.formats.records import Document, read_record
 from dpr.store import Store
+from dpr.store.requests import take_counts
 
 READERS = 16
 """Records read at a time."""
@@ -27,6 +30,8 @@ class StageReport(Document):
     read_bytes: int
     """Sizes of the objects and corpus slices that the units read."""
     written_bytes: int
+    requests: dict[str, int] = Field(default_factory=dict)
+    """Requests to an object store by class (GET, PUT, LIST, DELETE), and bytes that they moved; empty for a folder."""
 
 
 def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage[U, R]) -> tuple[list[R], StageReport]:
@@ -35,6 +40,7 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
     Raises UnitError unless each unit has exactly one result.
     """
     units, started = stage.units, time.monotonic()
+    take_counts()  # what was counted before is of no stage
     results = _finished(store, [unit.record for unit in units], stage.kind)
     todo = [unit for unit in units if unit.record not in results]
     total_rows = sum(unit.rows for unit in units)
@@ -61,6 +67,7 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
         seconds=round(time.monotonic() - started, 3),
         read_bytes=sum(unit.read_bytes for unit in todo),
         written_bytes=written_bytes,
+        requests=take_counts(),
     )
     return [results[unit.record] for unit in units], report
 

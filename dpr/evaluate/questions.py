@@ -90,7 +90,12 @@ def _read_beir(folder: Path, gate: GateConfig) -> list[Question]:
         if document.get("_id") in relevant:
             strings = (document.get("metadata") or {}).get("answers", [])
             answers = relevant[document["_id"]] if gate.answers == "ids" else strings
-            questions.append(Question(document["text"], tuple(answers)))
+            if not isinstance(document.get("text"), str) or not isinstance(answers, list):
+                raise RecipeError(
+                    f'{queries}, line {number}: a query is {{"_id": id, "text": text}}, and its metadata has '
+                    f'"answers": […] if gate.answers is strings; got {line[:70]!r}'
+                )
+            questions.append(Question(document["text"], tuple(map(str, answers))))
     return [question for question in questions if question.answers]
 
 

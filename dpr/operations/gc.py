@@ -153,6 +153,8 @@ def _run_stems(store: Store, run: str) -> set[str]:
     plan, changes = _run_plan(store, run), read_record(store, f"{run}changes.json", Changes)
     if plan is None or changes is None:
         return stems
+    if changes.deletions is not None:
+        stems.add(changes.deletions.name)
     for planned in changes.planned:
         stem = layout.segment(plan.encoder_id, planned.segment_id)
         stems.add(stem)

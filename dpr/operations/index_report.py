@@ -149,11 +149,11 @@ def _list_section(search: VectorSearch) -> list[Section]:
 
 
 def _memory_section(body: SnapshotBody) -> Section:
-    kinds = memory_by_kind(body)
+    kinds, vectors = memory_by_kind(body), f"{body.passages:,} vectors of {body.encoder.dim} dimensions"
     return Section(
         name="memory",
         title="Memory by kind",
-        description=f"What {body.passages:,} vectors of {body.encoder.dim} dimensions take in indexes of several kinds.",
+        description=f"What {vectors} take in indexes of several kinds.",
         pictures={name: draw_memory(kinds, theme) for name, theme in THEMES.items()},
         columns=("kind", "bytes a vector"),
         rows=[(kind.kind, kind.bytes_per_vector) for kind in kinds],

@@ -37,12 +37,15 @@ class Found(Document):
 
 
 class ShardReport(Document):
-    """One shard of the index, as merging verified it."""
+    """One shard of the index."""
 
-    segments: str
+    segments: list[int]
+    """Numbers of the segments that it holds rows of."""
     rows: int
+    live_rows: int
     size_bytes: int
-    verification: Verification
+    verification: Verification | None
+    """As merging verified it; None: an earlier run wrote it."""
 
 
 class IndexReport(Document):
@@ -104,7 +107,7 @@ class Clock:
     def __init__(self) -> None:
         self._started = time.monotonic()
         now = datetime.datetime.now(datetime.UTC)
-        self.attempt = f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+        self.attempt = f"{now:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:8]}"
 
     def seconds(self) -> float:
         """Return the seconds since then."""
@@ -153,16 +156,22 @@ def _index_report(indexed: Indexed, body: SnapshotBody) -> IndexReport:
         drift=choice.drift,
         reasons=choice.plan.reasons,
         index_bytes=body.index.size_bytes,
-        shards=[
-            ShardReport(
-                segments=f"{entry.first_segment} to {entry.last_segment}",
-                rows=entry.rows,
-                size_bytes=entry.object.size_bytes,
-                verification=result.verification,
-            )
-            for entry, result in zip(body.index.shards, indexed.shards, strict=True)
-        ],
+        shards=_shard_reports(indexed, body),
     )
+
+
+def _shard_reports(indexed: Indexed, body: SnapshotBody) -> list[ShardReport]:
+    written = {result.shard.name: result.verification for result in indexed.shards}
+    return [
+        ShardReport(
+            segments=shard.segments,
+            rows=shard.rows,
+            live_rows=shard.live_rows,
+            size_bytes=shard.object.size_bytes,
+            verification=written.get(shard.object.name),
+        )
+        for shard in body.index.shards
+    ]
 
 
 def put_report(store: Store, report: RunReport) -> None:

@@ -1,6 +1,6 @@
 """Verifying a store: that everything a snapshot names is there, and as it was recorded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from dpr.errors import DprError, IntegrityError
 from dpr.fingerprint import content_hash, id_hash, passage_key
 from dpr.formats import layout
 from dpr.formats.deletions import read_deletions
-from dpr.formats.manifest import SegmentEntry, SnapshotBody
+from dpr.formats.manifest import SegmentEntry, ShardEntry, SnapshotBody
 from dpr.formats.objects import fetch_object, verify_bytes
 from dpr.formats.records import ObjectRef, read_record
 from dpr.formats.segment import HASH, check_segment, iter_groups, vectors_of
@@ -42,11 +42,16 @@ def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tup
     problems: list[Problem] = []
     checked: set[str] = set()
     for number in snapshots:
-        snapshot, marker = open_snapshot(store, number)
+        try:
+            snapshot, marker = open_snapshot(store, number)
+        except IntegrityError as error:
+            problems.append(Problem(number, layout.snapshot(number), str(error)))
+            continue
         with marker:
-            named = [*snapshot.body.objects(), *_parts(store, snapshot.body)]
-            new = [ref for ref in named if ref.name not in checked]
+            parts, unreadable = _parts(store, number, snapshot.body)
+            new = [ref for ref in (*snapshot.body.objects(), *parts) if ref.name not in checked]
             checked |= {ref.name for ref in new}
+            problems += unreadable
             for ref in new:
                 problems += _problems_of(store, number, ref, deep=deep)
             broken = {problem.object for problem in problems}
@@ -59,12 +64,19 @@ def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tup
     return len(checked), problems
 
 
-def _parts(store: Store, body: SnapshotBody) -> Iterator[ObjectRef]:
-    """The parts of a snapshot's segments: no answer needs them, and the next run does."""
+def _parts(store: Store, number: int, body: SnapshotBody) -> tuple[list[ObjectRef], list[Problem]]:
+    """The parts of a snapshot's segments: no answer needs them, and the next run does. And what hides some of them."""
+    parts: list[ObjectRef] = []
+    problems: list[Problem] = []
     for entry in body.segments:
-        stem = layout.part(body.codebook.object.sha256, entry.object.sha256)
-        result = read_record(store, layout.record(stem), PartResult)
-        yield from result.objects() if result else ()
+        record = layout.record(layout.part(body.codebook.object.sha256, entry.object.sha256))
+        try:
+            result = read_record(store, record, PartResult)
+        except IntegrityError as error:
+            problems.append(Problem(number, record, str(error)))
+        else:
+            parts += result.objects() if result else ()
+    return parts, problems
 
 
 def _problems_of(store: Store, number: int, ref: ObjectRef, *, deep: bool) -> list[Problem]:
@@ -88,20 +100,28 @@ def _check_contents(store: Store, body: SnapshotBody) -> None:
         index_ids.append((entry.number << ROW_BITS) | live)
     expected = np.concatenate(index_ids)
     _check_each_once(pa.concat_arrays(id_hashes), expected)
-    shards = [read_index(fetch_object(store, shard.object), mapped=True) for shard in body.index.shards]
-    found = np.sort(np.concatenate([stored_ids(shard) for shard in shards]))
-    rows = sum(int(shard.ntotal) for shard in shards)
-    if rows != body.passages:
-        raise IntegrityError(f"the index holds {rows} vectors, the snapshot {body.passages} passages")
-    if not np.array_equal(found, np.sort(expected)):
+    found = [_live_ids(store, shard, expected) for shard in body.index.shards]
+    if not np.array_equal(np.sort(np.concatenate(found)), np.sort(expected)):
         raise IntegrityError("the ids in the index are not those of the live rows, each once")
+
+
+def _live_ids(store: Store, shard: ShardEntry, live_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The ids of a shard that are among the live ones. Raises IntegrityError if its counts are not those recorded."""
+    ids = stored_ids(read_index(fetch_object(store, shard.object), mapped=True))
+    living = ids[np.isin(ids, live_ids)]
+    if (len(ids), len(living)) != (shard.rows, shard.live_rows):
+        raise IntegrityError(
+            f"index shard {shard.object.name} holds {len(ids)} vectors of which {len(living)} live, the snapshot says "
+            f"{shard.rows} and {shard.live_rows}"
+        )
+    return living
 
 
 def _check_rows(store: Store, entry: SegmentEntry, encoder_id: str) -> pa.FixedSizeBinaryArray:
     """Check keys and vectors of a segment, also where they are mapped; return the hashes of its passage ids (N,)."""
     path = fetch_object(store, entry.object)
     check_segment(path, encoder_id, None, entry.rows)
-    mapped = SegmentVectors.open(store, entry.object, local=True)
+    mapped = SegmentVectors.open(store, entry.object, verify=True)
     hashes: list[bytes] = []
     for table in iter_groups(path, ["id", "title", "text", "key", "content_hash", "embedding"]):
         rows = np.arange(len(hashes), len(hashes) + table.num_rows)

@@ -22,6 +22,7 @@ from dpr.index.part import write_part
 from dpr.index.training import read_index
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
+from dpr.stages.drift import CodebookChoice
 from dpr.store import open_store
 
 
@@ -46,8 +47,12 @@ class PartResult(Result):
     part: ObjectRef
 
 
-def build(run: Run, segments: Sequence[SegmentEntry], codebook: CodebookEntry) -> list[ObjectRef]:
-    """Code the segments that have no part yet; returns the part of each."""
+def build(
+    run: Run, segments: Sequence[SegmentEntry], codebook: CodebookEntry, choice: CodebookChoice
+) -> list[ObjectRef]:
+    """Code the segments that have no part yet; returns the part of each. An index of a kind without parts has none."""
+    if not choice.plan.mergeable:
+        return []
     units = plan_build(segments, codebook)
     step = Step("build", partial(BuildPart, run.store.url, codebook.object, run.executor.hardware()), "coder")
     work = Work.of(recorded(run.store.url, PartResult, step))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dpr.corpus.hashes import first_of_each, is_in
+from dpr.corpus.hashes import first_of_each, places
 from dpr.corpus.reading import read_again
 from dpr.corpus.rows import Slice
 from dpr.engine.stage import Stage, Step, Work, recorded
@@ -93,11 +93,13 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
     """
     limits = run.recipe.limits
     usable, unusable = sum(s.rows for s in scans), sum(s.unusable_rows for s in scans)
-    name, _ = collect_quarantine(run.store, run.run_id, [scanned.unusable for scanned in scans])
-    check_quarantine(run.store, name, unusable, usable, limits)
+    allowed = max_unusable(usable + unusable, limits)
+    if unusable > allowed:  # else they are collected once, with those that come later
+        name, _ = collect_quarantine(run.store, run.run_id, [scanned.unusable for scanned in scans])
+        check_quarantine(run.store, name, unusable, usable, limits)
     step = Step("diff", partial(FindChanges, run.store.url))
     work = Work.of(recorded(run.store.url, Changes, step))
-    unit = plan_diff(run, run.slices, scans, max_unusable(usable, unusable, limits))
+    unit = plan_diff(run, run.slices, scans, allowed - unusable)
     changes = run.result(Stage("diff", [unit], Changes, work))
     before = run.live.body.passages if run.live else 0
     check_size(changes.rows, before, limits, allow_shrink=allow_shrink)
@@ -150,16 +152,19 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
             f"{duplicates} of {len(first)} passages have the id of an earlier one, more unusable rows than the recipe "
             "allows (limits); nothing was published: look at columns.id, and for files that are in the corpus twice"
         )
-    kept_keys = corpus.key.filter(pa.array(first))
+    kept_rows = np.flatnonzero(first)
     held = read_held_rows(store, unit.base, unit.retired, unit.base_deletions)
-    alive = is_in(held.key, kept_keys)
+    row_of_held = places(held.key, corpus.key.take(pa.array(kept_rows)))
+    alive = row_of_held >= 0
+    is_new = first.copy()
+    is_new[kept_rows[row_of_held[alive]]] = False
     alive[alive] = first_of_each(held.key.filter(pa.array(alive)))  # a retired segment may hold the row as well
     kept = keep_segments(
         unit.base, unit.retired, alive, unit.segment_rows, unit.compact_below, unit.next_segment_number
     )
     deletions = DeletionSet(kept.dead)
 
-    new = _new_rows(store, unit, corpus, first & ~is_in(corpus.key, held.key))
+    new = _new_rows(store, unit, corpus, is_new)
     tables, next_number = plan_segments(
         SegmentCut(unit.encoder_id, unit.segment_rows), new, held, alive & kept.moved, kept.next_segment_number
     )

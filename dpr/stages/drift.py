@@ -10,7 +10,7 @@ from dpr.formats.manifest import CodebookEntry
 from dpr.formats.objects import fetch_object
 from dpr.formats.records import Document
 from dpr.index.choose import IndexPlan, choose, fits, keep
-from dpr.index.training import imbalance_growth, list_imbalance, quantisation_error, read_index
+from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error, read_index
 from dpr.run import Run
 from dpr.stages.train import FIGURE_ROWS, IndexContext, sample_vectors, train_codebook
 from dpr.store import Store
@@ -62,9 +62,10 @@ class CodebookChoice:
 def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoice]:
     """Return the codebook to use, the base's or a newly trained one, and why."""
     choice = choose_codebook(run.store, context, run.base.body.codebook if run.base else None)
-    codebook = choice.reuse or train_codebook(run, context, choice.plan)
+    if choice.reuse is None:
+        choice.plan.reasons.append(describe_training(choice.plan, run.executor.hardware()))
     run.progress.message("index", choice.description)
-    return codebook, choice
+    return choice.reuse or train_codebook(run, context, choice.plan), choice
 
 
 def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | None) -> CodebookChoice:

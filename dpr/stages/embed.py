@@ -125,7 +125,7 @@ def compute_of(run: Run) -> Compute:
 
 
 def embed_work(run: Run) -> EmbedWork:
-    """Return the work of the stage; it is known before the units are, so that encoders load while the corpus is scanned."""
+    """Return the work of the stage, which is known before its units are: encoders load while the corpus is scanned."""
     context, threads = embed_context(run), run.executor.tokenizer_threads()
     tokenizer = run.executor.share(shared_tokenizer, context)
     tokenise: Step[SegmentUnit, Tokenised] = Step("tokenise", partial(Tokenise, context, tokenizer, threads), "actor")

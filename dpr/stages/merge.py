@@ -1,10 +1,10 @@
-"""The merge stage: all parts into the index, one unit a shard.
+"""The merge stage: parts into shards of the index, one unit a shard; shards that are good enough stay as they are.
 
 Shapes: N rows, D dimensions, n sampled rows.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.errors import IntegrityError
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
-from dpr.formats.deletions import read_deletions
+from dpr.formats.deletions import RowSet, dead_digest, read_row_set
 from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, ShardEntry
 from dpr.formats.objects import fetch_object, open_verified, put_object
 from dpr.formats.records import ObjectRef, Result
@@ -27,23 +27,23 @@ from dpr.index.training import read_index
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.drift import CodebookChoice
-from dpr.stages.train import IndexContext, segments_state
+from dpr.stages.shard_rows import ShardRows, plan_shards
+from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
 
 ERROR_SAMPLE_ROWS = 1_000
 
-Shard = tuple[SegmentEntry, ...]
-
 
 @dataclass(frozen=True)
 class MergeUnit:
-    """One shard of the index: its segments, and the part of each."""
+    """One shard to write: its segments, the part of each, and the rows of them that it leaves out."""
 
     record: str
     stem: str
     """What the name of its object begins with."""
-    segments: Shard
+    segments: tuple[SegmentEntry, ...]
     parts: tuple[ObjectRef, ...]
+    left_out: ObjectRef | None
     rows: int
     read_bytes: int
 
@@ -58,59 +58,65 @@ class ShardResult(Result):
 def merge_index(
     run: Run, context: IndexContext, codebook: CodebookEntry, choice: CodebookChoice, parts: Sequence[ObjectRef]
 ) -> tuple[IndexEntry, list[ShardResult]]:
-    """Merge all parts into the shards of the index."""
-    units = plan_merge(context, codebook, dict(zip(context.segments, parts, strict=True)), choice.plan.bytes_per_vector)
+    """Write the shards that this night needs; returns the index of old and new ones, and what was written."""
+    base = run.base.body if run.base else None
+    stays = base and base.codebook.object == codebook.object and base.index.first_shards == context.config.shards
+    old = base.index.shards if base and stays else []
+    plan = plan_shards(run.store, context, old)
+    numbers = [entry.number for entry in context.segments]
+    part_of = dict(zip(numbers, parts, strict=choice.plan.mergeable))
+    units = [_unit(run.store, context, codebook, rows, part_of, choice) for rows in plan.new]
     step = Step("merge", partial(MergeShard, context, codebook, mergeable=choice.plan.mergeable))
     work = Work.of(recorded(context.store_url, ShardResult, step))
     results = run.results(Stage("merge", units, ShardResult, work))
-    return index_entry(units, results), results
+    return index_entry([*plan.kept, *map(_new_shard, units, results)], context.config.shards), results
 
 
-def plan_merge(
-    context: IndexContext, codebook: CodebookEntry, parts: dict[SegmentEntry, ObjectRef], bytes_per_vector: int
-) -> list[MergeUnit]:
-    """Return one unit a shard; its record is named by everything that the shard depends on."""
-    units = []
-    for shard in plan_shards(context.segments, context.config.shards):
-        shard_id = fingerprint({"codebook": codebook.object.sha256, "segments": segments_state(shard)})
-        stem = layout.index(shard_id)
-        rows = sum(entry.live_rows for entry in shard)
-        shard_parts = tuple(parts[entry] for entry in shard) if parts else ()
-        units.append(MergeUnit(layout.record(stem), stem, shard, shard_parts, rows, rows * bytes_per_vector))
-    return units
+def _unit(
+    store: Store,
+    context: IndexContext,
+    codebook: CodebookEntry,
+    masks: ShardRows,
+    part_of: Mapping[int, ObjectRef],
+    choice: CodebookChoice,
+) -> MergeUnit:
+    """The unit of a shard; its record is named by everything that the shard depends on."""
+    segments = tuple(entry for entry in context.segments if entry.number in masks)
+    left_out = {number: np.flatnonzero(~mask).astype(np.uint32) for number, mask in masks.items()}
+    state = [[str(e.number), e.object.sha256, dead_digest(left_out[e.number])] for e in segments]
+    stem = layout.index(fingerprint({"codebook": codebook.object.sha256, "segments": state}))
+    rows = int(sum(mask.sum() for mask in masks.values()))
+    return MergeUnit(
+        record=layout.record(stem),
+        stem=stem,
+        segments=segments,
+        parts=tuple(part_of[entry.number] for entry in segments) if part_of else (),
+        left_out=RowSet(left_out).put(store, f"{stem}.left-out"),
+        rows=rows,
+        read_bytes=rows * choice.plan.bytes_per_vector,
+    )
 
 
-def plan_shards(segments: Sequence[SegmentEntry], max_shards: int) -> list[Shard]:
-    """Cut the segments that have live rows into at most `max_shards` contiguous runs, as even as segments allow. Pure.
-
-    A segment belongs to the shard that the middle of its live rows falls into when all live rows are cut evenly, so no
-    shard exceeds its share by more than one segment.
-    """
-    living = [entry for entry in segments if entry.live_rows]
-    live = np.array([entry.live_rows for entry in living], np.int64)
-    twice_middles = 2 * np.cumsum(live) - live
-    places = twice_middles * max_shards // (2 * live.sum()) if len(live) else live
-    return [tuple(e for e, p in zip(living, places, strict=True) if p == place) for place in np.unique(places)]
+def _new_shard(unit: MergeUnit, result: ShardResult) -> ShardEntry:
+    return ShardEntry(
+        rows=result.rows,
+        live_rows=result.rows,
+        segments=[entry.number for entry in unit.segments],
+        left_out=unit.left_out,
+        object=result.shard,
+    )
 
 
-def index_entry(units: Sequence[MergeUnit], results: Sequence[ShardResult]) -> IndexEntry:
-    """Return the index that merged shards make; its search settings are still to be tuned."""
-    shards = [
-        ShardEntry(
-            rows=result.rows,
-            first_segment=unit.segments[0].number,
-            last_segment=unit.segments[-1].number,
-            object=result.shard,
-        )
-        for unit, result in zip(units, results, strict=True)
-    ]
+def index_entry(shards: Sequence[ShardEntry], first_shards: int) -> IndexEntry:
+    """Return the index of these shards; its search settings are still to be tuned."""
     names = [shard.object.name for shard in shards]
-    rows = sum(shard.rows for shard in shards)
-    return IndexEntry(index_id=fingerprint(names), rows=rows, nprobe=1, rescore=0, shards=shards)
+    rows = sum(shard.live_rows for shard in shards)
+    index_id = fingerprint(names)
+    return IndexEntry(index_id=index_id, rows=rows, nprobe=1, rescore=0, shards=list(shards), first_shards=first_shards)
 
 
 class MergeShard:
-    """Merges the parts of a run of segments into one FAISS index, leaving dead rows out, and verifies it."""
+    """Merges the parts of some segments into one FAISS index, leaving rows out, and verifies it."""
 
     def __init__(self, context: IndexContext, codebook: CodebookEntry, *, mergeable: bool) -> None:
         self._context, self._codebook, self._mergeable = context, codebook, mergeable
@@ -128,7 +134,7 @@ class MergeShard:
             return ShardResult(rows=rows, shard=put_object(store, unit.stem, path), verification=verification)
 
     def _parts(self, store: Store, unit: MergeUnit) -> list[PartRef]:
-        deletions = read_deletions(store, self._context.deletions)
+        left_out = read_row_set(store, unit.left_out)
 
         def part(entry: SegmentEntry, ref: ObjectRef) -> PartRef:
             try:
@@ -136,8 +142,7 @@ class MergeShard:
             except IntegrityError as error:
                 record = layout.record(layout.part(self._codebook.object.sha256, entry.object.sha256))
                 raise IntegrityError(f"{error}; delete it and {record}, and the next run makes both again") from error
-            dead_rows = deletions.dead_rows(entry)
-            return PartRef(entry.number, file, entry.rows, dead_rows, self._codebook.object.sha256)
+            return PartRef(entry.number, file, entry.rows, left_out.rows(entry.number), self._codebook.object.sha256)
 
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(part, unit.segments, unit.parts))
@@ -145,9 +150,9 @@ class MergeShard:
     def _live_vectors(
         self, store: Store, unit: MergeUnit
     ) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float16]]]:
-        deletions = read_deletions(store, self._context.deletions)
+        left_out = read_row_set(store, unit.left_out)
         for entry in unit.segments:
-            rows = deletions.live_rows(entry)
+            rows = np.setdiff1d(np.arange(entry.rows), left_out.rows(entry.number))
             yield entry.number, rows, SegmentVectors.open(store, entry.object, verify=True).all()[rows]
 
     def _verify(self, store: Store, unit: MergeUnit, path: Path) -> Verification:

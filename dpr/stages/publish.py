@@ -38,7 +38,7 @@ def publish(run: Run, body: SnapshotBody, measured: GateResult) -> tuple[Snapsho
     It is not where the live one is the same. Raises GateError if the gate demands more, ConflictError if the lease was
     lost, PublishRaceError if another publisher was first.
     """
-    check_gate(run.recipe.gate, measured)
+    check_gate(run.recipe, measured)
     run.check_lease()
     if run.live is not None and run.live.body.body_id() == body.body_id():
         check_live(run.store, run.live.number)

@@ -28,21 +28,19 @@ def collect_quarantine(store: Store, run_id: str, files: Sequence[ObjectRef | No
         return put_object(store, layout.quarantine(run_id), path).name, reasons
 
 
-def max_unusable(usable_rows: int, unusable_rows: int, limits: Limits) -> int:
-    """Return how many more rows may turn out unusable, given those so far, before a run must stop. Pure."""
-    share = limits.max_quarantine_share
-    # of n usable rows, u more may fail while (unusable + u) is within the share of all rows, which stay as many
-    by_share = int(share * (usable_rows + unusable_rows)) - unusable_rows
-    return max(limits.max_quarantine_rows - unusable_rows, by_share)
+def max_unusable(rows: int, limits: Limits) -> int:
+    """Return how many of so many corpus rows may be unusable before a run must stop. Pure."""
+    by_share = int(round(limits.max_quarantine_share * rows, 6))  # 0.29 of 100 is 28.999999999999996
+    return max(limits.max_quarantine_rows, by_share)
 
 
 def check_quarantine(store: Store, name: str, unusable_rows: int, passages: int, limits: Limits) -> None:
     """Raise CorpusError if more rows are unusable than the recipe allows; the rows are stored either way."""
-    share = unusable_rows / max(unusable_rows + passages, 1)
-    if unusable_rows > limits.max_quarantine_rows and share > limits.max_quarantine_share:
+    if unusable_rows > max_unusable(unusable_rows + passages, limits):
+        share = unusable_rows / (unusable_rows + passages)
         raise CorpusError(
-            f"{unusable_rows} of {unusable_rows + passages} corpus rows ({share:.1%}) cannot be used, the recipe allows "
-            f"{limits.max_quarantine_rows} rows or {limits.max_quarantine_share:.1%} (limits); nothing was "
+            f"{unusable_rows} of {unusable_rows + passages} corpus rows ({share:.1%}) cannot be used, the recipe "
+            f"allows {limits.max_quarantine_rows} rows or {limits.max_quarantine_share:.1%} (limits); nothing was "
             f"published, and the rows with their reasons are in {name} of {store.url}"
         )
 

@@ -23,7 +23,7 @@ from dpr.formats.records import ObjectRef, Result
 from dpr.index.choose import IndexPlan
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.sample import sample_rows
-from dpr.index.training import describe_training, list_imbalance, quantisation_error, train, write_index
+from dpr.index.training import list_imbalance, quantisation_error, train, write_index
 from dpr.recipe import IndexConfig
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
@@ -90,7 +90,6 @@ class TrainResult(Result):
 def train_codebook(run: Run, context: IndexContext, plan: IndexPlan) -> CodebookEntry:
     """Train a new codebook."""
     hardware = run.executor.hardware()
-    plan.reasons.append(describe_training(plan, hardware))
     step = Step("train", partial(TrainCodebook, context, hardware), "trainer")
     work = Work.of(recorded(context.store_url, TrainResult, step))
     return run.result(Stage("train", [plan_training(context, plan)], TrainResult, work)).codebook

@@ -154,8 +154,9 @@ class MadeSegment:
         """Raise IntegrityError unless the rows of the segment and those refused are the rows planned (law 3)."""
         if self.result.rows + self.result.refused_rows != self.unit.rows:
             raise IntegrityError(
-                f"segment {self.unit.segment_id} was planned with {self.unit.rows} rows; it has {self.result.rows}, and "
-                f"{self.result.refused_rows} are in quarantine: nothing was published, and this is a bug; please report it"
+                f"segment {self.unit.segment_id} was planned with {self.unit.rows} rows; it has {self.result.rows}, "
+                f"and {self.result.refused_rows} are in quarantine: nothing was published, and this is a bug; please "
+                "report it"
             )
 
     def entries(self) -> list[SegmentEntry]:

@@ -1,0 +1,138 @@
+"""Where the steps of a stage run on a Ray: in how many actors, with which shares of CPUs and GPUs."""
+
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy
+
+from dpr.engine.executor import Cluster
+from dpr.engine.stage import Step
+from dpr.index.hardware import Hardware
+from dpr.recipe import Resources
+
+MAX_ACTORS = 64
+ACTOR_CPUS = 0.5
+"""Ray's share for a thread of an actor, which itself sets how many it uses. It is small, so that all actors find room
+on a small machine, and other stages find CPUs while actors load."""
+UNITS_PER_ENCODER = 2
+"""While an encoder computes one, the next is unpacked and the one before is packed."""
+TOKENIZING_SHARE = 0.75
+"""Share of the CPUs beside GPUs that tokenise; the rest launches kernels, writes and drives."""
+TOKENIZER_THREADS = 2
+"""Threads of one tokeniser beside GPUs: a unit is ready sooner than with one; more would wait for Python's lock."""
+TOKENIZER_CPUS = 0.25
+"""Ray's share for such a thread: it sleeps while scans run, which use its CPU meanwhile."""
+CODERS_PER_GPU = 8
+"""Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
+
+
+class Placement:
+    """Places steps on the connected Ray, as it is at that moment, by a recipe's resources."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def is_task(self, step: Step[Any, Any]) -> bool:
+        """Return whether a step runs in any worker, made anew for each unit."""
+        return step.on == "task" or (step.on in ("trainer", "coder") and not self.gpu_share(step))
+
+    def may_load_ahead(self) -> bool:
+        """Return whether encoders should load while other stages run.
+
+        A GPU must not wait. Without one, or without a CPU that is left for other stages, loading would delay them.
+        """
+        return bool(self._gpus_per_encoder()) and self._tokenizing_cpus() >= ACTOR_CPUS
+
+    def encoder_threads(self) -> int:
+        """Return how many CPU threads an encoder uses."""
+        if self._gpus_per_encoder():
+            return 1
+        return max(1, _largest_node() // self._resources.encoders)
+
+    def tokenizer_threads(self) -> int:
+        """Return how many CPU threads a tokeniser uses."""
+        if not self._gpus_per_encoder():
+            return 1  # the encoders need the CPUs more
+        return max(1, min(TOKENIZER_THREADS, int(TOKENIZING_SHARE * _largest_node()), int(self._tokenizing_cpus())))
+
+    def hardware(self) -> Hardware:
+        """Return what a trainer or coder may use.
+
+        A trainer requests one CPU of Ray and uses all: nothing else runs meanwhile, and Ray would never give a whole
+        machine of which something else holds a CPU.
+        """
+        return Hardware("cuda" if _cluster_gpus() else None, _largest_node())
+
+    def cluster(self) -> Cluster:
+        """Return what there is to run on."""
+        there, each = ray.cluster_resources(), self._gpus_per_encoder()
+        encoders = self._max_encoders()
+        if each and there.get("GPU"):  # an autoscaling cluster may have none yet
+            encoders = max(1, min(encoders, int(there["GPU"] / each)))
+        return Cluster(cpus=int(there.get("CPU", 1)), encoders=encoders, gpus_per_encoder=each, overlap=True)
+
+    def gpu_share(self, step: Step[Any, Any]) -> float:
+        """Return how many GPUs a step holds."""
+        if step.on == "encoder":
+            return self._gpus_per_encoder()
+        share = {"trainer": 1.0, "coder": 1 / CODERS_PER_GPU}.get(step.on, 0.0)
+        return share if _cluster_gpus() else 0.0
+
+    def pool(self, step: Step[Any, Any], units: int) -> dict[str, Any]:
+        """Return the arguments of `Dataset.map` that describe the actors of a step, for so many units at most."""
+        if step.on == "actor":
+            return self._tokenizers(units)
+        if step.on == "encoder":
+            return self._encoders(units)
+        # one CPU is left for the task that writes records
+        room = int((_cluster_cpus() - 1) / ACTOR_CPUS)
+        size = max(1, min(units, int(_cluster_gpus() / self.gpu_share(step)), room))
+        return {"compute": ActorPoolStrategy(size=size), "num_cpus": ACTOR_CPUS, "num_gpus": self.gpu_share(step)}
+
+    def _tokenizers(self, units: int) -> dict[str, Any]:
+        threads = self.tokenizer_threads()
+        # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
+        low, high, cpus = 1, MAX_ACTORS, ACTOR_CPUS
+        if each := self._gpus_per_encoder():  # GPUs wait for nothing but these, so all start at once, and stay
+            low = min(units, max(1, int(self._tokenizing_cpus()) // threads))
+            if _cluster_gpus() >= each * self._max_encoders():  # no GPU will be added, so these are enough
+                high, cpus = low, TOKENIZER_CPUS
+        compute = ActorPoolStrategy(min_size=low, max_size=max(low, min(units, high)))
+        return {"compute": compute, "num_cpus": cpus * threads}
+
+    def _encoders(self, units: int) -> dict[str, Any]:
+        low = min(units, self._resources.encoders)
+        compute = ActorPoolStrategy(
+            min_size=low,
+            max_size=max(low, min(units, self._resources.max_encoders or low)),
+            max_concurrent_calls_per_actor=UNITS_PER_ENCODER,
+            enable_true_multi_threading=True,
+        )
+        return {"compute": compute, "num_cpus": ACTOR_CPUS, "num_gpus": self._gpus_per_encoder()}
+
+    def _tokenizing_cpus(self) -> float:
+        """CPUs that tokenisers may hold beside GPUs: the writer and each encoder must find room, too."""
+        cpus = _cluster_cpus()
+        return min(TOKENIZING_SHARE * cpus, cpus - 1 - ACTOR_CPUS * self._resources.encoders)
+
+    def _gpus_per_encoder(self) -> float:
+        stated = self._resources.gpus_per_encoder
+        if stated is None:
+            return 1.0 if _cluster_gpus() else 0.0
+        return stated
+
+    def _max_encoders(self) -> int:
+        return self._resources.max_encoders or self._resources.encoders
+
+
+def _cluster_cpus() -> float:
+    return float(ray.cluster_resources().get("CPU", 1))
+
+
+def _cluster_gpus() -> float:
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def _largest_node() -> int:
+    """CPUs of the largest machine of the cluster."""
+    return max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
