@@ -1,1 +1,37 @@
-pytest_plugins = ["tests.services.fixtures"]
+"""What tests of all folders share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.tiny import make_encoder
+
+if TYPE_CHECKING:
+    from tests.collection import FirstNights
+
+pytest_plugins = ["tests.marks", "tests.services.fixtures"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep what tests unpack out of the user's own cache folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DPR_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model, for whoever must not change it."""
+    return make_encoder(tmp_path_factory.mktemp("encoder") / "model")
+
+
+@pytest.fixture(scope="session")
+def first_nights(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> "FirstNights":
+    """Collections whose first night is over, to be copied: `first_nights.copy(tmp_path / "name", …)`."""
+    from tests.collection import FirstNights  # FAISS, which many tests are spared
+
+    return FirstNights(tmp_path_factory.mktemp("first"), encoder)

@@ -108,6 +108,7 @@ def test_kuberay_refuses_a_broken_one(place: str, value: object, said: str) -> N
 # what the manifests name
 
 
+@pytest.mark.slow
 def test_the_entrypoint_runs() -> None:
     program, *arguments = shlex.split(JOB["spec"]["entrypoint"])
     assert program == "python"

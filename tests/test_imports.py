@@ -28,14 +28,15 @@ LAYERS = (
     ("dpr.run_recipe",),
     (
         "ray_jobs.cli_common",
-        "ray_jobs.connect",
         "ray_jobs.console",
         "ray_jobs.failures",
         "ray_jobs.guard",
+        "ray_jobs.placement",
+        "ray_jobs.ray_output",
         "ray_jobs.tables",
         "ray_jobs.transport",
     ),
-    ("ray_jobs.ahead",),
+    ("ray_jobs.ahead", "ray_jobs.connect"),
     ("ray_jobs.ray_executor",),
     ("ray_jobs.jobs", "ray_jobs.serve"),
     (
@@ -126,7 +127,7 @@ MIRRORS = {"scan", "embed", "index", "nightly"}
 
 def test_no_two_modules_have_one_name() -> None:
     names = Counter(path.stem for module, path in MODULES.items() if path.stem != "__init__")
-    names.subtract({name: 1 for name in MIRRORS})
+    names.subtract(dict.fromkeys(MIRRORS, 1))
     assert [name for name, count in names.items() if count > 1] == []
 
 
@@ -164,8 +165,6 @@ def test_a_right_import_is_left_alone(module: str, source: str) -> None:
 
 
 def test_the_driver_does_without_pytorch() -> None:
-    look = (
-        "import sys, ray_jobs.jobs, ray_jobs.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    )
+    look = "import sys, ray_jobs.jobs, ray_jobs.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

@@ -30,27 +30,39 @@ def test_urls_packages_and_hub_ids_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parts"),
     [
         (GOOD + "colour: red\n", ["colour", "unknown", "'red'"]),
         (GOOD + "resources: {segment_rows: 0}\n", ["resources.segment_rows", "0", "greater than or equal to 1"]),
         (GOOD + "index: {retrain: maybe}\n", ["index.retrain", "'maybe'", "'auto', 'always' or 'never'"]),
         ("store: out\nencoder: {model: m}\n", ["corpus", "missing"]),
-        ("store: out\ncorpus: {}\nencoder: {model: m}\n", ["corpus", "path is empty"]),
+        ("store: out\ncorpus: {}\nencoder: {model: m}\n", ["corpus.path", "missing"]),
+        (GOOD.replace("corpus.jsonl", "''"), ["corpus", "path is empty", "name a file"]),
+        (GOOD.replace("corpus.jsonl", "[]"), ["corpus", "path is empty"]),
+        (GOOD.replace("corpus.jsonl", "[a.jsonl, '']"), ["corpus", "path is empty"]),
+        (GOOD.replace("corpus.jsonl", "c, rescan: never"), ["corpus.rescan", "'never'", "'changed' or 'always'"]),
+        (GOOD + "gate: {min_recall: 1.5}\n", ["gate.min_recall", "1.5", "less than or equal to 1"]),
+        (GOOD + "resources: {cache_gb: 0}\n", ["resources.cache_gb", "0", "greater than 0"]),
         (GOOD.replace("corpus.jsonl}", "c, passage_words: 5, overlap_words: 5}"), ["overlap_words is 5", "below"]),
         ("- a\n- b\n", ["list", "mapping"]),
         ("store: [", ["not YAML"]),
     ],
 )
-def test_a_refusal_names_field_value_and_bound(tmp_path: Path, text: str, said: list[str]) -> None:
+def test_a_refusal_names_field_value_and_bound(tmp_path: Path, text: str, parts: list[str]) -> None:
     path = write(tmp_path, text)
     with pytest.raises(RecipeError) as refused:
         load_recipe(path)
     message = str(refused.value)
     assert str(path) in message
     assert "\n" not in message
-    for part in said:
+    for part in parts:
         assert part in message
+
+
+def test_defaults_are_safe(tmp_path: Path) -> None:
+    """A night whose index misses most of what it should find is not published, unless the recipe says otherwise."""
+    recipe = load_recipe(write(tmp_path, GOOD))
+    assert (recipe.gate.min_recall, recipe.corpus.rescan, recipe.serve.host) == (0.9, "changed", "127.0.0.1")
 
 
 def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:

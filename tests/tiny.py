@@ -4,8 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+import numpy as np
 
 WORDS = [f"w{number}" for number in range(200)]
 
@@ -13,7 +12,10 @@ WORDS = [f"w{number}" for number in range(200)]
 def make_encoder(
     folder: Path, seed: int = 0, dim: int = 32, words: Sequence[str] = WORDS, max_tokens: int = 64
 ) -> Path:
-    """A plain BERT folder (needs `pooling` in the recipe) whose vocabulary is `words` and single letters and digits."""
+    """Make a plain BERT folder (the recipe must state `pooling`) whose vocabulary is `words`, letters and digits."""
+    import torch  # seconds, which tests without an encoder are spared
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
     folder.mkdir(parents=True, exist_ok=True)
     letters = [chr(code) for code in (*range(97, 123), *range(48, 58))]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *letters, *(f"##{letter}" for letter in letters)]
@@ -33,31 +35,40 @@ def make_encoder(
     return folder
 
 
+def random_texts(rows: int, name: str = "p", seed: int = 0, min_words: int = 3, max_words: int = 12) -> dict[str, str]:
+    """Return id → text for `rows` random passages, whose ids are `name` and a number."""
+    rng = np.random.default_rng(seed)
+    return {f"{name}{n:03d}": " ".join(rng.choice(WORDS, rng.integers(min_words, max_words + 1))) for n in range(rows)}
+
+
 def write_jsonl(path: Path, passages: Mapping[str, str] | Iterable[tuple[str, str]]) -> Path:
-    """A JSONL corpus of id → text."""
+    """Write a JSONL corpus of id → text."""
     pairs = passages.items() if isinstance(passages, Mapping) else passages
     path.write_text("".join(json.dumps({"id": i, "title": "", "text": text}) + "\n" for i, text in pairs))
     return path
 
 
 class Quiet:
-    """Progress that remembers which stages did how much, and what was said."""
+    """Progress that prints nothing, and remembers the rows of each stage and all messages."""
 
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}
-        self.said: list[str] = []
+        """Stage → rows done now; stages in the order in which they first began."""
+        self.messages: list[str] = []
+        """`TOPIC: TEXT`."""
+        self.details: list[str] = []
         self._stage = ""
 
     def start(self, stage: str, total_rows: int, done_rows: int) -> None:  # noqa: ARG002
         self._stage = stage
         self.rows.setdefault(stage, 0)
 
-    def advance(self, rows: int, said: str = "") -> None:
+    def advance(self, rows: int, detail: str = "") -> None:
         self.rows[self._stage] += rows
-        self.said.append(said)
+        self.details.append(detail)
 
-    def say(self, about: str, text: str) -> None:
-        self.said.append(f"{about}: {text}")
+    def message(self, topic: str, text: str) -> None:
+        self.messages.append(f"{topic}: {text}")
 
-    def finish(self, said: str) -> None:
+    def finish(self, summary: str) -> None:
         pass

@@ -64,6 +64,7 @@ def entries(passages: list[Passage]) -> dict[str, str]:
     return {name: " ".join(parts) for name, parts in texts.items()}
 
 
+@pytest.mark.slow
 def test_there_are_some_thousands_of_informative_passages(passages: list[Passage], entries: dict[str, str]) -> None:
     assert 4000 <= len(passages) <= 6500
     assert len({passage.id for passage in passages}) == len(passages)
@@ -73,6 +74,7 @@ def test_there_are_some_thousands_of_informative_passages(passages: list[Passage
     assert len(set(docs)) == len(docs), "the same text under two names"
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_same_in_another_process_whose_functions_were_replaced(
     corpus_file: Path, tmp_path: Path
 ) -> None:
@@ -83,6 +85,7 @@ def test_the_corpus_is_the_same_in_another_process_whose_functions_were_replaced
     assert path.read_bytes() == corpus_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_file_is_written_only_if_the_corpus_changed(corpus_file: Path) -> None:
     os.utime(corpus_file, ns=(1, 1))
     command = [sys.executable, "-m", "demo.python_docs", str(corpus_file)]
@@ -103,6 +106,7 @@ def test_the_recipe_names_files_of_the_repository() -> None:
     assert recipe.gate.questions == str(ROOT / "demo" / "questions.jsonl")
 
 
+@pytest.mark.slow
 def test_every_topic_is_there_word_for_word(entries: dict[str, str]) -> None:
     def words(text: str) -> list[str]:
         return [word for word in text.split() if not re.fullmatch(r"([*=~^-])\1{3,}", word)]
@@ -112,6 +116,7 @@ def test_every_topic_is_there_word_for_word(entries: dict[str, str]) -> None:
         assert words(entries[f"topic:{name}"]) == words(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -140,6 +145,7 @@ def test_an_entry_is_the_docstring_of_the_object_of_that_name(entries: dict[str,
     assert entries[name] == " ".join(live.split())
 
 
+@pytest.mark.slow
 def test_titles_are_the_names_that_users_know(passages: list[Passage]) -> None:
     titles = {passage.id: passage.title for passage in passages}
     assert titles["builtins.str.join#0"] == "str.join"
@@ -147,11 +153,13 @@ def test_titles_are_the_names_that_users_know(passages: list[Passage]) -> None:
     assert titles["topic:with#1"] == "with"
 
 
+@pytest.mark.slow
 def test_short_docstrings_join_the_entry_of_their_class_or_module(entries: dict[str, str]) -> None:
     assert "os.path.getsize" not in entries
     assert f"getsize: {' '.join(str(inspect.getdoc(pydoc.locate('os.path.getsize'))).split())}" in entries["os.path"]
 
 
+@pytest.mark.slow
 def test_nothing_private_and_no_module_with_effects_is_there(entries: dict[str, str]) -> None:
     parts = {part for name in entries for part in name.removeprefix("topic:").split(".")}
     assert not {part for part in parts if part.startswith("_")}
@@ -164,6 +172,7 @@ def test_a_python_without_its_sources_is_refused(tmp_path: Path, monkeypatch: py
         python_entries()
 
 
+@pytest.mark.slow
 def test_every_answer_of_the_demo_questions_is_an_entry(entries: dict[str, str]) -> None:
     questions = [json.loads(line) for line in (ROOT / "demo" / "questions.jsonl").read_text().splitlines()]
     assert len({one["question"] for one in questions}) == 50

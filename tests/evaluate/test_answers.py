@@ -1,18 +1,12 @@
 """Answer matching and accuracy, by cases worked out by hand and by a plain search over word lists."""
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpr.errors import RecipeError
-from dpr.evaluate.answers import accuracy, has_answer, names_passage, words
-from dpr.evaluate.questions import Question, QuestionSet, load_questions
+from dpr.evaluate.answers import accuracy, first_correct_rank, has_answer, names_passage, words
+from dpr.evaluate.questions import Question, QuestionSet
 from dpr.search.hits import Hit
-from dpr.recipe import GateConfig
 
 
 @pytest.mark.parametrize(
@@ -64,42 +58,9 @@ def test_accuracy_counts_questions_with_a_hit_within_k() -> None:
     assert accuracy(questions, found, [1, 2, 3]) == {1: 1 / 3, 2: 1 / 3, 3: 2 / 3}
 
 
-def test_a_beir_folder_gives_ids_or_strings(tmp_path: Path) -> None:
-    queries = [
-        {"_id": "q1", "text": "who?", "metadata": {"answers": ["Ada"]}},
-        {"_id": "q2", "text": "not judged", "metadata": {"answers": ["x"]}},
-        {"_id": "q3", "text": "judged irrelevant"},
-    ]
-    with gzip.open(tmp_path / "queries.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps(query) + "\n" for query in queries)
-    qrels = tmp_path / "qrels.dev.tsv"
-    qrels.write_text("query-id\tcorpus-id\tscore\nq1\tp1\t1\nq1\tp2\t2\nq3\tp9\t0\n")
-    gate = GateConfig(questions=str(tmp_path), qrels=str(qrels))
-    assert load_questions(gate, 0).questions == (Question("who?", ("p1", "p2")),)
-    assert load_questions(gate.model_copy(update={"answers": "strings"}), 0).questions == (Question("who?", ("Ada",)),)
-
-
-def test_sampling_is_seeded_and_keeps_order(tmp_path: Path) -> None:
-    path = tmp_path / "questions.jsonl"
-    path.write_text("".join(json.dumps({"question": f"{n:03d}", "answers": [str(n)]}) + "\n" for n in range(100)))
-    gate = GateConfig(questions=str(path), max_questions=10)
-    first, again, other = (load_questions(gate, seed).texts for seed in (1, 1, 2))
-    assert first == again == sorted(first)
-    assert first != other
-    assert len(set(first)) == 10
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ('{"question": "a"}', "line 1"),
-        ("nonsense", "line 1 is not JSON"),
-        ("[1]", "not a JSON object"),
-        ("", "no question"),
-    ],
-)
-def test_bad_question_files_are_one_sentence(tmp_path: Path, line: str, said: str) -> None:
-    path = tmp_path / "questions.jsonl"
-    path.write_text(line)
-    with pytest.raises(RecipeError, match=said):
-        load_questions(GateConfig(questions=str(path)), 0)
+def test_what_counts_as_correct_is_an_id_or_a_string() -> None:
+    hits = [Hit(1, 0.9, "Ada", "", "Charles Babbage"), Hit(2, 0.8, "p2#3", "", "It was Ada Lovelace.")]
+    assert first_correct_rank(Question("who?", ("Ada",)), "strings", hits) == 2
+    assert first_correct_rank(Question("who?", ("Ada",)), "ids", hits) == 1
+    assert first_correct_rank(Question("who?", ("p2",)), "ids", hits) == 2
+    assert first_correct_rank(Question("who?", ("Grace",)), "strings", hits) is None

@@ -22,19 +22,22 @@ context = ray.init(
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
-STEPS = re.compile(r"ray::(.*(?:Map\(|run_steps|load_known_keys).*)")
+TASKS = ("scan", "diff", "write", "copy", "train", "build", "merge", "questions", "truth", "gate")
+"""Steps that run as tasks, named by their last step."""
+SHARED = ("load_known_keys", "shared_tokenizer")
+STEPS = re.compile(rf"ray::(.*Map\(.*|{'|'.join(TASKS + SHARED)})")
 """Titles of workers that run steps of this project; others belong to Ray itself, or wait for work (`ray::IDLE`)."""
 
 
 @dataclass(frozen=True)
 class OwnRay:
-    """A running Ray; drivers that are started with `environment` use it."""
+    """A running Ray; a driver uses it if it is started with `environment`."""
 
     environment: dict[str, str]
     raylet_pid: int
 
     def workers(self) -> dict[int, str]:
-        """Pid → what it runs ("MapWorker(Map(Encode))", …), of all workers that run steps."""
+        """Return pid → what it runs ("MapWorker(Map(encode))", "scan", …) for all workers that run steps."""
         titles = {pid: STEPS.fullmatch(_title(pid)) for pid in _children(self.raylet_pid)}
         return {pid: title[1] for pid, title in titles.items() if title}
 

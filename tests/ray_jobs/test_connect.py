@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import ClusterError
+from tests.collection import Collection
 from tests.ray_jobs.listening import listening_at
 from tests.ray_jobs.own_ray import own_ray
-from tests.ray_jobs.test_nightly import corpus, write_recipe
-from tests.tiny import make_encoder, write_jsonl
-
-pytestmark = pytest.mark.ray
 
 HOLD = """
 from ray_jobs.connect import connected
@@ -42,34 +39,33 @@ def test_a_ray_of_our_own_listens_on_loopback_only() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "no-such-host.invalid:6379"])
 def test_a_cluster_that_is_not_there_is_named_in_a_sentence(recipe: Path, address: str) -> None:
-    said = refused(recipe, os.environ | {"RAY_ADDRESS": address})
-    assert said.startswith(f"error: the Ray cluster {address} that RAY_ADDRESS names cannot be joined: ")
-    assert said.count("\n") == 1
+    message = refused(recipe, os.environ | {"RAY_ADDRESS": address})
+    assert message.startswith(f"error: the Ray cluster {address} that RAY_ADDRESS names cannot be joined: ")
+    assert message.count("\n") == 1
 
 
 def test_who_has_no_token_or_a_wrong_one_is_refused_in_a_sentence(recipe: Path, tmp_path: Path) -> None:
     wrong = {"RAY_AUTH_TOKEN": "0" * 64}
     nowhere = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(tmp_path)}
-    untold = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_MODE": None}
+    without_mode = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_MODE": None}
     with own_ray() as ray:
-        for change in (wrong, nowhere, untold):
+        for change in (wrong, nowhere, without_mode):
             environment = ray.environment | {"HOME": str(tmp_path)} | change
-            said = refused(recipe, {name: value for name, value in environment.items() if value is not None})
-            last = said.splitlines()[-1]  # Ray's own warnings come before
+            message = refused(recipe, {name: value for name, value in environment.items() if value is not None})
+            *warnings, last = message.splitlines()
             assert last.startswith(f"error: the Ray cluster {ray.environment['RAY_ADDRESS']} that RAY_ADDRESS names")
             assert "token" in last
-            assert "Traceback" not in said
+            # it warns before it is connected, where nobody can tell whether it will end the process
+            assert [line for line in warnings if "gcs_client" not in line] == []
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("connect")
-    write_jsonl(folder / "corpus.jsonl", corpus(20))
-    return write_recipe(folder, make_encoder(folder / "encoder"))
+def recipe(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
+    return Collection(tmp_path_factory.mktemp("connect"), encoder).write_recipe()
 
 
 def refused(recipe: Path, environment: dict[str, str]) -> str:
-    """What the nightly job says on stderr."""
+    """Return what the nightly job prints on stderr."""
     command = [sys.executable, "-m", "ray_jobs.nightly", "--recipe", str(recipe)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150, env=environment)
     assert ended.returncode == ClusterError.exit_code == 12, ended.stderr

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,22 +17,17 @@ from typing import Literal
 
 import numpy as np
 import pytest
-import yaml
 
+from dpr.engine.executor import LocalExecutor
+from dpr.engine.stage import A, B, Work
 from dpr.errors import UnitError
-from dpr.engine.stage import LocalExecutor
-from dpr.nightly import run_recipe
-from dpr.recipe import load_recipe
 from dpr.formats.snapshots import live_snapshot, numbers
-from dpr.store import LocalStore
+from tests.collection import Collection
 from tests.ray_jobs.own_ray import OwnRay, own_ray
-from tests.tiny import WORDS, Quiet, make_encoder, write_jsonl
+from tests.tiny import random_texts
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-STAGES = ("scan", "diff", "embed", "copy", "train", "build", "merge", "gate")
-PLACES = ("start", *STAGES, "publish")
-"""Where a driver can be; "start": before it holds the lease."""
 KILLS_PER_STAGE = {
     "start": 1,
     "scan": 6,
@@ -41,9 +37,14 @@ KILLS_PER_STAGE = {
     "train": 2,
     "build": 5,
     "merge": 2,
-    "gate": 2,
+    "questions": 1,
+    "truth": 2,
+    "gate": 1,
 }
-LEAST_KILLS = 25
+STAGES = tuple(KILLS_PER_STAGE)[1:]
+PLACES = ("start", *STAGES, "publish")
+"""Where a driver can be; "start": before it holds the lease."""
+MIN_KILLS = 25
 SEED = 11
 
 Victim = Literal["driver", "worker"]
@@ -51,40 +52,65 @@ Victim = Literal["driver", "worker"]
 
 @dataclass(frozen=True)
 class Kill:
-    """What to kill and when: so long after the driver is in `stage` and so many units of all have their record."""
+    """What to kill and when: `delay_seconds` after the driver is in `stage` and `records` units are done."""
 
     stage: str
     records: int
     stage_ends: int
-    """Units that have their record when the stage is over: then it is too late, and the kill falls where it may."""
+    """Units that are done when the stage is over: then it is too late for this stage, and the kill falls in another."""
     delay_seconds: float
     victim: Victim
 
 
+class CountingExecutor(LocalExecutor):
+    """Counts the units of each stage."""
+
+    def __init__(self) -> None:
+        self.units: Counter[str] = Counter()
+
+    def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
+        self.units[stage] += len(units)
+        return super().run(stage, work, units)
+
+
 @dataclass
 class Finished:
-    """All units that were seen to be done, with the files they had made by then."""
+    """All units that were seen to be done, with the files that they had made by then."""
 
     store: Path
     files: dict[Path, tuple[int, int]] = field(default_factory=dict)
     records: set[Path] = field(default_factory=set)
 
     def look(self) -> int:
-        """How many units are done."""
+        """Return how many units are done."""
         for record in record_files(self.store) - self.records:
             self.records.add(record)
-            named = [self.store / ref["name"] for ref in json.loads(record.read_bytes())["objects"]]
+            named = [self.store / name for name in object_names(json.loads(record.read_bytes()))]
             self.files |= {path: _identity(path) for path in (record, *named)}
         return len(self.records)
 
     def written_again(self) -> list[Path]:
+        """Return the files that are not what they were when they were first seen."""
         return [path for path, identity in self.files.items() if _identity(path) != identity]
 
 
 def record_files(store: Path) -> set[Path]:
-    folders = ("runs", "segments", "codebooks", "parts", "indexes", "truth")
+    """Return the files of all records of units."""
+    folders = ("scans", "runs", "segments", "codebooks", "parts", "indexes", "truth")
     found = {path for folder in folders for path in (store / folder).rglob("*.json")}
-    return {path for path in found if not path.name.startswith(".") and path.name != "report.json"}
+    others = {path for path in found if path.name == "plan.json" or path.parent.name == "reports"}
+    return {path for path in found - others if not path.name.startswith(".")}
+
+
+def object_names(document: object) -> Iterator[str]:
+    """Yield the names of all objects that a document refers to."""
+    if isinstance(document, dict):
+        if {"name", "sha256", "size_bytes"} == document.keys():
+            yield document["name"]
+        document = list(document.values())
+    if isinstance(document, list):
+        for value in document:
+            yield from object_names(value)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -102,7 +128,7 @@ class Driver:
             self.process = subprocess.Popen(command, stdout=file, stderr=file, env=ray.environment)
 
     def stage(self) -> str:
-        """Where it is, by what it said and by who holds the lease."""
+        """Return where it is, by its progress and by who holds the lease."""
         finished = re.findall(r"^(\w+) +\d+ of \d+ units done now", self.log.read_text(), re.MULTILINE)
         if finished:
             return PLACES[PLACES.index(finished[-1]) + 1]
@@ -111,25 +137,16 @@ class Driver:
         return "scan" if holds else "start"
 
 
-def draw_kills(store: Path) -> list[Kill]:
-    """Kills spread over all stages of a run that made `store`."""
+def draw_kills(units: Counter[str]) -> list[Kill]:
+    """Return kills spread over all stages of a run that has so many units in each."""
     rng = random.Random(SEED)
-    counts = _records_per_stage(store)
-    starts = [0, *np.cumsum(counts).tolist()]
+    starts = [0, *np.cumsum([units[stage] for stage in STAGES]).tolist()]
     kills = [Kill("start", 0, 1, rng.uniform(0.0, 1.0), "driver") for _ in range(KILLS_PER_STAGE["start"])]
     for stage, (first, last) in zip(STAGES, pairwise(starts), strict=True):
         for number in range(KILLS_PER_STAGE[stage]):
             victim: Victim = "driver" if number % 3 == 0 else "worker"
             kills.append(Kill(stage, rng.randrange(first, last), last, rng.uniform(0.0, 0.2), victim))
     return sorted(kills, key=lambda kill: kill.records)
-
-
-def _records_per_stage(store: Path) -> list[int]:
-    (run,) = (store / "runs").iterdir()
-    planned = json.loads((run / "changes.json").read_bytes())["facts"]["planned"]
-    kinds = Counter(unit["kind"] for unit in planned)
-    slices = len(list((run / "keys").glob("*.json")))
-    return [slices, 1, kinds["embed"], kinds["copy"], 1, len(planned), 1, 1]
 
 
 @dataclass
@@ -187,46 +204,37 @@ class Killer:
         return True
 
 
-def write_recipe(folder: Path, encoder: Path) -> Path:
+def make_collection(folder: Path, encoder: Path) -> Collection:
+    """Make a collection with several units in every stage that can have them."""
+    corpus = random_texts(700, seed=3, max_words=20)
+    corpus |= {f"copy{n}": corpus[f"p{7 * n:03d}"] for n in range(80)}  # for units of kind copy
+    asked = [{"question": corpus[f"p{n:03d}"], "answers": [f"p{n:03d}"]} for n in range(50)]
     folder.mkdir()
-    rng = np.random.default_rng(3)
-    corpus = {f"p{n}": " ".join(rng.choice(WORDS, rng.integers(3, 20))) for n in range(700)}
-    corpus |= {f"copy{n}": corpus[f"p{7 * n}"] for n in range(80)}  # for units of kind copy
-    write_jsonl(folder / "corpus.jsonl", corpus)
-    asked = [{"question": corpus[f"p{n}"], "answers": [f"p{n}"]} for n in range(50)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in asked))
-    document = {
-        "store": "store",
-        "corpus": {"path": "corpus.jsonl", "format": "jsonl", "slice_bytes": 2500},
-        "encoder": {"model": str(encoder), "pooling": "mean", "normalize": True, "title_join": "space"},
-        "index": {"factory": "IVF16,PQ8x4"},
-        "gate": {"questions": "questions.jsonl"},
-        "resources": {"segment_rows": 20},
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
-    return folder / "recipe.yaml"
+    made = Collection(folder, encoder, corpus, index={"factory": "IVF16,PQ8x4"})
+    made.change(corpus={"slice_bytes": 2500}, gate={"questions": str(folder / "questions.jsonl")})
+    return made
 
 
-def test_a_run_killed_at_every_turn_ends_in_the_same_snapshot(tmp_path: Path) -> None:
-    encoder = make_encoder(tmp_path / "encoder")
-    undisturbed = load_recipe(write_recipe(tmp_path / "undisturbed", encoder))
-    expected = run_recipe(undisturbed, LocalExecutor(), Quiet()).snapshot
-    recipe = write_recipe(tmp_path / "killed", encoder)
-    store = tmp_path / "killed" / "store"
+def test_a_run_killed_in_every_stage_ends_in_the_same_snapshot(tmp_path: Path, encoder: Path) -> None:
+    undisturbed, killed = (make_collection(tmp_path / name, encoder) for name in ("undisturbed", "killed"))
+    counting = CountingExecutor()
+    expected = undisturbed.night(counting).snapshot
+    assert counting.units.keys() == set(STAGES)
     started = time.monotonic()
     with own_ray() as ray:
-        killer = Killer(ray, recipe, draw_kills(Path(undisturbed.store)), Finished(store))
+        killer = Killer(ray, killed.write_recipe(), draw_kills(counting.units), Finished(Path(killed.recipe.store)))
         killer.until_done()
     for (victim, stage), count in sorted(killer.kills.items(), key=lambda item: item[0][1]):
         print(f"{count:3} × {victim} in {stage}")
     total = killer.kills.total()
     print(f"{total} kills, {killer.drivers} drivers, {killer.gave_up} gave up, {time.monotonic() - started:.0f} s")
 
-    assert live_snapshot(LocalStore(store)).body_bytes() == expected.body_bytes()
-    assert numbers(LocalStore(store)) == [1]
+    assert live_snapshot(killed.store).body_bytes() == expected.body_bytes()
+    assert numbers(killed.store) == [1]
     assert killer.finished.written_again() == []
-    assert len(killer.finished.records) == len(record_files(Path(undisturbed.store)))
-    assert total >= LEAST_KILLS
+    assert len(killer.finished.records) == len(record_files(Path(undisturbed.recipe.store))) == counting.units.total()
+    assert total >= MIN_KILLS
     victims = Counter(victim.partition(" ")[0] for victim, _ in killer.kills.elements())
-    assert min(victims["driver"], victims["worker"]) >= LEAST_KILLS // 3
+    assert min(victims["driver"], victims["worker"]) >= MIN_KILLS // 3
     assert {"scan", "embed", "build"} <= {stage for _, stage in killer.kills}

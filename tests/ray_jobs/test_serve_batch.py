@@ -10,6 +10,8 @@ from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
 from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher
 
+pytestmark = pytest.mark.without_ray
+
 
 class Echo:
     """Answers each question with itself; "poison" cannot be answered. Waits for `go` before each batch."""

@@ -1,0 +1,112 @@
+"""Questions with known answers: read from JSONL and from BEIR folders, sampled by seed, refused in a sentence."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from dpr.errors import RecipeError
+from dpr.evaluate.questions import Question, QuestionSet, load_questions
+from dpr.recipe import GateConfig
+
+
+def test_a_beir_folder_gives_ids_or_strings(tmp_path: Path) -> None:
+    queries = [
+        {"_id": "q1", "text": "who?", "metadata": {"answers": ["Ada"]}},
+        {"_id": "q2", "text": "not judged", "metadata": {"answers": ["x"]}},
+        {"_id": "q3", "text": "judged irrelevant"},
+    ]
+    with gzip.open(tmp_path / "queries.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(query) + "\n" for query in queries)
+    qrels = tmp_path / "qrels.dev.tsv"
+    qrels.write_text("query-id\tcorpus-id\tscore\nq1\tp1\t1\nq1\tp2\t2\nq3\tp9\t0\n")
+    gate = GateConfig(questions=str(tmp_path), qrels=str(qrels))
+    assert load_questions(gate, 0).questions == (Question("who?", ("p1", "p2")),)
+    assert load_questions(gate.model_copy(update={"answers": "strings"}), 0).questions == (Question("who?", ("Ada",)),)
+
+
+def test_sampling_is_seeded_and_keeps_order(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{n:03d}", "answers": [str(n)]}) + "\n" for n in range(100)))
+    gate = GateConfig(questions=str(path), max_questions=10)
+    first, again, other = (load_questions(gate, seed).texts for seed in (1, 1, 2))
+    assert first == again == sorted(first)
+    assert first != other
+    assert len(set(first)) == 10
+
+
+def test_a_gate_without_questions_has_none() -> None:
+    assert load_questions(GateConfig(), 0) is None
+
+
+def test_what_is_kept_of_questions_depends_on_their_texts_alone() -> None:
+    """Exact neighbours are cached under this id, and answers do not change them."""
+    one = QuestionSet((Question("a", ("x",)), Question("b", ("y",))), "ids")
+    other_answers = QuestionSet((Question("a", ("z",)), Question("b", ("y",))), "strings")
+    assert one.gate_id == other_answers.gate_id
+    assert one.gate_id != QuestionSet((Question("b", ("y",)), Question("a", ("x",))), "ids").gate_id
+    assert one.texts == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "a"}', "line 1: a question is"),
+        ('{"question": "a", "answers": []}', "line 1: a question is"),
+        ('{"question": "a", "answers": "b"}', "line 1: a question is"),
+        ('{"question": 7, "answers": ["b"]}', "line 1: a question is"),
+        ("nonsense", "line 1 is not JSON"),
+        ("[1]", "not a JSON object"),
+        ("", "no question"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+def test_bad_question_files_are_one_sentence(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(line.encode(errors="surrogateescape"))
+    with pytest.raises(RecipeError, match=message) as refused:
+        load_questions(GateConfig(questions=str(path)), 0)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_missing_or_cut_short_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl.gz"
+    with pytest.raises(RecipeError, match=r"questions\.jsonl\.gz cannot be read"):
+        load_questions(GateConfig(questions=str(path)), 0)
+    path.write_bytes(gzip.compress(b'{"question": "a", "answers": ["b"]}\n' * 100)[:-10])
+    with pytest.raises(RecipeError, match=r"questions\.jsonl\.gz cannot be read"):
+        load_questions(GateConfig(questions=str(path)), 0)
+
+
+GOOD_QUERY = '{"_id": "q1", "text": "who?", "metadata": {"answers": ["Ada"]}}'
+
+
+@pytest.mark.parametrize(
+    ("qrels", "query", "message"),
+    [
+        ("query\tdocument\nq1\tp1\n", GOOD_QUERY, "is not a BEIR qrels file"),
+        ("query-id\tcorpus-id\tscore\nq1\tp1\tmuch\n", GOOD_QUERY, "is not a BEIR qrels file"),
+        ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", None, "has no queries.jsonl"),
+        ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", "{", "line 1 is not JSON"),
+        ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", '{"_id": "q1"}', "line 1: a query is"),
+        ("query-id\tcorpus-id\tscore\nq2\tp1\t1\n", GOOD_QUERY, "holds no question with an answer"),
+    ],
+)
+def test_bad_beir_folders_are_one_sentence(tmp_path: Path, qrels: str, query: str | None, message: str) -> None:
+    (tmp_path / "qrels.tsv").write_text(qrels)
+    if query is not None:
+        (tmp_path / "queries.jsonl").write_text(query + "\n")
+    with pytest.raises(RecipeError, match=message) as refused:
+        load_questions(GateConfig(questions=str(tmp_path), qrels=str(tmp_path / "qrels.tsv")), 0)
+    assert str(tmp_path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_answers_that_are_not_a_list_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tp1\t1\n")
+    (tmp_path / "queries.jsonl").write_text(GOOD_QUERY.replace('["Ada"]', '"Ada"') + "\n")
+    gate = GateConfig(questions=str(tmp_path), qrels=str(tmp_path / "qrels.tsv"), answers="strings")
+    with pytest.raises(RecipeError, match="line 1: a query is"):
+        load_questions(gate, 0)

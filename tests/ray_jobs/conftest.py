@@ -1,0 +1,27 @@
+"""What tests of the commands share.
+
+Every test of this folder is marked `ray` (tests/marks.py), unless it is marked `without_ray`.
+"""
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from ray_jobs import cli
+
+Dpr = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def dpr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Dpr:
+    """A function that runs a `dpr` command in this process and returns its exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dpr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call

@@ -1,0 +1,109 @@
+"""A run on Ray, one worker of which stops in the middle of a unit, as if it had been sent SIGSTOP there.
+
+python -m tests.ray_jobs.stopping_worker RECIPE LEASE_SECONDS STEP PATTERN FOLDER
+
+The first worker that is about to create an object whose name matches PATTERN, as a part of STEP, leaves its process id
+in `FOLDER/stopped` and stops. Once it was woken and has finished the unit, it leaves `FOLDER/finished`.
+"""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import dpr.store
+from dpr.engine.stage import A, B, Work
+from dpr.recipe import load_recipe
+from dpr.run import Plan
+from dpr.run_recipe import run_plan
+from dpr.store import LocalStore
+from ray_jobs.connect import connected
+from ray_jobs.console import ConsoleProgress
+from ray_jobs.guard import guarded
+from ray_jobs.ray_executor import RayExecutor
+
+
+class _Stops(LocalStore):
+    """Stops its process before the first matching object of all workers is created."""
+
+    pattern: str
+    folder: Path
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        self._stop_before(name)
+        return super().put_if_absent(name, data)
+
+    def put_file_if_absent(self, name: str, path: Path) -> bool:
+        self._stop_before(name)
+        return super().put_file_if_absent(name, path)
+
+    def _stop_before(self, name: str) -> None:
+        if re.search(self.pattern, name) and not (self.folder / "stopped").exists():
+            draft = self.folder / f"draft-{os.getpid()}"
+            draft.write_text(str(os.getpid()))
+            os.link(draft, self.folder / "stopped")  # another worker that is as far fails here, and is repeated
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@dataclass(frozen=True)
+class _MakeStopping:
+    """Makes a step's operator, in a worker whose stores are `_Stops` from then on."""
+
+    make: Callable[[], Callable[[Any], Any]]
+    pattern: str
+    folder: Path
+
+    def __call__(self) -> Callable[[Any], Any]:
+        _Stops.pattern, _Stops.folder = self.pattern, self.folder
+        dpr.store.LocalStore = _Stops  # type: ignore[misc]  # in this process alone
+        operator = self.make()
+
+        def call(unit: Any) -> Any:
+            result = operator(unit)
+            stopped = self.folder / "stopped"
+            if stopped.exists() and stopped.read_text() == str(os.getpid()):
+                (self.folder / "finished").touch()
+            return result
+
+        return call
+
+
+class StoppingExecutor(RayExecutor):
+    """Runs the steps of one name in workers that stop."""
+
+    step: str
+    pattern: str
+    folder: Path
+
+    def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
+        steps = tuple(
+            replace(step, make=_MakeStopping(step.make, self.pattern, self.folder)) if step.name == self.step else step
+            for step in work.steps
+        )
+        return super().run(stage, Work(steps), units)
+
+
+def main(recipe: str, lease_seconds: str, step: str, pattern: str, folder: str) -> int:
+    """Run the recipe on the Ray that RAY_ADDRESS names; returns the exit code."""
+
+    def run() -> None:
+        plan = Plan.of(load_recipe(recipe))
+        with ConsoleProgress(Console(stderr=True)) as progress, connected():
+            executor = StoppingExecutor(plan.recipe.resources)
+            executor.step, executor.pattern, executor.folder = step, pattern, Path(folder)
+            run_plan(plan, executor, progress, lease_seconds=float(lease_seconds))
+
+    return guarded(run)
+
+
+if __name__ == "__main__":
+    # workers import the classes from here, not from __main__
+    from tests.ray_jobs import stopping_worker
+
+    sys.exit(stopping_worker.main(*sys.argv[1:]))

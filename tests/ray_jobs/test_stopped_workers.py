@@ -1,0 +1,156 @@
+"""A worker on Ray that stops in the middle of a unit, and wakes after another run has published, changes nothing."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dpr.errors import ConflictError
+from dpr.formats.manifest import Snapshot
+from tests.collection import Collection
+from tests.ray_jobs.conftest import Dpr
+from tests.ray_jobs.own_ray import OwnRay, own_ray
+from tests.tiny import random_texts
+
+pytestmark = pytest.mark.slow
+
+LEASE_SECONDS = 1.0
+PATIENCE_SECONDS = 150.0
+
+
+@pytest.fixture
+def ray() -> Iterator[OwnRay]:
+    with own_ray() as running:
+        yield running
+
+
+@pytest.fixture
+def collection(tmp_path: Path, encoder: Path) -> Collection:
+    """A collection of two segments, without a night."""
+    return Collection(tmp_path / "collection", encoder, random_texts(40))
+
+
+@dataclass(frozen=True)
+class StoppedRun:
+    """A driver, and its worker that has stopped in the middle of a unit."""
+
+    driver: "subprocess.Popen[str]"
+    worker_pid: int
+    folder: Path
+
+    def wake_worker(self) -> None:
+        """Let the worker go on until its unit is finished."""
+        os.kill(self.worker_pid, signal.SIGCONT)
+        wait_until((self.folder / "finished").exists, "the worker to finish its unit")
+
+
+@contextmanager
+def stopped_run(ray: OwnRay, collection: Collection, step: str, pattern: str) -> Iterator[StoppedRun]:
+    """Start a run on Ray, and give it once a worker has stopped before it creates an object of such a name."""
+    folder = collection.folder / "stopping"
+    folder.mkdir()
+    arguments = [str(collection.write_recipe()), str(LEASE_SECONDS), step, pattern, str(folder)]
+    command = [sys.executable, "-m", "tests.ray_jobs.stopping_worker", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ray.environment) as driver:
+        try:
+            stopped = folder / "stopped"
+            wait_until(lambda: stopped.exists() or driver.poll() is not None, "a worker to stop")
+            assert driver.poll() is None, driver.stderr and driver.stderr.read()
+            worker_pid = int(stopped.read_text())
+            wait_until(lambda: state_of(worker_pid) == "T", "the worker to be stopped")
+            yield StoppedRun(driver, worker_pid, folder)
+        finally:
+            driver.kill()
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < give_up, f"waited {PATIENCE_SECONDS:g} s for {what}"
+        time.sleep(0.05)
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process: R, S, T for stopped, …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def night_of_another_run(collection: Collection) -> Snapshot:
+    """Run the recipe in this process, as soon as the lease can be had."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return collection.night().snapshot
+        except ConflictError:
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+
+
+def objects(collection: Collection) -> dict[str, tuple[int, int, str]]:
+    """Return inode, time and digest of every file of the store but the lease's."""
+    found = {}
+    for name in collection.files():
+        if not name.startswith("lease/"):
+            status, data = collection.file(name).stat(), collection.file(name).read_bytes()
+            found[name] = status.st_ino, status.st_mtime_ns, hashlib.sha256(data).hexdigest()
+    return found
+
+
+def check_unchanged(collection: Collection, published: Snapshot, before: dict[str, tuple[int, int, str]]) -> None:
+    """Check that the snapshot and all that it names, the records too, are as they were when it was published."""
+    assert {ref.name for ref in published.body.objects()} <= before.keys()
+    assert objects(collection) == before
+
+
+@pytest.mark.parametrize(
+    ("step", "pattern"),
+    [
+        ("scan", r"^scans/.*\.new-"),
+        ("write", r"^segments/.*\.json$"),
+        ("merge", r"^indexes/.*\.faiss$"),
+    ],
+)
+def test_a_worker_and_its_driver_that_wake_late_change_nothing(
+    ray: OwnRay, collection: Collection, dpr: Dpr, step: str, pattern: str
+) -> None:
+    with stopped_run(ray, collection, step, pattern) as stopped:
+        stopped.driver.send_signal(signal.SIGSTOP)
+        published = night_of_another_run(collection)
+        before = objects(collection)
+        stopped.wake_worker()
+        check_unchanged(collection, published, before)
+        stopped.driver.send_signal(signal.SIGCONT)
+        _, errors = stopped.driver.communicate(timeout=PATIENCE_SECONDS)
+    assert stopped.driver.returncode == ConflictError.exit_code == 8
+    *_, last = errors.splitlines()
+    assert last.startswith(
+        f"error: the lease of store {collection.recipe.store} was lost (fencing number 1) to run of "
+    )
+    assert errors.count("error: ") == 1
+    check_unchanged(collection, published, before)
+    code, out, _ = dpr("verify", collection.recipe.store, "--deep")
+    assert (code, out.split(", ")[-1]) == (0, "0 problems\n")
+
+
+def test_a_worker_that_wakes_after_its_driver_was_killed_changes_nothing(
+    ray: OwnRay, collection: Collection, dpr: Dpr
+) -> None:
+    with stopped_run(ray, collection, "build", r"^parts/.*\.safetensors$") as stopped:
+        os.kill(ray.raylet_pid, signal.SIGSTOP)  # or it would end the worker with the driver
+        stopped.driver.kill()
+        stopped.driver.wait()
+        published = night_of_another_run(collection)
+        before = objects(collection)
+        stopped.wake_worker()
+        os.kill(ray.raylet_pid, signal.SIGCONT)
+    check_unchanged(collection, published, before)
+    code, out, _ = dpr("verify", collection.recipe.store, "--deep")
+    assert (code, out.split(", ")[-1]) == (0, "0 problems\n")

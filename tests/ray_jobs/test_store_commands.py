@@ -1,0 +1,155 @@
+"""The commands that look after a store, as a user types them."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from dpr.errors import ConflictError
+from dpr.formats.snapshots import open_snapshot
+from dpr.store import LocalStore
+from dpr.store.lease import Lease
+from tests.collection import Collection, FirstNights, let_pass
+from tests.ray_jobs.conftest import Dpr
+from tests.tiny import random_texts
+
+pytestmark = pytest.mark.without_ray
+
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+def nights(tmp_path: Path, first_nights: FirstNights) -> Collection:
+    """A collection after three nights, in each of which w1 had another answer."""
+    made = first_nights.copy(tmp_path, random_texts(30) | {"changing": "w1"})
+    for text in ("w2 w2", "w3 w3 w3"):
+        made.corpus["changing"] = text
+        made.night()
+    return made
+
+
+def objects(collection: Collection) -> set[str]:
+    """Return the names of all objects but the lease's."""
+    return {name for name in collection.files() if not name.startswith("lease/")}
+
+
+def test_history_lists_every_snapshot(nights: Collection, dpr: Dpr) -> None:
+    code, out, _ = dpr("history", nights.store.url, "--json")
+    assert code == 0
+    assert [(row["snapshot"], row["passages"]) for row in json.loads(out)] == [(1, 31), (2, 31), (3, 31)]
+    dpr("rollback", nights.store.url, 1)
+    rows = json.loads(dpr("history", nights.store.url, "--json")[1])
+    assert [row["note"] for row in rows] == ["", "", "", "rollback to 1"]
+    code, out, _ = dpr("history", nights.store.url)
+    assert code == 0
+    assert "snapshots of" in out
+
+
+def test_rollback_brings_the_old_answers_back_and_the_next_night_the_new(nights: Collection, dpr: Dpr) -> None:
+    def text() -> str:
+        found = json.loads(dpr("search", nights.store.url, "w1", "-k", 31, "--json")[1])
+        return next(hit["text"] for hit in found["hits"] if hit["id"] == "changing")
+
+    assert text() == "w3 w3 w3"
+    code, out, _ = dpr("rollback", nights.store.url, 1)
+    assert (code, out) == (0, "snapshot 4 is live, with the body of snapshot 1\n")
+    assert text() == "w1"
+    outcome = nights.night()
+    assert outcome.snapshot.number == 5
+    assert text() == "w3 w3 w3"
+    code, _, err = dpr("rollback", nights.store.url, 5)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "snapshot 5 of" in err
+    assert "is live already" in err
+    code, _, err = dpr("rollback", nights.store.url, 9)
+    assert code == 5
+    assert "it has 1 to 5" in err
+
+
+def test_diff_shows_what_changed(nights: Collection, dpr: Dpr) -> None:
+    nights.corpus["added"] = "w9"
+    del nights.corpus["p000"]
+    nights.night()
+    code, out, _ = dpr("diff", nights.store.url, 1, 4)
+    assert code == 0
+    assert out.splitlines() == ["+ added", "- p000", "~ changing", "1 added, 1 removed, 1 changed"]
+    assert json.loads(dpr("diff", nights.store.url, 4, 1, "--json")[1]) == {
+        "added": ["p000"],
+        "removed": ["added"],
+        "changed": ["changing"],
+    }
+    assert dpr("diff", nights.store.url, 1, 9)[0] == 5
+
+
+def test_verify_names_what_is_damaged(nights: Collection, dpr: Dpr) -> None:
+    code, out, _ = dpr("verify", nights.store.url, "--deep", "--all")
+    assert code == 0
+    assert out.endswith("objects of 3 snapshots checked, 0 problems\n")
+    first = json.loads((Path(nights.store.url) / "snapshots/00000001.json").read_text())["body"]
+    named = first["index"]["shards"][0]["object"]
+    (Path(nights.store.url) / named["name"]).unlink()
+    assert dpr("verify", nights.store.url)[0] == 0  # of the live snapshot nothing is missing
+    code, out, err = dpr("verify", nights.store.url, "--all")
+    assert code == 6
+    assert f"snapshot 1: {named['name']}: " in out
+    assert err.endswith("has 1 problems; roll back to a snapshot without any\n")
+    code, out, _ = dpr("verify", nights.store.url, "--all", "--json")
+    assert code == 6
+    assert [problem["object"] for problem in json.loads(out)["problems"]] == [named["name"]]
+
+
+def test_gc_lists_and_deletes_only_when_told(nights: Collection, dpr: Dpr) -> None:
+    store = nights.store
+    let_pass(store, 2 * DAY)
+    there = objects(nights)
+    assert json.loads(dpr("gc", store.url, "--json")[1])["objects"] == []  # seven are kept
+
+    code, out, _ = dpr("gc", store.url, "--keep", 1)
+    assert code == 0
+    assert "kept: snapshots 3" in out
+    assert "would be deleted; pass --delete to do it" in out
+    listed = [line.split()[1] for line in out.splitlines()[:-2]]
+    assert "snapshots/00000001.json" in listed
+    assert objects(nights) == there
+
+    _, marker = open_snapshot(store, 1)
+    with marker:
+        code, out, _ = dpr("gc", store.url, "--keep", 1, "--delete", "--json")
+        document = json.loads(out)
+        assert (code, document["kept"], document["deleted"]) == (0, [1, 3], True)
+        assert [reader["snapshot"] for reader in document["readers"]] == [1]
+        assert f"pid {os.getpid()}" in document["readers"][0]["who"]
+        assert dpr("search", store.url, "w1", "--snapshot", 1)[0] == 0
+        assert dpr("search", store.url, "w1", "--snapshot", 2)[0] == 5
+        assert "snapshot 1 is read: host " in dpr("gc", store.url, "--keep", 1)[1]
+    rest = json.loads(dpr("gc", store.url, "--keep", 1, "--delete", "--json")[1])
+    deleted = {*document["objects"], *rest["objects"]}
+    assert deleted == set(listed)
+    assert objects(nights) == there - deleted
+    assert dpr("verify", store.url, "--deep", "--all")[0] == 0
+    assert dpr("gc", store.url, "--keep", 0)[0] == 2
+
+
+def test_gc_and_runs_exclude_each_other(nights: Collection, dpr: Dpr) -> None:
+    let_pass(nights.store, 2 * DAY)
+    there = objects(nights)
+    with Lease.acquire(nights.store, "run of tonight"):
+        code, _, err = dpr("gc", nights.store.url, "--keep", 1, "--delete")
+        assert code == 8
+        assert "is held by run of tonight (host " in err
+    assert objects(nights) == there
+    nights.corpus["changing"] = "w4"
+    with Lease.acquire(nights.store, "gc"), pytest.raises(ConflictError, match="held by gc"):
+        nights.night()
+
+
+def test_gc_leaves_a_folder_alone_that_is_no_store(tmp_path: Path, dpr: Dpr) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "keep.txt").write_text("precious")
+    let_pass(LocalStore(tmp_path), 2 * DAY)
+    code, _, err = dpr("gc", tmp_path, "--delete")
+    assert code == 5
+    assert "has no snapshot" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    assert (tmp_path / "runs" / "keep.txt").exists()

@@ -1,0 +1,198 @@
+"""What the gate measures, against plain FAISS and numpy, and what it refuses.
+
+Shapes: Q questions, N passages, K neighbours, C candidates.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from dpr.encoder.compute import Compute
+from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.spec import resolve
+from dpr.errors import GateError
+from dpr.formats.manifest import SnapshotBody
+from dpr.formats.snapshots import numbers
+from dpr.stages.gate import split_questions
+from tests.collection import Collection, FirstNights
+from tests.tiny import Quiet, random_texts
+
+TEXTS = random_texts(160, seed=4)
+NPROBE, RESCORE = 2, 40
+AT = [1, 5, 20]
+Ids = npt.NDArray[np.int64]
+
+
+def write_questions(path: Path, answers: str) -> list[dict[str, Any]]:
+    """Write 120 questions: part of a passage, with the passage's id or two of its words as the answer."""
+    questions = []
+    for name, text in list(TEXTS.items())[:120]:
+        words = text.split()
+        answer = name if answers == "ids" else " ".join(words[:2])
+        questions.append({"question": " ".join(words[1:]), "answers": [answer]})
+    path.write_text("".join(json.dumps(question) + "\n" for question in questions))
+    return questions
+
+
+class Oracle:
+    """Everything that the gate measures, by plain FAISS and numpy."""
+
+    def __init__(self, collection: Collection, body: SnapshotBody, questions: Sequence[str]) -> None:
+        rows = collection.live_rows(body)
+        self.ids, self.texts = list(rows), [text for text, _ in rows.values()]
+        vectors_ND = np.stack([vector for _, vector in rows.values()])
+        questions_QD = QuestionEncoder(resolve(collection.recipe.encoder).question, Compute()).encode(questions)
+        self.exact_QN = questions_QD @ vectors_ND.T
+        self.true_QK: Ids = np.argsort(-self.exact_QN, axis=1, kind="stable")[:, :20]
+        index = faiss.read_index(str(collection.file(body.codebook.object.name)))
+        index.add(vectors_ND)
+        index.nprobe = NPROBE
+        self.candidates_QC: Ids = index.search(questions_QD, RESCORE)[1]
+        self.found_QK: Ids = np.stack([self._rescored(q) for q in range(len(questions))])
+
+    def _rescored(self, q: int) -> Ids:
+        candidates = self.candidates_QC[q][self.candidates_QC[q] >= 0]
+        best = candidates[np.argsort(-self.exact_QN[q][candidates], kind="stable")][:20]
+        return np.pad(best, (0, 20 - len(best)), constant_values=-1)
+
+    def recall(self, found_QC: Ids, which_q: Ids) -> float:
+        """Share of the true 20 that are among those found, over some questions."""
+        shared = [len(set(found_QC[q].tolist()) & set(self.true_QK[q].tolist())) / 20 for q in which_q]
+        return float(np.mean(shared))
+
+    def accuracy(self, found_QK: Ids, questions: Sequence[dict[str, Any]], answers: str) -> dict[str, float]:
+        """Share of questions whose answer is among the first so many."""
+        correct_QK = np.array(
+            [
+                [row >= 0 and self._answers(row, question["answers"][0], answers) for row in rows]
+                for question, rows in zip(questions, found_QK.tolist(), strict=True)
+            ]
+        )
+        return {str(at): float(correct_QK[:, :at].any(axis=1).mean()) for at in AT}
+
+    def _answers(self, row: int, answer: str, answers: str) -> bool:
+        return self.ids[row] == answer if answers == "ids" else f" {answer} " in f" {self.texts[row]} "
+
+
+@pytest.mark.parametrize("answers", ["ids", "strings"])
+def test_all_figures_are_those_of_an_independent_computation(tmp_path: Path, encoder: Path, answers: str) -> None:
+    questions = write_questions(tmp_path / "questions.jsonl", answers)
+    index = {"factory": "IVF8,SQ8", "nprobe": NPROBE, "rescore": RESCORE}
+    gate = {"questions": str(tmp_path / "questions.jsonl"), "answers": answers, "at": AT, "min_recall": 0}
+    collection = Collection(tmp_path, encoder, TEXTS, index=index, gate=gate, resources={"segment_rows": 50})
+    collection.night()
+    del collection.corpus["p003"]  # a dead row, and the answer to a question
+    body = collection.night().snapshot.body
+    oracle = Oracle(collection, body, [question["question"] for question in questions])
+    tuning, held_out = split_questions(120, collection.recipe.index.seed)
+    report = body.gate
+    assert (report.questions, report.tuned_on, report.measured_on, report.asked) == (120, 60, 60, "questions")
+    assert report.tuned_recall == pytest.approx(oracle.recall(oracle.candidates_QC, tuning), abs=1e-9)
+    assert report.recall == pytest.approx(oracle.recall(oracle.found_QK, held_out), abs=1e-9)
+    assert 0.3 < report.recall < 0.95
+    assert report.accuracy_index == pytest.approx(oracle.accuracy(oracle.found_QK, questions, answers))
+    assert report.accuracy_exact == pytest.approx(oracle.accuracy(oracle.true_QK, questions, answers))
+    assert 0.3 < report.accuracy_index["5"] < report.accuracy_exact["5"] < 1
+
+
+def refused(collection: Collection) -> str:
+    """Why a run is refused; the store stays without a new snapshot."""
+    before = numbers(collection.store)
+    with pytest.raises(GateError) as error:
+        collection.night()
+    assert numbers(collection.store) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_an_index_that_misses_min_recall_is_refused_with_what_to_do(tmp_path: Path, first_nights: FirstNights) -> None:
+    """The default demands 0.9. Each answer names what holds the recall back, and with that out of the way it passes."""
+    resources = {"segment_rows": 50}
+    collection = first_nights.copy(tmp_path, TEXTS, resources=resources)
+    demand = (
+        r"recall@20 of the index is 0\.\d{4}, the recipe demands 0\.9 \(gate\.min_recall\); "
+        r"nothing was published: "
+    )
+
+    def assert_refused(advice: str) -> None:
+        assert_matches(refused(collection), f"{demand}{advice}, or lower the demand")
+
+    # the settings are fixed, and nothing else was measured
+    collection.change(index={"factory": "IVF8,SQ8", "nprobe": 1, "rescore": 0})
+    assert_refused(
+        r"nprobe 1 with rescore 0 reaches 0\.\d{4}, the most of all that was measured, so leave index\.nprobe and "
+        r"index\.rescore to the gate"
+    )
+    collection.change(index={"rescore": None})
+    assert_refused(r"nprobe 1 with rescore \d+ reaches 0\.\d{4}, the most .* so leave index\.nprobe to the gate")
+    # a bound on the time leaves no room for more
+    collection.change(index={"nprobe": None, "latency_ms": 1e-6})
+    assert_refused(r"nprobe 1 with rescore \d+ reaches 0\.\d{4}, the most of all .*, so raise index\.latency_ms")
+    # codes alone reach too little, and what re-scoring reaches was measured
+    collection.change(index={"factory": "IVF1,PQ4x4", "latency_ms": 1e-6})
+    assert_refused(
+        r"nprobe 1 with rescore \d+ reaches (0\.9\d{3}|1\.0000) at a predicted \S+ ms, so raise index\.latency_ms"
+    )
+    # it was tuned to less than what is demanded
+    collection.change(index={"factory": "IVF8,SQ8", "latency_ms": None, "recall_target": 0.2})
+    assert_refused(r"it was tuned to index\.recall_target 0\.2, so raise that")
+    collection.change(index={"recall_target": 0.98})
+    assert collection.night().snapshot.body.gate.recall >= 0.9
+
+
+def assert_matches(message: str, pattern: str) -> None:
+    with pytest.raises(ValueError, match=f"^{pattern}$"):
+        raise ValueError(message)
+
+
+def test_accuracy_is_demanded_rank_by_rank(tmp_path: Path, first_nights: FirstNights) -> None:
+    collection = first_nights.copy(tmp_path)
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"question": "w1", "answers": ["nothing"]}) + "\n")
+    collection.change(gate={"questions": str(tmp_path / "questions.jsonl"), "at": [1, 5], "min_accuracy": {5: 0.7}})
+    assert_matches(
+        refused(collection),
+        r"top-5 accuracy is 0\.0000, the recipe demands 0\.7 \(gate\.min_accuracy\); nothing was published: look at "
+        "the corpus and the encoder, or lower the demand",
+    )
+    collection.change(gate={"min_accuracy": {5: 0.0, 20: 0.1}})
+    assert refused(collection) == "gate.min_accuracy demands rank 20, which is not among gate.at [1, 5]; add it there"
+    collection.change(gate={"min_accuracy": {5: 0.0, 20: 0.0}, "at": [1, 5, 20]})
+    assert collection.night().published
+
+
+def test_what_was_measured_serves_until_something_that_it_depends_on_changes(
+    tmp_path: Path, first_nights: FirstNights
+) -> None:
+    collection = first_nights.copy(tmp_path)
+
+    def measured_again(**fields: Any) -> bool:
+        collection.change(**fields)
+        collection.path.unlink(missing_ok=True)  # so that there is something to do
+        progress = Quiet()
+        collection.night(progress=progress)
+        return progress.rows["gate"] > 0
+
+    assert not measured_again(gate={"min_recall": 0.5})  # a demand measures nothing
+    assert measured_again(gate={"at": [1]})
+    assert not measured_again(gate={"at": [1]})
+    assert measured_again(index={"recall_target": 0.9})
+    assert not measured_again(index={"recall_target": 0.98})  # measured on the night before that
+
+
+@pytest.mark.parametrize("questions", [0, 1, 99, 100, 101, 1999, 2000, 7277])
+def test_questions_are_tuned_on_and_held_out(questions: int) -> None:
+    tuning, held_out = split_questions(questions, seed=7)
+    if questions < 100:
+        assert tuning.tolist() == held_out.tolist() == list(range(questions))
+        return
+    assert sorted([*tuning, *held_out]) == list(range(questions))
+    assert len(tuning) == min(questions // 2, 1000)
+    again, other = (split_questions(questions, seed=seed)[0] for seed in (7, 8))
+    assert (tuning == again).all()
+    assert (tuning != other).any()

@@ -1,0 +1,200 @@
+"""After any history of nights the answers are those of an index of the last corpus, built from nothing by plain FAISS.
+
+Shapes: N passages, Q questions, K hits, D dimensions.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from dpr.encoder.compute import Compute
+from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.spec import resolve
+from dpr.formats.manifest import SnapshotBody
+from dpr.formats.snapshots import numbers
+from dpr.operations.rollback import rollback
+from dpr.search.hits import Hit
+from dpr.search.retrieve import Retriever
+from tests.collection import FirstNights
+from tests.tiny import WORDS, random_texts
+
+K = 20
+NPROBE = 3
+FIRST_ROWS = 240
+TOLERANCE = 2e-3
+"""Of scores: vectors are float16, and encoded anew in other batches they differ in the last bit."""
+
+Act = tuple[str, int, int]
+"""What happens to the corpus in a night, to which passage, and how."""
+
+
+class History:
+    """A collection and the corpus it should hold, night after night; its first night is over."""
+
+    def __init__(self, folder: Path, first_nights: FirstNights, rescore: int) -> None:
+        self.collection = first_nights.copy(
+            folder,
+            random_texts(FIRST_ROWS, seed=1),
+            corpus={"slice_bytes": 8000},
+            encoder={"precision": "fp32"},
+            index={
+                "factory": "IVF8,PQ8x6",
+                "retrain": "never",
+                "nprobe": NPROBE,
+                "rescore": rescore,
+                "train_rows": 200,
+            },
+            gate={"min_recall": 0},
+            resources={"segment_rows": 40},
+        )
+        self.rescore = rescore
+        self.past: list[dict[str, str]] = [dict(self.corpus)]
+        self.seen: Counter[str] = Counter()
+        """How often each way of keeping up with the corpus was taken."""
+        spec = resolve(self.collection.recipe.encoder)
+        self.encode_questions = QuestionEncoder(spec.question, Compute()).encode
+        self.encode_passages = PassageEncoder(spec.passage, Compute("fp32", threads=1)).encode
+
+    @property
+    def corpus(self) -> dict[str, str]:
+        return self.collection.corpus
+
+    def roll_back(self, how: int) -> None:
+        """Make an earlier snapshot live again."""
+        if older := numbers(self.collection.store)[:-1]:
+            rollback(self.collection.store, older[how % len(older)])
+
+    def act(self, kind: str, which: int, how: int) -> None:
+        """Change the corpus."""
+        ids = list(self.corpus)
+        id_ = ids[which % len(ids)]
+        if kind == "add":
+            self.corpus[f"new{which}-{how}"] = f"{WORDS[which % 200]} {WORDS[how % 200]}"
+        elif kind == "edit":
+            self.corpus[id_] += f" {WORDS[how % 200]}"
+        elif kind == "rename":
+            self.corpus[f"{id_}-{how}"] = self.corpus.pop(id_)
+        elif kind == "copy":
+            self.corpus[f"copy{how}"] = self.corpus[id_]
+        elif kind == "undo":  # one passage as it was on an earlier night
+            earlier = self.past[how % len(self.past)]
+            self.corpus.update({id_: earlier[id_]} if id_ in earlier else {})
+        elif kind == "revert":  # everything
+            self.collection.corpus = dict(self.past[how % len(self.past)])
+        elif len(ids) > FIRST_ROWS // 2:
+            count = 1 if kind == "delete" else 20 + how % 60
+            for gone in ids[which % len(ids) :][:count]:
+                del self.corpus[gone]
+
+    def night(self) -> SnapshotBody:
+        """Bring the collection up to date."""
+        outcome = self.collection.night(allow_shrink=True)
+        self.past.append(dict(self.corpus))
+        if outcome.published:
+            assert outcome.report is not None
+            found = outcome.report.found.model_dump()
+            self.seen.update({name: found[name] for name in ("new", "borrowed", "dead", "restored")})
+            self.seen["deletion sets"] += outcome.snapshot.body.deletions is not None
+        return outcome.snapshot.body
+
+    def check_answers(self, body: SnapshotBody, questions: list[str]) -> None:
+        """The collection holds the corpus, and answers as an index of it made from nothing does."""
+        rows = self.collection.live_rows(body)
+        assert {id_: text for id_, (text, _) in rows.items()} == self.corpus
+        ids = list(self.corpus)
+        vectors_ND = np.stack([rows[id_][1] for id_ in ids])
+        fresh_ND = self.encode_passages([""] * len(ids), list(self.corpus.values()))
+        np.testing.assert_allclose(vectors_ND, fresh_ND, atol=TOLERANCE)
+
+        index = faiss.read_index(str(self.collection.file(body.codebook.object.name)))
+        assert index.ntotal == 0
+        index.add(vectors_ND)
+        index.nprobe = NPROBE
+        questions_QD = self.encode_questions(questions)
+        scores_QN, rows_QN = index.search(questions_QD, len(ids))
+        exact_QN = questions_QD @ vectors_ND.T
+        with Retriever.open(self.collection.store) as retriever:
+            found = retriever.search(questions, K).hits
+            exact = retriever.search(questions, K, exact=True).hits
+        for q in range(len(questions)):
+            truth = dict(zip(ids, exact_QN[q].tolist(), strict=True))
+            assert_best(exact[q], truth)
+            visited = {ids[row]: float(score) for score, row in zip(scores_QN[q], rows_QN[q], strict=True) if row >= 0}
+            if self.rescore:
+                # the first so many by code compete by their vectors; equal codes at the border may fall on either side
+                border = sorted(visited.values(), reverse=True)[: self.rescore][-1]
+                kept = {id_: truth[id_] for id_, score in visited.items() if score >= border - 1e-6}
+                if len(kept) == self.rescore:
+                    self.seen["border clear"] += 1
+                    assert_best(found[q], kept)
+            else:
+                assert_best(found[q], visited)
+
+
+def assert_best(hits: Sequence[Hit], scores: dict[str, float]) -> None:
+    """Hits are the K best by `scores` (of all candidates), in order; which of equal ones come last is open."""
+    assert len({hit.id for hit in hits}) == len(hits) == min(K, len(scores))
+    best = sorted(scores.values(), reverse=True)[:K]
+    assert [hit.score for hit in hits] == pytest.approx(best, abs=1e-5)
+    assert [scores[hit.id] for hit in hits] == pytest.approx(best, abs=1e-5)
+
+
+KINDS = ["add", "add", "edit", "edit", "rename", "copy", "undo", "delete", "delete many", "revert", "roll back"]
+acts = st.tuples(st.sampled_from(KINDS), st.integers(0, 10_000), st.integers(0, 10_000))
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=5,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink a failure would take hundreds of nights
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(
+    histories=st.lists(st.lists(acts, min_size=1, max_size=12), min_size=4, max_size=8),
+    rescore=st.sampled_from([0, 40]),
+)
+def test_any_history_answers_as_an_index_made_from_nothing(
+    tmp_path_factory: pytest.TempPathFactory, first_nights: FirstNights, histories: list[list[Act]], rescore: int
+) -> None:
+    history = History(tmp_path_factory.mktemp("nights"), first_nights, rescore)
+    codebook = history.collection.body(1).codebook
+    for acts_of_night in histories:
+        for kind, which, how in acts_of_night:
+            if kind == "roll back":
+                history.roll_back(how)
+            else:
+                history.act(kind, which, how)
+        body = history.night()
+        assert body.codebook == codebook
+    history.check_answers(body, [*list(history.corpus.values())[:4], "w1 w2", "w150", "w7 w8 w9"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rescore", [0, 40])
+def test_a_long_history_of_every_kind(tmp_path: Path, first_nights: FirstNights, rescore: int) -> None:
+    history = History(tmp_path, first_nights, rescore)
+    first = history.collection.body(1)
+    rng = np.random.default_rng(rescore)
+    for night in range(12):
+        for kind in rng.choice(["add", "edit", "edit", "rename", "copy", "undo", "delete"], rng.integers(4, 12)):
+            history.act(str(kind), int(rng.integers(10_000)), int(rng.integers(10_000)))
+        if night % 4 == 2:
+            history.act("delete many", int(rng.integers(200)), 40)
+        if night % 5 == 3:
+            history.roll_back(int(rng.integers(10_000)))
+        if night % 5 == 4:
+            history.act("revert", 0, night - 2)
+        body = history.night()
+        history.check_answers(body, [*list(history.corpus.values())[night : night + 3], "w3 w4"])
+    assert body.codebook == first.codebook
+    assert not rescore or history.seen["border clear"] > 0
+    assert min(history.seen[name] for name in ("new", "borrowed", "dead", "restored", "deletion sets")) > 0
+    segments = [{entry.segment_id for entry in each.segments} for each in (first, body)]
+    assert not segments[0] <= segments[1]  # compacted
