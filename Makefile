@@ -1,9 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+QUICK := not ray and not s3 and not slow and not gpu
+# as many processes as there are CPUs; tests of one xdist_group (those that start a Ray) stay in one of them
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint serve clean
+.PHONY: help install check lint test demo serve clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,16 +19,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
 	@touch $@
 
-demo: install  ## index Python's own documentation, serve it, ask three questions, stop everything
-	$(BIN)/python -m ray_jobs.demo
+check: lint  ## lint, and all tests that need no Ray, S3 server, GPU or patience: for use while you write
+	$(PYTEST) -q -m '$(QUICK)'
 
-test: install  ## run all tests (those that need root, Ceph or data that is not there skip, saying so)
-	$(BIN)/python -m pytest
-
-lint: install  ## ruff (rules and format) and mypy (strict)
+lint: install  ## check rules and format (ruff) and types (mypy, strict)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test: install  ## run all tests (those that need root, Ceph, a GPU or data that is absent skip, and say so)
+	$(PYTEST)
+
+demo: install  ## index Python's own documentation, serve it, ask three questions, stop everything
+	$(BIN)/python -m demo.run_demo
 
 serve: install  ## serve the demo's store until interrupted
 	$(BIN)/dpr serve .demo/store

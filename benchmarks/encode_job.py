@@ -1,4 +1,4 @@
-"""The whole job: from Parquet to published segments, through Ray, as `python -m ray_jobs.embed` does it."""
+"""The whole job: from Parquet to published segments, on Ray, as a nightly run does it."""
 
 import shutil
 import tempfile
@@ -10,15 +10,15 @@ from encode_alone import cards_watched
 from encode_report import Report
 from encode_subject import Subject
 
-from dpr.run import Plan
-from dpr.run import Run
+from dpr.nightly import make_segments
 from dpr.recipe import Recipe
+from dpr.run import Plan, Run
 from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
 
 
 class Timeline:
-    """Progress that remembers when rows were done: (seconds, rows) of each stage."""
+    """A Progress that remembers when rows were done: (seconds, rows) of each stage."""
 
     def __init__(self) -> None:
         self.stages: dict[str, list[tuple[float, int]]] = {}
@@ -28,22 +28,22 @@ class Timeline:
         self._stage = stage
         self.stages[stage] = [(time.perf_counter(), 0)]
 
-    def advance(self, rows: int, said: str = "") -> None:  # noqa: ARG002
+    def advance(self, rows: int, detail: str = "") -> None:  # noqa: ARG002
         self.stages[self._stage].append((time.perf_counter(), rows))
 
-    def say(self, about: str, text: str) -> None:
-        print(f"{about}: {text}", flush=True)
+    def message(self, topic: str, text: str) -> None:
+        print(f"{topic}: {text}", flush=True)
 
-    def finish(self, said: str) -> None:
+    def finish(self, summary: str) -> None:
         self.stages[self._stage].append((time.perf_counter(), 0))
-        print(f"{self._stage}: {said}", flush=True)
+        print(f"{self._stage}: {summary}", flush=True)
 
     def seconds(self, stage: str) -> float:
-        """Of a whole stage."""
+        """Return the seconds of a whole stage."""
         return self.stages[stage][-1][0] - self.stages[stage][0][0]
 
     def first(self, stage: str) -> float:
-        """Seconds until the first unit was done."""
+        """Return the seconds until the first unit was done."""
         return self.stages[stage][1][0] - self.stages[stage][0][0]
 
 
@@ -72,7 +72,7 @@ def whole_job(
             with connected(cpus=cpus, gpus=gpus):
                 connected_seconds = time.perf_counter() - started
                 run = Run(plan, RayExecutor(recipe.resources), timeline)
-                _, segments = run.scan_and_embed()
+                segments = make_segments(run).settled.segments
                 seconds = time.perf_counter() - started
     finally:
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""What the encoder is compared with: the same network, weights and tokens, run as others run them."""
+"""Other ways to encode, for comparison: the same network, weights and tokens, run as others run them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertModel
 
-from dpr.encoder.encode import Compute, TowerEncoder
+from dpr.encoder.compute import Compute
+from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.precision import multiplies_bf16
 from dpr.encoder.tokens import TokenBatch
 
@@ -26,14 +27,13 @@ class Setting:
     name: str
     dtype: torch.dtype
     products: str
-    """Of `torch.set_float32_matmul_precision`."""
+    """The argument of `torch.set_float32_matmul_precision`."""
     rows: int
     sizes: tuple[int, ...]
     cudnn: bool = False
-    """cuDNN's attention, PyTorch's first choice here for bf16, makes a plan for each new shape: measured without it,
-    and with it after a whole pass."""
+    """Whether to use cuDNN's attention. It makes a plan for each new shape, so it is measured after a whole pass."""
     from_texts: bool = False
-    """Measure the best size with its own tokenising too."""
+    """Whether to measure the best size with its own tokenising, too."""
 
 
 ON_GPU = (
@@ -50,7 +50,7 @@ ON_CPU = (
 
 
 def sentence_transformers(report: Report, subject: Subject) -> None:
-    """Its `encode` on features made beforehand, so that its tokenising is not counted; settings searched."""
+    """Measure its `encode`, with several settings, on features made before, so that tokenising does not count."""
     for setting in ON_GPU if subject.device.type == "cuda" else ON_CPU:
         if setting.dtype == torch.bfloat16 and not multiplies_bf16(subject.device):
             continue
@@ -61,7 +61,7 @@ def sentence_transformers(report: Report, subject: Subject) -> None:
 
 
 def side_by_side(report: Report, subject: Subject, rounds: int = 5) -> None:
-    """On a CPU, whose speed changes from minute to minute: the encoder alone and sentence-transformers in turn."""
+    """Measure the encoder alone and sentence-transformers in turn: a CPU's speed changes from minute to minute."""
     torch.set_float32_matmul_precision("highest")
     encoder = TowerEncoder(subject.tower, Compute(device="cpu"))
     ways: dict[str, tuple[int, Callable[[int], Any]]] = {
@@ -78,13 +78,13 @@ def side_by_side(report: Report, subject: Subject, rounds: int = 5) -> None:
             if not warm:
                 rates[name].append(rows / seconds)
     ours = np.array(rates["the encoder alone"])
-    said = ", ".join(f"{name} {np.median(each):.1f}" for name, each in rates.items())
+    medians = ", ".join(f"{name} {np.median(each):.1f}" for name, each in rates.items())
     ratios = ", ".join(
-        f"{np.median(ours / each):.2f} (least {(ours / each).min():.2f}, most {(ours / each).max():.2f}) times {name}"
+        f"{np.median(ours / each):.2f} ({(ours / each).min():.2f} to {(ours / each).max():.2f}) times {name}"
         for name, each in rates.items()
         if name != "the encoder alone"
     )
-    report.note(f"in turn, {rounds} rounds, tokenised before, medians in passages/s: {said}; {ratios}")
+    report.note(f"in turn, {rounds} rounds, tokenised before, medians in passages/s: {medians}; {ratios}")
 
 
 def _encode_rows(model: SentenceTransformer, subject: Subject, size: int, rows: int) -> None:
@@ -98,9 +98,9 @@ def _model(subject: Subject, dtype: torch.dtype) -> SentenceTransformer:
 
 
 def _stand_ins(model: SentenceTransformer, sample: TokenBatch) -> list[str]:
-    """Make `model` take the tokens of `sample` as they are; what stands for them in its input."""
+    """Make `model` take the tokens of `sample` as they are; return the strings that stand for them in its input."""
     model.preprocess = lambda inputs, **_: features(sample.select(np.array([int(x) for x in inputs])))
-    # strings as long as the passages have tokens, since it sorts by length; they say which row they stand for
+    # each string is as long as its passage has tokens, since the model sorts by length, and names its row
     return [str(row).ljust(int(length)) for row, length in enumerate(sample.lengths())]
 
 
@@ -115,8 +115,8 @@ def measure(report: Report, subject: Subject, setting: Setting, model: SentenceT
     what = f"sentence-transformers `encode`, {setting.name}, {best} a batch"
     report.add(f"{what}, tokenised before", rates[best])
     if len(rates) > 1:
-        said = ", ".join(f"{size}: {rate:,.0f}" for size, rate in rates.items())
-        report.note(f"sentence-transformers {setting.name}, passages/s by batch size: {said}")
+        by_size = ", ".join(f"{size}: {rate:,.0f}" for size, rate in rates.items())
+        report.note(f"sentence-transformers {setting.name}, passages/s by batch size: {by_size}")
     if setting.from_texts:
         model.preprocess = preprocess
         rows = subject.passages.slice(0, setting.rows).select(["title", "text"]).to_pylist()
@@ -127,7 +127,7 @@ def measure(report: Report, subject: Subject, setting: Setting, model: SentenceT
 
 
 def features(tokens: TokenBatch, length: int | None = None) -> dict[str, Any]:
-    """As a tokenizer gives them, padded to the longest or to `length`."""
+    """Return tokens as a tokenizer does, padded to the longest row or to `length`."""
     lengths_N = tokens.lengths()
     real_NL = np.arange(length or lengths_N.max())[None, :] < lengths_N[:, None]
     ids_NL, types_NL = np.zeros(real_NL.shape, np.int64), np.zeros(real_NL.shape, np.int64)
@@ -137,7 +137,7 @@ def features(tokens: TokenBatch, length: int | None = None) -> dict[str, Any]:
 
 
 def padded_loop(report: Report, subject: Subject) -> None:
-    """As the original DPR: every passage padded to 256 tokens, one batch after another, the first token's vector."""
+    """Measure what the original DPR does: passages padded to 256 tokens, batch by batch, the first token's vector."""
     on_gpu = subject.device.type == "cuda"
     bf16, fp32 = (8_192, 512) if on_gpu else (128, 32), (2_048, 256) if on_gpu else (128, 32)
     for name, dtype, products, (rows, size) in (

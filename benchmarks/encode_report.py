@@ -1,4 +1,4 @@
-"""The table of an encoding benchmark, written anew after each step: a run that is cut off leaves what it measured."""
+"""The table of an encoding benchmark, written again after each step: a run that is cut off leaves what it measured."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "ray
 
 @dataclass
 class Report:
-    """Rows of the table, and sentences around it."""
+    """Rows of the table, and the sentences before and after it."""
 
     path: Path
     title: str
@@ -27,21 +27,21 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def add(self, what: str, rate: float, devices: int = 1) -> None:
-        """One way, and its passages a second on so many devices."""
+        """Add a way to encode, and its passages a second on so many devices."""
         of_alone = f"{rate / devices / self.alone:.3f}" if self.alone else ""
         tokens, of_limit = rate * self.mean_tokens / 1e6, rate / devices / self.limit
         self.rows.append(f"| {what} | {rate:,.0f} | {tokens:.3f} | {of_limit:.3f} | {of_alone} |")
         print(self.rows[-1], flush=True)
         self.save()
 
-    def note(self, said: str) -> None:
-        """A sentence."""
-        self.notes.append(f"- {said}")
+    def note(self, sentence: str) -> None:
+        """Add a sentence after the table."""
+        self.notes.append(f"- {sentence}")
         print(self.notes[-1], flush=True)
         self.save()
 
     def save(self) -> None:
-        """Write what is known."""
+        """Write all that was added so far."""
         arguments = " ".join(x if ":" in x else os.path.basename(x.rstrip("/")) for x in sys.argv[1:])
         lines = [
             f"# {self.title}",

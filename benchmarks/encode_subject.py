@@ -1,4 +1,4 @@
-"""What is encoded in the benchmark, and with what: passages of real lengths, and a network."""
+"""What the benchmark encodes: passages of real lengths, and the network that encodes them."""
 
 import gzip
 import json
@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from dpr.encoder.spec import TowerSpec
 from dpr.encoder.tokens import TokenBatch
+from dpr.encoder.tower import TowerSpec
 from dpr.recipe import EncoderConfig
 
 MAX_TOKENS = 256
@@ -24,7 +24,7 @@ FILE_ROWS = 50_000
 
 @dataclass(frozen=True)
 class Subject:
-    """One tower, and the passages that every way encodes."""
+    """One tower, and the passages that all ways encode."""
 
     config: EncoderConfig
     tower: TowerSpec
@@ -35,18 +35,18 @@ class Subject:
     device: torch.device
 
     def units(self, passages: int, unit_rows: int) -> Iterator[TokenBatch]:
-        """So many passages in units, each a random draw."""
+        """Yield so many passages in units, each drawn at random."""
         rng = np.random.default_rng(0)
         for first in range(0, passages, unit_rows):
             yield self.tokens.select(rng.integers(0, len(self.tokens), min(unit_rows, passages - first)))
 
     def sample(self, rows: int) -> TokenBatch:
-        """The tokens of the first passages, again from the start where there are fewer."""
+        """Return the tokens of the first passages; of the first ones again if there are fewer."""
         return self.tokens.select(np.arange(rows) % len(self.tokens))
 
 
 def save_random_bert(folder: Path, tokenizer: Path) -> EncoderConfig:
-    """BERT-base with random weights: wider than at the start of training, so that vectors differ as trained ones do."""
+    """Save BERT-base with random weights, so large that vectors differ as much as those of a trained network."""
     torch.manual_seed(0)
     body = BertModel(BertConfig(), add_pooling_layer=False)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def save_random_bert(folder: Path, tokenizer: Path) -> EncoderConfig:
 
 
 def read_passages(files: Sequence[Path]) -> pa.Table:
-    """Id, title and text of JSONL files in BEIR's layout, gzipped or not, in random order."""
+    """Read id, title and text of JSONL files in BEIR's layout, gzipped or not, in random order."""
     rows: list[dict[str, str]] = []
     for path in files:
         opener = gzip.open if path.suffix == ".gz" else open
@@ -75,9 +75,9 @@ def read_passages(files: Sequence[Path]) -> pa.Table:
 
 
 def write_distinct(base: pa.Table, rows: int, folder: Path) -> list[Path]:
-    """So many passages as Parquet files: those of `base` again and again, with their round as another word at the end.
+    """Write so many passages as Parquet files: those of `base` again and again.
 
-    Equal texts would be embedded once.
+    Each time another word at the end makes them different, because equal texts would be embedded once.
     """
     folder.mkdir(parents=True)
 

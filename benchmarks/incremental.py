@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.night import Corpus, Night, Setting, run_night, write_recipe
-from dpr.corpus.slices import plan_slices
 from dpr.corpus.reading import read_slice
+from dpr.corpus.slices import plan_slices
 from dpr.encoder.encode import PassageEncoder
 from dpr.encoder.spec import resolve
 from dpr.recipe import CorpusConfig, EncoderConfig

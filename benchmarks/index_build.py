@@ -17,17 +17,16 @@ import numpy as np
 import pyarrow as pa
 from index_data import MODEL
 
+from dpr.engine.stage import LocalExecutor
 from dpr.formats import layout
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.records import Record, put_object
+from dpr.formats.segment import write_segment
 from dpr.index.merging import PartRef, merge
 from dpr.index.sample import sample_rows
 from dpr.index.training import read_index
-from dpr.formats.manifest import SegmentEntry
-from dpr.engine.stage import LocalExecutor
-from dpr.run import Plan
-from dpr.run import Run
 from dpr.recipe import Recipe
-from dpr.formats.records import Record, put_object
-from dpr.formats.segment import write_segment
+from dpr.run import Plan, Run
 from dpr.store import open_store
 from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor

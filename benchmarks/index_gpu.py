@@ -27,13 +27,12 @@ from index_gpu_recall import recall_table
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from dpr.formats import layout
-from dpr.index.choose import IndexPlan
 from dpr.formats.manifest import SegmentEntry
-from dpr.run import Plan
-from dpr.run import Run
+from dpr.index.choose import IndexPlan
 from dpr.recipe import CorpusConfig, EncoderConfig, Recipe, Resources
+from dpr.run import Plan, Run
 from ray_jobs.connect import connected
-from ray_jobs.ray_executor import CODERS_PER_GPU
+from ray_jobs.placement import CODERS_PER_GPU
 
 PAPER_SECONDS = 8.5 * 3600
 """Karpukhin et al. 2020, section 5.4: 21 million passages, FAISS on one server."""

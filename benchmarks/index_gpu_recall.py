@@ -13,14 +13,14 @@ import torch
 from index_gpu_data import questions
 from torch import Tensor
 
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.segment import iter_groups, vectors_of
+from dpr.index.candidates import search
 from dpr.index.hardware import Hardware
 from dpr.index.merging import ROW_BITS
-from dpr.index.candidates import search
 from dpr.index.shards import open_shard
 from dpr.index.torch_kmeans import exact_products
-from dpr.formats.manifest import SegmentEntry
 from dpr.run import Run
-from dpr.formats.segment import iter_groups, vectors_of
 from dpr.store import Store
 from dpr.store.ranged import open_object
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from index_build import SEGMENT_ROWS, entries_of
 from index_data import Vectors
 
-from dpr.index.coding import build_part
+from dpr.index.candidates import SearchSettings
 from dpr.index.choose import IndexPlan, choose
+from dpr.index.coding import build_part
 from dpr.index.kinds import searched
 from dpr.index.merging import PartRef, build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.sample import sample_rows
-from dpr.index.candidates import SearchSettings
 from dpr.index.shards import ServingIndex, open_shard
 from dpr.index.training import train
 from dpr.index.truth import recall_at

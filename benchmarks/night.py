@@ -138,7 +138,7 @@ def run_night(setting: Setting, said: str, changed: int) -> Night:
         night.written[part] = night.written.get(part, 0) + path.stat().st_size
         if part == "segments" and path.suffix == ".json":
             record = json.loads(path.read_bytes())
-            night.embedded += record["rows"] if record["facts"]["tokens"] else 0  # copied rows have no tokens
+            night.embedded += record["rows"] if record["tokens"] else 0  # copied rows have no tokens
     print(f"{setting.passages:,} passages, {said}: {night.seconds:.1f} s {night.stages}", file=sys.stderr, flush=True)
     return night
 
