@@ -83,13 +83,30 @@ def _sorted_places(
 
 def _sorted_rows(high_N: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
     """Rows (N,) in the order of their halves, equal ones in their own order, and the sorted halves (N,)."""
-    rows_N = np.argsort(high_N)  # not stable, and several times faster than a stable sort
+    rows_N = _argsort(high_N)
     sorted_N = high_N[rows_N]
     if len(sorted_N) > 1:
         equal = sorted_N[1:] == sorted_N[:-1]
         repeated = np.flatnonzero(np.append(False, equal) | np.append(equal, False))
         rows_N[repeated] = rows_N[repeated][np.lexsort((rows_N[repeated], sorted_N[repeated]))]
     return rows_N, sorted_N
+
+
+def _argsort(high_N: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Sort on all CPUs: hashes are spread evenly, so a range of values each. Equal values come in any order."""
+    parts = -(-len(high_N) // PIECE_ROWS)
+    if parts <= 1:
+        return np.argsort(high_N)  # not stable, and several times faster than a stable sort
+    bits = (parts - 1).bit_length()
+    part_N = (high_N >> np.uint64(64 - bits)).astype(np.uint16)
+    grouped_N = np.argsort(part_N, kind="stable")  # a radix sort, for 16 bits
+    stops = np.cumsum(np.bincount(part_N, minlength=1 << bits))[:-1]
+
+    def sort(rows_M: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return rows_M[np.argsort(high_N[rows_M])]
+
+    with ThreadPoolExecutor() as pool:
+        return np.concatenate(list(pool.map(sort, np.split(grouped_N, stops))))
 
 
 def first_of_each(hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:

@@ -11,11 +11,8 @@ from dpr.engine.progress import Progress
 from dpr.engine.stage import R, Stage, U
 from dpr.errors import UnitError
 from dpr.formats.records import Document, read_record
-from dpr.store import Store
+from dpr.store import READERS, Store
 from dpr.store.requests import take_counts
-
-READERS = 16
-"""Records read at a time."""
 
 
 class StageReport(Document):

@@ -7,6 +7,7 @@ Shapes: N rows.
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dpr.corpus.hashes import first_of_each, places
+from dpr.corpus.hashes import first_of_each, one_array, places
 from dpr.corpus.reading import read_again
 from dpr.corpus.rows import Slice
 from dpr.engine.stage import Stage, Step, Work, recorded
@@ -29,11 +30,11 @@ from dpr.formats.records import ObjectRef, Result
 from dpr.recipe import CorpusConfig
 from dpr.run import Run
 from dpr.stages.held_rows import CorpusRows, Mask, Rows, keep_segments, read_corpus_rows, read_held_rows
-from dpr.stages.passages import TextSource, passages_at
+from dpr.stages.passages import HASHES, Positions, TextSource, passages_at
 from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segments
 from dpr.stages.quarantine_limits import check_quarantine, check_size, collect_quarantine, max_unusable
 from dpr.stages.scan import ScanResult
-from dpr.store import Store, open_store
+from dpr.store import READERS, Store, open_store
 
 
 class Changes(Result):
@@ -187,21 +188,22 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
 
 def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) -> Rows:
     """The corpus rows that are wanted, with the content hash of each."""
-    slices, positions, keys, hashes = [np.empty(0, np.int32)], [np.empty(0, np.int64)], [], []
-    for number in np.unique(corpus.slice[wanted]).tolist():
-        positions_n = corpus.position[wanted & (corpus.slice == number)]
+    numbers = np.unique(corpus.slice[wanted])
+    bounds = zip(*(np.searchsorted(corpus.slice, numbers, side).tolist() for side in ("left", "right")), strict=True)
+    positions = [corpus.position[start:stop][wanted[start:stop]] for start, stop in bounds]
+
+    def read(number: int, positions_N: Positions) -> pa.Table:
         source = text_source(unit.slices, unit.scans, number)
-        table = passages_at(store, unit.corpus, source, positions_n, ["key", "content_hash"])
-        slices.append(np.full(len(positions_n), number, np.int32))
-        positions.append(positions_n)
-        keys += table["key"].chunks
-        hashes += table["content_hash"].chunks
-    empty = corpus.key[:0]
+        return passages_at(store, unit.corpus, source, positions_N, HASHES.names)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = list(pool.map(read, numbers.tolist(), positions))
+    hashes = pa.concat_tables([HASHES.empty_table(), *tables])
     return Rows(
-        np.concatenate(slices),
-        np.concatenate(positions),
-        pa.concat_arrays([empty, *keys]),
-        pa.concat_arrays([empty, *hashes]),
+        np.repeat(numbers, [len(positions_N) for positions_N in positions]),
+        np.concatenate([np.empty(0, np.int64), *positions]),
+        one_array(hashes["key"]),
+        one_array(hashes["content_hash"]),
     )
 
 

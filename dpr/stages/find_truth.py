@@ -31,11 +31,10 @@ from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.question_vectors import QuestionVectors, question_vectors, read_questions
 from dpr.stages.train import IndexContext
-from dpr.store import Store, open_store
+from dpr.store import READERS, Store, open_store
 
 CACHED_DEPTH = 200
 """Neighbours kept of each segment and question; deletions may take some before fewer than asked for are left."""
-READERS = 16
 
 
 class TruthResult(Result):

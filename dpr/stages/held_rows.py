@@ -5,6 +5,7 @@ Shapes: N rows.
 
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from dpr.formats.objects import open_parts, read_object
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import HASH, read_hashes
 from dpr.stages.scan import ScanResult
-from dpr.store import Store
+from dpr.store import READERS, Store
 
 Mask = npt.NDArray[np.bool_]
 """Which of N rows."""
@@ -78,7 +79,12 @@ class KeptSegments:
 
 def read_corpus_rows(store: Store, scans: Sequence[ScanResult]) -> CorpusRows:
     """Read the keys of all scanned slices, in the order of the slices."""
-    tables = [pq.read_table(io.BytesIO(read_object(store, scanned.keys))) for scanned in scans]
+
+    def read(scanned: ScanResult) -> pa.Table:
+        return pq.read_table(io.BytesIO(read_object(store, scanned.keys)))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = list(pool.map(read, scans))
     counts = [table.num_rows for table in tables]
     table = pa.concat_tables(tables)
     return CorpusRows(
@@ -94,7 +100,8 @@ def read_held_rows(
 ) -> HeldRows:
     """Read the hashes of all rows, those of the base first."""
     entries = [*base, *retired]
-    hashes = [read_hashes(open_parts(store, entry.object)) for entry in entries]
+    with ThreadPoolExecutor(READERS) as pool:
+        hashes = list(pool.map(lambda entry: read_hashes(open_parts(store, entry.object)), entries))
     deletions = read_deletions(store, base_deletions)
     lived = [np.empty(0, np.bool_)]
     for entry in base:

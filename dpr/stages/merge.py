@@ -22,14 +22,14 @@ from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, ShardE
 from dpr.formats.objects import fetch_object, open_verified, put_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.contents import Verification, decoded_sample, verify
-from dpr.index.merging import READERS, ROW_BITS, ROW_MASK, PartRef, build_whole, merge
+from dpr.index.merging import ROW_BITS, ROW_MASK, PartRef, build_whole, merge
 from dpr.index.training import read_index
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.drift import CodebookChoice
 from dpr.stages.shard_rows import ShardRows, plan_shards
 from dpr.stages.train import IndexContext
-from dpr.store import Store, open_store
+from dpr.store import READERS, Store, open_store
 
 ERROR_SAMPLE_ROWS = 1_000
 

@@ -25,6 +25,7 @@ from dpr.store import Store
 POSITION = pa.field("position", pa.int64(), nullable=False)
 SCHEMA = passage_schema().append(POSITION)
 """Columns of the passages that a scan stores, ascending by position."""
+HASHES = pa.schema([SCHEMA.field("key"), SCHEMA.field("content_hash")])
 Positions = npt.NDArray[np.int64]
 
 
@@ -65,7 +66,7 @@ def _stored(
         empty = SCHEMA.empty_table().select(list(columns))
         return empty, np.zeros(len(positions_N), np.bool_)
     file = open_parts(store, source.passages)
-    stored_M = pq.read_table(file, columns=["position"])["position"].to_numpy()
+    stored_M = pq.read_table(file, columns=["position"], page_checksum_verification=True)["position"].to_numpy()
     rows_N = np.searchsorted(stored_M, positions_N)
     there_N = rows_N < len(stored_M)
     there_N[there_N] = stored_M[rows_N[there_N]] == positions_N[there_N]

@@ -6,6 +6,7 @@ while the file stays as it is; `corpus.rescan: always` reads all.
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from dpr.formats.segment import HASH, read_hashes
 from dpr.recipe import CorpusConfig
 from dpr.run import Run, RunPlan
 from dpr.stages.passages import POSITION, SCHEMA
-from dpr.store import Store, open_store
+from dpr.store import READERS, Store, open_store
 
 BATCH_ROWS = 8192
 KEYS_SCHEMA = pa.schema([POSITION, pa.field("id_hash", HASH, nullable=False), pa.field("key", HASH, nullable=False)])
@@ -98,7 +99,8 @@ def _plan_document(run: Run, units: Sequence[ScanUnit]) -> RunPlan:
 def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:
     """Return the keys of all rows, dead or live, of some segments."""
     store = open_store(store_url)
-    keys = [read_hashes(open_parts(store, ref), ("key",))["key"] for ref in segments]
+    with ThreadPoolExecutor(READERS) as pool:
+        keys = list(pool.map(lambda ref: read_hashes(open_parts(store, ref), ("key",))["key"], segments))
     return KnownKeys(pa.concat_arrays([pa.array([], HASH), *keys]))
 
 

@@ -27,12 +27,10 @@ from dpr.index.training import list_imbalance, quantisation_error, train, write_
 from dpr.recipe import IndexConfig
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
-from dpr.store import Store, open_store
+from dpr.store import READERS, Store, open_store
 
 FIGURE_ROWS = 10_000
 """Vectors that a codebook's error and imbalance are measured on, at most."""
-READERS = 32
-"""Segments read at a time for a sample: reading waits for disks, or copies memory with Python's lock released."""
 
 
 @dataclass(frozen=True)

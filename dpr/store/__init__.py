@@ -1,10 +1,10 @@
 """Stores: where a collection lives. `open_store` chooses the kind of store by the URL."""
 
 from dpr.errors import StoreError
-from dpr.store.base import ObjectInfo, Store
+from dpr.store.base import READERS, ObjectInfo, Store
 from dpr.store.local import LocalStore
 
-__all__ = ["LocalStore", "ObjectInfo", "Store", "open_store"]
+__all__ = ["READERS", "LocalStore", "ObjectInfo", "Store", "open_store"]
 
 
 def open_store(url: str) -> Store:
