@@ -7,6 +7,7 @@ died whose unit it then repeats.
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from ray._private import worker
 
 _LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _STDERR = 2
+_FEWER_UNITS = "The minimum number of concurrent actors"
+"""Ray Data's warning where actors were started ahead, before it was known how many units there are for them."""
 _REPEATED = re.compile(r"A worker died or was killed|Task \S+ failed\. There are \d+ retries")
 """Messages about a lost worker: either the repeated unit succeeds, or the run's own error says what happened."""
 
@@ -30,7 +33,9 @@ def quiet_ray() -> Iterator[None]:
     if _LEVEL not in os.environ:
         worker.connect = _connect_quietly
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _FEWER_UNITS, UserWarning)
+            yield
     finally:
         worker.connect, worker.print_to_stdstream = before
 

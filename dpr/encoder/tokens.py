@@ -11,7 +11,6 @@ from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load, save
 from tokenizers import Encoding, Tokenizer, normalizers
 
 from dpr.encoder.template import Pieces, by_words
@@ -51,16 +50,6 @@ class TokenBatch:
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         picked_T = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
         return TokenBatch(self.ids_T[picked_T], self.types_T[picked_T], offsets)
-
-    def to_bytes(self) -> bytes:
-        """Return the batch as safetensors, to travel between processes."""
-        return save({"ids": self.ids_T, "types": self.types_T, "offsets": self.offsets})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "TokenBatch":
-        """Read what `to_bytes` wrote."""
-        tensors = load(data)
-        return cls(tensors["ids"], tensors["types"], tensors["offsets"])
 
 
 SHORTEST = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0, 2]))

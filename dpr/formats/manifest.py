@@ -19,7 +19,7 @@ FORMAT: Final = 2
 
 
 class TowerDescription(Document):
-    """One tower of an encoder, without this machine's folder; `dpr.encoder.spec.TowerSpec` explains the fields."""
+    """One tower of an encoder, without this machine's folder; `dpr.encoder.tower.TowerSpec` explains the fields."""
 
     reference: str
     architecture: str

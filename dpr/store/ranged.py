@@ -1,7 +1,6 @@
 """Reading parts of stored objects: a seekable file over ranged gets, for Parquet columns and row groups."""
 
 import io
-from pathlib import Path
 
 from dpr.errors import StoreError
 from dpr.store.base import Store
@@ -49,13 +48,3 @@ class RangedFile(io.RawIOBase):
         buffer[:length] = data
         self._position += length
         return length
-
-
-def open_object(store: Store, name: str) -> Path | io.BufferedReader:
-    """Return what pyarrow can read parts of: the path in a local store, else a file that fetches the ranges read.
-
-    Raises MissingObjectError if there is no such object.
-    """
-    path = store.local_path(name)
-    size_bytes = store.size(name)
-    return path if path is not None else RangedFile(store, name, size_bytes).buffered()

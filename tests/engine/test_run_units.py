@@ -160,6 +160,14 @@ def test_a_record_that_cannot_be_read_is_named(store: LocalStore) -> None:
         run_units(store, LocalExecutor(), Quiet(), shouting(store))
 
 
+def test_a_unit_that_is_sent_again_after_its_record_was_written_is_not_computed_again(store: LocalStore) -> None:
+    """As Ray does with a unit whose worker was lost between writing the record and answering."""
+    before, _ = run_units(store, LocalExecutor(), Quiet(), shouting(store))
+    again = list(LocalExecutor().run("letters", shouting(store, "again").work, UNITS))
+    assert again == [Done(unit.record, result) for unit, result in zip(UNITS, before, strict=True)]
+    assert len(list(store.list("letters/"))) == 2 * len(UNITS)
+
+
 class MeetsAtRecords(LocalStore):
     """A store whose records are put only when two workers are about to do so."""
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dpr.errors import MissingObjectError, StoreError
 from dpr.store import LocalStore
-from dpr.store.ranged import RangedFile, open_object
+from dpr.store.ranged import RangedFile
 
 STEPS = st.lists(
     st.one_of(
@@ -67,19 +67,3 @@ def test_an_object_that_became_shorter_is_an_error() -> None:
     store = MemoryStore(b"12345")
     with pytest.raises(StoreError, match="object a ends before its 9 bytes"):
         RangedFile(store, "a", 9).read()
-
-
-def test_open_object_gives_the_path_of_a_local_file(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    store.put("a/b", b"123")
-    assert open_object(store, "a/b") == tmp_path / "a" / "b"
-    with pytest.raises(MissingObjectError):
-        open_object(store, "a/c")
-
-
-def test_open_object_gives_a_buffered_file_of_a_remote_one() -> None:
-    file = open_object(MemoryStore(b"12345"), "a")
-    assert isinstance(file, io.BufferedReader)
-    assert file.read() == b"12345"
-    with pytest.raises(MissingObjectError):
-        open_object(MemoryStore(b""), "b")
