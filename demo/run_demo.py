@@ -14,7 +14,7 @@ from rich.console import Console
 
 from demo.python_docs import write_corpus
 from dpr.errors import DprError
-from dpr.recipe import load_recipe
+from dpr.recipe_file import load_recipe
 from ray_jobs.jobs import run_whole
 from ray_jobs.serve.service import serve_store
 from ray_jobs.tables import print_outcome

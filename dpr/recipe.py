@@ -1,13 +1,8 @@
 """The recipe: one small YAML file that says everything about a collection, checked field by field."""
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from dpr.errors import RecipeError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 CorpusFormat = Literal["auto", "dpr-tsv", "beir", "jsonl", "parquet", "documents"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -194,86 +189,3 @@ class Recipe(_Config):
     limits: Limits = Limits()
     resources: Resources = Resources()
     serve: ServeConfig = ServeConfig()
-
-
-def load_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """Read and check a recipe. Relative paths in it are relative to the recipe's own folder.
-
-    Raises RecipeError naming the file, the field, the value and what is allowed.
-    """
-    path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(
-            f"recipe {path} cannot be read: {error.strerror or error}; give the path of a YAML file"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise RecipeError(
-            f"recipe {path} holds a {type(document).__name__}, not a mapping of fields; "
-            "it needs store, corpus and encoder"
-        )
-    try:
-        recipe = Recipe.model_validate(document)
-    except ValidationError as error:
-        raise RecipeError(f"recipe {path}: {_first_problem(error)}") from error
-    return _anchored(recipe, path.resolve().parent)
-
-
-def _first_problem(error: ValidationError) -> str:
-    problems = error.errors()
-    first = problems[0]
-    field = ".".join(str(part) for part in first["loc"]) or "recipe"
-    if first["type"] == "extra_forbidden":
-        said = f"field {field} is unknown (value {first['input']!r}); remove it, or see docs/formats.md for all fields"
-    elif first["type"] == "missing":
-        said = f"field {field} is missing; add it"
-    elif first["type"] == "value_error":
-        said = f"field {field}: {first['msg'].removeprefix('Value error, ')}"
-    else:
-        said = f"field {field} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    more = len(problems) - 1
-    return said + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
-
-
-def resolve_path(reference: str, folder: Path) -> str:
-    """`reference` as it is when it is a URL, `package:` reference or absolute; else below `folder`."""
-    if "://" in reference or reference.startswith("package:") or os.path.isabs(reference):
-        return reference
-    return os.path.normpath(folder / Path(reference).expanduser())
-
-
-def _anchored(recipe: Recipe, folder: Path) -> Recipe:
-    paths = recipe.corpus.path
-    corpus_path = (
-        [resolve_path(path, folder) for path in paths] if isinstance(paths, list) else resolve_path(paths, folder)
-    )
-    questions, qrels = recipe.gate.questions, recipe.gate.qrels
-    return recipe.model_copy(
-        update={
-            "store": resolve_path(recipe.store, folder),
-            "corpus": recipe.corpus.model_copy(update={"path": corpus_path}),
-            "encoder": recipe.encoder.model_copy(
-                update={
-                    "model": _resolve_model(recipe.encoder.model, folder),
-                    "question_model": recipe.encoder.question_model
-                    and _resolve_model(recipe.encoder.question_model, folder),
-                }
-            ),
-            "gate": recipe.gate.model_copy(
-                update={
-                    "questions": questions and resolve_path(questions, folder),
-                    "qrels": qrels and resolve_path(qrels, folder),
-                }
-            ),
-        }
-    )
-
-
-def _resolve_model(reference: str, folder: Path) -> str:
-    # "org/name" may be a hub id: it is a folder only if it says so (./, ../) or is there
-    if reference.startswith((".", "~")) or (folder / reference).is_dir():
-        return resolve_path(reference, folder)
-    return reference

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dpr.engine.executor import Executor, LocalExecutor
 from dpr.nightly import make_index, make_segments
-from dpr.recipe import load_recipe
+from dpr.recipe_file import load_recipe
 from dpr.run import Plan, Run
 from dpr.run_recipe import Outcome, finished_run, run_plan
 from dpr.stages.diff import diff

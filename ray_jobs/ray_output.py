@@ -18,7 +18,7 @@ _LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _STDERR = 2
 _FEWER_UNITS = "The minimum number of concurrent actors"
 """Ray Data's warning where actors were started ahead, before it was known how many units there are for them."""
-_REPEATED = re.compile(r"A worker died or was killed|Task \S+ failed\. There are \d+ retries")
+_REPEATED = re.compile(r"A worker died or was killed|Task \S+ failed\. There are \S+ retries")
 """Messages about a lost worker: either the repeated unit succeeds, or the run's own error says what happened."""
 
 

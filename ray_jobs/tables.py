@@ -109,7 +109,7 @@ def print_gate(console: Console, gate: GateReport) -> None:
         console.print(table)
     console.print(gate.settings, highlight=False)
     console.print(
-        f"recall@20 of the index against exact search: {gate.recall:.4f} ({gate.measured_on:,} {gate.asked})",
+        f"recall@20 of the index against exact search: {gate.recall:.4f} ({gate.measured_on:,} {gate.question_kind})",
         highlight=False,
     )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import dpr.store
 from dpr.engine.executor import LocalExecutor
-from dpr.recipe import load_recipe
+from dpr.recipe_file import load_recipe
 from dpr.run import Plan
 from dpr.run_recipe import run_plan
 from dpr.store import LocalStore

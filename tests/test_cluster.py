@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 import yaml
 
-from dpr.recipe import load_recipe
+from dpr.recipe_file import load_recipe
 
 Json = dict[str, Any]
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("dpr.errors",),
     ("dpr.fingerprint", "dpr.recipe", "dpr.store"),
-    ("dpr.formats",),
+    ("dpr.formats", "dpr.recipe_file"),
     ("dpr.corpus", "dpr.encoder", "dpr.index"),
     ("dpr.search",),
     ("dpr.evaluate",),

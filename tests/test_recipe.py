@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import RecipeError
-from dpr.recipe import load_recipe
+from dpr.recipe_file import load_recipe
 
 GOOD = "store: out\ncorpus: {path: corpus.jsonl}\nencoder: {model: ./model}\n"
 

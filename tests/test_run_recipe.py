@@ -102,15 +102,20 @@ class _Counted(FaultyStore):
 def _install(patch: pytest.MonkeyPatch, url: str, fail_at: int = 0, mode: FailureMode = "before") -> _Counted:
     counted = _Counted(LocalStore(url), fail_at, mode)
     patch.setattr(dpr.store, "LocalStore", lambda _: counted)
-    patch.setattr(os, "fsync", lambda _: None)  # half of the time; no power fails here
     return counted
 
 
+SHARES = 4
+"""The calls are dealt out to so many tests, which may run side by side."""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
 def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
-    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch, share: int
 ) -> None:
     """Each call fails before it has an effect; each call that changes the store also after it has had it."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # half of the time; no power fails here
     fields = {"encoder": {"precision": "fp32", "packing": "never"}}
     first = Collection(tmp_path / "first", encoder, **fields)
     first.night()
@@ -126,6 +131,7 @@ def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
     changing = [number for number, name in enumerate(counted.names, 1) if name.startswith(("put", "delete"))]
     assert len(changing) > 20
     cases += [(number, "after") for number in changing]
+    cases = cases[share::SHARES]
 
     failed = 0
     for fail_at, mode in cases:

@@ -113,7 +113,7 @@ class GateReport(Document):
     """What the gate measured; recalls are recall@20 against exact search."""
 
     questions: int
-    asked: str
+    question_kind: str
     """`questions`: those of the recipe; `passages`: passages drawn in their place."""
     questions_id: Identifier
     """Fingerprint of the questions, which names the folder of their cached exact neighbours."""

@@ -146,13 +146,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     also one that was dead before, so a reverted edit costs nothing. Raises CorpusError if too many ids are repeated.
     """
     corpus = read_corpus_rows(store, unit.scans)
-    first = first_of_each(corpus.id_hash)
-    duplicates = int((~first).sum())
-    if duplicates > unit.max_duplicates:
-        raise CorpusError(
-            f"{duplicates} of {len(first)} passages have the id of an earlier one, more unusable rows than the recipe "
-            "allows (limits); nothing was published: look at columns.id, and for files that are in the corpus twice"
-        )
+    first = _first_with_id(corpus, unit.max_duplicates)
     kept_rows = np.flatnonzero(first)
     held = read_held_rows(store, unit.base, unit.retired, unit.base_deletions)
     row_of_held = places(held.key, corpus.key.take(pa.array(kept_rows)))
@@ -173,7 +167,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         rows=int(first.sum()),
         new=len(new.key),
         borrowed=len(new.key) - sum(planned.rows for planned, _ in tables if planned.kind == "embed"),
-        duplicates=duplicates,
+        duplicates=int((~first).sum()),
         dead=int((held.lived & ~alive).sum()),
         restored=int((~held.lived & alive).sum()),
         kept=kept.entries,
@@ -184,6 +178,18 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         changes=_store_changes(store, unit.run_id, [table for _, table in tables]),
         duplicate_rows=_store_duplicates(store, unit, corpus, first),
     )
+
+
+def _first_with_id(corpus: CorpusRows, max_duplicates: int) -> Mask:
+    """Which rows of the corpus are the first with their id."""
+    first = first_of_each(corpus.id_hash)
+    duplicates = int((~first).sum())
+    if duplicates > max_duplicates:
+        raise CorpusError(
+            f"{duplicates} of {len(first)} passages have the id of an earlier one, more unusable rows than the recipe "
+            "allows (limits); nothing was published: look at columns.id, and for files that are in the corpus twice"
+        )
+    return first
 
 
 def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) -> Rows:

@@ -127,7 +127,7 @@ class MeasureIndex:
     def _report(self, unit: GateUnit, tuned: Tuned, recall: float, counts: tuple[int, int]) -> GateReport:
         return GateReport(
             questions=len(unit.truth.ids_QK),
-            asked="passages" if unit.questions is None else "questions",
+            question_kind="passages" if unit.questions is None else "questions",
             questions_id=unit.truth.questions_id,
             recall=recall,
             measured_on=counts[1],

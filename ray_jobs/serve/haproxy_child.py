@@ -1,28 +1,22 @@
-"""Becomes HAProxy: `haproxy_child.py BINARY ARGUMENTS…`, started by Ray Serve as if it were HAProxy.
+"""Become HAProxy: `haproxy_child.py BINARY ARGUMENTS…`, which Ray Serve starts as if it were HAProxy.
 
-Before that, it moves the listeners that Serve's template puts on all interfaces (statistics, metrics) to loopback, and
-asks the kernel to end the process with its parent.
+Before that, it moves the listeners that Serve's template opens on all interfaces (statistics, metrics) to loopback.
 """
 
-import ctypes
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
-    """Mend the configuration named after `-f` and become the binary."""
+    """Correct the configuration named after `-f`, and become the binary."""
     binary, *arguments = sys.argv[1:]
     config = Path(arguments[arguments.index("-f") + 1])
     text = config.read_text(encoding="utf-8")
     for section in ("frontend prometheus", "listen stats"):
         text = re.sub(rf"^({section}\n\s*bind )\*?:", r"\g<1>127.0.0.1:", text, flags=re.MULTILINE)
     config.write_text(text, encoding="utf-8")
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     os.execv(binary, [binary, *arguments])
 
 

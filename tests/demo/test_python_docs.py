@@ -19,7 +19,8 @@ from dpr.corpus.reading import read_slice
 from dpr.corpus.rows import Passage
 from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError
-from dpr.recipe import CorpusConfig, load_recipe
+from dpr.recipe import CorpusConfig
+from dpr.recipe_file import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 import dpr.store
 from dpr.engine.stage import A, B, Work
-from dpr.recipe import load_recipe
+from dpr.recipe_file import load_recipe
 from dpr.run import Plan
 from dpr.run_recipe import run_plan
 from dpr.store import LocalStore

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,14 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(store: LocalStore) -> Iterator[Service]:
-    """One service for all tests of this module; the last one stops it."""
+    """One service for all tests up to the one that stops it."""
+    with serving(store) as started:
+        yield started
+
+
+@contextmanager
+def serving(store: LocalStore) -> Iterator[Service]:
+    """Start a service, and kill what is left of it when the block ends."""
     port, mark = free_port(), uuid.uuid4().hex
     process = subprocess.Popen(
         [sys.executable, "-m", "ray_jobs.cli", "serve", store.url, "--port", str(port)],
@@ -306,8 +313,22 @@ def test_interrupted_it_stops_all_that_it_started_and_prints_no_more(service: Se
     service.process.send_signal(signal.SIGINT)
     assert service.process.communicate(timeout=60) == ("", "")
     assert service.process.returncode == 0
-    give_up = time.monotonic() + 30
-    while left := service.processes():
+    wait_until_ended(service, set())
+
+
+def test_killed_it_leaves_nothing_that_listens_for_requests(store: LocalStore) -> None:
+    with serving(store) as killed:
+        names = set(killed.processes().values())
+        assert {"raylet", "haproxy"} <= names or find_haproxy() is None
+        killed.process.kill()
+        # Ray's agents end by themselves, later
+        wait_until_ended(killed, {"ray::DashboardA", "ray::RuntimeEnv"})
+
+
+def wait_until_ended(service: Service, names: set[str]) -> None:
+    """Wait until no process of a service is left but those of some names."""
+    give_up = time.monotonic() + 60
+    while left := {name for name in service.processes().values() if name not in names}:
         assert time.monotonic() < give_up, left
         time.sleep(0.1)
 

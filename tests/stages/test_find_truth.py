@@ -57,7 +57,7 @@ def test_stand_ins_are_kept_over_nights_and_old_segments_are_not_compared_again(
 ) -> None:
     collection = first_nights.copy(tmp_path)
     first = collection.body(1)
-    assert first.gate.asked == "passages"
+    assert first.gate.question_kind == "passages"
     rows = {(entry.object.sha256, row) for entry in first.segments for row in range(entry.rows)}
     assert drawn(collection, first) == rows  # there are fewer than would be drawn
     assert len(rows) == 30 < STAND_INS

@@ -92,7 +92,7 @@ def test_all_figures_are_those_of_an_independent_computation(tmp_path: Path, enc
     oracle = Oracle(collection, body, [question["question"] for question in questions])
     tuning, held_out = split_questions(120, collection.recipe.index.seed)
     report = body.gate
-    assert (report.questions, report.tuned_on, report.measured_on, report.asked) == (120, 60, 60, "questions")
+    assert (report.questions, report.tuned_on, report.measured_on, report.question_kind) == (120, 60, 60, "questions")
     assert report.tuned_recall == pytest.approx(oracle.recall(oracle.candidates_QC, tuning), abs=1e-9)
     assert report.recall == pytest.approx(oracle.recall(oracle.found_QK, held_out), abs=1e-9)
     assert 0.3 < report.recall < 0.95
