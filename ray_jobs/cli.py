@@ -22,7 +22,7 @@ for commands in (run_commands, search_commands, store_commands):
 
 
 def main() -> None:
-    """Entry point: an error of the project's own becomes one line on stderr and its exit code."""
+    """Run the command line; an error of the project becomes one line on stderr and its exit code."""
     sys.exit(guarded(app))
 
 

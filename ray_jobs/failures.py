@@ -51,14 +51,14 @@ def stage_error(stage: str, missing: Collection[str], error: Exception) -> DprEr
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what caused it, and so on."""
+    """Yield an error, what caused it, and so on."""
     while error is not None:
         yield error
         error = getattr(error, "cause", None) or error.__cause__
 
 
 def _reason(error: BaseException) -> str:
-    """An error in one line: of Ray's own, which hold tracebacks, the last line."""
+    """Return an error in one line: the last one of Ray's own errors, which hold tracebacks."""
     lines = [line.strip() for line in str(error).partition(_ADVICE)[0].splitlines() if line.strip()]
     if isinstance(error, exceptions.RayError):
         return lines[-1] if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""Where the steps of a stage run on a Ray: in how many actors, with which shares of CPUs and GPUs."""
+"""Decide where the steps of a stage run on a Ray: in how many actors, with which shares of CPUs and GPUs."""
 
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import ray
 from ray.data import ActorPoolStrategy
@@ -24,6 +24,14 @@ TOKENIZER_CPUS = 0.25
 """Ray's share for such a thread: it sleeps while scans run, which use its CPU meanwhile."""
 CODERS_PER_GPU = 8
 """Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
+
+
+class Pool(TypedDict):
+    """Arguments of `Dataset.map` that describe the actors of a step."""
+
+    compute: ActorPoolStrategy
+    num_cpus: float
+    num_gpus: NotRequired[float]
 
 
 class Placement:
@@ -78,8 +86,8 @@ class Placement:
         share = {"trainer": 1.0, "coder": 1 / CODERS_PER_GPU}.get(step.on, 0.0)
         return share if _cluster_gpus() else 0.0
 
-    def pool(self, step: Step[Any, Any], units: int) -> dict[str, Any]:
-        """Return the arguments of `Dataset.map` that describe the actors of a step, for so many units at most."""
+    def pool(self, step: Step[Any, Any], units: int) -> Pool:
+        """Return the actors of a step that gets so many units at most."""
         if step.on == "actor":
             return self._tokenizers(units)
         if step.on == "encoder":
@@ -89,7 +97,7 @@ class Placement:
         size = max(1, min(units, int(_cluster_gpus() / self.gpu_share(step)), room))
         return {"compute": ActorPoolStrategy(size=size), "num_cpus": ACTOR_CPUS, "num_gpus": self.gpu_share(step)}
 
-    def _tokenizers(self, units: int) -> dict[str, Any]:
+    def _tokenizers(self, units: int) -> Pool:
         threads = self.tokenizer_threads()
         # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
         low, high, cpus = 1, MAX_ACTORS, ACTOR_CPUS
@@ -100,7 +108,7 @@ class Placement:
         compute = ActorPoolStrategy(min_size=low, max_size=max(low, min(units, high)))
         return {"compute": compute, "num_cpus": cpus * threads}
 
-    def _encoders(self, units: int) -> dict[str, Any]:
+    def _encoders(self, units: int) -> Pool:
         low = min(units, self._resources.encoders)
         compute = ActorPoolStrategy(
             min_size=low,
@@ -111,7 +119,7 @@ class Placement:
         return {"compute": compute, "num_cpus": ACTOR_CPUS, "num_gpus": self._gpus_per_encoder()}
 
     def _tokenizing_cpus(self) -> float:
-        """CPUs that tokenisers may hold beside GPUs: the writer and each encoder must find room, too."""
+        """Return the CPUs that tokenisers may hold beside GPUs: the writer and each encoder must find room, too."""
         cpus = _cluster_cpus()
         return min(TOKENIZING_SHARE * cpus, cpus - 1 - ACTOR_CPUS * self._resources.encoders)
 
@@ -134,5 +142,5 @@ def _cluster_gpus() -> float:
 
 
 def _largest_node() -> int:
-    """CPUs of the largest machine of the cluster."""
+    """Return how many CPUs the largest machine of the cluster has."""
     return max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])

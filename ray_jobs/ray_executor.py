@@ -101,8 +101,8 @@ class RayExecutor:
                 if self._placement.is_task(step):
                     dataset = dataset.map(row_task(step), num_cpus=1, max_retries=LOST_RETRIES)
                 else:
-                    pool = self._placement.pool(step, units) | ACTOR_LIVES
-                    dataset = dataset.map(operator_class(step), fn_constructor_args=(step,), **pool)
+                    pool = self._placement.pool(step, units)
+                    dataset = dataset.map(operator_class(step), fn_constructor_args=(step,), **pool, **ACTOR_LIVES)
         return dataset
 
 

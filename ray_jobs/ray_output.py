@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypedDict
 
 from ray._private import worker
 
@@ -20,6 +20,12 @@ _FEWER_UNITS = "The minimum number of concurrent actors"
 """Ray Data's warning where actors were started ahead, before it was known how many units there are for them."""
 _REPEATED = re.compile(r"A worker died or was killed|Task \S+ failed\. There are \S+ retries")
 """Messages about a lost worker: either the repeated unit succeeds, or the run's own error says what happened."""
+
+
+class Message(TypedDict):
+    """What another process of Ray has to say."""
+
+    lines: list[str]
 
 
 @contextmanager
@@ -70,7 +76,7 @@ def _stderr_closed() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _show(message: dict[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001
+def _show(message: Message, ignore_prefix: bool) -> None:  # noqa: ARG001
     """Print a message of Ray's other processes as a line of ours, unless it is about a unit that is repeated."""
     for text in message["lines"]:
         if not _REPEATED.match(text):

@@ -1,10 +1,9 @@
-"""What cluster/ says is true: valid by KubeRay's own definitions, and every name in it exists in this repository."""
+"""What cluster/ holds is valid by KubeRay's own definitions, and every name in it exists in this repository."""
 
 import copy
 import functools
 import gzip
 import importlib
-import os
 import re
 import shlex
 import subprocess
@@ -19,12 +18,12 @@ import pytest
 import yaml
 
 from dpr.recipe_file import load_recipe
+from tests.data import data_folder
 
 Json = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parent.parent
 CLUSTER = ROOT / "cluster"
-CRDS = Path(os.environ.get("DPR_TEST_DATA", ROOT.parent / "shared" / "data")) / "kuberay-crds"
 
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -64,9 +63,7 @@ def strict(schema: Json) -> Json:
 @functools.cache
 def validator(api_version: str, kind: str) -> jsonschema.Draft202012Validator:
     """Checks documents of this kind and version."""
-    path = CRDS / f"ray.io_{kind.lower()}s.yaml.gz"
-    if not path.exists():
-        pytest.skip(f"KubeRay's definitions are not there: {path} (set DPR_TEST_DATA)")
+    path = data_folder("kuberay-crds") / f"ray.io_{kind.lower()}s.yaml.gz"
     crd = yaml.load(gzip.decompress(path.read_bytes()), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["spec"]
     group, version = api_version.split("/")
     assert group == crd["group"]
@@ -82,7 +79,7 @@ def test_kuberay_accepts_it(document: Json) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
+    ("place", "value", "message"),
     [
         ("spec.shutdownAfterJobsFinish", True, "'shutdownAfterJobsFinish' was unexpected"),
         ("spec.backoffLimit", "1", "'1' is not of type 'integer'"),
@@ -94,7 +91,7 @@ def test_kuberay_accepts_it(document: Json) -> None:
         ("spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.resources.limits.memory", "32 GB", "match"),
     ],
 )
-def test_kuberay_refuses_a_broken_one(place: str, value: object, said: str) -> None:
+def test_kuberay_refuses_a_broken_one(place: str, value: object, message: str) -> None:
     broken = copy.deepcopy(JOB)
     *parents, field = place.split(".")
     inner: Any = broken
@@ -102,7 +99,7 @@ def test_kuberay_refuses_a_broken_one(place: str, value: object, said: str) -> N
         inner = inner[int(parent) if parent.isdigit() else parent]
     inner[field] = value
     (error,) = validator(JOB["apiVersion"], JOB["kind"]).iter_errors(broken)
-    assert said in error.message
+    assert message in error.message
 
 
 # what the manifests name
@@ -217,7 +214,7 @@ def test_containers_get_what_they_ask_for_and_leave_probes_to_kuberay() -> None:
 # the image
 
 
-def test_all_run_the_image_that_the_dockerfile_is_said_to_make() -> None:
+def test_all_run_the_image_that_the_dockerfile_makes() -> None:
     image = f"dpr:{PROJECT['version']}"
     assert {container["image"] for container in containers() if "image" in container} == {image}
     for name in ("Dockerfile", "README.md"):

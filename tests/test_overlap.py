@@ -1,4 +1,4 @@
-"""Runs and publishers that meet: one works or wins, the others are told, and what is published is a serial history."""
+"""Runs and publishers that meet: one works or wins, the others end with a sentence, and all is a serial history."""
 
 import sys
 import threading

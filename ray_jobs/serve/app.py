@@ -32,7 +32,7 @@ from ray_jobs.serve.messages import (
 )
 
 _DESCRIPTION = "Dense passage retrieval: questions in, the passages that answer them out, with scores and timings."
-_ERRORS: dict[int | str, dict[str, Any]] = {
+_ERRORS: dict[int | str, dict[str, Any]] = {  # FastAPI's own type
     413: {"model": ErrorBody, "description": f"The body is larger than {MAX_BODY_BYTES:,} bytes."},
     422: {"model": ErrorBody, "description": "The body is not a request; the sentence says which field, and why."},
     500: {"model": ErrorBody, "description": "The service failed."},
@@ -41,7 +41,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def make_app(retriever: Retriever) -> FastAPI:
-    """The application that answers with `retriever`."""
+    """Return the application that answers with `retriever`."""
     app = FastAPI(
         title="dpr",
         version=__version__,
@@ -52,12 +52,17 @@ def make_app(retriever: Retriever) -> FastAPI:
             RequestValidationError: _bad_request,
             HTTPException: _http_error,
             DprError: _own_error,
-            Exception: _defect,
+            Exception: _bug,
         },
     )
     app.add_middleware(_BodyLimit)
+    _add_search(app, retriever)
+    _add_pages(app, retriever)
+    return app
+
+
+def _add_search(app: FastAPI, retriever: Retriever) -> None:
     batcher = Batcher(retriever)
-    body = retriever.body
 
     @app.post("/v1/search", response_model=SearchResponse, responses=_ERRORS)
     async def search(request: SearchRequest) -> Response:
@@ -75,13 +80,17 @@ def make_app(retriever: Retriever) -> FastAPI:
             total=_milliseconds(time.perf_counter() - started),
         )
         response = SearchResponse(
-            snapshot=retriever.number, encoder_id=body.encoder_id, results=results, timings_ms=timings
+            snapshot=retriever.number, encoder_id=retriever.body.encoder_id, results=results, timings_ms=timings
         )
         return Response(response.model_dump_json(), media_type="application/json")
 
+
+def _add_pages(app: FastAPI, retriever: Retriever) -> None:
+    body = retriever.body
+
     @app.get("/v1/health")
     async def health() -> Health:
-        """What is served. Answers as soon as a replica is ready."""
+        """Tell what is served. Answers as soon as a replica is ready."""
         return Health(ready=True, snapshot=retriever.number, encoder_id=body.encoder_id, passages=body.passages)
 
     @app.get("/docs", include_in_schema=False)
@@ -91,11 +100,9 @@ def make_app(retriever: Retriever) -> FastAPI:
             headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
         )
 
-    return app
-
 
 class _BodyLimit:
-    """Stops reading a body that is too large (Starlette's own limit does not answer in JSON)."""
+    """Stops reading a body that is too large. Starlette's own limit does not answer in JSON."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -138,7 +145,7 @@ async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
         405: f"{path} does not take {request.method}; /docs shows what it takes",
         413: f"the body is larger than {MAX_BODY_BYTES:,} bytes; send fewer questions at once",
     }.get(error.status_code, str(error.detail))
-    # bytes that are no JSON text are the sender's mistake in the same way as characters that are none
+    # bytes that are no text at all are answered as text that is no JSON
     return _error(422 if error.status_code == 400 else error.status_code, message)
 
 
@@ -146,5 +153,5 @@ async def _own_error(_: Request, error: DprError) -> JSONResponse:
     return _error(500, str(error))
 
 
-async def _defect(_: Request, error: Exception) -> JSONResponse:
+async def _bug(_: Request, error: Exception) -> JSONResponse:
     return _error(500, f"the service failed with {type(error).__name__}; its log has the details")

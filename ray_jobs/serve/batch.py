@@ -1,6 +1,6 @@
-"""Batching without waiting: one batch is answered at a time, and what arrives meanwhile goes together into the next.
+"""Batch without waiting: one batch is answered at a time, and what arrives meanwhile goes together into the next.
 
-So a lone question is never delayed, and under load the batches grow by themselves.
+So a lone question is never delayed, and batches grow with the load.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ class Searcher(Protocol):
     """What answers a batch: `dpr.search.retrieve.Retriever`."""
 
     def search(self, questions: Sequence[str], k: int, *, exact: bool) -> Answer:
-        """The best k passages for each question."""
+        """Return the best k passages for each question."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Request:
 
 
 class Batcher:
-    """Gathers the requests of one event loop and has a thread answer them, so that the loop is never blocked."""
+    """Gathers the requests of one event loop, and answers them in a thread, so that the loop is never blocked."""
 
     def __init__(self, searcher: Searcher) -> None:
         self._searcher = searcher
@@ -46,7 +46,7 @@ class Batcher:
         self._work: asyncio.Task[None] | None = None
 
     async def search(self, questions: Sequence[str], k: int, *, exact: bool) -> Answer:
-        """The best k passages for each question, and the timings of the batch that they were part of."""
+        """Return the best k passages for each question, and the timings of the batch that they were part of."""
         request = _Request(questions, k, exact, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         if self._work is None or self._work.done():
@@ -77,7 +77,7 @@ class Batcher:
                 request.answer.set_result(replace(found, hits=hits_of_request))
 
     def _next_batch(self) -> list[_Request]:
-        """The oldest request and all that can go with it; those whose client has gone are dropped."""
+        """Take the oldest request and all that can go with it; requests whose client has gone are dropped."""
         batch: list[_Request] = []
         left: deque[_Request] = deque()
         questions = 0

@@ -25,7 +25,7 @@ class _Replica:
         self._retriever = Retriever.open(open_store(store_url), model=model)
 
     def __del__(self) -> None:
-        """Called by Serve when the replica is stopped, and by Python also if the snapshot could not be opened."""
+        """Close the snapshot. Serve calls this when a replica stops; Python also calls it if none was opened."""
         if hasattr(self, "_retriever"):
             self._retriever.close()
 
@@ -53,5 +53,5 @@ class Arguments(BaseModel):
 
 
 def application(arguments: Arguments) -> serve.Application:
-    """The application of a Serve config."""
+    """Return the application of a Serve config."""
     return SearchReplica.bind(arguments.store, arguments.model)

@@ -2,8 +2,8 @@
 
 Ray Serve writes HAProxy's configuration and starts it. By default its statistics and metrics listen on all interfaces,
 at fixed ports, and its files lie in one fixed place, so that two services on a machine would collide. The settings here
-give each service its own ports and files; `haproxy_child.py`, which Serve starts in HAProxy's place, closes the
-interfaces.
+give each service its own ports and files. `haproxy_child.py`, which Serve starts in HAProxy's place, closes the
+interfaces, and ends HAProxy with a service that is killed.
 """
 
 import shutil

@@ -1,12 +1,17 @@
 """Become HAProxy: `haproxy_child.py BINARY ARGUMENTS…`, which Ray Serve starts as if it were HAProxy.
 
-Before that, it moves the listeners that Serve's template opens on all interfaces (statistics, metrics) to loopback.
+Before that, it moves the listeners that Serve's template opens on all interfaces (statistics, metrics) to loopback, and
+asks the kernel to end the process with its parent: a service that is killed would leave HAProxy on its port.
 """
 
+import ctypes
 import os
 import re
+import signal
 import sys
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -17,6 +22,7 @@ def main() -> None:
     for section in ("frontend prometheus", "listen stats"):
         text = re.sub(rf"^({section}\n\s*bind )\*?:", r"\g<1>127.0.0.1:", text, flags=re.MULTILINE)
     config.write_text(text, encoding="utf-8")
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     os.execv(binary, [binary, *arguments])
 
 

@@ -1,4 +1,4 @@
-"""What goes over the wire: typed requests and answers, and the one sentence that says what is wrong with a request."""
+"""Typed requests and answers, and the one sentence that says what is wrong with a request."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,13 +31,13 @@ class SearchRequest(_Message):
     """Questions to answer: exactly one of `query` and `queries`."""
 
     query: Query | None = Field(None, examples=["how do I sort a list?"])
-    """One question; longer ones than the encoder reads are cut by its own token limit."""
+    """One question. The encoder cuts a question that is longer than its own token limit."""
     queries: list[Query] | None = Field(None, min_length=1, max_length=MAX_QUERIES)
     """Several questions, encoded together."""
     k: int = Field(10, ge=1, le=MAX_K)
     """Hits per question."""
     exact: bool = False
-    """Compare with every stored vector instead of asking the index: slower, and the measure of the index."""
+    """Compare with every stored vector instead of using the index: slower, and exact."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -47,7 +47,7 @@ class SearchRequest(_Message):
         return self
 
     def questions(self) -> Sequence[str]:
-        """The questions in order, however they were given."""
+        """Return the questions in order, whichever field holds them."""
         return [self.query] if self.query is not None else self.queries or []
 
 
@@ -70,20 +70,20 @@ class SearchResult(_Message):
     """The answer to one question."""
 
     query: str
-    """The question, as asked."""
+    """The question, as it was sent."""
     hits: list[SearchHit]
     """The best passages, best first; fewer than `k` if the index found no more."""
 
 
 class Timings(_Message):
-    """Where the time went, in milliseconds. Questions that arrive together are encoded and searched as one batch."""
+    """Time taken, in milliseconds. Questions that arrive together are encoded and searched as one batch."""
 
     encode: float
-    """Encoding the batch that these questions were part of."""
+    """Time to encode the batch that these questions were part of."""
     search: float
-    """Searching it and fetching the texts."""
+    """Time to search the index and to fetch the texts."""
     total: float
-    """From the request's arrival in the replica to its answer, waiting for the batch before included."""
+    """Time from the request's arrival in the replica to its answer, with the wait for the batch before."""
 
 
 class SearchResponse(_Message):
@@ -94,9 +94,9 @@ class SearchResponse(_Message):
     encoder_id: str
     """Fingerprint of the encoder of question and passages."""
     results: list[SearchResult]
-    """One for each question, in the order asked; a single `query` gives a list of one."""
+    """One for each question, in the order of the request; a single `query` gives a list of one."""
     timings_ms: Timings
-    """Where the time went."""
+    """Time taken."""
 
 
 class Health(_Message):
@@ -120,7 +120,7 @@ class ErrorBody(_Message):
 
 
 def sentence(problem: Mapping[str, Any]) -> str:
-    """One sentence on the first of pydantic's problems with a request's body."""
+    """Return one sentence on the first of pydantic's problems with a request's body."""
     kind, where, value = problem["type"], [str(part) for part in problem["loc"][1:]], problem["input"]
     if kind == "json_invalid":
         return f"the body is not JSON ({problem['ctx']['error']}, character {where[0]}); send one such as {EXAMPLE}"

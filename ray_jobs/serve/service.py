@@ -1,4 +1,4 @@
-"""Starting and stopping the service on this machine, with one clear sentence for whatever is in the way."""
+"""Start and stop the service on this machine; whatever prevents that is named in one sentence."""
 
 import errno
 import logging
@@ -76,7 +76,7 @@ def wait_for_interrupt() -> None:
 
 
 def _check_address(config: ServeConfig) -> str:
-    """The numeric address of the configured host, once a server has been seen to be able to listen there."""
+    """Return the numeric address of the configured host, after checking that a server can listen there."""
     where = f"port {config.port} of {config.host}"
     try:
         found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
@@ -95,7 +95,7 @@ def _check_address(config: ServeConfig) -> str:
 
 
 def _on_signals(handler: Callable[[int, FrameType | None], object] | int, *numbers: int) -> None:
-    """Handle signals so from now on. They belong to the main thread: in another one, do nothing."""
+    """Set the handler of signals. Only the main thread can: in another one, do nothing."""
     if threading.current_thread() is threading.main_thread():
         for number in numbers:
             signal.signal(number, handler)
@@ -113,7 +113,7 @@ def _signals_restored() -> Iterator[None]:
 
 @contextmanager
 def _ingress(address: str) -> Iterator[None]:
-    """Choose what takes the requests: HAProxy where it exists and can, else Ray Serve's own proxy, saying so."""
+    """Let HAProxy take the requests if it can, else Ray Serve's own proxy, and print that."""
     binary = find_haproxy() if address in ADDRESSES else None
     if binary is not None:
         with haproxy_environment(binary) as environment, _environment(environment):
@@ -180,7 +180,7 @@ def _answers(address: str, port: int) -> bool:
 
 
 def _stop(own_ray: bool) -> None:
-    """Let the replicas finish what they are answering and end, unless Ray itself has been stopped from outside."""
+    """Wait until replicas have answered what they are answering and ended, unless Ray was stopped from outside."""
     ending = threading.Thread(target=_delete, args=(own_ray,), daemon=True)
     ending.start()
     ending.join(STOP_SECONDS)
@@ -195,13 +195,13 @@ def _delete(own_ray: bool) -> None:
 
 
 def _replica_message() -> str:
-    """What Serve says of a deployment that failed; it quotes the traceback of the replica."""
+    """Return Serve's message about a deployment that failed, which quotes the replica's traceback."""
     application = serve.status().applications.get("search")
     return application.deployments["search"].message if application and application.deployments else ""
 
 
 def _start_error(message: str) -> DprError:
-    """The project's own error that a message of Serve quotes with its traceback, or a ServeError with its last line."""
+    """Return the project's own error that a message of Serve quotes, or a ServeError with the message's last line."""
     own = quoted_error(message)
     if own is not None:
         return own

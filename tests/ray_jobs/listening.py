@@ -1,4 +1,4 @@
-"""Where processes listen, as the kernel says."""
+"""Find out from the kernel where processes listen."""
 
 import os
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -8,7 +8,7 @@ LISTENS = "0A"
 
 
 def listening_at(pid: int) -> set[tuple[IPv4Address | IPv6Address, int]]:
-    """Addresses and ports at which a process listens for TCP; IPv4 addresses within IPv6 as what they are."""
+    """Return addresses and ports at which a process listens for TCP; an IPv4 address within IPv6 is given as IPv4."""
     try:
         inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
     except OSError:  # it ended meanwhile

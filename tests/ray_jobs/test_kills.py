@@ -208,9 +208,9 @@ def make_collection(folder: Path, encoder: Path) -> Collection:
     """Make a collection with several units in every stage that can have them."""
     corpus = random_texts(700, seed=3, max_words=20)
     corpus |= {f"copy{n}": corpus[f"p{7 * n:03d}"] for n in range(80)}  # for units of kind copy
-    asked = [{"question": corpus[f"p{n:03d}"], "answers": [f"p{n:03d}"]} for n in range(50)]
+    questions = [{"question": corpus[f"p{n:03d}"], "answers": [f"p{n:03d}"]} for n in range(50)]
     folder.mkdir()
-    (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in asked))
+    (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
     made = Collection(folder, encoder, corpus, index={"factory": "IVF16,PQ8x4"})
     made.change(corpus={"slice_bytes": 2500}, gate={"questions": str(folder / "questions.jsonl")})
     return made

@@ -33,7 +33,7 @@ class Echo:
 
 
 async def busy(echo: Echo, batcher: Batcher) -> asyncio.Task[Answer]:
-    """A question whose batch is being answered: what is asked from now on has to wait."""
+    """Send a question, and return once its batch is being answered, so that later questions have to wait."""
     first = asyncio.create_task(batcher.search(["first"], 1, exact=False))
     while not echo.begun.is_set():
         await asyncio.sleep(0.001)
@@ -45,13 +45,13 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
         echo = Echo()
         batcher = Batcher(echo)
         first = await busy(echo, batcher)
-        asked = [
+        later = [
             asyncio.create_task(batcher.search(questions, k, exact=exact))
             for questions, k, exact in [(["b"], 1, False), (["c"], 2, False), (["d", "e"], 1, False), (["f"], 1, True)]
         ]
         await asyncio.sleep(0)
         echo.go.release(10)
-        return echo, await asyncio.gather(first, *asked)
+        return echo, await asyncio.gather(first, *later)
 
     echo, answers = asyncio.run(ask())
     assert echo.batches == [(["first"], 1, False), (["b", "d", "e"], 1, False), (["c"], 2, False), (["f"], 1, True)]
@@ -72,8 +72,8 @@ def test_batches_are_bounded_and_a_larger_request_goes_alone() -> None:
         echo = Echo()
         batcher = Batcher(echo)
         large = [f"large{number}" for number in range(BATCH_QUESTIONS + 1)]
-        asked = [batcher.search([f"q{number}"], 1, exact=False) for number in range(BATCH_QUESTIONS + 3)]
-        tasks = [asyncio.create_task(one) for one in [*asked, batcher.search(large, 1, exact=False)]]
+        searches = [batcher.search([f"q{number}"], 1, exact=False) for number in range(BATCH_QUESTIONS + 3)]
+        tasks = [asyncio.create_task(one) for one in [*searches, batcher.search(large, 1, exact=False)]]
         echo.go.release(10)
         await asyncio.gather(*tasks)
         return echo
@@ -87,8 +87,8 @@ def test_a_question_that_cannot_be_answered_fails_alone() -> None:
         echo = Echo()
         batcher = Batcher(echo)
         echo.go.release(10)
-        asked = [batcher.search([question], 1, exact=False) for question in ("a", "poison", "b")]
-        return await asyncio.gather(*asked, return_exceptions=True)
+        searches = [batcher.search([question], 1, exact=False) for question in ("a", "poison", "b")]
+        return await asyncio.gather(*searches, return_exceptions=True)
 
     before, poison, after = asyncio.run(ask())
     assert isinstance(before, Answer)

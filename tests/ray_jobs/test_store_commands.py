@@ -99,7 +99,7 @@ def test_verify_names_what_is_damaged(nights: Collection, dpr: Dpr) -> None:
     assert [problem["object"] for problem in json.loads(out)["problems"]] == [named["name"]]
 
 
-def test_gc_lists_and_deletes_only_when_told(nights: Collection, dpr: Dpr) -> None:
+def test_gc_deletes_only_on_request(nights: Collection, dpr: Dpr) -> None:
     store = nights.store
     let_pass(store, 2 * DAY)
     there = objects(nights)

@@ -77,7 +77,7 @@ class CephUnavailableError(Exception):
 
 @contextlib.contextmanager
 def ceph_gateway(folder: Path) -> Iterator[S3Endpoint]:
-    """A running gateway, its data and logs below the empty `folder`.
+    """Give a running gateway, whose data and logs lie below the empty `folder`.
 
     Raises CephUnavailableError where the packages cannot be had, RuntimeError where they do not run.
     """

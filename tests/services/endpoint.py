@@ -10,14 +10,14 @@ import pytest
 
 @dataclass(frozen=True)
 class S3Endpoint:
-    """A server of the tests' own on loopback."""
+    """An S3 server on loopback that belongs to the tests."""
 
     url: str
     access_key: str
     secret_key: str = field(repr=False)
 
     def environment(self) -> dict[str, str]:
-        """The AWS settings of a process that is to use this server, and nothing of this machine's own."""
+        """Return the AWS settings of a process that uses this server and nothing of this machine's own."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -36,7 +36,7 @@ class S3Endpoint:
             monkeypatch.setenv(name, value)
 
     def client(self) -> Any:
-        """A boto3 client: the way around the store under test."""
+        """Return a boto3 client: the way around the store under test."""
         import boto3  # as of moto: the session's fixtures are imported for all tests
         from botocore.config import Config
 
@@ -56,7 +56,7 @@ class S3Endpoint:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports on loopback that were free a moment ago."""
+    """Return ports on loopback that were free a moment ago."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of an S3 server that makes happen what networks and busy servers do."""
+"""An HTTP proxy in front of an S3 server that fails as networks and busy servers do."""
 
 import http.client
 import threading
@@ -48,7 +48,7 @@ class FaultProxy:
         self.endpoint = replace(upstream, url=f"http://127.0.0.1:{self._server.server_port}")
 
     def fail(self, method: str, fault: Fault, times: int = 1) -> None:
-        """The next `times` requests by this HTTP method meet `fault`, after those that were planned before."""
+        """Let the next `times` requests by this HTTP method meet `fault`, after those that were planned before."""
         with self._lock:
             self._faults += [(method, fault)] * times
 

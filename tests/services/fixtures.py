@@ -1,4 +1,4 @@
-"""Servers of the test session's own, started when the first test needs them."""
+"""Servers that belong to the test session; each starts when the first test needs it."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tests.services.fault_proxy import FaultProxy
 
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[S3Endpoint]:
-    """moto's S3: quick, checks no credentials, and looks before it writes (its put-if-absent can race)."""
+    """Give moto's S3. It is quick, checks no credentials, and looks before it writes, so its put-if-absent can race."""
     from moto.server import ThreadedMotoServer  # seconds, and tests of other things run where it is not installed
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -31,7 +31,7 @@ def moto_endpoint() -> Iterator[S3Endpoint]:
 
 @pytest.fixture(scope="session")
 def ceph_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
-    """A real Ceph RADOS Gateway; skips where it cannot run, unless DPR_REQUIRE_SERVICES=1."""
+    """Give a real Ceph RADOS Gateway; skip where it cannot run, unless DPR_REQUIRE_SERVICES=1."""
     folder = tmp_path_factory.mktemp("ceph")
     try:
         with ceph_gateway(folder) as endpoint:
@@ -44,7 +44,7 @@ def ceph_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoi
 
 @pytest.fixture(scope="session")
 def nanio_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
-    """nanio, a real S3 server over a folder, which knows nothing of If-None-Match."""
+    """Give nanio, a real S3 server over a folder, which ignores If-None-Match."""
     (port,) = free_ports(1)
     endpoint = S3Endpoint(f"http://127.0.0.1:{port}", uuid.uuid4().hex[:20], uuid.uuid4().hex)
     keys = {"NANIO_ACCESS_KEY": endpoint.access_key, "NANIO_SECRET_KEY": endpoint.secret_key}
@@ -64,7 +64,7 @@ def nanio_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpo
 
 @pytest.fixture
 def fault_proxy(moto_endpoint: S3Endpoint) -> Iterator[FaultProxy]:
-    """A way to moto that fails as it is told."""
+    """Give a proxy in front of moto that fails where a test wants it to."""
     with FaultProxy(moto_endpoint) as proxy:
         yield proxy
 

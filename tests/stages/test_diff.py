@@ -185,7 +185,7 @@ acts = st.lists(corpora | st.tuples(st.sampled_from(["again", "roll back", "forg
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(corpora, acts, st.sampled_from([0.0, 0.5, 1.0]))
 # the second corpus is scanned while its rows are held, and comes back when they are not: it must be read again
 @example([("a", "u"), ("b", "v")], [[("a", "u"), ("c", "w")], [("d", "x")], ("forget", 1)], 1.0)

@@ -205,7 +205,7 @@ def test_a_segment_whose_neighbours_died_is_compared_again_without_the_dead(tmp_
     # and what was found without the dead is kept in its turn
     _, compared = truth_of(collection, too_few.snapshot.body, depth)
     assert [(report.units, report.done_before) for report in compared] == [(1, 1), (1, 1)]
-    # the last passages of all are fewer than were asked for
+    # the passages that are left are fewer than the neighbours that are wanted
     few = night_without(len(texts) - 7)
     truth, _ = truth_of(collection, few.snapshot.body, depth)
     assert_brute_force(collection, few.snapshot.body, truth)
