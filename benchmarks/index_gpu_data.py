@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from dpr.formats import layout
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.records import ObjectRef, file_sha256
+from dpr.formats.objects import DIGEST_HEX_DIGITS, file_sha256
+from dpr.formats.records import ObjectRef
 from dpr.formats.segment import passage_schema, write_segment
 
 TOPICS, INNER = 4_000, 48
@@ -77,11 +78,16 @@ def _make_segment(corpus: Corpus, number: int) -> SegmentEntry:
     hashes = [rng.bytes(16) for _ in range(rows)]
     columns = [names, titles, texts, hashes, hashes]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, passage_schema(), strict=True)]
-    name = layout.segment(corpus.encoder_id, f"{number:016x}")
-    path = Path(corpus.store, name)
+    segment_id = f"{number:016x}"
+    stem = layout.segment(corpus.encoder_id, segment_id)
+    path = Path(corpus.store, f"{stem}.parquet")
     write_segment(path, pa.Table.from_arrays(arrays, schema=passage_schema()), vectors_ND, corpus.encoder_id)
-    ref = ObjectRef(name=name, size_bytes=os.path.getsize(path), sha256=file_sha256(path))
-    return SegmentEntry(number=number, segment_id=path.stem, rows=rows, object=ref)
+    # named as `put_object` does, without its copy
+    sha256 = file_sha256(path)
+    name = f"{stem}-{sha256[:DIGEST_HEX_DIGITS]}.parquet"
+    ref = ObjectRef(name=name, size_bytes=path.stat().st_size, sha256=sha256)
+    path.rename(Path(corpus.store, name))
+    return SegmentEntry(number=number, segment_id=segment_id, rows=rows, object=ref)
 
 
 def questions(count: int, dim: int) -> Floats:

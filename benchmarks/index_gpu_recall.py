@@ -14,15 +14,14 @@ from index_gpu_data import questions
 from torch import Tensor
 
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.segment import iter_groups, vectors_of
 from dpr.index.candidates import search
 from dpr.index.hardware import Hardware
 from dpr.index.merging import ROW_BITS
 from dpr.index.shards import open_shard
 from dpr.index.torch_kmeans import exact_products
 from dpr.run import Run
+from dpr.search.vectors import SegmentVectors
 from dpr.store import Store
-from dpr.store.ranged import open_object
 
 READERS = 32
 K = 20
@@ -41,8 +40,7 @@ class Stored:
         self.vectors_ND: Tensor = torch.empty((int(self.starts[-1]), dim), dtype=torch.float16, device=self._device)
 
         def load(place: int) -> None:
-            file = open_object(store, segments[place].object.name)
-            block_ND = np.concatenate([vectors_of(table) for table in iter_groups(file, ["embedding"])])
+            block_ND = SegmentVectors.open(store, segments[place].object).all()
             start = int(self.starts[place])
             self.vectors_ND[start : start + len(block_ND)] = torch.from_numpy(block_ND)
 
@@ -51,13 +49,13 @@ class Stored:
 
     def exact(self, questions_QD: npt.NDArray[np.float32], k: int) -> Ids:
         """Ids (Q, K) of the nearest by brute force, in float32."""
-        asked_QD = torch.from_numpy(questions_QD).to(self._device)
-        best_QK = torch.empty((len(asked_QD), 0), device=self._device)
-        rows_QK = torch.empty((len(asked_QD), 0), dtype=torch.int64, device=self._device)
+        whole_QD = torch.from_numpy(questions_QD).to(self._device)
+        best_QK = torch.empty((len(whole_QD), 0), device=self._device)
+        rows_QK = torch.empty((len(whole_QD), 0), dtype=torch.int64, device=self._device)
         with exact_products():
             for start in range(0, len(self.vectors_ND), BLOCK_ROWS):
                 block_ND = self.vectors_ND[start : start + BLOCK_ROWS].float()
-                found = (asked_QD @ block_ND.T).topk(min(k, len(block_ND)), dim=1)
+                found = (whole_QD @ block_ND.T).topk(min(k, len(block_ND)), dim=1)
                 best_QK, rows_QK = torch.cat([best_QK, found.values], 1), torch.cat([rows_QK, found.indices + start], 1)
                 kept = best_QK.topk(min(k, best_QK.shape[1]), dim=1)
                 best_QK, rows_QK = kept.values, rows_QK.gather(1, kept.indices)

@@ -129,10 +129,10 @@ def autofaiss_build(vectors_ND: np.ndarray, folder: Path, memory: str) -> None:
     (folder / "infos.json").write_text(json.dumps(kept))
 
 
-def measure(asked: Iterator[tuple[str, Ask]], questions_QD: np.ndarray, folder: Path) -> list[str]:
+def measure(settings: Iterator[tuple[str, Ask]], questions_QD: np.ndarray, folder: Path) -> list[str]:
     """Ask with every setting; returns their names."""
-    names = []
-    for name, ask in asked:
+    names: list[str] = []
+    for name, ask in settings:
         for question in questions_QD[:WARM_UP]:
             ask(question)
         ids_QK, seconds_Q = np.empty((len(questions_QD), K), np.int64), np.empty(len(questions_QD))
@@ -158,11 +158,11 @@ def main() -> None:
     found: dict[str, Any] = {"version": importlib.metadata.version(given.name)}
     started = time.perf_counter()
     peer = {"hnswlib": hnswlib_peer, "usearch": usearch_peer, "scann": scann_peer}.get(given.name)
-    asked = peer(vectors_ND, given.folder) if peer else autofaiss_peer(vectors_ND, given.folder, given.memory)
+    settings = peer(vectors_ND, given.folder) if peer else autofaiss_peer(vectors_ND, given.folder, given.memory)
     if given.build_only:
-        next(asked)
+        next(settings)
     else:
-        found["settings"] = measure(asked, np.load(given.questions), given.folder)
+        found["settings"] = measure(settings, np.load(given.questions), given.folder)
     found["seconds"] = time.perf_counter() - started
     files = [file for file in given.folder.rglob("*") if file.is_file() and "asked-" not in file.name]
     found["bytes"] = sum(file.stat().st_size for file in files)

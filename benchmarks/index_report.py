@@ -79,9 +79,9 @@ def _building(rows: int, found: dict[str, Any]) -> Iterator[str]:
             counted = (
                 {s: v for s, v in steps.items() if "not counted" not in s} if isinstance(steps, dict) else {"": steps}
             )
-            said = ", ".join(f"{step} {seconds:.1f}" for step, seconds in counted.items() if step)
+            parts = ", ".join(f"{step} {seconds:.1f}" for step, seconds in counted.items() if step)
             peaks = " | ".join(f"{found[key]['peaks'][peak] / MIB:,.0f}" for peak in ("largest", "together"))
-            yield f"| {name} | {said} | {sum(counted.values()):.1f} | {found[key]['bytes'] / MIB:.0f} | {peaks} |"
+            yield f"| {name} | {parts} | {sum(counted.values()):.1f} | {found[key]['bytes'] / MIB:.0f} | {peaks} |"
         else:
             yield f"| {name} | not measured here | | | | |"
     merged = {key: value / MIB for key, value in found["merging"].items() if key not in ("peaks", "parts")}
@@ -119,8 +119,8 @@ def _row(contender: str, points: Sequence[Point]) -> str:
     }
     cells = [f"{1000 / p.milliseconds:,.0f}" if p else f"({best:.3f})" for p in reaching.values()]
     chosen = reaching[0.98]
-    said = f"{chosen.setting} | {chosen.milliseconds:.2f} | {chosen.p99:.2f}" if chosen else " | | "
-    return f"| {contender} | {' | '.join(cells)} | {said} |"
+    fastest = f"{chosen.setting} | {chosen.milliseconds:.2f} | {chosen.p99:.2f}" if chosen else " | | "
+    return f"| {contender} | {' | '.join(cells)} | {fastest} |"
 
 
 def _compression(_: int, found: dict[str, Any]) -> Iterator[str]:

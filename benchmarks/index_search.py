@@ -20,7 +20,7 @@ from dpr.index.candidates import SearchSettings
 from dpr.index.choose import IndexPlan, choose
 from dpr.index.coding import build_part
 from dpr.index.kinds import searched
-from dpr.index.merging import PartRef, build_whole, merge
+from dpr.index.merging import ROW_BITS, PartRef, build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.sample import sample_rows
 from dpr.index.shards import ServingIndex, open_shard
@@ -28,10 +28,13 @@ from dpr.index.training import train
 from dpr.index.truth import recall_at
 from dpr.index.tune import tune
 from dpr.recipe import IndexConfig
-from dpr.search.retrieve import ROW_BITS, SegmentSet, VectorSearch
+from dpr.search.segment_set import SegmentSet
+from dpr.search.vector_search import VectorSearch
 from dpr.store import open_store
 
 K = 20
+DIGEST = "0" * 64
+"""Stands for the digest of a codebook, which is in no file here: parts and their merge must name the same."""
 WARM_UP = 50
 LEAST_SECONDS = 0.02
 NPROBES = (4, 8, 16, 32, 64, 128, 256)
@@ -78,7 +81,7 @@ def ids_of_rows(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def open_segments(store: Path) -> SegmentSet:
     os.environ["DPR_CACHE"] = str(store.parent / "unpacked")
     entries = entries_of(store)
-    return SegmentSet.open(open_store(str(store)), entries, 384)
+    return SegmentSet.open(open_store(str(store)), entries, None)
 
 
 def built(factory: str, vectors: Vectors, store: Path) -> Built:
@@ -106,8 +109,8 @@ def _build(plan: IndexPlan, vectors: Vectors, file: Path) -> None:
         parts = []
         for number, block in enumerate(blocks):
             path = file.parent / f"part-{number}"
-            write_part(build_part(codebook, block), path)
-            parts.append(PartRef(number, path, len(block), np.empty(0, np.uint32)))
+            write_part(build_part(codebook, block), path, DIGEST)
+            parts.append(PartRef(number, path, len(block), np.empty(0, np.uint32), DIGEST))
         merge(codebook, parts, making)
         for part in parts:
             Path(str(part.file)).unlink()
@@ -117,9 +120,9 @@ def _build(plan: IndexPlan, vectors: Vectors, file: Path) -> None:
 def curve(name: str, index: Built, settings: Sequence[SearchSettings]) -> Iterator[Point]:
     """Each setting, timed one question at a time."""
     for setting in settings:
-        said = f"nprobe {setting.nprobe}, rescored {setting.rescore}"
+        values = f"nprobe {setting.nprobe}, rescored {setting.rescore}"
         search = VectorSearch(index.index, setting, index.segments)
-        yield timed(name, said, lambda q, s=search: s.top(q[None], K)[1][0], index)  # type: ignore[misc]
+        yield timed(name, values, lambda q, s=search: s.top(q[None], K)[1][0], index)  # type: ignore[misc]
 
 
 def timed(
@@ -170,9 +173,9 @@ def kind_points(name: str, vectors: Vectors, store: Path) -> Iterator[Point]:
 def peer_points(name: str, settings: Sequence[str], folder: Path, vectors: Vectors) -> Iterator[Point]:
     """What a peer wrote."""
     for number, setting in enumerate(settings):
-        asked = np.load(folder / f"asked-{number}.npz")
-        recall = recall_at(asked["ids"], vectors.true_ids_QK[vectors.test], K)
-        yield point(name, setting, recall, asked["seconds"])
+        measured = np.load(folder / f"asked-{number}.npz")
+        recall = recall_at(measured["ids"], vectors.true_ids_QK[vectors.test], K)
+        yield point(name, setting, recall, measured["seconds"])
 
 
 @dataclass(frozen=True)
@@ -203,9 +206,9 @@ def compression(vectors: Vectors, store: Path) -> tuple[str, list[Accuracy]]:
     rows = [Accuracy("exact", 0, 0, exact), row("all lists", SearchSettings(lists, 0))]
     rows += [row("all lists", SearchSettings(lists, rescore)) for rescore in (50, 100, 200)]
     for target in (0.98, 0.995):
-        asked = config.model_copy(update={"recall_target": target})
+        wanted = config.model_copy(update={"recall_target": target})
         true_QK = index.true_ids(vectors.tuning)
-        chosen = tune(index.index, vectors.questions_QD[vectors.tuning], true_QK, asked)
+        chosen = tune(index.index, vectors.questions_QD[vectors.tuning], true_QK, wanted)
         rows.append(row(f"tuned to recall@20 {target}", chosen.settings))
     plan = choose(config, len(vectors.passages_ND), vectors.passages_ND.shape[1])
     return plan.factory, rows

@@ -41,7 +41,7 @@ class Setting:
 class Night:
     """What one night took."""
 
-    said: str
+    name: str
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     changed: int = 0
@@ -91,8 +91,8 @@ class Corpus:
         folder.mkdir(exist_ok=True)
         rows = list(enumerate(self.texts))
         for number in range(FILES):
-            mine = rows[number * len(rows) // FILES : (number + 1) * len(rows) // FILES]
-            write_jsonl(folder / f"{number}.jsonl", ((f"p{row}", text) for row, text in mine))
+            share = rows[number * len(rows) // FILES : (number + 1) * len(rows) // FILES]
+            write_jsonl(folder / f"{number}.jsonl", ((f"p{row}", text) for row, text in share))
 
 
 def write_recipe(setting: Setting, corpus: Corpus) -> Path:
@@ -106,17 +106,17 @@ def write_recipe(setting: Setting, corpus: Corpus) -> Path:
     if setting.questions:
         rng = np.random.default_rng(1)
         rows = rng.choice(setting.passages, setting.questions, replace=False).tolist()
-        asked = [{"question": " ".join(corpus.texts[row].split()[:12]), "answers": [f"p{row}"]} for row in rows]
-        (setting.folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+        questions = [{"question": " ".join(corpus.texts[row].split()[:12]), "answers": [f"p{row}"]} for row in rows]
+        (setting.folder / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in questions))
         document["gate"] = {"questions": "questions.jsonl"}
     path = setting.folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
 
 
-def run_night(setting: Setting, said: str, changed: int) -> Night:
+def run_night(setting: Setting, name: str, changed: int) -> Night:
     """One nightly run as a process, watched from outside."""
-    night = Night(said, changed=changed)
+    night = Night(name, changed=changed)
     store = setting.folder / "store"
     before = objects_of(store)
     command = [sys.executable, "-m", "ray_jobs.nightly", "--recipe", str(setting.folder / "recipe.yaml")]
@@ -131,7 +131,7 @@ def run_night(setting: Setting, said: str, changed: int) -> Night:
         log.seek(0)
         output = log.read()
     if process.returncode:
-        sys.exit(f"night {said!r} ended with code {process.returncode}:\n{output}")
+        sys.exit(f"night {name!r} ended with code {process.returncode}:\n{output}")
     night.stages = {stage: float(seconds) for stage, _, seconds in STAGE_LINE.findall(output)}
     for path in objects_of(store) - before:
         part = path.relative_to(store).parts[0]
@@ -139,7 +139,7 @@ def run_night(setting: Setting, said: str, changed: int) -> Night:
         if part == "segments" and path.suffix == ".json":
             record = json.loads(path.read_bytes())
             night.embedded += record["rows"] if record["tokens"] else 0  # copied rows have no tokens
-    print(f"{setting.passages:,} passages, {said}: {night.seconds:.1f} s {night.stages}", file=sys.stderr, flush=True)
+    print(f"{setting.passages:,} passages, {name}: {night.seconds:.1f} s {night.stages}", file=sys.stderr, flush=True)
     return night
 
 

@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,7 +44,7 @@ class Night:
 
     name: str
     seconds: float = 0.0
-    report: dict[str, object] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
     written: Counter[str] = field(default_factory=Counter)
     """Bytes of new objects by the first part of their names."""
     peaks: Counter[str] = field(default_factory=Counter)
@@ -239,7 +240,7 @@ def lines(options: argparse.Namespace, nights: Sequence[Night]) -> Iterator[str]
     yield "| search | " + " | ".join(str(night.report["gate"]["settings"]) for night in nights) + " |"
 
 
-def seconds_of(stage: dict[str, object] | None) -> str:
+def seconds_of(stage: dict[str, Any] | None) -> str:
     """Return a stage's seconds, and its units where some were done before."""
     if stage is None:
         return ""
