@@ -86,13 +86,13 @@ def test_verify_names_what_is_damaged(nights: Collection, dpr: Dpr) -> None:
     code, out, _ = dpr("verify", nights.store.url, "--deep", "--all")
     assert code == 0
     assert out.endswith("objects of 3 snapshots checked, 0 problems\n")
-    first = json.loads((Path(nights.store.url) / "snapshots/00000001.json").read_text())["body"]
-    named = first["index"]["shards"][0]["object"]
+    second = json.loads((Path(nights.store.url) / "snapshots/00000002.json").read_text())["body"]
+    named = second["index"]["shards"][-1]["object"]  # that night's only new row, which is dead in the third
     (Path(nights.store.url) / named["name"]).unlink()
     assert dpr("verify", nights.store.url)[0] == 0  # of the live snapshot nothing is missing
     code, out, err = dpr("verify", nights.store.url, "--all")
     assert code == 6
-    assert f"snapshot 1: {named['name']}: " in out
+    assert f"snapshot 2: {named['name']}: " in out
     assert err.endswith("has 1 problems; roll back to a snapshot without any\n")
     code, out, _ = dpr("verify", nights.store.url, "--all", "--json")
     assert code == 6
