@@ -5,7 +5,7 @@ A message is one sentence that says what is wrong, where, which value, what is a
 
 
 class DprError(Exception):
-    """Base of all errors that are the user's to mend; anything else that escapes is a defect of this project."""
+    """Base of all errors that a user can fix; any other exception that escapes is a bug in dpr."""
 
     exit_code = 1
 
@@ -23,7 +23,7 @@ class CorpusError(DprError):
 
 
 class EncoderError(DprError):
-    """A model that cannot be loaded, or vectors of two different encoders about to meet."""
+    """A model that cannot be loaded, or vectors of different encoders that would be mixed."""
 
     exit_code = 4
 

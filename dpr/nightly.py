@@ -12,7 +12,7 @@ from dpr.stages import build, copy_rows, diff, drift, embed, gate, merge, publis
 
 @dataclass(frozen=True)
 class Segments:
-    """What the corpus became."""
+    """The segments made from the corpus, and what led to them."""
 
     scans: list[scan.ScanResult]
     changes: diff.Changes
@@ -22,7 +22,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class Indexed:
-    """What the segments became."""
+    """The index made from the segments, and what led to it."""
 
     context: train.IndexContext
     codebook: CodebookEntry

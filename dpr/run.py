@@ -78,7 +78,7 @@ class Plan:
 
 
 def _known_kinds(store: Store) -> Mapping[str, FileKind]:
-    """What the run that made the live snapshot knew of the corpus' files."""
+    """Return the kinds of files that the run of the live snapshot recorded."""
     live = latest_snapshot(store)
     if live is None:
         return {}
@@ -107,7 +107,7 @@ class Run:
                 "inputs": self.plan.inputs,
                 "base": self.base.body.body_id() if self.base else None,
                 "retired": [entry.object.sha256 for entry in self.retired],
-                # a run that reads all files adopts no earlier one's scans, not even those of the same inputs
+                # a run that reads all files reuses no scans of an earlier run, not even those of the same inputs
                 "attempt": uuid.uuid4().hex if self.recipe.corpus.rescan == "always" else None,
             }
         )

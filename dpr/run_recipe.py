@@ -59,8 +59,8 @@ def run_plan(
 ) -> Outcome:
     """Carry a plan out, holding the store's lease; a run that is silent for `lease_seconds` loses it.
 
-    If another publisher is first (a rollback, say), the recipe is planned again on the new parent; what has been made
-    already is used.
+    If another publisher is first (a rollback, say), the recipe is planned again on the new parent; finished units are
+    used.
     """
     store = open_store(plan.recipe.store)
     with Lease.acquire(store, f"run of {plan.recipe.store}", lease_seconds) as lease:

@@ -11,7 +11,9 @@ _TIERS = 16
 def segments_to_copy(
     rows: npt.NDArray[np.int64], live: npt.NDArray[np.int64], segment_rows: int, compact_below: float
 ) -> npt.NDArray[np.bool_]:
-    """Return which of N segments give their live rows to new segments, given the rows and live rows of each.
+    """Return which of N segments are copied into new segments, as a mask (N,).
+
+    `rows` and `live` (N,) are the rows and the live rows of each segment.
 
     A segment is copied if its share of live rows is below `compact_below`. A segment is small if it has fewer live rows
     than half of `segment_rows`. Small segments are sorted into tiers by size, each tier 8 times as large as the one

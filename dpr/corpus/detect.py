@@ -30,18 +30,18 @@ def is_document(file: InputFile, corpus: CorpusConfig) -> bool:
 
 
 def detect(file: InputFile, corpus: CorpusConfig) -> FileKind:
-    """Open a file that is no document and find out its kind, checked against the format and columns of the recipe.
+    """Open a file that is not a document and find out its kind, checked against the format and columns of the recipe.
 
-    Reads the footer of Parquet, or the first MiB of anything else. Raises CorpusError for an empty file, one of another
-    format than the recipe's, a missing column, and a file that changed since it was listed.
+    Reads the footer of Parquet, or the first MiB of anything else. Raises CorpusError for an empty file, a
+    format that is not the recipe's, a missing column, and a file that changed since it was listed.
     """
     if file.size_bytes == 0:
         raise CorpusError(f"corpus file {file.path} is empty (0 bytes); remove it or put passages in it")
     with open_unchanged(file.path, file.identity, cache="none") as stream:
         if corpus.format == "parquet":
             return parquet_kind(file, stream, corpus.columns)
-        # the head is read in one piece, since some HTTP servers send a file from its beginning only; of a file that is
-        # named like Parquet, a few bytes will do, since the footer says the rest
+        # the head is read in one piece, since some HTTP servers send a file from its beginning only; for a file with
+        # a Parquet suffix, the magic bytes are enough, since the footer is read next
         is_named_parquet = corpus.format == "auto" and file.path.lower().endswith(PARQUET_SUFFIXES)
         head = _read_up_to(stream, len(PARQUET_MAGIC) if is_named_parquet else _HEAD_BYTES)
         if corpus.format == "auto" and head.startswith(PARQUET_MAGIC):
@@ -51,7 +51,7 @@ def detect(file: InputFile, corpus: CorpusConfig) -> FileKind:
 
 
 def _read_up_to(stream: IO[bytes], length: int) -> bytes:
-    """Read `length` bytes, or all there are if they are fewer; one call of a remote file may return less."""
+    """Read `length` bytes, or up to the end of the file; one read of a remote file may return fewer."""
     pieces = bytearray()
     while len(pieces) < length and (piece := stream.read(length - len(pieces))):
         pieces += piece
@@ -125,7 +125,7 @@ def _unpacked(file: InputFile, head: bytes) -> bytes:
 
 
 def _first_lines(head: bytes) -> list[str]:
-    """Return the first non-empty lines; the last one of a longer file is left out, since it may be cut."""
+    """Return the first non-empty lines; the last one of a longer file is left out, since it may be incomplete."""
     lines = head.removeprefix(UTF8_BOM).split(b"\n")
     if len(head) == _HEAD_BYTES:
         del lines[-1]

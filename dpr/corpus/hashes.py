@@ -1,4 +1,4 @@
-"""Arrays of 128-bit hashes, compared as a whole: which are known, which are repeated, and where one stands in another.
+"""Operations on whole arrays of 128-bit hashes: membership, repetition, and the position of each hash in another array.
 
 An array holds N hashes as Arrow's `fixed_size_binary[16]` (`dpr.formats.segment.HASH`), without nulls.
 """
@@ -16,11 +16,11 @@ from dpr.formats.segment import HASH
 PIECE_ROWS = 1 << 19
 """Hashes that one thread looks up at a time."""
 MANY_TIMES = 8
-"""An array so many times as long as another is not sorted to look the other up in it."""
+"""`places` sorts `hashes` instead of `among` if `among` is more than this many times as long."""
 
 
 class SortedHashes:
-    """N hashes sorted by their first halves, to look others up in."""
+    """N hashes sorted by their first 64 bits, for binary search."""
 
     def __init__(self, hashes: pa.FixedSizeBinaryArray) -> None:
         halves_N2 = _halves(hashes)
@@ -28,7 +28,7 @@ class SortedHashes:
         self.low_N = halves_N2[self.rows_N, 1]
 
     def places(self, hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
-        """Return for each of M hashes its place in sorted order, the first if it is there twice, or -1."""
+        """Return the place (M,) of each of M hashes in sorted order: the first if there are several, or -1."""
         return sorted_places(self.high_N, self.low_N, hashes)
 
 
@@ -43,16 +43,17 @@ class KnownKeys:
         return len(self.high_N)
 
     def contains(self, keys: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
-        """Return which of the M `keys` are in the set."""
+        """Return which of the M `keys` are in the set, as a mask (M,)."""
         return sorted_places(self.high_N, self.low_N, keys) >= 0
 
 
 def sorted_places(
     high_N: npt.NDArray[np.uint64], low_N: npt.NDArray[np.uint64], hashes: pa.FixedSizeBinaryArray
 ) -> npt.NDArray[np.int64]:
-    """Return where each of M hashes first stands among N whose halves are given, sorted by the first; -1: nowhere.
+    """Return the place (M,) at which each of M hashes first occurs among N sorted hashes; -1 if it does not occur.
 
-    The hashes are sorted, too, so that looking up one after another goes through memory in order.
+    The N hashes are given as their two halves, sorted by the first one. The M hashes are sorted, too, so that the
+    search goes through memory in order.
     """
     halves_M2 = _halves(hashes)
     if not (len(high_N) and len(halves_M2)):
@@ -60,7 +61,7 @@ def sorted_places(
     pieces = np.array_split(halves_M2, -(-len(halves_M2) // PIECE_ROWS))
     if len(pieces) == 1:
         return _sorted_places(high_N, low_N, halves_M2)
-    with ThreadPoolExecutor() as pool:  # numpy lets go of Python's lock while it sorts and searches
+    with ThreadPoolExecutor() as pool:  # numpy releases the GIL while it sorts and searches
         return np.concatenate(list(pool.map(lambda piece_M2: _sorted_places(high_N, low_N, piece_M2), pieces)))
 
 
@@ -82,7 +83,7 @@ def _sorted_places(
 
 
 def _sorted_rows(high_N: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """Rows (N,) in the order of their halves, equal ones in their own order, and the sorted halves (N,)."""
+    """Return the rows (N,) that sort the halves, stably, and the sorted halves (N,)."""
     rows_N = _argsort(high_N)
     sorted_N = high_N[rows_N]
     if len(sorted_N) > 1:
@@ -93,7 +94,7 @@ def _sorted_rows(high_N: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64],
 
 
 def _argsort(high_N: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Sort on all CPUs: hashes are spread evenly, so a range of values each. Equal values come in any order."""
+    """Sort on all CPUs: hashes are uniform, so each thread sorts a range of values. Equal values come in any order."""
     parts = -(-len(high_N) // PIECE_ROWS)
     if parts <= 1:
         return np.argsort(high_N)  # not stable, and several times faster than a stable sort
@@ -110,10 +111,9 @@ def _argsort(high_N: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
 
 def first_of_each(hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
-    """Return which of the N rows are the first with their hash.
+    """Return which of the N rows are the first with their hash, as a mask (N,).
 
-    Only rows that share the first half of their hash with another are compared whole. Sorting the halves finds them,
-    and they are few.
+    Sorting the first halves finds the rows that share theirs with another row. Only these few are compared whole.
     """
     halves_N = _halves(hashes)[:, 0]
     sorted_N = np.sort(halves_N)
@@ -126,12 +126,12 @@ def first_of_each(hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
 
 
 def is_in(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
-    """Return which of the N `hashes` are in `among`."""
+    """Return which of the N `hashes` are in `among`, as a mask (N,)."""
     return places(hashes, among) >= 0
 
 
 def places(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
-    """Return the row of `among` at which each of the N `hashes` first stands, or -1 if it is not there."""
+    """Return the row (N,) of `among` at which each of the N `hashes` first occurs, or -1 if it does not."""
     if len(hashes) * MANY_TIMES < len(among):
         return _places_of_few(hashes, among)
     found = SortedHashes(among)
@@ -140,7 +140,7 @@ def places(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> n
 
 
 def _places_of_few(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
-    """`places`, where sorting the many would take longer than looking each of them up among the few."""
+    """Return the same as `places`, by sorting `hashes` and searching in them for each of the many of `among`."""
     few = SortedHashes(hashes)
     places_M = few.places(among)
     found_rows = np.flatnonzero(places_M >= 0)[::-1]

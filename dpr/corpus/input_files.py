@@ -131,7 +131,7 @@ def _file(filesystem: Any, name: str, info: dict[str, Any] | None = None) -> Inp
 
 def _info(filesystem: Any, name: str) -> dict[str, Any] | None:
     """Return what fsspec knows about a file or folder, or None if there is none of that name."""
-    # isfile and isdir of fsspec return False after any error, a refused connection too
+    # isfile and isdir of fsspec return False after any error, even a refused connection
     try:
         return dict(filesystem.info(name))
     except FileNotFoundError:

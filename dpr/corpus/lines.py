@@ -26,7 +26,7 @@ _BUFFER_BYTES: Final = 2**20
 _LINE_BYTES: Final = 16 * 2**20
 _JSON_SPACE: Final = " \t\r"
 _JSON_BYTES_PER_CHAR: Final = 12
-"""At most: a surrogate pair, written as two \\uXXXX escapes."""
+"""The most bytes that a character takes: a surrogate pair, written as two \\uXXXX escapes."""
 
 
 def read_lines(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
@@ -119,7 +119,7 @@ def _json_parser(columns: Columns) -> Callable[[str], Fields]:
     def parse(line: str) -> Fields:
         line = line.strip(_JSON_SPACE)
         try:
-            document, end = decode(line)  # a third of json.loads is spent looking for white space
+            document, end = decode(line)  # json.loads spends a third of its time on white space
         except (ValueError, RecursionError):  # ValueError: bad JSON, or an integer of thousands of digits
             raise UnusableLineError("broken JSON") from None
         if end != len(line):

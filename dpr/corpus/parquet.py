@@ -108,7 +108,7 @@ def _batch_rows(path: str, position: int, values: dict[str, list[Any]], corpus: 
 
 
 class _Undecoded(str):
-    """Text of bytes that are not UTF-8: each byte that is wrong stands as half of a surrogate pair."""
+    """Text decoded from bytes that are not UTF-8: each invalid byte is half of a surrogate pair."""
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -148,7 +148,7 @@ def _opened(path: str, identity: str) -> Iterator[pq.ParquetFile]:
 
 
 def _parquet_file(file: IO[bytes]) -> pq.ParquetFile:
-    # without pre-buffering a row group is never held whole; checksums of pages are verified where the file has any
+    # without pre-buffering, no row group is held whole; page checksums are verified if the file has them
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=_STREAM_BYTES, page_checksum_verification=True)
 
 

@@ -35,7 +35,7 @@ class CorpusPlan:
     slices: list[Slice]
     """In a stable order: by path of the recipe, then by path of the file, then by position in it."""
     kinds: dict[str, FileKind]
-    """The kind of each file that has to be opened to know it, under its `kind_key`: `known` for the next night."""
+    """The kinds of files that have to be opened to know them, by `kind_key`; pass it as `known` on the next night."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def plan_slices(corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_K
     """List the corpus, find out what each file is, and cut the files into slices.
 
     A file whose kind is in `known` (`CorpusPlan.kinds` of an earlier night) is listed and not opened. Of every other
-    file the beginning is read, or the footer if it is Parquet. Raises CorpusError if there is no file, an empty one,
-    one of another format than the recipe or the other files have, or a missing column.
+    file the beginning is read, or the footer if it is Parquet. Raises CorpusError if there is no file, a file is empty,
+    its format differs from that of the recipe or of the other files, or a column is missing.
     """
     folders = _list_folders(corpus)
     files = [file for folder in folders for file in folder.files]

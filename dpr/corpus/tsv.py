@@ -26,6 +26,6 @@ def split_tsv(line: str) -> list[str]:
         fields = next(csv.reader([line + "\n"], delimiter="\t"))
     except csv.Error as error:
         raise UnusableLineError(f"broken quoting: {error}") from None
-    if fields[-1].endswith("\n"):  # the quoted field took in the end of the line
+    if fields[-1].endswith("\n"):  # the quoted field includes the end of the line
         raise UnusableLineError("broken quoting: a quote is not closed on its line")
     return fields

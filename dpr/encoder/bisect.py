@@ -1,4 +1,4 @@
-"""Encoding a unit of which some rows make the encoder fail: the rows are found by halving what failed.
+"""Encoding a unit in which some rows make the encoder fail: bisection finds these rows.
 
 Shapes: N rows, D dimensions.
 """

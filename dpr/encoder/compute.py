@@ -1,4 +1,4 @@
-"""How an encoder computes. This module is apart from the encoder, so that a driver need not import PyTorch."""
+"""How an encoder computes. It is a module of its own, so that a driver need not import PyTorch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ class Compute:
     """How to compute; none of it changes vectors by more than rounding."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the processor has bf16 products and the vectors keep a cosine of 0.999 with fp32."""
+    """`auto`: bf16 where the processor multiplies bf16 and the vectors keep a cosine of 0.999 with fp32."""
     tokens_per_batch: int | None = None
     """Tokens of one batch, padding included; None: the default for the device."""
     threads: int | None = None

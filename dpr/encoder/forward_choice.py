@@ -1,4 +1,4 @@
-"""The choice of how to run a tower on a device: packed where possible, otherwise padded; on a GPU within its memory."""
+"""The choice of how to run a tower on a device: packed if possible, otherwise padded; on a GPU within its memory."""
 
 from dataclasses import dataclass
 
@@ -48,5 +48,5 @@ def choose_forward(
 
 
 def _limited(forward: Forward, device: torch.device) -> Forward:
-    """Return the same way to run, which on a GPU stays within its memory."""
+    """Return `forward`; for a GPU, one that makes batches smaller when memory runs out."""
     return WithinMemory(forward) if device.type == "cuda" else forward

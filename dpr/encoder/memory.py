@@ -1,4 +1,4 @@
-"""Going on with smaller batches where a device's memory does not suffice."""
+"""Retrying with smaller batches when a device runs out of memory."""
 
 import logging
 
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class WithinMemory:
-    """A Forward that halves its batches when memory runs out, and keeps them so small from then on."""
+    """A Forward that halves its batches when memory runs out, and keeps the lower limit from then on."""
 
     def __init__(self, forward: Forward) -> None:
         self._forward = forward

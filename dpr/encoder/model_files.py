@@ -85,7 +85,7 @@ def digest_files(folder: Path, weights: list[str]) -> str:
 def check_tokenizer(folder: Path, reference: str, vocabulary: int) -> None:
     """Check that the folder has a tokenizer all of whose ids are rows of the embedding table.
 
-    The table has `vocabulary` rows. Raises EncoderError if it is not so.
+    The table has `vocabulary` rows. Raises EncoderError if there is no tokenizer, or if an id is too large.
     """
     path = folder / "tokenizer.json"
     if path.is_file():

@@ -1,4 +1,4 @@
-"""The network of a tower, as transformers loads it, and the protocol of every way to run it.
+"""The network of a tower, as transformers loads it, and the protocol that every forward pass implements.
 
 Shapes: B rows of a batch, L tokens of its longest row, H hidden size, D dimensions.
 """

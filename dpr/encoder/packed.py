@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 _FROM_ZERO = ("bert", "dpr")
 _AFTER_PADDING = ("camembert", "roberta", "xlm-roberta")
-"""Types of networks whose first token has position 0, and of those where it has pad_token_id + 1."""
+"""Types of networks that count positions from 0, and of those that count them from pad_token_id + 1."""
 _HEAD_SIZES = (16, 32, 64, 128)
 """Sizes of attention heads that the kernels can compute."""
 ACTS = {"gelu": "gelu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu": "relu"}
@@ -93,11 +93,11 @@ class Ops(Protocol):
         """Return the normalised sums of the three embeddings (T, H)."""
 
     def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:
-        """Return attention within each sequence (T, H); only the first `queries` rows of each need be right."""
+        """Return attention within each sequence (T, H); only the first `queries` rows of each sequence are needed."""
 
 
 class Products(ABC):
-    """The products of Ops as PyTorch's own calls, which compute activations and residuals, too."""
+    """The matrix products of Ops in PyTorch, fused with activations and residuals."""
 
     def prepared(self, linear: Linear) -> Linear:
         """See Ops."""
@@ -108,7 +108,7 @@ class Products(ABC):
         return torch.addmm(linear.bias, x_TH, linear.weight.t())
 
     def activate(self, x_TH: Tensor, linear: Linear, act: str) -> Tensor:
-        """See Ops. On a GPU GELU is computed by its formula with tanh."""
+        """See Ops. On a GPU, GELU is the approximation with tanh."""
         return torch._addmm_activation(linear.bias, x_TH, linear.weight.t(), use_gelu=ACTS[act] == "gelu")
 
     def merge(self, x_TH: Tensor, y_TJ: Tensor, linear: Linear, norm: Norm, dtype: torch.dtype) -> Tensor:
@@ -136,7 +136,7 @@ def supports(body: Any) -> bool:
 
 
 class PackedBert:
-    """The forward pass of BERT, RoBERTa and networks of the same build."""
+    """The forward pass of BERT, RoBERTa and networks of the same architecture."""
 
     def __init__(self, body: Any, ops: Ops, dtype: torch.dtype, device: torch.device) -> None:
         config = body.config

@@ -1,7 +1,7 @@
 """The packed operations for processors with bf16 products, through oneDNN. Shapes as in packed.py.
 
-Weights are brought once into the layout that oneDNN's products need. These products compute activations and residuals,
-too.
+Weights are brought once into the layout that oneDNN's products need. These products are fused with activations and
+residuals.
 """
 
 import math
@@ -16,9 +16,9 @@ from dpr.encoder.packed_torch import TorchOps
 MAX_SCORES = 2**21
 """Attention scores computed at a time, 4 MB: a longer row goes through PyTorch's own attention, which stores none."""
 SAFE_SUMS = (2.0**-110, 2.0**120)
-"""Sums of exponentials between these bounds lose next to nothing to the range of bf16, which is 2**-126 to 2**128."""
+"""Sums of exponentials between these bounds lose almost nothing to the range of bf16, which is 2**-126 to 2**128."""
 _ERF = "gelu"
-"""The activation that is GELU by its formula with erf; all other GELUs are computed by the one with tanh."""
+"""The name of exact GELU, computed with erf; all other GELUs are the approximation with tanh."""
 
 
 class CpuOps(TorchOps):
@@ -63,8 +63,8 @@ class CpuOps(TorchOps):
     def _attend_equal(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
         """Write attention over rows of equal length to `out`; all are (rows, heads, length, head size).
 
-        Softmax divides exponentials by their sum. To subtract the greatest score first keeps them from overflow, but
-        takes two thirds of the time of softmax. So it is done only if the sums show that it was necessary.
+        Softmax divides exponentials by their sum. Subtracting the greatest score first prevents overflow, but takes two
+        thirds of the time of softmax. So it is done only if the sums show that it was necessary.
         """
         rows, heads, length, size = q.shape
         if rows * heads * length * length > MAX_SCORES:  # one long row
@@ -78,14 +78,14 @@ class CpuOps(TorchOps):
         lowest, highest = sums.aminmax()
         if lowest > SAFE_SUMS[0] and highest < SAFE_SUMS[1]:
             weighted = torch.bmm(scores, v)
-            if weighted.sum().isfinite():  # it is not if large values times large exponentials leave the range
+            if weighted.sum().isfinite():  # not finite: large values times large exponentials overflow
                 torch.div(weighted.view_as(out), sums.view(rows, heads, length, 1), out=out)
                 return
         torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=1 / math.sqrt(size), out=scores)
         out.copy_(torch.bmm(scores.softmax(-1), v).view_as(out))
 
     def _buffer(self) -> Tensor:
-        """Return this thread's memory for scores: to allocate it each time would cost as much as to compute them."""
+        """Return this thread's memory for scores: allocating it each time would cost as much as computing them."""
         if not hasattr(self._own, "buffer"):
             self._own.buffer = torch.empty(MAX_SCORES, dtype=torch.bfloat16)
         buffer: Tensor = self._own.buffer

@@ -1,4 +1,4 @@
-"""The packed operations in plain PyTorch: slow, and the oracle of the faster ones. Shapes as in packed.py."""
+"""The packed operations in plain PyTorch: slow; tests compare the faster ones with them. Shapes as in packed.py."""
 
 import torch
 from torch import Tensor, nn

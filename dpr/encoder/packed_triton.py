@@ -1,8 +1,8 @@
 """The packed operations as Triton kernels, for GPUs. Shapes as in packed.py; D dimensions of a head.
 
 Attention is one pass over the keys with the running maximum of FlashAttention-2. Each program computes one small block
-of queries of one head of one sequence. So at the length of passages (some hundred tokens) little is padding, and
-several programs share a multiprocessor, which computes one while another waits for memory.
+of queries of one head of one sequence. So little of a passage's blocks (a few hundred tokens) is padding, and several
+programs share a multiprocessor, which computes one while another waits for memory.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""The choice of arithmetic: bf16 where the processor has products of it and vectors stay nearly the same.
+"""The choice of arithmetic: bf16 where the processor multiplies it and vectors stay nearly the same.
 
 Nothing is timed: a machine must choose the same every time, because a run that is continued must not mix vectors of two
-arithmetics. Shapes: B rows, D dimensions.
+precisions. Shapes: B rows, D dimensions.
 """
 
 import copy
@@ -17,7 +17,7 @@ from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
 
 MIN_COSINE = 0.999
-"""Between each vector in bf16 and the same one in fp32."""
+"""The least cosine between a vector in bf16 and the same one in fp32."""
 ROWS, ROW_TOKENS = 8, 64
 """Rows that are compared, and tokens of each."""
 

@@ -1,6 +1,6 @@
 """Where models come from: a local folder, a folder inside an installed package, an object store, or the hub.
 
-What has to be fetched is kept: object-store models in this machine's cache (`dpr.store.cache`), hub models in the hub's
+Fetched models are cached: object-store models in this machine's cache (`dpr.store.cache`), hub models in the hub's
 own cache.
 """
 

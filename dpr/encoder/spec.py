@@ -24,7 +24,7 @@ class EncoderSpec:
     passage: TowerSpec
     question: TowerSpec
     config: EncoderConfig
-    """What both were found by, with the commits of hub models, so that it finds the same files again."""
+    """The configuration that both were found by, with commits of hub models, so that it finds the same files again."""
 
     @property
     def dim(self) -> int:
@@ -33,7 +33,7 @@ class EncoderSpec:
 
     @property
     def encoder_id(self) -> str:
-        """Return the fingerprint of all that changes vectors; vectors of different encoder ids never meet."""
+        """Return the fingerprint of all that changes vectors; vectors of different encoder ids are never mixed."""
         return encoder_id_of(self.passage.describe(), self.question.describe())
 
     def describe(self) -> EncoderDescription:

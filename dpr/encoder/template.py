@@ -33,7 +33,7 @@ class Template:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, word: str, texts: int, max_tokens: int) -> "Template | None":
-        """Read it off the tokenizer's own answer for `word`, which must be one token; None if that is not possible."""
+        """Derive it from the tokenizer's output for `word`, which must be one token; None if that is not possible."""
         alone = tokenizer.encode(word, add_special_tokens=False).ids
         answer = tokenizer.encode(word, word if texts == 2 else None)
         ids, types = np.array(answer.ids, np.int32), np.array(answer.type_ids, np.uint8)
@@ -67,7 +67,7 @@ class Template:
 
 
 def by_words(tokenizer: Tokenizer, max_tokens: int, threads: int) -> Callable[[Sequence[Any]], Pieces] | None:
-    """Return a faster function for what `tokenizer` does to texts or pairs; None if words are not enough for it."""
+    """Return a faster equivalent of `tokenizer` for texts or pairs; None if it does not tokenise word by word."""
     if not Words.supports(tokenizer):
         return None
     known = sorted(token for token in tokenizer.get_vocab() if token.isascii() and token.isalnum())

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 MAX_CHARACTERS = 2**22
-"""Of all words remembered: about half a million words, which take some 100 MB. Beyond it all are forgotten."""
+"""Of all words remembered: about half a million words, which take some 100 MB. Beyond it, all are forgotten."""
 
 _WORDS_PER_CALL = 1024
 _PUNCTUATION = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 _WORD = f"[{_PUNCTUATION}]|[^ \t\n\r{_PUNCTUATION}]+"
-"""Cuts only where BERT always cuts; it may cut the words found here further, at other white space and punctuation."""
+"""Splits only where BERT always splits. BERT may split these words further, at other white space and punctuation."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Ragged:
     lengths_N: npt.NDArray[np.int64]
 
     def cut(self, limits_N: npt.NDArray[np.int64]) -> "Ragged":
-        """Return at most so many tokens of each text, from its start."""
+        """Return each text cut to its limit of tokens, from its start."""
         lengths_N = np.minimum(self.lengths_N, limits_N)
         if (lengths_N == self.lengths_N).all():
             return self
@@ -44,7 +44,7 @@ class Ragged:
 
 
 class Words:
-    """The tokens of every word seen so far. Several threads may call it."""
+    """Remembers the tokens of every word seen so far. Several threads may call it."""
 
     _numbers: dict[str, int]
     """Word → its number: its place in `_starts` and `_lengths`, which give the place of its tokens in `_ids`."""

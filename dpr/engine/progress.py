@@ -4,16 +4,16 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told by the engine what goes on."""
+    """Receives the events of a run from the engine."""
 
     def start(self, stage: str, total_rows: int, done_rows: int) -> None:
-        """A stage begins; `done_rows` are there from an earlier attempt."""
+        """A stage begins; an earlier attempt has done `done_rows` of its rows."""
 
     def advance(self, rows: int, detail: str = "") -> None:
-        """So many more rows are done; `detail`: what else is worth watching, as of now."""
+        """`rows` more rows are done; `detail` is anything else worth showing now."""
 
     def message(self, topic: str, text: str) -> None:
-        """What was chosen, and why, before it is done."""
+        """Show what was chosen, and why, before the work starts."""
 
     def finish(self, summary: str) -> None:
         """The stage is done."""

@@ -37,7 +37,7 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
     Raises UnitError unless each unit has exactly one result.
     """
     units, started = stage.units, time.monotonic()
-    take_counts()  # what was counted before is of no stage
+    take_counts()  # requests before this belong to no stage
     results = _finished(store, [unit.record for unit in units], stage.kind)
     todo = [unit for unit in units if unit.record not in results]
     total_rows = sum(unit.rows for unit in units)
@@ -70,7 +70,7 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
 
 
 def _finished(store: Store, names: Sequence[str], kind: type[R]) -> dict[str, R]:
-    """The results that are there already, by record name; every folder is listed once."""
+    """Return the results that exist already, by record name; every folder is listed once."""
     folders = {name.rpartition("/")[0] + "/" for name in names}
     present = {info.name for folder in folders for info in store.list(folder)} & set(names)
     with ThreadPoolExecutor(READERS) as pool:

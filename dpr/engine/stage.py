@@ -1,7 +1,7 @@
 """What a stage is: typed units, the steps that each of them goes through, and the result that comes out.
 
-A unit and a result are frozen values. Steps form a chain whose types fit, which mypy proves; only the adapter in
-`ray_jobs` knows how values travel between processes.
+A unit and a result are frozen values. mypy checks that the types of consecutive steps match. Only the
+adapter in `ray_jobs` knows how values travel between processes.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ actors that share GPUs where there are any, else tasks."""
 
 
 class Tracked(Protocol):
-    """What travels through steps: everything knows the record of the unit that it belongs to."""
+    """A value that passes through steps; it names the record of the unit that it belongs to."""
 
     @property
     def record(self) -> str: ...
@@ -48,7 +48,7 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class Step(Generic[A, Out]):
-    """One operator of a stage: `make()` gives what is called once a unit. It must be picklable."""
+    """One operator of a stage: `make()` returns a callable, called once a unit. It must be picklable."""
 
     name: str
     make: Callable[[], Callable[[A], Out]]
@@ -57,7 +57,7 @@ class Step(Generic[A, Out]):
 
 @dataclass(frozen=True)
 class Work(Generic[A, B]):
-    """Steps one after another, each of which takes what the one before gives."""
+    """A chain of steps, each of which takes the output of the one before."""
 
     steps: tuple[Step[Any, Any], ...]
 
@@ -95,8 +95,8 @@ class Stage(Generic[U, R]):
 class Recorded(Generic[A, R]):
     """The last operator of every stage: it computes the result and writes the record.
 
-    A unit that has its record is left as it is, since Ray repeats a task whose worker was lost, also when it was lost
-    between writing the record and answering. Where two workers do the same unit, the first record counts for both.
+    A unit that has its record is not computed again: Ray repeats a task whose worker was lost, even if the record was
+    written before. If two workers do the same unit, the first record counts for both.
     """
 
     def __init__(self, store_url: str, kind: type[R], make: Callable[[], Callable[[A], R]]) -> None:

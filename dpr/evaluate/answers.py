@@ -1,7 +1,7 @@
 """Answer matching: whether a passage answers a question.
 
-By string as the paper does (section 5.1 and its released evaluation): the answer's words stand in the passage in a row,
-after Unicode NFD normalisation and case folding. By id: the passage, or a part of the document, is the one named.
+By string as the paper does (section 5.1 and its released evaluation): the answer's words occur consecutively in the
+passage, after Unicode NFD normalisation and case folding. By id: the passage, or its document, is the one named.
 """
 
 import unicodedata
@@ -22,7 +22,7 @@ def words(text: str) -> list[str]:
 
 
 def has_answer(answers: Sequence[str], text: str) -> bool:
-    """Whether the words of any answer stand in `text` in a row."""
+    """Return whether the words of any answer occur consecutively in `text`."""
     # a space around every word makes a run of words a substring
     haystack = f" {' '.join(words(text))} "
     return any(f" {' '.join(answer)} " in haystack for answer in map(words, answers) if answer)

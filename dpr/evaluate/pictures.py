@@ -58,7 +58,7 @@ class KindMemory:
 
 
 def draw_recall(points: Sequence[SearchPoint], target: float, theme: Theme) -> bytes:
-    """Recall against latency, one line for each number of candidates, with the chosen point and the target."""
+    """Draw recall against latency, one line for each number of candidates, with the chosen point and the target."""
 
     def draw(axes: Axes) -> None:
         rescores = sorted({point.rescore for point in points})
@@ -89,7 +89,7 @@ def draw_recall(points: Sequence[SearchPoint], target: float, theme: Theme) -> b
 
 
 def draw_lists(sizes_L: npt.NDArray[np.int64], theme: Theme) -> bytes:
-    """How many inverted lists have which size."""
+    """Draw a histogram of the sizes (L,) of inverted lists."""
 
     def draw(axes: Axes) -> None:
         bins = min(40, int(sizes_L.max(initial=0)) + 1)
@@ -104,7 +104,7 @@ def draw_lists(sizes_L: npt.NDArray[np.int64], theme: Theme) -> bytes:
 
 
 def draw_memory(kinds: Sequence[KindMemory], theme: Theme) -> bytes:
-    """Bytes a vector of several kinds of index, the chosen one marked."""
+    """Draw the bytes per vector of several kinds of index, the chosen one marked."""
 
     def draw(axes: Axes) -> None:
         ordered = sorted(kinds, key=lambda kind: -kind.bytes_per_vector)

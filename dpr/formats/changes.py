@@ -1,4 +1,4 @@
-"""The changes file of a run: the rows of every segment that is to be made, one row group a unit."""
+"""The changes file of a run: the rows of every segment to be made, with one row group for each unit."""
 
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +14,7 @@ from dpr.formats.segment import HASH
 NOWHERE = -1
 SCHEMA = pa.schema(
     [
-        pa.field("slice", pa.int32(), nullable=False),  # number of the slice that holds the text; -1: the source does
+        pa.field("slice", pa.int32(), nullable=False),  # number of the slice that holds the text; -1: the source
         pa.field("position", pa.int64(), nullable=False),  # the row's position in that slice
         pa.field("key", HASH, nullable=False),
         pa.field("content_hash", HASH, nullable=False),
@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
 _STORED: dict[str, Any] = {
     "use_dictionary": ["slice", "source"],
     "write_page_checksum": True,
-    # hashes cannot be made smaller
+    # hashes do not compress
     "compression": {"slice": "snappy", "position": "snappy", "source": "snappy", "key": "none", "content_hash": "none"},
 }
 
@@ -42,7 +42,7 @@ def changes_table(
 
 
 def write_changes(path: Path, units: list[pa.Table]) -> None:
-    """Write a changes file with one row group a unit."""
+    """Write a changes file with one row group for each unit."""
     with pq.ParquetWriter(path, SCHEMA, **_STORED) as writer:
         for table in units:
             writer.write_table(table, row_group_size=table.num_rows)

@@ -1,6 +1,6 @@
 """Sets of rows of segments, one object each: the deletion set of a snapshot, and what an index shard leaves out.
 
-Segments are never rewritten: a row that no passage stands for any more is named by the deletion set.
+Segments are never rewritten: the deletion set names the rows whose passages are no longer in the corpus.
 """
 
 import hashlib

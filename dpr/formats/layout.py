@@ -34,9 +34,9 @@ RUNS = "runs/"
 READERS = "readers/"
 PROBES = "probes/"
 COLLECTED = (SNAPSHOTS, SCANS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, INDEXES, TRUTH, RUNS, READERS, PROBES)
-"""Where garbage is looked for; what else lies in a store's folder is not ours, or the lease's own to remove."""
+"""Where garbage is looked for. The lease removes its own objects; anything else in a store's folder is not ours."""
 SHORT_DIGEST = 32
-"""Hex digits of a SHA-256 that stand for an object in the name of another."""
+"""Hex digits of a SHA-256 that identify an object in the name of another one."""
 
 
 def snapshot(number: int) -> str:

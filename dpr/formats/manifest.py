@@ -51,7 +51,7 @@ class SegmentEntry(Document):
     rows: int
     object: ObjectRef
     dead_rows: int = 0
-    """Rows that no passage of the corpus stands for any more; the deletion set names them."""
+    """Rows whose passages are no longer in the corpus; the deletion set names them."""
     dead_digest: str = ""
     """Fingerprint of the row numbers of the dead; empty where there are none."""
 
@@ -102,7 +102,7 @@ class IndexEntry(Document):
     """Candidates re-scored exactly from the stored vectors; 0: the index's own scores are final."""
     shards: list[ShardEntry]
     first_shards: int
-    """`index.shards` of the recipe: so many shards the rows of the first night were cut into."""
+    """`index.shards` of the recipe: the number of shards that the rows of the first night were cut into."""
 
     @property
     def size_bytes(self) -> int:
@@ -166,9 +166,9 @@ class SnapshotBody(Document):
             yield self.deletions
 
     def check(self) -> None:
-        """Check that rows are conserved (law 3) and all is of one encoder.
+        """Check that the counts of rows agree and everything is of one encoder.
 
-        Raises IntegrityError that names what is not.
+        Raises IntegrityError that names what does not agree.
         """
         live = sum(entry.live_rows for entry in self.segments)
         in_shards = sum(shard.live_rows for shard in self.index.shards)

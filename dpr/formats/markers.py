@@ -1,8 +1,8 @@
-"""Who reads which snapshot, so that garbage collection leaves alone what it names.
+"""Markers that say who reads which snapshot, so that garbage collection keeps what it names.
 
 A reader puts a marker, `readers/NUMBER-READER.json`, and puts the same bytes again every minute; closing removes it.
-As with the lease no clocks of two machines are compared: the age of a marker is the difference of two times of the
-store's clock. A marker that was silent for an hour, or whose process is seen to have ended on this machine, is dead.
+As with the lease, the clocks of two machines are never compared: the age of a marker is the difference of two times of
+the store's clock. A marker is dead if it was not renewed for an hour, or if its process has ended on this machine.
 """
 
 import logging
@@ -78,9 +78,9 @@ class Marker:
 
     def _beat_until_done(self) -> None:
         while not self._done.wait(BEAT_SECONDS):
-            with suppress(StoreError):  # the next one may arrive
+            with suppress(StoreError):  # the next heartbeat may succeed
                 self._store.put(self.name, self._content)
-        with suppress(StoreError):  # it will be silent
+        with suppress(StoreError):  # it expires when it is not renewed
             self._store.delete(self.name)
 
 

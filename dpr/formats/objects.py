@@ -33,7 +33,7 @@ def file_sha256(path: Path) -> str:
 def put_object(store: Store, stem: str, path: Path) -> ObjectRef:
     """Store a local file as `STEM-DIGEST.SUFFIX`, unless it is there already, and return its reference.
 
-    The suffix is the file's own. The same bytes have the same name, so whoever comes second changes nothing.
+    The suffix is the file's own. The same bytes have the same name, so storing them again changes nothing.
     """
     sha256 = file_sha256(path)
     name = f"{stem}-{sha256[:DIGEST_HEX_DIGITS]}{path.suffix}"
@@ -55,7 +55,7 @@ def fetch_object(store: Store, ref: ObjectRef) -> Path:
     key = f"objects/{ref.sha256}{Path(ref.name).suffix}"
     path = cache.fetch(key, lambda temporary: store.fetch(ref.name, temporary))
     if (path.stat().st_size, cache.digest(path)) != (ref.size_bytes, ref.sha256):
-        cache.remove(key)  # damaged where it lies: the store decides
+        cache.remove(key)  # the cached copy is damaged: fetch it again
         path = cache.fetch(key, lambda temporary: store.fetch(ref.name, temporary))
         try:
             _check(ref, store.url, path.stat().st_size, cache.digest(path))
@@ -105,7 +105,7 @@ def open_parts(store: Store, ref: ObjectRef) -> Path | io.BufferedReader:
 
 @contextlib.contextmanager
 def damage_explained(file: Path | BinaryIO) -> Iterator[None]:
-    """Turn what pyarrow raises within the block, for a file that is not as it was written, into an IntegrityError."""
+    """Turn pyarrow's errors about a damaged file, raised within the block, into IntegrityError."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -116,7 +116,7 @@ def damage_explained(file: Path | BinaryIO) -> Iterator[None]:
 
 
 def verify_bytes(store: Store, ref: ObjectRef) -> None:
-    """Read the whole object again, whatever is remembered of it. Raises IntegrityError as `fetch_object` does."""
+    """Read the whole object again, even if its digest is remembered. Raises IntegrityError as `fetch_object` does."""
     path = store.local_path(ref.name)
     if path is None:
         open_verified(store, ref)
@@ -126,7 +126,7 @@ def verify_bytes(store: Store, ref: ObjectRef) -> None:
 
 
 def _identify(path: Path, ref: ObjectRef, url: str) -> tuple[int, str]:
-    """Size and digest of a local file; the digest is empty where the size already tells that it is another one."""
+    """Size and digest of a local file; the digest is empty if the size already differs."""
     size_bytes = _size(path, ref, url)
     return size_bytes, local_cache().digest(path) if size_bytes == ref.size_bytes else ""
 

@@ -34,7 +34,7 @@ class QuarantinedRow(NamedTuple):
 
 
 class QuarantineWriter:
-    """Writes rows to a Parquet file as they come, in bounded memory; a context manager. No row: no file."""
+    """Writes rows to a Parquet file as they come, in bounded memory; a context manager. Without rows, no file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -44,7 +44,7 @@ class QuarantineWriter:
         self.rows = 0
 
     def add(self, row: QuarantinedRow) -> None:
-        """Write one row, sooner or later."""
+        """Add one row, which is written with the next batch."""
         self.rows += 1
         self._held.append(row)
         self._held_bytes += len(row.raw)

@@ -1,7 +1,7 @@
 """The base of everything that a store holds as JSON, and references to stored objects.
 
 A unit's result is written as JSON under the unit's record name, after the objects that it names. So a unit is done when
-its record exists, and an object that no record names is unfinished work (law 2 of the design).
+its record exists, and an object that no record names is unfinished work.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from dpr.fingerprint import canonical_json
 from dpr.store import Store
 
 OBJECT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
-"""Relative, of plain parts: no part begins with a dot, so a name never leaves its folder."""
+"""Relative names of plain parts: no part begins with a dot, so a name never leaves its folder."""
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,80}$")]
 """A fingerprint or another short id, which may become part of an object name."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -72,7 +72,7 @@ def read_record(store: Store, name: str, kind: type[R]) -> R | None:
 def write_record(store: Store, name: str, result: R) -> R:
     """Declare a unit done and return the result that counts: the first one that was written.
 
-    Call it after all objects of the result are in the store. A worker that comes second adopts what the first one made.
+    Call it after all objects of the result are in the store. A second worker returns the result of the first.
     """
     if store.put_if_absent(name, result.to_bytes()):
         return result

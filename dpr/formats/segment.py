@@ -32,7 +32,7 @@ _MIN_HEADER_BYTES = 1_000
 _INTEGER, _STRUCTURE = 5, 12
 """Types of fields in a page's header."""
 _PAGE_HEADER_BYTES = 32
-"""Of a page's header: enough to tell how many values the page holds."""
+"""Bytes read of a page's header: enough to tell how many values the page holds."""
 
 Vectors = npt.NDArray[np.float16]
 
@@ -57,7 +57,7 @@ def segment_schema(dim: int) -> pa.Schema:
 
 
 def write_segment(path: Path, passages: pa.Table, vectors_ND: Vectors, encoder_id: str) -> None:
-    """Write a segment file. `passages` has the columns of `passage_schema`, in the order of `vectors_ND`.
+    """Write a segment file. `passages` has the columns of `passage_schema`, in the order of `vectors_ND` (float16).
 
     The same rows give the same bytes. Raises IntegrityError if the counts differ.
     """
@@ -119,7 +119,7 @@ def read_rows(file: Path | BinaryIO, columns: Sequence[str], rows: npt.NDArray[n
 
 
 def vectors_of(table: pa.Table) -> Vectors:
-    """Return the embedding column as an array (N, D), without going through Python objects."""
+    """Return the embedding column as an array (N, D) float16, without going through Python objects."""
     column = table["embedding"]
     dim = column.type.list_size
     chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, dim) for chunk in column.chunks]
@@ -214,7 +214,7 @@ def _read_integer(data: Iterator[int]) -> int:
 
 
 def check_segment(path: Path, encoder_id: str, vectors_ND: Vectors | None, rows: int) -> None:
-    """Check that a file is a segment of that encoder with so many rows, and that its vectors lie where they should.
+    """Check that a file is a segment of that encoder with `rows` rows, and that its vectors lie where they should.
 
     With `vectors_ND` the first and the last vector of each row group are compared, too. Raises IntegrityError.
     """

@@ -53,7 +53,7 @@ def open_snapshot(store: Store, number: int | None = None) -> tuple[Snapshot, Ma
     snapshot = live_snapshot(store) if number is None else read_snapshot(store, number)
     marker = Marker(store, snapshot.number)
     try:
-        # whoever collects garbage removes the document first and then looks for markers, so one of both sees the other
+        # garbage collection removes the document before it looks for markers: it finds this one, or this read fails
         return read_snapshot(store, snapshot.number), marker
     except BaseException:
         marker.close()

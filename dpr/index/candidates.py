@@ -39,7 +39,7 @@ Lists = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
 
 def nearest_lists(index: faiss.Index, questions_QD: Scores, nprobe: int) -> Lists:
-    """Return the lists that an index with inverted lists would visit, to be handed to `search` for several shards."""
+    """Return the inverted lists that each question visits, to pass to `search` for several shards."""
     ivf = _inverted_lists(index)
     found: Lists = ivf.quantizer.search(_transformed(index, questions_QD), min(nprobe, ivf.nlist))
     return found
@@ -51,9 +51,9 @@ def search(
     """Return the k best by the index's own scores: (scores_QK float32, ids_QK int64); -inf and -1 where it found fewer.
 
     `nprobe` (at most all lists) holds for this call alone, so threads may search one index with different settings.
-    With `lists` those are visited, without looking for them again. More than `BULK_QUESTIONS` questions are searched by
-    all threads, unless `faiss_threads` sets a limit. Raises
-    EncoderError for questions of another width, IndexBuildError for a kind that cannot be searched this way.
+    If `lists` are given, they are visited. More than `BULK_QUESTIONS` questions are searched by all threads, unless
+    `faiss_threads` sets a limit. Raises EncoderError for questions of another width, IndexBuildError for a kind that
+    cannot be searched this way.
     """
     if questions_QD.ndim != 2 or questions_QD.shape[1] != index.d:
         raise EncoderError(
@@ -94,7 +94,7 @@ def _inverted_lists(index: faiss.Index) -> faiss.IndexIVF:
 
 
 def _transformed(index: faiss.Index, questions_QD: Scores) -> Scores:
-    """Questions as the index below transforms sees them."""
+    """Return questions (Q, D) float32 after the transforms of the index."""
     vectors_QD: Scores = np.ascontiguousarray(questions_QD, np.float32)
     if isinstance(index, faiss.IndexPreTransform):
         for place in range(index.chain.size()):
@@ -105,7 +105,7 @@ def _transformed(index: faiss.Index, questions_QD: Scores) -> Scores:
 def rescore(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch, k: int) -> tuple[Scores, Ids]:
     """Return the k best candidates by exact score: (scores_QK float32, ids_QK int64), equal scores ranked by lower id.
 
-    Candidates of id -1 are passed over; where fewer than k remain, score -inf and id -1 are returned. `fetch` is given
+    Candidates of id -1 are skipped; where fewer than k remain, score -inf and id -1 are returned. `fetch` is given
     ascending ids.
     """
     candidates_QC = np.sort(candidates_QC, axis=1)

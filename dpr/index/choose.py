@@ -4,12 +4,12 @@ The rule, with N vectors of D dimensions:
 
 - N < 1,000: `Flat`, which is exact. Scanning so few takes less time than encoding the question.
 - else `IVF{lists},PQ{M}x4`. `lists` is the power of two nearest to 4 * sqrt(N), at most N / 39 (what k-means needs for
-  each centroid) and 65,536. M counts the numbers of four bits in a code: it is the largest divisor of D that leaves two
-  dimensions or more to each, so a code is 16 times smaller than float32. Where that leaves more than four, `SQ8` (4
-  times smaller) takes the place of PQ.
-- `memory_gb`: where the index would not fit, M is the largest divisor of D with which it fits, down to 16 dimensions to
-  a number. More memory never widens a code beyond the rule: re-scoring from stored vectors restores what a code loses,
-  and a wider code is slower to scan.
+  each centroid) and 65,536. M is the number of subspaces, of four bits each: the largest divisor of D that leaves at
+  least two dimensions to a subspace, so a code is 16 times smaller than float32. If that leaves more than four, `SQ8`
+  (4 times smaller) is used instead of PQ.
+- `memory_gb`: if the index would not fit, M is the largest divisor of D with which it fits, with at most 16 dimensions
+  to a subspace. More memory never widens a code beyond the rule: re-scoring from stored vectors restores what a code
+  loses, and a wider code is slower to scan.
 - training sample: `dpr.index.sample.training_rows`, or all vectors if there are fewer.
 """
 
@@ -40,7 +40,7 @@ MAX_LISTS = 65_536
 ID_BYTES = 8
 LIST_BYTES = 8
 MIN_GROUP, MAX_GROUP = 2, 16
-"""Dimensions to a number of a PQ code: by the rule, and in the narrowest code that `memory_gb` leads to."""
+"""Dimensions of a PQ subspace: the least by the rule, and the most in the narrowest code for `memory_gb`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class IndexPlan:
     rows: int
     """Vectors it is chosen for."""
     train_rows: int
-    """Vectors to sample. A kind that needs no training is tried out on them all the same."""
+    """Vectors to sample. A kind that needs no training is still tried out on them."""
     min_train_rows: int
     """Fewer than this cannot train it."""
     mergeable: bool
@@ -141,7 +141,7 @@ def new_index(factory: str, dim: int) -> faiss.Index:
 
 
 def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
-    """Return the factory string of the rule, memory apart, and its reasons."""
+    """Return the factory string of the rule, without regard to memory, and its reasons."""
     if rows < EXACT_BELOW_ROWS:
         return "Flat", [f"{rows} vectors are below {EXACT_BELOW_ROWS}, so search is exact"]
     ideal = LISTS_PER_ROOT * math.sqrt(rows)
@@ -227,7 +227,7 @@ def _bytes_per_vector(index: faiss.Index) -> int:
         return int(faiss.downcast_index(inner.storage).sa_code_size()) + links_bytes + ID_BYTES
     try:
         return int(inner.sa_code_size()) + ID_BYTES
-    except RuntimeError:  # kinds without a code of their own keep the vectors
+    except RuntimeError:  # kinds without a code of their own store the vectors as float32
         return 4 * int(inner.d) + ID_BYTES
 
 

@@ -18,7 +18,7 @@ from dpr.index.part import Part
 
 BLOCK_ROWS = 32_768
 Coder = Callable[[Floats, str], tuple[Lists, Codes]]
-"""From vectors (N, D), and what to call them if they cannot be coded, to lists (N,) and codes (N, B)."""
+"""From vectors (N, D), and their name in error messages, to lists (N,) int64 and codes (N, B) uint8."""
 
 
 class FaissCoder:
@@ -30,7 +30,7 @@ class FaissCoder:
         self._number_bytes = 0 if ivf is None else ivf.coarse_code_size()
 
     def __call__(self, vectors_ND: Floats, what: str) -> tuple[Lists, Codes]:
-        """Return lists (N,), zero for a kind without, and codes (N, B).
+        """Return lists (N,) int64, zero for a kind without lists, and codes (N, B) uint8.
 
         Raises IndexBuildError for vectors of another width or that are not finite.
         """
@@ -42,7 +42,7 @@ class FaissCoder:
 
 
 def coder(codebook: faiss.Index, hardware: Hardware) -> Coder:
-    """Return what codes vectors with a codebook on this hardware."""
+    """Return the coder of a codebook for this hardware."""
     device = hardware.device_for(codebook)
     if device is None:
         return FaissCoder(codebook)
@@ -57,7 +57,7 @@ def build_part(
     block_rows: int = BLOCK_ROWS,
     code: Coder | None = None,
 ) -> Part:
-    """Code one segment: row i of `vectors_ND` (float16, may be a memory map) is row i of the segment.
+    """Code one segment: row i of `vectors_ND` (N, D) float16, which may be a memory map, is row i of the segment.
 
     At most `block_rows` vectors are held in float32 at a time. `code` is the codebook's coder, by default FAISS.
     Raises IndexBuildError for vectors of another width or that are not finite, and for a kind that cannot be built from

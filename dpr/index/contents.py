@@ -25,7 +25,7 @@ class Verification(Document):
     empty_lists: int
     largest_list: int
     imbalance: float
-    """Vectors compared per visited list, over what equal lists would need; 1.0 is even."""
+    """Vectors compared per visited list, relative to lists of equal size; 1.0 is even."""
     quantisation_error: float | None = None
     """Mean squared error of sampled vectors against the stored ones, over their mean squared norm; None: not known."""
     error_rows: int = 0
@@ -59,7 +59,7 @@ def verify(index: faiss.Index, expected_live_rows: int, file: Path | None = None
 
 
 def list_sizes(index: faiss.Index) -> npt.NDArray[np.int64]:
-    """Return the vectors in each inverted list (L,); empty for a kind without lists."""
+    """Return the number of vectors in each inverted list (L,) int64; empty for a kind without lists."""
     ivf = inverted(index)
     if ivf is None:
         return np.empty(0, np.int64)
@@ -67,9 +67,9 @@ def list_sizes(index: faiss.Index) -> npt.NDArray[np.int64]:
 
 
 def stored_ids(index: faiss.Index, file: Path | None = None) -> Ids:
-    """Return all ids (N,) of an index.
+    """Return all ids (N,) int64 of an index.
 
-    With the `file` that it was mapped from, ids are read instead: pages that are mapped count as memory of the process.
+    If `file`, from which it was mapped, is given, ids are read from it: mapped pages count as memory of the process.
     """
     if isinstance(index, faiss.IndexIDMap):
         ids_N: Ids = faiss.vector_to_array(index.id_map)
@@ -97,9 +97,9 @@ def _ids_of(ivf: faiss.IndexIVF, number: int, size: int, file: Path | None) -> I
 
 
 def decoded_sample(index: faiss.Index, size: int, seed: int) -> tuple[Ids, npt.NDArray[np.float32]] | None:
-    """Return ids (n,) and vectors (n, D), as the index stores them, of up to `size` vectors, drawn uniformly.
+    """Return ids (n,) int64 and decoded vectors (n, D) float32 of up to `size` vectors, drawn uniformly.
 
-    Returns None for a kind that cannot give its vectors back, or not without harm (RaBitQ in blocks).
+    Returns None for a kind that cannot decode its vectors, or not safely (RaBitQ in blocks).
     """
     if isinstance(core(index), faiss.IndexIVFRaBitQFastScan):
         return None
@@ -116,7 +116,7 @@ def decoded_sample(index: faiss.Index, size: int, seed: int) -> tuple[Ids, npt.N
 
 
 def _from_lists(index: faiss.Index, places_n: Ids) -> tuple[Ids, npt.NDArray[np.float32]]:
-    """Return ids and decoded vectors at places of the list order: a merged index finds vectors in no other way."""
+    """Return ids (n,) and decoded vectors (n, D) at places of the list order, the only access in a merged index."""
     ivf = core(index)
     ends_L = np.cumsum(list_sizes(index))
     lists_n = np.searchsorted(ends_L, places_n, side="right").astype("<u8")

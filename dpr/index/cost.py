@@ -3,8 +3,8 @@
 Nothing is timed, so the same inputs give the same settings.
 
 Milliseconds are those of one question on one thread of a reference processor (AMD EPYC with AVX-512 bf16, the index in
-memory but not in caches). Other machines differ by a factor of two or more. `benchmarks/search_cost.py` shows by how
-much this one does; its indexes are small. With D dimensions and codes of B bytes:
+memory but not in caches). Other machines differ by a factor of two or more. `benchmarks/search_cost.py` measures
+the factor of this machine, on small indexes. With D dimensions and codes of B bytes:
 
     question     18 µs, and for PQ a table of 16 or 256 products for each dimension
     centroid     D * 0.095 ns           every coarse centroid, once in each shard; where `dpr.index.shards` ranks them

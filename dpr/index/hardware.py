@@ -30,7 +30,7 @@ _thread_limit: ContextVar[int | None] = ContextVar("thread_limit", default=None)
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where an index is trained, vectors are coded and exact neighbours are found. Whoever places the work decides."""
+    """Where an index is trained, vectors are coded and exact neighbours are found; the executor chooses it."""
 
     device: str | None = None
     """PyTorch device, for `TORCH_KINDS` and exact neighbours; None: CPUs alone, and PyTorch is not imported."""
@@ -59,7 +59,7 @@ CPU = Hardware()
 
 @contextlib.contextmanager
 def faiss_threads(threads: int | None) -> Iterator[None]:
-    """Let FAISS, and all work in bulk, use at most so many threads; None changes nothing.
+    """Limit FAISS, and all work in bulk, to `threads` threads; None changes nothing.
 
     Only learned transforms (OPQ, PCA) give other results with another number of threads.
     """
@@ -82,10 +82,10 @@ def bulk_threads() -> int:
 
 @contextlib.contextmanager
 def serial_blas() -> Iterator[None]:
-    """Let numpy's matrix products use one thread each, in the whole process; one caller at a time is within.
+    """Let numpy's matrix products use one thread each, in the whole process; one caller at a time may enter.
 
-    It is for products that are divided among threads already. Each would start as many threads again, and they
-    busy-wait for each other: on 16 cores that took six times the CPU time.
+    It is for products that are already divided among threads. Without it, each would start as many threads again, which
+    busy-wait for each other: on 16 cores, that took six times the CPU time.
     """
     with _blas_lock, _blas().limit(limits=1):
         yield
@@ -93,7 +93,7 @@ def serial_blas() -> Iterator[None]:
 
 @cache
 def _blas() -> ThreadpoolController:
-    # FAISS's own is built with OpenMP, whose limits belong to single threads
+    # not FAISS's own BLAS: it is built with OpenMP, whose limits hold for one thread only
     return ThreadpoolController().select(user_api="blas").select(threading_layer="pthreads")
 
 
@@ -111,7 +111,7 @@ def check_width(vectors_ND: Floats, dim: int, what: str) -> None:
 
 
 def as_float32(vectors_ND: Floats, dim: int, what: str) -> npt.NDArray[np.float32]:
-    """Return `vectors_ND` as contiguous float32 of width `dim`.
+    """Return `vectors_ND` as contiguous float32 (N, D), where D is `dim`.
 
     Raises IndexBuildError for vectors of another width, and for values that are not finite.
     """

@@ -9,7 +9,7 @@ EMPTY_ARRAY_LISTS_BYTES = 32
 BLOCK_LISTS_HEADER_BYTES = 36
 EMPTY_BLOCK_LIST_BYTES = 16
 FAST_BITS, FAST_BLOCK_ROWS = 4, 32
-"""Of PQ codes that FastScan searches: a table of 16 products fits a register, so it looks up 32 vectors at a time."""
+"""Of PQ codes that FastScan searches: a table of 16 products fits a register, so 32 vectors are looked up at a time."""
 
 
 class Storage(enum.Enum):

@@ -1,4 +1,4 @@
-"""Which ids of an index live: search skips the others until their shard is written anew.
+"""Which ids of an index live. Search skips the others until their shard is rewritten.
 
 Shapes: Q questions, C candidates.
 """
@@ -26,7 +26,7 @@ class LiveRows:
         self._lives = np.concatenate([np.empty(0, np.bool_), *(lives[number] for number in numbers)])
 
     def contain(self, ids: Ids) -> Mask:
-        """Return which ids, of any shape, live. Ids of segments that are gone, and -1, do not."""
+        """Return which ids live, as a mask of the shape of `ids`. Ids of removed segments, and -1, do not."""
         numbers = np.where(ids == MISSING, len(self._first_of_number) - 1, ids >> ROW_BITS)
         firsts = self._first_of_number[np.minimum(numbers, len(self._first_of_number) - 1)]
         there = firsts >= 0

@@ -83,7 +83,7 @@ def build_whole(
 ) -> int:
     """Build an index of any kind from all live vectors, in this process, and write it to `path`; return their number.
 
-    `segments` gives the number of each, its live rows (N,) and their vectors (N, D). The codebook stays as it is.
+    `segments` yields the number of each, its live rows (N,) and their vectors (N, D). The codebook is not changed.
     Graphs are built by several threads at once, so their bytes differ from one build to the next.
     Raises IndexBuildError for vectors of another width or that are not finite.
     """
@@ -97,7 +97,7 @@ def build_whole(
 
 
 def index_ids(segment_number: int, rows_N: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    """Return the ids (N,) in the index of rows (N,) of a segment. Raises IntegrityError for a number out of range."""
+    """Return index ids (N,) int64 of rows (N,) of a segment. Raises IntegrityError for a number out of range."""
     if not 0 <= segment_number <= MAX_SEGMENT_NUMBER:
         raise IntegrityError(f"segment number {segment_number} is outside 0 to {MAX_SEGMENT_NUMBER}")
     return np.int64(segment_number) << ROW_BITS | rows_N.astype(np.int64)

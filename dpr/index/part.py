@@ -46,7 +46,7 @@ class Part:
 
     @property
     def ntotal(self) -> int:
-        """Return the vectors in the part."""
+        """Return the number of vectors in the part."""
         return len(self.rows_N)
 
 
@@ -95,11 +95,11 @@ class PartFile:
         """Where each list starts in the list order, and where the last ends (L + 1,)."""
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
-        """Return the row numbers (n,) at positions `start` to `stop` of the list order."""
+        """Return the row numbers (n,) uint32 at positions `start` to `stop` of the list order."""
         return self._read("rows", start, stop)
 
     def codes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Return the codes (n, B) at positions `start` to `stop` of the list order."""
+        """Return the codes (n, B) uint8 at positions `start` to `stop` of the list order."""
         return self._read("codes", start, stop)
 
     def _header(self, source: BinaryIO | io.RawIOBase) -> tuple[dict[str, Any], int]:

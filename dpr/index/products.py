@@ -23,7 +23,7 @@ Double = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 CALL_QUESTIONS, CALL_ROWS = 4, 512
-"""What is gathered, converted and multiplied at a time. With fewer rows in a call, threads wait for Python's lock."""
+"""What is gathered, converted and multiplied at a time. With fewer rows in a call, threads wait for the GIL."""
 
 
 def slices(size: int, step: int) -> Iterator[slice]:
@@ -32,13 +32,13 @@ def slices(size: int, step: int) -> Iterator[slice]:
 
 
 def row_products(vectors_ND: Half | Single, rows_qC: Rows, questions_qD: Double) -> Double:
-    """Return the inner products (q, C) of each question with rows of its own, summed in float64; any number for row -1.
+    """Return the inner products (q, C) float64 of each question with its own rows `rows_qC`; undefined for row -1.
 
     Each pair is summed alone, so its sum does not depend on the others.
     """
     sums_qC = np.zeros(rows_qC.shape)
     shape = CALL_QUESTIONS * min(CALL_ROWS, rows_qC.shape[1]), vectors_ND.shape[1]
-    # used again and again: the system clears new memory page by page, which takes longer than the products do
+    # reused buffers: the system clears new memory page by page, which takes longer than the products
     gathered_PD, wide_PD = np.empty(shape, vectors_ND.dtype), np.empty(shape)
     for some in slices(len(rows_qC), CALL_QUESTIONS):
         used = np.flatnonzero((rows_qC[some] >= 0).any(axis=0))

@@ -15,11 +15,11 @@ ROWS_PER_LIST = 64
 ROWS_PER_CODE_CENTROID = 256
 MIN_ROWS = 1_000
 ROWS_PER_CENTROID = 39
-"""FAISS warns below this: with fewer, k-means centroids are little more than copies of training vectors."""
+"""FAISS warns below this: with fewer vectors, k-means centroids are little more than copies of training vectors."""
 
 
 def training_rows(index: faiss.Index) -> tuple[int, int]:
-    """Return the least training vectors that an untrained index can do with, and how many serve it well. Pure."""
+    """Return the minimum and the recommended number of training vectors of an untrained index. Pure."""
     if index.is_trained:
         return 0, MIN_ROWS
     lists, codes = list_count(index), code_centroids(index)

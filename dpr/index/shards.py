@@ -26,7 +26,7 @@ RANKED_BY_CODE_FROM_LISTS = 1_024
 """With fewer lists, comparing all centroids exactly takes less than a tenth of a question's time."""
 CENTROID_GROUP, CENTROID_TRAIN_STEPS, RANKED_EXACTLY = 2, 5, 2
 CENTROID_DIMS = range(64, 1 << 16, CENTROID_GROUP)
-"""Codes of centroids of fewer dimensions are short and say too little."""
+"""With fewer dimensions, codes of centroids are too short to rank by."""
 SPARE_FACTOR, SPARE_CANDIDATES = 1.2, 8
 """Candidates asked for beyond those that are expected to live, so that few questions are searched again."""
 ONE_BY_ONE = 11
@@ -71,7 +71,7 @@ def open_shard(path: Path, first: faiss.Index | None = None) -> faiss.Index:
 
 
 def _share_centroids(ivf: faiss.IndexIVF, first: faiss.IndexIVF) -> None:
-    """Let an index use the centroids of another, which must live as long; its own are freed."""
+    """Let an index use the centroids of another, which must outlive it; its own are freed."""
     own = faiss.downcast_index(ivf.quantizer)
     ivf.own_fields = False
     ivf.quantizer = first.quantizer
@@ -85,8 +85,8 @@ def _share_centroids(ivf: faiss.IndexIVF, first: faiss.IndexIVF) -> None:
 def _ranked_by_code(flat: faiss.IndexFlat) -> faiss.Index:
     """Return an index that ranks centroids by codes of four bits, and the first of them exactly.
 
-    Twice as many are ranked exactly as are asked for. So an eighth of the memory is read, and of the lists visited, 998
-    in 1,000 are those that exact comparison gives.
+    Twice the requested number are ranked exactly. So an eighth of the memory is read, and 99.8% of the lists visited
+    are those that exact comparison gives.
     """
     centroids_LD = flat.reconstruct_n(0, flat.ntotal)
     coded = faiss.IndexPQFastScan(flat.d, flat.d // CENTROID_GROUP, FAST_BITS, flat.metric_type)
@@ -102,7 +102,7 @@ def _ranked_by_code(flat: faiss.IndexFlat) -> faiss.Index:
 
 
 class ServingIndex:
-    """Shards that are searched as one index, of which dead rows are no part.
+    """Shards that are searched as one index; dead rows are never found.
 
     Shards share their codebook. So each visits the lists that the one index would visit, and scores as it would: the k
     best of all shards are the k best of the one index (among equal scores, others of these may be found). Graphs are
@@ -145,7 +145,7 @@ class ServingIndex:
     def _search_live(
         self, shard: faiss.Index, questions_QD: Scores, size: tuple[int, int, int], lists: Lists | None
     ) -> tuple[Scores, Ids]:
-        """The k best live rows among the first `width` candidates of a shard; among more where those were too few."""
+        """Return the k best live rows among the first `width` candidates of a shard, or more if too few live."""
         k, width, nprobe = size
         if self._live is None or width == k:
             return search(shard, questions_QD, k, nprobe, lists)

@@ -92,7 +92,7 @@ Vector = Callable[[int], Half | Single]
 
 
 class Shortlists(Protocol):
-    """What makes shortlists, block by block."""
+    """An object that makes shortlists, block by block."""
 
     max_rows: int
     """Rows that a block may have."""

@@ -103,7 +103,7 @@ def _subspaces(vectors_ND: Tensor, subspaces: int) -> Tensor:
 
 
 def _upload(vectors_ND: Floats, dim: int, what: str, device: str) -> Tensor:
-    """Return vectors as float32 on the device, which also checks whether they are finite: it is faster at that."""
+    """Return vectors as float32 on the device, which also checks, faster, that they are finite."""
     check_width(vectors_ND, dim, what)
     points_ND = torch.from_numpy(np.require(vectors_ND, requirements=["C", "W"])).to(device).float()
     if not bool(torch.isfinite(points_ND).all()):

@@ -48,7 +48,7 @@ def exact_products() -> Iterator[None]:
 
 
 def nearest(points_GND: Tensor, centroids_GKD: Tensor, *, spherical: bool) -> Tensor:
-    """Return the number (G, N) int64 of the centroid nearest to each point, the first of equals.
+    """Return the number (G, N) int64 of the centroid nearest to each point; of equally near ones, the first.
 
     Memory holds a block of scores.
     """

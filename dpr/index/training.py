@@ -28,7 +28,7 @@ LAST_STEPS = 4
 
 
 def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CPU) -> faiss.Index:
-    """Train the codebook of `plan` on the sample and return it, empty.
+    """Train the codebook of `plan` on the sample (N, D), float16 or float32, and return it, empty.
 
     The same sample, plan, seed and device give the same codebook, with any number of threads unless the kind has a
     learned transform (OPQ, PCA). Raises IndexBuildError for a sample of another width, too small or not finite, and for
@@ -94,12 +94,12 @@ def describe_training(plan: IndexPlan, hardware: Hardware) -> str:
 
 @contextlib.contextmanager
 def _prepared(codebook: faiss.Index, seed: int) -> Iterator[None]:
-    """Seed every clustering within, and keep FAISS from printing that samples are small: the plan's reasons say so."""
+    """Seed every clustering of a codebook, and silence FAISS's warnings of small samples: the plan's reasons tell."""
     searched = inverted(codebook) or core(codebook)
     coded = faiss.downcast_index(searched.storage) if hasattr(searched, "storage") else searched
     for quantized in (searched, coded):
         if hasattr(quantized, "do_polysemous_training"):
-            # orders centroids for search by Hamming distance, which is never done here; takes longer than the rest
+            # it prepares search by Hamming distance, which is never done here, and takes longer than the rest
             quantized.do_polysemous_training = False
     clusterings = [searched.cp] if isinstance(searched, faiss.IndexIVF) else []
     if hasattr(coded, "pq"):
@@ -114,7 +114,7 @@ def _prepared(codebook: faiss.Index, seed: int) -> Iterator[None]:
     yield
     for matrix, quantizer in lent:
         matrix.pq = None
-        quantizer.thisown = True  # assigning it gave it away, to a matrix that never frees it
+        quantizer.thisown = True  # assigning it passed ownership to the matrix, which never frees it
 
 
 def _rotations(codebook: faiss.Index) -> list[faiss.OPQMatrix]:
@@ -125,7 +125,7 @@ def _rotations(codebook: faiss.Index) -> list[faiss.OPQMatrix]:
 
 
 def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
-    """Return the mean squared error of vectors coded with the codebook, over their mean squared norm; 0 if exact.
+    """Return the mean squared error of coded vectors (N, D), relative to their mean squared norm; 0 if exact.
 
     Raises IndexBuildError for vectors of another width or that are not finite.
     """
@@ -137,7 +137,7 @@ def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
 
 
 def list_imbalance(codebook: faiss.Index, vectors_ND: Floats) -> float | None:
-    """Return how many times the vectors that equal lists would hold a question compares, if it lies as vectors do.
+    """Return how many vectors a question compares, relative to equal lists, if questions are distributed as vectors.
 
     A sample gives an unbiased estimate for all vectors: L lists times the share of pairs that are in one list. For all
     vectors it is FAISS's imbalance factor, without the pairs of a vector with itself. None for kinds without inverted
@@ -152,7 +152,7 @@ def list_imbalance(codebook: faiss.Index, vectors_ND: Floats) -> float | None:
 
 
 def imbalance_growth(trained: float, new: float, share: float) -> float:
-    """Return by what share the imbalance may grow, once vectors of imbalance `new` are `share` of all. Pure.
+    """Return a bound of the relative growth of the imbalance if vectors of imbalance `new` are `share` of all. Pure.
 
     With the vectors of lists in shares p and q, it is L |(1 - share) p + share q|², and |p| |q| bounds the mixed term
     (Cauchy-Schwarz). Estimates below 1, which no lists have, count as 1.

@@ -26,9 +26,9 @@ MISSING = -1
 def exact_topk(
     questions_QD: Scores, blocks: Iterable[tuple[Ids, Half]], k: int, hardware: Hardware = CPU
 ) -> tuple[Scores, Ids]:
-    """Return the k nearest of all vectors: (scores_QK, ids_QK), best first; where there are fewer, -inf and -1.
+    """Return the k nearest vectors: (scores_QK float32, ids_QK int64), best first; -inf and -1 where there are fewer.
 
-    `blocks` gives ids (N,) and vectors (N, D), a block at a time; ids must differ. All hardware gives the same result.
+    `blocks` yields ids (N,) int64 and vectors (N, D) float16; ids must differ. All hardware gives the same result.
     Memory holds the result, one block of about 100 MB, and the scores of 512 questions with it (on a GPU 1,024).
     """
     if not len(questions_QD) or not k:
@@ -163,5 +163,5 @@ def recalls_at(found_ids_QC: Ids, true_ids_QK: Ids, depths: Sequence[int]) -> li
 
 
 def empty_topk(questions: int, k: int) -> tuple[Scores, Ids]:
-    """Return the k best of nothing."""
+    """Return scores (Q, K) float32 of -inf and ids (Q, K) int64 of -1."""
     return np.full((questions, k), -np.inf, np.float32), np.full((questions, k), MISSING, np.int64)

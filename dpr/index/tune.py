@@ -21,7 +21,7 @@ from dpr.recipe import IndexConfig
 RECALL_AT = 20
 RESCORES = (0, 20, 50, 100, 200, 500, 1000)
 MIN_GAIN = 0.001
-"""Visiting twice the lists for less recall than this, with the most candidates, ends a search for the target."""
+"""Tuning stops if visiting twice the lists, with the most candidates, gains less recall than this."""
 
 
 class TunePoint(Document):
@@ -54,7 +54,7 @@ class Tuned:
     meets_target: bool
     """False: nothing that `latency_ms` leaves room for reaches `recall_target`; these settings come nearest."""
     meets_latency: bool
-    """False: even the cheapest settings take longer than `latency_ms`, and these are they."""
+    """False: even the cheapest settings, which are chosen then, take longer than `latency_ms`."""
     stop: Stop
     curve: list[TunePoint]
     """By predicted cost."""
@@ -129,7 +129,7 @@ class _Trial:
                 yield self._cost.milliseconds(self._index, nprobe, rescore), nprobe, rescore
 
     def _gain_is_small(self) -> bool:
-        """Tell whether the last doubling of the lists gained next to nothing, and the target is not in reach."""
+        """Tell whether the last doubling of the lists gained too little, and no settings reach the target."""
         recalls = [max(point.recall for point in points) for points in self._measured.values()]
         if len(recalls) < 2 or any(self._reaches(point) for point in self.points):
             return False

@@ -65,7 +65,7 @@ class Calibrate:
         )
 
     def _encode(self, tokens: TokenBatch) -> float:
-        """Tokens a second over the last of ever larger draws, so that what is slow at first does not count."""
+        """Return the tokens per second of the last of ever larger samples, so that warming up does not count."""
         rng = np.random.default_rng(0)
         rows, spent = 16, 0.0
         while True:

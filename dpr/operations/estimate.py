@@ -9,7 +9,7 @@ from dpr.formats.records import Document
 from dpr.stages.embed_meter import Encoding
 
 HASH_ROW_BYTES = 33
-"""Of a passage in a keys object: id hash, key, and a position that takes next to nothing."""
+"""Bytes of a passage in a keys object: id hash, key, and a position that takes almost nothing."""
 FLOAT16_BYTES = 2
 HOUR_SECONDS = 3600.0
 EMBED_STAGES = ("embed", "copy")
@@ -22,20 +22,20 @@ class Work(Document):
     slices: int
     corpus_bytes: int
     passages: int
-    """Of the corpus."""
+    """Passages of the corpus."""
     embed: int
-    """Of these, to embed."""
+    """Passages to embed."""
     copy_rows: int
     """Rows of copied segments: borrowed vectors, and those moved together."""
     embed_units: int
     copy_units: int
     tokens: int
-    """Of the passages to embed."""
+    """Tokens of the passages to embed."""
     new_row_bytes: float
     """Stored size of a passage without its vector."""
     dim: int
     index_row_bytes: int
-    """Of a vector in the serving index: code and id."""
+    """Bytes of a vector in the serving index: code and id."""
     train_rows: int
     """Vectors a codebook is trained on; 0: there is one already."""
 
@@ -44,9 +44,9 @@ class Speeds(Document):
     """What was measured on the device."""
 
     scan_seconds: float
-    """That one core takes to scan the whole corpus."""
+    """Time that one core takes to scan the whole corpus."""
     start_seconds: float = 0.0
-    """Until an encoder is ready."""
+    """Time until an encoder is ready."""
     tokenise_tokens: float = 0.0
     """Tokens a second that one core makes."""
     encode_tokens: float = 0.0
@@ -61,7 +61,7 @@ class Cost(Document):
     """What a run takes: estimated before it, measured after it."""
 
     passages: int
-    """To embed."""
+    """Passages to embed."""
     units: int
     tokens: int
     read_bytes: int
@@ -78,7 +78,7 @@ class Cost(Document):
 
 
 def estimate(work: Work, speeds: Speeds, cluster: Cluster, price: float | None) -> Cost:
-    """The cost of `work` at these speeds."""
+    """Return the cost of `work` at these speeds."""
     scan = speeds.scan_seconds / (min(cluster.cpus, work.slices) if cluster.overlap else 1)
     embed = _embed_seconds(work, speeds, cluster, scan) if work.embed else 0.0
     gpu_hours = gpu_hours_of(embed, cluster)
@@ -98,7 +98,7 @@ def estimate(work: Work, speeds: Speeds, cluster: Cluster, price: float | None) 
 
 
 def measured_cost(stages: Sequence[StageReport], encoded: Encoding, cluster: Cluster, price: float | None) -> Cost:
-    """The cost of a run that has been, in the terms of an estimate.
+    """Return the measured cost of a finished run, in the terms of an estimate.
 
     Passages, units and tokens are those of the whole run; bytes, times and dollars leave an earlier attempt out.
     """
@@ -123,12 +123,12 @@ def measured_cost(stages: Sequence[StageReport], encoded: Encoding, cluster: Clu
 
 
 def gpu_hours_of(embed_seconds: float, cluster: Cluster) -> float:
-    """Of the GPUs that encoders hold for so long."""
+    """Return the hours of all GPUs that encoders hold for `embed_seconds`."""
     return embed_seconds / HOUR_SECONDS * cluster.encoders * cluster.gpus_per_encoder
 
 
 def _embed_seconds(work: Work, speeds: Speeds, cluster: Cluster, scan_seconds: float) -> float:
-    """On GPUs, where steps overlap, the slower of encoding and tokenising; else both share the CPUs: the sum.
+    """Return the slower of encoding and tokenising if they overlap on GPUs; else their sum, since they share the CPUs.
 
     Encoders on GPUs start while the corpus is scanned. Units are not divided among encoders, so the last round may
     leave some without work.
@@ -146,7 +146,7 @@ def _segment_bytes(work: Work) -> float:
 
 
 def _read_bytes(work: Work) -> int:
-    """By stage: scan, diff, embed and copy, train, build, merge, gate."""
+    """Return the sum over the stages: scan, diff, embed and copy, train, build, merge, gate."""
     all_vectors = FLOAT16_BYTES * work.dim * work.passages
     return int(
         work.corpus_bytes
@@ -161,7 +161,7 @@ def _read_bytes(work: Work) -> int:
 
 
 def _written_bytes(work: Work) -> int:
-    """By stage: scan (keys, new passages), embed and copy, build, merge."""
+    """Return the sum over the stages: scan (keys, new passages), embed and copy, build, merge."""
     return int(
         HASH_ROW_BYTES * work.passages
         + work.new_row_bytes * work.embed

@@ -29,7 +29,7 @@ class Forecast(Document):
     new: int
     borrowed: int
     dead: int | None
-    """None: only a reading of the whole corpus tells what is gone."""
+    """None: not known until the whole corpus is read."""
     duplicates: int
     quarantined: int
     work: Amount
@@ -46,7 +46,7 @@ class Forecast(Document):
 
 
 def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
-    """Read the corpus for about so many `seconds`, then work for a few on the device that will encode.
+    """Read the corpus for about `seconds`, then encode a sample for a few seconds where the run will encode.
 
     Nothing is written to the store. Raises CorpusError if nothing that was read can be used.
     """
@@ -82,7 +82,7 @@ def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
 
 
 def _measure(run: Run, found: Survey) -> tuple[float, Speeds]:
-    """Tokens a passage, and speeds; of encoding only if there is something to encode."""
+    """Return tokens per passage, and speeds; encoding is measured only if there is something to encode."""
     scan_seconds = found.seconds * found.scale
     index_seconds = _index_seconds(run)
     if not found.changes.embed_rows:
@@ -110,7 +110,7 @@ def _index_seconds(run: Run) -> float | None:
     if report is None:
         return None
     stages = [stage for stage in report.stages if stage.stage in INDEX_STAGES]
-    # parts and truth of earlier nights are done before, and rightly; the rest only if the run was cut off
+    # parts and truth may come from earlier nights; any other finished unit means that the run was continued
     if any(stage.done_before for stage in stages if stage.stage not in ("build", "questions", "truth")):
         return None
     return sum(stage.seconds for stage in stages)

@@ -1,9 +1,10 @@
 """Garbage collection: deleting what nothing names any more.
 
-Kept is what the last snapshots and those with a living reader name; what a run has made that died less than a day ago;
-and whatever is younger than a day. The caller holds the lease, so no run is under way. Readers and rollbacks may come
-at any moment: they write a marker before they read the snapshot's document. So documents are removed first, those whose
-reader came meanwhile are put back, and only then is it decided, from the store as it is now, which objects go.
+Three kinds of objects are kept: those that the last snapshots, or snapshots with a living reader, name; those of a run
+that died less than a day ago; and those younger than a day. The caller holds the lease, so no run is under way. Readers
+and rollbacks may start at any moment: they write a marker before they read the snapshot's document. So collection first
+removes documents, then restores those that got a reader meanwhile, and then decides from the present state of the store
+which objects to delete.
 """
 
 import sys
@@ -26,7 +27,7 @@ from dpr.store import ObjectInfo, Store
 from dpr.store.lease import Lease, store_time
 
 GRACE_SECONDS = 24 * 3600.0
-"""Younger objects are never collected: starting a run again that died may use them."""
+"""Younger objects are never collected: a run that died may use them when it is started again."""
 _CHECK_SECONDS = 10.0
 
 
@@ -67,7 +68,7 @@ def find_garbage(store: Store, keep: int) -> Garbage:
     objects = [info for info in store.list() if info.name.startswith(layout.COLLECTED)]
     old = now - GRACE_SECONDS
     stems |= _unfinished_stems(store, objects, stems, old)
-    # these go whatever their age, and no others of their kind: newer ones may have come since
+    # snapshots and markers are deleted by name, at any age: newer ones may have been written since
     condemned = {layout.snapshot(number) for number in there if number not in kept}
     condemned |= {reader.marker.name for reader in readers if not reader.lives}
     garbage = [info for info in objects if info.name in condemned or _is_garbage(info, stems, old)]
@@ -81,7 +82,7 @@ def _is_garbage(info: ObjectInfo, stems: Set[str], old: float) -> bool:
 
 
 def _stems_of(name: str) -> Iterator[str]:
-    """What an object may be kept by: its folders, itself, and the unit that made it.
+    """Yield the stems that keep an object: its folders, its name, and the unit that made it.
 
     `segments/E/S.refused-DIGEST.parquet` is of the unit `segments/E/S`, or `S` for short, as is its record.
     """
@@ -95,7 +96,7 @@ def _stems_of(name: str) -> Iterator[str]:
 
 
 def _snapshot_stems(store: Store, snapshot: Snapshot) -> Iterator[str]:
-    """What a snapshot needs, and what makes the next run cheap: scans, parts, and what is known of the questions."""
+    """Yield what a snapshot needs, and what makes the next run cheap: scans, parts, and results of the questions."""
     body = snapshot.body
     yield layout.snapshot(snapshot.number)
     yield layout.run(snapshot.run_id)
@@ -120,7 +121,7 @@ def _scan_stems(store: Store, run: str) -> Iterator[str]:
 
 
 def _run_plan(store: Store, run: str) -> RunPlan | None:
-    """What a run began with; None where that was never written, or by another version."""
+    """Return the plan of a run; None if there is none, or if another version wrote it."""
     try:
         return RunPlan.model_validate_json(store.get(f"{run}plan.json"))
     except (MissingObjectError, ValidationError):
@@ -128,7 +129,7 @@ def _run_plan(store: Store, run: str) -> RunPlan | None:
 
 
 def _unfinished_stems(store: Store, objects: Sequence[ObjectInfo], kept: Set[str], old: float) -> Set[str]:
-    """What runs have made that no kept snapshot came from, and that may be started again: they died lately."""
+    """Return the stems of runs that no kept snapshot came from, and that died so lately that they may be continued."""
     runs: dict[str, float] = {}
     newest: dict[str, float] = {}
     for info in objects:
@@ -176,7 +177,7 @@ def collect(store: Store, keep: int, lease: Lease) -> Garbage:
             info, document = documents.pop(reader.snapshot)
             store.put_if_absent(info.name, document)
     garbage = find_garbage(store, sys.maxsize)  # every document that is still there
-    # a record goes before its object, or a run would take the unit for done
+    # records are deleted before their objects, or a run would take the unit for done
     _delete(store, sorted(garbage.objects, key=lambda info: not info.name.endswith(".json")), lease)
     store.leftovers(store_time(store) - GRACE_SECONDS, delete=True)
     gone = [info for info, _ in documents.values()]

@@ -29,7 +29,7 @@ from dpr.store import Store
 
 TIMED_QUESTIONS = 50
 TIMED_POINTS = 12
-"""Points of the curve that are timed: the chosen one, and others evenly from the cheapest to the dearest."""
+"""Points of the curve that are timed: the chosen one, and others evenly from the cheapest to the most expensive."""
 
 
 def write_report(store: Store, snapshot: Snapshot, folder: Path) -> Path:
@@ -162,7 +162,7 @@ def _memory_section(body: SnapshotBody) -> Section:
 
 
 def memory_by_kind(body: SnapshotBody) -> list[KindMemory]:
-    """Bytes a vector of the usual kinds for this number and width of vectors, and of the index there is (measured)."""
+    """Return bytes per vector of the usual kinds for this number and width of vectors, and of this index (measured)."""
     rows, dim = body.passages, body.encoder.dim
     lists = re.search(r"IVF\d+\w*,", body.codebook.factory)
     before = lists[0] if lists else ""

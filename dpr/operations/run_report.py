@@ -20,14 +20,14 @@ from dpr.store import Store
 
 
 class Found(Document):
-    """What the scan found."""
+    """What scan and diff found."""
 
     rows: int = 0
-    """Of the corpus, usable or not."""
+    """Rows of the corpus, usable or not."""
     passages: int = 0
     new: int = 0
     embedded: int = 0
-    """Of the new ones; the others borrow the vector of the same text."""
+    """New passages to embed; the others borrow the vector of the same text."""
     borrowed: int = 0
     dead: int = 0
     restored: int = 0
@@ -71,7 +71,7 @@ class RunReport(Document):
     base: int | None
     """Snapshot that the run built upon."""
     seconds: float
-    """Of this attempt."""
+    """Duration of this attempt."""
     found: Found
     stages: list[StageReport]
     encoding: Encoding

@@ -34,7 +34,7 @@ class Survey:
     corpus_bytes: int
     bytes_read: int
     seconds: float
-    """That reading and hashing them took one core."""
+    """Time that one core took to read and hash them."""
     rows: int
     """Usable and unusable."""
     quarantined: int
@@ -51,7 +51,7 @@ class Survey:
 
     @property
     def scale(self) -> float:
-        """By how much counts are multiplied to stand for the whole corpus."""
+        """Factor from counts of these slices to the whole corpus."""
         return 1.0 if self.exact else self.corpus_bytes / self.bytes_read
 
 

@@ -65,7 +65,7 @@ def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tup
 
 
 def _parts(store: Store, number: int, body: SnapshotBody) -> tuple[list[ObjectRef], list[Problem]]:
-    """The parts of a snapshot's segments: no answer needs them, and the next run does. And what hides some of them."""
+    """Return the parts of a snapshot's segments, which only the next run needs, and records that cannot be read."""
     parts: list[ObjectRef] = []
     problems: list[Problem] = []
     for entry in body.segments:

@@ -44,9 +44,9 @@ class Retriever:
 
     @classmethod
     def open(cls, store: Store, number: int | None = None, model: str | None = None) -> "Retriever":
-        """Load snapshot `number` (default: the live one); `model` says where its model lies, and may be fetched from.
+        """Load snapshot `number` (default: the live one); `model` is where to find or fetch its question model.
 
-        Garbage collection leaves alone what the snapshot names until the retriever is closed or dropped. Raises
+        Garbage collection keeps what the snapshot names until the retriever is closed or dropped. Raises
         EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
         """
         from dpr.encoder.encode import QuestionEncoder  # PyTorch takes seconds to import, and is needed here alone
@@ -84,6 +84,6 @@ class Retriever:
 def question_tower(snapshot: Snapshot, model: str | None) -> TowerSpec:
     """Find the question tower of a snapshot, without loading it.
 
-    Nothing is fetched but from `model`, which the user names. Raises EncoderError if it is not the snapshot's.
+    A model is fetched only from `model`, which the user names. Raises EncoderError if it is not the snapshot's.
     """
     return resolve_question(snapshot.body.encoder, model, f"snapshot {snapshot.number}")

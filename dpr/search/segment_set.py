@@ -51,14 +51,14 @@ class SegmentSet:
     ) -> "SegmentSet":
         """Open the segments of a snapshot.
 
-        With `verify` their checksums are verified first, and those of a remote store are fetched into the cache;
-        otherwise their vectors are read where they lie, for a few questions.
+        With `verify`, files of a remote store are fetched into the cache, and all checksums are verified; otherwise
+        vectors are read where they lie, which suits a few questions.
         """
         opened = [SegmentVectors.open(store, entry.object, verify=verify) for entry in entries]
         return cls(store, entries, opened, read_deletions(store, deletions))
 
     def vectors(self, ids_N: Ids) -> Vectors:
-        """Return the stored vectors (N, D) of index ids (N,); fastest if those of a segment come together."""
+        """Return the stored vectors (N, D) float16 of index ids (N,); fastest if those of a segment come together."""
         numbers_N, rows_N = ids_N >> ROW_BITS, ids_N & ROW_MASK
         bounds = [0, *(np.flatnonzero(numbers_N[1:] != numbers_N[:-1]) + 1).tolist(), len(ids_N)] if len(ids_N) else [0]
         found_ND = np.empty((len(ids_N), self.dim), np.float16)

@@ -28,7 +28,7 @@ class SegmentVectors:
     def __init__(self, layout: VectorLayout, mapped: npt.NDArray[np.uint8] | None, store: Store, name: str) -> None:
         self._layout, self._mapped, self._store, self._name = layout, mapped, store, name
         self.row_bytes = FLOAT16_BYTES * layout.dim
-        # one overlapping row a byte: any row's bytes are then picked in one call, wherever they begin
+        # a view with an overlapping row at each byte, so that rows at any offsets are gathered in one call
         self._bytes = (
             None
             if mapped is None
@@ -41,7 +41,7 @@ class SegmentVectors:
     def open(cls, store: Store, ref: ObjectRef, *, verify: bool = False) -> "SegmentVectors":
         """Open the vectors of a segment.
 
-        With `verify` its checksum is verified first, and that of a remote store is fetched into the cache; otherwise
+        With `verify`, the file of a remote store is fetched into the cache, and its checksum is verified; otherwise
         vectors are read where they lie. Raises IntegrityError for a segment that is not as recorded.
         """
         file = fetch_object(store, ref) if verify else open_parts(store, ref)
@@ -65,14 +65,14 @@ class SegmentVectors:
         return self._layout.rows
 
     def rows(self, rows_N: npt.NDArray[np.int64]) -> Vectors:
-        """Return the vectors (N, D) of some rows (N,), in the order asked for."""
+        """Return the vectors (N, D) float16 of rows (N,), in their order."""
         offsets_N = self._layout.offsets(rows_N)
         if self._bytes is not None:
             return self._bytes[offsets_N].view(np.float16)
         return self._read_ranges(offsets_N)
 
     def all(self) -> Vectors:
-        """Return all vectors (N, D)."""
+        """Return all vectors (N, D) float16."""
         return np.concatenate([np.empty((0, self.dim), np.float16), *(block for _, block in self.blocks())])
 
     def blocks(self) -> Iterator[tuple[int, Vectors]]:

@@ -1,4 +1,4 @@
-"""The copy stage: rows whose vectors are in other segments already become segments without the encoder.
+"""The copy stage: rows whose vectors other segments hold already become segments without the encoder.
 
 Shapes: N rows, D dimensions.
 """

@@ -1,4 +1,4 @@
-"""The diff stage: what to embed, what to copy, what is dead, from the keys of the corpus and of the segments there are.
+"""The diff stage compares the keys of corpus and segments: what to embed, what to copy, what is dead.
 
 Everything is compared as 128-bit hashes in arrays (32 bytes a corpus passage, 32 a stored row); texts are not read.
 
@@ -41,7 +41,7 @@ class Changes(Result):
     """What a run has to do, and what it found; `rows` are the passages of the corpus."""
 
     new: int
-    """Passages that no live row stands for yet."""
+    """Passages that no live row holds yet."""
     borrowed: int
     """New passages whose text is stored already: they take its vector."""
     duplicates: int
@@ -52,7 +52,7 @@ class Changes(Result):
     kept: list[SegmentEntry]
     """Segments that stay, with their dead rows as of now."""
     sources: list[SegmentEntry]
-    """All segments there are, by the numbers that the changes file names as sources."""
+    """All existing segments, by the numbers that the changes file names as sources."""
     planned: list[PlannedSegment]
     next_segment_number: int
     deletions: ObjectRef | None
@@ -88,7 +88,7 @@ class DiffUnit:
 
 
 def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Changes:
-    """Compare the scanned corpus with the segments there are.
+    """Compare the scanned corpus with the existing segments.
 
     Raises CorpusError for a corpus that is empty, holds too many unusable rows, or has shrunk too much.
     """
@@ -130,7 +130,7 @@ def plan_diff(run: Run, slices: Sequence[Slice], scans: Sequence[ScanResult], ma
 
 
 class FindChanges:
-    """Compares the corpus with the segments there are."""
+    """Compares the corpus with the existing segments."""
 
     def __init__(self, store_url: str) -> None:
         self._store = open_store(store_url)
@@ -143,7 +143,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     """Compare; store the deletion set, the changes file and the rows with a repeated id.
 
     The first passage with an id is kept, later ones are quarantined. Every stored row whose key is in the corpus lives,
-    also one that was dead before, so a reverted edit costs nothing. Raises CorpusError if too many ids are repeated.
+    even if it was dead before, so a reverted edit costs nothing. Raises CorpusError if too many ids are repeated.
     """
     corpus = read_corpus_rows(store, unit.scans)
     first = _first_with_id(corpus, unit.max_duplicates)

@@ -1,4 +1,4 @@
-"""Whether the base's codebook serves on: what the recipe asks for, how much the corpus has grown, how far it drifted.
+"""Whether the base's codebook is kept: what the recipe asks for, how much the corpus has grown, how far it drifted.
 
 Shapes: N rows, D dimensions.
 """
@@ -26,9 +26,9 @@ class Drift(Document):
 
     rows: int
     quantisation_error: float
-    """Theirs over that of the training sample, minus 1."""
+    """Their error relative to that of the vectors held out in training, minus 1."""
     list_imbalance: float | None
-    """By what share the index's may have grown through them; None for kinds without inverted lists."""
+    """Bound of the relative growth of the index's imbalance through them; None for kinds without inverted lists."""
 
     @property
     def largest(self) -> float:
@@ -44,7 +44,7 @@ class Drift(Document):
 
 @dataclass(frozen=True)
 class CodebookChoice:
-    """Whether the base's codebook serves on, and why."""
+    """Whether the base's codebook is kept, and why."""
 
     reuse: CodebookEntry | None
     plan: IndexPlan
@@ -92,7 +92,7 @@ def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | N
 
 
 def _reason_to_retrain(context: IndexContext, base: CodebookEntry, drift: Drift | None) -> str | None:
-    """Why the codebook does not serve on; None if it does."""
+    """Return why a new codebook is needed; None if it is not."""
     config, rows, dim = context.config, context.rows, context.dim
     if config.factory not in ("auto", base.factory):
         return f"the recipe asks for {config.factory} instead of {base.factory}"
@@ -104,7 +104,7 @@ def _reason_to_retrain(context: IndexContext, base: CodebookEntry, drift: Drift 
         if not fits(config, base.factory, rows, dim):
             return f"{base.factory} has outgrown memory_gb {config.memory_gb:g}"
         growth = rows / base.corpus_rows
-        # the rule comes second: for the rows there are, it may refuse what is not needed
+        # the rule is applied second, only if needed: it may raise an error for the present number of rows
         if not 1 / RETRAIN_GROWTH < growth < RETRAIN_GROWTH and choose(config, rows, dim).factory != base.factory:
             return f"the corpus has {growth:.2f} times the rows it was trained for"
     if drift is not None and drift.largest > config.max_drift:
@@ -113,9 +113,9 @@ def _reason_to_retrain(context: IndexContext, base: CodebookEntry, drift: Drift 
 
 
 def measure_drift(store: Store, context: IndexContext, base: CodebookEntry) -> Drift:
-    """Drift of the live rows in segments later than the codebook, of which at most `FIGURE_ROWS` are read.
+    """Return the drift of the live rows in segments later than the codebook, of which at most `FIGURE_ROWS` are read.
 
-    A segment that holds copies of older rows is a later one, too.
+    A segment that holds copies of older rows counts as later, too.
     """
     later = [entry for entry in context.segments if entry.number > base.last_segment]
     rows = sum(entry.live_rows for entry in later)

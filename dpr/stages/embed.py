@@ -140,7 +140,7 @@ def write_step(context: EmbedContext) -> Step[Vectored, Done[SegmentResult]]:
 
 
 def shared_tokenizer(context: EmbedContext) -> LoadedTokenizer:
-    """Load the passage tower's tokenizer, for all tokenisers: they need not import what loads it."""
+    """Load the passage tower's tokenizer, for all tokenisers: they need not import transformers."""
     return load_tokenizer(context.open_spec().passage)
 
 
@@ -162,12 +162,12 @@ class Tokenise:
 class Encode:
     """Runs the model over a unit's tokens; a row that cannot be encoded is found by bisection and left out.
 
-    Called from two threads at once it never waits between units: the batches of the second stand in the encoder's queue
-    behind those of the first.
+    Called from two threads at once it never waits between units: the batches of the second unit are queued behind
+    those of the first.
     """
 
     def __init__(self, context: EmbedContext, compute: Compute) -> None:
-        from dpr.encoder.encode import TowerEncoder  # PyTorch: seconds and 300 MB that the driver is spared
+        from dpr.encoder.encode import TowerEncoder  # PyTorch takes seconds and 300 MB, and the driver does not need it
 
         self._encoder = TowerEncoder(context.open_spec().passage, compute)
         self._clock = BusyClock()

@@ -1,6 +1,6 @@
 """The truth stage: the exact neighbours of the questions within each segment, and over all of them.
 
-What is known of a segment is kept, so a night pays for new segments only.
+Results of each segment are kept, so a night computes those of new segments only.
 
 Shapes: Q questions, K neighbours, D dimensions.
 """
@@ -34,7 +34,7 @@ from dpr.stages.train import IndexContext
 from dpr.store import READERS, Store, open_store
 
 CACHED_DEPTH = 200
-"""Neighbours kept of each segment and question; deletions may take some before fewer than asked for are left."""
+"""Neighbours kept of each segment and question: some may be deleted before too few are left."""
 
 
 class TruthResult(Result):
@@ -53,7 +53,7 @@ class TruthUnit:
     questions: ObjectRef
     depth: int
     deletions: ObjectRef | None
-    """Dead rows to leave out; None: all rows are compared, so that the result holds whatever dies."""
+    """Dead rows to leave out; None: all rows are compared, so that the result stays valid when rows die."""
 
     @property
     def rows(self) -> int:
@@ -89,7 +89,7 @@ def find_truth(run: Run, context: IndexContext, depth: int) -> Truth:
     best = RunningTopk(vectors.rows, depth)
     found = results(context.segments, kept_depth, None)
     exhausted = _add_living(run.store, best, context.segments, found, deletions)
-    if exhausted:  # so many of a question's neighbours died that the segment is compared again without the dead
+    if exhausted:  # too many of a question's neighbours died, so these segments are compared again without dead rows
         again = results(exhausted, depth, context.deletions)
         _add_living(run.store, best, exhausted, again, deletions)
     return Truth(questions_id, vectors.vectors, *best.best())
@@ -167,7 +167,7 @@ def write_truth(path: Path, scores_QK: Scores, rows_QK: Ids) -> None:
 
 
 def read_truth(store: Store, ref: ObjectRef, questions: int) -> tuple[Scores, Ids]:
-    """Return (scores_QK, rows_QK) of one segment, verified."""
+    """Return (scores_QK float32, rows_QK int64) of one segment, verified."""
     table = pq.read_table(io.BytesIO(read_object(store, ref)))
     scores, rows = (table[name].combine_chunks().flatten().to_numpy() for name in ("scores", "rows"))
     return scores.reshape(questions, -1), rows.astype(np.int64).reshape(questions, -1)

@@ -32,7 +32,7 @@ from dpr.stages.train import IndexContext
 from dpr.store import open_store
 
 MAX_TUNING_QUESTIONS = 1_000
-"""Questions that settings are chosen on: recall of 20 hits each is then known to a fraction of a percent."""
+"""Questions that settings are chosen on: enough to know the recall of 20 hits each to a fraction of a percent."""
 MIN_HALF = 50
 
 
@@ -70,7 +70,7 @@ def gate(run: Run, context: IndexContext, index: IndexEntry) -> tuple[IndexEntry
 
 
 def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth) -> GateUnit:
-    """With the same index, segments, questions and aims the measurement is the same."""
+    """Return the unit; its record is named by everything that the measurement depends on."""
     questions = run.plan.questions
     aims = {"nprobe", "rescore", "recall_target", "latency_ms", "seed"}
     measure_id = fingerprint(
@@ -192,7 +192,7 @@ def check_gate(recipe: Recipe, result: GateResult) -> None:
 
 
 def _advice(recipe: Recipe, result: GateResult) -> str:
-    """Which field of the recipe holds the recall back, and what was seen to reach more."""
+    """Return which field of the recipe limits the recall, and which settings reached more."""
     if result.report.meets_recall_target:
         return f"it was tuned to index.recall_target {result.recall_target:g}, so raise that"
     best = max(result.curve, key=lambda point: point.recall)

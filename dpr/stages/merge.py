@@ -1,4 +1,4 @@
-"""The merge stage: parts into shards of the index, one unit a shard; shards that are good enough stay as they are.
+"""The merge stage: parts into shards of the index, one unit a shard; shards that need no rewriting are kept.
 
 Shapes: N rows, D dimensions, n sampled rows.
 """
@@ -156,7 +156,7 @@ class MergeShard:
             yield entry.number, rows, SegmentVectors.open(store, entry.object, verify=True).all()[rows]
 
     def _verify(self, store: Store, unit: MergeUnit, path: Path) -> Verification:
-        """Counts, ids, lists, and the error of what is stored against the segments."""
+        """Verify counts, ids and lists, and measure the error of sampled vectors against the segments."""
         index = read_index(path, mapped=True)
         found = verify(index, unit.rows, path)
         sample = decoded_sample(index, ERROR_SAMPLE_ROWS, self._context.config.seed)

@@ -35,8 +35,8 @@ def snapshot_body(
 def publish(run: Run, body: SnapshotBody, measured: GateResult) -> tuple[Snapshot, bool]:
     """Make `body` the next snapshot; returns the live snapshot, and whether it is a new one.
 
-    It is not where the live one is the same. Raises GateError if the gate demands more, ConflictError if the lease was
-    lost, PublishRaceError if another publisher was first.
+    None is made if the live one has the same body. Raises GateError if the gate demands more, ConflictError if the
+    lease was lost, PublishRaceError if another publisher was first.
     """
     check_gate(run.recipe, measured)
     run.check_lease()

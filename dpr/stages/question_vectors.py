@@ -1,6 +1,6 @@
 """The questions stage: vectors of the recipe's questions, or of passages that stand in for them.
 
-Stand-ins are drawn once, and serve as long as most of them are where they were: so what is known of them is kept, too.
+Stand-ins are drawn once and reused while at least half of them live where they did; so their results are reused, too.
 
 Shapes: Q questions, D dimensions.
 """
@@ -36,7 +36,7 @@ from dpr.store import Store, open_store
 STAND_INS = 200
 """Passages drawn as questions where the recipe names none: enough to tune by, no measure of accuracy."""
 MIN_LIVING_STAND_INS = 0.5
-"""A smaller share of them that is where it was, and others are drawn."""
+"""Others are drawn if a smaller share of them is still live in the same segments."""
 
 
 class QuestionVectors(Result):
@@ -44,7 +44,7 @@ class QuestionVectors(Result):
 
     vectors: ObjectRef
     drawn: list[tuple[str, int]]
-    """Of passages that stand in: SHA-256 of the segment, and row. Empty for questions of the recipe."""
+    """SHA-256 of the segment, and row, of each passage that stands in; empty for questions of the recipe."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVect
 
 
 def _kept_stand_ins(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:
-    """The stand-ins of the base, while enough of them are where they were."""
+    """Return the stand-ins of the base; None if too few of them are still live in the same segments."""
     if run.base is None or run.base.body.gate.question_kind != "passages":
         return None
     questions_id = run.base.body.gate.questions_id
@@ -129,7 +129,7 @@ class EncodeQuestions:
         return QuestionVectors(rows=len(vectors_QD), vectors=ref, drawn=drawn)
 
     def _encode(self, texts: Sequence[str]) -> Scores:
-        from dpr.encoder.encode import QuestionEncoder  # PyTorch, for the first night with these questions alone
+        from dpr.encoder.encode import QuestionEncoder  # PyTorch, needed only on the first night with these questions
 
         return QuestionEncoder(resolve(self._encoder).question, Compute()).encode(texts)
 
@@ -142,7 +142,7 @@ class EncodeQuestions:
 
 
 def read_questions(store: Store, ref: ObjectRef) -> Scores:
-    """Return question vectors (Q, D), verified."""
+    """Return question vectors (Q, D) float32, verified."""
     return _read_questions(store.url, ref)
 
 

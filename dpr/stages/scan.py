@@ -1,7 +1,7 @@
 """The scan stage: every slice of the corpus gives its keys, its new passages and its unusable rows.
 
-A unit is named by its slice, and a slice by its file's size and time (or ETag). So what a run scanned, later runs adopt
-while the file stays as it is; `corpus.rescan: always` reads all.
+A unit is named by its slice, and a slice by its file's size and time (or ETag). So later runs reuse a
+scan while the file is unchanged; `corpus.rescan: always` reads all files.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ BATCH_ROWS = 8192
 KEYS_SCHEMA = pa.schema([POSITION, pa.field("id_hash", HASH, nullable=False), pa.field("key", HASH, nullable=False)])
 _KEYS_STORED: dict[str, Any] = {
     "use_dictionary": False,
-    "compression": "none",  # hashes cannot be made smaller
+    "compression": "none",  # hashes do not compress
     "column_encoding": {"position": "DELTA_BINARY_PACKED"},
 }
 
@@ -69,7 +69,7 @@ class ScanResult(Result):
 
 
 def scan(run: Run) -> list[ScanResult]:
-    """Scan every slice of the corpus that is not as an earlier run has scanned it."""
+    """Scan every slice of the corpus that no earlier run has scanned in its present state."""
     units = plan_scan(run)
     run.store.put_if_absent(layout.plan(run.run_id), _plan_document(run, units).to_bytes())
     segments = [entry.object for entry in (*run.base_segments, *run.retired)]

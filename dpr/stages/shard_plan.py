@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TIER_FACTOR = 4
-"""So many shards of one tier are merged, and a tier's shards are so many times as large as those below."""
+"""The number of shards of one tier that are merged, and the ratio of sizes between neighbouring tiers."""
 MIN_TIER_ROWS = 4_096
 """Shards with fewer live rows are all of the lowest tier."""
 MAX_DEAD_SHARE = 0.2
@@ -32,7 +32,7 @@ class ShardSize:
 
 @dataclass(frozen=True)
 class Group:
-    """Shards by their place, and perhaps the new rows, that one shard holds from now on."""
+    """What one shard of the new index holds: the rows of old shards, by their places, and perhaps the new rows."""
 
     shards: tuple[int, ...]
     with_new_rows: bool
@@ -50,7 +50,8 @@ class Group:
 def plan_tiers(shards: Sequence[ShardSize], new_rows: int) -> tuple[list[int], list[Group]]:
     """Return the places of the shards that stay, and the groups that are each merged into a new shard.
 
-    A shard whose rows are all dead is in neither. What four shards are merged into counts in its own tier.
+    A shard whose rows are all dead is in neither. A merged shard counts in the tier of its own
+    size, so merging may go on there.
     """
     groups = [Group((place,), False, shard.live_rows) for place, shard in enumerate(shards) if shard.live_rows]
     if new_rows:

@@ -1,4 +1,4 @@
-"""The train stage: sample vectors over all segments and train the codebook, unless the base's serves on.
+"""The train stage: sample vectors over all segments and train the codebook, unless the base's is kept.
 
 Shapes: N rows, D dimensions.
 """
@@ -66,7 +66,7 @@ def index_context(run: Run, segments: Sequence[SegmentEntry], deletions: ObjectR
 
 @dataclass(frozen=True)
 class TrainUnit:
-    """The one unit of the stage: the index to train, and what from."""
+    """The one unit of the stage: the index to train, and its training sample."""
 
     record: str
     codebook_id: str
@@ -143,7 +143,7 @@ class TrainCodebook:
 def sample_vectors(
     store: Store, entries: Sequence[SegmentEntry], deletions: ObjectRef | None, rows: int, seed: int
 ) -> npt.NDArray[np.float16]:
-    """Return a uniform sample (n, D) of the live vectors of all segments, each read by range."""
+    """Return a uniform sample (n, D) float16 of the live vectors of all segments, each read by range."""
     dead = read_deletions(store, deletions)
 
     def read(entry: SegmentEntry, ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:

@@ -151,7 +151,7 @@ class MadeSegment:
     result: SegmentResult
 
     def check(self) -> None:
-        """Raise IntegrityError unless the rows of the segment and those refused are the rows planned (law 3)."""
+        """Raise IntegrityError unless the rows of the segment and those refused are the rows planned."""
         if self.result.rows + self.result.refused_rows != self.unit.rows:
             raise IntegrityError(
                 f"segment {self.unit.segment_id} was planned with {self.unit.rows} rows; it has {self.result.rows}, "

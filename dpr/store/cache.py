@@ -3,7 +3,7 @@
 `local_cache` takes its place and its bound from the environment. In its folder lie, and nothing else is touched there:
 
 entries/KEY            a cached file, whose access time says when it was last used
-entries/KEY.folder/    a cached folder, whose modification time says so; it comes and goes as one entry
+entries/KEY.folder/    a cached folder, whose modification time says so; it is added and removed as a whole
 digests/               remembered digests: some ten thousand tiny files at most (see dpr.store.digests)
 temporary/             unfinished files and locks (see dpr.store.cache_folder)
 
@@ -173,12 +173,12 @@ class _Entry:
 
 def _last_used(path: Path) -> float:
     status = path.stat()
-    # the access time of a folder is no use: to scan the cache sets it
+    # the access time of a folder is useless: scanning the cache sets it
     return status.st_mtime if stat.S_ISDIR(status.st_mode) else status.st_atime
 
 
 def _is_in_use(used: float) -> bool:
-    return abs(time.time() - used) < IN_USE_SECONDS  # a time far in the future is no time of use
+    return abs(time.time() - used) < IN_USE_SECONDS  # a time far in the future is not a time of use
 
 
 def _refuse(error: OSError) -> None:

@@ -21,7 +21,7 @@ from dpr.errors import StoreError
 _TEMPORARY = "temporary"
 _OWN_NAME = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}\.lock")
 LEFTOVER_SECONDS = 86_400.0
-"""What lies in `temporary/` unchanged for so long was left by a process that died."""
+"""Anything in `temporary/` that is unchanged for this time was left by a process that died."""
 
 
 class CacheFolder:
@@ -55,7 +55,7 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def alone(self, work: str) -> Iterator[None]:
-        """Wait until no other process does `work`, and keep others from it; without effect where that cannot be."""
+        """Wait until no other process does `work`, and keep others from it; without effect if there are no locks."""
         path = self._temporary / f"{hashlib.sha256(os.fsencode(work)).hexdigest()}.lock"
         with contextlib.suppress(OSError):
             self._temporary.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class CacheFolder:
             try:
                 yield
             finally:
-                # whoever waits for this lock looks first whether the work is done, so a second lock does no harm
+                # a process that gets this lock first checks whether the work is done, so a second lock does no harm
                 with contextlib.suppress(OSError):
                     path.unlink()
 

@@ -1,7 +1,7 @@
 """The digests of local files, remembered on this machine until the files change.
 
-Each is a small file in `digests/` of the cache's folder, named by the path of the file it tells of. It counts while
-that file's size, modification time, inode and device are those that it had when it was hashed.
+Each is a small file in `digests/` of the cache's folder, named by the path of the hashed file. It is valid while that
+file's size, modification time, inode and device are those that it had when it was hashed.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from dpr.store.cache_folder import CacheFolder
 
 _DIGESTS = "digests"
 MAX_RECORDS_PER_FOLDER = 64
-"""Of 256 folders; where one holds more, those go that were not used for the longest time."""
+"""In each of 256 folders; if there are more, the least recently used half is removed."""
 GRANULARITY_NS = 2 * 10**9
 """Modification times may be this coarse: a file that is changed twice within it can show the same time."""
 _RECORD = re.compile(r"(\d+ -?\d+ \d+ \d+) ([0-9a-f]{64})\n")

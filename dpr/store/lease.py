@@ -105,7 +105,8 @@ class Lease:
         if self._heart_error is not None:
             raise StoreError(
                 f"the lease of store {self._store.url} has no heartbeats any more, because of an unexpected error "
-                f"({type(self._heart_error).__name__}: {self._heart_error}); report it and start the run again"
+                f"({type(self._heart_error).__name__}: {self._heart_error}); please report it, "
+                "and start the run again"
             ) from self._heart_error
 
     def release(self) -> None:

@@ -44,7 +44,7 @@ class Holder(ProcessName):
 
 @dataclass(frozen=True)
 class LeaseState:
-    """Hold what the objects of the highest fencing number tell."""
+    """Hold the state that the objects of the highest fencing number describe."""
 
     fencing_number: int
     beat: int

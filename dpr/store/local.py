@@ -157,8 +157,8 @@ class LocalStore:
             _sync(path.parent)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise StoreError(
-                f"object {name} cannot be created in store {self.url}: a folder has no room for both a file and a "
-                f"folder of one name, and another object has {name} or a part of it as its name; choose another name"
+                f"object {name} cannot be created in store {self.url}: a file and a folder cannot have the same "
+                f"name, and another object is already named {name} or a part of it; choose another name"
             ) from error
         except OSError as error:
             raise StoreError(f"object {name} cannot be created in store {self.url}: {_reason(error)}") from error

@@ -41,7 +41,7 @@ _CREDENTIAL_CODES = {
     *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"),
 }
 _REGION_CODES = {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "301", "307"}
-_TRY_AGAIN = "start again when the endpoint is well: what is finished is kept"
+_TRY_AGAIN = "start again when the endpoint works; finished work is kept"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def explain(error: BaseException, bucket: str, endpoint: str, patience: Patience
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE) or a role",
             )
         case ProfileNotFound() | ConfigParseError():
-            return Failure(f"the AWS configuration cannot be used ({error})", "mend it or AWS_PROFILE")
+            return Failure(f"the AWS configuration cannot be used ({error})", "correct it or AWS_PROFILE")
         case ResponseParserError():
             return Failure(
                 f"{endpoint} does not answer as S3 does", "check AWS_ENDPOINT_URL", patience.unreachable_seconds

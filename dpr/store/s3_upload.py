@@ -54,7 +54,7 @@ class S3Upload:
     def put_in_parts_if_absent(self, size_bytes: int, read: Callable[[int, int], bytes]) -> bool:
         """Create the object from `read(start, length)` unless it is there; return whether this call created it.
 
-        The caller has looked that the object is not there. Of writers that finish at the same moment, a server that
+        The caller has checked that the object is not there. Of writers that finish at the same moment, a server that
         does not know conditions for uploads in parts tells each that it created the object.
         """
         begin = partial(
