@@ -164,6 +164,7 @@ def test_a_right_import_is_left_alone(module: str, source: str) -> None:
     assert problems(module, source) == []
 
 
+@pytest.mark.slow
 def test_the_driver_does_without_pytorch() -> None:
     look = "import sys, ray_jobs.jobs, ray_jobs.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -61,6 +61,7 @@ def identities(collection: Collection) -> dict[str, tuple[int, int, bytes]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "same_corpus"), [*((place, True) for place in PLACES), *((place, False) for place in OTHER_UNITS)]
 )
@@ -94,6 +95,7 @@ def test_a_driver_that_wakes_after_another_run_has_published_changes_nothing(
     assert not collection.night().published
 
 
+@pytest.mark.slow
 def test_of_two_nightly_runs_one_works_and_the_other_names_it(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ def texts(without: str = "\0") -> st.SearchStrategy[str]:
     return st.text(characters, min_size=1).filter(lambda text: not text.isspace())
 
 
+@pytest.mark.slow
 @REUSES_FOLDER
 @given(
     records=st.lists(st.tuples(texts(), st.none() | texts(), texts()), min_size=1),
@@ -219,6 +220,7 @@ def test_gzipped_files_read_as_plain_ones_also_in_several_members(tmp_path: Path
     assert len(of_plain) == 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["cut", "flipped", "trailing"])
 def test_damaged_gzip_is_an_error_and_never_a_smaller_corpus(tmp_path: Path, harm: str) -> None:
     noise = random.Random(5)  # it does not compress well, so the file is larger than what planning reads

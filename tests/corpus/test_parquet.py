@@ -27,6 +27,7 @@ def table(rows: int) -> pa.Table:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slice_bytes", [1, 20_000, 10**9])
 @pytest.mark.parametrize("row_group_size", [1, 700, 5000])
 def test_slices_of_any_size_hold_each_row_once(tmp_path: Path, slice_bytes: int, row_group_size: int) -> None:

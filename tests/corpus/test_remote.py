@@ -106,6 +106,7 @@ def http_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tup
             thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "data"), [("c.jsonl", LINES * 20), ("c.jsonl.gz", gzip.compress(LINES * 20, 0))])
 def test_an_http_server_without_ranges_will_do_for_a_file_that_is_read_from_its_beginning(
     http_folder: tuple[Path, str], name: str, data: bytes

@@ -129,6 +129,7 @@ def encoder(mean_tower: TowerSpec) -> TowerEncoder:
     return TowerEncoder(mean_tower, Compute("fp32", 128, 2))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(lengths=st.lists(st.integers(1, 250), min_size=1, max_size=25), seed=st.integers(0, 2**32 - 1))
 def test_a_row_does_not_depend_on_the_rows_around_it(encoder: TowerEncoder, lengths: list[int], seed: int) -> None:

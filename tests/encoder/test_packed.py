@@ -115,6 +115,7 @@ def test_batches_hold_every_row_once_within_the_budget_and_are_full(lengths: lis
     assert (np.diff(flat) <= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not multiplies_bf16(CPU), reason="this processor has no bf16 products")
 @pytest.mark.parametrize("act", ["gelu", "gelu_new", "relu"])
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])

@@ -174,6 +174,7 @@ def test_a_file_with_other_columns_is_refused(
         vectors_where_the_layout_says(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.sampled_from([1, 30, ROW_GROUP_ROWS - 1, ROW_GROUP_ROWS, ROWS]),

@@ -91,6 +91,7 @@ from tests.formats.samples import snapshot_body
 """
 
 
+@pytest.mark.slow
 def test_of_publishers_at_the_same_time_exactly_one_wins_each_number(store: LocalStore) -> None:
     outcomes = [output.split() for output in run_together(RACE_IMPORTS, RACE, 3, store.url)]
     for attempts in zip(*outcomes, strict=True):

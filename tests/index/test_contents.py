@@ -20,6 +20,7 @@ def filled(factory: str, vectors_ND: npt.NDArray[np.float16], ids_N: npt.NDArray
     return index
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", ["IVF8,Flat", "OPQ4,IVF8,PQ4x4fs"])
 def test_the_shape_of_the_lists_is_reported(factory: str, vectors_ND: npt.NDArray[np.float16]) -> None:
     index = filled(factory, vectors_ND, np.arange(1500) << 20)

@@ -41,6 +41,7 @@ def shards_of(factory: str, rng: np.random.Generator) -> tuple[faiss.Index, list
     return codebook, shards, vectors_ND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dead_share", [0.01, 0.3, 0.97])
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_hits_are_those_of_an_index_of_the_living_alone(factory: str, dead_share: float) -> None:

@@ -127,6 +127,7 @@ def test_codes_of_four_bits_are_searched_in_blocks(
             np.testing.assert_allclose(scores_K[ids_K >= 0], decoded_KD @ question_D, atol=0.01 * spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", ["IVF8,PQ4x6", "IVF8,SQ8", "OPQ4,IVF8,PQ4x4", "HNSW8"])
 def test_other_kinds_are_searched_as_they_are(
     factory: str, vectors_ND: npt.NDArray[np.float16], tmp_path: Path

@@ -96,6 +96,7 @@ def test_as_many_points_as_clusters_are_the_centroids() -> None:
     assert torch.equal(kmeans(points, KMeans(7, 10, seed=1, spherical=True)), points)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "factory", ["IVF64,PQ8", "IVF64,PQ2", "IVF64,Flat", "IVF64,SQ8", "IVF64,PQ16x4", "IVF64,PQ1x4", "IVF64,PQ8x6"]
 )
@@ -146,6 +147,7 @@ def test_a_codebook_is_as_good_as_that_of_faiss(factory: str, sample_ND: Floats)
     assert recall >= their_recall - 0.02
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_the_width_of_blocks_does_not(sample_ND: Floats) -> None:
     def codebook(seed: int) -> bytes:
         return bytes(faiss.serialize_index(train(sample_ND[:1000], plan_of("IVF64,PQ8", 1000), seed, TORCH)))
@@ -208,6 +210,7 @@ def test_messages_are_those_of_training_without_pytorch(sample_ND: Floats, messa
             train(sample_ND, plan_of("IVF8,PQ8"), 1, hardware)
 
 
+@pytest.mark.slow
 def test_spoilt_vectors_are_refused_when_coded(sample_ND: Floats) -> None:
     codebook = train(sample_ND, plan_of("IVF64,PQ8"), seed=1)
     spoilt_ND = sample_ND[:900].astype(np.float16)

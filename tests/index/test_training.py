@@ -28,6 +28,7 @@ def bytes_of(index: faiss.Index) -> bytes:
     return bytes(faiss.serialize_index(index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "OPQ4,IVF8,PQ4x4fs", "IVF8,RaBitQ", "PQ4x4", "HNSW8,PQ4", "Flat"])
 def test_the_seed_decides_the_codebook_and_nothing_is_printed(
     factory: str, vectors_ND: Vectors, capfd: pytest.CaptureFixture[str]

@@ -96,6 +96,7 @@ def collections(draw: st.DrawFn) -> tuple[Questions, Vectors, Ids, list[int]]:
     return questions_QD, np.clip(vectors_ND, -65_000, 65_000).astype(np.float16), ids_N, cuts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARDWARE)
 @pytest.mark.usefixtures("_small_blocks")
 @settings(max_examples=150, deadline=None)
@@ -110,6 +111,7 @@ def test_the_best_are_those_of_sorting_everything(
     assert_same(merge_topk([exact_topk(questions_QD, [block], k, HARDWARE[name]) for block in blocks], k), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARDWARE)
 def test_many_rows_and_questions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_shortlist, "BLOCK_BYTES", 4_096 * 24 * 4)

@@ -158,6 +158,7 @@ def test_tuning_stops_when_more_is_of_no_use_and_says_so(
     assert "\n" not in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
 @pytest.mark.parametrize("target", [0.5, 0.9, 1.0])
 def test_budgets_are_met_or_their_conflict_is_described(

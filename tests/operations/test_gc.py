@@ -205,6 +205,7 @@ def test_old_garbage_goes_even_while_other_garbage_is_young(nights: Collection) 
     assert unnamed(nights) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["segments", "parts", "truth", "runs"])
 def test_what_a_run_that_died_has_made_stays_for_a_day_after_its_last_sign_of_life(
     nights: Collection, last: str
@@ -251,6 +252,7 @@ def test_a_run_that_died_lately_goes_on_where_it_was(nights: Collection) -> None
     assert all(stage.units == stage.done_before for stage in outcome.report.stages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("questions", [False, True])
 def test_after_a_collection_a_night_without_changes_does_no_unit_again(
     first_nights: FirstNights, tmp_path: Path, questions: bool
@@ -329,6 +331,7 @@ class Meanwhile(LocalStore):
             act()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("who", ["reader", "rollback"])
 def test_whoever_comes_while_garbage_is_collected_is_served_or_refused(nights: Collection, who: str, when: str) -> None:

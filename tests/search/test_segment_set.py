@@ -141,6 +141,7 @@ def test_texts_stay_readable_when_the_cache_loses_them(stored: Stored, cache: Pa
     assert segments.hits(one, np.array([id_of(0, 2)]))[0].id == "id-2"
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(places, st.sampled_from(["id", "title", "text"]))
 @pytest.mark.parametrize("remote", [False, True])

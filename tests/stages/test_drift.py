@@ -69,6 +69,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, first_nights: FirstNights) -
     )
 
 
+@pytest.mark.slow
 def test_drift_of_quantisation_error_decides(first: Collection, tmp_path: Path) -> None:
     nights = Nights(tmp_path / "never", first)
     old = nights.first
@@ -98,6 +99,7 @@ def test_drift_of_quantisation_error_decides(first: Collection, tmp_path: Path) 
     assert below.rows["build"] == 1400  # all parts are made anew
 
 
+@pytest.mark.slow
 def test_few_rows_decide_nothing_and_many_small_nights_add_up(first: Collection, tmp_path: Path) -> None:
     nights = Nights(tmp_path, first)
     old = nights.first
@@ -147,6 +149,7 @@ def test_drift_of_list_imbalance_decides(tmp_path: Path, first_nights: FirstNigh
     assert drift.list_imbalance > 0.9 * (index.invlists.imbalance_factor() / before - 1) > 0.2
 
 
+@pytest.mark.slow
 def test_the_recipe_decides(first: Collection, tmp_path: Path) -> None:
     corpus = LONG | long_texts("q", 10, 7)
     always = Nights(tmp_path / "always", first)

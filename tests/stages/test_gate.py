@@ -80,6 +80,7 @@ class Oracle:
         return self.ids[row] == answer if answers == "ids" else f" {answer} " in f" {self.texts[row]} "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answers", ["ids", "strings"])
 def test_all_figures_are_those_of_an_independent_computation(tmp_path: Path, encoder: Path, answers: str) -> None:
     questions = write_questions(tmp_path / "questions.jsonl", answers)
@@ -111,6 +112,7 @@ def refused(collection: Collection) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_an_index_that_misses_min_recall_is_refused_with_what_to_do(tmp_path: Path, first_nights: FirstNights) -> None:
     """The default demands 0.9. Each answer names what holds the recall back, and with that out of the way it passes."""
     resources = {"segment_rows": 50}

@@ -57,6 +57,7 @@ def recall(collection: Collection) -> float:
     return sum(shared) / (20 * len(QUESTIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", KINDS)
 def test_every_kind_publishes_and_answers(factory: str, segments: Collection) -> None:
     reached = {}

@@ -69,6 +69,7 @@ def test_a_sharded_store_answers_as_one_with_a_single_index(collection: Collecti
     assert [problem.object for problem in verify(store, [2])[1]] == [body.index.shards[1].object.name]
 
 
+@pytest.mark.slow
 def test_the_record_holds_the_verification_of_the_index(collection: Collection) -> None:
     body = collection.body(1)
     (shard,) = body.index.shards
@@ -91,6 +92,7 @@ def test_the_record_holds_the_verification_of_the_index(collection: Collection) 
     assert found.quantisation_error == pytest.approx(squared_error / squared_norm, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_report_of_a_night_shows_each_shard(collection: Collection) -> None:
     collection.change(index={"shards": 2})
     outcome = collection.night()
@@ -104,6 +106,7 @@ def test_the_report_of_a_night_shows_each_shard(collection: Collection) -> None:
     assert [report.segments for report in shown] == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.slow
 def test_shards_stay_while_few_of_their_rows_are_dead(collection: Collection) -> None:
     collection.change(index={"shards": 2}, resources={"compact_below": 0.0})
     first = collection.night().snapshot.body.index.shards
@@ -119,6 +122,7 @@ def test_shards_stay_while_few_of_their_rows_are_dead(collection: Collection) ->
     assert verify(collection.store, [2, 3, 4], deep=True)[1] == []
 
 
+@pytest.mark.slow
 def test_a_row_that_comes_back_is_found_again(collection: Collection) -> None:
     text = collection.corpus.pop("p000")
     collection.night()

@@ -163,6 +163,7 @@ def failing_at_poison(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(TowerEncoder, "encode", failing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fails", "reason"),
     [

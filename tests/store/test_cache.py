@@ -232,6 +232,7 @@ print(path, hashlib.sha256(path.read_bytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 class TestSeveralProcesses:
     @pytest.mark.parametrize("kind", ["file", "folder"])
     @pytest.mark.parametrize("locks", ["with locks", "without locks"])

@@ -162,6 +162,7 @@ WRITES = [
 ]
 
 
+@pytest.mark.slow
 class TestRights:
     """A user without the rights gets one sentence from every method, and no PermissionError."""
 
