@@ -16,12 +16,12 @@ from dpr.operations.rollback import rollback
 from dpr.operations.verify import verify
 from dpr.search.retrieve import Retriever
 from dpr.store import Store
-from dpr.store.faults import FaultyStore
 from dpr.store.lease import Lease
 from dpr.store.s3 import S3Store
 from dpr.store.s3_failures import Patience
 from ray_jobs import cli
 from tests.collection import Collection, FirstNights
+from tests.faulty_store import FaultyStore
 from tests.services.endpoint import S3Endpoint
 from tests.services.fault_proxy import Fault, FaultProxy
 
@@ -111,7 +111,7 @@ def test_two_nights_in_a_bucket_and_what_comes_after(
     assert verify(store, [3], deep=True)[1] == []
     assert there.answers(3) == here.answers(1)
     # what was collected is simply made again
-    assert there.night().snapshot.body_bytes() == bodies(here)[1]
+    assert there.night().snapshot.body.to_bytes() == bodies(here)[1]
 
 
 def test_the_commands_on_a_bucket(

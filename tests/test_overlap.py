@@ -154,7 +154,7 @@ def test_a_run_that_was_overtaken_is_planned_again_on_the_new_parent(tmp_path: P
     outcome = third_night.night(progress=Interrupting("gate", [lambda: rollback(store, 1)]))
     assert outcome.published
     assert (outcome.snapshot.number, outcome.snapshot.parent) == (4, 3)
-    assert outcome.snapshot.body_bytes() == expected.body_bytes()
+    assert outcome.snapshot.body.to_bytes() == expected.body.to_bytes()
     assert [read_snapshot(store, number).note for number in numbers(store)] == ["", "", "rollback to 1", ""]
 
 

@@ -21,8 +21,8 @@ from dpr.operations.rollback import rollback
 from dpr.recipe import CorpusConfig
 from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore, Store
-from dpr.store.faults import FailureMode, FaultyStore
 from tests.collection import Collection, FirstNights
+from tests.faulty_store import FailureMode, FaultyStore
 from tests.tiny import Quiet, make_encoder, random_texts
 
 
@@ -82,7 +82,7 @@ def test_two_stores_end_in_the_same_bytes(tmp_path: Path, encoder: Path) -> None
     bodies = []
     for name in ("one", "two"):
         collection = Collection(tmp_path / name, encoder, random_texts(160), index={"factory": "IVF4,PQ8x4"})
-        bodies.append(collection.night().snapshot.body_bytes())
+        bodies.append(collection.night().snapshot.body.to_bytes())
     assert bodies[0] == bodies[1]
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
     whole = first.copy(tmp_path / "whole")
     with monkeypatch.context() as patch:
         counted = _install(patch, whole.recipe.store)
-        expected = whole.night().snapshot.body_bytes()
+        expected = whole.night().snapshot.body.to_bytes()
     assert counted.calls == len(counted.names) > 80
     cases: list[tuple[int, FailureMode]] = [(number, "before") for number in range(1, counted.calls + 1)]
     changing = [number for number, name in enumerate(counted.names, 1) if name.startswith(("put", "delete"))]
@@ -143,7 +143,7 @@ def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
             except StoreError:
                 failed += 1
         where = f"{mode} call {fail_at}, {counted.names[fail_at - 1]}"
-        assert collection.night().snapshot.body_bytes() == expected, where
+        assert collection.night().snapshot.body.to_bytes() == expected, where
         assert numbers(collection.store) == [1, 2], where
         shutil.rmtree(collection.folder)
     # the others: an answer that is not needed, or a beat or a probe that may fail

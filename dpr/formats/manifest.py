@@ -206,6 +206,3 @@ class Snapshot(Document):
     """UTC, ISO 8601."""
     note: str = ""
     body: SnapshotBody
-
-    def body_bytes(self) -> bytes:
-        return self.body.to_bytes()

@@ -63,14 +63,6 @@ class Patience:
     attempt_seconds: float = 120.0
     """Time-out of one whole attempt, against endpoints that send a byte now and then."""
 
-    @property
-    def longest_call_seconds(self) -> float:
-        """Return the longest time that one request takes with its repetitions, until it succeeds or fails.
-
-        The last attempt starts at the latest when `total_seconds` are over. A file in many parts is many requests.
-        """
-        return max(self.total_seconds, self.unreachable_seconds) + self.attempt_seconds
-
 
 @dataclass(frozen=True)
 class Failure:

@@ -230,7 +230,7 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_snapshot(tmp_path: Path, e
     total = killer.kills.total()
     print(f"{total} kills, {killer.drivers} drivers, {killer.gave_up} gave up, {time.monotonic() - started:.0f} s")
 
-    assert live_snapshot(killed.store).body_bytes() == expected.body_bytes()
+    assert live_snapshot(killed.store).body.to_bytes() == expected.body.to_bytes()
     assert numbers(killed.store) == [1]
     assert killer.finished.written_again() == []
     assert len(killer.finished.records) == len(record_files(Path(undisturbed.recipe.store))) == counting.units.total()

@@ -40,13 +40,13 @@ def test_ray_and_one_process_give_the_same_body(
 ) -> None:
     here, there = (make_collection(tmp_path / name, encoder, 600) for name in ("here", "there"))
     executor = RayExecutor(there.recipe.resources)
-    assert there.night(executor).snapshot.body_bytes() == here.night().snapshot.body_bytes()
+    assert there.night(executor).snapshot.body.to_bytes() == here.night().snapshot.body.to_bytes()
 
     # a second night with one edit and one copy
     for collection in (here, there):
         collection.corpus |= {"p001": "w1 w2", "copy": collection.corpus["p002"]}
     progress = Quiet()
-    assert there.night(executor, progress).snapshot.body_bytes() == here.night().snapshot.body_bytes()
+    assert there.night(executor, progress).snapshot.body.to_bytes() == here.night().snapshot.body.to_bytes()
     assert (progress.rows["embed"], progress.rows["copy"]) == (1, 1)
     assert capfd.readouterr() == ("", "")  # nothing of Ray's own
 

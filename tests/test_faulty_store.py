@@ -8,7 +8,7 @@ import pytest
 
 from dpr.errors import StoreError
 from dpr.store import LocalStore, Store
-from dpr.store.faults import FailureMode, FaultyStore
+from tests.faulty_store import FailureMode, FaultyStore
 
 
 def work(store: Store, folder: Path) -> list[object]:
