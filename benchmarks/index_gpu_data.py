@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from dpr.formats import layout
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import DIGEST_HEX_DIGITS, file_sha256
+from dpr.formats.objects import file_sha256
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import passage_schema, write_segment
 
@@ -84,7 +84,7 @@ def _make_segment(corpus: Corpus, number: int) -> SegmentEntry:
     write_segment(path, pa.Table.from_arrays(arrays, schema=passage_schema()), vectors_ND, corpus.encoder_id)
     # named as `put_object` does, without its copy
     sha256 = file_sha256(path)
-    name = f"{stem}-{sha256[:DIGEST_HEX_DIGITS]}.parquet"
+    name = f"{stem}-{sha256[: layout.SHORT_DIGEST]}.parquet"
     ref = ObjectRef(name=name, size_bytes=path.stat().st_size, sha256=sha256)
     path.rename(Path(corpus.store, name))
     return SegmentEntry(number=number, segment_id=segment_id, rows=rows, object=ref)

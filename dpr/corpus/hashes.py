@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpr.fingerprint import KEY_BYTES
-from dpr.formats.segment import HASH
+from dpr.formats.segment import join_hashes
 
 PIECE_ROWS = 1 << 19
 """Hashes that one thread looks up at a time."""
@@ -151,7 +151,7 @@ def _places_of_few(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArr
 
 def one_array(column: pa.ChunkedArray) -> pa.FixedSizeBinaryArray:
     """Join the chunks of a column into one array of hashes."""
-    return pa.concat_arrays([pa.array([], HASH), *(chunk.cast(HASH) for chunk in column.chunks)])
+    return join_hashes(column.chunks)
 
 
 def bytes_of(array: pa.FixedSizeBinaryArray) -> memoryview:

@@ -14,8 +14,8 @@ from dpr.corpus.rows import FileKind, InputFile, Slice
 from dpr.errors import CorpusError
 from dpr.fingerprint import fingerprint
 from dpr.recipe import CorpusConfig, CorpusFormat
+from dpr.store import READERS
 
-_THREADS: Final = 16  # more than CPUs, since they wait for object stores most of the time
 _JSONL_SUFFIXES: Final = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 _SUFFIXES: Final[dict[CorpusFormat, tuple[str, ...]]] = {
     "dpr-tsv": (".tsv", ".tsv.gz"),
@@ -110,7 +110,7 @@ def _corpus_files(path: str, found: Found, format_: CorpusFormat) -> list[InputF
 
 def _detect_all(files: list[InputFile], corpus: CorpusConfig) -> dict[str, FileKind]:
     """Find out the kinds of files, by path, opening many files at a time."""
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(READERS) as threads:
         kinds = threads.map(lambda file: detect(file, corpus), files)
         return dict(zip((file.path for file in files), kinds, strict=True))
 

@@ -60,16 +60,20 @@ class DeletionSet(RowSet):
         rows = self.rows(entry.number)
         if (len(rows), dead_digest(rows)) != (entry.dead_rows, entry.dead_digest):
             raise IntegrityError(
-                f"the deletion set names {len(rows)} dead rows of segment {entry.segment_id}, and the snapshot counts "
-                f"{entry.dead_rows} (or others); roll back to a sound snapshot or run the recipe again"
+                f"the deletion set names {len(rows)} dead rows of segment {entry.segment_id}, and they are not the "
+                f"{entry.dead_rows} that the snapshot counts; roll back to a sound snapshot or run the recipe again"
             )
         return rows
 
+    def live_mask(self, entry: SegmentEntry) -> npt.NDArray[np.bool_]:
+        """Return which of the N rows of a segment live, as a mask (N,). Raises IntegrityError as `dead_rows` does."""
+        lives_N = np.ones(entry.rows, np.bool_)
+        lives_N[self.dead_rows(entry)] = False
+        return lives_N
+
     def live_rows(self, entry: SegmentEntry) -> npt.NDArray[np.int64]:
-        """Return the sorted live row numbers of a segment."""
-        lives = np.ones(entry.rows, np.bool_)
-        lives[self.dead_rows(entry)] = False
-        return np.flatnonzero(lives)
+        """Return the sorted live row numbers of a segment. Raises IntegrityError as `dead_rows` does."""
+        return np.flatnonzero(self.live_mask(entry))
 
 
 def dead_digest(rows: Rows) -> str:

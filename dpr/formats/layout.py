@@ -36,7 +36,7 @@ PROBES = "probes/"
 COLLECTED = (SNAPSHOTS, SCANS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, INDEXES, TRUTH, RUNS, READERS, PROBES)
 """Where garbage is looked for. The lease removes its own objects; anything else in a store's folder is not ours."""
 SHORT_DIGEST = 32
-"""Hex digits of a SHA-256 that identify an object in the name of another one."""
+"""Hex digits of a SHA-256 that identify an object, in its own name and in the names of others."""
 
 
 def snapshot(number: int) -> str:

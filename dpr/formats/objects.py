@@ -10,13 +10,12 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from dpr.errors import IntegrityError, MissingObjectError
+from dpr.formats import layout
 from dpr.formats.records import ObjectRef
 from dpr.store import Store
 from dpr.store.cache import local_cache
 from dpr.store.ranged import RangedFile
 
-DIGEST_HEX_DIGITS = 32
-"""Of the SHA-256, in an object's name."""
 _BLOCK_BYTES = 1 << 20
 _STREAM_BYTES = 8 << 20
 
@@ -36,7 +35,7 @@ def put_object(store: Store, stem: str, path: Path) -> ObjectRef:
     The suffix is the file's own. The same bytes have the same name, so storing them again changes nothing.
     """
     sha256 = file_sha256(path)
-    name = f"{stem}-{sha256[:DIGEST_HEX_DIGITS]}{path.suffix}"
+    name = f"{stem}-{sha256[: layout.SHORT_DIGEST]}{path.suffix}"
     store.put_file_if_absent(name, path)
     return ObjectRef(name=name, size_bytes=path.stat().st_size, sha256=sha256)
 

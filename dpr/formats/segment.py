@@ -7,7 +7,7 @@ by range, without unpacking it. `dpr.search.vectors` does that.
 Shapes: N rows, D dimensions, G row groups.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -88,7 +88,12 @@ def read_hashes(
     """Return the hash columns of a segment, without touching text or vectors."""
     with damage_explained(file):
         table = pq.read_table(file, columns=list(columns), page_checksum_verification=True)
-    return {name: pa.concat_arrays([pa.array([], HASH), *table[name].cast(HASH).chunks]) for name in columns}
+    return {name: join_hashes(table[name].chunks) for name in columns}
+
+
+def join_hashes(arrays: Iterable[pa.Array]) -> pa.FixedSizeBinaryArray:
+    """Return one array of the hashes of several, in their order; an empty one of none."""
+    return pa.concat_arrays([pa.array([], HASH), *(array.cast(HASH) for array in arrays)])
 
 
 def iter_groups(file: Path | BinaryIO, columns: Sequence[str]) -> Iterator[pa.Table]:

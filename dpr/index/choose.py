@@ -22,6 +22,7 @@ from dpr.errors import IndexBuildError
 from dpr.index.kinds import (
     FAST_BITS,
     FAST_BLOCK_ROWS,
+    ID_BYTES,
     Storage,
     code_centroids,
     core,
@@ -37,7 +38,6 @@ from dpr.recipe import IndexConfig
 EXACT_BELOW_ROWS = 1_000
 LISTS_PER_ROOT = 4
 MAX_LISTS = 65_536
-ID_BYTES = 8
 LIST_BYTES = 8
 MIN_GROUP, MAX_GROUP = 2, 16
 """Dimensions of a PQ subspace: the least by the rule, and the most in the narrowest code for `memory_gb`."""

@@ -16,6 +16,7 @@ from dpr.index.kinds import (
     BLOCK_LISTS_HEADER_BYTES,
     EMPTY_ARRAY_LISTS_BYTES,
     EMPTY_BLOCK_LIST_BYTES,
+    ID_BYTES,
     Storage,
     copy_index,
     core,
@@ -26,7 +27,6 @@ from dpr.index.kinds import (
 Sizes = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint8]
 Ids = npt.NDArray[np.int64]
-ID_BYTES = 8
 
 
 class ListWriter(ABC):

@@ -8,6 +8,8 @@ import faiss
 EMPTY_ARRAY_LISTS_BYTES = 32
 BLOCK_LISTS_HEADER_BYTES = 36
 EMPTY_BLOCK_LIST_BYTES = 16
+ID_BYTES = 8
+"""Of a vector's id, in every kind of index."""
 FAST_BITS, FAST_BLOCK_ROWS = 4, 32
 """Of PQ codes that FastScan searches: a table of 16 products fits a register, so 32 vectors are looked up at a time."""
 

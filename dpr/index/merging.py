@@ -27,13 +27,12 @@ from dpr.index.invlists import ListWriter, list_writer
 from dpr.index.kinds import Storage, copy_index, core, set_ntotal, storage
 from dpr.index.part import PartFile, PartSource
 from dpr.index.training import write_index
+from dpr.store import READERS
 
 ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
 MAX_SEGMENT_NUMBER = 2**31 - 1
 BUFFER_BYTES = 64 * 2**20
-READERS = 16
-"""Parts read at once: from an object store a read waits longer than it takes."""
 ADD_ROWS = 32_768
 
 Rows = npt.NDArray[np.int64]

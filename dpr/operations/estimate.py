@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dpr.engine.executor import Cluster
 from dpr.engine.run_units import StageReport
 from dpr.formats.records import Document
+from dpr.formats.segment import FLOAT16_BYTES
 from dpr.stages.embed_meter import Encoding
 
 HASH_ROW_BYTES = 33
 """Bytes of a passage in a keys object: id hash, key, and a position that takes almost nothing."""
-FLOAT16_BYTES = 2
 HOUR_SECONDS = 3600.0
 EMBED_STAGES = ("embed", "copy")
 INDEX_STAGES = ("train", "build", "merge", "questions", "truth", "gate")

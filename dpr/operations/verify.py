@@ -15,7 +15,7 @@ from dpr.formats.deletions import read_deletions
 from dpr.formats.manifest import SegmentEntry, ShardEntry, SnapshotBody
 from dpr.formats.objects import fetch_object, verify_bytes
 from dpr.formats.records import ObjectRef, read_record
-from dpr.formats.segment import HASH, check_segment, iter_groups, vectors_of
+from dpr.formats.segment import HASH, check_segment, iter_groups, join_hashes, vectors_of
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.contents import stored_ids
 from dpr.index.merging import ROW_BITS
@@ -91,7 +91,8 @@ def _problems_of(store: Store, number: int, ref: ObjectRef, *, deep: bool) -> li
 
 
 def _check_contents(store: Store, body: SnapshotBody) -> None:
-    index_ids, id_hashes = [np.empty(0, np.int64)], [pa.array([], HASH)]
+    index_ids = [np.empty(0, np.int64)]
+    id_hashes: list[pa.FixedSizeBinaryArray] = []
     deletions = read_deletions(store, body.deletions)
     for entry in body.segments:
         live = deletions.live_rows(entry)
@@ -99,7 +100,7 @@ def _check_contents(store: Store, body: SnapshotBody) -> None:
         id_hashes.append(hashes.take(pa.array(live)))
         index_ids.append((entry.number << ROW_BITS) | live)
     expected = np.concatenate(index_ids)
-    _check_each_once(pa.concat_arrays(id_hashes), expected)
+    _check_each_once(join_hashes(id_hashes), expected)
     found = [_live_ids(store, shard, expected) for shard in body.index.shards]
     if not np.array_equal(np.sort(np.concatenate(found)), np.sort(expected)):
         raise IntegrityError("the ids in the index are not those of the live rows, each once")
@@ -144,4 +145,6 @@ def _check_each_once(id_hashes: pa.FixedSizeBinaryArray, index_ids: npt.NDArray[
     if len(repeated):
         same = index_ids[codes == codes[repeated[0]]][:2].tolist()
         where = " and ".join(f"row {i % (1 << ROW_BITS)} of segment number {i >> ROW_BITS}" for i in same)
-        raise IntegrityError(f"a passage id is there twice: {where} are live and have the same one")
+        raise IntegrityError(
+            f"two live rows have the same passage id: {where}; roll back to a sound snapshot or run the recipe again"
+        )

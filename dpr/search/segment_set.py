@@ -77,12 +77,7 @@ class SegmentSet:
 
     def live_rows(self) -> LiveRows:
         """Return which ids live."""
-        return LiveRows({number: self._mask(entry) for number, entry in self._entries.items()})
-
-    def _mask(self, entry: SegmentEntry) -> npt.NDArray[np.bool_]:
-        mask = np.ones(entry.rows, np.bool_)
-        mask[self._deletions.dead_rows(entry)] = False
-        return mask
+        return LiveRows({number: self._deletions.live_mask(entry) for number, entry in self._entries.items()})
 
     def hits(self, scores_K: Scores, ids_K: Ids) -> list[Hit]:
         """Return hits in rank order; ids below zero (fewer than K found) are left out."""

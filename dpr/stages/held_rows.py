@@ -20,7 +20,7 @@ from dpr.formats.deletions import read_deletions, with_dead
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import open_parts, read_object
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import HASH, read_hashes
+from dpr.formats.segment import join_hashes, read_hashes
 from dpr.stages.scan import ScanResult
 from dpr.store import READERS, Store
 
@@ -103,18 +103,13 @@ def read_held_rows(
     with ThreadPoolExecutor(READERS) as pool:
         hashes = list(pool.map(lambda entry: read_hashes(open_parts(store, entry.object)), entries))
     deletions = read_deletions(store, base_deletions)
-    lived = [np.empty(0, np.bool_)]
-    for entry in base:
-        mask = np.ones(entry.rows, np.bool_)
-        mask[deletions.dead_rows(entry)] = False
-        lived.append(mask)
+    lived = [np.empty(0, np.bool_), *(deletions.live_mask(entry) for entry in base)]
     lived += [np.zeros(entry.rows, np.bool_) for entry in retired]
     numbers = np.array([entry.number for entry in entries], np.int32)
-    empty = pa.array([], HASH)
     return HeldRows(
         np.repeat(numbers, [entry.rows for entry in entries]),
-        pa.concat_arrays([empty, *(columns["key"] for columns in hashes)]),
-        pa.concat_arrays([empty, *(columns["content_hash"] for columns in hashes)]),
+        join_hashes(columns["key"] for columns in hashes),
+        join_hashes(columns["content_hash"] for columns in hashes),
         np.concatenate(lived),
     )
 

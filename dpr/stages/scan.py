@@ -26,7 +26,7 @@ from dpr.formats import layout
 from dpr.formats.objects import open_parts, put_object
 from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
 from dpr.formats.records import ObjectRef, Result
-from dpr.formats.segment import HASH, read_hashes
+from dpr.formats.segment import HASH, join_hashes, read_hashes
 from dpr.recipe import CorpusConfig
 from dpr.run import Run, RunPlan
 from dpr.stages.passages import POSITION, SCHEMA
@@ -101,7 +101,7 @@ def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:
     store = open_store(store_url)
     with ThreadPoolExecutor(READERS) as pool:
         keys = list(pool.map(lambda ref: read_hashes(open_parts(store, ref), ("key",))["key"], segments))
-    return KnownKeys(pa.concat_arrays([pa.array([], HASH), *keys]))
+    return KnownKeys(join_hashes(keys))
 
 
 class ScanSlice:

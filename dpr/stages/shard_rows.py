@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dpr.formats.deletions import DeletionSet, read_deletions, read_row_set
+from dpr.formats.deletions import read_deletions, read_row_set
 from dpr.formats.manifest import SegmentEntry, ShardEntry
 from dpr.stages.shard_plan import Group, ShardSize, plan_tiers
 from dpr.stages.train import IndexContext
@@ -32,7 +32,7 @@ class ShardsToBe:
 def plan_shards(store: Store, context: IndexContext, old: Sequence[ShardEntry]) -> ShardsToBe:
     """Decide which shards stay and which rows go into new ones. Every live row is in exactly one."""
     deletions = read_deletions(store, context.deletions)
-    lives = {entry.number: _mask(entry, deletions) for entry in context.segments}
+    lives = {entry.number: deletions.live_mask(entry) for entry in context.segments}
     living = [_living(store, shard, lives) for shard in old]
     missing = dict(lives)
     for rows in living:
@@ -60,12 +60,6 @@ def split_evenly(segments: Sequence[SegmentEntry], max_runs: int) -> list[tuple[
     twice_middles = 2 * np.cumsum(live) - live
     places = twice_middles * max_runs // (2 * live.sum()) if len(live) else live
     return [tuple(e for e, p in zip(living, places, strict=True) if p == place) for place in np.unique(places)]
-
-
-def _mask(entry: SegmentEntry, deletions: DeletionSet) -> npt.NDArray[np.bool_]:
-    mask = np.ones(entry.rows, np.bool_)
-    mask[deletions.dead_rows(entry)] = False
-    return mask
 
 
 def _living(store: Store, shard: ShardEntry, lives: ShardRows) -> ShardRows:

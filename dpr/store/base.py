@@ -10,7 +10,7 @@ from dpr.errors import StoreError
 TEMPORARY_PREFIX = ".tmp-"
 """How the names of unfinished files begin; no object may be named so."""
 READERS = 16
-"""Objects that a process reads at once: reading waits for disks and for object stores."""
+"""Objects or files that a process reads at once: reading waits for disks and for object stores."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def test_what_is_stored_is_read_back(tmp_path_factory: pytest.TempPathFactory, d
         rows = dead.get(number, set())
         assert read.dead_rows(entry(number, rows)).tolist() == sorted(rows)
         assert read.live_rows(entry(number, rows)).tolist() == [row for row in range(ROWS) if row not in rows]
+        assert read.live_mask(entry(number, rows)).tolist() == [row not in rows for row in range(ROWS)]
 
 
 @settings(deadline=None, max_examples=30)
@@ -65,8 +66,8 @@ def test_dead_rows_that_are_not_those_of_the_entry_are_refused(stored: set[int],
     if stored == counted:
         assert dead.dead_rows(segment).tolist() == sorted(counted)
         return
-    for read in (dead.dead_rows, dead.live_rows):
-        with pytest.raises(IntegrityError, match=f"names {len(stored)} dead rows of segment s3, and the snapshot c"):
+    for read in (dead.dead_rows, dead.live_rows, dead.live_mask):
+        with pytest.raises(IntegrityError, match=f"names {len(stored)} dead rows of segment s3, and they are not"):
             read(segment)
 
 

@@ -227,7 +227,7 @@ def test_a_deletion_set_of_another_size_is_found(copy: Copy) -> None:
     assert copy.problems(deep=False) == []
     (problem,) = copy.problems(deep=True)
     assert "names 1 dead rows of segment" in problem
-    assert "the snapshot counts 0" in problem
+    assert "they are not the 0 that the snapshot counts" in problem
 
 
 def test_a_deletion_set_of_other_rows_is_found(copy: Copy) -> None:
@@ -239,7 +239,7 @@ def test_a_deletion_set_of_other_rows_is_found(copy: Copy) -> None:
     copy.record_as_it_is(copy.body["deletions"])
     assert copy.problems(deep=False) == []
     (problem,) = copy.problems(deep=True)
-    assert "the snapshot counts 1 (or others)" in problem
+    assert "they are not the 1 that the snapshot counts" in problem
 
 
 def test_an_index_of_other_rows_is_found(copy: Copy) -> None:
@@ -262,7 +262,7 @@ def test_an_id_that_is_there_twice_is_found(copy: Copy) -> None:
     first = table.to_pylist()
     copy.change_segment(1, lambda rows, _: rows[3].update(first[5]))
     (problem,) = copy.problems(deep=True)
-    assert "a passage id is there twice: row 5 of segment number 0 and row 3 of segment number 1" in problem
+    assert "two live rows have the same passage id: row 5 of segment number 0 and row 3 of segment number 1" in problem
 
 
 def test_a_vector_that_is_not_finite_is_found(copy: Copy) -> None:
