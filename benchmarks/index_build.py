@@ -23,9 +23,9 @@ from dpr.formats.manifest import CodebookEntry, SegmentEntry
 from dpr.formats.objects import put_object
 from dpr.formats.records import read_record
 from dpr.formats.segment import write_segment
+from dpr.index.faiss_file import read_faiss
 from dpr.index.merging import PartRef, merge
 from dpr.index.sample import sample_rows
-from dpr.index.training import read_index
 from dpr.recipe import Recipe
 from dpr.run import Plan, Run
 from dpr.stages.build import PartResult, build
@@ -145,7 +145,7 @@ def merging(built: Path) -> dict[str, Any]:
     codebook_ref = CodebookEntry.model_validate(made["codebook"]).object
     codebook_file = store.local_path(codebook_ref.name)
     assert codebook_file is not None
-    codebook, parts = read_index(codebook_file), []
+    codebook, parts = read_faiss(codebook_file), []
     for segment in entries_of(built):
         stem = layout.part(codebook_ref.sha256, segment.object.sha256)
         result = read_record(store, layout.record(stem), PartResult)

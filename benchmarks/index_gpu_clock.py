@@ -29,8 +29,8 @@ CLOCKED = (
     "put_object",
     "merge",
     "open_verified",
-    "read_index",
-    "verify",
+    "read_faiss",
+    "verify_index",
     "relative_error",
 )
 """Functions of the step's module, and methods of classes in it; the seconds of one called within another count for

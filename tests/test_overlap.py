@@ -12,7 +12,7 @@ import pytest
 
 from dpr.engine.executor import LocalExecutor
 from dpr.errors import ConflictError, PublishRaceError
-from dpr.formats.snapshots import live_snapshot, numbers, publish, read_snapshot
+from dpr.formats.snapshots import live_snapshot, numbers, publish_body, read_snapshot
 from dpr.operations.rollback import rollback
 from dpr.operations.verify import verify
 from dpr.run import Plan
@@ -187,7 +187,7 @@ def test_of_publishers_at_once_one_wins_each_number(tmp_path: Path, first_nights
         for number in range(1, rounds + 1):
             gate.wait(60)
             try:
-                snapshot = publish(store, body, number, run_id=f"{me}", inputs=None)
+                snapshot = publish_body(store, body, number, run_id=f"{me}", inputs=None)
                 won.append(True)
                 assert (snapshot.number, snapshot.run_id) == (number + 1, f"{me}")
             except PublishRaceError:

@@ -213,7 +213,7 @@ class _Copier:
         )
 
 
-def pool(hidden_TH: Tensor, packed: Packed, pooling: str) -> Tensor:
+def pool_packed(hidden_TH: Tensor, packed: Packed, pooling: str) -> Tensor:
     """Return mean or maximum (B, H) over each sequence's tokens."""
     lengths = packed.offsets.diff().long()
     # unsafe: the lengths are not checked, because reading them would wait for the device

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dpr.encoder.network import Network
-from dpr.encoder.packed import Ops, Packed, PackedBert, pool
+from dpr.encoder.packed import Ops, Packed, PackedBert, pool_packed
 from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_torch import TorchOps
 from dpr.encoder.tokens import TokenBatch
@@ -64,7 +64,7 @@ class PackedForward:
         if self._tower.pooling == "cls":
             pooled_BH = self._bert.first(packed)
         else:
-            pooled_BH = pool(self._bert.hidden(packed), packed, self._tower.pooling)
+            pooled_BH = pool_packed(self._bert.hidden(packed), packed, self._tower.pooling)
         vectors_BD = self._network.project(pooled_BH)
         return nn.functional.normalize(vectors_BD, dim=-1) if self._tower.normalize else vectors_BD
 

@@ -25,7 +25,7 @@ class PaddedForward:
         """See Forward."""
         ids_BL, types_BL, mask_BL = (self._to_device(x) for x in _padded(tokens, self._network.pad_id))
         hidden_BLH = self._network.hidden(ids_BL, types_BL, mask_BL)
-        pooled_BH = pool(hidden_BLH, mask_BL, self._tower.pooling)
+        pooled_BH = pool_padded(hidden_BLH, mask_BL, self._tower.pooling)
         vectors_BD = self._network.project(pooled_BH)
         if self._tower.normalize:
             vectors_BD = nn.functional.normalize(vectors_BD, dim=-1)
@@ -45,7 +45,7 @@ class PaddedForward:
         return None if array is None else torch.from_numpy(array).to(self._device)
 
 
-def pool(hidden_BLH: Tensor, mask_BL: Tensor | None, pooling: str) -> Tensor:
+def pool_padded(hidden_BLH: Tensor, mask_BL: Tensor | None, pooling: str) -> Tensor:
     """Return one float32 vector (B, H) a row: that of its first token (cls), or mean or maximum of its real tokens."""
     if pooling == "cls":
         return hidden_BLH[:, 0].float()

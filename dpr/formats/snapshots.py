@@ -66,7 +66,7 @@ def lineage(store: Store, encoder_id: str) -> list[Snapshot]:
     return [snapshot for snapshot in found if snapshot.body.encoder_id == encoder_id]
 
 
-def publish(
+def publish_body(
     store: Store, body: SnapshotBody, parent: int | None, *, run_id: str, inputs: str | None, note: str = ""
 ) -> Snapshot:
     """Make `body` the live snapshot if `parent` still is.

@@ -32,7 +32,7 @@ class Verification(Document):
     """Vectors that the error was measured on."""
 
 
-def verify(index: faiss.Index, expected_live_rows: int, file: Path | None = None) -> Verification:
+def verify_index(index: faiss.Index, expected_live_rows: int, file: Path | None = None) -> Verification:
     """Check that an index, mapped from `file` if given, holds each live row once; report the shape of its lists.
 
     Raises IntegrityError, with both numbers, if it holds another number of vectors or an id twice.

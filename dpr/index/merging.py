@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IndexBuildError, IntegrityError
+from dpr.index.faiss_file import write_faiss
 from dpr.index.hardware import as_float32
 from dpr.index.invlists import ListWriter, list_writer
 from dpr.index.kinds import Storage, copy_index, core, set_ntotal, storage
 from dpr.index.part import PartFile, PartSource
-from dpr.index.training import write_index
 from dpr.store import READERS
 
 ROW_BITS = 32
@@ -91,7 +91,7 @@ def build_whole(
         for start in range(0, len(rows_N), ADD_ROWS):
             block_ND = as_float32(vectors_ND[start : start + ADD_ROWS], codebook.d, f"vectors of segment {number}")
             index.add_with_ids(block_ND, index_ids(number, rows_N[start : start + ADD_ROWS]))
-    write_index(index, path)
+    write_faiss(index, path)
     return int(index.ntotal)
 
 
@@ -218,7 +218,7 @@ def _merge_codes(codebook: faiss.Index, parts: Sequence[_LivePart], path: Path) 
     ids_N = np.concatenate(ids)
     faiss.copy_array_to_vector(ids_N, index.id_map)
     set_ntotal(index, len(ids_N))
-    write_index(index, path)
+    write_faiss(index, path)
     return len(ids_N)
 
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from dpr.index.candidates import Lists, nearest_lists, search
 from dpr.index.contents import list_sizes
+from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import FAST_BITS, inverted, list_count, packed_when_opened, searched
 from dpr.index.live_rows import LiveRows
-from dpr.index.training import read_index
 from dpr.index.truth import MISSING, Ids, Scores, empty_topk, merge_topk
 
 RANKED_BY_CODE_FROM_LISTS = 1_024
@@ -37,7 +37,7 @@ def open_shards(paths: Sequence[Path]) -> list[faiss.Index]:
     """Open the shards of an index, in memory and in the form that is searched fastest.
 
     They share their coarse centroids, and memory holds no second copy of their lists. Raises IntegrityError as
-    `read_index` does.
+    `read_faiss` does.
     """
     shards: list[faiss.Index] = []
     for path in paths:
@@ -47,10 +47,10 @@ def open_shards(paths: Sequence[Path]) -> list[faiss.Index]:
 
 def open_shard(path: Path, first: faiss.Index | None = None) -> faiss.Index:
     """Open one shard; it shares the coarse centroids of `first`, a shard of the same codebook, if that is given."""
-    index = read_index(path, mapped=True)
+    index = read_faiss(path, mapped=True)
     if not packed_when_opened(index):
         del index  # or both would be in memory
-        index = read_index(path)
+        index = read_faiss(path)
         if first is not None and inverted(index) is not None:
             _share_centroids(inverted(index), inverted(first))
         return index

@@ -6,13 +6,12 @@ Shapes: N rows, D dimensions, L lists.
 import contextlib
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from dpr.errors import IndexBuildError, IntegrityError
+from dpr.errors import IndexBuildError
 from dpr.index.candidates import search
 from dpr.index.choose import IndexPlan, new_index
 from dpr.index.coding import FaissCoder
@@ -160,30 +159,3 @@ def imbalance_growth(trained: float, new: float, share: float) -> float:
     trained, new = max(1.0, trained), max(1.0, new)
     grown = ((1 - share) * math.sqrt(trained) + share * math.sqrt(new)) ** 2
     return grown / trained - 1.0
-
-
-def write_index(index: faiss.Index, path: Path) -> None:
-    """Write an index to a local file. Raises IndexBuildError, leaving no file, if that fails."""
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:
-        path.unlink(missing_ok=True)
-        raise IndexBuildError(
-            f"index file {path} cannot be written: {reason(error)}; free disk space or use another folder"
-        ) from error
-
-
-def read_index(path: Path, *, mapped: bool = False) -> faiss.Index:
-    """Read an index from a local file whose checksum was verified.
-
-    `mapped` leaves plain inverted lists in the file, to be paged in as they are searched. Raises IntegrityError if it
-    is not a file that FAISS can read.
-    """
-    try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
-    except RuntimeError as error:
-        raise IntegrityError(f"index file {path} cannot be read: {reason(error)}; build it again") from error
-    inner = core(index)
-    if isinstance(inner, faiss.IndexIVFPQFastScan):
-        inner.fine_quantizer = inner.pq  # FAISS forgets it when reading, and then decoding crashes the process
-    return index

@@ -16,7 +16,7 @@ EMBED_STAGES = ("embed", "copy")
 INDEX_STAGES = ("train", "build", "merge", "questions", "truth", "gate")
 
 
-class Work(Document):
+class Workload(Document):
     """What there is to do."""
 
     slices: int
@@ -77,7 +77,7 @@ class Cost(Document):
     """None: the recipe gives no price."""
 
 
-def estimate(work: Work, speeds: Speeds, cluster: Cluster, price: float | None) -> Cost:
+def estimate(work: Workload, speeds: Speeds, cluster: Cluster, price: float | None) -> Cost:
     """Return the cost of `work` at these speeds."""
     scan = speeds.scan_seconds / (min(cluster.cpus, work.slices) if cluster.overlap else 1)
     embed = _embed_seconds(work, speeds, cluster, scan) if work.embed else 0.0
@@ -127,7 +127,7 @@ def gpu_hours_of(embed_seconds: float, cluster: Cluster) -> float:
     return embed_seconds / HOUR_SECONDS * cluster.encoders * cluster.gpus_per_encoder
 
 
-def _embed_seconds(work: Work, speeds: Speeds, cluster: Cluster, scan_seconds: float) -> float:
+def _embed_seconds(work: Workload, speeds: Speeds, cluster: Cluster, scan_seconds: float) -> float:
     """Return the slower of encoding and tokenising if they overlap on GPUs; else their sum, since they share the CPUs.
 
     Encoders on GPUs start while the corpus is scanned. Units are not divided among encoders, so the last round may
@@ -141,11 +141,11 @@ def _embed_seconds(work: Work, speeds: Speeds, cluster: Cluster, scan_seconds: f
     return speeds.start_seconds + encode + tokenise
 
 
-def _segment_bytes(work: Work) -> float:
+def _segment_bytes(work: Workload) -> float:
     return (work.embed + work.copy_rows) * (work.new_row_bytes + FLOAT16_BYTES * work.dim)
 
 
-def _read_bytes(work: Work) -> int:
+def _read_bytes(work: Workload) -> int:
     """Return the sum over the stages: scan, diff, embed and copy, train, build, merge, gate."""
     all_vectors = FLOAT16_BYTES * work.dim * work.passages
     return int(
@@ -160,7 +160,7 @@ def _read_bytes(work: Work) -> int:
     )
 
 
-def _written_bytes(work: Work) -> int:
+def _written_bytes(work: Workload) -> int:
     """Return the sum over the stages: scan (keys, new passages), embed and copy, build, merge."""
     return int(
         HASH_ROW_BYTES * work.passages

@@ -9,8 +9,7 @@ from dpr.errors import CorpusError
 from dpr.formats.records import Document
 from dpr.index.choose import choose
 from dpr.operations.calibrate import Calibrate, Calibration, Sample
-from dpr.operations.estimate import INDEX_STAGES, Cost, Speeds, estimate
-from dpr.operations.estimate import Work as Amount
+from dpr.operations.estimate import INDEX_STAGES, Cost, Speeds, Workload, estimate
 from dpr.operations.run_report import latest_report
 from dpr.operations.survey import SURVEY_SECONDS, Survey, survey
 from dpr.run import Run
@@ -32,7 +31,7 @@ class Forecast(Document):
     """None: not known until the whole corpus is read."""
     duplicates: int
     quarantined: int
-    work: Amount
+    work: Workload
     speeds: Speeds
     cluster: Cluster
     cost: Cost
@@ -116,13 +115,13 @@ def _index_seconds(run: Run) -> float | None:
     return sum(stage.seconds for stage in stages)
 
 
-def _work(run: Run, found: Survey, tokens_per_passage: float) -> Amount:
+def _work(run: Run, found: Survey, tokens_per_passage: float) -> Workload:
     changes, max_rows = found.changes, run.recipe.resources.segment_rows
     passages = round(changes.rows * found.scale)
     embed = round(changes.embed_rows * found.scale)
     copied = _copied(changes) if found.exact else round(changes.borrowed * found.scale)
     index = choose(run.recipe.index, passages, run.spec.dim)
-    return Amount(
+    return Workload(
         slices=found.slices,
         corpus_bytes=found.corpus_bytes,
         passages=passages,

@@ -2,7 +2,7 @@
 
 from dpr.errors import RecipeError
 from dpr.formats.manifest import Snapshot
-from dpr.formats.snapshots import live_snapshot, open_snapshot, publish
+from dpr.formats.snapshots import live_snapshot, open_snapshot, publish_body
 from dpr.store import Store
 from dpr.store.proof import prove_put_if_absent
 
@@ -18,4 +18,4 @@ def rollback(store: Store, number: int) -> Snapshot:
     old, marker = open_snapshot(store, number)
     with marker:
         prove_put_if_absent(store)
-        return publish(store, old.body, live.number, run_id=old.run_id, inputs=None, note=f"rollback to {number}")
+        return publish_body(store, old.body, live.number, run_id=old.run_id, inputs=None, note=f"rollback to {number}")

@@ -18,8 +18,8 @@ from dpr.formats.records import ObjectRef, read_record
 from dpr.formats.segment import HASH, check_segment, iter_groups, join_hashes, vectors_of
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.contents import stored_ids
+from dpr.index.faiss_file import read_faiss
 from dpr.index.merging import ROW_BITS
-from dpr.index.training import read_index
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
 from dpr.store import Store
@@ -108,7 +108,7 @@ def _check_contents(store: Store, body: SnapshotBody) -> None:
 
 def _live_ids(store: Store, shard: ShardEntry, live_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The ids of a shard that are among the live ones. Raises IntegrityError if its counts are not those recorded."""
-    ids = stored_ids(read_index(fetch_object(store, shard.object), mapped=True))
+    ids = stored_ids(read_faiss(fetch_object(store, shard.object), mapped=True))
     living = ids[np.isin(ids, live_ids)]
     if (len(ids), len(living)) != (shard.rows, shard.live_rows):
         raise IntegrityError(

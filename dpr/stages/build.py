@@ -17,9 +17,9 @@ from dpr.formats.manifest import CodebookEntry, SegmentEntry
 from dpr.formats.objects import fetch_object, put_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.coding import Coder, build_part, coder
+from dpr.index.faiss_file import read_faiss
 from dpr.index.hardware import Hardware
 from dpr.index.part import write_part
-from dpr.index.training import read_index
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.drift import CodebookChoice
@@ -86,5 +86,5 @@ class BuildPart:
 
 @functools.lru_cache(maxsize=1)  # a process that builds many parts reads the codebook once
 def _codebook_of(store_url: str, ref: ObjectRef, hardware: Hardware) -> tuple[Any, Coder]:
-    codebook = read_index(fetch_object(open_store(store_url), ref))
+    codebook = read_faiss(fetch_object(open_store(store_url), ref))
     return codebook, coder(codebook, hardware)

@@ -10,7 +10,8 @@ from dpr.formats.manifest import CodebookEntry
 from dpr.formats.objects import fetch_object
 from dpr.formats.records import Document
 from dpr.index.choose import IndexPlan, choose, fits, keep
-from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error, read_index
+from dpr.index.faiss_file import read_faiss
+from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error
 from dpr.run import Run
 from dpr.stages.train import FIGURE_ROWS, IndexContext, sample_vectors, train_codebook
 from dpr.store import Store
@@ -122,7 +123,7 @@ def measure_drift(store: Store, context: IndexContext, base: CodebookEntry) -> D
     if base.quantisation_error == 0.0 and base.list_imbalance is None:  # an exact codebook without lists cannot drift
         return Drift(rows=rows, quantisation_error=0.0, list_imbalance=None)
     sample_ND = sample_vectors(store, later, context.deletions, FIGURE_ROWS, seed=0)
-    codebook = read_index(fetch_object(store, base.object))
+    codebook = read_faiss(fetch_object(store, base.object))
     error = quantisation_error(codebook, sample_ND) / base.quantisation_error - 1.0 if base.quantisation_error else 0.0
     growth, imbalance = None, list_imbalance(codebook, sample_ND)
     if base.list_imbalance is not None and imbalance is not None:

@@ -21,9 +21,9 @@ from dpr.formats.deletions import RowSet, dead_digest, read_row_set
 from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, ShardEntry
 from dpr.formats.objects import fetch_object, open_verified, put_object
 from dpr.formats.records import ObjectRef, Result
-from dpr.index.contents import Verification, decoded_sample, verify
+from dpr.index.contents import Verification, decoded_sample, verify_index
+from dpr.index.faiss_file import read_faiss
 from dpr.index.merging import ROW_BITS, ROW_MASK, PartRef, build_whole, merge
-from dpr.index.training import read_index
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.drift import CodebookChoice
@@ -123,7 +123,7 @@ class MergeShard:
 
     def __call__(self, unit: MergeUnit) -> ShardResult:
         store = open_store(self._context.store_url)
-        codebook = read_index(fetch_object(store, self._codebook.object))
+        codebook = read_faiss(fetch_object(store, self._codebook.object))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "index.faiss")
             if self._mergeable:
@@ -157,8 +157,8 @@ class MergeShard:
 
     def _verify(self, store: Store, unit: MergeUnit, path: Path) -> Verification:
         """Verify counts, ids and lists, and measure the error of sampled vectors against the segments."""
-        index = read_index(path, mapped=True)
-        found = verify(index, unit.rows, path)
+        index = read_faiss(path, mapped=True)
+        found = verify_index(index, unit.rows, path)
         sample = decoded_sample(index, ERROR_SAMPLE_ROWS, self._context.config.seed)
         if sample is None:
             return found

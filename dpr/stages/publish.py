@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
-from dpr.formats.snapshots import check_live
-from dpr.formats.snapshots import publish as publish_body
+from dpr.formats.snapshots import check_live, publish_body
 from dpr.run import Run
 from dpr.stages.diff import Changes
 from dpr.stages.gate import GateResult, check_gate

@@ -21,9 +21,10 @@ from dpr.formats.manifest import CodebookEntry, SegmentEntry
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.choose import IndexPlan
+from dpr.index.faiss_file import write_faiss
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.sample import sample_rows
-from dpr.index.training import list_imbalance, quantisation_error, train, write_index
+from dpr.index.training import list_imbalance, quantisation_error, train
 from dpr.recipe import IndexConfig
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
@@ -125,7 +126,7 @@ class TrainCodebook:
             imbalance = list_imbalance(codebook, held_out_ND)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "codebook.faiss")
-            write_index(codebook, path)
+            write_faiss(codebook, path)
             ref = put_object(store, layout.codebook(context.encoder_id, unit.codebook_id), path)
         entry = CodebookEntry(
             codebook_id=unit.codebook_id,

@@ -19,7 +19,7 @@ from dpr.formats.snapshots import (
     live_snapshot,
     numbers,
     open_snapshot,
-    publish,
+    publish_body,
     read_snapshot,
 )
 from dpr.store import LocalStore
@@ -38,7 +38,7 @@ WITH_ALL_OBJECTS = BODY.model_copy(
 
 
 def publish_some(store: LocalStore, parent: int | None, body: SnapshotBody = BODY) -> Snapshot:
-    return publish(store, body, parent, run_id="r", inputs="i")
+    return publish_body(store, body, parent, run_id="r", inputs="i")
 
 
 def test_snapshots_are_numbered_and_the_highest_is_live(store: LocalStore) -> None:
@@ -78,7 +78,7 @@ from dpr.store import LocalStore
 store = LocalStore(sys.argv[1])
 for parent in [None, *range(1, 20)]:
     try:
-        publish(store, snapshot_body(), parent, run_id=str(os.getpid()), inputs=None)
+        publish_body(store, snapshot_body(), parent, run_id=str(os.getpid()), inputs=None)
         print("published", end=" ")
     except PublishRaceError:
         print("lost", end=" ")
@@ -86,7 +86,7 @@ for parent in [None, *range(1, 20)]:
         pass
 """
 RACE_IMPORTS = """
-from dpr.formats.snapshots import numbers, publish
+from dpr.formats.snapshots import numbers, publish_body
 from tests.formats.samples import snapshot_body
 """
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from dpr.errors import IndexBuildError
 from dpr.index.choose import choose, keep
+from dpr.index.faiss_file import write_faiss
 from dpr.index.shards import open_shard
-from dpr.index.training import train, write_index
+from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
 
@@ -127,7 +128,7 @@ def test_predicted_memory_is_that_of_the_open_index(factory: str, tmp_path: Path
     index = train(vectors_ND[:5_000], plan, seed=1)
     index = index if "IVF" in plan.factory else faiss.IndexIDMap(index)
     index.add_with_ids(vectors_ND, np.arange(rows))
-    write_index(index, tmp_path / "index")
+    write_faiss(index, tmp_path / "index")
     opened = faiss.serialize_index(open_shard(tmp_path / "index"))
     assert plan.memory_bytes == pytest.approx(len(opened), rel=0.02)
 

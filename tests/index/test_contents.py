@@ -7,7 +7,7 @@ import pytest
 
 from dpr.errors import IntegrityError
 from dpr.index.choose import choose
-from dpr.index.contents import verify
+from dpr.index.contents import verify_index
 from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
@@ -24,7 +24,7 @@ def filled(factory: str, vectors_ND: npt.NDArray[np.float16], ids_N: npt.NDArray
 @pytest.mark.parametrize("factory", ["IVF8,Flat", "OPQ4,IVF8,PQ4x4fs"])
 def test_the_shape_of_the_lists_is_reported(factory: str, vectors_ND: npt.NDArray[np.float16]) -> None:
     index = filled(factory, vectors_ND, np.arange(1500) << 20)
-    report = verify(index, 1500)
+    report = verify_index(index, 1500)
     lists = faiss.extract_index_ivf(index).invlists
     sizes = np.array([lists.list_size(number) for number in range(8)])
     assert (report.ntotal, report.lists) == (1500, 8)
@@ -33,13 +33,13 @@ def test_the_shape_of_the_lists_is_reported(factory: str, vectors_ND: npt.NDArra
 
 
 def test_a_kind_without_lists(vectors_ND: npt.NDArray[np.float16]) -> None:
-    report = verify(filled("Flat", vectors_ND, np.arange(1500)), 1500)
+    report = verify_index(filled("Flat", vectors_ND, np.arange(1500)), 1500)
     assert (report.ntotal, report.lists, report.imbalance) == (1500, 0, 1.0)
 
 
 @pytest.mark.parametrize("factory", ["IVF8,Flat", "Flat"])
 def test_another_count_and_repeated_ids_are_refused(factory: str, vectors_ND: npt.NDArray[np.float16]) -> None:
     with pytest.raises(IntegrityError, match="1500 vectors and holds 1500 ids for 1499 live rows"):
-        verify(filled(factory, vectors_ND, np.arange(1500)), 1499)
+        verify_index(filled(factory, vectors_ND, np.arange(1500)), 1499)
     with pytest.raises(IntegrityError, match="1500 ids of which 1499 are distinct"):
-        verify(filled(factory, vectors_ND, np.maximum(np.arange(1500), 1)), 1500)
+        verify_index(filled(factory, vectors_ND, np.maximum(np.arange(1500), 1)), 1500)

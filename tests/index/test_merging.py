@@ -17,10 +17,11 @@ from dpr.errors import IndexBuildError, IntegrityError
 from dpr.index.candidates import search
 from dpr.index.choose import choose
 from dpr.index.coding import build_part
-from dpr.index.contents import stored_ids, verify
+from dpr.index.contents import stored_ids, verify_index
+from dpr.index.faiss_file import read_faiss
 from dpr.index.merging import PartRef, build_whole, index_ids, merge
 from dpr.index.part import write_part
-from dpr.index.training import read_index, train
+from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
 LISTED = [
@@ -92,7 +93,7 @@ def test_the_merged_index_is_that_of_one_process(
     assert bytes(faiss.serialize_index(codebook)) == before
     assert (tmp_path / "index").read_bytes() == bytes(faiss.serialize_index(expected))
     assert merged_rows == expected.ntotal == sum(len(segment.live) for segment in segments)
-    merged = read_index(tmp_path / "index")
+    merged = read_faiss(tmp_path / "index")
     np.testing.assert_array_equal(search(merged, questions_QD, 9, 3), search(expected, questions_QD, 9, 3))
 
 
@@ -104,10 +105,10 @@ def test_exactly_the_live_rows_are_there(
     codebook = codebook_of("IVF8,PQ4x4")
     merge(codebook, refs_of(codebook, segments, tmp_path), tmp_path / "index")
     live_ids = np.concatenate([segment.live_ids for segment in segments])
-    index = read_index(tmp_path / "index", mapped=True)
+    index = read_faiss(tmp_path / "index", mapped=True)
     np.testing.assert_array_equal(np.sort(stored_ids(index)), np.sort(live_ids))
     np.testing.assert_array_equal(stored_ids(index), stored_ids(index, tmp_path / "index"))
-    verify(index, len(live_ids), tmp_path / "index")
+    verify_index(index, len(live_ids), tmp_path / "index")
 
 
 @pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "IVF8,PQ4x4fs", "Flat"])
@@ -130,7 +131,7 @@ def test_any_history_merges_to_the_index_of_one_process(
         segments.append(segment_type(number, vectors_ND[first : first + rows], np.array(sorted(dead), np.uint32)))
     merge(codebook, refs_of(codebook, segments, tmp_path), tmp_path / "index", data.draw(st.integers(1, 5_000)))
     expected = single_process(codebook, segments, lists=factory in LISTED)
-    merged = read_index(tmp_path / "index")
+    merged = read_faiss(tmp_path / "index")
     assert bytes(faiss.serialize_index(merged)) == bytes(faiss.serialize_index(expected))
 
 
@@ -145,7 +146,7 @@ def test_a_merge_holds_a_buffer_and_not_the_index(codebook_of: Codebook, segment
     merge(codebook, refs, tmp_path / "index", buffer_bytes=1)  # so the buffer is one list, at most the largest
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    largest_bytes = verify(read_index(tmp_path / "index"), 80_000).largest_list * (64 + 8)
+    largest_bytes = verify_index(read_faiss(tmp_path / "index"), 80_000).largest_list * (64 + 8)
     assert peak_bytes < 4 * largest_bytes < (tmp_path / "index").stat().st_size
 
 
@@ -159,7 +160,7 @@ def test_a_graph_is_built_whole(
     live = [(segment.number, segment.live, segment.vectors_ND[segment.live]) for segment in segments]
     rows = build_whole(codebook, live, tmp_path / "index")
     expected = single_process(codebook, segments, lists=False)
-    built = read_index(tmp_path / "index")
+    built = read_faiss(tmp_path / "index")
     assert codebook.ntotal == 0
     assert rows == built.ntotal == expected.ntotal
     np.testing.assert_array_equal(search(built, questions_QD, 9, 1), search(expected, questions_QD, 9, 1))

@@ -14,10 +14,11 @@ from dpr.index.candidates import search
 from dpr.index.choose import choose
 from dpr.index.coding import build_part
 from dpr.index.cost import search_cost
+from dpr.index.faiss_file import read_faiss, write_faiss
 from dpr.index.merging import PartRef, merge
 from dpr.index.part import write_part
 from dpr.index.shards import ServingIndex, open_shard
-from dpr.index.training import read_index, train, write_index
+from dpr.index.training import train
 from dpr.index.tune import tune
 from dpr.recipe import IndexConfig
 
@@ -106,7 +107,7 @@ def test_codes_of_four_bits_are_searched_in_blocks(
 ) -> None:
     plain = train(vectors_ND.astype(np.float32), choose(IndexConfig(factory=factory), 1500, 16), seed=1)
     plain.add_with_ids(vectors_ND.astype(np.float32), np.arange(1500) << 32)
-    write_index(plain, tmp_path / "index")
+    write_faiss(plain, tmp_path / "index")
     fast = open_shard(tmp_path / "index")
     assert str(tmp_path / "index") not in Path("/proc/self/maps").read_text()  # what was mapped is let go
     (tmp_path / "index").unlink()
@@ -134,9 +135,9 @@ def test_other_kinds_are_searched_as_they_are(
 ) -> None:
     index = train(vectors_ND.astype(np.float32), choose(IndexConfig(factory=factory), 1500, 16), seed=1)
     index.add(vectors_ND.astype(np.float32))
-    write_index(index, tmp_path / "index")
+    write_faiss(index, tmp_path / "index")
     found = open_shard(tmp_path / "index")
-    assert bytes(faiss.serialize_index(found)) == bytes(faiss.serialize_index(read_index(tmp_path / "index")))
+    assert bytes(faiss.serialize_index(found)) == bytes(faiss.serialize_index(read_faiss(tmp_path / "index")))
 
 
 def test_many_centroids_are_ranked_by_their_codes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +147,7 @@ def test_many_centroids_are_ranked_by_their_codes_first(tmp_path: Path, monkeypa
     vectors_ND, questions_QD = ((d / np.linalg.norm(d, axis=1, keepdims=True)).astype(np.float32) for d in drawn)
     plain = train(vectors_ND, choose(IndexConfig(factory="IVF1024,PQ8x4"), 6_000, 64), seed=1)
     plain.add(vectors_ND)
-    write_index(plain, tmp_path / "index")
+    write_faiss(plain, tmp_path / "index")
     by_code = open_shard(tmp_path / "index")
     monkeypatch.setattr(shards, "RANKED_BY_CODE_FROM_LISTS", 1_025)
     exact = open_shard(tmp_path / "index")

@@ -4,10 +4,10 @@ import pytest
 
 from dpr.engine.executor import Cluster
 from dpr.engine.run_units import StageReport
-from dpr.operations.estimate import Speeds, Work, estimate, measured_cost
+from dpr.operations.estimate import Speeds, Workload, estimate, measured_cost
 from dpr.stages.embed_meter import Encoding
 
-WORK = Work(
+WORK = Workload(
     slices=4,
     corpus_bytes=8_000,
     passages=1_000,

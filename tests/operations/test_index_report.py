@@ -7,7 +7,7 @@ import pytest
 
 from dpr.errors import StoreError
 from dpr.formats.snapshots import read_snapshot
-from dpr.index.training import read_index
+from dpr.index.faiss_file import read_faiss
 from dpr.operations.index_report import write_report
 from tests.collection import Collection, FirstNights
 from tests.evaluate.html_page import HtmlPage, png_pixels
@@ -48,7 +48,7 @@ def test_a_report_shows_the_snapshot(first_nights: FirstNights, tmp_path: Path) 
     assert float(chosen[2]) == pytest.approx(body.gate.tuned_recall, abs=1e-4)
     assert float(chosen[3]) == pytest.approx(body.gate.predicted_ms, abs=1e-4)
     assert float(chosen[4]) > 0
-    shards = [read_index(collection.file(shard.object.name)) for shard in body.index.shards]
+    shards = [read_faiss(collection.file(shard.object.name)) for shard in body.index.shards]
     assert len(shards) == 2
     assert store.local_path(body.index.shards[0].object.name)
     sizes = [sum(shard.invlists.list_size(number) for shard in shards) for number in range(8)]

@@ -15,7 +15,7 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import open_verified, put_object
 from dpr.formats.records import ObjectRef, read_record
 from dpr.index.contents import stored_ids
-from dpr.index.training import read_index
+from dpr.index.faiss_file import read_faiss
 from dpr.operations.gc import find_garbage
 from dpr.operations.verify import verify
 from dpr.stages.merge import ShardResult
@@ -59,7 +59,7 @@ def test_a_sharded_store_answers_as_one_with_a_single_index(collection: Collecti
     assert len(body.index.shards) == 4
     assert sum(shard.rows for shard in body.index.shards) == body.index.rows == ROWS
     for shard in body.index.shards:
-        numbers = stored_ids(read_index(collection.file(shard.object.name))) >> 32
+        numbers = stored_ids(read_faiss(collection.file(shard.object.name))) >> 32
         assert sorted(set(numbers.tolist())) == shard.segments
     assert verify(store, [1, 2], deep=True)[1] == []
     assert not {ref.name for ref in body.objects()} & {info.name for info in find_garbage(store, 1).objects}
@@ -76,7 +76,7 @@ def test_the_record_holds_the_verification_of_the_index(collection: Collection) 
     result = read_record(collection.store, f"{shard.object.name.rpartition('-')[0]}.json", ShardResult)
     assert result is not None
     assert (result.rows, result.shard) == (ROWS, shard.object)
-    index = read_index(collection.file(shard.object.name))
+    index = read_faiss(collection.file(shard.object.name))
     sizes = [index.invlists.list_size(number) for number in range(8)]
     found = result.verification
     assert (found.ntotal, found.lists, found.largest_list) == (ROWS, 8, max(sizes))
