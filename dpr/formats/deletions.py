@@ -4,7 +4,6 @@ Segments are never rewritten: the deletion set names the rows whose passages are
 """
 
 import hashlib
-import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from dpr.errors import IntegrityError
 from dpr.formats import layout
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import put_object, read_object
+from dpr.formats.objects import fetch_object, put_object
 from dpr.formats.records import ObjectRef
 from dpr.store import Store
 
@@ -99,7 +98,7 @@ def read_row_set(store: Store, ref: ObjectRef | None) -> RowSet:
 def _read(store: Store, ref: ObjectRef | None) -> dict[int, Rows]:
     if ref is None:
         return {}
-    table = pq.read_table(io.BytesIO(read_object(store, ref)))
+    table = pq.read_table(fetch_object(store, ref))  # many stages of a run read the same set
     segments, rows = table["segment"].to_numpy(), table["row"].to_numpy()
     numbers, starts = np.unique(segments, return_index=True)
     return dict(zip(numbers.tolist(), np.split(rows, starts[1:]), strict=True))

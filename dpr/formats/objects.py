@@ -18,6 +18,8 @@ from dpr.store.ranged import RangedFile
 
 _BLOCK_BYTES = 1 << 20
 _STREAM_BYTES = 8 << 20
+_TAIL_BYTES = 1 << 16
+"""Read when an object is opened in parts: as much as pyarrow reads first, which holds most footers."""
 
 
 def file_sha256(path: Path) -> str:
@@ -51,7 +53,7 @@ def fetch_object(store: Store, ref: ObjectRef) -> Path:
     if path is not None:
         _check(ref, store.url, *_identify(path, ref, store.url))
         return path
-    key = f"objects/{ref.sha256}{Path(ref.name).suffix}"
+    key = _cache_key(ref)
     path = cache.fetch(key, lambda temporary: store.fetch(ref.name, temporary))
     if (path.stat().st_size, cache.digest(path)) != (ref.size_bytes, ref.sha256):
         cache.remove(key)  # the cached copy is damaged: fetch it again
@@ -64,6 +66,24 @@ def fetch_object(store: Store, ref: ObjectRef) -> Path:
     return path
 
 
+def _cache_key(ref: ObjectRef) -> str:
+    return f"objects/{ref.sha256}{Path(ref.name).suffix}"
+
+
+def fetch_into(store: Store, ref: ObjectRef, folder: Path) -> Path:
+    """Return a local file with the content of `ref`, verified: the stored file itself, or a copy in `folder`.
+
+    For objects that are needed once, and so many that they would fill the cache. Raises IntegrityError as
+    `fetch_object` does.
+    """
+    if store.local_path(ref.name) is not None:
+        return fetch_object(store, ref)
+    path = folder / f"{ref.sha256}{Path(ref.name).suffix}"
+    store.fetch(ref.name, path)
+    _check(ref, store.url, path.stat().st_size, file_sha256(path))
+    return path
+
+
 def read_object(store: Store, ref: ObjectRef) -> bytes:
     """Return the bytes of a small object. Raises IntegrityError if they are not those recorded."""
     data = store.get(ref.name)
@@ -71,35 +91,43 @@ def read_object(store: Store, ref: ObjectRef) -> bytes:
     return data
 
 
-def open_verified(store: Store, ref: ObjectRef) -> Path | RangedFile:
-    """Open an object to read parts of it: the stored file itself, or a file that fetches the ranges that are read.
+def open_whole(store: Store, ref: ObjectRef) -> Path:
+    """Open an object of which most is read, more than once: the stored file itself, or a verified copy in the cache.
 
-    Its checksum is verified first, in bounded memory and without disk: a remote object is streamed once, and stays as
-    it is, since stored objects never change. Raises IntegrityError if the bytes are not those recorded.
+    Raises MissingObjectError and IntegrityError as `open_parts` does.
     """
     path = store.local_path(ref.name)
-    if path is not None:
-        _check(ref, store.url, *_identify(path, ref, store.url))
-        return path
-    digest, size_bytes = hashlib.sha256(), store.size(ref.name)
-    for start in range(0, size_bytes, _STREAM_BYTES):
-        digest.update(store.get_range(ref.name, start, _STREAM_BYTES))
-    _check(ref, store.url, size_bytes, digest.hexdigest())
-    return RangedFile(store, ref.name, size_bytes)
+    if path is None:
+        return fetch_object(store, ref)
+    _check_size(store, ref)
+    return path
 
 
 def open_parts(store: Store, ref: ObjectRef) -> Path | io.BufferedReader:
     """Open an object for pyarrow to read columns and row groups of it, whose page checksums pyarrow verifies.
 
-    Raises MissingObjectError if there is no such object, IntegrityError if its size is not the one recorded.
+    It is the stored file itself, or the copy that the cache holds of it, or a file that fetches what is read. Raises
+    MissingObjectError if there is no such object, IntegrityError if its size is not the one recorded.
     """
     path = store.local_path(ref.name)
+    if path is not None:
+        _check_size(store, ref)
+        return path
+    kept = local_cache().find(_cache_key(ref))
+    if kept is not None and kept.stat().st_size == ref.size_bytes:
+        return kept
+    # One byte more is asked for than there should be, so one request reads the footer and proves the size.
+    start = max(0, ref.size_bytes - _TAIL_BYTES)
+    tail = store.get_range(ref.name, start, ref.size_bytes - start + 1)
+    if len(tail) != ref.size_bytes - start:
+        _check_size(store, ref)
+    return RangedFile(store, ref.name, ref.size_bytes, tail).buffered()
+
+
+def _check_size(store: Store, ref: ObjectRef) -> None:
     size_bytes = store.size(ref.name)
     if size_bytes != ref.size_bytes:
         _check(ref, store.url, size_bytes, "")
-    if path is not None:
-        return path
-    return RangedFile(store, ref.name, size_bytes).buffered()
 
 
 @contextlib.contextmanager
@@ -115,10 +143,16 @@ def damage_explained(file: Path | BinaryIO) -> Iterator[None]:
 
 
 def verify_bytes(store: Store, ref: ObjectRef) -> None:
-    """Read the whole object again, even if its digest is remembered. Raises IntegrityError as `fetch_object` does."""
+    """Read the whole object again, even if its digest is remembered. Raises IntegrityError as `fetch_object` does.
+
+    A remote object is streamed, in bounded memory and without disk.
+    """
     path = store.local_path(ref.name)
     if path is None:
-        open_verified(store, ref)
+        digest, size_bytes = hashlib.sha256(), store.size(ref.name)
+        for start in range(0, size_bytes, _STREAM_BYTES):
+            digest.update(store.get_range(ref.name, start, _STREAM_BYTES))
+        _check(ref, store.url, size_bytes, digest.hexdigest())
         return
     size_bytes = _size(path, ref, store.url)
     _check(ref, store.url, size_bytes, file_sha256(path) if size_bytes == ref.size_bytes else "")

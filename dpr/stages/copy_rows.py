@@ -93,7 +93,7 @@ class CopyVectors:
                 vectors.append(found_ND)
         dim = max(array.shape[1] for array in vectors)
         vectors_ND = np.concatenate([v if v.shape[1] == dim else np.zeros((len(v), dim), np.float16) for v in vectors])
-        return Vectored(unit.segment, vectors_ND, refused, pa.concat_tables(tables))
+        return Vectored(unit.segment, rows, vectors_ND, refused, pa.concat_tables(tables))
 
     def _rows_with(self, segment: ObjectRef, column: str, wanted: pa.Table) -> pa.Table:
         stored = read_hashes(open_parts(self._store, segment), (column,))[column]

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import pyarrow as pa
+
 from dpr.encoder.bisect import encode_rows
 from dpr.encoder.compute import Compute
 from dpr.encoder.spec import EncoderSpec, resolve
@@ -57,6 +59,8 @@ class Tokenised:
     """A unit's tokens, on their way to the encoder."""
 
     unit: SegmentUnit
+    changed: pa.Table
+    """The unit's rows of the changes file, for the writer."""
     tokens: TokenBatch
     read_seconds: float
     tokenise_seconds: float
@@ -153,10 +157,11 @@ class Tokenise:
 
     def __call__(self, unit: SegmentUnit) -> Tokenised:
         started = time.perf_counter()
-        texts = texts_of(self._store, self._corpus, unit, unit.changed_rows(self._store), ("title", "text"))
+        changed = unit.changed_rows(self._store)
+        texts = texts_of(self._store, self._corpus, unit, changed, ("title", "text"))
         read = time.perf_counter()
         tokens = self._tokenizer.passages(texts["title"].to_pylist(), texts["text"].to_pylist())
-        return Tokenised(unit, tokens, read - started, time.perf_counter() - read)
+        return Tokenised(unit, changed, tokens, read - started, time.perf_counter() - read)
 
 
 class Encode:
@@ -178,6 +183,7 @@ class Encode:
         busy, waited = self._clock.take()
         return Vectored(
             unit=tokenised.unit,
+            changed=tokenised.changed,
             vectors_ND=vectors_ND,
             refused=refused,
             tokens=len(tokenised.tokens.ids_T),

@@ -18,9 +18,10 @@ from dpr.corpus.compaction import segments_to_copy
 from dpr.corpus.hashes import one_array
 from dpr.formats.deletions import read_deletions, with_dead
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import open_parts, read_object
+from dpr.formats.objects import read_object
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import join_hashes, read_hashes
+from dpr.formats.segment import join_hashes
+from dpr.formats.segment_hashes import segment_hashes
 from dpr.stages.scan import ScanResult
 from dpr.store import READERS, Store
 
@@ -101,7 +102,7 @@ def read_held_rows(
     """Read the hashes of all rows, those of the base first."""
     entries = [*base, *retired]
     with ThreadPoolExecutor(READERS) as pool:
-        hashes = list(pool.map(lambda entry: read_hashes(open_parts(store, entry.object)), entries))
+        hashes = list(pool.map(lambda entry: segment_hashes(store, entry.object), entries))
     deletions = read_deletions(store, base_deletions)
     lived = [np.empty(0, np.bool_), *(deletions.live_mask(entry) for entry in base)]
     lived += [np.zeros(entry.rows, np.bool_) for entry in retired]

@@ -19,7 +19,7 @@ from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.deletions import RowSet, dead_digest, read_row_set
 from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, ShardEntry
-from dpr.formats.objects import fetch_object, open_verified, put_object
+from dpr.formats.objects import fetch_into, fetch_object, put_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.contents import Verification, decoded_sample, verify_index
 from dpr.index.faiss_file import read_faiss
@@ -127,18 +127,19 @@ class MergeShard:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "index.faiss")
             if self._mergeable:
-                rows = merge(codebook, self._parts(store, unit), path)
+                rows = merge(codebook, self._parts(store, unit, Path(folder)), path)
             else:
                 rows = build_whole(codebook, self._live_vectors(store, unit), path)
             verification = self._verify(store, unit, path)
             return ShardResult(rows=rows, shard=put_object(store, unit.stem, path), verification=verification)
 
-    def _parts(self, store: Store, unit: MergeUnit) -> list[PartRef]:
+    def _parts(self, store: Store, unit: MergeUnit, folder: Path) -> list[PartRef]:
+        # each is read once for every range of lists, so a remote one is fetched whole, beside the index it goes into
         left_out = read_row_set(store, unit.left_out)
 
         def part(entry: SegmentEntry, ref: ObjectRef) -> PartRef:
             try:
-                file = open_verified(store, ref)
+                file = fetch_into(store, ref, folder)
             except IntegrityError as error:
                 record = layout.record(layout.part(self._codebook.object.sha256, entry.object.sha256))
                 raise IntegrityError(f"{error}; delete it and {record}, and the next run makes both again") from error

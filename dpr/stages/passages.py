@@ -6,6 +6,8 @@ rollback, say, or once an earlier passage with the same id is gone): those are r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,9 @@ import pyarrow.parquet as pq
 
 from dpr.corpus.reading import read_again
 from dpr.corpus.rows import Passage, Row, Slice
-from dpr.errors import CorpusError
+from dpr.errors import CorpusError, MissingObjectError
 from dpr.fingerprint import content_hash, passage_key
-from dpr.formats.objects import open_parts
+from dpr.formats.objects import damage_explained, open_parts, open_whole
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import passage_schema, read_rows
 from dpr.recipe import CorpusConfig
@@ -45,7 +47,9 @@ def passages_at(
 ) -> pa.Table:
     """Return some columns of `SCHEMA` of the passages at ascending positions (N,) of a slice, in that order.
 
-    Raises CorpusError if the corpus must be read and its file has changed since the run was planned.
+    What a remote store holds of a slice is fetched whole if texts are wanted, since they are most of it and several
+    steps and units want them. Raises CorpusError if the corpus must be read and its file has changed since the run was
+    planned.
     """
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     stored, there_N = _stored(store, source, positions_N, columns)
@@ -62,15 +66,30 @@ def _stored(
     store: Store, source: TextSource, positions_N: Positions, columns: Sequence[str]
 ) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
     """The passages that the scan stored, and which of the positions (N,) those are."""
-    if source.passages is None or not store.exists(source.passages.name):
+    has_texts = "text" in columns
+    try:
+        file = _open_stored(store, source, has_texts=has_texts)
+    except MissingObjectError:
         empty = SCHEMA.empty_table().select(list(columns))
         return empty, np.zeros(len(positions_N), np.bool_)
-    file = open_parts(store, source.passages)
-    stored_M = pq.read_table(file, columns=["position"], page_checksum_verification=True)["position"].to_numpy()
+    # hashes lie beside the positions, so both are read at once
+    wanted = ["position"] if has_texts else list(dict.fromkeys([*columns, "position"]))
+    with damage_explained(file):
+        found = pq.read_table(file, columns=wanted, page_checksum_verification=True)
+    stored_M = found["position"].to_numpy()
     rows_N = np.searchsorted(stored_M, positions_N)
     there_N = rows_N < len(stored_M)
     there_N[there_N] = stored_M[rows_N[there_N]] == positions_N[there_N]
-    return read_rows(open_parts(store, source.passages), columns, rows_N[there_N]), there_N
+    if has_texts:
+        return read_rows(file, columns, rows_N[there_N]), there_N
+    return found.select(list(columns)).take(pa.array(rows_N[there_N])), there_N
+
+
+def _open_stored(store: Store, source: TextSource, *, has_texts: bool) -> Path | BinaryIO:
+    """Open what the scan stored. Raises MissingObjectError if it stored nothing, or garbage collection removed it."""
+    if source.passages is None:
+        raise MissingObjectError(f"the scan of {source.slice.path} stored no passages")
+    return open_whole(store, source.passages) if has_texts else open_parts(store, source.passages)
 
 
 def _from_corpus(corpus: CorpusConfig, source: TextSource, positions_N: Positions) -> pa.Table:

@@ -5,7 +5,6 @@ Stand-ins are drawn once and reused while at least half of them live where they 
 Shapes: Q questions, D dimensions.
 """
 
-import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import put_object, read_object
+from dpr.formats.objects import fetch_object, put_object
 from dpr.formats.records import ObjectRef, Result, read_record
 from dpr.index.sample import sample_rows
 from dpr.index.truth import Scores
@@ -148,7 +147,7 @@ def read_questions(store: Store, ref: ObjectRef) -> Scores:
 
 @lru_cache(maxsize=1)  # the units of a process share one
 def _read_questions(store_url: str, ref: ObjectRef) -> Scores:
-    table = pq.read_table(io.BytesIO(read_object(open_store(store_url), ref)))
+    table = pq.read_table(fetch_object(open_store(store_url), ref))
     column = table["embedding"].combine_chunks()
     vectors_QD: Scores = column.flatten().to_numpy().reshape(len(column), -1)
     return vectors_QD

@@ -23,10 +23,11 @@ from dpr.corpus.rows import Passage, Row, Slice
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.fingerprint import content_hash, fingerprint, id_hash, passage_key
 from dpr.formats import layout
-from dpr.formats.objects import open_parts, put_object
+from dpr.formats.objects import put_object
 from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
 from dpr.formats.records import ObjectRef, Result
-from dpr.formats.segment import HASH, join_hashes, read_hashes
+from dpr.formats.segment import HASH, join_hashes
+from dpr.formats.segment_hashes import segment_hashes
 from dpr.recipe import CorpusConfig
 from dpr.run import Run, RunPlan
 from dpr.stages.passages import POSITION, SCHEMA
@@ -100,7 +101,7 @@ def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:
     """Return the keys of all rows, dead or live, of some segments."""
     store = open_store(store_url)
     with ThreadPoolExecutor(READERS) as pool:
-        keys = list(pool.map(lambda ref: read_hashes(open_parts(store, ref), ("key",))["key"], segments))
+        keys = list(pool.map(lambda ref: segment_hashes(store, ref)["key"], segments))
     return KnownKeys(join_hashes(keys))
 
 

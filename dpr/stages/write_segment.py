@@ -52,6 +52,8 @@ class Vectored:
     """A unit's vectors, on their way to the writer."""
 
     unit: SegmentUnit
+    changed: pa.Table
+    """The unit's rows of the changes file."""
     vectors_ND: Vectors
     refused: Mapping[int, str]
     """Row → why it has no vector."""
@@ -89,14 +91,13 @@ class WriteSegment:
 
     def __call__(self, done: Vectored) -> SegmentResult:
         started, unit = time.perf_counter(), done.unit
-        changed = unit.changed_rows(self._store) if done.passages is None or done.refused else None
         passages = done.passages
         if passages is None:
-            passages = texts_of(self._store, self._corpus, unit, changed, PASSAGE_COLUMNS)
+            passages = texts_of(self._store, self._corpus, unit, done.changed, PASSAGE_COLUMNS)
         vectors_ND, segment, refused = done.vectors_ND, None, None
         with tempfile.TemporaryDirectory() as folder:
             if done.refused:
-                rows = refused_rows(self._corpus, unit, changed, passages["key"], done.refused)
+                rows = refused_rows(self._corpus, unit, done.changed, passages["key"], done.refused)
                 write_quarantine(Path(folder, "refused.parquet"), rows)
                 refused = put_object(self._store, f"{unit.stem}.refused", Path(folder, "refused.parquet"))
                 good = np.setdiff1d(np.arange(len(vectors_ND)), list(done.refused))

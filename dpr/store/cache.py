@@ -69,6 +69,11 @@ class Cache:
         """
         return self._fetch(self._path(key, _FOLDER_SUFFIX), make, is_folder=True)
 
+    def find(self, key: str) -> Path | None:
+        """Return the cached file `key`, or None where it is absent."""
+        path = self._path(key)
+        return path if self._mark_used(path, is_folder=False) else None
+
     def remove(self, key: str) -> None:
         """Remove the file or folder `key`; it is no error if there is none."""
         file, folder = self._path(key), self._path(key, _FOLDER_SUFFIX)

@@ -1,4 +1,8 @@
-"""Reading parts of stored objects: a seekable file over ranged gets, for Parquet columns and row groups."""
+"""Reading parts of stored objects: a seekable file over ranged gets, for Parquet columns and row groups.
+
+Parquet's footer is at the end, and is read first. So the last bytes can be handed over when a file is opened: whoever
+asks for them needs no request of his own to learn that the object has the size it should have.
+"""
 
 import io
 
@@ -9,12 +13,16 @@ _BUFFER_BYTES = 1 << 20
 
 
 class RangedFile(io.RawIOBase):
-    """Read a stored object as a seekable file without a buffer: each read fetches its range."""
+    """Read a stored object as a seekable file without a buffer: each read fetches its range.
 
-    def __init__(self, store: Store, name: str, size_bytes: int) -> None:
+    `tail` are its last bytes if they are known already; they are not fetched again.
+    """
+
+    def __init__(self, store: Store, name: str, size_bytes: int, tail: bytes = b"") -> None:
         self.store = store
         self.name = name
         self.size_bytes = size_bytes
+        self._tail = tail
         self._position = 0
 
     def buffered(self) -> io.BufferedReader:
@@ -39,7 +47,12 @@ class RangedFile(io.RawIOBase):
         length = min(len(buffer), self.size_bytes - self._position)
         if length <= 0:
             return 0
-        data = self.store.get_range(self.name, self._position, length)
+        known_from = self.size_bytes - len(self._tail)
+        if self._position >= known_from:
+            first = self._position - known_from
+            data = self._tail[first : first + length]
+        else:
+            data = self.store.get_range(self.name, self._position, length)
         if len(data) != length:
             raise StoreError(
                 f"store {self.store.url}, object {self.name} ends before its {self.size_bytes} bytes; something "

@@ -1,8 +1,8 @@
 """Stored objects: written once under the digest of their bytes, and never read if they are not those bytes."""
 
 import hashlib
-import io
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,17 +11,17 @@ import pytest
 
 from dpr.errors import DprError, IntegrityError, MissingObjectError
 from dpr.formats.objects import (
+    fetch_into,
     fetch_object,
     file_sha256,
     open_parts,
-    open_verified,
+    open_whole,
     put_object,
     read_object,
     verify_bytes,
 )
 from dpr.formats.records import ObjectRef
 from dpr.store import LocalStore, Store
-from dpr.store.ranged import RangedFile
 from tests.formats.samples import DAMAGE, RemoteStore, cut_short, lengthen, passages
 from tests.store.together import run_together
 
@@ -90,14 +90,15 @@ def test_processes_that_put_the_same_bytes_store_one_object(tmp_path: Path) -> N
         assert store.get(ref.name) == bytes([number]) * 10_000
 
 
-def by_range(opened: Path | RangedFile) -> bytes:
-    return opened.read_bytes() if isinstance(opened, Path) else io.BufferedReader(opened).read()
+def fetched_into(store: Store, ref: ObjectRef) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return fetch_into(store, ref, Path(folder)).read_bytes()
 
 
 READERS: dict[str, Callable[[Store, ObjectRef], bytes]] = {
     "fetch_object": lambda store, ref: fetch_object(store, ref).read_bytes(),
     "read_object": read_object,
-    "open_verified": lambda store, ref: by_range(open_verified(store, ref)),
+    "fetch_into": fetched_into,
     "verify_bytes": lambda store, ref: verify_bytes(store, ref) or store.get(ref.name),
 }
 
@@ -126,12 +127,12 @@ def test_every_reader_refuses_a_damaged_object(
         READERS[reader](either, ref)
 
 
-@pytest.mark.parametrize("reader", [*READERS, "open_parts"])
+@pytest.mark.parametrize("reader", [*READERS, "open_parts", "open_whole"])
 def test_every_reader_refuses_what_is_not_there(either: Store, ref: ObjectRef, reader: str) -> None:
     where_it_lies(either, ref).unlink()
-    read = open_parts if reader == "open_parts" else READERS[reader]
+    opened = {"open_parts": open_parts, "open_whole": open_whole}
     with pytest.raises(MissingObjectError, match=f"{ref.name}"):
-        read(either, ref)
+        (opened.get(reader) or READERS[reader])(either, ref)
 
 
 @pytest.mark.parametrize("damage", [cut_short, lengthen])
@@ -154,13 +155,31 @@ def test_parts_of_a_remote_object_are_read_by_range(store: LocalStore, tmp_path:
     assert pq.read_table(open_parts(store, ref)).equals(table)
 
 
-def test_a_remote_object_is_verified_in_blocks_and_not_kept(store: LocalStore, ref: ObjectRef, cache: Path) -> None:
+def test_a_remote_object_fetched_into_a_folder_is_not_kept(
+    store: LocalStore, ref: ObjectRef, cache: Path, tmp_path: Path
+) -> None:
     remote = RemoteStore(Path(store.url))
-    opened = open_verified(remote, ref)
-    assert isinstance(opened, RangedFile)
-    opened.seek(256)
-    assert opened.read(256) == DATA[256:512]
-    assert not cache.exists()
+    path = fetch_into(remote, ref, tmp_path)
+    assert (path.parent, path.read_bytes()) == (tmp_path, DATA)
+    assert fetch_into(store, ref, tmp_path) == where_it_lies(store, ref)  # a local one stays where it is
+    assert not (cache / "entries").exists()
+
+
+def test_a_small_remote_object_is_opened_in_one_request(store: LocalStore, tmp_path: Path) -> None:
+    """Which also proves its size."""
+    path, table = tmp_path / "table.parquet", passages(100)
+    pq.write_table(table, path)
+    remote, ref = RemoteStore(Path(store.url)), put_object(store, "t", path)
+    assert pq.read_table(open_parts(remote, ref)).equals(table)
+    assert remote.reads == [("get_range", ref.size_bytes)]
+
+
+def test_what_the_cache_holds_is_opened_there(store: LocalStore, ref: ObjectRef, cache: Path) -> None:
+    remote = RemoteStore(Path(store.url))
+    assert open_whole(remote, ref) == cached_copy(cache)
+    assert open_parts(remote, ref) == cached_copy(cache)
+    assert remote.reads == [("fetch", len(DATA))]
+    assert open_whole(store, ref) == where_it_lies(store, ref)
 
 
 def cached_copy(cache: Path) -> Path:

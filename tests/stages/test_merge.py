@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dpr.errors import IntegrityError
 from dpr.formats import layout
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import open_verified, put_object
+from dpr.formats.objects import fetch_into, put_object
 from dpr.formats.records import ObjectRef, read_record
 from dpr.index.contents import stored_ids
 from dpr.index.faiss_file import read_faiss
@@ -141,22 +141,21 @@ def test_a_shard_of_many_dead_rows_is_written_anew(collection: Collection) -> No
 
 
 @pytest.mark.s3
-def test_a_remote_part_is_verified_and_then_read_by_range(
+def test_a_remote_part_is_fetched_once_and_verified(
     moto_endpoint: S3Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moto_endpoint.use(monkeypatch)
     moto_endpoint.client().create_bucket(Bucket="parts")
     store = open_store("s3://parts/store")
     assert not isinstance(store, LocalStore)
-    path = tmp_path / "part.bin"
+    path, folder = tmp_path / "part.bin", tmp_path / "folder"
+    folder.mkdir()
     content = np.random.default_rng(0).bytes(20 * 2**20)
     path.write_bytes(content)
     ref = put_object(store, "parts/a", path)
-    file = open_verified(store, ref)
-    assert not isinstance(file, Path)
-    file.seek(9_000_000)
-    assert file.read(1000) == content[9_000_000:9_001_000]
+    file = fetch_into(store, ref, folder)
+    assert (file.parent, file.read_bytes()) == (folder, content)
     with pytest.raises(IntegrityError, match=rf"{ref.name} in .* has sha256 [0-9a-f]{{64}}, its record says 0000"):
-        open_verified(store, ref.model_copy(update={"sha256": "0" * 64}))
+        fetch_into(store, ref.model_copy(update={"sha256": "0" * 64}), folder)
     with pytest.raises(IntegrityError, match="its record says 7"):
-        open_verified(store, ref.model_copy(update={"size_bytes": 7}))
+        fetch_into(store, ref.model_copy(update={"size_bytes": 7}), folder)

@@ -42,9 +42,9 @@ class MemoryStore(LocalStore):
         return None
 
 
-@given(st.binary(max_size=1000), STEPS, st.booleans())
-def test_it_reads_as_a_file_does(data: bytes, steps: list[tuple[str, int, int]], buffered: bool) -> None:
-    raw = RangedFile(MemoryStore(data), "a", len(data))
+@given(st.binary(max_size=1000), STEPS, st.booleans(), st.integers(0, 500))
+def test_it_reads_as_a_file_does(data: bytes, steps: list[tuple[str, int, int]], buffered: bool, tail: int) -> None:
+    raw = RangedFile(MemoryStore(data), "a", len(data), data[max(0, len(data) - tail) :])
     file, model = raw.buffered() if buffered else raw, io.BytesIO(data)
     for what, number, whence in steps:
         if what == "seek":
@@ -61,6 +61,16 @@ def test_small_reads_become_one_range_with_a_buffer() -> None:
         for _ in range(1000):
             file.read(100)
     assert store.ranges == [(0, 1 << 20)]
+
+
+def test_a_tail_that_is_known_is_not_fetched() -> None:
+    store = MemoryStore(bytes(range(100)))
+    file = RangedFile(store, "a", 100, store.data[60:])
+    file.seek(60)
+    assert file.read() == store.data[60:]
+    file.seek(50)
+    assert file.read(20) == store.data[50:70]
+    assert store.ranges == [(50, 20)]
 
 
 def test_an_object_that_became_shorter_is_an_error() -> None:
