@@ -39,6 +39,14 @@ class RunPlan(Document):
     """What is known of the corpus' files, so that the next run need not open them."""
 
 
+def read_run_plan(store: Store, run_id: str) -> RunPlan | None:
+    """Return what a run began with; None if that was collected as garbage, or if another version wrote it."""
+    try:
+        return RunPlan.model_validate_json(store.get(layout.plan(run_id)))
+    except (MissingObjectError, ValidationError):
+        return None
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a recipe means on this machine at this moment, before the store's state decides what there is to do."""
@@ -78,14 +86,10 @@ class Plan:
 
 
 def _known_kinds(store: Store) -> Mapping[str, FileKind]:
-    """Return the kinds of files that the run of the live snapshot recorded."""
+    """Return the kinds of files that the run of the live snapshot recorded; without them the files are opened again."""
     live = latest_snapshot(store)
-    if live is None:
-        return {}
-    try:
-        return RunPlan.model_validate_json(store.get(layout.plan(live.run_id))).kinds
-    except (MissingObjectError, ValidationError):  # collected, or of another version: the files are opened again
-        return {}
+    plan = read_run_plan(store, live.run_id) if live else None
+    return plan.kinds if plan else {}
 
 
 class Run:

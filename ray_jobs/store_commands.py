@@ -12,7 +12,7 @@ from dpr.errors import IntegrityError
 from dpr.formats import layout
 from dpr.formats.manifest import Snapshot
 from dpr.formats.records import read_record
-from dpr.formats.snapshots import live_snapshot, numbers, open_snapshot, read_snapshot
+from dpr.formats.snapshots import foreign_names, live_snapshot, numbers, open_snapshot, read_snapshot
 from dpr.operations.compare import compare
 from dpr.operations.gc import collect, find_garbage
 from dpr.operations.rollback import rollback as rollback_to
@@ -104,11 +104,19 @@ def verify(
     opened = open_store(store)
     chosen = numbers(opened) if every else [live_snapshot(opened).number]
     checked, problems = verify_store(opened, chosen, deep=deep)
-    document = {"snapshots": chosen, "objects": checked, "problems": [vars(problem) for problem in problems]}
+    foreign = foreign_names(opened)
+    document = {
+        "snapshots": chosen,
+        "objects": checked,
+        "problems": [vars(problem) for problem in problems],
+        "foreign": foreign,
+    }
 
     def draw(console: Console) -> None:
         for problem in problems:
             console.print(f"snapshot {problem.snapshot}: {problem.object}: {problem.reason}", markup=False)
+        for name in foreign:
+            console.print(f"{name} is not a snapshot, and no command reads it; remove it", markup=False)
         console.print(f"{checked} objects of {len(chosen)} snapshots checked, {len(problems)} problems")
 
     show(json_, document, draw)

@@ -22,6 +22,10 @@ readers/00000007-READER.json               who reads snapshot 7
 probes/…                                   short-lived objects that prove what the store can do
 """
 
+import re
+
+from dpr.store.base import PROBES
+
 SNAPSHOTS = "snapshots/"
 SCANS = "scans/"
 SEGMENTS = "segments/"
@@ -32,15 +36,23 @@ INDEXES = "indexes/"
 TRUTH = "truth/"
 RUNS = "runs/"
 READERS = "readers/"
-PROBES = "probes/"
 COLLECTED = (SNAPSHOTS, SCANS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, INDEXES, TRUTH, RUNS, READERS, PROBES)
 """Where garbage is looked for. The lease removes its own objects; anything else in a store's folder is not ours."""
 SHORT_DIGEST = 32
 """Hex digits of a SHA-256 that identify an object, in its own name and in the names of others."""
 
 
+_SNAPSHOT = re.compile(rf"{SNAPSHOTS}([0-9]{{8}}|[1-9][0-9]{{8,}})\.json")
+_READER = re.compile(rf"{READERS}([0-9]{{8}}|[1-9][0-9]{{8,}})-[^/]+\.json")
+
+
 def snapshot(number: int) -> str:
     return f"{SNAPSHOTS}{number:08d}.json"
+
+
+def is_snapshot(name: str) -> bool:
+    """Tell whether an object's name is that of a snapshot; other tools may leave files of theirs in the same folder."""
+    return _SNAPSHOT.fullmatch(name) is not None
 
 
 def snapshot_number(name: str) -> int:
@@ -52,8 +64,13 @@ def reader(number: int, reader_id: str) -> str:
     return f"{READERS}{number:08d}-{reader_id}.json"
 
 
+def is_reader(name: str) -> bool:
+    """Tell whether an object's name is that of a reader's marker."""
+    return _READER.fullmatch(name) is not None
+
+
 def read_number(name: str) -> int:
-    """Return the number of the snapshot that a reader's object names."""
+    """Return the number of the snapshot that a reader's marker names."""
     return int(name.removeprefix(READERS).partition("-")[0])
 
 

@@ -99,6 +99,8 @@ def find_readers(store: Store, now: float) -> list[Reader]:
     """All markers of a store; `now` is the time by its clock."""
     readers = []
     for info in store.list(layout.READERS):
+        if not layout.is_reader(info.name):  # a file of another tool
+            continue
         with suppress(MissingObjectError):  # closed this moment
             lives = now - info.modified < SILENT_SECONDS
             try:

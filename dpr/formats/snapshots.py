@@ -13,8 +13,14 @@ from dpr.store import Store
 
 
 def numbers(store: Store) -> list[int]:
-    """Return the numbers of all snapshots, ascending."""
-    return [layout.snapshot_number(info.name) for info in store.list(layout.SNAPSHOTS)]
+    """Return the numbers of all snapshots, ascending. Files of other names in their folder are ignored."""
+    names = (info.name for info in store.list(layout.SNAPSHOTS))
+    return sorted(layout.snapshot_number(name) for name in names if layout.is_snapshot(name))
+
+
+def foreign_names(store: Store) -> list[str]:
+    """Return the names of objects that lie among the snapshots and cannot be one."""
+    return [info.name for info in store.list(layout.SNAPSHOTS) if not layout.is_snapshot(info.name)]
 
 
 def read_snapshot(store: Store, number: int) -> Snapshot:

@@ -12,15 +12,13 @@ import time
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from dpr.errors import ConflictError, MissingObjectError
+from dpr.errors import ConflictError
 from dpr.formats import layout
 from dpr.formats.manifest import Snapshot
 from dpr.formats.markers import Reader, find_readers
 from dpr.formats.records import read_record
 from dpr.formats.snapshots import numbers, read_snapshot
-from dpr.run import RunPlan
+from dpr.run import RunPlan, read_run_plan
 from dpr.stages.diff import Changes
 from dpr.stages.write_segment import SegmentResult
 from dpr.store import ObjectInfo, Store
@@ -111,21 +109,12 @@ def _snapshot_stems(store: Store, snapshot: Snapshot) -> Iterator[str]:
         yield layout.segment(body.encoder_id, entry.segment_id)
         yield layout.part(body.codebook.object.sha256, entry.object.sha256)
         yield f"{folder}/{entry.object.sha256[: layout.SHORT_DIGEST]}"
-    yield from _scan_stems(store, layout.run(snapshot.run_id))
+    yield from _scan_stems(read_run_plan(store, snapshot.run_id))
 
 
-def _scan_stems(store: Store, run: str) -> Iterator[str]:
-    """The scans that a run used."""
-    plan = _run_plan(store, run)
+def _scan_stems(plan: RunPlan | None) -> Iterator[str]:
+    """Yield the stems of the scans that a run used."""
     yield from (record.removesuffix(".json") for record in (plan.scans if plan else ()))
-
-
-def _run_plan(store: Store, run: str) -> RunPlan | None:
-    """Return the plan of a run; None if there is none, or if another version wrote it."""
-    try:
-        return RunPlan.model_validate_json(store.get(f"{run}plan.json"))
-    except (MissingObjectError, ValidationError):
-        return None
 
 
 def _unfinished_stems(store: Store, objects: Sequence[ObjectInfo], kept: Set[str], old: float) -> Set[str]:
@@ -134,24 +123,25 @@ def _unfinished_stems(store: Store, objects: Sequence[ObjectInfo], kept: Set[str
     newest: dict[str, float] = {}
     for info in objects:
         if info.name.startswith(layout.RUNS):
-            run = "/".join(info.name.split("/")[:2]) + "/"
-            runs[run] = max(runs.get(run, 0.0), info.modified)
+            run_id = info.name.split("/")[1]
+            runs[run_id] = max(runs.get(run_id, 0.0), info.modified)
         else:
             for stem in _stems_of(info.name):
                 newest[stem] = max(newest.get(stem, 0.0), info.modified)
     stems: set[str] = set()
-    for run, modified in runs.items():
-        if run not in kept:
-            made = _run_stems(store, run)
+    for run_id, modified in runs.items():
+        if layout.run(run_id) not in kept:
+            made = _run_stems(store, run_id)
             latest = max([modified, *(newest.get(stem, 0.0) for stem in made)])
             stems |= made if latest > old else set()
     return stems
 
 
-def _run_stems(store: Store, run: str) -> set[str]:
-    """A run's folder, its scans, and the segments it planned with their parts and their truth."""
-    stems = {run, *_scan_stems(store, run)}
-    plan, changes = _run_plan(store, run), read_record(store, f"{run}changes.json", Changes)
+def _run_stems(store: Store, run_id: str) -> set[str]:
+    """Return the stems of a run's folder, its scans, and the segments it planned with their parts and their truth."""
+    plan = read_run_plan(store, run_id)
+    changes = read_record(store, layout.record(layout.changes(run_id)), Changes)
+    stems = {layout.run(run_id), *_scan_stems(plan)}
     if plan is None or changes is None:
         return stems
     if changes.deletions is not None:

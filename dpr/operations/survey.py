@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dpr.formats.objects import open_parts
-from dpr.formats.segment import passage_schema
+from dpr.formats.segment import passage_schema, read_rows
 from dpr.run import Run
 from dpr.stages.diff import Changes, find_changes, plan_diff
 from dpr.stages.scan import ScanResult, load_known_keys, plan_scan, scan_slice
@@ -93,7 +92,7 @@ def survey(run: Run, seconds: float = SURVEY_SECONDS) -> Survey:
 
 
 def _new_passages(store: Store, scans: list[ScanResult]) -> pa.Table:
-    """Title and text of `SAMPLE_ROWS` new passages."""
+    """Return title and text of `SAMPLE_ROWS` new passages, drawn at random. Raises IntegrityError for damaged ones."""
     counts = np.array([scanned.new_rows for scanned in scans])
     chosen = np.random.default_rng(0).permutation(counts.sum())[:SAMPLE_ROWS]
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -101,6 +100,5 @@ def _new_passages(store: Store, scans: list[ScanResult]) -> pa.Table:
     for number, scanned in enumerate(scans):
         if scanned.passages is not None:
             rows = chosen[(chosen >= starts[number]) & (chosen < starts[number + 1])] - starts[number]
-            table = pq.read_table(open_parts(store, scanned.passages), columns=["title", "text"])
-            tables.append(table.take(pa.array(np.sort(rows))))
+            tables.append(read_rows(open_parts(store, scanned.passages), ["title", "text"], rows))
     return pa.concat_tables(tables)

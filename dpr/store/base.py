@@ -1,5 +1,6 @@
 """The promises of every store. Names are relative POSIX paths; objects never change once they are created."""
 
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from dpr.errors import StoreError
 
 TEMPORARY_PREFIX = ".tmp-"
 """How the names of unfinished files begin; no object may be named so."""
+PROBES = "probes/"
+"""How the names of short-lived objects begin, which show what a store can do."""
 READERS = 16
 """Objects or files that a process reads at once: reading waits for disks and for object stores."""
 
@@ -79,6 +82,11 @@ class Store(Protocol):
 
         With `delete` they are removed.
         """
+
+
+def probe_name() -> str:
+    """Return the name of a new short-lived object."""
+    return f"{PROBES}{uuid.uuid4().hex}"
 
 
 def check_name(name: str) -> str:

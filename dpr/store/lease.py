@@ -9,12 +9,11 @@ import contextlib
 import os
 import threading
 import time
-import uuid
 from types import TracebackType
 from typing import Self
 
 from dpr.errors import ConflictError, MissingObjectError, StoreError
-from dpr.store.base import Store
+from dpr.store.base import Store, probe_name
 from dpr.store.lease_objects import (
     FIRST_BEAT,
     Holder,
@@ -170,7 +169,7 @@ def _stays_silent(store: Store, state: LeaseState, ttl_seconds: float) -> bool:
 
 def store_time(store: Store) -> float:
     """Return the present time by the clock that stamps the store's objects."""
-    name = f"probes/{uuid.uuid4().hex}"
+    name = probe_name()
     store.put(name, b"")
     try:
         for info in store.list(name):

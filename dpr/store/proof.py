@@ -1,9 +1,7 @@
 """Proof, before anything is published, that a store keeps the one promise that publishing rests on."""
 
-import uuid
-
 from dpr.errors import StoreError
-from dpr.store.base import Store
+from dpr.store.base import Store, probe_name
 
 
 def prove_put_if_absent(store: Store) -> None:
@@ -12,7 +10,7 @@ def prove_put_if_absent(store: Store) -> None:
     Some S3 servers ignore `If-None-Match: *`: on them the second of two publishers would silently replace what the
     first one published. The proof costs five requests and is needed once per run.
     """
-    name = f"probes/{uuid.uuid4().hex}"
+    name = probe_name()
     first, second = b"first", b"second"
     try:
         if not store.put_if_absent(name, first):

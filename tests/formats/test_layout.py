@@ -19,6 +19,17 @@ def test_numbers_are_read_back_from_names(number: int, reader: str) -> None:
     assert layout.read_number(layout.reader(number, reader)) == number
 
 
+@given(st.integers(0, 10**12), ids)
+def test_snapshots_and_markers_are_told_from_other_files(number: int, reader: str) -> None:
+    names = layout.snapshot(number), layout.reader(number, reader)
+    assert (layout.is_snapshot(names[0]), layout.is_reader(names[1])) == (True, True)
+    foreign = [".DS_Store", "sub/00000001.json", "1.json", "0000000a.json", "٠٠٠٠٠٠٠١.json", "000000001.json", ""]
+    foreign += [f"{number:08d}{rest}" for rest in ("", ".json.tmp", ".json~", ".jsonl", "x.json", "\n.json")]
+    assert not any(layout.is_snapshot(f"{layout.SNAPSHOTS}{name}") for name in foreign)
+    assert not any(layout.is_reader(f"{layout.READERS}{name}") for name in foreign)
+    assert not layout.is_snapshot(f"x{names[0]}")
+
+
 @given(st.lists(numbers, min_size=2, max_size=10))
 def test_snapshots_sort_by_number(some: list[int]) -> None:
     assert sorted(map(layout.snapshot, some)) == [layout.snapshot(number) for number in sorted(some)]

@@ -14,6 +14,7 @@ from dpr.formats.deletions import with_dead
 from dpr.formats.manifest import FORMAT, Snapshot, SnapshotBody
 from dpr.formats.snapshots import (
     check_live,
+    foreign_names,
     latest_snapshot,
     lineage,
     live_snapshot,
@@ -56,6 +57,17 @@ def test_snapshots_are_numbered_and_the_highest_is_live(store: LocalStore) -> No
     assert store.get("snapshots/00000003.json") == made[2].to_bytes()
     with pytest.raises(MissingObjectError, match="has no snapshot 7; it has 1 to 3"):
         read_snapshot(store, 7)
+
+
+def test_files_of_other_tools_among_snapshots_are_no_snapshots(store: LocalStore) -> None:
+    foreign = ["snapshots/.DS_Store", "snapshots/00000002.json.tmp", "snapshots/9.json", "snapshots/old/00000009.json"]
+    for name in foreign:
+        store.put(name, b"")
+    assert (numbers(store), latest_snapshot(store)) == ([], None)
+    made = publish_some(store, None)
+    check_live(store, 1)
+    assert (numbers(store), latest_snapshot(store), lineage(store, BODY.encoder_id)) == ([1], made, [made])
+    assert foreign_names(store) == sorted(foreign)
 
 
 @pytest.mark.parametrize("parent", [None, 1, 3])

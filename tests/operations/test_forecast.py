@@ -1,16 +1,21 @@
 """What `dpr plan` finds, against corpora whose changes are known and against the run that follows."""
 
+import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dpr.engine.executor import LocalExecutor
-from dpr.errors import CorpusError
+from dpr.errors import CorpusError, IntegrityError
 from dpr.nightly import make_index, make_segments
 from dpr.operations.forecast import Forecast, forecast
 from dpr.operations.rollback import rollback
 from dpr.run import Plan, Run
+from dpr.stages.scan import scan
 from tests.collection import Collection, FirstNights
 from tests.tiny import Quiet, random_texts
 
@@ -103,6 +108,34 @@ def test_a_sample_stands_for_the_corpus(tmp_path: Path, encoder: Path) -> None:
     assert not sampled.exact
     assert sampled.work.embed == pytest.approx(1200, rel=0.15)
     assert any("slices that were not read" in sentence for sentence in sampled.assumed)
+
+
+def test_damaged_texts_of_an_earlier_scan_are_not_sampled(first_nights: FirstNights, tmp_path: Path) -> None:
+    """A run that ended after its scan has left them; damage that only the page checksum shows."""
+    collection = first_nights.copy(tmp_path / "collection")
+    collection.corpus |= random_texts(60, name="new", seed=2)
+    collection.write_corpus()
+    there = collection.files()
+    scan(Run(Plan.of(collection.recipe), LocalExecutor(), Quiet()))
+    assert plan(collection).new > 0
+    (name,) = (name for name in collection.files() if ".new-" in name and name not in there)
+    damage_silently(collection.file(name), "text")
+    with pytest.raises(IntegrityError, match=f"{re.escape(name)} is damaged .*; roll back to a sound snapshot or run"):
+        plan(collection)
+
+
+def damage_silently(path: Path, column: str) -> None:
+    """Change a byte of a Parquet column such that who does not verify the page's checksum reads other values."""
+    whole, values = path.read_bytes(), pq.read_table(path)[column]
+    group = pq.read_metadata(path).row_group(0)
+    chunk = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == column)
+    first = chunk.dictionary_page_offset or chunk.data_page_offset
+    for at in reversed(range(first, first + chunk.total_compressed_size)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with contextlib.suppress(pa.ArrowException, OSError):
+            if pq.read_table(path)[column] != values:
+                return
+    raise AssertionError(f"no damage of {path} goes unnoticed")
 
 
 def test_a_corpus_without_passages_is_one_sentence(tmp_path: Path, encoder: Path) -> None:

@@ -278,6 +278,19 @@ def test_after_a_collection_a_night_without_changes_does_no_unit_again(
     assert done_now.keys() >= {"scan", "build", "merge", "questions" if questions else "truth", "truth", "gate"}
 
 
+def test_files_of_other_tools_among_snapshots_and_markers_stay(nights: Collection) -> None:
+    nights.corpus["p001"] = "w1"
+    nights.night()
+    foreign = {f"{folder}/{name}" for folder in ("snapshots", "readers") for name in (".DS_Store", "1.json", "x.tmp")}
+    for name in foreign:
+        nights.store.put(name, b"x")
+    nights.store.put("runs/.DS_Store", b"x")
+    let_pass(nights.store, 10 * DAY)
+    assert {"snapshots/00000001.json", "runs/.DS_Store"} <= gc(nights.store, 1)
+    assert foreign <= nights.files()
+    assert numbers(nights.store) == [2]
+
+
 def test_leftovers_of_dead_writers_go_after_a_day(nights: Collection) -> None:
     for name in ("segments/.tmp-1", "probes/1", "runs/old/new/.tmp-2"):
         nights.file(name).parent.mkdir(parents=True, exist_ok=True)

@@ -99,6 +99,21 @@ def test_verify_names_what_is_damaged(nights: Collection, dpr: Dpr) -> None:
     assert [problem["object"] for problem in json.loads(out)["problems"]] == [named["name"]]
 
 
+def test_a_foreign_file_among_snapshots_is_told_and_breaks_no_command(nights: Collection, dpr: Dpr) -> None:
+    url = nights.store.url
+    Path(url, "snapshots/.DS_Store").write_bytes(b"Finder's")
+    code, out, _ = dpr("verify", url, "--all")
+    assert code == 0
+    assert out.splitlines()[0] == "snapshots/.DS_Store is not a snapshot, and no command reads it; remove it"
+    assert out.endswith("objects of 3 snapshots checked, 0 problems\n")
+    assert json.loads(dpr("verify", url, "--json")[1])["foreign"] == ["snapshots/.DS_Store"]
+    commands = [("status", url), ("inspect", url), ("history", url), ("diff", url, 1, 2), ("gc", url, "--keep", 2)]
+    commands += [("gc", url, "--keep", 2, "--delete"), ("search", url, "w1"), ("rollback", url, 2)]
+    assert [dpr(*command)[0] for command in commands] == [0] * len(commands)
+    nights.corpus["changing"] = "w4"
+    assert nights.night().snapshot.number == 5
+
+
 def test_gc_deletes_only_on_request(nights: Collection, dpr: Dpr) -> None:
     store = nights.store
     let_pass(store, 2 * DAY)
