@@ -1,6 +1,6 @@
 """A whole run of a recipe, with the store's lease held, until a snapshot is published or there is nothing to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dpr.engine.executor import Executor
 from dpr.engine.progress import Progress
@@ -15,6 +15,7 @@ from dpr.stages.publish import publish
 from dpr.store import open_store
 from dpr.store.lease import LEASE_SECONDS, Lease
 from dpr.store.proof import prove_put_if_absent
+from dpr.store.requests import take_aside
 
 PUBLISH_ATTEMPTS = 3
 
@@ -62,6 +63,16 @@ def run_plan(
     If another publisher is first (a rollback, say), the recipe is planned again on the new parent; finished units are
     used.
     """
+    outcome = _hold_lease_and_run(plan, executor, progress, allow_shrink=allow_shrink, lease_seconds=lease_seconds)
+    others = take_aside()
+    if outcome.report is None:
+        return outcome
+    return replace(outcome, report=outcome.report.model_copy(update={"other_requests": others}))
+
+
+def _hold_lease_and_run(
+    plan: Plan, executor: Executor, progress: Progress, *, allow_shrink: bool, lease_seconds: float
+) -> Outcome:
     store = open_store(plan.recipe.store)
     with Lease.acquire(store, f"run of {plan.recipe.store}", lease_seconds) as lease:
         prove_put_if_absent(store)

@@ -1,5 +1,6 @@
 """Print snapshots, runs and estimates for people, as tables and sentences."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from dpr.operations.estimate import HOUR_SECONDS, Cost
 from dpr.operations.forecast import Forecast
 from dpr.operations.run_report import RunReport
 from dpr.run_recipe import Outcome
-from dpr.store.requests import READ_BYTES, WRITTEN_BYTES
+from dpr.store.requests import READ_BYTES, REQUEST_CLASSES, WRITTEN_BYTES
 
 
 def print_report(console: Console, report: RunReport) -> None:
@@ -34,14 +35,20 @@ def print_report(console: Console, report: RunReport) -> None:
 
 def print_requests(console: Console, report: RunReport) -> None:
     """Print the requests of each stage to an object store as a table; nothing for a store in a folder."""
-    if not any(stage.requests for stage in report.stages):
+    counted = [(stage.stage, stage.requests) for stage in report.stages]
+    counted.append(("outside of stages", report.other_requests))
+    total: Counter[str] = Counter()
+    for _, requests in counted:
+        total.update(requests)
+    if not total:
         return
-    columns = ("GET", "PUT", "LIST", "DELETE", READ_BYTES, WRITTEN_BYTES)
     table = Table(title="requests to the store", title_justify="left")
-    for column in ("stage", *columns):
+    for column in ("stage", *REQUEST_CLASSES, "MB read", "MB written"):
         table.add_column(column, justify="left" if column == "stage" else "right")
-    for stage in report.stages:
-        table.add_row(stage.stage, *(f"{stage.requests.get(column, 0):,}" for column in columns))
+    for name, requests in (*counted, ("all", total)):
+        megabytes = (requests.get(column, 0) / 1e6 for column in (READ_BYTES, WRITTEN_BYTES))
+        counts = (requests.get(column, 0) for column in REQUEST_CLASSES)
+        table.add_row(name, *(f"{n:,}" for n in counts), *(f"{n:,.1f}" for n in megabytes))
     console.print(table)
 
 

@@ -12,7 +12,7 @@ from dpr.engine.stage import R, Stage, U
 from dpr.errors import UnitError
 from dpr.formats.records import Document, read_record
 from dpr.store import READERS, Store
-from dpr.store.requests import take_counts
+from dpr.store.requests import set_aside, take_counts
 
 
 class StageReport(Document):
@@ -37,7 +37,7 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
     Raises UnitError unless each unit has exactly one result.
     """
     units, started = stage.units, time.monotonic()
-    take_counts()  # requests before this belong to no stage
+    set_aside()  # requests before this belong to no stage
     results = _finished(store, [unit.record for unit in units], stage.kind)
     todo = [unit for unit in units if unit.record not in results]
     total_rows = sum(unit.rows for unit in units)

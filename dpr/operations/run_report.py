@@ -17,6 +17,7 @@ from dpr.run import Run
 from dpr.stages.drift import Drift
 from dpr.stages.embed_meter import STEPS, Encoding
 from dpr.store import Store
+from dpr.store.requests import set_aside
 
 
 class Found(Document):
@@ -79,6 +80,9 @@ class RunReport(Document):
     gate: GateReport
     cost: Cost
     """Bytes, times and dollars are those of this attempt."""
+    other_requests: dict[str, int] = Field(default_factory=dict)
+    """Requests outside of stages, counted as those of stages: planning, lease, reads and writes between stages,
+    publishing. The stored report lacks those that follow it."""
 
     def lines(self) -> list[str]:
         """Return what the table of stages does not show, a sentence each."""
@@ -129,6 +133,7 @@ def make_report(run: Run, clock: Clock, made: Segments, indexed: Indexed, body: 
         index=_index_report(indexed, body),
         gate=body.gate,
         cost=measured_cost(run.stage_reports, encoding, run.executor.cluster(), price),
+        other_requests=set_aside(),
     )
 
 

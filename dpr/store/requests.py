@@ -12,10 +12,13 @@ CLASSES = {
     "abort_multipart_upload": "DELETE",
 }
 """Method → the class that it is billed as; all others write and are `PUT`."""
+REQUEST_CLASSES = ("GET", "PUT", "LIST", "DELETE")
+"""In the order of tables."""
 READ_BYTES, WRITTEN_BYTES = "bytes read", "bytes written"
 
 _lock = threading.Lock()
 _counts: Counter[str] = Counter()
+_aside: Counter[str] = Counter()
 
 
 def count_request(method: str, written_bytes: int) -> None:
@@ -40,6 +43,26 @@ def count_elsewhere(counts: Mapping[str, int]) -> None:
 def take_counts() -> dict[str, int]:
     """Return what was counted since the last call: requests by class, and bytes."""
     with _lock:
-        taken = {name: count for name, count in _counts.items() if count}
+        taken = _positive(_counts)
         _counts.clear()
     return taken
+
+
+def set_aside() -> dict[str, int]:
+    """Count what was counted since the last call as work outside of stages; return all such counts so far."""
+    with _lock:
+        _aside.update(_counts)
+        _counts.clear()
+        return _positive(_aside)
+
+
+def take_aside() -> dict[str, int]:
+    """Do the same, and begin anew for the next run of this process."""
+    found = set_aside()
+    with _lock:
+        _aside.clear()
+    return found
+
+
+def _positive(counts: Counter[str]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
