@@ -3,7 +3,7 @@
 import json
 import sys
 import uuid
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from dpr.operations.verify import verify
 from dpr.search.retrieve import Retriever
 from dpr.store import Store
 from dpr.store.lease import Lease
-from dpr.store.s3 import S3Store
 from dpr.store.s3_failures import Patience
 from ray_jobs import cli
 from tests.collection import Collection, FirstNights
@@ -26,12 +25,6 @@ from tests.services.endpoint import S3Endpoint
 from tests.services.fault_proxy import Fault, FaultProxy
 
 pytestmark = [pytest.mark.s3]
-
-
-@pytest.fixture(autouse=True)
-def one_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let all stores of a test share what they know of their bucket: to make a client takes a quarter of a second."""
-    monkeypatch.setattr(dpr.store.s3, "S3Store", cache(S3Store))
 
 
 @pytest.fixture(params=["moto", "ceph"])
@@ -82,7 +75,7 @@ def test_two_nights_in_a_bucket_and_what_comes_after(
     there.night()
     change(there)
     with monkeypatch.context() as patch:  # the second night breaks off first
-        patch.setattr(dpr.store.s3, "S3Store", lambda _: FaultyStore(store, fail_at=9, mode="after"))
+        patch.setattr(dpr.store, "_shared_s3_store", lambda *_: FaultyStore(store, fail_at=9, mode="after"))
         with pytest.raises(StoreError, match="on purpose"):
             there.night()
     there.night()

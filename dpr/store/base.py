@@ -1,5 +1,7 @@
 """The promises of every store. Names are relative POSIX paths; objects never change once they are created."""
 
+import contextlib
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,6 +89,35 @@ class Store(Protocol):
 def probe_name() -> str:
     """Return the name of a new short-lived object."""
     return f"{PROBES}{uuid.uuid4().hex}"
+
+
+def beside(path: Path) -> Path:
+    """Return a new name for an unfinished file in the folder of `path`."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+
+
+def remove_unfinished(temporary: Path) -> None:
+    """Remove a file if it is there; where that fails, the error that is on its way says more."""
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_copy(url: str, name: str, path: Path) -> Iterator[Path]:
+    """Yield a file to write a copy of an object to, which then gets the name `path`; after an error, there is no file.
+
+    An OSError within the block becomes a StoreError that names the object and its store's `url`.
+    """
+    temporary = beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StoreError(
+            f"object {name} of store {url} cannot be copied to {path} ({error.strerror or error})"
+        ) from error
+    finally:
+        remove_unfinished(temporary)
 
 
 def check_name(name: str) -> str:

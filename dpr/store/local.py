@@ -1,15 +1,22 @@
 """A store in a local folder. Objects are written beside and then renamed (put) or hard-linked (the put-if-absents)."""
 
-import contextlib
 import os
 import shutil
 import stat
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dpr.errors import MissingObjectError, StoreError
-from dpr.store.base import TEMPORARY_PREFIX, ObjectInfo, check_name, check_prefix, check_range
+from dpr.store.base import (
+    TEMPORARY_PREFIX,
+    ObjectInfo,
+    beside,
+    check_name,
+    check_prefix,
+    check_range,
+    remove_unfinished,
+    whole_copy,
+)
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Errors that mean that no object has the name: there is nothing, or the name lies below or above an object."""
@@ -90,16 +97,8 @@ class LocalStore:
 
     def fetch(self, name: str, path: Path) -> None:
         self.size(name)
-        temporary = _beside(path)
-        try:
+        with whole_copy(self.url, name, path) as temporary:
             shutil.copyfile(self._path(name), temporary)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise StoreError(
-                f"object {name} of store {self.url} cannot be copied to {path} ({_reason(error)})"
-            ) from error
-        finally:
-            _remove_unfinished(temporary)
 
     def local_path(self, name: str) -> Path | None:
         return self._path(name)
@@ -149,7 +148,7 @@ class LocalStore:
     def _create(self, name: str, write: Callable[[Path], None], commit: Callable[[Path, Path], bool]) -> bool:
         """Write a file beside the object's and `commit` it; return what that returns: whether the object is new."""
         path = self._path(name)
-        temporary = _beside(path)
+        temporary = beside(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
@@ -163,7 +162,7 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"object {name} cannot be created in store {self.url}: {_reason(error)}") from error
         finally:
-            _remove_unfinished(temporary)
+            remove_unfinished(temporary)  # where that fails, `leftovers` finds it
         return created
 
     def _failure(self, name: str, error: OSError) -> StoreError:
@@ -185,16 +184,6 @@ def _link(temporary: Path, path: Path) -> bool:
         # over NFS the answer to a successful link may get lost, and the repeated request fails
         return temporary.stat().st_nlink > 1
     return True
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-
-
-def _remove_unfinished(temporary: Path) -> None:
-    # where it cannot be removed, `leftovers` finds it; the error that is on its way says more
-    with contextlib.suppress(OSError):
-        temporary.unlink(missing_ok=True)
 
 
 def _is_temporary(name: str) -> bool:

@@ -7,7 +7,6 @@ AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE and it
 import contextlib
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from botocore.exceptions import IncompleteReadError
 from botocore.parsers import ResponseParserError
 
 from dpr.errors import MissingObjectError, StoreError
-from dpr.store.base import TEMPORARY_PREFIX, ObjectInfo, check_name, check_prefix, check_range
+from dpr.store.base import ObjectInfo, check_name, check_prefix, check_range, whole_copy
 from dpr.store.requests import count_read
 from dpr.store.s3_bucket import Attempt, S3Bucket
 from dpr.store.s3_failures import Patience, error_code
@@ -102,19 +101,9 @@ class S3Store:
             ) from error
 
     def fetch(self, name: str, path: Path) -> None:
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-        try:
-            with temporary.open("wb") as file:
-                for chunk in self._chunks(name):
-                    file.write(chunk)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise StoreError(
-                f"object {name} of store {self.url} cannot be copied to {path} ({error.strerror or error})"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):  # the error that is on its way says more
-                temporary.unlink(missing_ok=True)
+        with whole_copy(self.url, name, path) as temporary, temporary.open("wb") as file:
+            for chunk in self._chunks(name):
+                file.write(chunk)
 
     def local_path(self, name: str) -> Path | None:
         check_name(name)
