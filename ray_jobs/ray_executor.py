@@ -21,10 +21,11 @@ from dpr.engine.executor import Cluster
 from dpr.engine.stage import A, B, Work
 from dpr.index.hardware import Hardware
 from dpr.recipe import Resources
+from dpr.store.requests import count_elsewhere
 from ray_jobs.ahead import BegunStage
 from ray_jobs.failures import stage_error
 from ray_jobs.placement import Placement
-from ray_jobs.transport import operator_class, pack, row_task, run_work, unpack
+from ray_jobs.transport import operator_class, pack, row_task, run_work, shared_task, unpack
 
 Shared = TypeVar("Shared")
 LOST_RETRIES = 5
@@ -43,6 +44,7 @@ class RayExecutor:
     def __init__(self, resources: Resources) -> None:
         self._placement = Placement(resources)
         self._begun: dict[str, BegunStage] = {}
+        self._shared: list[_Handle] = []
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -79,7 +81,9 @@ class RayExecutor:
         return self._placement.cluster()
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
-        return _Handle(lambda: ray.remote(make).options(num_cpus=1).remote(*args))
+        task = ray.remote(shared_task(make)).options(num_cpus=1, num_returns=2, name=make.__name__)
+        self._shared.append(_Handle(lambda: task.remote(*args)))
+        return self._shared[-1]
 
     def _results(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
         if not units:
@@ -91,6 +95,8 @@ class RayExecutor:
         else:
             dataset = ray.data.from_items([pack(unit) for unit in units], override_num_blocks=len(units))
             yield from map(unpack, self._with_steps(dataset, work, len(units)).iter_rows())
+        for handle in self._shared:
+            handle.count_requests()
 
     def _with_steps(self, dataset: ray.data.Dataset, work: Work[Any, Any], units: int) -> ray.data.Dataset:
         """Add the steps as operators to a dataset of so many units at most."""
@@ -112,14 +118,26 @@ class _Handle:
     It is computed when it is first sent to a worker or resolved, since a stage may turn out to have nothing to do.
     """
 
-    def __init__(self, start: Callable[[], "ray.ObjectRef[Any]"]) -> None:
+    def __init__(self, start: Callable[[], "tuple[ray.ObjectRef[Any], ray.ObjectRef[dict[str, int]]]"]) -> None:
         self._start = cache(start)
+        self._uncounted: ray.ObjectRef[dict[str, int]] | None = None
 
     def __call__(self) -> Any:
-        return ray.get(self._start())
+        return ray.get(self._value())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial, (ray.get, self._start())
+        return partial, (ray.get, self._value())
+
+    def count_requests(self) -> None:
+        """Count what its worker sent to the store, once that is known."""
+        if self._uncounted is not None and ray.wait([self._uncounted], timeout=0)[0]:
+            count_elsewhere(ray.get(self._uncounted))
+            self._uncounted = None
+
+    def _value(self) -> "ray.ObjectRef[Any]":
+        if not self._start.cache_info().currsize:
+            self._uncounted = self._start()[1]
+        return self._start()[0]
 
 
 def _tasks(work: Work[A, B], units: Sequence[A], gpus: float) -> Iterator[B]:

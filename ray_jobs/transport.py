@@ -37,6 +37,16 @@ class RowOperator:
         return pack(result, take_counts())
 
 
+def shared_task(make: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, int]]]:
+    """Return a function that makes a value, and also returns what its worker counted of requests meanwhile."""
+
+    def make_and_count(*args: Any) -> tuple[Any, dict[str, int]]:
+        return make(*args), take_counts()
+
+    make_and_count.__name__ = make.__name__  # by which Ray titles its worker process
+    return make_and_count
+
+
 def operator_class(step: Step[Any, Any]) -> type[RowOperator]:
     """Return `RowOperator` under the step's name, by which Ray titles its worker processes."""
     return type(step.name, (RowOperator,), {})
