@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpr.fingerprint import KEY_BYTES
+from dpr.formats import MISSING
 from dpr.formats.segment import join_hashes
 
 PIECE_ROWS = 1 << 19
@@ -28,7 +29,7 @@ class SortedHashes:
         self.low_N = halves_N2[self.rows_N, 1]
 
     def places(self, hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
-        """Return the place (M,) of each of M hashes in sorted order: the first if there are several, or -1."""
+        """Return the place (M,) of each of M hashes in sorted order: the first if there are several, or MISSING."""
         return sorted_places(self.high_N, self.low_N, hashes)
 
 
@@ -50,14 +51,14 @@ class KnownKeys:
 def sorted_places(
     high_N: npt.NDArray[np.uint64], low_N: npt.NDArray[np.uint64], hashes: pa.FixedSizeBinaryArray
 ) -> npt.NDArray[np.int64]:
-    """Return the place (M,) at which each of M hashes first occurs among N sorted hashes; -1 if it does not occur.
+    """Return the place (M,) at which each of M hashes first occurs among N sorted hashes, or MISSING.
 
     The N hashes are given as their two halves, sorted by the first one. The M hashes are sorted, too, so that the
     search goes through memory in order.
     """
     halves_M2 = _halves(hashes)
     if not (len(high_N) and len(halves_M2)):
-        return np.full(len(halves_M2), -1, np.int64)
+        return np.full(len(halves_M2), MISSING, np.int64)
     pieces = np.array_split(halves_M2, -(-len(halves_M2) // PIECE_ROWS))
     if len(pieces) == 1:
         return _sorted_places(high_N, low_N, halves_M2)
@@ -68,7 +69,7 @@ def sorted_places(
 def _sorted_places(
     high_N: npt.NDArray[np.uint64], low_N: npt.NDArray[np.uint64], halves_M2: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.int64]:
-    found_M = np.full(len(halves_M2), -1, np.int64)
+    found_M = np.full(len(halves_M2), MISSING, np.int64)
     order_M = np.argsort(halves_M2[:, 0])
     wanted_M2 = halves_M2[order_M]
     places_M = np.minimum(np.searchsorted(high_N, wanted_M2[:, 0]), len(high_N) - 1)
@@ -78,7 +79,7 @@ def _sorted_places(
     for row in np.flatnonzero(same_high_M & ~same_M):  # other hashes share the first 64 bits: rare
         stop = np.searchsorted(high_N, wanted_M2[row, 0], "right")
         equal = np.flatnonzero(low_N[places_M[row] : stop] == wanted_M2[row, 1])
-        found_M[order_M[row]] = places_M[row] + equal[0] if len(equal) else -1
+        found_M[order_M[row]] = places_M[row] + equal[0] if len(equal) else MISSING
     return found_M
 
 
@@ -131,20 +132,20 @@ def is_in(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> np
 
 
 def places(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
-    """Return the row (N,) of `among` at which each of the N `hashes` first occurs, or -1 if it does not."""
+    """Return the row (N,) of `among` at which each of the N `hashes` first occurs, or MISSING."""
     if len(hashes) * MANY_TIMES < len(among):
         return _places_of_few(hashes, among)
     found = SortedHashes(among)
     places_N = found.places(hashes)
-    return np.where(places_N < 0, -1, found.rows_N[places_N]) if len(among) else places_N
+    return np.where(places_N == MISSING, MISSING, found.rows_N[places_N]) if len(among) else places_N
 
 
 def _places_of_few(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
     """Return the same as `places`, by sorting `hashes` and searching in them for each of the many of `among`."""
     few = SortedHashes(hashes)
     places_M = few.places(among)
-    found_rows = np.flatnonzero(places_M >= 0)[::-1]
-    row_of_place = np.full(len(hashes), -1, np.int64)
+    found_rows = np.flatnonzero(places_M != MISSING)[::-1]
+    row_of_place = np.full(len(hashes), MISSING, np.int64)
     row_of_place[places_M[found_rows]] = found_rows  # the first row is written last
     return row_of_place[few.places(hashes)]
 

@@ -11,14 +11,13 @@ import pyarrow.parquet as pq
 from dpr.formats.objects import damage_explained
 from dpr.formats.segment import HASH
 
-NOWHERE = -1
 SCHEMA = pa.schema(
     [
-        pa.field("slice", pa.int32(), nullable=False),  # number of the slice that holds the text; -1: the source
+        pa.field("slice", pa.int32(), nullable=False),  # number of the slice with the text; MISSING: the source has it
         pa.field("position", pa.int64(), nullable=False),  # the row's position in that slice
         pa.field("key", HASH, nullable=False),
         pa.field("content_hash", HASH, nullable=False),
-        pa.field("source", pa.int32(), nullable=False),  # number of the segment that holds the vector; -1: embed it
+        pa.field("source", pa.int32(), nullable=False),  # number of the segment with the vector; MISSING: embed it
     ]
 )
 _STORED: dict[str, Any] = {

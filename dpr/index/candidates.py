@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import EncoderError, IndexBuildError
+from dpr.formats import MISSING
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads, faiss_threads
 from dpr.index.kinds import inverted, reason
 from dpr.index.products import row_products, slices
-from dpr.index.truth import MISSING, Ids, Scores, best_of
+from dpr.index.truth import Ids, Scores, best_of
 
 TASK_CANDIDATES = 4_096
 """Candidates that one thread re-scores at a time, in bulk."""

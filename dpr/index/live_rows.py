@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from dpr.formats import MISSING
 from dpr.index.merging import ROW_BITS, ROW_MASK
-from dpr.index.truth import MISSING, Ids
+from dpr.index.truth import Ids
 
 Mask = npt.NDArray[np.bool_]
 
@@ -20,7 +21,7 @@ class LiveRows:
     def __init__(self, lives: Mapping[int, Mask]) -> None:
         """`lives`: segment number → which of its rows live."""
         numbers = sorted(lives)
-        self._first_of_number = np.full(max(numbers, default=-1) + 2, -1, np.int64)
+        self._first_of_number = np.full(max(numbers, default=-1) + 2, MISSING, np.int64)
         starts = np.cumsum([0, *(len(lives[number]) for number in numbers)])
         self._first_of_number[numbers] = starts[:-1]
         self._lives = np.concatenate([np.empty(0, np.bool_), *(lives[number] for number in numbers)])
@@ -29,7 +30,7 @@ class LiveRows:
         """Return which ids live, as a mask of the shape of `ids`. Ids of removed segments, and -1, do not."""
         numbers = np.where(ids == MISSING, len(self._first_of_number) - 1, ids >> ROW_BITS)
         firsts = self._first_of_number[np.minimum(numbers, len(self._first_of_number) - 1)]
-        there = firsts >= 0
+        there = firsts != MISSING
         living = np.zeros(ids.shape, np.bool_)
         living[there] = self._lives[firsts[there] + (ids[there] & ROW_MASK)]
         return living

@@ -15,12 +15,13 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from dpr.formats import MISSING
 from dpr.index.candidates import Lists, nearest_lists, search
 from dpr.index.contents import list_sizes
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import FAST_BITS, inverted, list_count, packed_when_opened, searched
 from dpr.index.live_rows import LiveRows
-from dpr.index.truth import MISSING, Ids, Scores, empty_topk, merge_topk
+from dpr.index.truth import Ids, Scores, empty_topk, merge_topk
 
 RANKED_BY_CODE_FROM_LISTS = 1_024
 """With fewer lists, comparing all centroids exactly takes less than a tenth of a question's time."""

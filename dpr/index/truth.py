@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from dpr.formats import MISSING
 from dpr.index.cpu_shortlist import CpuShortlists
 from dpr.index.hardware import CPU, Hardware
 from dpr.index.products import Half, slices
@@ -20,7 +21,6 @@ from dpr.index.shortlist import Pairs, Questions, Shortlists, padded, score
 
 Scores = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
-MISSING = -1
 
 
 def exact_topk(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dpr.formats import MISSING
 from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import damage_explained, fetch_object, open_parts
@@ -80,10 +81,10 @@ class SegmentSet:
         return LiveRows({number: self._deletions.live_mask(entry) for number, entry in self._entries.items()})
 
     def hits(self, scores_K: Scores, ids_K: Ids) -> list[Hit]:
-        """Return hits in rank order; ids below zero (fewer than K found) are left out."""
+        """Return hits in rank order; those that are missing (fewer than K were found) are left out."""
         hits: list[Hit] = []
         for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
-            if id_ >= 0:
+            if id_ != MISSING:
                 row = self._passages(id_ >> ROW_BITS).slice(id_ & ROW_MASK, 1).to_pylist()[0]
                 hits.append(Hit(rank=len(hits) + 1, score=score, **row))
         return hits

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpr.engine.stage import Stage, Step, Work
-from dpr.formats.changes import NOWHERE
+from dpr.formats import MISSING
 from dpr.formats.objects import open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import PASSAGE_COLUMNS, Vectors, read_hashes, read_rows, vectors_of
@@ -78,8 +78,8 @@ class CopyVectors:
         refused: dict[int, str] = {}
         for number in np.unique(rows["source"].to_numpy()).tolist():
             from_source = rows.filter(pc.equal(rows["source"], number))
-            moved = from_source.filter(pc.equal(from_source["slice"], NOWHERE))
-            borrowed = from_source.filter(pc.not_equal(from_source["slice"], NOWHERE))
+            moved = from_source.filter(pc.equal(from_source["slice"], MISSING))
+            borrowed = from_source.filter(pc.not_equal(from_source["slice"], MISSING))
             segment = sources[number]
             if moved.num_rows and segment is not None:
                 table = self._rows_with(segment, "key", moved)

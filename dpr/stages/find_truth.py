@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpr.engine.stage import Stage, Step, Work, recorded
-from dpr.formats import layout
+from dpr.formats import MISSING, layout
 from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import put_object, read_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.merging import ROW_BITS
-from dpr.index.truth import MISSING, Ids, RunningTopk, Scores, exact_topk
+from dpr.index.truth import Ids, RunningTopk, Scores, exact_topk
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.question_vectors import QuestionVectors, question_vectors, read_questions

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from dpr.corpus.hashes import bytes_of, first_of_each, is_in, places
 from dpr.fingerprint import fingerprint
-from dpr.formats.changes import NOWHERE, changes_table
+from dpr.formats import MISSING
+from dpr.formats.changes import changes_table
 from dpr.formats.records import Document
 from dpr.stages.held_rows import HeldRows, Mask, Rows
 
@@ -54,13 +55,13 @@ def plan_segments(
     embed_numbers = np.repeat(next_number + np.arange(len(embed_pieces)), [len(piece) for piece in embed_pieces])
     holders = np.concatenate([held.segment, embed_numbers.astype(np.int32)])
     borrow_sources = holders[places(borrow.content_hash, pa.concat_arrays([held.content_hash, embed.content_hash]))]
-    nowhere = np.full(int(moved.sum()), NOWHERE)
+    no_slice = np.full(int(moved.sum()), MISSING)
     copies = pa.concat_tables(
         [
             changes_table(borrow.slice, borrow.position, borrow.key, borrow.content_hash, borrow_sources),
             changes_table(
-                nowhere,
-                nowhere,
+                no_slice,
+                no_slice,
                 held.key.filter(pa.array(moved)),
                 held.content_hash.filter(pa.array(moved)),
                 held.segment[moved],
@@ -77,7 +78,7 @@ def plan_segments(
 
 
 def _embed_table(rows: Rows) -> pa.Table:
-    return changes_table(rows.slice, rows.position, rows.key, rows.content_hash, np.full(len(rows.key), NOWHERE))
+    return changes_table(rows.slice, rows.position, rows.key, rows.content_hash, np.full(len(rows.key), MISSING))
 
 
 def _planned(
@@ -93,7 +94,7 @@ def _planned(
         kind=kind,
         group=group,
         rows=table.num_rows,
-        slices=numbers[numbers != NOWHERE].tolist(),
+        slices=numbers[numbers != MISSING].tolist(),
     )
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpr.errors import IntegrityError
-from dpr.formats.changes import NOWHERE, SCHEMA, changes_table, read_unit, write_changes
+from dpr.formats import MISSING
+from dpr.formats.changes import SCHEMA, changes_table, read_unit, write_changes
 from dpr.formats.segment import HASH
 from tests.formats.samples import flip_a_bit
 
@@ -18,7 +19,7 @@ from tests.formats.samples import flip_a_bit
 def unit(rows: int, seed: int) -> pa.Table:
     rng = np.random.default_rng(seed)
     hashes = [pa.array([rng.bytes(16) for _ in range(rows)], HASH) for _ in range(2)]
-    slices, sources = (rng.integers(NOWHERE, 5, rows) for _ in range(2))
+    slices, sources = (rng.integers(MISSING, 5, rows) for _ in range(2))
     return changes_table(slices, rng.integers(0, 2**60, rows), *hashes, sources)
 
 
