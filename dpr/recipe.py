@@ -98,7 +98,7 @@ class IndexConfig(_Config):
     rescore: Annotated[int, Field(ge=0, le=100_000)] | None = None
     """Candidates re-scored exactly from the stored float16 vectors; 0: none; null: tuned by the gate."""
     shards: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Files that the serving index is merged into, each from a run of segments; all are searched."""
+    """Files that the index of a first night is merged into, each from a run of segments; all are searched."""
     recall_target: Share = 0.98
     """Recall@20 against exact search that tuning aims at."""
     memory_gb: Annotated[float, Field(gt=0.0)] | None = None
@@ -158,6 +158,8 @@ class Resources(_Config):
     """CPU threads an encoder actor uses; null: 1 with a GPU, else all CPUs divided among the encoders."""
     gpus_per_encoder: Annotated[float, Field(ge=0.0)] | None = None
     """GPUs an encoder actor holds; null: 1 where the cluster has any, else 0."""
+    idle_seconds: Annotated[float, Field(gt=0.0)] = 1800.0
+    """A worker on Ray that has a unit and does nothing for so long is ended, and the unit done again."""
     price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None = None
     """What a GPU costs an hour, in dollars, for `dpr plan` and the report; null: no dollars are given."""
     compact_below: Share = 0.5

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 LINE_EVERY_SECONDS = 10.0
+WAITING_EVERY_SECONDS = 30.0
+"""How often a log file is told what a stage waits for that has no results meanwhile."""
 
 
 class _Bar(Progress):
@@ -39,6 +41,7 @@ class ConsoleProgress:
         )
         self._task: TaskID | None = None
         self._stage, self._total, self._done, self._before = "", 0, 0, 0
+        self._waits_for = ""
         self._started = self._last_line = 0.0
 
     def __enter__(self) -> Self:
@@ -59,16 +62,16 @@ class ConsoleProgress:
 
     def advance(self, rows: int, detail: str = "") -> None:
         self._done += rows
-        rate = self._rate()
         if self._task is not None:
-            self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} rows/s")
-            self._bar.detail = detail
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._last_line > LINE_EVERY_SECONDS:
-            self._last_line = now
-            left = f", {max(self._total - self._done, 0) / rate:,.0f} s left" if rate and self._total else ""
-            of = f" of {self._total:,}" if self._total else ""
-            self._print(f"{self._done:,}{of} rows, {rate:,.0f} rows/s{left}{', ' if detail else ''}{detail}")
+            self._bar.update(self._task, completed=self._done, rate=f"{self._rate():,.0f} rows/s")
+        self._show(detail, LINE_EVERY_SECONDS)
+
+    def waiting(self, text: str) -> None:
+        """Show what the stage waits for, until it is called again; an empty text: for nothing in particular."""
+        every_seconds = WAITING_EVERY_SECONDS if self._waits_for else LINE_EVERY_SECONDS
+        self._waits_for = text
+        if text:
+            self._show("", every_seconds)
 
     def message(self, topic: str, text: str) -> None:
         self._console.print(f"{topic:<9} {text}", highlight=False, markup=False, soft_wrap=True)
@@ -79,6 +82,17 @@ class ConsoleProgress:
             self._bar.remove_task(self._task)
             self._task, self._bar.detail = None, ""
         self._print(f"{summary}, {self._done:,} rows in {seconds:.1f} s")
+
+    def _show(self, detail: str, every_seconds: float) -> None:
+        detail = ", ".join(filter(None, (detail, self._waits_for)))
+        self._bar.detail = detail
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line > every_seconds:
+            self._last_line = now
+            rate = self._rate()
+            left = f", {max(self._total - self._done, 0) / rate:,.0f} s left" if rate and self._total else ""
+            of = f" of {self._total:,}" if self._total else ""
+            self._print(f"{self._done:,}{of} rows, {rate:,.0f} rows/s{left}{', ' if detail else ''}{detail}")
 
     def _rate(self) -> float:
         return (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)

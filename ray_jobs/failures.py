@@ -32,10 +32,11 @@ def quoted_error(message: str) -> DprError | None:
     return kind(sentence) if isinstance(kind, type) and issubclass(kind, DprError) else DprError(sentence)
 
 
-def stage_error(stage: str, missing: Collection[str], error: Exception) -> DprError:
+def stage_error(stage: str, missing: Collection[str], error: Exception, given_up: Collection[str] = ()) -> DprError:
     """Return the project's own error inside one of Ray's, or a UnitError in one sentence.
 
-    `missing`: the records of the units that have not come out of the stage.
+    `missing` are the records of the units that have no result; the workers of those `given_up` were ended because they
+    did nothing.
     """
     causes = list(_causes(error))
     for cause in causes:
@@ -46,7 +47,8 @@ def stage_error(stage: str, missing: Collection[str], error: Exception) -> DprEr
     if (own := quoted_error(str(error))) is not None:  # an actor that could not be made quotes it as text
         return own
     if any(isinstance(cause, _LOST) for cause in causes):
-        return _lost_workers(stage, sorted(missing))
+        hung = sorted(set(missing) & set(given_up))
+        return _hung_workers(stage, hung) if hung else _lost_workers(stage, sorted(missing))
     return UnitError(f"stage {stage} failed in a worker: {_reason(causes[-1])}; start the run again")
 
 
@@ -65,8 +67,20 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def _hung_workers(stage: str, units: list[str]) -> UnitError:
+    return UnitError(
+        f"stage {stage}: the workers of {_names(units)} did nothing for longer than the recipe allows "
+        "(resources.idle_seconds), again and again; find out in Ray's logs what they wait for, mend that or raise the "
+        "setting, and start the run again"
+    )
+
+
+def _names(records: list[str]) -> str:
+    return ", ".join(records[:_NAMED]) + (", …" if len(records) > _NAMED else "")
+
+
 def _lost_workers(stage: str, missing: list[str]) -> UnitError:
-    named = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+    named = _names(missing)
     which = ""
     if missing:
         which = f" ({named})" if len(missing) == 1 else f" (one of {len(missing)} that are not done: {named})"

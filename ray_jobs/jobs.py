@@ -42,7 +42,7 @@ def run_whole(recipe_path: str, *, allow_shrink: bool = False, local: bool = Fal
     plan = plan_of(recipe_path)
     if (finished := finished_run(plan)) is not None:
         return finished
-    with ConsoleProgress(Console(stderr=True)) as progress, executor_for(plan, local=local) as executor:
+    with ConsoleProgress(Console(stderr=True)) as progress, executor_for(plan, progress, local=local) as executor:
         return run_plan(plan, executor, progress, allow_shrink=allow_shrink)
 
 
@@ -52,20 +52,23 @@ def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local:
     with (
         ConsoleProgress(Console(stderr=True)) as progress,
         Lease.acquire(open_store(plan.recipe.store), f"run of {plan.recipe.store} up to {stop}") as lease,
-        executor_for(plan, local=local) as executor,
+        executor_for(plan, progress, local=local) as executor,
     ):
         prove_put_if_absent(open_store(plan.recipe.store))
         return _STOPS[stop](Run(plan, executor, progress, lease), allow_shrink)
 
 
 @contextmanager
-def executor_for(plan: Plan, *, local: bool) -> Iterator[Executor]:
-    """Give what runs a plan within the block: a connected Ray, or (`local`) this process."""
+def executor_for(plan: Plan, progress: ConsoleProgress, *, local: bool) -> Iterator[Executor]:
+    """Give what runs a plan within the block: a connected Ray, or (`local`) this process.
+
+    `progress` shows what Ray waits for.
+    """
     if local:
         yield LocalExecutor()
         return
     with connected():
-        yield RayExecutor(plan.recipe.resources)
+        yield RayExecutor(plan.recipe.resources, progress)
 
 
 def _scan(run: Run, allow_shrink: bool) -> str:

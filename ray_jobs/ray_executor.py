@@ -24,6 +24,7 @@ from dpr.recipe import Resources
 from dpr.store.requests import count_elsewhere
 from ray_jobs.ahead import BegunStage
 from ray_jobs.failures import stage_error
+from ray_jobs.oversight import Listener, Oversight
 from ray_jobs.placement import Placement
 from ray_jobs.transport import operator_class, pack, row_task, run_work, shared_task, unpack
 
@@ -41,8 +42,9 @@ MANY_UNITS = 2**31
 class RayExecutor:
     """Runs stages on the connected Ray, with as many encoders as the recipe's resources say."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, listener: Listener | None = None) -> None:
         self._placement = Placement(resources)
+        self._oversight = Oversight(resources.idle_seconds, listener)
         self._begun: dict[str, BegunStage] = {}
         self._shared: list[_Handle] = []
         context = DataContext.get_current()
@@ -60,13 +62,13 @@ class RayExecutor:
             begun.cancel()
 
     def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
-        missing = {unit.record for unit in units}
-        try:
-            for result in self._results(stage, work, units):
-                missing.discard(result.record)
-                yield result
-        except ray.exceptions.RayError as error:  # also the project's own, if a worker raised it
-            raise stage_error(stage, missing, error) from error
+        with self._oversight.over(stage, [unit.record for unit in units]) as under_way:
+            try:
+                for result in self._results(stage, work, units):
+                    under_way.finish(result.record)
+                    yield result
+            except ray.exceptions.RayError as error:  # also the project's own, if a worker raised it
+                raise stage_error(stage, under_way.missing, error, under_way.given_up_records()) from error
 
     def encoder_threads(self) -> int | None:
         return self._placement.encoder_threads()
@@ -91,7 +93,7 @@ class RayExecutor:
         elif (begun := self._begun.pop(stage, None)) is not None:
             yield from map(unpack, begun.run([pack(unit) for unit in units]))
         elif len(units) == 1 or all(self._placement.is_task(step) for step in work.steps):
-            yield from _tasks(work, units, max(self._placement.gpu_share(step) for step in work.steps))
+            yield from self._tasks(work, units)
         else:
             dataset = ray.data.from_items([pack(unit) for unit in units], override_num_blocks=len(units))
             yield from map(unpack, self._with_steps(dataset, work, len(units)).iter_rows())
@@ -103,13 +105,41 @@ class RayExecutor:
         with warnings.catch_warnings():
             # about keywords that are no parameters of `map`: Ray 2.60 has no other way to bound retries
             warnings.simplefilter("ignore", RayDeprecationWarning)
+            beats = self._oversight.heartbeats
             for step in work.steps:
                 if self._placement.is_task(step):
-                    dataset = dataset.map(row_task(step), num_cpus=1, max_retries=LOST_RETRIES)
+                    dataset = dataset.map(row_task(step, beats), num_cpus=1, max_retries=LOST_RETRIES)
                 else:
                     pool = self._placement.pool(step, units)
-                    dataset = dataset.map(operator_class(step), fn_constructor_args=(step,), **pool, **ACTOR_LIVES)
+                    dataset = dataset.map(
+                        operator_class(step), fn_constructor_args=(step, beats), **pool, **ACTOR_LIVES
+                    )
         return dataset
+
+    def _tasks(self, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
+        """Yield the results of one task a unit, as they come.
+
+        Tasks that still run are cancelled if one fails, or if nobody wants more results.
+        """
+        task = ray.remote(run_work).options(
+            num_cpus=1,
+            num_gpus=max(self._placement.gpu_share(step) for step in work.steps),
+            max_retries=LOST_RETRIES,
+            # a single unit goes where a worker is already; many go to all machines
+            scheduling_strategy="SPREAD" if len(units) > 1 else "DEFAULT",
+            name=work.steps[-1].name,
+        )
+        held = ray.put(work)  # in a closure of the task, what the work shares would be held until the driver ends
+        waiting = (task.remote(held, unit, self._oversight.heartbeats) for unit in units)
+        running = list(islice(waiting, MAX_TASKS))
+        try:
+            while running:
+                (done,), running = ray.wait(running)
+                running += islice(waiting, 1)
+                yield unpack(ray.get(done))
+        finally:
+            for unfinished in running:
+                ray.cancel(unfinished)
 
 
 class _Handle:
@@ -138,26 +168,3 @@ class _Handle:
         if not self._start.cache_info().currsize:
             self._uncounted = self._start()[1]
         return self._start()[0]
-
-
-def _tasks(work: Work[A, B], units: Sequence[A], gpus: float) -> Iterator[B]:
-    """Yield the results of one task a unit, as they come.
-
-    Tasks that still run are cancelled if one fails, or if nobody wants more results.
-    """
-    # a single unit goes where a worker is already; many go to all machines
-    strategy = "SPREAD" if len(units) > 1 else "DEFAULT"
-    task = ray.remote(run_work).options(
-        num_cpus=1, num_gpus=gpus, max_retries=LOST_RETRIES, scheduling_strategy=strategy, name=work.steps[-1].name
-    )
-    held = ray.put(work)  # in a closure of the task, what the work shares would be held until the driver ends
-    waiting = iter(units)
-    running = [task.remote(held, unit) for unit in islice(waiting, MAX_TASKS)]
-    try:
-        while running:
-            (done,), running = ray.wait(running)
-            running += [task.remote(held, unit) for unit in islice(waiting, 1)]
-            yield unpack(ray.get(done))
-    finally:
-        for unfinished in running:
-            ray.cancel(unfinished)

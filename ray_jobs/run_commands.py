@@ -43,6 +43,7 @@ def plan(recipe: RecipeArgument, json_: Json = False, local: Local = False) -> N
     from ray_jobs.console import ConsoleProgress
 
     made = jobs.plan_of(recipe)
-    with jobs.executor_for(made, local=local) as executor:
-        estimated = forecast(Run(made, executor, ConsoleProgress(Console(stderr=True))))
+    progress = ConsoleProgress(Console(stderr=True))
+    with jobs.executor_for(made, progress, local=local) as executor:
+        estimated = forecast(Run(made, executor, progress))
     show(json_, estimated.model_dump(mode="json"), lambda console: tables.print_forecast(console, estimated))

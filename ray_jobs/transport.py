@@ -10,6 +10,7 @@ from typing import Any
 
 from dpr.engine.stage import Step, Work
 from dpr.store.requests import count_elsewhere, take_counts
+from ray_jobs.heartbeats import Handle, beating
 
 Row = dict[str, bytes]
 _VALUE, _COUNTS = "value", "counts"
@@ -29,11 +30,14 @@ def unpack(row: Row) -> Any:
 class RowOperator:
     """A step between rows, made once in a long-lived worker."""
 
-    def __init__(self, step: Step[Any, Any]) -> None:
+    def __init__(self, step: Step[Any, Any], heartbeats: Handle) -> None:
+        self._name, self._heartbeats = step.name, heartbeats
         self._operator = step.make()
 
     def __call__(self, row: Row) -> Row:
-        result = self._operator(unpack(row))
+        unit = unpack(row)
+        with beating(self._heartbeats, self._name, unit.record):
+            result = self._operator(unit)
         return pack(result, take_counts())
 
 
@@ -52,19 +56,22 @@ def operator_class(step: Step[Any, Any]) -> type[RowOperator]:
     return type(step.name, (RowOperator,), {})
 
 
-def row_task(step: Step[Any, Any]) -> Callable[[Row], Row]:
+def row_task(step: Step[Any, Any], heartbeats: Handle) -> Callable[[Row], Row]:
     """Return a function that makes and calls a step anew for each row."""
 
     def run_step(row: Row) -> Row:
-        result = step.make()(unpack(row))
+        unit = unpack(row)
+        with beating(heartbeats, step.name, unit.record):
+            result = step.make()(unit)
         return pack(result, take_counts())
 
     run_step.__name__ = step.name
     return run_step
 
 
-def run_work(work: Work[Any, Any], unit: Any) -> Row:
+def run_work(work: Work[Any, Any], unit: Any, heartbeats: Handle) -> Row:
     """Make and call all steps one after another, in this process; returns the packed result."""
     for step in work.steps:
-        unit = step.make()(unit)
+        with beating(heartbeats, step.name, unit.record):
+            unit = step.make()(unit)
     return pack(unit, take_counts())

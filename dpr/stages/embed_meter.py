@@ -14,23 +14,31 @@ from dpr.stages.write_segment import SegmentResult
 
 BUSY_SHARE = 0.9
 """An encoder that computes more of the time than this is what the stage waits for."""
+LOOK_SECONDS = 1.0
+STOPPED_SECONDS = 3.0
+"""A thread that sleeps so much longer than it meant to was stopped with its process; a busy machine delays it less."""
 STEPS = {"read": "reading", "tokenise": "tokenising", "encode": "encoding", "write": "writing"}
 
 
 class BusyClock:
     """Measures for how long an encoder computes and for how long it waits, also when several units overlap.
 
-    It runs from the first unit on: encoders are ready before there is work.
+    It runs from the first unit on: encoders are ready before there is work. Time in which the process was stopped
+    (by SIGSTOP, say) is neither.
     """
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
         self._last: float | None = None
         self._busy = self._waiting = 0.0
+        self._idle = threading.Event()
 
     def __enter__(self) -> Self:
         with self._lock:
             self._tick(1)
+            if self._inside == 1:
+                self._idle = threading.Event()
+                threading.Thread(target=self._subtract_stops, args=(self._idle,), name="stops", daemon=True).start()
         return self
 
     def __exit__(
@@ -38,13 +46,26 @@ class BusyClock:
     ) -> None:
         with self._lock:
             self._tick(-1)
+            if not self._inside:
+                self._idle.set()
 
     def take(self) -> tuple[float, float]:
         """Return the busy and waiting seconds since the last call."""
         with self._lock:
-            taken = self._busy, self._waiting
+            taken = max(0.0, self._busy), self._waiting
             self._busy = self._waiting = 0.0
         return taken
+
+    def _subtract_stops(self, idle: threading.Event) -> None:
+        """Take the time in which the process was stopped out of the busy time, until the encoder is idle."""
+        before = time.perf_counter()
+        while not idle.wait(LOOK_SECONDS):
+            now = time.perf_counter()
+            late = now - before - LOOK_SECONDS
+            if late > STOPPED_SECONDS:
+                with self._lock:
+                    self._busy -= late
+            before = now
 
     def _tick(self, entered: int) -> None:
         now = time.perf_counter()

@@ -95,7 +95,7 @@ def main(recipe: str, lease_seconds: str, step: str, pattern: str, folder: str) 
     def run() -> None:
         plan = Plan.of(load_recipe(recipe))
         with ConsoleProgress(Console(stderr=True)) as progress, connected():
-            executor = StoppingExecutor(plan.recipe.resources)
+            executor = StoppingExecutor(plan.recipe.resources, progress)
             executor.step, executor.pattern, executor.folder = step, pattern, Path(folder)
             run_plan(plan, executor, progress, lease_seconds=float(lease_seconds))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from dpr.errors import ConflictError
 from dpr.formats.manifest import Snapshot
+from dpr.formats.snapshots import live_snapshot
 from tests.collection import Collection
 from tests.ray_jobs.conftest import Dpr
 from tests.ray_jobs.own_ray import OwnRay, own_ray
@@ -154,3 +156,22 @@ def test_a_worker_that_wakes_after_its_driver_was_killed_changes_nothing(
     check_unchanged(collection, published, before)
     code, out, _ = dpr("verify", collection.recipe.store, "--deep")
     assert (code, out.split(", ")[-1]) == (0, "0 problems\n")
+
+
+@pytest.mark.parametrize(("step", "pattern"), [("scan", r"^scans/.*\.new-"), ("write", r"^segments/.*\.json$")])
+def test_a_run_names_a_stopped_worker_and_goes_on_without_it(
+    ray: OwnRay, collection: Collection, tmp_path: Path, encoder: Path, step: str, pattern: str
+) -> None:
+    undisturbed = Collection(tmp_path / "undisturbed", encoder, collection.corpus)
+    collection.change(resources={"idle_seconds": 25.0})
+    with stopped_run(ray, collection, step, pattern) as stopped:
+        _, errors = stopped.driver.communicate(timeout=PATIENCE_SECONDS)
+        assert stopped.driver.returncode == 0, errors
+        named = rf"process {stopped.worker_pid} on \S+ \({step} of \S+\.json\)"
+        assert re.search(rf"^\w+ +\d.* rows, .*{named} has done nothing for \d+ s$", errors, re.MULTILINE), errors
+        assert re.search(
+            rf"^\w+ +{named} did nothing for \d+ s and is ended; Ray does the unit again$", errors, re.MULTILINE
+        )
+        assert not Path(f"/proc/{stopped.worker_pid}").exists()
+    expected = undisturbed.night().snapshot.body
+    assert live_snapshot(collection.store).body.model_dump() == expected.model_dump()

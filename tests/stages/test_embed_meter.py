@@ -1,8 +1,13 @@
 """What the embed stage reports of its speed, against worked numbers."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
-from dpr.stages.embed_meter import BusyClock, Encoding, EncodingWatch
+from dpr.stages.embed_meter import STOPPED_SECONDS, BusyClock, Encoding, EncodingWatch
 from dpr.stages.write_segment import SegmentResult
 
 
@@ -50,3 +55,29 @@ def test_an_encoder_is_named_once_and_speed_each_time() -> None:
     assert named == [("encoder", "bf16")]
     for line in lines:
         assert "tokens/s, encoder busy 0.95, waits for encoding" in line
+
+
+STOPPED = """
+import sys, time
+from dpr.stages.embed_meter import BusyClock
+clock, started = BusyClock(), time.perf_counter()
+with clock:
+    print("computing", flush=True)
+    sys.stdin.read(1)
+    time.sleep(2.5)
+print(time.perf_counter() - started - clock.take()[0])
+"""
+
+
+@pytest.mark.slow
+def test_a_stopped_encoder_is_not_busy() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "computing\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2 * STOPPED_SECONDS)
+        process.send_signal(signal.SIGCONT)
+        out, _ = process.communicate("x")
+    assert float(out) > STOPPED_SECONDS  # seconds of the clock on the wall in which it was not busy

@@ -1,0 +1,108 @@
+"""Workers tell one actor what they work on and whether they compute, so that a driver can name one that hangs.
+
+A worker that was stopped sends no beats. One that waits for ever sends beats in which its CPU time does not grow. The
+driver cannot tell these from a worker with a long unit by itself: it sees only that no result comes.
+"""
+
+import concurrent.futures
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import ray
+
+BEAT_SECONDS = 5.0
+IDLE_SHARE = 0.01
+"""A process that uses a smaller share of one CPU than this does nothing; Ray's own threads use 0.002 of one."""
+ANSWER_SECONDS = 5.0
+"""A step begins after so long even if the actor has not noted it: a run does not depend on this actor."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One step that works on one unit, in one process."""
+
+    step: str
+    record: str
+    node_id: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class CallState:
+    """A call, how long it has run, and for how long its process has done nothing."""
+
+    call: Call
+    running_seconds: float
+    idle_seconds: float
+
+
+@dataclass
+class _Noted:
+    call: Call
+    since: float
+    busy_at: float
+    beat_at: float
+    cpu_seconds: float
+
+
+class Heartbeats:
+    """The actor: it holds the calls that have not ended, by the record of their unit."""
+
+    def __init__(self) -> None:
+        self._noted: dict[str, _Noted] = {}
+
+    def beat(self, call: Call, cpu_seconds: float) -> None:
+        """Note that a call has begun or goes on, and how much CPU time its process has used so far."""
+        now = time.monotonic()
+        noted = self._noted.get(call.record)
+        if noted is None or noted.call != call:  # another step of the unit, or Ray repeats it elsewhere
+            self._noted[call.record] = _Noted(call, now, now, now, cpu_seconds)
+            return
+        if cpu_seconds - noted.cpu_seconds > IDLE_SHARE * (now - noted.beat_at):
+            noted.busy_at = now
+        noted.beat_at, noted.cpu_seconds = now, cpu_seconds
+
+    def ended(self, call: Call) -> None:
+        """Forget a call."""
+        noted = self._noted.get(call.record)
+        if noted is not None and noted.call == call:
+            del self._noted[call.record]
+
+    def calls(self) -> list[CallState]:
+        """Return the calls that have not ended."""
+        now = time.monotonic()
+        return [CallState(noted.call, now - noted.since, now - noted.busy_at) for noted in self._noted.values()]
+
+
+Handle: TypeAlias = "ray.actor.ActorHandle[Heartbeats]"
+
+
+@contextmanager
+def beating(heartbeats: Handle, step: str, record: str) -> Iterator[None]:
+    """Tell the actor, within the block, that this process works on a unit."""
+    context = ray.get_runtime_context()
+    call = Call(step, record, context.get_node_id(), socket.gethostname(), os.getpid())
+    first = heartbeats.beat.remote(call, time.process_time()).future()
+    # not by ray.wait, during which Ray would give this worker's CPU to another task
+    concurrent.futures.wait([first], ANSWER_SECONDS)
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            heartbeats.beat.remote(call, time.process_time())
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()  # no beat must follow the end
+        heartbeats.ended.remote(call)
