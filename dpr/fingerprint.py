@@ -12,7 +12,7 @@ KEY_BYTES = 16
 
 
 def canonical_json(value: object) -> bytes:
-    """The one byte string that stands for `value`: sorted keys, no white space, UTF-8, no NaN.
+    """Return the one byte string that stands for `value`: sorted keys, no white space, UTF-8, no NaN.
 
     Raises TypeError for anything whose text form is not stable (sets, objects, paths, non-string keys).
     """

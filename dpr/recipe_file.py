@@ -55,7 +55,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def resolve_path(reference: str, folder: Path) -> str:
-    """`reference` as it is when it is a URL, `package:` reference or absolute; else below `folder`."""
+    """Return `reference` as it is if it is a URL, a `package:` reference or absolute, else below `folder`."""
     if "://" in reference or reference.startswith("package:") or os.path.isabs(reference):
         return reference
     return os.path.normpath(folder / Path(reference).expanduser())

@@ -67,7 +67,7 @@ def _kind_of_lines(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKi
     lines = _first_lines(head)
     is_whole = len(head) < _HEAD_BYTES
     if is_whole and not lines:
-        raise CorpusError(f"corpus file {file.path} holds no lines but empty ones; remove it or put passages in it")
+        raise CorpusError(f"corpus file {file.path} has only empty lines; remove it or put passages in it")
     header = _tsv_header(lines)
     if corpus.format == "dpr-tsv" or (corpus.format == "auto" and set(header) >= set(TSV_COLUMNS)):
         _check_tsv(file, header, lines, is_whole=is_whole)

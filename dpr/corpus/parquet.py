@@ -20,7 +20,7 @@ _STREAM_BYTES: Final = 4 * 2**20
 def parquet_kind(file: InputFile, stream: IO[bytes], columns: Columns) -> FileKind:
     """Read the footer of an open file and return its kind, with the size of each row group.
 
-    Raises CorpusError unless the file is whole Parquet that has the mapped columns, of types that can hold them.
+    Raises CorpusError unless the file is undamaged Parquet that has the mapped columns, of types that can hold them.
     """
     with _damage_errors(file.path):
         parquet = _parquet_file(stream)
@@ -159,4 +159,6 @@ def _damage_errors(path: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         problem = " ".join(str(error).split())
-        raise CorpusError(f"corpus file {path} is not whole Parquet ({problem}); write or fetch it again") from error
+        raise CorpusError(
+            f"corpus file {path} is not Parquet or is damaged ({problem}); fetch it again"
+        ) from error

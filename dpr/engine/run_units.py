@@ -46,7 +46,10 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
     rows = written_bytes = 0
     for done in executor.run(stage.name, stage.work, todo):
         if done.record not in missing:
-            raise UnitError(f"stage {stage.name} gave {done.record} twice or unasked; start the run again")
+            raise UnitError(
+                f"stage {stage.name} returned {done.record}, which is not one of its units or was returned before; "
+                "start the run again"
+            )
         missing.remove(done.record)
         results[done.record] = done.result
         rows += done.result.rows

@@ -17,7 +17,7 @@ _WORD = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]", regex.IGNORECASE | re
 
 
 def words(text: str) -> list[str]:
-    """Words and punctuation marks of `text`, NFD normalised, lower case."""
+    """Return the words and punctuation marks of `text`, NFD normalised, in lower case."""
     return [match.lower() for match in _WORD.findall(unicodedata.normalize("NFD", text))]
 
 
@@ -29,12 +29,12 @@ def has_answer(answers: Sequence[str], text: str) -> bool:
 
 
 def names_passage(answers: Sequence[str], passage_id: str) -> bool:
-    """Whether the passage, or the document that it is a numbered part of (`document#3`), is among the answers."""
+    """Return whether the answers name the passage, or the document that it is a numbered part of (`document#3`)."""
     return passage_id in answers or passage_id.rpartition("#")[0] in answers
 
 
 def first_correct_rank(question: Question, answers_are: str, hits: Sequence[Hit]) -> int | None:
-    """Rank of the first hit that answers the question, or None."""
+    """Return the rank of the first hit that answers the question, or None."""
     for hit in hits:
         if answers_are == "strings":
             correct = has_answer(question.answers, hit.text)
@@ -46,7 +46,7 @@ def first_correct_rank(question: Question, answers_are: str, hits: Sequence[Hit]
 
 
 def accuracy(questions: QuestionSet, hits: Sequence[Sequence[Hit]], at: Sequence[int]) -> dict[int, float]:
-    """Share of questions with a correct hit among the first k, for each k of `at` (paper, section 5)."""
+    """Return the share of questions with a correct hit among the first k, for each k of `at` (paper, section 5)."""
     ranks = [
         first_correct_rank(question, questions.answers, found)
         for question, found in zip(questions.questions, hits, strict=True)

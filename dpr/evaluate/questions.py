@@ -42,7 +42,7 @@ class QuestionSet:
 
 
 def load_questions(gate: GateConfig, seed: int) -> QuestionSet | None:
-    """The questions a gate asks, sampled with `seed` down to `max_questions`; None where the recipe names none.
+    """Return the questions of a gate, at most `max_questions`, drawn with `seed`; None if the recipe names none.
 
     Raises RecipeError with file and line for what cannot be read or has no answers.
     """

@@ -37,7 +37,7 @@ class Section:
 
 
 def render(title: str, facts: Mapping[str, object], sections: Sequence[Section]) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     listed = "".join(f"<tr><th>{escape(name)}</th>{_cell(value)}</tr>" for name, value in facts.items())
     body = "".join(_section(section) for section in sections)
     return (

@@ -104,7 +104,7 @@ def index(shard_id: str) -> str:
 
 
 def questions(encoder_id: str, questions_id: str) -> str:
-    """Stem of the vectors of a set of questions; its folder holds all that is known of them."""
+    """Return the stem of the vectors of a set of questions; its folder holds all that is known of them."""
     return f"{TRUTH}{encoder_id}/{questions_id}/vectors"
 
 
@@ -141,5 +141,5 @@ def reports(run_id: str) -> str:
 
 
 def report(run_id: str, attempt: str) -> str:
-    """Name of the report of one attempt; attempts sort by when they began."""
+    """Return the name of the report of one attempt; attempts sort by when they began."""
     return f"{reports(run_id)}{attempt}.json"

@@ -96,7 +96,7 @@ class Reader:
 
 
 def find_readers(store: Store, now: float) -> list[Reader]:
-    """All markers of a store; `now` is the time by its clock."""
+    """Return all markers of a store; `now` is the time by its clock."""
     readers = []
     for info in store.list(layout.READERS):
         if not layout.is_reader(info.name):  # a file of another tool

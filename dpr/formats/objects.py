@@ -159,7 +159,7 @@ def verify_bytes(store: Store, ref: ObjectRef) -> None:
 
 
 def _identify(path: Path, ref: ObjectRef, url: str) -> tuple[int, str]:
-    """Size and digest of a local file; the digest is empty if the size already differs."""
+    """Return size and digest of a local file; the digest is empty if the size already differs."""
     size_bytes = _size(path, ref, url)
     return size_bytes, local_cache().digest(path) if size_bytes == ref.size_bytes else ""
 

@@ -40,7 +40,7 @@ class Forecast(Document):
 
     @property
     def exact(self) -> bool:
-        """Whether all of the corpus was read."""
+        """Return whether all of the corpus was read."""
         return self.slices_read == self.slices
 
 
@@ -102,7 +102,7 @@ def _measure(run: Run, found: Survey) -> tuple[float, Speeds]:
 
 
 def _index_seconds(run: Run) -> float | None:
-    """What the index stages took in the run that made the base; None if that is not known, or it was continued."""
+    """Return what the index stages took in the run that made the base; None if it is not known or was continued."""
     if run.base is None:
         return None
     report = latest_report(run.store, run.base.run_id)

@@ -45,12 +45,12 @@ class Survey:
 
     @property
     def exact(self) -> bool:
-        """Whether all of the corpus was read."""
+        """Return whether all of the corpus was read."""
         return self.slices_read == self.slices
 
     @property
     def scale(self) -> float:
-        """Factor from counts of these slices to the whole corpus."""
+        """Return the factor from counts of these slices to the whole corpus."""
         return 1.0 if self.exact else self.corpus_bytes / self.bytes_read
 
 

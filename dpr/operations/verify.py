@@ -107,7 +107,7 @@ def _check_contents(store: Store, body: SnapshotBody) -> None:
 
 
 def _live_ids(store: Store, shard: ShardEntry, live_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The ids of a shard that are among the live ones. Raises IntegrityError if its counts are not those recorded."""
+    """Return the ids of a shard that live. Raises IntegrityError if its counts are not those recorded."""
     ids = stored_ids(read_faiss(fetch_object(store, shard.object), mapped=True))
     living = ids[np.isin(ids, live_ids)]
     if (len(ids), len(living)) != (shard.rows, shard.live_rows):

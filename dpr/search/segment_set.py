@@ -106,7 +106,7 @@ class SegmentSet:
         return found
 
     def _column_of(self, number: int, name: str, rows_n: Ids) -> Iterator[str]:
-        """A column at ascending rows (n,) of a segment."""
+        """Yield the values of a column at ascending rows (n,) of a segment."""
         file = open_parts(self._store, self._entries[number].object)
         groups_n = rows_n // ROW_GROUP_ROWS
         with damage_explained(file):

@@ -88,7 +88,7 @@ class SegmentVectors:
         return data.view(np.float16).reshape(rows, self.dim)
 
     def _read_ranges(self, offsets_N: npt.NDArray[np.int64]) -> Vectors:
-        """Rows that lie close together are read in one request."""
+        """Return the vectors (N, D) at byte offsets (N,); those that lie close together are read in one request."""
         order_N = np.argsort(offsets_N, kind="stable")
         sorted_N = offsets_N[order_N]
         cuts = np.flatnonzero(np.diff(sorted_N) > self.row_bytes + MAX_GAP_BYTES) + 1

@@ -63,7 +63,7 @@ def split_evenly(segments: Sequence[SegmentEntry], max_runs: int) -> list[tuple[
 
 
 def _living(store: Store, shard: ShardEntry, lives: ShardRows) -> ShardRows:
-    """The live rows that a shard holds; segments that are gone hold none."""
+    """Return the live rows that a shard holds; segments that are gone hold none."""
     left_out = read_row_set(store, shard.left_out)
     held: dict[int, npt.NDArray[np.bool_]] = {}
     for number in shard.segments:

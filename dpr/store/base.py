@@ -20,7 +20,7 @@ READERS = 16
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """Describe one object of a listing."""
+    """One object of a listing."""
 
     name: str
     size_bytes: int
@@ -29,7 +29,7 @@ class ObjectInfo:
 
 
 class Store(Protocol):
-    """Keep named byte strings in one flat space. Every read sees all writes that were completed before it.
+    """Named byte strings in one flat space. Every read sees all writes that were completed before it.
 
     Every method raises StoreError, in one sentence, for whatever keeps the store from doing its work.
     """

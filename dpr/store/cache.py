@@ -46,7 +46,7 @@ def local_cache() -> "Cache":
 
 
 class Cache:
-    """Keep files and folders on this machine that can be made again."""
+    """Files and folders on this machine that can be made again."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
@@ -169,7 +169,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class _Entry:
-    """Describe a cached file or folder."""
+    """A cached file or folder."""
 
     path: Path
     size_bytes: int

@@ -25,7 +25,7 @@ LEFTOVER_SECONDS = 86_400.0
 
 
 class CacheFolder:
-    """Give the processes that share a folder places to work in and locks. The folder is made on the first write."""
+    """A folder that processes share: places to work in, and locks. It is made on the first write."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -23,7 +23,7 @@ _RECORD = re.compile(r"(\d+ -?\d+ \d+ \d+) ([0-9a-f]{64})\n")
 
 
 class DigestMemory:
-    """Hash each local file once, however many processes of this machine need its digest."""
+    """The digests of local files: each file is hashed once, however many processes of this machine need its digest."""
 
     def __init__(self, place: CacheFolder) -> None:
         self._place = place

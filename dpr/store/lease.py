@@ -27,6 +27,7 @@ from dpr.store.lease_objects import (
     remove_earlier,
     remove_old_beat,
 )
+from dpr.store.requests import outside_of_stages
 
 LEASE_SECONDS = 360.0
 """A holder without a heartbeat for so long is taken for dead: longer than one request to a store may take."""
@@ -40,7 +41,7 @@ _claims_of_this_process: set[str] = set()
 
 
 class Lease:
-    """Hold the right to work on a store; a context manager that releases it. `Lease.acquire` makes it."""
+    """The right to work on a store; a context manager that releases it. `Lease.acquire` makes it."""
 
     def __init__(self, store: Store, fencing_number: int, ttl_seconds: float, claim_id: str) -> None:
         self._claim_id = claim_id
@@ -129,7 +130,8 @@ class Lease:
 
     def _beat_until_done(self) -> None:
         try:
-            self._beat()
+            with outside_of_stages():
+                self._beat()
         except BaseException as error:
             self._heart_error = error  # check() raises it
 

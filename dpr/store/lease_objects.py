@@ -25,7 +25,7 @@ _NAME = re.compile(rf"{PREFIX}(\d+)/(?:(\d+)|released)\.json")
 
 @dataclass(frozen=True)
 class Holder(ProcessName):
-    """Name who claimed a lease; the content of its claim."""
+    """Who claimed a lease; the content of its claim."""
 
     owner: str
     since: str
@@ -44,7 +44,7 @@ class Holder(ProcessName):
 
 @dataclass(frozen=True)
 class LeaseState:
-    """Hold the state that the objects of the highest fencing number describe."""
+    """What the objects of the highest fencing number say."""
 
     fencing_number: int
     beat: int

@@ -23,7 +23,7 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class LocalStore:
-    """Keep objects as files below `folder`, which is made on the first write. See Store for the methods."""
+    """A store whose objects are files below `folder`, which is made on the first write. See Store for the methods."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         try:

@@ -9,7 +9,7 @@ from dpr.store.local import LocalStore
 
 
 class OverlayStore:
-    """Show what a run would do without writing to its store. See Store for the methods.
+    """A store that shows what a run would do, without writing to the run's own store. See Store for the methods.
 
     `delete` and `leftovers` reach the folder alone: what the store below holds stays visible.
     """

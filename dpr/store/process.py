@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class ProcessName:
-    """Name a process that wrote something into a store."""
+    """The name of a process that wrote something into a store."""
 
     host: str
     machine: str | None

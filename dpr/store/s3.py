@@ -28,7 +28,7 @@ _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 
 class S3Store:
-    """Keep objects in one bucket below one prefix. See Store for the methods.
+    """A store whose objects lie in one bucket, below one prefix. See Store for the methods.
 
     Requests that were throttled, timed out or were cut off are repeated after random, doubling delays, within
     `patience`. Every other failure, and the last of these, is a StoreError that says what to do. A store works from

@@ -20,7 +20,7 @@ Attempt = Callable[[], Awaitable[T]]
 
 
 class S3Bucket:
-    """Run asynchronous attempts, each made of requests, from synchronous code."""
+    """A bucket, to which synchronous code sends asynchronous attempts, each made of requests."""
 
     def __init__(self, name: str, patience: Patience) -> None:
         self.name = name

@@ -46,7 +46,7 @@ _TRY_AGAIN = "start again when the endpoint works; finished work is kept"
 
 @dataclass(frozen=True)
 class Patience:
-    """Say for how long an S3 store keeps trying. The defaults suit a nightly run."""
+    """For how long an S3 store keeps trying. The defaults suit a nightly run."""
 
     total_seconds: float = 180.0
     """For so long after its start, a request that was throttled, timed out or was cut off is tried again."""
@@ -66,7 +66,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Failure:
-    """Say why a request failed, and for how many seconds after its start it is worth repeating."""
+    """Why a request failed, and for how many seconds after its start it is worth repeating."""
 
     cause: str
     remedy: str
@@ -146,7 +146,7 @@ def _answered(code: str, status: int, bucket: str, endpoint: str, patience: Pati
             message, _TRY_AGAIN if is_s3 else f"check AWS_ENDPOINT_URL, or {_TRY_AGAIN}", patience.total_seconds
         )
     if code == "NoSuchBucket":
-        return Failure(f"there is no bucket {bucket} at {endpoint}", "create it or mend the store's URL")
+        return Failure(f"there is no bucket {bucket} at {endpoint}", "create it or correct the store's URL")
     if code == "RequestTimeTooSkewed":
         return Failure(message, "set this machine's clock")
     if code in _CREDENTIAL_CODES:

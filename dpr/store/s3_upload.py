@@ -24,7 +24,7 @@ MAX_PARTS = 10_000
 
 
 class S3Upload:
-    """Create or replace one object of a bucket; error messages begin with `subject`."""
+    """The creation of one object of a bucket; error messages begin with `subject`."""
 
     def __init__(self, bucket: S3Bucket, key: str, subject: str) -> None:
         self._bucket = bucket

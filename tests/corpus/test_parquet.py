@@ -94,7 +94,7 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "corpus.parquet"
     pq.write_table(table(5000), path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CorpusError, match=r"corpus\.parquet is not whole Parquet"):
+    with pytest.raises(CorpusError, match=r"corpus\.parquet is not Parquet or is damaged"):
         read(path)
 
 
@@ -107,7 +107,7 @@ def test_damaged_pages_are_an_error_and_never_a_smaller_corpus(tmp_path: Path, c
     middle = group.column(3).data_page_offset + group.column(3).total_compressed_size // 2
     data[middle] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(CorpusError, match=r"corpus\.parquet is not whole Parquet"):
+    with pytest.raises(CorpusError, match=r"corpus\.parquet is not Parquet or is damaged"):
         read(path)
 
 

@@ -128,11 +128,14 @@ def test_a_stage_shows_each_new_result_to_its_watch(store: LocalStore) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda done: [*done, done[1]], "stage letters gave letters/b.json twice or unasked; start the run again"),
-        (lambda done: [done[0], *done], "stage letters gave letters/a.json twice or unasked"),
+        (
+            lambda done: [*done, done[1]],
+            "stage letters returned letters/b.json, which is not one of its units or was returned before; start",
+        ),
+        (lambda done: [done[0], *done], "stage letters returned letters/a.json, which is not one"),
         (lambda done: done[:-1], "stage letters lost 1 of 4 units; start the run again to do them"),
         (lambda done: done[:0], "stage letters lost 4 of 4 units"),
-        (lambda done: [*done, Done("letters/x.json", done[0].result)], "stage letters gave letters/x.json twice or un"),
+        (lambda done: [*done, Done("letters/x.json", done[0].result)], "letters returned letters/x.json, which is not o"),
     ],
     ids=["twice", "twice in a row", "lost", "lost all", "unknown"],
 )
@@ -150,7 +153,7 @@ def test_an_executor_that_gives_other_results_than_one_a_unit_is_refused(
 def test_a_result_of_a_unit_that_was_done_before_counts_as_one_too_many(store: LocalStore) -> None:
     before, _ = run_units(store, LocalExecutor(), Quiet(), shouting(store, units=UNITS[:1]))
     again = Rearranged(lambda done: [*done, Done(UNITS[0].record, before[0])])
-    with pytest.raises(UnitError, match=r"gave letters/a\.json twice or unasked"):
+    with pytest.raises(UnitError, match=r"returned letters/a\.json, which is not one"):
         run_units(store, again, Quiet(), shouting(store))
 
 

@@ -68,7 +68,7 @@ def test_missing_bucket(request: pytest.FixtureRequest, settings: pytest.MonkeyP
         message = message_of(store, call)
         assert message.startswith("store s3://no-such-bucket/x, object ")
         assert message.endswith(
-            f"there is no bucket no-such-bucket at {endpoint.url}; create it or mend the store's URL"
+            f"there is no bucket no-such-bucket at {endpoint.url}; create it or correct the store's URL"
         )
 
 
