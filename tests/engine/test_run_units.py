@@ -135,7 +135,7 @@ def test_a_stage_shows_each_new_result_to_its_watch(store: LocalStore) -> None:
         (lambda done: [done[0], *done], "stage letters returned letters/a.json, which is not one"),
         (lambda done: done[:-1], "stage letters lost 1 of 4 units; start the run again to do them"),
         (lambda done: done[:0], "stage letters lost 4 of 4 units"),
-        (lambda done: [*done, Done("letters/x.json", done[0].result)], "letters returned letters/x.json, which is not o"),
+        (lambda done: [*done, Done("letters/x.json", done[0].result)], "letters returned letters/x.json, which is not"),
     ],
     ids=["twice", "twice in a row", "lost", "lost all", "unknown"],
 )
