@@ -50,4 +50,5 @@ def write_changes(path: Path, units: list[pa.Table]) -> None:
 def read_unit(file: Path | BinaryIO, group: int) -> pa.Table:
     """Return the rows of one unit."""
     with damage_explained(file):
-        return pq.ParquetFile(file, page_checksum_verification=True).read_row_group(group)
+        # the columns of a row group lie side by side, and are fetched together
+        return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True).read_row_group(group)

@@ -9,11 +9,12 @@ import io
 from dpr.errors import StoreError
 from dpr.store.base import Store
 
-_BUFFER_BYTES = 1 << 20
+_AHEAD_BYTES = 1 << 20
+"""Fetched at least at once, so that small reads do not become a request each."""
 
 
 class RangedFile(io.RawIOBase):
-    """Read a stored object as a seekable file without a buffer: each read fetches its range.
+    """Read a stored object as a seekable file: each read that is not small fetches its range in one request.
 
     `tail` are its last bytes if they are known already; they are not fetched again.
     """
@@ -22,12 +23,13 @@ class RangedFile(io.RawIOBase):
         self.store = store
         self.name = name
         self.size_bytes = size_bytes
-        self._tail = tail
         self._position = 0
+        self._tail, self._tail_start = tail, size_bytes - len(tail)
+        self._ahead, self._ahead_start = b"", 0
 
     def buffered(self) -> io.BufferedReader:
-        """Return this file behind a buffer of 1 MiB, so that small reads do not become a request each."""
-        return io.BufferedReader(self, _BUFFER_BYTES)
+        """Return this file with the methods of a buffered one; its buffer holds nothing, so a read stays one read."""
+        return io.BufferedReader(self, 1)
 
     def readable(self) -> bool:
         return True
@@ -47,12 +49,7 @@ class RangedFile(io.RawIOBase):
         length = min(len(buffer), self.size_bytes - self._position)
         if length <= 0:
             return 0
-        known_from = self.size_bytes - len(self._tail)
-        if self._position >= known_from:
-            first = self._position - known_from
-            data = self._tail[first : first + length]
-        else:
-            data = self.store.get_range(self.name, self._position, length)
+        data = self._known(length) or self._fetch(length)
         if len(data) != length:
             raise StoreError(
                 f"store {self.store.url}, object {self.name} ends before its {self.size_bytes} bytes; something "
@@ -61,3 +58,20 @@ class RangedFile(io.RawIOBase):
         buffer[:length] = data
         self._position += length
         return length
+
+    def _known(self, length: int) -> bytes:
+        """Return so many bytes from here on if they are in memory, else none."""
+        for held, start in ((self._tail, self._tail_start), (self._ahead, self._ahead_start)):
+            first = self._position - start
+            if first >= 0 and first + length <= len(held):
+                return held[first : first + length]
+        return b""
+
+    def _fetch(self, length: int) -> bytes:
+        """Fetch so many bytes from here on, or more if these are few: what comes next is mostly wanted, too."""
+        if length >= _AHEAD_BYTES:
+            return self.store.get_range(self.name, self._position, length)
+        wanted = min(_AHEAD_BYTES, self.size_bytes - self._position)
+        self._ahead = self.store.get_range(self.name, self._position, wanted)
+        self._ahead_start = self._position
+        return self._ahead[:length]

@@ -2,7 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 CLASSES = {
     "get_object": "GET",
@@ -17,6 +19,7 @@ REQUEST_CLASSES = ("GET", "PUT", "LIST", "DELETE")
 READ_BYTES, WRITTEN_BYTES = "bytes read", "bytes written"
 
 _lock = threading.Lock()
+_is_outside: ContextVar[bool] = ContextVar("is_outside", default=False)
 _counts: Counter[str] = Counter()
 _aside: Counter[str] = Counter()
 
@@ -24,14 +27,25 @@ _aside: Counter[str] = Counter()
 def count_request(method: str, written_bytes: int) -> None:
     """Count one request by botocore's name of its method, also if it fails: it is billed all the same."""
     with _lock:
-        _counts[CLASSES.get(method, "PUT")] += 1
-        _counts[WRITTEN_BYTES] += written_bytes
+        counts = _aside if _is_outside.get() else _counts
+        counts[CLASSES.get(method, "PUT")] += 1
+        counts[WRITTEN_BYTES] += written_bytes
 
 
 def count_read(read_bytes: int) -> None:
     """Count the bytes of an answer."""
     with _lock:
-        _counts[READ_BYTES] += read_bytes
+        (_aside if _is_outside.get() else _counts)[READ_BYTES] += read_bytes
+
+
+@contextmanager
+def outside_of_stages() -> Iterator[None]:
+    """Count what is sent within the block as work outside of stages, also if a stage runs meanwhile."""
+    token = _is_outside.set(True)
+    try:
+        yield
+    finally:
+        _is_outside.reset(token)
 
 
 def count_elsewhere(counts: Mapping[str, int]) -> None:

@@ -63,6 +63,14 @@ def test_small_reads_become_one_range_with_a_buffer() -> None:
     assert store.ranges == [(0, 1 << 20)]
 
 
+def test_a_large_read_is_one_range() -> None:
+    store = MemoryStore(bytes(6 << 20))
+    with RangedFile(store, "a", 6 << 20).buffered() as file:
+        file.seek(1000)
+        assert len(file.read(5_000_001)) == 5_000_001
+    assert store.ranges == [(1000, 5_000_001)]
+
+
 def test_a_tail_that_is_known_is_not_fetched() -> None:
     store = MemoryStore(bytes(range(100)))
     file = RangedFile(store, "a", 100, store.data[60:])
@@ -70,7 +78,7 @@ def test_a_tail_that_is_known_is_not_fetched() -> None:
     assert file.read() == store.data[60:]
     file.seek(50)
     assert file.read(20) == store.data[50:70]
-    assert store.ranges == [(50, 20)]
+    assert store.ranges == [(50, 50)]
 
 
 def test_an_object_that_became_shorter_is_an_error() -> None:
