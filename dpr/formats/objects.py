@@ -16,7 +16,6 @@ from dpr.store import Store
 from dpr.store.cache import local_cache
 from dpr.store.ranged import RangedFile
 
-_BLOCK_BYTES = 1 << 20
 _STREAM_BYTES = 8 << 20
 _TAIL_BYTES = 1 << 16
 """Read when an object is opened in parts: as much as pyarrow reads first, which holds most footers."""
@@ -24,11 +23,8 @@ _TAIL_BYTES = 1 << 16
 
 def file_sha256(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put_object(store: Store, stem: str, path: Path) -> ObjectRef:

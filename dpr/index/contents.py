@@ -12,8 +12,7 @@ import numpy.typing as npt
 from dpr.errors import IntegrityError
 from dpr.formats.records import Document
 from dpr.index.kinds import core, inverted
-
-Ids = npt.NDArray[np.int64]
+from dpr.index.truth import Ids
 
 
 class Verification(Document):

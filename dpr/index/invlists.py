@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from dpr.index.hardware import Codes
 from dpr.index.kinds import (
     BLOCK_LISTS_HEADER_BYTES,
     EMPTY_ARRAY_LISTS_BYTES,
@@ -23,10 +24,9 @@ from dpr.index.kinds import (
     set_ntotal,
     storage,
 )
+from dpr.index.truth import Ids
 
 Sizes = npt.NDArray[np.int64]
-Codes = npt.NDArray[np.uint8]
-Ids = npt.NDArray[np.int64]
 
 
 class ListWriter(ABC):

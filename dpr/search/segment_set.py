@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,14 +23,13 @@ from dpr.formats.records import ObjectRef
 from dpr.formats.segment import ROW_GROUP_ROWS, Vectors, iter_groups, passage_schema
 from dpr.index.live_rows import LiveRows
 from dpr.index.merging import ROW_BITS, ROW_MASK
+from dpr.index.truth import Ids, Scores
 from dpr.search.hits import Hit
 from dpr.search.vectors import SegmentVectors
 from dpr.store import Store
 from dpr.store.cache import local_cache
 
 TEXT_COLUMNS = ["id", "title", "text"]
-Ids = npt.NDArray[np.int64]
-Scores = npt.NDArray[np.float32]
 
 
 class SegmentSet:

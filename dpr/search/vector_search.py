@@ -8,9 +8,9 @@ from dpr.formats.manifest import IndexEntry, SnapshotBody
 from dpr.formats.objects import fetch_object
 from dpr.index.candidates import SearchSettings, rescore
 from dpr.index.shards import ServingIndex, open_shards
-from dpr.index.truth import exact_topk
+from dpr.index.truth import Ids, Scores, exact_topk
 from dpr.index.tune import RECALL_AT
-from dpr.search.segment_set import Ids, Scores, SegmentSet
+from dpr.search.segment_set import SegmentSet
 from dpr.store import Store
 
 
