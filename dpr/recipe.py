@@ -149,7 +149,7 @@ class Resources(_Config):
     """How the work is cut and on what it runs."""
 
     segment_rows: Annotated[int, Field(ge=1, le=2**31)] = 50_000
-    """Passages per segment at most."""
+    """Passages per segment at most; fewer where an encoder would need more than about 25 seconds for them."""
     encoders: Annotated[int, Field(ge=1)] = 1
     """Encoder actors at the start."""
     max_encoders: Annotated[int, Field(ge=1)] | None = None

@@ -26,11 +26,13 @@ LAYERS = (
     ("dpr.nightly",),
     ("dpr.operations",),
     ("dpr.run_recipe",),
+    ("ray_jobs.heartbeats",),
     (
         "ray_jobs.cli_common",
         "ray_jobs.console",
         "ray_jobs.failures",
         "ray_jobs.guard",
+        "ray_jobs.oversight",
         "ray_jobs.placement",
         "ray_jobs.ray_output",
         "ray_jobs.tables",

@@ -116,7 +116,7 @@ def _index_seconds(run: Run) -> float | None:
 
 
 def _work(run: Run, found: Survey, tokens_per_passage: float) -> Workload:
-    changes, max_rows = found.changes, run.recipe.resources.segment_rows
+    changes, max_rows = found.changes, found.segment_rows
     passages = round(changes.rows * found.scale)
     embed = round(changes.embed_rows * found.scale)
     copied = _copied(changes) if found.exact else round(changes.borrowed * found.scale)

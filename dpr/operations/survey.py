@@ -39,6 +39,8 @@ class Survey:
     quarantined: int
     changes: Changes
     """Of these slices alone."""
+    segment_rows: int
+    """Rows of a segment, at most."""
     new_row_bytes: float
     sample: pa.Table
     """Title and text of new passages, a random choice."""
@@ -86,6 +88,7 @@ def survey(run: Run, seconds: float = SURVEY_SECONDS) -> Survey:
         rows=sum(result.rows + result.unusable_rows for result in results),
         quarantined=sum(result.unusable_rows for result in results),
         changes=changes,
+        segment_rows=unit.segment_rows,
         new_row_bytes=sum(r.passages.size_bytes for r in results if r.passages) / max(1, new_rows),
         sample=sample,
     )

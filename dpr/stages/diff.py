@@ -34,6 +34,7 @@ from dpr.stages.passages import HASHES, Positions, TextSource, passages_at
 from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segments
 from dpr.stages.quarantine_limits import check_quarantine, check_size, collect_quarantine, max_unusable
 from dpr.stages.scan import ScanResult
+from dpr.stages.segment_rows import segment_rows
 from dpr.store import READERS, Store, open_store
 
 
@@ -82,6 +83,7 @@ class DiffUnit:
     base_deletions: ObjectRef | None
     next_segment_number: int
     segment_rows: int
+    """Rows of a segment, at most; what has less than half of them is small."""
     compact_below: float
     max_duplicates: int
     """More passages with a repeated id than this stop the run before any of them is read again."""
@@ -109,7 +111,6 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
 
 def plan_diff(run: Run, slices: Sequence[Slice], scans: Sequence[ScanResult], max_duplicates: int) -> DiffUnit:
     """Return the unit that compares some slices, scanned, with the base of a run."""
-    resources = run.recipe.resources
     return DiffUnit(
         record=layout.record(layout.changes(run.run_id)),
         run_id=run.run_id,
@@ -123,8 +124,8 @@ def plan_diff(run: Run, slices: Sequence[Slice], scans: Sequence[ScanResult], ma
         retired=tuple(run.retired),
         base_deletions=run.base_deletions,
         next_segment_number=run.base.body.next_segment_number if run.base else 0,
-        segment_rows=resources.segment_rows,
-        compact_below=resources.compact_below,
+        segment_rows=segment_rows(run, slices, scans),
+        compact_below=run.recipe.resources.compact_below,
         max_duplicates=max_duplicates,
     )
 

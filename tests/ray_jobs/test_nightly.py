@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from dpr.engine.executor import LocalExecutor
 from dpr.engine.stage import Work
 from dpr.errors import EncoderError
+from dpr.run import Plan, Run
+from dpr.stages.scan import scan
+from dpr.stages.segment_rows import MIN_ROWS, segment_rows
 from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import Collection
@@ -97,3 +101,17 @@ def test_stage_jobs_and_the_nightly_job_in_turn(tmp_path: Path, encoder: Path) -
     out, err = run_job("nightly")
     assert "nothing changed, nothing was embedded" in out
     assert err == ""
+
+
+@pytest.mark.usefixtures("on_ray")
+@pytest.mark.parametrize("resources", [{}, {"encoders": 2}, {"cpus_per_encoder": 1}])
+def test_ray_and_one_process_cut_segments_alike(tmp_path: Path, encoder: Path, resources: dict[str, int]) -> None:
+    collection = Collection(tmp_path, encoder, random_texts(40))
+    collection.change(resources={"segment_rows": 2**31, "cpus_per_encoder": None, **resources})
+    collection.write_corpus()
+    plan, executor = Plan.of(collection.recipe), RayExecutor(collection.recipe.resources)
+    here, there = Run(plan, LocalExecutor(), Quiet()), Run(plan, executor, Quiet())
+    scans = scan(here)
+    rows = segment_rows(here, here.slices, scans)
+    assert segment_rows(there, there.slices, scans) == rows
+    assert MIN_ROWS < rows < 2**31

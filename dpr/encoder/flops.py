@@ -1,0 +1,30 @@
+"""How much a tower computes for a passage, estimated from its configuration: to cut work before any of it is done."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dpr.encoder.model_files import read_json
+from dpr.encoder.tower import TowerSpec
+
+BYTES_PER_TOKEN = 4.0
+"""UTF-8 bytes of text per token, roughly: 4.2 for English with BERT's vocabulary."""
+
+
+def passage_flops(tower: TowerSpec, passage_bytes: float) -> float:
+    """Return the floating-point operations for one passage of so many bytes of text; 0.0 for an unknown network.
+
+    The products with weights are counted, and the products of attention. The weights of a layer are those of BERT: four
+    H × H matrices, and two that lead to the intermediate width and back.
+    """
+    config = read_json(tower.folder / "config.json", tower.reference)
+    width = _first(config, "hidden_size", "dim", "d_model")
+    layers = _first(config, "num_hidden_layers", "n_layers", "num_layers")
+    inner = _first(config, "intermediate_size", "hidden_dim", "d_ff") or 4 * width
+    tokens = min(float(tower.max_tokens), 2.0 + passage_bytes / BYTES_PER_TOKEN)
+    weights = layers * (4 * width * width + 2 * width * inner)
+    return tokens * (2.0 * weights + 4.0 * layers * width * tokens)
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    """Return the first of these fields that holds a number, else 0: architectures name them differently."""
+    return next((value for name in names if isinstance(value := config.get(name), int)), 0)
