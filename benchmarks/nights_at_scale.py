@@ -31,7 +31,6 @@ import pyarrow.parquet as pq
 import yaml
 from night import all_processes, name_and_peak, objects_of
 
-FILE_ROWS = 100_000
 WORDS = 100
 CHANGED_FILES = 20
 """One file in so many is touched by a changed night."""
@@ -57,6 +56,7 @@ def main() -> None:
     """Run the nights and print what they took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--file-rows", type=int, default=100_000, help="passages of a corpus file")
     parser.add_argument("--gpus", type=int, default=0, help="encoders, each with a GPU; 0: one encoder on the CPUs")
     parser.add_argument("--changed", type=float, default=0.01, help="share of passages edited before the second night")
     parser.add_argument("--sentences", nargs="+", required=True, help="JSONL files with a field text")
@@ -82,25 +82,32 @@ def write_corpus(options: argparse.Namespace) -> None:
     """Write files of distinct passages, all cores at once."""
     folder = options.work / "corpus"
     folder.mkdir(exist_ok=True)
-    files = -(-options.rows // FILE_ROWS)
+    files = -(-options.rows // options.file_rows)
     started = time.monotonic()
     with ProcessPoolExecutor(initializer=load_sentences, initargs=(options.sentences,)) as pool:
-        jobs = [(folder, number, min(FILE_ROWS, options.rows - number * FILE_ROWS)) for number in range(files)]
+        jobs = [file_job(options, number) for number in range(files)]
         list(pool.map(partial(write_file, salt="first"), jobs))
     print(f"corpus: {options.rows:,} passages in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def file_job(options: argparse.Namespace, number: int) -> tuple[Path, int, int]:
+    """Return what `write_file` needs to write one file: its folder, its number and its rows."""
+    rows = min(options.file_rows, options.rows - number * options.file_rows)
+    return options.work / "corpus", number, rows
 
 
 _sentences: list[list[str]] = []
 
 
-def load_sentences(paths: Sequence[str]) -> None:
-    """Read all sentences of 4 to 60 words, once a process."""
+def load_sentences(paths: Sequence[str]) -> list[list[str]]:
+    """Read all sentences of 4 to 60 words, once a process; return the words of each."""
     for path in paths:
         opened = gzip.open(path, "rt") if path.endswith(".gz") else open(path)  # noqa: SIM115
         with opened as file:
             for line in file:
                 pieces = re.split(r"(?<=[.!?])\s+", json.loads(line)["text"])
                 _sentences.extend(words for piece in pieces if 4 <= len(words := piece.split()) <= 60)
+    return _sentences
 
 
 def write_file(job: tuple[Path, int, int], salt: str, edited: float = 1.0) -> int:
@@ -130,9 +137,8 @@ def passage(rng: random.Random) -> str:
 
 def edit_corpus(options: argparse.Namespace) -> int:
     """Give a share of all passages other texts, in one file in twenty; returns how many."""
-    folder, files = options.work / "corpus", -(-options.rows // FILE_ROWS)
-    numbers = range(0, files, CHANGED_FILES)
-    jobs = [(folder, number, min(FILE_ROWS, options.rows - number * FILE_ROWS)) for number in numbers]
+    files = -(-options.rows // options.file_rows)
+    jobs = [file_job(options, number) for number in range(0, files, CHANGED_FILES)]
     share = min(0.9, options.changed * options.rows / sum(rows for _, _, rows in jobs))
     with ProcessPoolExecutor(initializer=load_sentences, initargs=(options.sentences,)) as pool:
         return sum(pool.map(partial(write_file, salt="second", edited=share), jobs))
