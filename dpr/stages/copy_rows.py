@@ -15,7 +15,8 @@ from dpr.engine.stage import Stage, Step, Work
 from dpr.formats import MISSING
 from dpr.formats.objects import open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import PASSAGE_COLUMNS, Vectors, read_hashes, read_rows, vectors_of
+from dpr.formats.segment import PASSAGE_COLUMNS, Vectors, read_rows, vectors_of
+from dpr.formats.segment_hashes import segment_hashes
 from dpr.recipe import CorpusConfig
 from dpr.run import Run
 from dpr.stages.diff import Changes
@@ -96,7 +97,7 @@ class CopyVectors:
         return Vectored(unit.segment, rows, vectors_ND, refused, pa.concat_tables(tables))
 
     def _rows_with(self, segment: ObjectRef, column: str, wanted: pa.Table) -> pa.Table:
-        stored = read_hashes(open_parts(self._store, segment), (column,))[column]
+        stored = segment_hashes(self._store, segment)[column]
         rows = np.flatnonzero(pc.is_in(stored, value_set=wanted[column].combine_chunks()))
         return read_rows(open_parts(self._store, segment), [*PASSAGE_COLUMNS, "embedding"], rows)
 
