@@ -42,7 +42,7 @@ class Placement:
 
     def is_task(self, step: Step[Any, Any]) -> bool:
         """Return whether a step runs in any worker, made anew for each unit."""
-        return step.on == "task" or (step.on in ("trainer", "coder") and not self.gpu_share(step))
+        return step.on in ("task", "coder") or (step.on == "trainer" and not self.gpu_share(step))
 
     def may_load_ahead(self) -> bool:
         """Return whether encoders should load while other stages run.
@@ -90,12 +90,7 @@ class Placement:
         """Return the actors of a step that gets so many units at most."""
         if step.on == "actor":
             return self._tokenizers(units)
-        if step.on == "encoder":
-            return self._encoders(units)
-        # one CPU is left for the task that writes records
-        room = int((_cluster_cpus() - 1) / ACTOR_CPUS)
-        size = max(1, min(units, int(_cluster_gpus() / self.gpu_share(step)), room))
-        return {"compute": ActorPoolStrategy(size=size), "num_cpus": ACTOR_CPUS, "num_gpus": self.gpu_share(step)}
+        return self._encoders(units)
 
     def _tokenizers(self, units: int) -> Pool:
         threads = self.tokenizer_threads()

@@ -15,7 +15,7 @@ Place = Literal["task", "actor", "encoder", "trainer", "coder"]
 """Where a step runs. `task`: cheap to make, so it is made anew for every unit. `actor`: made once, in a long-lived
 worker. `encoder`: an actor that holds the model, and the GPU or CPU threads that the recipe gives it; it is called for
 several units at once. `trainer`: a task that holds a whole GPU where there is one, else all CPUs of a machine. `coder`:
-actors that share GPUs where there are any, else tasks."""
+a task that shares a GPU where there is one."""
 
 
 class Tracked(Protocol):
