@@ -148,13 +148,14 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     """
     corpus = read_corpus_rows(store, unit.scans)
     first = _first_with_id(corpus, unit.max_duplicates)
-    kept_rows = np.flatnonzero(first)
     held = read_held_rows(store, unit.base, unit.retired, unit.base_deletions)
-    row_of_held = places(held.key, corpus.key.take(pa.array(kept_rows)))
+    row_of_held = places(held.key, corpus.key)
     alive = row_of_held >= 0
+    alive[alive] = first[row_of_held[alive]]
     is_new = first.copy()
-    is_new[kept_rows[row_of_held[alive]]] = False
-    alive[alive] = first_of_each(held.key.filter(pa.array(alive)))  # a retired segment may hold the row as well
+    is_new[row_of_held[alive]] = False
+    if (alive & ~held.lived).any():  # such a row may live in another segment already; rows that lived are distinct
+        alive[alive] = first_of_each(held.key.filter(pa.array(alive)))
     kept = keep_segments(
         unit.base, unit.retired, alive, unit.segment_rows, unit.compact_below, unit.next_segment_number
     )
