@@ -83,7 +83,7 @@ class DiffUnit:
     base_deletions: ObjectRef | None
     next_segment_number: int
     segment_rows: int
-    """Rows of a segment, at most; what has less than half of them is small."""
+    """Rows of a segment, at most; what has less than a quarter of them is small."""
     compact_below: float
     max_duplicates: int
     """More passages with a repeated id than this stop the run before any of them is read again."""

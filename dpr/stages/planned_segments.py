@@ -18,6 +18,11 @@ from dpr.formats.changes import changes_table
 from dpr.formats.records import Document
 from dpr.stages.held_rows import HeldRows, Mask, Rows
 
+SPREAD = 16
+"""A small night has up to so many segments to embed: with fewer, most workers would wait while a few work."""
+MIN_SPREAD_ROWS = 1_000
+"""Each of them has so many rows at least, and more than half of what a segment may have: small ones get joined."""
+
 
 @dataclass(frozen=True)
 class SegmentCut:
@@ -51,7 +56,8 @@ def plan_segments(
     is_first = np.zeros(len(unseen), np.bool_)
     is_first[unseen] = first_of_each(new.content_hash.filter(pa.array(unseen)))
     embed, borrow = new.take(np.flatnonzero(is_first)), new.take(np.flatnonzero(~is_first))
-    embed_pieces = _pieces(len(embed.key), cut.segment_rows)
+    spread = min(SPREAD, len(embed.key) // max(MIN_SPREAD_ROWS, cut.segment_rows // 2 + 1))
+    embed_pieces = _pieces(len(embed.key), cut.segment_rows, spread)
     embed_numbers = np.repeat(next_number + np.arange(len(embed_pieces)), [len(piece) for piece in embed_pieces])
     holders = np.concatenate([held.segment, embed_numbers.astype(np.int32)])
     borrow_sources = holders[places(borrow.content_hash, pa.concat_arrays([held.content_hash, embed.content_hash]))]
@@ -98,6 +104,6 @@ def _planned(
     )
 
 
-def _pieces(rows: int, max_rows: int) -> list[npt.NDArray[np.int64]]:
-    """Row numbers cut into the fewest pieces of at most `max_rows`, as equal as can be."""
-    return np.array_split(np.arange(rows), -(-rows // max_rows)) if rows else []
+def _pieces(rows: int, max_rows: int, min_pieces: int = 1) -> list[npt.NDArray[np.int64]]:
+    """Row numbers cut into at least `min_pieces` pieces of at most `max_rows`, as equal as can be."""
+    return np.array_split(np.arange(rows), max(min_pieces, -(-rows // max_rows))) if rows else []

@@ -14,7 +14,7 @@ from dpr.corpus.compaction import segments_to_copy
 def tier(live: int, segment_rows: int) -> int | None:
     """Return the tier, computed in another way than the rule does; None for a segment that is not small."""
     number = None
-    bound = Fraction(segment_rows, 2)
+    bound = Fraction(segment_rows, 4)
     while live < bound:
         number, bound = (number or 0) + 1, bound / 8
     return number
@@ -38,8 +38,8 @@ def test_many_nights_leave_few_segments_and_copy_each_row_a_bounded_number_of_ti
                 segments += [piece.tolist() for piece in np.array_split(rows, -(-len(rows) // segment_rows))]
     assert sum(map(len, segments)) == sum(nights)
     assert max(copies for rows in segments for copies in rows) <= max_copies
-    large = sum(2 * len(rows) >= segment_rows for rows in segments)
-    assert large <= 2 * sum(nights) / segment_rows
+    large = sum(4 * len(rows) >= segment_rows for rows in segments)
+    assert large <= 4 * sum(nights) / segment_rows
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_many_nights_leave_few_segments_and_copy_each_row_a_bounded_number_of_ti
         ([10] * 7, [10] * 7, [False] * 7),
         ([10] * 8, [10] * 8, [True] * 8),
         ([10] * 7 + [1], [10] * 7 + [1], [False] * 8),  # of another tier
-        ([50] * 8, [50] * 8, [False] * 8),  # half of 100 is not small
-        ([60] * 8, [49] * 8, [True] * 8),  # live rows count
+        ([25] * 8, [25] * 8, [False] * 8),  # a quarter of 100 is not small
+        ([30] * 8, [24] * 8, [True] * 8),  # live rows count
     ],
 )
 def test_what_is_copied(rows: list[int], live: list[int], copied: list[bool]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
@@ -20,11 +21,12 @@ from dpr.formats.deletions import read_deletions
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import PASSAGE_COLUMNS, passage_schema, write_segment
+from dpr.formats.segment import HASH, PASSAGE_COLUMNS, passage_schema, write_segment
 from dpr.recipe import CorpusConfig
 from dpr.run import RETIRED_FROM
 from dpr.stages.diff import Changes, DiffUnit, find_changes
-from dpr.stages.planned_segments import PlannedSegment
+from dpr.stages.held_rows import HeldRows, Rows
+from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segments
 from dpr.stages.scan import ScanResult, ScanUnit, load_known_keys, scan_slice
 from dpr.store import LocalStore
 
@@ -276,3 +278,25 @@ def test_too_many_duplicates_stop_the_diff(tmp_path: Path) -> None:
     nights.night([("a", "first"), ("a", "second")])
     with pytest.raises(CorpusError, match="2 of 3 passages have the id of an earlier one"):
         nights.night([("a", "first"), ("a", "second"), ("a", "third")])
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        (0, []),
+        (1_500, [1_500]),
+        (5_100, [1_020] * 5),  # more than the three that are needed
+        (20_000, [1_250] * 16),
+        (34_000, [2_000] * 17),
+    ],
+)
+def test_a_small_night_is_spread_over_up_to_sixteen_segments_of_more_than_half_the_rows(
+    rows: int, sizes: list[int]
+) -> None:
+    numbers = np.arange(rows)
+    unique = pa.array([row.to_bytes(16, "big") for row in range(rows)], HASH)
+    none = HeldRows(np.empty(0, np.int32), pa.array([], HASH), pa.array([], HASH), np.empty(0, np.bool_))
+    new = Rows(np.zeros(rows, np.int32), numbers, unique, unique)
+    planned, _ = plan_segments(SegmentCut("e", 2_000), new, none, np.empty(0, np.bool_), 0)
+    assert [segment.rows for segment, _ in planned] == sizes
+    assert [row for _, table in planned for row in table["position"].to_pylist()] == numbers.tolist()
