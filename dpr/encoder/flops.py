@@ -6,12 +6,12 @@ from typing import Any
 from dpr.encoder.model_files import read_json
 from dpr.encoder.tower import TowerSpec
 
-BYTES_PER_TOKEN = 4.0
-"""UTF-8 bytes of text per token, roughly: 4.2 for English with BERT's vocabulary."""
+BYTES_PER_TOKEN = 5.0
+"""Bytes of a corpus file per token, roughly, with ids and field names."""
 
 
 def passage_flops(tower: TowerSpec, passage_bytes: float) -> float:
-    """Return the floating-point operations for one passage of so many bytes of text; 0.0 for an unknown network.
+    """Return the floating-point operations for one passage of so many bytes of a corpus file; 0.0 for an unknown network.
 
     The products with weights are counted, and the products of attention. The weights of a layer are those of BERT: four
     H × H matrices, and two that lead to the intermediate width and back.

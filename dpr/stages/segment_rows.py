@@ -14,8 +14,8 @@ from dpr.run import Run
 from dpr.stages.scan import ScanResult
 
 UNIT_SECONDS = 25.0
-CORE_FLOPS = 4e10
-"""What a CPU core gives an encoder, all included: 3.7e10 without bf16 products (AVX2), up to 7e10 with them."""
+CORE_FLOPS = 6e10
+"""What a CPU core gives an encoder, all included: 4e10 without bf16 products (AVX2), 7e10 and more with them."""
 GPU_FLOPS = 2e14
 """What a GPU of a data centre gives an encoder."""
 MIN_ROWS = 250
