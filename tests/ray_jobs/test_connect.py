@@ -22,6 +22,28 @@ with connected():
 """
 
 
+NICE = """
+import os
+from ray_jobs.connect import connected
+import ray
+with connected():
+    print(os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote()))
+"""
+
+
+@pytest.mark.parametrize("asked_for", [None, 7])
+def test_workers_have_the_priority_of_their_driver_unless_another_is_asked_for(asked_for: int | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_worker_niceness"}
+    environment.pop("RAY_ADDRESS", None)
+    if asked_for is not None:
+        environment["RAY_worker_niceness"] = str(asked_for)
+    ended = subprocess.run(
+        [sys.executable, "-c", NICE], capture_output=True, text=True, check=True, timeout=120, env=environment
+    )
+    driver, worker = (int(number) for number in ended.stdout.split())
+    assert worker == driver + (asked_for or 0)
+
+
 def test_a_ray_of_our_own_listens_on_loopback_only() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["TEST_MARK"] = mark = f"test-connect-{os.getpid()}"
