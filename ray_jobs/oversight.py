@@ -137,6 +137,6 @@ def _idle_text(states: Sequence[CallState]) -> str:
 
 def _longest_text(states: Sequence[CallState]) -> str:
     if not states:
-        return "no worker has begun; Ray starts workers, or waits for CPUs, GPUs or machines"
+        return "no unit has begun: workers start and load what they need, or wait for CPUs, GPUs or machines"
     longest = max(states, key=lambda state: state.running_seconds)
     return f"{_named(longest.call)} has worked for {longest.running_seconds:.0f} s"

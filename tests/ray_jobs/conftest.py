@@ -3,6 +3,7 @@
 Every test of this folder is marked `ray` (tests/marks.py), unless it is marked `without_ray`.
 """
 
+import re
 import sys
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ import pytest
 
 from ray_jobs import cli
 
+OUR_LINE = re.compile(r"(scan|diff|encoder|embed|copy|index|train|build|merge|questions|truth|gate|search) +\S.*")
+"""A line of progress: its topic is a stage, or what a stage has chosen."""
 Dpr = Callable[..., tuple[int, str, str]]
 
 

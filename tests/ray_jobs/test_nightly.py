@@ -1,6 +1,5 @@
 """The nightly run on a real local Ray: the same snapshots as in one process, and its jobs as programs of their own."""
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,11 +17,10 @@ from dpr.stages.segment_rows import MIN_ROWS, segment_rows
 from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import Collection
+from tests.ray_jobs.conftest import OUR_LINE
 from tests.tiny import Quiet, make_encoder, random_texts
 
 INDEX = {"factory": "IVF8,PQ8x4"}
-OUR_LINE = re.compile(r"(scan|diff|encoder|embed|index|train|build|merge|questions|truth|gate|search) +\S.*")
-"""A line of progress: its topic is a stage, or what a stage has chosen."""
 
 
 def make_collection(folder: Path, encoder: Path, rows: int) -> Collection:
