@@ -101,7 +101,7 @@ _sentences: list[list[str]] = []
 
 def load_sentences(paths: Sequence[str]) -> list[list[str]]:
     """Read all sentences of 4 to 60 words, once a process; return the words of each."""
-    for path in paths:
+    for path in paths if not _sentences else ():  # a process may be a fork of one that has read them
         opened = gzip.open(path, "rt") if path.endswith(".gz") else open(path)  # noqa: SIM115
         with opened as file:
             for line in file:
@@ -135,10 +135,10 @@ def passage(rng: random.Random) -> str:
     return " ".join(words[:WORDS])
 
 
-def edit_corpus(options: argparse.Namespace) -> int:
-    """Give a share of all passages other texts, in one file in twenty; returns how many."""
+def edit_corpus(options: argparse.Namespace, first: int = 0) -> int:
+    """Give a share of all passages other texts, in one file in twenty from number `first` on; returns how many."""
     files = -(-options.rows // options.file_rows)
-    jobs = [file_job(options, number) for number in range(0, files, CHANGED_FILES)]
+    jobs = [file_job(options, number) for number in range(first, files, CHANGED_FILES)]
     share = min(0.9, options.changed * options.rows / sum(rows for _, _, rows in jobs))
     with ProcessPoolExecutor(initializer=load_sentences, initargs=(options.sentences,)) as pool:
         return sum(pool.map(partial(write_file, salt="second", edited=share), jobs))

@@ -6,7 +6,7 @@ unpacked into this machine's cache the first time that one of them is shown.
 Shapes: N rows, D dimensions, K hits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import ROW_GROUP_ROWS, Vectors, iter_groups, passage_schema
+from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, Vectors, iter_groups, passage_schema
 from dpr.index.live_rows import LiveRows
 from dpr.index.merging import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
@@ -30,6 +30,8 @@ from dpr.store import Store
 from dpr.store.cache import local_cache
 
 TEXT_COLUMNS = ["id", "title", "text"]
+MAX_FETCHED_BYTES = 1 << 29
+"""Of vectors that are read from a remote store and held in memory while many questions are answered."""
 
 
 class SegmentSet:
@@ -64,6 +66,19 @@ class SegmentSet:
         for (first, last), number in zip(pairwise(bounds), numbers_N[bounds[:-1]].tolist(), strict=True):
             found_ND[first:last] = self._vectors[number].rows(rows_N[first:last])
         return found_ND
+
+    def fetching(self, ids_QC: Ids) -> Callable[[Ids], Vectors]:
+        """Return `vectors`, to be asked for ids among (Q, C) alone: those of a remote store are now read, each once.
+
+        Where they take more than `MAX_FETCHED_BYTES`, they are read when they are asked for.
+        """
+        if not any(opened.is_remote for opened in self._vectors.values()):
+            return self.vectors
+        ids_N = np.unique(ids_QC[ids_QC != MISSING])
+        if len(ids_N) * FLOAT16_BYTES * self.dim > MAX_FETCHED_BYTES:
+            return self.vectors
+        vectors_ND = self.vectors(ids_N)
+        return lambda some_n: vectors_ND[np.searchsorted(ids_N, some_n)]
 
     def live_blocks(self) -> Iterator[tuple[Ids, Vectors]]:
         """Yield index ids (n,) and vectors (n, D) of all live rows, a row group at a time."""

@@ -47,7 +47,7 @@ class VectorSearch:
         scores_QC, ids_QC = self.index.search(questions_QD, candidates, self.settings.nprobe)
         if not self.settings.rescore:
             return scores_QC, ids_QC
-        return rescore(questions_QD, ids_QC, self.segments.vectors, k)
+        return rescore(questions_QD, ids_QC, self.segments.fetching(ids_QC), k)
 
     def exact(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
         """Return the best k of all live vectors, by brute force."""

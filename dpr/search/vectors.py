@@ -59,6 +59,11 @@ class SegmentVectors:
     def dim(self) -> int:
         return self._layout.dim
 
+    @property
+    def is_remote(self) -> bool:
+        """Return whether vectors are fetched when they are asked for."""
+        return self._mapped is None and len(self) > 0
+
     def __len__(self) -> int:
         return self._layout.rows
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dpr.errors import IntegrityError
+from dpr.formats import MISSING
 from dpr.formats.deletions import DeletionSet, with_dead
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.records import ObjectRef
@@ -78,6 +79,24 @@ def test_vectors_come_in_the_order_of_their_ids(stored: Stored, remote: bool, so
     ids_N = np.array([id_of(*place) for place in some], np.int64)
     expected_ND = np.array([stored.vectors[number][row] for number, row in some], np.float16).reshape(-1, DIM)
     np.testing.assert_array_equal(stored.open(remote=remote, verify=False).vectors(ids_N), expected_ND)
+
+
+def test_vectors_for_many_questions_are_fetched_once(stored: Stored) -> None:
+    """Whichever of them are asked for afterwards, in which order and how often."""
+    rng = np.random.default_rng(0)
+    store = RemoteStore(stored.folder)
+    segments = SegmentSet.open(store, stored.entries, stored.deletions, verify=False)
+    entry = stored.entries[0]
+    ids_QC = np.array([[id_of(entry.number, row) for row in rng.integers(0, entry.rows, 20)] for _ in range(50)])
+    ids_QC[3, 5:] = MISSING
+    store.reads.clear()
+    fetch = segments.fetching(ids_QC)
+    assert sum(size for _, size in store.reads) <= entry.object.size_bytes
+    store.reads.clear()
+    for ids_C in ids_QC:
+        some_n = np.sort(ids_C[ids_C != MISSING])
+        np.testing.assert_array_equal(fetch(some_n), stored.open().vectors(some_n))
+    assert store.reads == []
 
 
 def test_live_blocks_are_all_live_rows_once(stored: Stored) -> None:
