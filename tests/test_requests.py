@@ -5,6 +5,7 @@ and write what they make. So a stage sends at most `data + 3 * units` requests. 
 """
 
 import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def bucket(fault_proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def make_collection(folder: Path, encoder: Path) -> Collection:
     """Make a collection of ten segments and several slices, in a bucket named after the folder."""
     store = f"s3://{folder.name.lower().replace('_', '-')}/store"
-    made = Collection(folder, encoder, random_texts(ROWS), store=store, index={"factory": "IVF4,SQ8"})
+    made = Collection(folder, encoder, random_texts(ROWS), store=store, index={"factory": "IVF4,SQ8", "rescore": 20})
     made.change(corpus={"slice_bytes": SLICE_BYTES}, resources={"segment_rows": SEGMENT_ROWS})
     return made
 
@@ -162,6 +163,31 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
     assert len(base) == SEGMENTS
     assert sum(seen.read[name] for name in base) == 0  # what this machine holds is not fetched again
     assert seen.most_reads(r"^(parts|deletions)/.*" + DIGEST.pattern) == 1
+
+
+def test_a_machine_without_a_cache_reads_what_it_needs_of_the_base(
+    tmp_path: Path, encoder: Path, bucket: FaultProxy
+) -> None:
+    collection = make_collection(tmp_path, encoder)
+    night(collection, bucket)
+    collection.corpus |= {"p001": "w1 w2"}
+    shutil.rmtree(tmp_path / "cache")
+    report, seen = night(collection, bucket)
+    assert counted(report) == Counter({name: seen.classes[name] for name in REQUEST_CLASSES})
+    slices = next(stage.units for stage in report.stages if stage.stage == "scan")
+    check_budget(
+        report,
+        {
+            "scan": 2 * slices + SEGMENTS,  # the hashes of small segments come with the footer
+            "diff": 2 * slices + 2,
+            "embed": 4,
+            "build": 3,  # the codebook, too
+            "merge": 4,
+            "truth": 2,
+            "gate": 4 + 3 * (SEGMENTS + 1),  # two shards, deletions, questions; footer, first page and rows of each
+        },
+    )
+    assert seen.most_reads(r"^(parts|deletions|codebooks|indexes|truth)/.*" + DIGEST.pattern) == 1
 
 
 def test_a_large_object_is_moved_in_parts_of_one_request_each(tmp_path: Path, bucket: FaultProxy) -> None:
