@@ -47,9 +47,11 @@ class Placement:
     def may_load_ahead(self) -> bool:
         """Return whether encoders should load while other stages run.
 
-        A GPU must not wait. Without one, or without a CPU that is left for other stages, loading would delay them.
+        A GPU must not wait. Without one, or without a CPU that is left for other stages, loading would delay them. GPUs
+        that an autoscaling cluster would have to start are not asked for yet: there may be nothing to embed.
         """
-        return bool(self._gpus_per_encoder()) and self._tokenizing_cpus() >= ACTOR_CPUS
+        each = self._gpus_per_encoder()
+        return 0 < each <= _cluster_gpus() and self._tokenizing_cpus() >= ACTOR_CPUS
 
     def encoder_threads(self) -> int:
         """Return how many CPU threads an encoder uses."""
