@@ -9,12 +9,12 @@ import io
 from dpr.errors import StoreError
 from dpr.store.base import Store
 
-_AHEAD_BYTES = 1 << 20
-"""Fetched at least at once, so that small reads do not become a request each."""
+_AHEAD_BYTES = 1 << 18
+"""Fetched at least at once, so that small reads do not become a request each; less than the hashes of a row group."""
 
 
 class RangedFile(io.RawIOBase):
-    """Read a stored object as a seekable file: each read that is not small fetches its range in one request.
+    """A stored object as a seekable file: each read that is not small fetches its range in one request.
 
     `tail` are its last bytes if they are known already; they are not fetched again.
     """

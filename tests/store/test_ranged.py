@@ -60,7 +60,7 @@ def test_small_reads_become_one_range_with_a_buffer() -> None:
     with RangedFile(store, "a", 3 << 20).buffered() as file:
         for _ in range(1000):
             file.read(100)
-    assert store.ranges == [(0, 1 << 20)]
+    assert store.ranges == [(0, 1 << 18)]
 
 
 def test_a_large_read_is_one_range() -> None:
