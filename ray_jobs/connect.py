@@ -14,7 +14,7 @@ from dpr.errors import ClusterError
 from ray_jobs.ray_output import quiet_ray
 
 MIN_CPUS = 2
-"""A Ray of our own has so many at least: with one, actors that wait for the writer would leave it no CPU."""
+"""A Ray of our own has so many at least. With one, actors that wait for the writer would leave it no CPU."""
 ANSWER_SECONDS = 10.0
 _PASSED_ON = ("DPR_CACHE_GB",)
 

@@ -12,16 +12,17 @@ from dpr.recipe import Resources
 
 MAX_ACTORS = 64
 ACTOR_CPUS = 0.5
-"""Ray's share for a thread of an actor, which itself sets how many it uses. It is small, so that all actors find room
-on a small machine, and other stages find CPUs while actors load."""
+"""CPUs that Ray counts for one thread of an actor; the actor itself sets how many threads it uses. The number is small,
+so that all actors find room on a small machine, and other stages find CPUs while actors load."""
 UNITS_PER_ENCODER = 2
 """While an encoder computes one, the next is unpacked and the one before is packed."""
 TOKENIZING_SHARE = 0.75
-"""Share of the CPUs beside GPUs that tokenise; the rest launches kernels, writes and drives."""
+"""Share of the CPUs of machines with GPUs that tokenise; the others launch kernels, write segments and drive."""
 TOKENIZER_THREADS = 2
-"""Threads of one tokeniser beside GPUs: a unit is ready sooner than with one; more would wait for Python's lock."""
+"""Threads of one tokeniser that feeds GPUs. With two, a unit is ready sooner than with one; more would wait for
+Python's global lock."""
 TOKENIZER_CPUS = 0.25
-"""Ray's share for such a thread: it sleeps while scans run, which use its CPU meanwhile."""
+"""CPUs that Ray counts for such a thread: it waits while scans run, which use its CPU meanwhile."""
 CODERS_PER_GPU = 8
 """Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
 

@@ -1,4 +1,4 @@
-"""Make HAProxy the ingress of a Ray Serve that this process starts, where HAProxy runs: docs/log.md has what it gains.
+"""Make HAProxy the ingress of the Ray Serve that this process starts, if HAProxy is installed (docs/log.md: the gain).
 
 Ray Serve writes HAProxy's configuration and starts it. By default its statistics and metrics listen on all interfaces,
 at fixed ports, and its files lie in one fixed place, so that two services on a machine would collide. The settings here
