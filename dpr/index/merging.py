@@ -10,8 +10,9 @@ Shapes: L lists, N vectors, n vectors of a range of lists in one part, D dimensi
 """
 
 import contextlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy.typing as npt
 
 from dpr.errors import IndexBuildError, IntegrityError
 from dpr.index.faiss_file import write_faiss
-from dpr.index.hardware import as_float32
+from dpr.index.hardware import Codes, as_float32
 from dpr.index.invlists import ListWriter, list_writer
 from dpr.index.kinds import Storage, copy_index, core, set_ntotal, storage
 from dpr.index.part import PartFile, PartSource
@@ -33,6 +34,8 @@ ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
 MAX_SEGMENT_NUMBER = 2**31 - 1
 BUFFER_BYTES = 64 * 2**20
+ENCODERS = 2
+"""Ranges of lists that are encoded at once."""
 ADD_ROWS = 32_768
 
 Rows = npt.NDArray[np.int64]
@@ -56,7 +59,7 @@ class PartRef:
 def merge(codebook: faiss.Index, parts: Iterable[PartRef], path: Path, buffer_bytes: int = BUFFER_BYTES) -> int:
     """Merge parts, in the given order, into a FAISS index file at `path`; return the number of vectors in it.
 
-    The same codebook and parts give the same bytes. With inverted lists, memory holds three times the buffer (or the
+    The same codebook and parts give the same bytes. With inverted lists, memory holds nine times the buffer (or the
     largest list, if that is more), the codebook, and four bytes per list and part; without lists, it holds the index.
     Raises IntegrityError, with both numbers or digests, for a part that does not fit its segment or the codebook, and
     IndexBuildError for a kind that cannot be merged or a disk that fills up. No file is left after an error.
@@ -189,9 +192,15 @@ def _merge_lists(writer: ListWriter, parts: _Parts, file: BinaryIO, buffer_bytes
     if total != live:
         raise IntegrityError(f"the lists of the parts hold {total} live vectors and their segments {live} live rows")
     file.write(writer.head(sizes_L))
-    for first, last in _ranges(writer.bytes_of(sizes_L), buffer_bytes):
-        ids_N, codes_NB = parts.gather(first, last, sizes_L[first:last])
-        file.write(writer.encode(sizes_L[first:last], codes_NB, ids_N).data)
+    encoded: deque[Future[Codes]] = deque()
+    with ThreadPoolExecutor(ENCODERS) as pool:  # they encode while the next range is gathered and the last is written
+        for first, last in _ranges(writer.bytes_of(sizes_L), buffer_bytes):
+            ids_N, codes_NB = parts.gather(first, last, sizes_L[first:last])
+            encoded.append(pool.submit(writer.encode, sizes_L[first:last], codes_NB, ids_N))
+            if len(encoded) > ENCODERS:
+                file.write(encoded.popleft().result().data)
+        for waiting in encoded:
+            file.write(waiting.result().data)
     return total
 
 
