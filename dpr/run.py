@@ -1,7 +1,6 @@
 """A run: what a recipe means at this moment, against the state of its store, and what carries it out."""
 
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,13 +54,16 @@ class Plan:
     spec: EncoderSpec
     corpus: CorpusPlan
     questions: QuestionSet | None
+    scanned: frozenset[str]
+    """Record names of the scans that the live snapshot was made from."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Plan":
         """Resolve the encoder, list the corpus, and read the gate's questions."""
         questions = load_questions(recipe.gate, recipe.index.seed)
-        known = _known_kinds(open_store(recipe.store))
-        return cls(recipe, resolve(recipe.encoder), plan_slices(recipe.corpus, known), questions)
+        before = _plan_of_live(open_store(recipe.store))
+        corpus = plan_slices(recipe.corpus, before.kinds if before else {})
+        return cls(recipe, resolve(recipe.encoder), corpus, questions, frozenset(before.scans if before else ()))
 
     @property
     def slices(self) -> list[Slice]:
@@ -85,11 +87,10 @@ class Plan:
         )
 
 
-def _known_kinds(store: Store) -> Mapping[str, FileKind]:
-    """Return the kinds of files that the run of the live snapshot recorded; without them the files are opened again."""
+def _plan_of_live(store: Store) -> RunPlan | None:
+    """Return what the run of the live snapshot began with; without it all files are opened again."""
     live = latest_snapshot(store)
-    plan = read_run_plan(store, live.run_id) if live else None
-    return plan.kinds if plan else {}
+    return read_run_plan(store, live.run_id) if live else None
 
 
 class Run:

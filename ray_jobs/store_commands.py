@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dpr.errors import IntegrityError
+from dpr.errors import IntegrityError, RecipeError
 from dpr.formats import layout
 from dpr.formats.manifest import Snapshot
 from dpr.formats.records import read_record
@@ -17,6 +17,8 @@ from dpr.operations.compare import compare
 from dpr.operations.gc import collect, find_garbage
 from dpr.operations.rollback import rollback as rollback_to
 from dpr.operations.verify import verify as verify_store
+from dpr.operations.verify_corpus import ChangedFile, verify_corpus
+from dpr.recipe_file import load_recipe
 from dpr.stages.build import PartResult
 from dpr.stages.merge import ShardResult
 from dpr.store import Store, open_store
@@ -98,18 +100,26 @@ def verify(
     store: StoreArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Also every checksum, key and id.")] = False,
     every: Annotated[bool, typer.Option("--all", help="All snapshots, not only the live one.")] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="With --deep: also read this recipe's corpus files that runs take on trust.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Check that everything a snapshot names is there and as it was recorded; exit code 6 if not."""
+    if recipe is not None and not deep:
+        raise typer.BadParameter("--recipe reads the whole corpus, so it needs --deep")
     opened = open_store(store)
     chosen = numbers(opened) if every else [live_snapshot(opened).number]
     checked, problems = verify_store(opened, chosen, deep=deep)
     foreign = foreign_names(opened)
+    slices, changed = _verify_corpus(opened, recipe) if recipe is not None else (0, [])
     document = {
         "snapshots": chosen,
         "objects": checked,
         "problems": [vars(problem) for problem in problems],
         "foreign": foreign,
+        "corpus_slices": slices,
+        "corpus_problems": [vars(file) for file in changed],
     }
 
     def draw(console: Console) -> None:
@@ -117,11 +127,25 @@ def verify(
             console.print(f"snapshot {problem.snapshot}: {problem.object}: {problem.reason}", markup=False)
         for name in foreign:
             console.print(f"{name} is not a snapshot, and no command reads it; remove it", markup=False)
+        for file in changed:
+            console.print(f"corpus file {file.path}: {file.reason}", markup=False)
         console.print(f"{checked} objects of {len(chosen)} snapshots checked, {len(problems)} problems")
+        if recipe is not None:
+            console.print(f"{slices} scanned slices of the corpus read again, {len(changed)} files differ")
 
     show(json_, document, draw)
     if problems:
         raise IntegrityError(f"store {opened.url} has {len(problems)} problems; roll back to a snapshot without any")
+    if changed:
+        raise IntegrityError(f"{len(changed)} corpus files changed without a sign; touch them and run the recipe again")
+
+
+def _verify_corpus(store: Store, recipe_path: str) -> tuple[int, list[ChangedFile]]:
+    """Check the corpus of a recipe, whose store this must be, against its scans."""
+    recipe = load_recipe(recipe_path)
+    if open_store(recipe.store).url != store.url:
+        raise RecipeError(f"recipe {recipe_path} is for store {recipe.store}, not for {store.url}; name its own store")
+    return verify_corpus(store, live_snapshot(store), recipe.corpus)
 
 
 @app.command()

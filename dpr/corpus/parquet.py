@@ -159,6 +159,4 @@ def _damage_errors(path: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         problem = " ".join(str(error).split())
-        raise CorpusError(
-            f"corpus file {path} is not Parquet or is damaged ({problem}); fetch it again"
-        ) from error
+        raise CorpusError(f"corpus file {path} is not Parquet or is damaged ({problem}); fetch it again") from error

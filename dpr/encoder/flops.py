@@ -11,7 +11,7 @@ BYTES_PER_TOKEN = 5.0
 
 
 def passage_flops(tower: TowerSpec, passage_bytes: float) -> float:
-    """Return the floating-point operations for one passage of so many bytes of a corpus file; 0.0 for an unknown network.
+    """Return the floating-point operations for a passage of so many bytes of a corpus file; 0.0 for an unknown network.
 
     The products with weights are counted, and the products of attention. The weights of a layer are those of BERT: four
     H × H matrices, and two that lead to the intermediate width and back.

@@ -16,6 +16,7 @@ from dpr.operations.estimate import Cost, measured_cost
 from dpr.run import Run
 from dpr.stages.drift import Drift
 from dpr.stages.embed_meter import STEPS, Encoding
+from dpr.stages.scan import trusted_files
 from dpr.store import Store
 from dpr.store.requests import set_aside
 
@@ -74,6 +75,8 @@ class RunReport(Document):
     seconds: float
     """Duration of this attempt."""
     found: Found
+    trusted_files: int = 0
+    """Corpus files that were not read, since their size and time (or ETag) were those of an earlier scan."""
     stages: list[StageReport]
     encoding: Encoding
     index: IndexReport
@@ -91,6 +94,8 @@ class RunReport(Document):
             f"corpus: {found.rows:,} rows, {found.passages:,} passages: {found.new:,} new, {found.embedded:,} to embed "
             f"({found.borrowed:,} have the text of another), {found.dead:,} gone, {found.restored:,} back"
         ]
+        if self.trusted_files:
+            lines.append(f"scan: {self.trusted_files:,} files were not read: same size and time (or ETag) as before")
         if found.quarantined:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.quarantined.items()))
             lines.append(f"quarantine: {sum(found.quarantined.values()):,} rows: {reasons}")
@@ -128,6 +133,7 @@ def make_report(run: Run, clock: Clock, made: Segments, indexed: Indexed, body: 
         base=run.base.number if run.base else None,
         seconds=clock.seconds(),
         found=_found(made),
+        trusted_files=trusted_files(run),
         stages=run.stage_reports,
         encoding=encoding,
         index=_index_report(indexed, body),

@@ -123,5 +123,5 @@ def test_a_file_that_changed_in_place_and_shows_no_sign_of_it_is_named(tmp_path:
     data = scanned.path.read_bytes()
     scanned.path.write_bytes(data.replace(b'"id": "id 4"', b'"id": "    "'))
     os.utime(scanned.path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(CorpusError, match=r"gave 1 of 2 passages .* set corpus\.rescan to always and run again"):
+    with pytest.raises(CorpusError, match=r"gave 1 of 2 passages .* set corpus\.rescan to always, and run again"):
         scanned.read([2, 3, 4], ["id"])

@@ -329,7 +329,8 @@ def test_a_truncated_file_stops_the_run(tmp_path: Path, encoder: Path, name: str
     path.write_bytes(whole[: int(len(whole) * kept_share)])
     collection = collection_of(tmp_path, encoder, name)
     with pytest.raises(
-        CorpusError, match=rf"corpus file {path} is (damaged or cut short|gzip that ends too early|not Parquet or is damaged)"
+        CorpusError,
+        match=rf"corpus file {path} is (damaged or cut short|gzip that ends too early|not Parquet or is damaged)",
     ):
         collection.night()
     assert latest_snapshot(collection.store) is None

@@ -17,7 +17,8 @@ from dpr.errors import CorpusError
 from dpr.fingerprint import content_hash, id_hash, passage_key
 from dpr.formats import layout
 from dpr.formats.segment import HASH
-from dpr.formats.snapshots import numbers
+from dpr.formats.snapshots import live_snapshot, numbers
+from dpr.operations.verify_corpus import verify_corpus
 from dpr.recipe import CorpusConfig
 from dpr.stages.scan import ScanUnit, scan_slice
 from dpr.store import LocalStore
@@ -106,6 +107,12 @@ class Files:
         assert {id_: text for id_, (text, _) in self.collection.live_rows(body).items()} == expected
         return progress
 
+    def differing(self) -> dict[str, str]:
+        """Return path → what `verify_corpus` says of it, for the files that differ from their scans."""
+        store = self.collection.store
+        _, changed = verify_corpus(store, live_snapshot(store), self.collection.recipe.corpus)
+        return {file.path: file.reason.split(": ", 1)[1].split(";")[0] for file in changed}
+
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_night_reads_only_files_that_changed(tmp_path: Path, encoder: Path, suffix: str) -> None:
@@ -118,6 +125,11 @@ def test_a_night_reads_only_files_that_changed(tmp_path: Path, encoder: Path, su
     write_file(files.paths["b"], files.texts["b"])
     progress = files.night()
     assert (progress.rows["scan"], progress.rows["embed"]) == (13, 2)
+    assert [message for message in progress.messages if message.startswith("scan: ")] == [
+        "scan: 1 of 3 files are read; 2 are trusted to hold what they held when they were scanned, since their size "
+        "and time (or ETag) are the same"
+    ]
+    assert set(files.differing()) == {str(files.paths["a"]), str(files.paths["c"])}
     # nor does the night after it, which finds fewer files and none that is new
     files.paths["b"].unlink()
     files.texts["b"] = {}
@@ -137,6 +149,7 @@ def test_a_file_changed_in_place_without_a_sign_is_noticed_only_by_reading_all(t
     assert data.count(json.dumps(old).encode()) == 1
     replace_unnoticed(files.paths["a"], data.replace(json.dumps(old).encode(), json.dumps(new).encode()))
     assert files.night().rows == {}  # there is nothing to do, as far as anyone can see
+    assert files.differing() == {str(files.paths["a"]): "1 of its 12 passages differ"}
 
     files.collection.change(corpus={"rescan": "always"})
     files.texts["a"]["a004"] = new

@@ -1,0 +1,78 @@
+"""Verifying trust: that corpus files which runs no longer read still hold what they held when they were scanned.
+
+A run does not read a file whose size and time (or ETag) are those of an earlier scan. A program that changes a file and
+sets its time back, or a clock that does, can make this wrong. Only reading the files tells.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from dpr.corpus.reading import read_slice
+from dpr.corpus.rows import Slice
+from dpr.corpus.slices import plan_slices
+from dpr.errors import CorpusError
+from dpr.fingerprint import passage_key
+from dpr.formats import layout
+from dpr.formats.manifest import Snapshot
+from dpr.formats.objects import read_object
+from dpr.formats.records import read_record
+from dpr.recipe import CorpusConfig
+from dpr.run import read_run_plan
+from dpr.stages.scan import ScanResult
+from dpr.store import Store
+
+
+@dataclass(frozen=True)
+class ChangedFile:
+    """A corpus file that is not what it was when it was scanned."""
+
+    path: str
+    reason: str
+
+
+def verify_corpus(store: Store, live: Snapshot, corpus: CorpusConfig) -> tuple[int, list[ChangedFile]]:
+    """Read all files that the next run would trust; return how many slices were compared, and what differs.
+
+    `live` is the store's live snapshot, whose run knows of what format each file was.
+    Slices that have not been scanned yet are left out: the next run reads them. Memory holds the keys of one slice.
+    Raises CorpusError if the corpus cannot be listed.
+    """
+    before, compared = read_run_plan(store, live.run_id), 0
+    changed: dict[str, ChangedFile] = {}
+    for slice_ in plan_slices(corpus, before.kinds if before else {}).slices:
+        record = layout.record(layout.scan(live.body.encoder_id, slice_.slice_id(corpus)))
+        scanned = read_record(store, record, ScanResult)
+        if scanned is None:
+            continue
+        compared += 1
+        if slice_.path not in changed and (reason := _difference(store, scanned, slice_, corpus)):
+            changed[slice_.path] = ChangedFile(slice_.path, reason)
+    return compared, list(changed.values())
+
+
+def _difference(store: Store, scanned: ScanResult, slice_: Slice, corpus: CorpusConfig) -> str:
+    """Return what is wrong with a slice; an empty text if it still gives the same passages at the same positions."""
+    table = pq.read_table(io.BytesIO(read_object(store, scanned.keys)), columns=["position", "key"])
+    stored = dict(zip(table["position"].to_pylist(), table["key"].to_pylist(), strict=True))
+    try:
+        found = dict(_keys(slice_, corpus))
+    except CorpusError as error:
+        problem = f"it can no longer be read ({error})"
+    else:
+        differ = sum(found.get(position) != key for position, key in stored.items()) + len(found.keys() - stored.keys())
+        if not differ:
+            return ""
+        problem = f"{differ:,} of its {len(stored):,} passages differ"
+    return (
+        f"it was changed after it was scanned, though its size and time are the same: {problem}; touch it, so that the "
+        "next run reads it, or set corpus.rescan to always"
+    )
+
+
+def _keys(slice_: Slice, corpus: CorpusConfig) -> Iterator[tuple[int, bytes]]:
+    for row in read_slice(slice_, corpus):
+        if row.passage is not None:
+            yield row.position, passage_key(row.passage.id, row.passage.title, row.passage.text)
