@@ -157,6 +157,7 @@ def passage_names(collection: Collection, body: SnapshotBody) -> dict[int, str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 5, 40])
 def test_truth_is_that_of_brute_force_after_nights_with_deletions(
     tmp_path: Path, first_nights: FirstNights, depth: int

@@ -115,6 +115,7 @@ def test_a_part_whose_checksum_is_wrong(collection: Collection) -> None:
     assert collection.night().snapshot.number == 2
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_merge(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     def merge_on_a_full_disk(*args: Any) -> int:
         with full_disk():

@@ -78,6 +78,7 @@ class Scanned:
 some_rows = st.sets(st.integers(0, ROWS - 1)).map(sorted)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(NAMES),

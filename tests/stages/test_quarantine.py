@@ -112,6 +112,7 @@ def _json_of(id_: object, text: bytes) -> bytes:
     return b'{"id": ' + json.dumps(id_).encode() + b', "title": "t", "text": "' + escaped + b'"}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.tsv", "rows.tsv.gz", "rows.parquet"])
 def test_every_kind_of_unusable_row_is_kept_as_it_stands(tmp_path: Path, encoder: Path, name: str) -> None:
     if ".jsonl" in name:
@@ -336,6 +337,7 @@ def test_a_truncated_file_stops_the_run(tmp_path: Path, encoder: Path, name: str
     assert latest_snapshot(collection.store) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "after_units"), [("scan", 0), ("scan", 1), ("diff", 0)])
 def test_a_corpus_file_that_changes_while_the_run_reads_it_stops_the_run(
     tmp_path: Path, encoder: Path, stage: str, after_units: int

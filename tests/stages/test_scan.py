@@ -114,6 +114,7 @@ class Files:
         return {file.path: file.reason.split(": ", 1)[1].split(";")[0] for file in changed}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_night_reads_only_files_that_changed(tmp_path: Path, encoder: Path, suffix: str) -> None:
     """The bytes of the others are spoilt, without a sign, so whoever reads them must notice."""

@@ -93,6 +93,7 @@ print(json.dumps([shown, [name.has_ended() for name in names]]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidepid", [1, 2])
 def test_a_hidden_process_of_another_user_is_not_taken_for_dead(
     living: ProcessName, ended: ProcessName, hidepid: int
