@@ -187,8 +187,8 @@ def _stop(own_ray: bool) -> None:
 
 
 def _delete(own_ray: bool) -> None:
-    # without a Ray to ask there is nothing left to delete
-    with suppress(RayError, RuntimeError, TimeoutError):
+    # without a Ray to ask there is nothing left to delete; AttributeError: this process left Ray in the meantime
+    with suppress(RayError, RuntimeError, TimeoutError, AttributeError):
         serve.delete("search")
         if not own_ray:  # else it ends with Ray
             serve.shutdown()

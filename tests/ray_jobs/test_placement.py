@@ -75,6 +75,15 @@ def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
     assert len(alone.gpus) == (1 if gpus else 0)
 
 
+def test_a_machine_of_one_cpu_has_room_for_all_operators() -> None:
+    """Uses a Ray of its own: on one that is shared, an actor of an earlier test may still hold a part of a CPU."""
+    assert not ray.is_initialized()
+    work = where("actor").then(Step("where", Where, "encoder")).then(Step("where", Where))
+    with connected(cpus=1):
+        done = list(RayExecutor(Resources()).run("embed", work, samples(3)))
+    assert sorted(unit.number for unit in done) == [0, 1, 2]
+
+
 @pytest.fixture(scope="module")
 def two_cpus() -> Iterator[RayExecutor]:
     with connected(cpus=2, gpus=0):
@@ -95,13 +104,6 @@ def test_a_bug_in_a_step_is_named_in_a_sentence(two_cpus: RayExecutor, on: Place
         list(two_cpus.run("scan", Work.of(Step("fail", Fail, on)), samples(2)))
     pattern = r"stage scan failed in a worker: ValueError: [01] is unexpected; start the run again"
     assert re.fullmatch(pattern, str(failed.value))
-
-
-def test_a_machine_of_one_cpu_has_room_for_all_operators() -> None:
-    work = where("actor").then(Step("where", Where, "encoder")).then(Step("where", Where))
-    with connected(cpus=1):
-        done = list(RayExecutor(Resources()).run("embed", work, samples(3)))
-    assert sorted(unit.number for unit in done) == [0, 1, 2]
 
 
 class GpuDemand:
