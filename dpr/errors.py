@@ -82,3 +82,9 @@ class ClusterError(DprError):
     """A Ray cluster that cannot be joined."""
 
     exit_code = 12
+
+
+class RoomError(DprError):
+    """A machine with too little disk or memory for what it is to do."""
+
+    exit_code = 13

@@ -4,7 +4,6 @@ Segments are never rewritten: the deletion set names the rows whose passages are
 """
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import fetch_object, put_object
 from dpr.formats.records import ObjectRef
 from dpr.store import Store
+from dpr.store.temporary import temporary_folder
 
 Rows = npt.NDArray[np.uint32]
 _SCHEMA = pa.schema([pa.field("segment", pa.uint32(), nullable=False), pa.field("row", pa.uint32(), nullable=False)])
@@ -45,7 +45,7 @@ class RowSet:
         numbers = sorted(self._rows)
         segments = np.repeat(np.array(numbers, np.uint32), [len(self._rows[number]) for number in numbers])
         rows = np.concatenate([self._rows[number] for number in numbers])
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             path = Path(folder, "rows.parquet")
             pq.write_table(pa.table([segments, rows], schema=_SCHEMA), path, compression="zstd")
             return put_object(store, stem, path)

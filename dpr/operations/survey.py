@@ -3,7 +3,6 @@
 The results go to a folder of this machine, laid over the store, so that nothing is written to the store itself.
 """
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from dpr.stages.diff import Changes, find_changes, plan_diff
 from dpr.stages.scan import ScanResult, load_known_keys, plan_scan, scan_slice
 from dpr.store import Store
 from dpr.store.overlay import OverlayStore
+from dpr.store.temporary import temporary_folder
 
 SURVEY_SECONDS = 20.0
 SAMPLE_ROWS = 4_000
@@ -62,7 +62,7 @@ def survey(run: Run, seconds: float = SURVEY_SECONDS) -> Survey:
     sizes_bytes = [slice_.size_bytes for slice_ in run.slices]
     segments = [entry.object for entry in (*run.base_segments, *run.retired)]
     known = load_known_keys(run.store.url, segments)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         store = OverlayStore(Path(folder), run.store)
         scans: dict[int, ScanResult] = {}
         started = time.perf_counter()

@@ -6,7 +6,6 @@ Shapes: Q questions, K neighbours, D dimensions.
 """
 
 import io
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from dpr.search.vectors import SegmentVectors
 from dpr.stages.question_vectors import QuestionVectors, question_vectors, read_questions
 from dpr.stages.train import IndexContext
 from dpr.store import READERS, Store, open_store
+from dpr.store.temporary import temporary_folder
 
 CACHED_DEPTH = 200
 """Neighbours kept of each segment and question: some may be deleted before too few are left."""
@@ -140,7 +140,7 @@ class FindNeighbours:
         depth = min(unit.depth, unit.segment.rows)
         with faiss_threads(self._hardware.threads):
             found = exact_topk(questions_QD, _blocks(vectors, live), depth, self._hardware)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             path = Path(folder, "truth.parquet")
             write_truth(path, *found)
             return TruthResult(rows=unit.segment.rows, truth=put_object(self._store, unit.stem, path))

@@ -1,6 +1,5 @@
 """Rows that cannot be used: collected into one file of the run, and counted against the recipe's limits."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from dpr.formats.quarantine import join_quarantine
 from dpr.formats.records import ObjectRef
 from dpr.recipe import Limits
 from dpr.store import Store
+from dpr.store.temporary import temporary_folder
 
 
 def collect_quarantine(store: Store, run_id: str, files: Sequence[ObjectRef | None]) -> tuple[str, Counter[str]]:
@@ -22,7 +22,7 @@ def collect_quarantine(store: Store, run_id: str, files: Sequence[ObjectRef | No
     there = [ref for ref in files if ref is not None]
     if not there:
         return "", Counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder, "quarantine.parquet")
         reasons = join_quarantine(path, (open_parts(store, ref) for ref in there))
         return put_object(store, layout.quarantine(run_id), path).name, reasons

@@ -5,7 +5,6 @@ Stand-ins are drawn once and reused while at least half of them live where they 
 Shapes: Q questions, D dimensions.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -31,6 +30,7 @@ from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
+from dpr.store.temporary import temporary_folder
 
 STAND_INS = 200
 """Passages drawn as questions where the recipe names none: enough to tune by, no measure of accuracy."""
@@ -119,7 +119,7 @@ class EncodeQuestions:
 
     def __call__(self, unit: QuestionUnit) -> QuestionVectors:
         vectors_QD = self._encode(unit.texts) if unit.texts else self._read(unit.drawn)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             path = Path(folder, "vectors.parquet")
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors_QD.reshape(-1)), vectors_QD.shape[1])
             pq.write_table(pa.table({"embedding": column}), path)

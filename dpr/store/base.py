@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dpr.errors import StoreError
+from dpr.store.temporary import OTHER_CACHE, OTHER_TEMPORARY, is_full_disk
 
 TEMPORARY_PREFIX = ".tmp-"
 """How the names of unfinished files begin; no object may be named so."""
@@ -113,8 +114,9 @@ def whole_copy(url: str, name: str, path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        advice = f"; free disk space, or {OTHER_TEMPORARY}, and {OTHER_CACHE}" if is_full_disk(error) else ""
         raise StoreError(
-            f"object {name} of store {url} cannot be copied to {path} ({error.strerror or error})"
+            f"object {name} of store {url} cannot be copied to {path} ({error.strerror or error}){advice}"
         ) from error
     finally:
         remove_unfinished(temporary)

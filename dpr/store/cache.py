@@ -27,6 +27,7 @@ from pathlib import Path
 from dpr.errors import RecipeError, StoreError
 from dpr.store.cache_folder import CacheFolder, measure
 from dpr.store.digests import GRANULARITY_NS, DigestMemory
+from dpr.store.temporary import OTHER_CACHE, full_disk_explained
 
 DEFAULT_GB = 50.0
 IN_USE_SECONDS = 600.0
@@ -118,7 +119,8 @@ class Cache:
             if is_folder:
                 with self._place.explained():
                     unfinished.mkdir()
-            make(unfinished)
+            with full_disk_explained(self.folder, OTHER_CACHE):
+                make(unfinished)
             with self._place.explained():
                 # From now on the content never changes. An older modification time lets the digest of a file be
                 # remembered at once, and it still shows if somebody does change the content.

@@ -17,6 +17,7 @@ from dpr.store.base import (
     remove_unfinished,
     whole_copy,
 )
+from dpr.store.temporary import is_full_disk
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Errors that mean that no object has the name: there is nothing, or the name lies below or above an object."""
@@ -160,7 +161,10 @@ class LocalStore:
                 f"name, and another object is already named {name} or a part of it; choose another name"
             ) from error
         except OSError as error:
-            raise StoreError(f"object {name} cannot be created in store {self.url}: {_reason(error)}") from error
+            advice = "; free disk space there, and start again" if is_full_disk(error) else ""
+            raise StoreError(
+                f"object {name} cannot be created in store {self.url}: {_reason(error)}{advice}"
+            ) from error
         finally:
             remove_unfinished(temporary)  # where that fails, `leftovers` finds it
         return created
