@@ -1,8 +1,12 @@
-"""A disk that is full, for a moment."""
+"""Disks that are full, and small ones."""
 
 import contextlib
 import resource
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 
 @contextlib.contextmanager
@@ -14,3 +18,31 @@ def full_disk() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
+    """Mount an empty file system of its own on a new folder; skips the test where that is not allowed."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def resize_disk(folder: Path, size_bytes: int) -> None:
+    """Give the file system on a folder another size."""
+    subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(folder)], check=True)
+
+
+def fill_disk(path: Path) -> int:
+    """Write a file until its disk is full; returns the bytes that found room."""
+    written = 0
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while step := file.write(bytes(4096)):
+            written += step
+    return written

@@ -66,6 +66,12 @@ def _cache_key(ref: ObjectRef) -> str:
     return f"objects/{ref.sha256}{Path(ref.name).suffix}"
 
 
+def bytes_to_fetch(store: Store, ref: ObjectRef) -> int:
+    """Return what `fetch_object` would write into the cache: nothing if a copy is there, or the store is a folder."""
+    is_here = store.local_path(ref.name) is not None or local_cache().find(_cache_key(ref)) is not None
+    return 0 if is_here else ref.size_bytes
+
+
 def fetch_into(store: Store, ref: ObjectRef, folder: Path) -> Path:
     """Return a local file with the content of `ref`, verified: the stored file itself, or a copy in `folder`.
 

@@ -29,6 +29,8 @@ from dpr.errors import IndexBuildError, IntegrityError
 
 HEADER_LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 1 << 20
+ROW_BYTES = 4
+"""Of a row number, which lies beside each code."""
 METADATA, CODEBOOK = "__metadata__", "codebook"
 """Where safetensors keeps metadata, and our key in it."""
 PartSource = Path | BinaryIO | io.RawIOBase

@@ -4,26 +4,29 @@ A part is named by the bytes of its codebook and of its segment, so it never mee
 """
 
 import functools
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.formats import layout
 from dpr.formats.manifest import CodebookEntry, SegmentEntry
-from dpr.formats.objects import fetch_object, put_object
+from dpr.formats.objects import bytes_to_fetch, fetch_object, put_object
 from dpr.formats.records import ObjectRef, Result
+from dpr.formats.segment import FLOAT16_BYTES
 from dpr.index.coding import Coder, build_part, coder
 from dpr.index.faiss_file import read_faiss
 from dpr.index.hardware import Hardware
-from dpr.index.part import write_part
+from dpr.index.kinds import core
+from dpr.index.part import ROW_BYTES, write_part
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.drift import CodebookChoice
 from dpr.store import open_store
+from dpr.store.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,13 @@ def plan_build(segments: Sequence[SegmentEntry], codebook: CodebookEntry) -> lis
     ]
 
 
+def build_need(unit: BuildUnit, dim: int, code_bytes: int) -> Need:
+    """Estimate what coding a segment takes: its vectors in memory, the part on disk. Pure."""
+    part_bytes = unit.rows * (code_bytes + ROW_BYTES)
+    vector_bytes = unit.rows * dim * FLOAT16_BYTES
+    return Need(part_bytes, part_bytes, memory_bytes=vector_bytes, smaller="lower resources.segment_rows")
+
+
 class BuildPart:
     """Codes one segment's vectors with the codebook."""
 
@@ -76,8 +86,11 @@ class BuildPart:
         self._codebook, self._coder = _codebook_of(store_url, codebook, hardware)
 
     def __call__(self, unit: BuildUnit) -> PartResult:
+        need = build_need(unit, self._codebook.d, core(self._codebook).code_size)
+        fetched_bytes = bytes_to_fetch(self._store, unit.segment)
+        check_room(self._store, "build", unit.record, replace(need, cache_bytes=fetched_bytes))
         vectors_ND = SegmentVectors.open(self._store, unit.segment, verify=True).all()
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             part = build_part(self._codebook, vectors_ND, code=self._coder)
             path = Path(folder, "part.safetensors")
             write_part(part, path, self._codebook_sha256)

@@ -5,7 +5,6 @@ Everything is compared as 128-bit hashes in arrays (32 bytes a corpus passage, 3
 Shapes: N rows.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyarrow as pa
 from dpr.corpus.hashes import first_of_each, one_array, places
 from dpr.corpus.reading import read_again
 from dpr.corpus.rows import Slice
+from dpr.engine.room import check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.errors import CorpusError
 from dpr.formats import layout
@@ -29,13 +29,14 @@ from dpr.formats.quarantine import QuarantinedRow, write_quarantine
 from dpr.formats.records import ObjectRef, Result
 from dpr.recipe import CorpusConfig
 from dpr.run import Run
-from dpr.stages.held_rows import CorpusRows, Mask, Rows, keep_segments, read_corpus_rows, read_held_rows
+from dpr.stages.held_rows import CorpusRows, Mask, Rows, diff_need, keep_segments, read_corpus_rows, read_held_rows
 from dpr.stages.passages import HASHES, Positions, TextSource, passages_at
 from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segments
 from dpr.stages.quarantine_limits import check_quarantine, check_size, collect_quarantine, max_unusable
 from dpr.stages.scan import ScanResult
 from dpr.stages.segment_rows import segment_rows
 from dpr.store import READERS, Store, open_store
+from dpr.store.temporary import temporary_folder
 
 
 class Changes(Result):
@@ -137,6 +138,7 @@ class FindChanges:
         self._store = open_store(store_url)
 
     def __call__(self, unit: DiffUnit) -> Changes:
+        check_room(self._store, "diff", unit.record, diff_need(unit.rows, [*unit.base, *unit.retired]))
         return find_changes(self._store, unit)
 
 
@@ -223,7 +225,7 @@ def text_source(slices: Sequence[Slice], scans: Sequence[ScanResult], number: in
 def _store_changes(store: Store, run_id: str, tables: list[pa.Table]) -> ObjectRef | None:
     if not tables:
         return None
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder, "changes.parquet")
         write_changes(path, tables)
         return put_object(store, layout.changes(run_id), path)
@@ -243,7 +245,7 @@ def _store_duplicates(store: Store, unit: DiffUnit, corpus: CorpusRows, first: M
                     reason = f"duplicate id: an earlier passage has {row.passage.id!r}"
                     yield QuarantinedRow(row.source, row.position, reason, row.raw)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder, "duplicates.parquet")
         write_quarantine(path, rows())
         return put_object(store, layout.duplicates(unit.run_id), path)

@@ -4,12 +4,13 @@ Shapes: Q questions, K neighbours.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.errors import GateError
 from dpr.evaluate.answers import accuracy
@@ -17,6 +18,7 @@ from dpr.evaluate.questions import QuestionSet
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.manifest import GateReport, IndexEntry
+from dpr.formats.objects import bytes_to_fetch
 from dpr.formats.records import Result
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.truth import Ids, Scores, recall_at
@@ -34,6 +36,8 @@ from dpr.store import open_store
 MAX_TUNING_QUESTIONS = 1_000
 """Questions that settings are chosen on: enough to know the recall of 20 hits each to a fraction of a percent."""
 MIN_HALF = 50
+LOADED_SHARE = 0.9
+"""Of a shard's file, what memory holds at least; 0.96 was measured."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,16 @@ class GateUnit:
     questions: QuestionSet | None
     rows: int
     read_bytes: int
+
+    @property
+    def need(self) -> Need:
+        """What measuring takes: all shards in memory, which share the codebook that each file holds.
+
+        No codebook is larger than the smallest shard.
+        """
+        sizes = [shard.object.size_bytes for shard in self.index.shards]
+        memory_bytes = int(LOADED_SHARE * (sum(sizes) - (len(sizes) - 1) * min(sizes)))
+        return Need(memory_bytes=memory_bytes, smaller="set index.memory_gb to what there is")
 
 
 class GateResult(Result):
@@ -95,6 +109,9 @@ class MeasureIndex:
     def __call__(self, unit: GateUnit) -> GateResult:
         context, truth = self._context, unit.truth
         store = open_store(context.store_url)
+        # the cache makes room between two of them
+        fetched_bytes = max(bytes_to_fetch(store, shard.object) for shard in unit.index.shards)
+        check_room(store, "gate", unit.record, replace(unit.need, cache_bytes=fetched_bytes))
         questions_QD = read_questions(store, truth.vectors)
         segments = SegmentSet.open(store, context.segments, context.deletions, verify=False)
         tuning, held_out = split_questions(len(questions_QD), context.config.seed)

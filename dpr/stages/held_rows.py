@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from dpr.corpus.compaction import segments_to_copy
 from dpr.corpus.hashes import one_array
+from dpr.engine.room import Need
 from dpr.formats.deletions import read_deletions, with_dead
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import read_object
@@ -25,6 +26,8 @@ from dpr.formats.segment_hashes import segment_hashes
 from dpr.stages.scan import ScanResult
 from dpr.store import READERS, Store
 
+CORPUS_ROW_BYTES, HELD_ROW_BYTES = 200, 40
+"""Memory that each row takes at least while it is compared; measured were 312 for all (docs/log.md)."""
 Mask = npt.NDArray[np.bool_]
 """Which of N rows."""
 
@@ -76,6 +79,12 @@ class KeptSegments:
     moved: Mask
     """Rows (N,) of segments that do not stay: those that live are copied into new ones."""
     next_segment_number: int
+
+
+def diff_need(corpus_rows: int, segments: Sequence[SegmentEntry]) -> Need:
+    """Estimate what comparing the corpus with segments takes: the hashes of all rows are in memory. Pure."""
+    held_rows = sum(entry.rows for entry in segments)
+    return Need(memory_bytes=corpus_rows * CORPUS_ROW_BYTES + held_rows * HELD_ROW_BYTES)
 
 
 def read_corpus_rows(store: Store, scans: Sequence[ScanResult]) -> CorpusRows:

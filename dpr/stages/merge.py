@@ -3,7 +3,6 @@
 Shapes: N rows, D dimensions, n sampled rows.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.errors import IntegrityError
 from dpr.fingerprint import fingerprint
@@ -23,15 +23,19 @@ from dpr.formats.objects import fetch_into, fetch_object, put_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.contents import Verification, decoded_sample, verify_index
 from dpr.index.faiss_file import read_faiss
-from dpr.index.merging import ROW_BITS, ROW_MASK, PartRef, build_whole, merge
+from dpr.index.kinds import Storage, storage
+from dpr.index.merging import BUFFER_BYTES, ROW_BITS, ROW_MASK, PartRef, build_whole, merge
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.drift import CodebookChoice
 from dpr.stages.shard_rows import ShardRows, plan_shards
 from dpr.stages.train import IndexContext
 from dpr.store import READERS, Store, open_store
+from dpr.store.temporary import temporary_folder
 
 ERROR_SAMPLE_ROWS = 1_000
+BUFFERED_BYTES = 4 * BUFFER_BYTES
+"""What a merge holds of a large shard at least: `merge` says how much it may be."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,22 @@ class MergeUnit:
     left_out: ObjectRef | None
     rows: int
     read_bytes: int
+
+    def need(self, codebook_bytes: int, kept: Storage, *, is_remote: bool) -> Need:
+        """Estimate what merging takes, of an index that is `kept` so: lists are written as they come, others whole.
+
+        The shard lies in the temporary folder before it is stored, and beside it the parts of a remote store.
+        """
+        has_lists = kept in (Storage.ARRAY_LISTS, Storage.BLOCK_LISTS)
+        shard_bytes = self.read_bytes + codebook_bytes * has_lists
+        part_bytes = sum(part.size_bytes for part in self.parts) if is_remote else 0
+        in_memory_bytes = min(self.read_bytes, BUFFERED_BYTES) if has_lists else self.read_bytes
+        return Need(
+            temporary_bytes=shard_bytes + part_bytes,
+            store_bytes=shard_bytes,
+            memory_bytes=in_memory_bytes + 2 * codebook_bytes,  # it is serialised, and cut after its centroids
+            smaller="raise index.shards",
+        )
 
 
 class ShardResult(Result):
@@ -124,7 +144,10 @@ class MergeShard:
     def __call__(self, unit: MergeUnit) -> ShardResult:
         store = open_store(self._context.store_url)
         codebook = read_faiss(fetch_object(store, self._codebook.object))
-        with tempfile.TemporaryDirectory() as folder:
+        is_remote = store.local_path(unit.record) is None
+        need = unit.need(self._codebook.object.size_bytes, storage(codebook), is_remote=is_remote)
+        check_room(store, "merge", unit.record, need)
+        with temporary_folder() as folder:
             path = Path(folder, "index.faiss")
             if self._mergeable:
                 rows = merge(codebook, self._parts(store, unit, Path(folder)), path)

@@ -4,7 +4,6 @@ A unit is named by its slice, and a slice by its file's size and time (or ETag).
 scan while the file is unchanged; `corpus.rescan: always` reads all files.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from dpr.corpus.hashes import KnownKeys
 from dpr.corpus.reading import read_slice
 from dpr.corpus.rows import Passage, Row, Slice
+from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.fingerprint import content_hash, fingerprint, id_hash, passage_key
 from dpr.formats import layout
@@ -32,8 +32,11 @@ from dpr.recipe import CorpusConfig
 from dpr.run import Run, RunPlan
 from dpr.stages.passages import POSITION, SCHEMA
 from dpr.store import READERS, Store, open_store
+from dpr.store.temporary import temporary_folder
 
 BATCH_ROWS = 8192
+MAX_COMPRESSION = 8
+"""How many times smaller than its slice what a scan stores may be; texts give 2 to 4, and hashes do not compress."""
 KEYS_SCHEMA = pa.schema([POSITION, pa.field("id_hash", HASH, nullable=False), pa.field("key", HASH, nullable=False)])
 _KEYS_STORED: dict[str, Any] = {
     "use_dictionary": False,
@@ -122,6 +125,13 @@ def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:
     return KnownKeys(join_hashes(keys))
 
 
+def scan_need(unit: ScanUnit, known: KnownKeys) -> Need:
+    """Estimate what a scan takes: while nothing is known, it stores its slice, compressed. Pure."""
+    stored_bytes = 0 if len(known) else unit.slice.size_bytes // MAX_COMPRESSION
+    advice = "lower corpus.slice_bytes (a .gz file is always one slice, so split it)"
+    return Need(temporary_bytes=stored_bytes, store_bytes=stored_bytes, smaller=advice)
+
+
 class ScanSlice:
     """Reads one slice and stores its keys, its new passages and its unusable rows."""
 
@@ -129,13 +139,14 @@ class ScanSlice:
         self._store, self._corpus, self._known = open_store(store_url), corpus, known()
 
     def __call__(self, unit: ScanUnit) -> ScanResult:
+        check_room(self._store, "scan", unit.record, scan_need(unit, self._known))
         return scan_slice(self._store, self._corpus, self._known, unit)
 
 
 def scan_slice(store: Store, corpus: CorpusConfig, known: KnownKeys, unit: ScanUnit) -> ScanResult:
     """Read a slice and store what is in it; new passages are those whose key is not `known`."""
     rows = new_rows = 0
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         passages, keys, unusable = (Path(folder, f"{name}.parquet") for name in ("new", "keys", "bad"))
         with (
             pq.ParquetWriter(passages, SCHEMA, compression="zstd", write_page_checksum=True) as new_writer,

@@ -3,7 +3,6 @@
 Shapes: N rows, D dimensions.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
@@ -29,6 +29,7 @@ from dpr.recipe import IndexConfig
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.store import READERS, Store, open_store
+from dpr.store.temporary import temporary_folder
 
 FIGURE_ROWS = 10_000
 """Vectors that a codebook's error and imbalance are measured on, at most."""
@@ -110,6 +111,12 @@ def plan_training(context: IndexContext, plan: IndexPlan) -> TrainUnit:
     return TrainUnit(record, codebook_id, plan, rows, rows * 2 * context.dim)
 
 
+def train_need(unit: TrainUnit, dim: int, hardware: Hardware) -> Need:
+    """Estimate what training takes: the sample as float16, twice while it is put together or also as float32. Pure."""
+    number_bytes = 4 if hardware.device else 6
+    return Need(memory_bytes=unit.rows * dim * number_bytes, smaller="lower index.train_rows")
+
+
 class TrainCodebook:
     """Samples vectors over all segments and trains the codebook."""
 
@@ -119,12 +126,13 @@ class TrainCodebook:
     def __call__(self, unit: TrainUnit) -> TrainResult:
         context, plan = self._context, unit.plan
         store = open_store(context.store_url)
+        check_room(store, "train", unit.record, train_need(unit, context.dim, self._hardware))
         sample_ND, held_out_ND = _training_sample(store, context, plan)
         with faiss_threads(self._hardware.threads):
             codebook = train(sample_ND, plan, context.config.seed, self._hardware)
             error = quantisation_error(codebook, held_out_ND)
             imbalance = list_imbalance(codebook, held_out_ND)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             path = Path(folder, "codebook.faiss")
             write_faiss(codebook, path)
             ref = put_object(store, layout.codebook(context.encoder_id, unit.codebook_id), path)

@@ -3,7 +3,6 @@
 Shapes: N rows, D dimensions.
 """
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dpr.corpus.reading import read_again
+from dpr.engine.room import Need, check_room
 from dpr.errors import IntegrityError
 from dpr.formats.changes import read_unit
 from dpr.formats.manifest import SegmentEntry
@@ -24,6 +24,7 @@ from dpr.formats.segment import PASSAGE_COLUMNS, Vectors, check_segment, write_s
 from dpr.recipe import CorpusConfig
 from dpr.stages.passages import TextSource, passages_at
 from dpr.store import Store, open_store
+from dpr.store.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ class Vectored:
     def record(self) -> str:
         return self.unit.record
 
+    @property
+    def need(self) -> Need:
+        """What writing the segment takes: its vectors, which are not compressed, and some texts beside them."""
+        vector_bytes = (len(self.vectors_ND) - len(self.refused)) * self.vectors_ND[:1].nbytes
+        return Need(vector_bytes, vector_bytes, smaller="lower resources.segment_rows")
+
 
 class SegmentResult(Result):
     """A segment that was made; `rows` are those that have a vector."""
@@ -91,11 +98,12 @@ class WriteSegment:
 
     def __call__(self, done: Vectored) -> SegmentResult:
         started, unit = time.perf_counter(), done.unit
+        check_room(self._store, "embed" if done.passages is None else "copy", unit.record, done.need)
         passages = done.passages
         if passages is None:
             passages = texts_of(self._store, self._corpus, unit, done.changed, PASSAGE_COLUMNS)
         vectors_ND, segment, refused = done.vectors_ND, None, None
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             if done.refused:
                 rows = refused_rows(self._corpus, unit, done.changed, passages["key"], done.refused)
                 write_quarantine(Path(folder, "refused.parquet"), rows)
