@@ -34,11 +34,6 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def resize_disk(folder: Path, size_bytes: int) -> None:
-    """Give the file system on a folder another size."""
-    subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(folder)], check=True)
-
-
 def fill_disk(path: Path) -> int:
     """Write a file until its disk is full; returns the bytes that found room."""
     written = 0
