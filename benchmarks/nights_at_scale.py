@@ -1,11 +1,12 @@
 """The nightly job at scale: a first night, a night with a small change, and one with none, each as a user runs it.
 
     python benchmarks/nights_at_scale.py --rows 21000000 --gpus 4 --work /data/nights
-    python benchmarks/nights_at_scale.py --rows 300000 --encoder PATH_OF_A_SMALL_MODEL --work /tmp/nights
+    python benchmarks/nights_at_scale.py --rows 300000 --file-rows 15000 --work /tmp/nights
 
-Without `--encoder` the passage tower is BERT-base (110 million weights) with random weights: speed does not depend on
-them. Passages are 100 words of sentences from `--sentences` (JSONL files with a field `text`, gzipped or not).
-A changed night edits a share of the passages, in one file of twenty. Prints a table and writes it as Markdown.
+Without `--encoder` the passage tower is BERT-base (110 million weights) with random weights, since speed does not
+depend on them; without GPUs, a random BERT of two layers (64 dimensions, at most 64 tokens). Passages are 100 words of
+sentences from `--sentences` (JSONL files with a field `text`, gzipped or not). A changed night edits a share of the
+passages, in one file of twenty. Prints a table and writes it as Markdown.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=0, help="encoders, each with a GPU; 0: one encoder on the CPUs")
     parser.add_argument("--changed", type=float, default=0.01, help="share of passages edited before the second night")
     parser.add_argument("--sentences", nargs="+", required=True, help="JSONL files with a field text")
-    parser.add_argument("--encoder", help="model folder, or package:NAME/folder; default: a random BERT-base")
+    parser.add_argument("--encoder", help="model folder, or package:NAME/folder; default: a random network")
     parser.add_argument("--tokenizer", help="folder with the tokenizer of the random BERT-base")
     parser.add_argument("--work", type=Path, required=True, help="folder for corpus, model and store")
     parser.add_argument("--out", type=Path, help="Markdown file for the result")
@@ -145,9 +146,13 @@ def edit_corpus(options: argparse.Namespace, first: int = 0) -> int:
 
 
 def write_recipe(options: argparse.Namespace) -> Path:
-    """Write the recipe, and the random BERT-base if no encoder is named."""
+    """Write the recipe, and a random encoder if none is named."""
     encoder: dict[str, object] = {"model": options.encoder}
-    if options.encoder is None:
+    if options.encoder is None and not options.gpus:
+        from small_encoder import make_small_encoder
+
+        encoder = make_small_encoder(options.work, load_sentences(options.sentences))
+    elif options.encoder is None:
         from encode_subject import save_random_bert
 
         save_random_bert(options.work / "bert", Path(options.tokenizer))

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import yaml
 from nights_at_scale import edit_corpus, load_sentences, write_corpus
+from small_encoder import make_small_encoder
 
 from dpr.formats.segment import ROW_GROUP_ROWS
 from dpr.operations.run_report import RunReport
@@ -32,10 +33,8 @@ from dpr.store import Store, open_store
 from dpr.store.requests import READ_BYTES, REQUEST_CLASSES, WRITTEN_BYTES
 from dpr.store.s3_upload import CHUNK_BYTES
 from tests.services.ceph import ceph_gateway
-from tests.tiny import make_encoder
 
 FILES = 20
-WORDS, DIM, MAX_TOKENS = 20_000, 64, 64
 DOLLARS = {"GET": 0.0004e-3, "PUT": 0.005e-3, "LIST": 0.005e-3, "DELETE": 0.0}
 """Amazon S3 Standard, US East (N. Virginia), a request."""
 TAIL_BYTES, AHEAD_BYTES = 1 << 16, 1 << 18
@@ -103,18 +102,8 @@ def main() -> None:
 
 
 def write_recipe(options: argparse.Namespace) -> Path:
-    """Write the recipe and the encoder, whose vocabulary is the commonest words of the sentences."""
-    sentences = load_sentences(options.sentences)
-    counts = Counter(word.lower().strip('.,;:()"') for words in sentences for word in words)
-    vocabulary = [word for word, _ in counts.most_common(WORDS)]
-    make_encoder(options.work / "encoder", dim=DIM, words=vocabulary, max_tokens=MAX_TOKENS)
-    encoder = {
-        "model": "./encoder",
-        "pooling": "mean",
-        "title_join": "space",
-        "max_tokens": MAX_TOKENS,
-        "normalize": True,
-    }
+    """Write the recipe and the encoder."""
+    encoder = make_small_encoder(options.work, load_sentences(options.sentences))
     document = {
         "store": "s3://nights/store",
         "corpus": {"path": "./corpus"},
