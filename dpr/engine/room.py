@@ -94,7 +94,10 @@ def _existing(path: Path) -> Path | None:
 
 def _free_bytes(folder: Path) -> int | None:
     """The bytes that this user may still write in a folder; None where the file system does not say."""
-    status = os.statvfs(folder)
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return None  # writing there will tell why
     blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail  # some blocks are kept for root
     return blocks * status.f_frsize if status.f_blocks else None
 
@@ -146,13 +149,16 @@ def _sizes(path: Path) -> dict[str, int]:
 def _lines(path: Path) -> list[str]:
     """The lines of a small file; none if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
 
 
 def _amount(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"
+    for unit_bytes, unit in ((1e9, "GB"), (1e6, "MB")):
+        if size_bytes >= unit_bytes:
+            return f"{size_bytes / unit_bytes:,.1f} {unit}"
+    return f"{size_bytes / 1e3:,.1f} KB"
 
 
 def _advice(*ways: str) -> str:
