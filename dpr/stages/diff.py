@@ -101,8 +101,7 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
     if unusable > allowed:  # else they are collected once, with those that come later
         name, _ = collect_quarantine(run.store, run.run_id, [scanned.unusable for scanned in scans])
         check_quarantine(run.store, name, unusable, usable, limits)
-    step = Step("diff", partial(FindChanges, run.store.url))
-    work = Work.of(recorded(run.store.url, Changes, step))
+    work = Work.of(recorded(run.store.url, Changes, Step("diff", partial(FindChanges, run.store.url))))
     unit = plan_diff(run, run.slices, scans, allowed - unusable)
     changes = run.result(Stage("diff", [unit], Changes, work))
     before = run.live.body.passages if run.live else 0
