@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,10 +72,13 @@ def test_who_has_no_token_or_a_wrong_one_is_refused_in_a_sentence(recipe: Path, 
     wrong = {"RAY_AUTH_TOKEN": "0" * 64}
     nowhere = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(tmp_path)}
     without_mode = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_MODE": None}
-    with own_ray() as ray:
-        for change in (wrong, nowhere, without_mode):
+    with own_ray() as ray, ThreadPoolExecutor(3) as pool:  # each waits for Ray most of its time
+
+        def message_after(change: Mapping[str, str | None]) -> str:
             environment = ray.environment | {"HOME": str(tmp_path)} | change
-            message = refused(recipe, {name: value for name, value in environment.items() if value is not None})
+            return refused(recipe, {name: value for name, value in environment.items() if value is not None})
+
+        for message in pool.map(message_after, (wrong, nowhere, without_mode)):
             *warnings, last = message.splitlines()
             assert last.startswith(f"error: the Ray cluster {ray.environment['RAY_ADDRESS']} that RAY_ADDRESS names")
             assert "token" in last
