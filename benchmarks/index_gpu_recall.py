@@ -23,7 +23,7 @@ from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.store import Store
 
-READERS = 32
+PARALLEL_READS = 32
 K = 20
 CANDIDATES = (0, 50, 100, 200, 500, 1000)
 NPROBES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -44,7 +44,7 @@ class Stored:
             start = int(self.starts[place])
             self.vectors_ND[start : start + len(block_ND)] = torch.from_numpy(block_ND)
 
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(PARALLEL_READS) as pool:
             list(pool.map(load, range(len(segments))))
 
     def exact(self, questions_QD: npt.NDArray[np.float32], k: int) -> Ids:

@@ -158,8 +158,9 @@ class Resources(_Config):
     """CPU threads an encoder actor uses; null: 1 with a GPU, else all CPUs divided among the encoders."""
     gpus_per_encoder: Annotated[float, Field(ge=0.0)] | None = None
     """GPUs an encoder actor holds; null: 1 where the cluster has any, else 0."""
-    idle_seconds: Annotated[float, Field(gt=0.0)] = 1800.0
-    """A worker on Ray that has a unit and does nothing for so long is ended, and the unit done again."""
+    idle_seconds: Annotated[float, Field(ge=20.0)] = 1800.0
+    """A worker on Ray that has a unit but uses no CPU, or sends no heartbeat, for so long is killed, and the unit is
+    repeated. Heartbeats come every 5 seconds, so a bound below 20 would meet workers that compute."""
     price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None = None
     """What a GPU costs an hour, in dollars, for `dpr plan` and the report; null: no dollars are given."""
     compact_below: Share = 0.5

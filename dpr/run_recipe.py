@@ -15,7 +15,7 @@ from dpr.stages.publish import publish
 from dpr.store import open_store
 from dpr.store.lease import LEASE_SECONDS, Lease
 from dpr.store.proof import prove_put_if_absent
-from dpr.store.requests import take_aside
+from dpr.store.requests import take_outside
 
 PUBLISH_ATTEMPTS = 3
 
@@ -63,8 +63,10 @@ def run_plan(
     If another publisher is first (a rollback, say), the recipe is planned again on the new parent; finished units are
     used.
     """
-    outcome = _hold_lease_and_run(plan, executor, progress, allow_shrink=allow_shrink, lease_seconds=lease_seconds)
-    others = take_aside()
+    try:
+        outcome = _hold_lease_and_run(plan, executor, progress, allow_shrink=allow_shrink, lease_seconds=lease_seconds)
+    finally:
+        others = take_outside()
     if outcome.report is None:
         return outcome
     return replace(outcome, report=outcome.report.model_copy(update={"other_requests": others}))

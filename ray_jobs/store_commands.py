@@ -126,7 +126,7 @@ def verify(
         for problem in problems:
             console.print(f"snapshot {problem.snapshot}: {problem.object}: {problem.reason}", markup=False)
         for name in foreign:
-            console.print(f"{name} is not a snapshot, and no command reads it; remove it", markup=False)
+            console.print(f"{name} is not a snapshot, and no command reads it; it does no harm", markup=False)
         for file in changed:
             console.print(f"corpus file {file.path}: {file.reason}", markup=False)
         console.print(f"{checked} objects of {len(chosen)} snapshots checked, {len(problems)} problems")
@@ -137,7 +137,7 @@ def verify(
     if problems:
         raise IntegrityError(f"store {opened.url} has {len(problems)} problems; roll back to a snapshot without any")
     if changed:
-        raise IntegrityError(f"{len(changed)} corpus files changed without a sign; touch them and run the recipe again")
+        raise IntegrityError(f"{len(changed)} corpus files changed without a sign; write them again and run the recipe")
 
 
 def _verify_corpus(store: Store, recipe_path: str) -> tuple[int, list[ChangedFile]]:

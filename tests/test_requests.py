@@ -17,7 +17,7 @@ import pytest
 from dpr.engine.run_units import StageReport
 from dpr.operations.run_report import RunReport
 from dpr.store import open_store
-from dpr.store.requests import REQUEST_CLASSES, take_aside
+from dpr.store.requests import REQUEST_CLASSES, take_outside
 from dpr.store.s3_upload import CHUNK_BYTES
 from tests.collection import Collection
 from tests.services.fault_proxy import FaultProxy
@@ -75,7 +75,7 @@ def make_collection(folder: Path, encoder: Path) -> Collection:
 
 def night(collection: Collection, proxy: FaultProxy) -> tuple[RunReport, Seen]:
     """Run a night; return its report, and what the proxy saw of it."""
-    take_aside()
+    take_outside()
     proxy.requests.clear()
     report = collection.night().report
     assert report

@@ -14,7 +14,7 @@ from dpr.corpus.rows import FileKind, InputFile, Slice
 from dpr.errors import CorpusError
 from dpr.fingerprint import fingerprint
 from dpr.recipe import CorpusConfig, CorpusFormat
-from dpr.store import READERS
+from dpr.store import PARALLEL_READS
 
 _JSONL_SUFFIXES: Final = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 _SUFFIXES: Final[dict[CorpusFormat, tuple[str, ...]]] = {
@@ -110,7 +110,7 @@ def _corpus_files(path: str, found: Found, format_: CorpusFormat) -> list[InputF
 
 def _detect_all(files: list[InputFile], corpus: CorpusConfig) -> dict[str, FileKind]:
     """Find out the kinds of files, by path, opening many files at a time."""
-    with ThreadPoolExecutor(READERS) as threads:
+    with ThreadPoolExecutor(PARALLEL_READS) as threads:
         kinds = threads.map(lambda file: detect(file, corpus), files)
         return dict(zip((file.path for file in files), kinds, strict=True))
 

@@ -47,7 +47,7 @@ def check_room(store: Store, stage: str, record: str, need: Need) -> None:
     available_bytes = memory_available() if need.memory_bytes else None
     if available_bytes is not None and need.memory_bytes > available_bytes:
         raise RoomError(
-            f"{unit} {_amount(need.memory_bytes)} of memory, and {_amount(available_bytes)} can be had; "
+            f"{unit} {_amount(need.memory_bytes)} of memory, and {_amount(available_bytes)} are available; "
             f"{_advice('give the worker more memory', need.smaller)}"
         )
 

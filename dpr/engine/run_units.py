@@ -11,8 +11,8 @@ from dpr.engine.progress import Progress
 from dpr.engine.stage import R, Stage, U
 from dpr.errors import UnitError
 from dpr.formats.records import Document, read_record
-from dpr.store import READERS, Store
-from dpr.store.requests import set_aside, take_counts
+from dpr.store import PARALLEL_READS, Store
+from dpr.store.requests import move_outside, take_counts
 
 
 class StageReport(Document):
@@ -37,7 +37,7 @@ def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage
     Raises UnitError unless each unit has exactly one result.
     """
     units, started = stage.units, time.monotonic()
-    set_aside()  # requests before this belong to no stage
+    move_outside()  # requests before this belong to no stage
     results = _finished(store, [unit.record for unit in units], stage.kind)
     todo = [unit for unit in units if unit.record not in results]
     total_rows = sum(unit.rows for unit in units)
@@ -76,6 +76,6 @@ def _finished(store: Store, names: Sequence[str], kind: type[R]) -> dict[str, R]
     """Return the results that exist already, by record name; every folder is listed once."""
     folders = {name.rpartition("/")[0] + "/" for name in names}
     present = {info.name for folder in folders for info in store.list(folder)} & set(names)
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
         found = pool.map(lambda name: (name, read_record(store, name, kind)), sorted(present))
         return {name: result for name, result in found if result is not None}

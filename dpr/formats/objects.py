@@ -49,16 +49,19 @@ def fetch_object(store: Store, ref: ObjectRef) -> Path:
     if path is not None:
         _check(ref, store.url, *_identify(path, ref, store.url))
         return path
-    key = _cache_key(ref)
-    path = cache.fetch(key, lambda temporary: store.fetch(ref.name, temporary))
-    if (path.stat().st_size, cache.digest(path)) != (ref.size_bytes, ref.sha256):
+    key, fetched = _cache_key(ref), False
+
+    def make(temporary: Path) -> None:
+        nonlocal fetched
+        store.fetch(ref.name, temporary)
+        # verified before the cache has it: others read parts of a cached copy without hashing it
+        _check(ref, store.url, temporary.stat().st_size, file_sha256(temporary))
+        fetched = True
+
+    path = cache.fetch(key, make)
+    if not fetched and (path.stat().st_size, cache.digest(path)) != (ref.size_bytes, ref.sha256):
         cache.remove(key)  # the cached copy is damaged: fetch it again
-        path = cache.fetch(key, lambda temporary: store.fetch(ref.name, temporary))
-        try:
-            _check(ref, store.url, path.stat().st_size, cache.digest(path))
-        except IntegrityError:
-            cache.remove(key)
-            raise
+        path = cache.fetch(key, make)
     return path
 
 
@@ -122,7 +125,7 @@ def open_parts(store: Store, ref: ObjectRef) -> Path | io.BufferedReader:
     start = max(0, ref.size_bytes - _TAIL_BYTES)
     tail = store.get_range(ref.name, start, ref.size_bytes - start + 1)
     if len(tail) != ref.size_bytes - start:
-        _check_size(store, ref)
+        _check(ref, store.url, start + len(tail), "")
     return RangedFile(store, ref.name, ref.size_bytes, tail).buffered()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dpr.errors import IntegrityError
 from dpr.formats.objects import open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import read_hashes
@@ -26,4 +27,9 @@ def segment_hashes(store: Store, ref: ObjectRef) -> dict[str, pa.FixedSizeBinary
         table = pa.table(read_hashes(open_parts(store, ref)))
         pq.write_table(table, kept, compression="none", use_dictionary=False, write_page_checksum=True)
 
-    return read_hashes(local_cache().fetch(f"hashes/{ref.sha256}.parquet", make))
+    cache, key = local_cache(), f"hashes/{ref.sha256}.parquet"
+    try:
+        return read_hashes(cache.fetch(key, make))
+    except IntegrityError:  # the cached file is damaged, or the segment itself, which the second attempt tells
+        cache.remove(key)
+        return read_hashes(cache.fetch(key, make))

@@ -28,7 +28,7 @@ from dpr.index.hardware import Codes, as_float32
 from dpr.index.invlists import ListWriter, list_writer
 from dpr.index.kinds import Storage, copy_index, core, set_ntotal, storage
 from dpr.index.part import PartFile, PartSource
-from dpr.store import READERS
+from dpr.store import PARALLEL_READS
 
 ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
@@ -68,7 +68,7 @@ def merge(codebook: faiss.Index, parts: Iterable[PartRef], path: Path, buffer_by
         raise IndexBuildError(
             f"an index of kind {type(core(codebook)).__name__} cannot be merged from parts; build it whole"
         )
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
         live = list(pool.map(partial(_LivePart, codebook), parts))
         numbers = [part.segment_number for part in live]
         if len(set(numbers)) != len(numbers):
@@ -175,8 +175,8 @@ class _Parts:
         ids_N = np.empty(sizes.sum(), np.int64)
         codes_NB = np.empty((len(ids_N), self.parts[0].code_bytes if self.parts else 0), np.uint8)
         free = np.cumsum(sizes) - sizes
-        for start in range(0, len(self.parts), READERS):
-            next_parts = self.parts[start : start + READERS]
+        for start in range(0, len(self.parts), PARALLEL_READS):
+            next_parts = self.parts[start : start + PARALLEL_READS]
             for part_sizes, part_ids, part_codes in self.pool.map(lambda part: part.read(first, last), next_parts):
                 part_starts = np.cumsum(part_sizes) - part_sizes
                 places = np.repeat(free - part_starts, part_sizes) + np.arange(len(part_ids))

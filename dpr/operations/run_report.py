@@ -18,7 +18,7 @@ from dpr.stages.drift import Drift
 from dpr.stages.embed_meter import STEPS, Encoding
 from dpr.stages.scan import trusted_files
 from dpr.store import Store
-from dpr.store.requests import set_aside
+from dpr.store.requests import move_outside
 
 
 class Found(Document):
@@ -139,7 +139,7 @@ def make_report(run: Run, clock: Clock, made: Segments, indexed: Indexed, body: 
         index=_index_report(indexed, body),
         gate=body.gate,
         cost=measured_cost(run.stage_reports, encoding, run.executor.cluster(), price),
-        other_requests=set_aside(),
+        other_requests=move_outside(),
     )
 
 

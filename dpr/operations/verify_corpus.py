@@ -1,7 +1,7 @@
 """Verifying trust: that corpus files which runs no longer read still hold what they held when they were scanned.
 
-A run does not read a file whose size and time (or ETag) are those of an earlier scan. A program that changes a file and
-sets its time back, or a clock that does, can make this wrong. Only reading the files tells.
+A run does not read a file whose size and time (or ETag) are those of an earlier scan. The
+rule fails if a program restores a file's time after changing it, or if the clock was set back. Only reading tells.
 """
 
 import io
@@ -62,13 +62,14 @@ def _difference(store: Store, scanned: ScanResult, slice_: Slice, corpus: Corpus
     except CorpusError as error:
         problem = f"it can no longer be read ({error})"
     else:
-        differ = sum(found.get(position) != key for position, key in stored.items()) + len(found.keys() - stored.keys())
+        positions = stored.keys() | found.keys()
+        differ = sum(found.get(position) != stored.get(position) for position in positions)
         if not differ:
             return ""
-        problem = f"{differ:,} of its {len(stored):,} passages differ"
+        problem = f"{differ:,} of its {len(positions):,} passages differ"
     return (
-        f"it was changed after it was scanned, though its size and time are the same: {problem}; touch it, so that the "
-        "next run reads it, or set corpus.rescan to always"
+        f"it was changed after it was scanned, though its size and time (or ETag) are the same: {problem}; write it "
+        "again, so that the next run reads it, or set corpus.rescan to always"
     )
 
 

@@ -68,9 +68,10 @@ class SegmentSet:
         return found_ND
 
     def fetching(self, ids_QC: Ids) -> Callable[[Ids], Vectors]:
-        """Return `vectors`, to be asked for ids among (Q, C) alone: those of a remote store are now read, each once.
+        """Return a function that gives the vectors of ids that occur in `ids_QC`.
 
-        Where they take more than `MAX_FETCHED_BYTES`, they are read when they are asked for.
+        From a remote store, each is read once, now; where they take more than `MAX_FETCHED_BYTES`, they are read
+        when they are asked for.
         """
         if not any(opened.is_remote for opened in self._vectors.values()):
             return self.vectors

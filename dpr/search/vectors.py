@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, VectorLayout, Vectors, vector_layout
-from dpr.store import READERS, Store
+from dpr.store import PARALLEL_READS, Store
 
 MAX_GAP_BYTES = 64 << 10
 """Rows closer than this are read from an object store in one request."""
@@ -105,7 +105,7 @@ class SegmentVectors:
             return np.stack([data[at : at + self.row_bytes] for at in (sorted_N[run] - start).tolist()])
 
         found_N = np.empty((len(offsets_N), self.row_bytes), np.uint8)
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(PARALLEL_READS) as pool:
             for run, data in zip(runs, pool.map(read, runs), strict=True):
                 found_N[order_N[run]] = data
         return found_N.view(np.float16)

@@ -75,7 +75,7 @@ def build_need(unit: BuildUnit, dim: int, code_bytes: int) -> Need:
     """Estimate what coding a segment takes: its vectors in memory, the part on disk. Pure."""
     part_bytes = unit.rows * (code_bytes + ROW_BYTES)
     vector_bytes = unit.rows * dim * FLOAT16_BYTES
-    return Need(part_bytes, part_bytes, memory_bytes=vector_bytes, smaller="lower resources.segment_rows")
+    return Need(part_bytes, part_bytes, memory_bytes=vector_bytes)
 
 
 class BuildPart:

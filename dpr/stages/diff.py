@@ -35,7 +35,7 @@ from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segment
 from dpr.stages.quarantine_limits import check_quarantine, check_size, collect_quarantine, max_unusable
 from dpr.stages.scan import ScanResult
 from dpr.stages.segment_rows import segment_rows
-from dpr.store import READERS, Store, open_store
+from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
 
 
@@ -205,7 +205,7 @@ def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) ->
         source = text_source(unit.slices, unit.scans, number)
         return passages_at(store, unit.corpus, source, positions_N, HASHES.names)
 
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
         tables = list(pool.map(read, numbers.tolist(), positions))
     hashes = pa.concat_tables([HASHES.empty_table(), *tables])
     return Rows(

@@ -30,7 +30,7 @@ from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.question_vectors import QuestionVectors, question_vectors, read_questions
 from dpr.stages.train import IndexContext
-from dpr.store import READERS, Store, open_store
+from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
 
 CACHED_DEPTH = 200
@@ -114,7 +114,7 @@ def _add_living(
 ) -> list[SegmentEntry]:
     """Add what lives of each segment's neighbours to the best; returns the segments that had too few left."""
     exhausted = []
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
         read = pool.map(lambda result: read_truth(store, result.truth, best.questions), results)
         for entry, (scores_QK, rows_QK) in zip(entries, read, strict=True):
             dead_QK = np.isin(rows_QK, deletions.dead_rows(entry).astype(np.int64)) if entry.dead_rows else rows_QK < 0

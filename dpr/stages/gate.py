@@ -37,7 +37,7 @@ MAX_TUNING_QUESTIONS = 1_000
 """Questions that settings are chosen on: enough to know the recall of 20 hits each to a fraction of a percent."""
 MIN_HALF = 50
 LOADED_SHARE = 0.9
-"""Of a shard's file, what memory holds at least; 0.96 was measured."""
+"""Memory that an opened shard takes at least, as a share of its file; 0.96 was measured."""
 
 
 @dataclass(frozen=True)

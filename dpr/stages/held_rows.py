@@ -24,10 +24,10 @@ from dpr.formats.records import ObjectRef
 from dpr.formats.segment import join_hashes
 from dpr.formats.segment_hashes import segment_hashes
 from dpr.stages.scan import ScanResult
-from dpr.store import READERS, Store
+from dpr.store import PARALLEL_READS, Store
 
 CORPUS_ROW_BYTES, HELD_ROW_BYTES = 200, 40
-"""Memory that each row takes at least while it is compared; measured were 312 for all (docs/log.md)."""
+"""Lower bounds of the memory that a row takes while it is compared; docs/log.md has what was measured."""
 Mask = npt.NDArray[np.bool_]
 """Which of N rows."""
 
@@ -93,7 +93,7 @@ def read_corpus_rows(store: Store, scans: Sequence[ScanResult]) -> CorpusRows:
     def read(scanned: ScanResult) -> pa.Table:
         return pq.read_table(io.BytesIO(read_object(store, scanned.keys)))
 
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
         tables = list(pool.map(read, scans))
     counts = [table.num_rows for table in tables]
     table = pa.concat_tables(tables)
@@ -110,7 +110,7 @@ def read_held_rows(
 ) -> HeldRows:
     """Read the hashes of all rows, those of the base first."""
     entries = [*base, *retired]
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
         hashes = list(pool.map(lambda entry: segment_hashes(store, entry.object), entries))
     deletions = read_deletions(store, base_deletions)
     lived = [np.empty(0, np.bool_), *(deletions.live_mask(entry) for entry in base)]

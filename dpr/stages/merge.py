@@ -30,12 +30,12 @@ from dpr.search.vectors import SegmentVectors
 from dpr.stages.drift import CodebookChoice
 from dpr.stages.shard_rows import ShardRows, plan_shards
 from dpr.stages.train import IndexContext
-from dpr.store import READERS, Store, open_store
+from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
 
 ERROR_SAMPLE_ROWS = 1_000
 BUFFERED_BYTES = 4 * BUFFER_BYTES
-"""What a merge holds of a large shard at least: `merge` says how much it may be."""
+"""Memory that merging a large shard takes at least; the docstring of `merge` has the upper bound."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class MergeShard:
                 raise IntegrityError(f"{error}; delete it and {record}, and the next run makes both again") from error
             return PartRef(entry.number, file, entry.rows, left_out.rows(entry.number), self._codebook.object.sha256)
 
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(PARALLEL_READS) as pool:
             return list(pool.map(part, unit.segments, unit.parts))
 
     def _live_vectors(

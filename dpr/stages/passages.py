@@ -98,8 +98,8 @@ def _from_corpus(corpus: CorpusConfig, source: TextSource, positions_N: Position
     if found != positions_N.tolist():
         raise CorpusError(
             f"corpus file {source.slice.path} gave {len(found)} of {len(positions_N)} passages that it held when it "
-            "was scanned, though size and time are the same; touch the file, or set corpus.rescan to always, and run "
-            "again"
+            "was scanned, though size and time are the same; write the file again, or set corpus.rescan to always, and "
+            "run again"
         )
     return _table([(row, row.passage) for row in rows if row.passage is not None])
 

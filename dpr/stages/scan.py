@@ -31,11 +31,11 @@ from dpr.formats.segment_hashes import segment_hashes
 from dpr.recipe import CorpusConfig
 from dpr.run import Run, RunPlan
 from dpr.stages.passages import POSITION, SCHEMA
-from dpr.store import READERS, Store, open_store
+from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
 
 BATCH_ROWS = 8192
-MAX_COMPRESSION = 8
+MAX_COMPRESSION = 100
 """How many times smaller than its slice what a scan stores may be; texts give 2 to 4, and hashes do not compress."""
 KEYS_SCHEMA = pa.schema([POSITION, pa.field("id_hash", HASH, nullable=False), pa.field("key", HASH, nullable=False)])
 _KEYS_STORED: dict[str, Any] = {
@@ -107,8 +107,8 @@ def trusted_files(run: Run) -> int:
 def describe_trust(files: int, trusted: int) -> str:
     """Return in a sentence how many files a run reads, and how many it takes on trust."""
     return (
-        f"{files - trusted:,} of {files:,} files are read; {trusted:,} are trusted to hold what they held when they "
-        "were scanned, since their size and time (or ETag) are the same"
+        f"at most {files - trusted:,} of {files:,} files are read; {trusted:,} are trusted to hold what they held when "
+        "they were scanned, since their size and time (or ETag) are the same"
     )
 
 
@@ -120,13 +120,13 @@ def _plan_document(run: Run, units: Sequence[ScanUnit]) -> RunPlan:
 def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:
     """Return the keys of all rows, dead or live, of some segments."""
     store = open_store(store_url)
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
         keys = list(pool.map(lambda ref: segment_hashes(store, ref)["key"], segments))
     return KnownKeys(join_hashes(keys))
 
 
 def scan_need(unit: ScanUnit, known: KnownKeys) -> Need:
-    """Estimate what a scan takes: while nothing is known, it stores its slice, compressed. Pure."""
+    """Estimate what a scan takes: in a store without segments, its passages are stored, compressed. Pure."""
     stored_bytes = 0 if len(known) else unit.slice.size_bytes // MAX_COMPRESSION
     advice = "lower corpus.slice_bytes (a .gz file is always one slice, so split it)"
     return Need(temporary_bytes=stored_bytes, store_bytes=stored_bytes, smaller=advice)

@@ -15,7 +15,8 @@ from dpr.stages.scan import ScanResult
 
 UNIT_SECONDS = 25.0
 CORE_FLOPS = 6e10
-"""What a CPU core gives an encoder, all included: 4e10 without bf16 products (AVX2), 7e10 and more with them."""
+"""Operations a second that an encoder reaches on one core, overheads included: 4e10 without bf16 products (AVX2), 7e10
+and more with them."""
 GPU_FLOPS = 2e14
 """What a GPU of a data centre gives an encoder."""
 MIN_ROWS = 250
@@ -25,7 +26,7 @@ MIN_CORES = 2
 
 
 def segment_rows_for(limit: int, flops_per_passage: float, flops_per_second: float) -> int:
-    """Return the rows that are embedded in `UNIT_SECONDS`, from `MIN_ROWS` to the recipe's `limit`, which comes first.
+    """Return the rows that are embedded in `UNIT_SECONDS`: at least `MIN_ROWS`, but never more than `limit`.
 
     Pure.
     """

@@ -28,7 +28,7 @@ from dpr.index.training import list_imbalance, quantisation_error, train
 from dpr.recipe import IndexConfig
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
-from dpr.store import READERS, Store, open_store
+from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
 
 FIGURE_ROWS = 10_000
@@ -159,7 +159,7 @@ def sample_vectors(
         return SegmentVectors.open(store, entry.object).rows(dead.live_rows(entry)[ranks])
 
     drawn = zip(entries, sample_rows([e.live_rows for e in entries], rows, seed), strict=True)
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
         return np.concatenate(list(pool.map(lambda pair: read(*pair), [pair for pair in drawn if len(pair[1])])))
 
 

@@ -4,10 +4,10 @@ import functools
 import os
 
 from dpr.errors import StoreError
-from dpr.store.base import READERS, ObjectInfo, Store
+from dpr.store.base import PARALLEL_READS, ObjectInfo, Store
 from dpr.store.local import LocalStore
 
-__all__ = ["READERS", "LocalStore", "ObjectInfo", "Store", "open_store"]
+__all__ = ["PARALLEL_READS", "LocalStore", "ObjectInfo", "Store", "open_store"]
 
 _MAX_SHARED_STORES = 8
 

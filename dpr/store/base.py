@@ -15,7 +15,7 @@ TEMPORARY_PREFIX = ".tmp-"
 """How the names of unfinished files begin; no object may be named so."""
 PROBES = "probes/"
 """How the names of short-lived objects begin, which show what a store can do."""
-READERS = 16
+PARALLEL_READS = 16
 """Objects or files that a process reads at once: reading waits for disks and for object stores."""
 
 

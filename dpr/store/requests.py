@@ -21,13 +21,13 @@ READ_BYTES, WRITTEN_BYTES = "bytes read", "bytes written"
 _lock = threading.Lock()
 _is_outside: ContextVar[bool] = ContextVar("is_outside", default=False)
 _counts: Counter[str] = Counter()
-_aside: Counter[str] = Counter()
+_outside: Counter[str] = Counter()
 
 
 def count_request(method: str, written_bytes: int) -> None:
     """Count one request by botocore's name of its method, also if it fails: it is billed all the same."""
     with _lock:
-        counts = _aside if _is_outside.get() else _counts
+        counts = _outside if _is_outside.get() else _counts
         counts[CLASSES.get(method, "PUT")] += 1
         counts[WRITTEN_BYTES] += written_bytes
 
@@ -35,7 +35,7 @@ def count_request(method: str, written_bytes: int) -> None:
 def count_read(read_bytes: int) -> None:
     """Count the bytes of an answer."""
     with _lock:
-        (_aside if _is_outside.get() else _counts)[READ_BYTES] += read_bytes
+        (_outside if _is_outside.get() else _counts)[READ_BYTES] += read_bytes
 
 
 @contextmanager
@@ -62,19 +62,19 @@ def take_counts() -> dict[str, int]:
     return taken
 
 
-def set_aside() -> dict[str, int]:
+def move_outside() -> dict[str, int]:
     """Count what was counted since the last call as work outside of stages; return all such counts so far."""
     with _lock:
-        _aside.update(_counts)
+        _outside.update(_counts)
         _counts.clear()
-        return _positive(_aside)
+        return _positive(_outside)
 
 
-def take_aside() -> dict[str, int]:
-    """Do the same, and begin anew for the next run of this process."""
-    found = set_aside()
+def take_outside() -> dict[str, int]:
+    """Return the counts outside of stages, and reset them to zero for the next run of this process."""
+    found = move_outside()
     with _lock:
-        _aside.clear()
+        _outside.clear()
     return found
 
 

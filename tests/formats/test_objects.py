@@ -95,7 +95,7 @@ def fetched_into(store: Store, ref: ObjectRef) -> bytes:
         return fetch_into(store, ref, Path(folder)).read_bytes()
 
 
-READERS: dict[str, Callable[[Store, ObjectRef], bytes]] = {
+PARALLEL_READS: dict[str, Callable[[Store, ObjectRef], bytes]] = {
     "fetch_object": lambda store, ref: fetch_object(store, ref).read_bytes(),
     "read_object": read_object,
     "fetch_into": fetched_into,
@@ -110,7 +110,7 @@ def either(request: pytest.FixtureRequest, store: LocalStore) -> Store:
     return opened
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", PARALLEL_READS)
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("read_before", [False, True])
 def test_every_reader_refuses_a_damaged_object(
@@ -118,21 +118,21 @@ def test_every_reader_refuses_a_damaged_object(
 ) -> None:
     """Also where this machine has verified the object before, unless it has a copy of its own."""
     if read_before:
-        assert READERS[reader](either, ref) == DATA
+        assert PARALLEL_READS[reader](either, ref) == DATA
     damage(where_it_lies(either, ref))
     if read_before and reader == "fetch_object" and isinstance(either, RemoteStore):
-        assert READERS[reader](either, ref) == DATA
+        assert PARALLEL_READS[reader](either, ref) == DATA
         return
     with pytest.raises(IntegrityError, match=f"object {ref.name} in .* has (sha256 .*|[0-9]+ bytes), its record says "):
-        READERS[reader](either, ref)
+        PARALLEL_READS[reader](either, ref)
 
 
-@pytest.mark.parametrize("reader", [*READERS, "open_parts", "open_whole"])
+@pytest.mark.parametrize("reader", [*PARALLEL_READS, "open_parts", "open_whole"])
 def test_every_reader_refuses_what_is_not_there(either: Store, ref: ObjectRef, reader: str) -> None:
     where_it_lies(either, ref).unlink()
     opened = {"open_parts": open_parts, "open_whole": open_whole}
     with pytest.raises(MissingObjectError, match=f"{ref.name}"):
-        (opened.get(reader) or READERS[reader])(either, ref)
+        (opened.get(reader) or PARALLEL_READS[reader])(either, ref)
 
 
 @pytest.mark.parametrize("damage", [cut_short, lengthen])
@@ -237,6 +237,23 @@ def test_a_name_outside_the_store_reaches_no_file(store: LocalStore, tmp_path: P
     (tmp_path / "secret").write_bytes(DATA)
     for opened in (store, RemoteStore(Path(store.url))):
         ref = ObjectRef.model_construct(name="../secret", size_bytes=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
-        for read in READERS.values():
+        for read in PARALLEL_READS.values():
             with pytest.raises(DprError, match="secret"):
                 read(opened, ref)
+
+
+def test_a_copy_is_in_the_cache_only_once_it_is_verified(
+    store: LocalStore, ref: ObjectRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = RemoteStore(Path(store.url))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch_object(remote, ref)
+    assert not isinstance(open_parts(remote, ref), Path)
+    fetch_object(remote, ref)
+    assert isinstance(open_parts(remote, ref), Path)

@@ -226,7 +226,7 @@ def test_vectors_that_are_not_those_written_are_found(
         check_segment(segment, "encoder", others_ND, ROWS)
 
 
-READERS: dict[str, Callable[[Any], object]] = {
+PARALLEL_READS: dict[str, Callable[[Any], object]] = {
     "hashes": read_hashes,
     "groups": lambda file: list(iter_groups(file, ["id", "key", "embedding"])),
     "rows": lambda file: read_rows(file, ["text"], np.arange(ROWS)),
@@ -234,7 +234,7 @@ READERS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("where", ["page", "footer", "end"])
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", PARALLEL_READS)
 @pytest.mark.parametrize("opened", [Path, lambda path: io.BytesIO(path.read_bytes())], ids=["file", "bytes"])
 def test_a_damaged_file_is_refused_in_a_sentence(
     segment: Path, tmp_path: Path, reader: str, where: str, opened: Callable[[Path], Any]
@@ -252,7 +252,7 @@ def test_a_damaged_file_is_refused_in_a_sentence(
         del data[-5:]
     path.write_bytes(data)
     with pytest.raises(IntegrityError, match=r"is damaged \(.*\); roll back") as refused:
-        READERS[reader](opened(path))
+        PARALLEL_READS[reader](opened(path))
     assert "\n" not in str(refused.value)
 
 

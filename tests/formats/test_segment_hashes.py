@@ -1,5 +1,6 @@
 """Hashes of segments: those of a remote one are read once on a machine, without its texts and vectors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from dpr.formats.records import ObjectRef
 from dpr.formats.segment import write_segment
 from dpr.formats.segment_hashes import segment_hashes
 from dpr.store import LocalStore
-from tests.formats.samples import RemoteStore, passages
+from tests.formats.samples import DAMAGE, RemoteStore, passages
 
 ROWS = 20_000
 
@@ -47,3 +48,16 @@ def test_a_remote_segment_is_read_once_and_in_part(store: LocalStore, ref: Objec
 def test_a_local_segment_is_not_copied(store: LocalStore, ref: ObjectRef, tmp_path: Path) -> None:
     segment_hashes(store, ref)
     assert not (tmp_path / "cache" / "entries").exists()
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_copy_in_the_cache_is_made_again(
+    store: LocalStore, ref: ObjectRef, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    remote = RemoteStore(Path(store.url))
+    before = segment_hashes(remote, ref)
+    (kept,) = (tmp_path / "cache" / "entries").rglob("*.parquet")
+    damage(kept)
+    for _ in range(2):
+        found = segment_hashes(remote, ref)
+        assert all(found[name].equals(before[name]) for name in ("key", "content_hash"))

@@ -8,7 +8,7 @@ import pytest
 from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
 from tests.services.fault_proxy import FaultProxy
-from tests.test_requests import Seen, counted, make_collection, take_aside
+from tests.test_requests import Seen, counted, make_collection, take_outside
 
 
 def test_the_requests_of_all_workers_are_in_the_report(
@@ -22,7 +22,7 @@ def test_the_requests_of_all_workers_are_in_the_report(
     with connected():
         executor = RayExecutor(collection.recipe.resources)
         for _ in range(2):
-            take_aside()
+            take_outside()
             fault_proxy.requests.clear()
             report = collection.night(executor).report
             assert report
