@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 QUICK := not ray and not s3 and not slow and not gpu
-# as many processes as there are CPUs; tests of one xdist_group (a module, or all that use Ceph) stay in one of them
+# as many processes as there are CPUs; tests of one xdist_group (those that start a Ray) stay in one of them
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help

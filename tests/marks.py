@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test, and keep those in one process that share what starts slowly: a Ceph, or their module."""
+    """Mark every test, and keep those in one process that share what starts slowly: a Ray, a Ceph, or their module."""
     for item in items:
         group = str(item.path.relative_to(item.config.rootpath))
         servers = servers_of(item)
@@ -34,6 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any("GPU" in mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif")):
             item.add_marker(pytest.mark.gpu)
         if RAY_FOLDER in item.path.parents and item.get_closest_marker("without_ray") is None:
+            group = "ray"
             item.add_marker(pytest.mark.ray)
             for category in RAYS_OWN_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{category}"))
