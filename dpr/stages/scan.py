@@ -35,7 +35,7 @@ from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
 
 BATCH_ROWS = 8192
-MAX_COMPRESSION = 100
+MAX_COMPRESSION = 8
 """How many times smaller than its slice what a scan stores may be; texts give 2 to 4, and hashes do not compress."""
 KEYS_SCHEMA = pa.schema([POSITION, pa.field("id_hash", HASH, nullable=False), pa.field("key", HASH, nullable=False)])
 _KEYS_STORED: dict[str, Any] = {
