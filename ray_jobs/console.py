@@ -41,7 +41,7 @@ class ConsoleProgress:
         )
         self._task: TaskID | None = None
         self._stage, self._total, self._done, self._before = "", 0, 0, 0
-        self._waits_for = ""
+        self._detail = self._waits_for = ""
         self._started = self._last_line = 0.0
 
     def __enter__(self) -> Self:
@@ -57,6 +57,7 @@ class ConsoleProgress:
 
     def start(self, stage: str, total_rows: int, done_rows: int) -> None:
         self._stage, self._total, self._done, self._before = stage, total_rows, done_rows, done_rows
+        self._detail = self._waits_for = ""
         self._started = self._last_line = time.monotonic()
         self._task = self._bar.add_task(stage, total=total_rows or None, completed=done_rows, rate="")
 
@@ -64,14 +65,17 @@ class ConsoleProgress:
         self._done += rows
         if self._task is not None:
             self._bar.update(self._task, completed=self._done, rate=f"{self._rate():,.0f} rows/s")
-        self._show(detail, LINE_EVERY_SECONDS)
+        self._detail = detail
+        self._show()
+        self._log(LINE_EVERY_SECONDS)
 
     def waiting(self, text: str) -> None:
-        """Show what the stage waits for, until it is called again; an empty text: for nothing in particular."""
+        """Show what the stage waits for, until it is called again; an empty text: it no longer waits."""
         every_seconds = WAITING_EVERY_SECONDS if self._waits_for else LINE_EVERY_SECONDS
         self._waits_for = text
+        self._show()
         if text:
-            self._show("", every_seconds)
+            self._log(every_seconds)
 
     def message(self, topic: str, text: str) -> None:
         self._console.print(f"{topic:<9} {text}", highlight=False, markup=False, soft_wrap=True)
@@ -83,15 +87,22 @@ class ConsoleProgress:
             self._task, self._bar.detail = None, ""
         self._print(f"{summary}, {self._done:,} rows in {seconds:.1f} s")
 
-    def _show(self, detail: str, every_seconds: float) -> None:
-        detail = ", ".join(filter(None, (detail, self._waits_for)))
-        self._bar.detail = detail
+    def _show(self) -> None:
+        """Put the details below the bar."""
+        self._bar.detail = self._all_details()
+
+    def _all_details(self) -> str:
+        return ", ".join(filter(None, (self._detail, self._waits_for)))
+
+    def _log(self, every_seconds: float) -> None:
+        """Print a line to a log file, unless the last one is more recent."""
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line > every_seconds:
             self._last_line = now
             rate = self._rate()
             left = f", {max(self._total - self._done, 0) / rate:,.0f} s left" if rate and self._total else ""
             of = f" of {self._total:,}" if self._total else ""
+            detail = self._all_details()
             self._print(f"{self._done:,}{of} rows, {rate:,.0f} rows/s{left}{', ' if detail else ''}{detail}")
 
     def _rate(self) -> float:

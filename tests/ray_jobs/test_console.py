@@ -1,0 +1,47 @@
+"""Progress shows what a stage waits for as long as it waits, on a terminal and in a log file."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ray_jobs import console
+from ray_jobs.console import ConsoleProgress
+
+pytestmark = pytest.mark.without_ray
+
+
+def test_a_terminal_shows_the_detail_again_when_the_stage_no_longer_waits() -> None:
+    screen = io.StringIO()
+    with ConsoleProgress(Console(file=screen, force_terminal=True, width=120)) as progress:
+        progress.start("embed", 10, 0)
+        progress.advance(1, "7 texts a second")
+        progress.waiting("process 5 hangs")
+        begun = screen.tell()
+        progress.waiting("")
+    assert "7 texts a second" in screen.getvalue()[begun:]  # the frame that is drawn last
+    assert "process 5 hangs" not in screen.getvalue()[begun:]
+
+
+def test_a_terminal_shows_the_detail_and_what_the_stage_waits_for() -> None:
+    screen = io.StringIO()
+    with ConsoleProgress(Console(file=screen, force_terminal=True, width=120)) as progress:
+        progress.start("embed", 10, 0)
+        progress.advance(1, "7 texts a second")
+        progress.waiting("process 5 hangs")
+    assert "7 texts a second, process 5 hangs" in screen.getvalue()
+
+
+def test_a_log_file_gets_a_line_only_while_the_stage_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "LINE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(console, "WAITING_EVERY_SECONDS", -1.0)
+    log = io.StringIO()
+    with ConsoleProgress(Console(file=log, width=120)) as progress:
+        progress.start("embed", 10, 0)
+        progress.waiting("process 5 hangs")
+        progress.waiting("")
+        progress.advance(1, "7 texts a second")
+    waits, goes_on = log.getvalue().splitlines()
+    assert waits.endswith("rows/s, process 5 hangs")
+    assert goes_on.endswith(", 7 texts a second")
+    assert "hangs" not in goes_on
