@@ -11,10 +11,9 @@ from ray._common.network_utils import parse_address
 from ray._private import ray_constants, services
 
 from dpr.errors import ClusterError
+from dpr.stages.segment_rows import MIN_CORES
 from ray_jobs.ray_output import quiet_ray
 
-MIN_CPUS = 2
-"""A Ray of our own has so many at least. With one, actors that wait for the writer would leave it no CPU."""
 ANSWER_SECONDS = 10.0
 _PASSED_ON = ("DPR_CACHE_GB",)
 
@@ -23,7 +22,7 @@ _PASSED_ON = ("DPR_CACHE_GB",)
 def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None]:
     """Connect this process within the block: to the cluster that RAY_ADDRESS names, else to a Ray of its own.
 
-    A Ray of its own has `cpus` CPUs (at least MIN_CPUS) and `gpus` GPUs (None: all that this machine has), listens on
+    A Ray of its own has `cpus` CPUs (at least MIN_CORES) and `gpus` GPUs (None: all that this machine has), listens on
     loopback only, has no dashboard, and stops with the block. Raises ClusterError if a cluster cannot be joined.
     """
     if ray.is_initialized():
@@ -71,7 +70,8 @@ def _start(cpus: int | None, gpus: int | None) -> None:
     with _loopback():
         ray.init(
             address="local",
-            num_cpus=max(MIN_CPUS, cpus or os.cpu_count() or 1),
+            # with one CPU, actors that wait for the writer would leave it none
+            num_cpus=max(MIN_CORES, cpus or os.cpu_count() or 1),
             num_gpus=gpus,
             include_dashboard=False,
             log_to_driver=False,
