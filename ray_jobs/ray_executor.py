@@ -8,9 +8,9 @@ worker ends the stage. An error that a step raises ends the stage at once.
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import ray
 import ray.data
@@ -29,6 +29,7 @@ from ray_jobs.placement import Placement
 from ray_jobs.transport import operator_class, pack, row_task, run_work, shared_task, unpack
 
 Shared = TypeVar("Shared")
+Counts: TypeAlias = "ray.ObjectRef[dict[str, int]]"
 LOST_RETRIES = 5
 """How often a unit is repeated after the process that worked on it died. Ray Data's own default is for ever."""
 ACTOR_LIVES = {"max_task_retries": LOST_RETRIES, "max_restarts": 2 * LOST_RETRIES}
@@ -46,7 +47,7 @@ class RayExecutor:
         self._placement = Placement(resources)
         self._oversight = Oversight(resources.idle_seconds, listener)
         self._begun: dict[str, BegunStage] = {}
-        self._shared: list[_Handle] = []
+        self._uncounted: list[Counts] = []
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -62,7 +63,7 @@ class RayExecutor:
             begun.cancel()
 
     def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
-        with self._oversight.over(stage, [unit.record for unit in units]) as under_way:
+        with self._oversight.watch(stage, [unit.record for unit in units]) as under_way:
             try:
                 for result in self._results(stage, work, units):
                     under_way.finish(result.record)
@@ -84,8 +85,7 @@ class RayExecutor:
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
         task = ray.remote(shared_task(make)).options(num_cpus=1, num_returns=2, name=make.__name__)
-        self._shared.append(_Handle(lambda: task.remote(*args)))
-        return self._shared[-1]
+        return _Handle(lambda: task.remote(*args), self._uncounted)
 
     def _results(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
         if not units:
@@ -97,8 +97,14 @@ class RayExecutor:
         else:
             dataset = ray.data.from_items([pack(unit) for unit in units], override_num_blocks=len(units))
             yield from map(unpack, self._with_steps(dataset, work, len(units)).iter_rows())
-        for handle in self._shared:
-            handle.count_requests()
+        self._count_requests()
+
+    def _count_requests(self) -> None:
+        """Count what the workers that made shared values sent to the store, as far as that is known."""
+        for counts in list(self._uncounted):
+            if ray.wait([counts], timeout=0)[0]:
+                self._uncounted.remove(counts)
+                count_elsewhere(ray.get(counts))
 
     def _with_steps(self, dataset: ray.data.Dataset, work: Work[Any, Any], units: int) -> ray.data.Dataset:
         """Add the steps as operators to a dataset of so many units at most."""
@@ -145,12 +151,14 @@ class RayExecutor:
 class _Handle:
     """A shared value: resolved in each worker, where its arrays are read in place from the object store.
 
-    It is computed when it is first sent to a worker or resolved, since a stage may turn out to have nothing to do.
+    It is computed when it is first sent to a worker or resolved, since a stage may turn out to have nothing to do. The
+    object store holds it as long as the handle lives; so nothing but the stage keeps the handle. The reference to what
+    its worker counted of requests goes to the list `uncounted`.
     """
 
-    def __init__(self, start: Callable[[], "tuple[ray.ObjectRef[Any], ray.ObjectRef[dict[str, int]]]"]) -> None:
-        self._start = cache(start)
-        self._uncounted: ray.ObjectRef[dict[str, int]] | None = None
+    def __init__(self, start: "Callable[[], tuple[ray.ObjectRef[Any], Counts]]", uncounted: list[Counts]) -> None:
+        self._start, self._uncounted = start, uncounted
+        self._started: ray.ObjectRef[Any] | None = None
 
     def __call__(self) -> Any:
         return ray.get(self._value())
@@ -158,13 +166,8 @@ class _Handle:
     def __reduce__(self) -> tuple[Any, ...]:
         return partial, (ray.get, self._value())
 
-    def count_requests(self) -> None:
-        """Count what its worker sent to the store, once that is known."""
-        if self._uncounted is not None and ray.wait([self._uncounted], timeout=0)[0]:
-            count_elsewhere(ray.get(self._uncounted))
-            self._uncounted = None
-
     def _value(self) -> "ray.ObjectRef[Any]":
-        if not self._start.cache_info().currsize:
-            self._uncounted = self._start()[1]
-        return self._start()[0]
+        if self._started is None:
+            self._started, counts = self._start()
+            self._uncounted.append(counts)
+        return self._started

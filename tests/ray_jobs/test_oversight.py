@@ -1,4 +1,7 @@
-"""A worker that hangs in a unit is named, then ended, and its unit is done elsewhere."""
+"""A worker that hangs in a unit is named, then killed, and its unit is done elsewhere.
+
+One that died by itself is not said to hang.
+"""
 
 import os
 import signal
@@ -6,27 +9,36 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from functools import partial
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
+import ray
 
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import UnitError
 from dpr.recipe import Resources
-from ray_jobs import oversight
+from ray_jobs import heartbeats, oversight, ray_executor
 from ray_jobs.connect import connected
-from ray_jobs.oversight import end_worker
-from ray_jobs.ray_executor import LOST_RETRIES, RayExecutor
+from ray_jobs.heartbeats import Handle, beating
+from ray_jobs.oversight import Oversight, end_worker
+from ray_jobs.ray_executor import RayExecutor
 from tests.ray_jobs.units import Sample, samples
 
 pytestmark = pytest.mark.slow
 
 HANGING = Sample(3)
-IDLE_SECONDS = 3.0
+BEAT_SECONDS, IDLE_SECONDS = 1.0, 5.0
+"""A recipe allows no bound below 20 seconds, at a heartbeat every 5."""
+PATIENCE_SECONDS = 120.0
+RETRIES = 2
+"""Fewer than the project's own, so that fewer workers need be waited for."""
 Way = Literal["stopped", "waits for ever"]
+NAMED = {"stopped": "has sent no heartbeat for ", "waits for ever": "has used no CPU for "}
+ENDED = f"used no CPU, or sent no heartbeat, for {IDLE_SECONDS:.0f} s and was killed; Ray repeats the unit"
 
 
 class Hang:
@@ -44,6 +56,31 @@ class Hang:
             else:
                 threading.Event().wait()
         return unit
+
+
+@dataclass(frozen=True)
+class MakeHang:
+    """Makes a `Hang`, in a worker that sends heartbeats more often from the moment that it receives this."""
+
+    marks: Path
+    way: Way
+    times: int
+
+    def __call__(self) -> Hang:
+        return Hang(self.marks, self.way, self.times)
+
+    def __reduce__(self) -> "tuple[Callable[..., MakeHang], tuple[Path, Way, int]]":
+        return _make_in_worker, (self.marks, self.way, self.times)
+
+
+def _make_in_worker(marks: Path, way: Way, times: int) -> MakeHang:
+    heartbeats.BEAT_SECONDS = BEAT_SECONDS
+    return MakeHang(marks, way, times)
+
+
+def impatient() -> Resources:
+    """Return settings that a recipe does not allow."""
+    return Resources().model_copy(update={"idle_seconds": IDLE_SECONDS})
 
 
 def pids(marks: Path) -> list[int]:
@@ -65,10 +102,20 @@ class Heard:
         self.messages.append((topic, text))
 
 
+class Deaf(Heard):
+    """Fails at whatever it is told, as a pipe does that nobody reads any more."""
+
+    def waiting(self, text: str) -> None:
+        super().waiting(text)
+        if text:
+            raise BrokenPipeError(text)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def two_cpus() -> Iterator[None]:
     with connected(cpus=2), pytest.MonkeyPatch.context() as patch:
         patch.setattr(oversight, "LOOK_SECONDS", 0.5)
+        patch.setattr(oversight, "BEAT_SECONDS", BEAT_SECONDS)
         yield
 
 
@@ -85,32 +132,63 @@ def test_a_worker_that_hangs_is_named_and_its_unit_is_done_elsewhere(
     on: Place, units: int, way: Way, tmp_path: Path
 ) -> None:
     marks, heard = tmp_path / "marks", Heard()
-    executor = RayExecutor(Resources(idle_seconds=IDLE_SECONDS), heard)
+    executor = RayExecutor(impatient(), heard)
     given = samples(units) if units > 1 else [HANGING]
-    done = list(executor.run("embed", Work.of(Step("hang", partial(Hang, marks, way, 1), on)), given))
+    done = list(executor.run("embed", Work.of(Step("hang", MakeHang(marks, way, 1), on)), given))
     assert sorted(done, key=lambda unit: unit.number) == given
     (pid,) = pids(marks)
     named = f"process {pid} on {socket.gethostname()} (hang of {HANGING.record})"
-    assert [wait for wait in heard.waits if wait.startswith(f"{named} has done nothing for ")]
+    assert [wait for wait in heard.waits if wait.startswith(f"{named} {NAMED[way]}")]
     assert heard.waits[-1] == ""
-    ((topic, message),) = heard.messages
-    assert topic == "embed"
-    assert message.startswith(f"{named} did nothing for ")
+    assert heard.messages == [("embed", f"{named} {ENDED}")]
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_unit_whose_workers_all_hang_ends_the_stage(tmp_path: Path) -> None:
+def test_a_unit_whose_workers_all_hang_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_executor, "LOST_RETRIES", RETRIES)
     marks = tmp_path / "marks"
-    executor = RayExecutor(Resources(idle_seconds=IDLE_SECONDS))
-    work = Work.of(Step("hang", partial(Hang, marks, "stopped", 100)))
+    executor = RayExecutor(impatient())
+    work = Work.of(Step("hang", MakeHang(marks, "stopped", 100)))
     with pytest.raises(UnitError, match=rf"^stage scan: the workers of {HANGING.record} did nothing for longer than "):
         list(executor.run("scan", work, samples(5)))
-    assert len(pids(marks)) == 1 + LOST_RETRIES
+    assert len(pids(marks)) == 1 + RETRIES
+
+
+def test_a_listener_that_fails_ends_the_stage_but_not_its_oversight(tmp_path: Path) -> None:
+    marks, deaf = tmp_path / "marks", Deaf()
+    work = Work.of(Step("hang", MakeHang(marks, "stopped", 1)))
+    with pytest.raises(BrokenPipeError):  # with the result, so the worker that hangs was killed and its unit repeated
+        list(RayExecutor(impatient(), deaf).run("scan", work, [HANGING]))
+    (pid,) = pids(marks)
+    assert not Path(f"/proc/{pid}").exists()
+    assert [topic for topic, _ in deaf.messages] == ["scan"]
+
+
+def die_at_work(beats: Handle, record: str) -> None:
+    """End this process in the middle of a unit, as a segmentation fault does."""
+    with beating(beats, "crash", record):
+        os._exit(1)
+
+
+def test_a_worker_that_died_is_not_said_to_hang_or_to_be_killed() -> None:
+    heard = Heard()
+    watcher = Oversight(IDLE_SECONDS, heard)
+    dying = ray.remote(die_at_work).options(max_retries=0).remote(watcher.heartbeats, HANGING.record)
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(dying)
+    with watcher.watch("scan", [HANGING.record]) as under_way:
+        last = time.monotonic() + PATIENCE_SECONDS
+        while "Ray has to repeat 1 unit, whose workers were killed or died" not in heard.waits:
+            assert time.monotonic() < last, heard.waits
+            time.sleep(0.1)
+    assert "or has died and Ray repeats its unit" in next(filter(None, heard.waits))
+    assert heard.messages == []
+    assert under_way.given_up_records() == set()
 
 
 def test_only_a_process_of_the_same_parent_is_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        end_worker(child.pid)  # whose parent is this process, not the parent of this process
+        assert not end_worker(child.pid)  # whose parent is this process, not the parent of this process
         child.communicate(b"\n")
     assert child.returncode == 0
-    end_worker(2**30)  # which is no process
+    assert not end_worker(2**30)  # which is no process

@@ -168,9 +168,11 @@ def test_a_run_names_a_stopped_worker_and_goes_on_without_it(
         _, errors = stopped.driver.communicate(timeout=PATIENCE_SECONDS)
         assert stopped.driver.returncode == 0, errors
         named = rf"process {stopped.worker_pid} on \S+ \({step} of \S+\.json\)"
-        assert re.search(rf"^\w+ +\d.* rows, .*{named} has done nothing for \d+ s$", errors, re.MULTILINE), errors
+        assert re.search(rf"^\w+ +\d.* rows, .*{named} has sent no heartbeat for \d+ s: ", errors, re.MULTILINE), errors
         assert re.search(
-            rf"^\w+ +{named} did nothing for \d+ s and is ended; Ray does the unit again$", errors, re.MULTILINE
+            rf"^\w+ +{named} used no CPU, or sent no heartbeat, for 25 s and was killed; Ray repeats the unit$",
+            errors,
+            re.MULTILINE,
         )
         assert not Path(f"/proc/{stopped.worker_pid}").exists()
     expected = undisturbed.night().snapshot.body

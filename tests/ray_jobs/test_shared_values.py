@@ -1,0 +1,73 @@
+"""What the workers of a stage share leaves the object store with its stage."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+from ray._private import internal_api
+
+from dpr.engine.stage import Step, Work
+from dpr.recipe import Resources
+from ray_jobs.connect import connected
+from ray_jobs.ray_executor import RayExecutor
+from tests.ray_jobs.units import Sample, samples
+
+VALUE_BYTES = 64 << 20
+PATIENCE_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_cpus() -> Iterator[None]:
+    with connected(cpus=2):
+        yield
+
+
+class Sum:
+    """Answers with the sum of a shared array."""
+
+    def __init__(self, shared: Callable[[], NDArray[np.uint8]]) -> None:
+        self._shared = shared()
+
+    def __call__(self, unit: Sample) -> Sample:
+        return Sample(unit.number, size=float(self._shared.sum(dtype=np.int64)))
+
+
+def ones() -> NDArray[np.uint8]:
+    return np.ones(VALUE_BYTES, np.uint8)
+
+
+def used_bytes() -> int:
+    """Return what all objects in Ray's store take."""
+    state = internal_api.get_state_from_address(ray.get_runtime_context().gcs_address)
+    return int(internal_api.get_memory_info_reply(state).store_stats.object_store_bytes_used)
+
+
+def run_stage(executor: RayExecutor) -> tuple[set[float], int]:
+    """Return the sums that the units of a stage found, and what the store held at the first result."""
+    work = Work.of(Step("sum", partial(Sum, executor.share(ones))))
+    results = executor.run("scan", work, samples(3))
+    first, held_bytes = next(results), used_bytes()
+    return {first.size, *(result.size for result in results)}, held_bytes
+
+
+def test_a_shared_value_is_freed_when_its_stage_has_ended() -> None:
+    executor = RayExecutor(Resources())
+    sums, held_bytes = run_stage(executor)
+    assert sums == {VALUE_BYTES}
+    assert held_bytes >= VALUE_BYTES
+    last = time.monotonic() + PATIENCE_SECONDS
+    while used_bytes() >= VALUE_BYTES:
+        assert time.monotonic() < last, "the object store still holds the value"
+        time.sleep(0.1)
+    assert list(executor.run("scan", Work.of(Step("pass", Pass)), samples(1))) == samples(1)  # the executor goes on
+
+
+class Pass:
+    """Answers with the unit."""
+
+    def __call__(self, unit: Sample) -> Sample:
+        return unit
