@@ -30,12 +30,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 KILLS_PER_STAGE = {
     "start": 1,
-    "scan": 3,
+    "scan": 6,
     "diff": 2,
-    "embed": 4,
+    "embed": 6,
     "copy": 2,
     "train": 2,
-    "build": 3,
+    "build": 5,
     "merge": 2,
     "questions": 1,
     "truth": 2,
