@@ -2,17 +2,15 @@
 
 import os
 import re
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import pytest
 import ray
-from ray.autoscaler.v2.sdk import get_cluster_status
 
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import CorpusError, UnitError
@@ -21,6 +19,7 @@ from ray_jobs.connect import connected
 from ray_jobs.placement import CODERS_PER_GPU
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import FirstNights
+from tests.ray_jobs.gpu_demand import GpuDemand
 from tests.ray_jobs.units import Sample, samples
 
 
@@ -106,33 +105,6 @@ def test_a_bug_in_a_step_is_named_in_a_sentence(two_cpus: RayExecutor, on: Place
     assert re.fullmatch(pattern, str(failed.value))
 
 
-class GpuDemand:
-    """Looks again and again at what an autoscaler would: which GPUs tasks and actors wait for."""
-
-    def __init__(self) -> None:
-        self._address = ray.get_runtime_context().gcs_address
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.looks = 0
-        self.gpus = 0.0
-        """GPUs that were asked for at one time, at most."""
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._ended.wait(0.1):
-            demands = get_cluster_status(self._address).resource_demands.ray_task_actor_demand
-            counts = [bundles for demand in demands for bundles in demand.bundles_by_count]
-            self.gpus = max(self.gpus, sum(bundles.count * bundles.bundle.get("GPU", 0.0) for bundles in counts))
-            self.looks += 1
-
-
 def test_a_night_of_deletions_asks_for_no_gpu(
     tmp_path: Path,
     first_nights: FirstNights,
@@ -147,16 +119,8 @@ def test_a_night_of_deletions_asks_for_no_gpu(
     assert (demand.gpus, demand.looks > 0) == (0.0, True)
 
 
-def test_a_stage_that_embeds_asks_for_a_gpu(two_cpus: RayExecutor) -> None:  # noqa: ARG001
-    waiting = RayExecutor(Resources(gpus_per_encoder=1)).run("embed", where("encoder"), samples(1))
-
-    def wait() -> None:
-        with suppress(ray.exceptions.RayError, UnitError):  # when this Ray ends: a machine with a GPU never comes
-            list(waiting)
-
-    with GpuDemand() as demand:
-        threading.Thread(target=wait, daemon=True).start()
-        give_up = time.monotonic() + 60
-        while not demand.gpus and time.monotonic() < give_up:
-            time.sleep(0.1)
-    assert demand.gpus == 1
+def test_a_stage_that_embeds_asks_for_a_gpu() -> None:
+    command = [sys.executable, "-m", "tests.ray_jobs.gpu_demand"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=150, env=environment)
+    assert float(asked.stdout) == 1

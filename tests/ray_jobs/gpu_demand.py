@@ -1,0 +1,74 @@
+"""Which GPUs a Ray is asked for that has none. As a program: those that a stage which embeds asks for.
+
+    python -m tests.ray_jobs.gpu_demand
+
+Such a stage waits for ever, and a process in which a thread waits for Ray cannot leave it safely. So it ends at once.
+"""
+
+import os
+import threading
+import time
+from typing import Self
+
+import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
+
+from dpr.engine.stage import Step, Work
+from dpr.recipe import Resources
+from ray_jobs.connect import connected
+from ray_jobs.ray_executor import RayExecutor
+from tests.ray_jobs.units import Sample, samples
+
+PATIENCE_SECONDS = 60.0
+
+
+class GpuDemand:
+    """Looks again and again at what an autoscaler would: which GPUs tasks and actors wait for."""
+
+    def __init__(self) -> None:
+        self._address = ray.get_runtime_context().gcs_address
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.looks = 0
+        self.gpus = 0.0
+        """GPUs that were asked for at one time, at most."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.1):
+            demands = get_cluster_status(self._address).resource_demands.ray_task_actor_demand
+            counts = [bundles for demand in demands for bundles in demand.bundles_by_count]
+            self.gpus = max(self.gpus, sum(bundles.count * bundles.bundle.get("GPU", 0.0) for bundles in counts))
+            self.looks += 1
+
+
+class Pass:
+    """Answers with the unit."""
+
+    def __call__(self, unit: Sample) -> Sample:
+        return unit
+
+
+def main() -> None:
+    """Begin a stage that embeds, print the GPUs that it asks for, and end."""
+    with connected(cpus=2):
+        work = Work.of(Step("encode", Pass, "encoder"))
+        waiting = RayExecutor(Resources(gpus_per_encoder=1)).run("embed", work, samples(1))
+        with GpuDemand() as demand:
+            threading.Thread(target=list, args=(waiting,), daemon=True).start()
+            give_up = time.monotonic() + PATIENCE_SECONDS
+            while not demand.gpus and time.monotonic() < give_up:
+                time.sleep(0.1)
+        print(demand.gpus, flush=True)
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
