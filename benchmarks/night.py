@@ -149,18 +149,23 @@ def objects_of(store: Path) -> set[Path]:
 
 def watch(pid: int, night: Night) -> None:
     """Note the peaks of a process and of all that descend from it; the last look counts, since peaks only grow."""
-    parents = dict(all_processes())
-    for process in parents:
-        line = [process]
-        while line[-1] in parents and line[-1] != pid:
-            line.append(parents[line[-1]])
-        if line[-1] != pid:
-            continue
+    for process in with_descendants(pid):
         name, peak = name_and_peak(process)
         if process == pid:
             night.driver_bytes = max(night.driver_bytes, peak)
         else:
             night.workers[name] = max(night.workers.get(name, 0), peak)
+
+
+def with_descendants(pid: int) -> Iterator[int]:
+    """Yield a process, if it runs, and all that descend from it."""
+    parents = dict(all_processes())
+    for process in parents:
+        line = [process]
+        while line[-1] in parents and line[-1] != pid:
+            line.append(parents[line[-1]])
+        if line[-1] == pid:
+            yield process
 
 
 def all_processes() -> Iterator[tuple[int, int]]:

@@ -25,12 +25,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from night import all_processes, name_and_peak, objects_of
+from night import name_and_peak, objects_of, with_descendants
+
+from dpr.engine.run_units import StageReport
+from dpr.formats.manifest import GateReport
 
 WORDS = 100
 CHANGED_FILES = 20
@@ -44,7 +46,8 @@ class Night:
 
     name: str
     seconds: float = 0.0
-    report: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, StageReport] = field(default_factory=dict)
+    gate: GateReport | None = None
     written: Counter[str] = field(default_factory=Counter)
     """Bytes of new objects by the first part of their names."""
     peaks: Counter[str] = field(default_factory=Counter)
@@ -190,7 +193,10 @@ def run_night(recipe: Path, name: str) -> Night:
         watcher.join()
     if process.returncode:
         sys.exit(f"{name} ended with code {process.returncode}")
-    night.report = json.loads(output)
+    document = json.loads(output)
+    reports = map(StageReport.model_validate, document.get("stages", []))  # a night without changes has none
+    night.stages = {report.stage: report for report in reports}
+    night.gate = GateReport.model_validate(document["gate"])
     for path in objects_of(store) - before:
         night.written[path.relative_to(store).parts[0]] += path.stat().st_size
     print(f"{name}: {night.seconds:.1f} s", flush=True)
@@ -200,15 +206,10 @@ def run_night(recipe: Path, name: str) -> Night:
 def watch(pid: int, night: Night, done: threading.Event) -> None:
     """Note the peak memory of the driver and of the largest other process of each name."""
     while not done.wait(POLL_SECONDS):
-        parents = dict(all_processes())
-        for process in parents:
-            line = [process]
-            while line[-1] in parents and line[-1] != pid:
-                line.append(parents[line[-1]])
-            if line[-1] == pid:
-                name, peak = name_and_peak(process)
-                name = "driver" if process == pid else name
-                night.peaks[name] = max(night.peaks[name], peak)
+        for process in with_descendants(pid):
+            name, peak = name_and_peak(process)
+            name = "driver" if process == pid else name
+            night.peaks[name] = max(night.peaks[name], peak)
 
 
 def watch_gpus(night: Night, done: threading.Event) -> None:
@@ -233,9 +234,8 @@ def lines(options: argparse.Namespace, nights: Sequence[Night]) -> Iterator[str]
     yield ""
     yield "| | " + " | ".join(night.name for night in nights) + " |"
     yield "|---|" + "---:|" * len(nights)
-    stages = [{stage["stage"]: stage for stage in night.report.get("stages", [])} for night in nights]
-    for name in dict.fromkeys(stage for night in stages for stage in night):
-        yield f"| {name}, s | " + " | ".join(seconds_of(night.get(name)) for night in stages) + " |"
+    for name in dict.fromkeys(stage for night in nights for stage in night.stages):
+        yield f"| {name}, s | " + " | ".join(seconds_of(night.stages.get(name)) for night in nights) + " |"
     yield "| all, with start and planning, s | " + " | ".join(f"{night.seconds:.1f}" for night in nights) + " |"
     for name in dict.fromkeys(part for night in nights for part in night.written):
         yield f"| MB in {name} | " + " | ".join(f"{night.written[name] / 1e6:,.1f}" for night in nights) + " |"
@@ -247,16 +247,17 @@ def lines(options: argparse.Namespace, nights: Sequence[Night]) -> Iterator[str]
     if nights[0].gpu_busy:
         busy = [sum(night.gpu_busy) / max(1, len(night.gpu_busy)) for night in nights]
         yield "| GPUs busy over the whole night | " + " | ".join(f"{share:.2f}" for share in busy) + " |"
-    yield "| recall@20 | " + " | ".join(str(night.report["gate"]["recall"]) for night in nights) + " |"
-    yield "| search | " + " | ".join(str(night.report["gate"]["settings"]) for night in nights) + " |"
+    gates = [night.gate for night in nights if night.gate]
+    yield "| recall@20 | " + " | ".join(str(gate.recall) for gate in gates) + " |"
+    yield "| search | " + " | ".join(gate.settings for gate in gates) + " |"
 
 
-def seconds_of(stage: dict[str, Any] | None) -> str:
+def seconds_of(stage: StageReport | None) -> str:
     """Return a stage's seconds, and its units where some were done before."""
     if stage is None:
         return ""
-    units, before = stage["units"], stage["done_before"]
-    return f"{stage['seconds']:.1f}" + (f" ({units - before} of {units} units)" if before else "")
+    now = f" ({stage.units - stage.done_before} of {stage.units} units)" if stage.done_before else ""
+    return f"{stage.seconds:.1f}{now}"
 
 
 if __name__ == "__main__":

@@ -60,10 +60,7 @@ def row_task(step: Step[Any, Any], heartbeats: Handle) -> Callable[[Row], Row]:
     """Return a function that makes and calls a step anew for each row."""
 
     def run_step(row: Row) -> Row:
-        unit = unpack(row)
-        with beating(heartbeats, step.name, unit.record):
-            result = step.make()(unit)
-        return pack(result, take_counts())
+        return run_work(Work.of(step), unpack(row), heartbeats)
 
     run_step.__name__ = step.name
     return run_step

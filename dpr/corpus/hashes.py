@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 
 from dpr.fingerprint import KEY_BYTES
 from dpr.formats import MISSING
-from dpr.formats.segment import join_hashes
 
 PIECE_ROWS = 1 << 19
 """Hashes that one thread looks up at a time."""
@@ -148,11 +147,6 @@ def _places_of_few(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArr
     row_of_place = np.full(len(hashes), MISSING, np.int64)
     row_of_place[places_M[found_rows]] = found_rows  # the first row is written last
     return row_of_place[few.places(hashes)]
-
-
-def one_array(column: pa.ChunkedArray) -> pa.FixedSizeBinaryArray:
-    """Join the chunks of a column into one array of hashes."""
-    return join_hashes(column.chunks)
 
 
 def bytes_of(array: pa.FixedSizeBinaryArray) -> memoryview:

@@ -17,6 +17,7 @@ from dpr.index.kinds import (
     BLOCK_LISTS_HEADER_BYTES,
     EMPTY_ARRAY_LISTS_BYTES,
     EMPTY_BLOCK_LIST_BYTES,
+    FAST_BLOCK_ROWS,
     ID_BYTES,
     Storage,
     copy_index,
@@ -27,10 +28,8 @@ from dpr.index.kinds import (
 from dpr.index.truth import Ids
 
 Sizes = npt.NDArray[np.int64]
-PACKED_TOGETHER = 32
-"""Vectors whose codes one SIMD instruction looks up."""
 FIRST_HALF = np.array([0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15])
-"""Their order in a block: the half of an AVX register that holds a vector alternates (`perm0` in FAISS)."""
+"""The order of 16 vectors in a block: the half of an AVX register that holds one alternates (`perm0` in FAISS)."""
 
 
 class ListWriter(ABC):
@@ -138,11 +137,11 @@ def pack_blocks(codes_NB: Codes, per_block: int) -> Codes:
     in another order than the index that searches them. Of each 32 vectors, a byte of a block holds the codes of two.
     """
     code_bytes = codes_NB.shape[1]
-    groups = codes_NB.reshape(-1, per_block // PACKED_TOGETHER, PACKED_TOGETHER, code_bytes)
-    first, second = groups[:, :, FIRST_HALF], groups[:, :, FIRST_HALF + PACKED_TOGETHER // 2]
+    groups = codes_NB.reshape(-1, per_block // FAST_BLOCK_ROWS, FAST_BLOCK_ROWS, code_bytes)
+    first, second = groups[:, :, FIRST_HALF], groups[:, :, FIRST_HALF + FAST_BLOCK_ROWS // 2]
     packed = np.empty_like(groups)
-    np.bitwise_or(first & 0x0F, second << 4, out=packed[:, :, : PACKED_TOGETHER // 2])
-    np.bitwise_or(first >> 4, second & 0xF0, out=packed[:, :, PACKED_TOGETHER // 2 :])
+    np.bitwise_or(first & 0x0F, second << 4, out=packed[:, :, : FAST_BLOCK_ROWS // 2])
+    np.bitwise_or(first >> 4, second & 0xF0, out=packed[:, :, FAST_BLOCK_ROWS // 2 :])
     return np.ascontiguousarray(packed.transpose(0, 3, 1, 2)).reshape(-1)
 
 

@@ -16,7 +16,7 @@ from dpr.operations.estimate import Cost, measured_cost
 from dpr.run import Run
 from dpr.stages.drift import Drift
 from dpr.stages.embed_meter import STEPS, Encoding
-from dpr.stages.scan import trusted_files
+from dpr.stages.scan import plan_scan, trusted_files
 from dpr.store import Store
 from dpr.store.requests import move_outside
 
@@ -133,7 +133,7 @@ def make_report(run: Run, clock: Clock, made: Segments, indexed: Indexed, body: 
         base=run.base.number if run.base else None,
         seconds=clock.seconds(),
         found=_found(made),
-        trusted_files=trusted_files(run),
+        trusted_files=trusted_files(plan_scan(run), run.plan.scanned),
         stages=run.stage_reports,
         encoding=encoding,
         index=_index_report(indexed, body),

@@ -1,14 +1,11 @@
 """Verifying trust: that corpus files which runs no longer read still hold what they held when they were scanned.
 
-A run does not read a file whose size and time (or ETag) are those of an earlier scan. The
-rule fails if a program restores a file's time after changing it, or if the clock was set back. Only reading tells.
+A run does not read a file whose size and time (or ETag) are those of an earlier scan. The rule fails if a program
+restores a file's time after changing it, or if the clock was set back. Only reading tells.
 """
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import pyarrow.parquet as pq
 
 from dpr.corpus.reading import read_slice
 from dpr.corpus.rows import Slice
@@ -17,11 +14,10 @@ from dpr.errors import CorpusError
 from dpr.fingerprint import passage_key
 from dpr.formats import layout
 from dpr.formats.manifest import Snapshot
-from dpr.formats.objects import read_object
 from dpr.formats.records import read_record
 from dpr.recipe import CorpusConfig
 from dpr.run import read_run_plan
-from dpr.stages.scan import ScanResult
+from dpr.stages.scan import ScanResult, read_keys
 from dpr.store import Store
 
 
@@ -36,9 +32,9 @@ class ChangedFile:
 def verify_corpus(store: Store, live: Snapshot, corpus: CorpusConfig) -> tuple[int, list[ChangedFile]]:
     """Read all files that the next run would trust; return how many slices were compared, and what differs.
 
-    `live` is the store's live snapshot, whose run knows of what format each file was.
-    Slices that have not been scanned yet are left out: the next run reads them. Memory holds the keys of one slice.
-    Raises CorpusError if the corpus cannot be listed.
+    `live` is the store's live snapshot, whose run knows of what format each file was. Slices that have not been scanned
+    yet are left out: the next run reads them. Memory holds the keys of one slice. Raises CorpusError if the corpus
+    cannot be listed.
     """
     before, compared = read_run_plan(store, live.run_id), 0
     changed: dict[str, ChangedFile] = {}
@@ -55,7 +51,7 @@ def verify_corpus(store: Store, live: Snapshot, corpus: CorpusConfig) -> tuple[i
 
 def _difference(store: Store, scanned: ScanResult, slice_: Slice, corpus: CorpusConfig) -> str:
     """Return what is wrong with a slice; an empty text if it still gives the same passages at the same positions."""
-    table = pq.read_table(io.BytesIO(read_object(store, scanned.keys)), columns=["position", "key"])
+    table = read_keys(store, scanned)
     stored = dict(zip(table["position"].to_pylist(), table["key"].to_pylist(), strict=True))
     try:
         found = dict(_keys(slice_, corpus))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dpr.corpus.hashes import first_of_each, one_array, places
+from dpr.corpus.hashes import first_of_each, places
 from dpr.corpus.reading import read_again
 from dpr.corpus.rows import Slice
 from dpr.engine.room import check_room
@@ -27,6 +27,7 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import put_object
 from dpr.formats.quarantine import QuarantinedRow, write_quarantine
 from dpr.formats.records import ObjectRef, Result
+from dpr.formats.segment import join_hashes
 from dpr.recipe import CorpusConfig
 from dpr.run import Run
 from dpr.stages.held_rows import CorpusRows, Mask, Rows, diff_need, keep_segments, read_corpus_rows, read_held_rows
@@ -160,7 +161,6 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     kept = keep_segments(
         unit.base, unit.retired, alive, unit.segment_rows, unit.compact_below, unit.next_segment_number
     )
-    deletions = DeletionSet(kept.dead)
 
     new = _new_rows(store, unit, corpus, is_new)
     tables, next_number = plan_segments(
@@ -177,7 +177,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         sources=[*unit.base, *unit.retired],
         planned=[planned for planned, _ in tables],
         next_segment_number=next_number,
-        deletions=deletions.put(store),
+        deletions=DeletionSet(kept.dead).put(store),
         changes=_store_changes(store, unit.run_id, [table for _, table in tables]),
         duplicate_rows=_store_duplicates(store, unit, corpus, first),
     )
@@ -211,8 +211,8 @@ def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) ->
     return Rows(
         np.repeat(numbers, [len(positions_N) for positions_N in positions]),
         np.concatenate([np.empty(0, np.int64), *positions]),
-        one_array(hashes["key"]),
-        one_array(hashes["content_hash"]),
+        join_hashes(hashes["key"].chunks),
+        join_hashes(hashes["content_hash"].chunks),
     )
 
 

@@ -3,7 +3,6 @@
 Shapes: N rows.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,18 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dpr.corpus.compaction import segments_to_copy
-from dpr.corpus.hashes import one_array
 from dpr.engine.room import Need
 from dpr.formats.deletions import read_deletions, with_dead
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import read_object
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import join_hashes
 from dpr.formats.segment_hashes import segment_hashes
-from dpr.stages.scan import ScanResult
+from dpr.stages.scan import ScanResult, read_keys
 from dpr.store import PARALLEL_READS, Store
 
 CORPUS_ROW_BYTES, HELD_ROW_BYTES = 200, 40
@@ -89,19 +85,15 @@ def diff_need(corpus_rows: int, segments: Sequence[SegmentEntry]) -> Need:
 
 def read_corpus_rows(store: Store, scans: Sequence[ScanResult]) -> CorpusRows:
     """Read the keys of all scanned slices, in the order of the slices."""
-
-    def read(scanned: ScanResult) -> pa.Table:
-        return pq.read_table(io.BytesIO(read_object(store, scanned.keys)))
-
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        tables = list(pool.map(read, scans))
+        tables = list(pool.map(lambda scanned: read_keys(store, scanned), scans))
     counts = [table.num_rows for table in tables]
     table = pa.concat_tables(tables)
     return CorpusRows(
         np.repeat(np.arange(len(scans), dtype=np.int32), counts),
         table["position"].to_numpy(),
-        one_array(table["key"]),
-        one_array(table["id_hash"]),
+        join_hashes(table["key"].chunks),
+        join_hashes(table["id_hash"].chunks),
     )
 
 

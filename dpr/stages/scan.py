@@ -4,7 +4,8 @@ A unit is named by its slice, and a slice by its file's size and time (or ETag).
 scan while the file is unchanged; `corpus.rescan: always` reads all files.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,7 @@ from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.fingerprint import content_hash, fingerprint, id_hash, passage_key
 from dpr.formats import layout
-from dpr.formats.objects import put_object
+from dpr.formats.objects import put_object, read_object
 from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
 from dpr.formats.records import ObjectRef, Result
 from dpr.formats.segment import HASH, join_hashes
@@ -75,7 +76,7 @@ class ScanResult(Result):
 def scan(run: Run) -> list[ScanResult]:
     """Scan every slice of the corpus that no earlier run has scanned in its present state."""
     units = plan_scan(run)
-    if trusted := trusted_files(run):
+    if trusted := trusted_files(units, run.plan.scanned):
         run.progress.message("scan", describe_trust(len({unit.slice.path for unit in units}), trusted))
     run.store.put_if_absent(layout.plan(run.run_id), _plan_document(run, units).to_bytes())
     segments = [entry.object for entry in (*run.base_segments, *run.retired)]
@@ -97,11 +98,10 @@ def plan_scan(run: Run) -> list[ScanUnit]:
     return units
 
 
-def trusted_files(run: Run) -> int:
-    """Return how many files are not read: all their scans led to the live snapshot, and size and time are the same."""
-    units = plan_scan(run)
-    unread = {unit.slice.path for unit in units if unit.record in run.plan.scanned}
-    return len(unread - {unit.slice.path for unit in units if unit.record not in run.plan.scanned})
+def trusted_files(units: Sequence[ScanUnit], scanned: Set[str]) -> int:
+    """Return how many files are not read: all their scans are among those `scanned` for the live snapshot. Pure."""
+    unread = {unit.slice.path for unit in units if unit.record in scanned}
+    return len(unread - {unit.slice.path for unit in units if unit.record not in scanned})
 
 
 def describe_trust(files: int, trusted: int) -> str:
@@ -115,6 +115,11 @@ def describe_trust(files: int, trusted: int) -> str:
 def _plan_document(run: Run, units: Sequence[ScanUnit]) -> RunPlan:
     records = [unit.record for unit in units]
     return RunPlan(encoder_id=run.spec.encoder_id, scans=records, kinds=run.plan.corpus.kinds)
+
+
+def read_keys(store: Store, scanned: ScanResult) -> pa.Table:
+    """Return position, id hash and key of every usable row of a scanned slice, verified."""
+    return pq.read_table(io.BytesIO(read_object(store, scanned.keys)))
 
 
 def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:

@@ -1,4 +1,4 @@
-"""Folders for temporary files, and what is said when a disk fills up while files are written."""
+"""Folders for temporary files, and the error for a disk that fills up while files are written."""
 
 import contextlib
 import errno

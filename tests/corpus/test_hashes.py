@@ -4,8 +4,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpr.corpus.hashes import KnownKeys, bytes_of, first_of_each, is_in, one_array, places
-from dpr.formats.segment import HASH
+from dpr.corpus.hashes import KnownKeys, bytes_of, first_of_each, is_in, places
+from dpr.formats.segment import HASH, join_hashes
 
 HALVES = st.sampled_from([bytes(8), b"\xff" * 8, b"\0" * 7 + b"\1", b"\1" + b"\0" * 7]) | st.binary(
     min_size=8, max_size=8
@@ -49,7 +49,7 @@ def test_chunks_become_one_array_with_the_bytes_of_all(
     chunks: list[list[bytes]], stored_type: pa.DataType, offset: int
 ) -> None:
     column = pa.chunked_array([array(chunk, offset).cast(stored_type) for chunk in chunks], stored_type)
-    joined = one_array(column)
+    joined = join_hashes(column.chunks)
     hashes = [hash_ for chunk in chunks for hash_ in chunk]
     assert joined.type == HASH
     assert joined.to_pylist() == hashes

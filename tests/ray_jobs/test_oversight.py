@@ -1,6 +1,6 @@
 """A worker that hangs in a unit is named, then killed, and its unit is done elsewhere.
 
-One that died by itself is not said to hang.
+The progress lines do not say of a worker that died by itself that it hangs.
 """
 
 import os
@@ -103,7 +103,7 @@ class Heard:
 
 
 class Deaf(Heard):
-    """Fails at whatever it is told, as a pipe does that nobody reads any more."""
+    """Fails when it is to show that a stage waits, as printing to a closed pipe does."""
 
     def waiting(self, text: str) -> None:
         super().waiting(text)
