@@ -22,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test, and keep those in one process that share what starts slowly: a Ray, a Ceph, or their module."""
     for item in items:

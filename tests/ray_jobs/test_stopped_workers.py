@@ -168,14 +168,9 @@ def test_a_run_names_a_stopped_worker_and_goes_on_without_it(
         _, errors = stopped.driver.communicate(timeout=PATIENCE_SECONDS)
         assert stopped.driver.returncode == 0, errors
         named = rf"process {stopped.worker_pid} on \S+ \({step} of \S+\.json\)"
-        # how it is named depends on when the last line was written: a log file gets one every 30 seconds at most
-        seen = r"has (?:sent no heartbeat|used no CPU|worked) for \d+ s"
-        assert re.search(rf"^\w+ +\d.* rows, .*{named} {seen}", errors, re.MULTILINE), errors
-        assert re.search(
-            rf"^\w+ +{named} used no CPU, or sent no heartbeat, for 25 s and was killed; Ray repeats the unit$",
-            errors,
-            re.MULTILINE,
-        )
+        # a log may have no line due while the worker is waited for; test_oversight.py reads what no log leaves out
+        killed = "used no CPU, or sent no heartbeat, for 25 s and was killed; Ray repeats the unit"
+        assert re.search(rf"^\w+ +{named} {killed}$", errors, re.MULTILINE), errors
         assert not Path(f"/proc/{stopped.worker_pid}").exists()
     expected = undisturbed.night().snapshot.body
     assert live_snapshot(collection.store).body.model_dump() == expected.model_dump()
