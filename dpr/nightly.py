@@ -52,5 +52,5 @@ def make_index(run: Run, made: Segments) -> Indexed:
 
 def make_body(run: Run, made: Segments, indexed: Indexed) -> tuple[SnapshotBody, gate.GateResult]:
     """Measure the index and bind everything together; `publish` comes last."""
-    index, measured = gate.gate(run, indexed.context, indexed.index)
+    index, measured = gate.gate(run, indexed.context, indexed.codebook, indexed.index)
     return publish.snapshot_body(run, made.changes, made.settled.segments, indexed.codebook, index, measured), measured

@@ -77,6 +77,7 @@ class Plan:
         return fingerprint(
             {
                 "encoder": self.spec.encoder_id,
+                "precision": self.spec.config.precision,
                 "corpus": [slice_.slice_id(recipe.corpus) for slice_ in self.slices],
                 "index": recipe.index.model_dump(mode="json"),
                 "gate": recipe.gate.model_dump(mode="json", include={"answers", "at"}),

@@ -29,6 +29,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_encoder(tmp_path_factory.mktemp("encoder") / "model")
 
 
+@pytest.fixture
+def no_loose_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let new rows go into a shard, however few they are."""
+    monkeypatch.setattr("dpr.stages.loose_rows.max_loose", lambda _: -1)
+
+
 @pytest.fixture(scope="session")
 def first_nights(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> "FirstNights":
     """Collections whose first night is over, to be copied: `first_nights.copy(tmp_path / "name", …)`."""

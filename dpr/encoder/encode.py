@@ -6,6 +6,7 @@ on the number of threads, no thread waits for another within a layer, and a batc
 Shapes: N rows, B rows of a batch, Q questions, D dimensions.
 """
 
+import reprlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from dpr.encoder.network import load_network
 from dpr.encoder.precision import choose_precision
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
+from dpr.errors import EncoderError
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 4096}
 """Tokens of a batch on a CPU, padding included: few enough that its activations stay in the caches."""
@@ -83,8 +85,19 @@ class QuestionEncoder:
         self._encoder = TowerEncoder(tower, compute)
 
     def encode(self, questions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return vectors (Q, D) float32."""
-        return self._encoder.encode(self._tokenizer.questions(questions), np.float32)
+        """Return vectors (Q, D) float32.
+
+        Raises EncoderError for a question whose vector is zero or not finite, since nothing can be ranked by it.
+        """
+        vectors_QD: npt.NDArray[np.float32] = self._encoder.encode(self._tokenizer.questions(questions), np.float32)
+        usable_Q = np.isfinite(vectors_QD).all(axis=1) & vectors_QD.any(axis=1)
+        for row in np.flatnonzero(~usable_Q).tolist():
+            fault = "zero" if np.isfinite(vectors_QD[row]).all() else "NaN or infinity"
+            raise EncoderError(
+                f"the encoder gives a vector of {fault} for question {row + 1} of {len(questions)}, "
+                f"{reprlib.repr(questions[row])}; ask it in other words, or set encoder.precision to fp32"
+            )
+        return vectors_QD
 
 
 class PassageEncoder:

@@ -13,8 +13,8 @@ from dpr.fingerprint import fingerprint
 from dpr.formats.manifest import EncoderDescription, TowerDescription
 from dpr.recipe import EncoderConfig
 
-_NOT_DESCRIBED = {"precision", "tokens_per_batch", "packing"}
-"""Fields of the configuration that change how vectors are computed, and not which vectors they are."""
+_NOT_DESCRIBED = {"tokens_per_batch", "packing"}
+"""Fields of the configuration that are of no use to those who encode questions."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,12 @@ scans/ENCODER/SLICE.bad-DIGEST.parquet       its rows that cannot be used
 segments/ENCODER/SEGMENT.json              record of a segment, and beside it
 segments/ENCODER/SEGMENT-DIGEST.parquet      passages with vectors
 segments/ENCODER/SEGMENT.refused-DIGEST.parquet  rows of the segment's unit that the encoder refused
+segments/ENCODER/SEGMENT.sentences-HOW.json  record and object (-DIGEST.parquet) of vectors of some of its sentences
 deletions/rows-DIGEST.parquet              the dead rows of all segments of a snapshot
 codebooks/ENCODER/CODEBOOK.json            record and object (-DIGEST.faiss) of a trained, empty index
 parts/CODEBOOK-DIGEST/SEGMENT-DIGEST.json  record and object (-DIGEST.safetensors) of one segment's codes
+parts/CODEBOOK-DIGEST/SEGMENT-DIGEST.far-DIGEST.parquet  its rows that are far from every centroid
+indexes/loose-DIGEST.parquet               the rows of a snapshot that no shard holds, with their vectors
 indexes/SHARD.json                         record and object (-DIGEST.faiss) of an index shard
 truth/ENCODER/QUESTIONS/…                  question vectors, exact neighbours by segment, what the gate measured
 runs/RUN/…                                 plan, changes, quarantine and reports of one run
@@ -87,6 +90,10 @@ def segment(encoder_id: str, segment_id: str) -> str:
     return f"{SEGMENTS}{encoder_id}/{segment_id}"
 
 
+def sentences(encoder_id: str, segment_id: str, how: str) -> str:
+    return f"{segment(encoder_id, segment_id)}.sentences-{how}"
+
+
 def deletions() -> str:
     return f"{DELETIONS}rows"
 
@@ -101,6 +108,10 @@ def part(codebook_sha256: str, segment_sha256: str) -> str:
 
 def index(shard_id: str) -> str:
     return f"{INDEXES}{shard_id}"
+
+
+def loose() -> str:
+    return f"{INDEXES}loose"
 
 
 def questions(encoder_id: str, questions_id: str) -> str:

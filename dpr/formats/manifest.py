@@ -15,7 +15,7 @@ from dpr.formats import layout
 from dpr.formats.records import Document, Identifier, ObjectRef
 from dpr.recipe import EncoderConfig
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 class TowerDescription(Document):
@@ -73,6 +73,9 @@ class CodebookEntry(Document):
     quantisation_error: float
     list_imbalance: float | None
     """Estimated (`dpr.index.training.list_imbalance`); None: a kind without inverted lists, or a single vector."""
+    far_distance: float | None
+    """A vector is far if it is farther than this from the centroid of its list (`dpr.index.coding.Coded`); None: no
+    vector is, since the kind has no inverted lists or too few vectors were held out."""
     object: ObjectRef
 
 
@@ -101,6 +104,10 @@ class IndexEntry(Document):
     rescore: int
     """Candidates re-scored exactly from the stored vectors; 0: the index's own scores are final."""
     shards: list[ShardEntry]
+    loose: ObjectRef | None
+    """The loose rows: those that live and lie in no shard. Every question is compared with their vectors. None: there
+    are none."""
+    loose_rows: int
     first_shards: int
     """`index.shards` of the recipe: the number of shards that the rows of the first night were cut into."""
 
@@ -123,6 +130,11 @@ class GateReport(Document):
     tuned_recall: float
     tuned_on: int
     """Questions that the settings were chosen on."""
+    new_recall: float | None
+    """Of the passages that came since the codebook was trained: the share that is found of those that should be, asked
+    for by sentences of theirs (`dpr.index.truth.recall_of_new`); None: there are none to ask for."""
+    new_asked: int
+    """Sentences that this was measured on."""
     meets_recall_target: bool
     predicted_ms: float
     """Milliseconds that one question takes on one thread, as predicted."""
@@ -138,7 +150,7 @@ class GateReport(Document):
 class SnapshotBody(Document):
     """Everything a reader needs, and nothing that differs between two runs of the same inputs."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     encoder_id: Identifier
     encoder: EncoderDescription
     passages: int
@@ -161,6 +173,8 @@ class SnapshotBody(Document):
             yield shard.object
             if shard.left_out is not None:
                 yield shard.left_out
+        if self.index.loose is not None:
+            yield self.index.loose
         yield from (entry.object for entry in self.segments)
         if self.deletions is not None:
             yield self.deletions
@@ -171,11 +185,11 @@ class SnapshotBody(Document):
         Raises IntegrityError that names what does not agree.
         """
         live = sum(entry.live_rows for entry in self.segments)
-        in_shards = sum(shard.live_rows for shard in self.index.shards)
-        if not live == self.passages == self.index.rows == in_shards:
+        in_shards, loose = sum(shard.live_rows for shard in self.index.shards), self.index.loose_rows
+        if not live == self.passages == self.index.rows == in_shards + loose:
             raise IntegrityError(
-                f"snapshot would hold {self.passages} passages, its segments {live} live rows "
-                f"and its index {self.index.rows} ({in_shards} in its shards); all must be equal"
+                f"snapshot would hold {self.passages} passages, its segments {live} live rows and its index "
+                f"{self.index.rows} ({in_shards} in its shards, {loose} loose); all must be equal"
             )
         numbers = [entry.number for entry in self.segments]
         if len(set(numbers)) != len(numbers) or any(number >= self.next_segment_number for number in numbers):

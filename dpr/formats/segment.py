@@ -65,8 +65,7 @@ def write_segment(path: Path, passages: pa.Table, vectors_ND: Vectors, encoder_i
     if passages.num_rows != rows:
         raise IntegrityError(f"segment {path.name} would hold {passages.num_rows} passages and {rows} vectors")
     schema = segment_schema(dim)
-    flat = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1), type=pa.float16())
-    embedding = pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type)
+    embedding = vector_column(vectors_ND)
     columns = [passages[name].combine_chunks().cast(schema.field(name).type) for name in PASSAGE_COLUMNS]
     table = pa.Table.from_arrays([*columns, embedding], schema=schema.with_metadata({"encoder_id": encoder_id}))
     pq.write_table(
@@ -80,6 +79,12 @@ def write_segment(path: Path, passages: pa.Table, vectors_ND: Vectors, encoder_i
         write_statistics=False,
         write_page_checksum=True,
     )
+
+
+def vector_column(vectors_ND: Vectors) -> pa.FixedSizeListArray:
+    """Return vectors (N, D) float16 as a column."""
+    flat = pa.array(np.ascontiguousarray(vectors_ND).reshape(-1), type=pa.float16())
+    return pa.FixedSizeListArray.from_arrays(flat, type=segment_schema(vectors_ND.shape[1]).field("embedding").type)
 
 
 def read_hashes(

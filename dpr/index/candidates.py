@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dpr.errors import EncoderError, IndexBuildError
 from dpr.formats import MISSING
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads, faiss_threads
-from dpr.index.kinds import inverted, reason
+from dpr.index.kinds import inverted, reason, transformed
 from dpr.index.products import row_products, slices
 from dpr.index.truth import Ids, Scores, best_of
 
@@ -42,7 +42,7 @@ Lists = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 def nearest_lists(index: faiss.Index, questions_QD: Scores, nprobe: int) -> Lists:
     """Return the inverted lists that each question visits, to pass to `search` for several shards."""
     ivf = _inverted_lists(index)
-    found: Lists = ivf.quantizer.search(_transformed(index, questions_QD), min(nprobe, ivf.nlist))
+    found: Lists = ivf.quantizer.search(transformed(index, questions_QD), min(nprobe, ivf.nlist))
     return found
 
 
@@ -77,7 +77,7 @@ def search(
 
 
 def _search_lists(index: faiss.Index, questions_QD: Scores, k: int, lists: Lists) -> tuple[Scores, Ids]:
-    ivf, vectors_QD = _inverted_lists(index), _transformed(index, questions_QD)
+    ivf, vectors_QD = _inverted_lists(index), transformed(index, questions_QD)
     coarse_QP, numbers_QP = (np.ascontiguousarray(array) for array in lists)
     scores_QK, ids_QK = np.empty((len(vectors_QD), k), np.float32), np.empty((len(vectors_QD), k), np.int64)
     arrays = [faiss.swig_ptr(array) for array in (numbers_QP, coarse_QP, scores_QK, ids_QK)]
@@ -92,15 +92,6 @@ def _inverted_lists(index: faiss.Index) -> faiss.IndexIVF:
     if ivf is None:
         raise IndexBuildError(f"an index of kind {type(index).__name__} has no inverted lists to be searched by number")
     return ivf
-
-
-def _transformed(index: faiss.Index, questions_QD: Scores) -> Scores:
-    """Return questions (Q, D) float32 after the transforms of the index."""
-    vectors_QD: Scores = np.ascontiguousarray(questions_QD, np.float32)
-    if isinstance(index, faiss.IndexPreTransform):
-        for place in range(index.chain.size()):
-            vectors_QD = faiss.downcast_VectorTransform(index.chain.at(place)).apply(vectors_QD)
-    return vectors_QD
 
 
 def rescore(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch, k: int) -> tuple[Scores, Ids]:

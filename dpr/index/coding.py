@@ -6,6 +6,7 @@ Shapes: N rows, D dimensions, B bytes of a code, L lists.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -13,12 +14,25 @@ import numpy.typing as npt
 
 from dpr.errors import IndexBuildError
 from dpr.index.hardware import Codes, Floats, Hardware, Lists, as_float32
-from dpr.index.kinds import Storage, core, inverted, storage
+from dpr.index.kinds import Storage, core, inverted, storage, transformed
 from dpr.index.part import Part
 
 BLOCK_ROWS = 32_768
-Coder = Callable[[Floats, str], tuple[Lists, Codes]]
-"""From vectors (N, D), and their name in error messages, to lists (N,) int64 and codes (N, B) uint8."""
+
+
+class Coded(NamedTuple):
+    """Vectors that were coded."""
+
+    lists_N: Lists
+    """The inverted list of each; zero for a kind without lists."""
+    codes_NB: Codes
+    distances_N: npt.NDArray[np.float32]
+    """How far each is from the centroid of its list, squared and relative to its own squared length; zero for a kind
+    without lists."""
+
+
+Coder = Callable[[Floats, str], Coded]
+"""From vectors (N, D), and their name in error messages, to codes."""
 
 
 class FaissCoder:
@@ -28,17 +42,27 @@ class FaissCoder:
         self._codebook = codebook
         ivf = inverted(codebook)
         self._number_bytes = 0 if ivf is None else ivf.coarse_code_size()
+        self._coarse_LD = None if ivf is None else ivf.quantizer.reconstruct_n(0, ivf.nlist)
 
-    def __call__(self, vectors_ND: Floats, what: str) -> tuple[Lists, Codes]:
-        """Return lists (N,) int64, zero for a kind without lists, and codes (N, B) uint8.
-
-        Raises IndexBuildError for vectors of another width or that are not finite.
-        """
-        encoded_NB = self._codebook.sa_encode(as_float32(vectors_ND, self._codebook.d, what))
+    def __call__(self, vectors_ND: Floats, what: str) -> Coded:
+        """Code vectors. Raises IndexBuildError for vectors of another width or that are not finite."""
+        whole_ND = as_float32(vectors_ND, self._codebook.d, what)
+        encoded_NB = self._codebook.sa_encode(whole_ND)
         # the number of the list stands before the code, little endian
         padded_N8 = np.zeros((len(encoded_NB), 8), np.uint8)
         padded_N8[:, : self._number_bytes] = encoded_NB[:, : self._number_bytes]
-        return padded_N8.view("<i8")[:, 0], encoded_NB[:, self._number_bytes :]
+        lists_N = padded_N8.view("<i8")[:, 0]
+        return Coded(lists_N, encoded_NB[:, self._number_bytes :], self._distances(whole_ND, lists_N))
+
+    def _distances(self, vectors_ND: npt.NDArray[np.float32], lists_N: Lists) -> npt.NDArray[np.float32]:
+        if self._coarse_LD is None:
+            return np.zeros(len(vectors_ND), np.float32)
+        vectors_ND = transformed(self._codebook, vectors_ND)
+        residuals_ND = vectors_ND - self._coarse_LD[lists_N]
+        lengths_N = np.einsum("nd,nd->n", vectors_ND, vectors_ND)
+        distances_N: npt.NDArray[np.float32] = np.einsum("nd,nd->n", residuals_ND, residuals_ND)
+        distances_N /= np.maximum(lengths_N, np.finfo(np.float32).tiny)
+        return distances_N
 
 
 def coder(codebook: faiss.Index, hardware: Hardware) -> Coder:
@@ -68,18 +92,22 @@ def build_part(
             f"an index of kind {type(core(codebook)).__name__} cannot be built from parts; build it whole"
         )
     code = code or FaissCoder(codebook)
-    lists_N = np.empty(len(vectors_ND), np.int64)
-    codes_NB = np.empty((len(vectors_ND), core(codebook).code_size), np.uint8)
+    whole = Coded(
+        np.empty(len(vectors_ND), np.int64),
+        np.empty((len(vectors_ND), core(codebook).code_size), np.uint8),
+        np.empty(len(vectors_ND), np.float32),
+    )
     for start in range(0, len(vectors_ND), block_rows):
         block = slice(start, start + block_rows)
-        lists_N[block], codes_NB[block] = code(vectors_ND[block], f"vectors of rows {start} and on")
-    return _grouped(codebook, lists_N, codes_NB)
+        some = code(vectors_ND[block], f"vectors of rows {start} and on")
+        whole.lists_N[block], whole.codes_NB[block], whole.distances_N[block] = some
+    return _grouped(codebook, whole)
 
 
-def _grouped(codebook: faiss.Index, lists_N: Lists, codes_NB: Codes) -> Part:
+def _grouped(codebook: faiss.Index, coded: Coded) -> Part:
     """Return the part of coded vectors, list by list."""
     inner = core(codebook)
     lists = inner.nlist if isinstance(inner, faiss.IndexIVF) else 1
-    order = np.argsort(lists_N, kind="stable")
-    sizes_L = np.bincount(lists_N, minlength=lists).astype(np.uint32)
-    return Part(sizes_L, order.astype(np.uint32), codes_NB[order])
+    order = np.argsort(coded.lists_N, kind="stable")
+    sizes_L = np.bincount(coded.lists_N, minlength=lists).astype(np.uint32)
+    return Part(sizes_L, order.astype(np.uint32), coded.codes_NB[order], coded.distances_N)

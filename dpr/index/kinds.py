@@ -1,9 +1,14 @@
-"""What a FAISS index is made of. It may be wrapped: transforms before it (`OPQ…`, `PCA…`), an id map around it."""
+"""What a FAISS index is made of. It may be wrapped: transforms before it (`OPQ…`, `PCA…`), an id map around it.
+
+Shapes: N vectors, D dimensions.
+"""
 
 import enum
 import re
 
 import faiss
+import numpy as np
+import numpy.typing as npt
 
 EMPTY_ARRAY_LISTS_BYTES = 32
 BLOCK_LISTS_HEADER_BYTES = 36
@@ -92,6 +97,15 @@ def _ends_with(codebook: faiss.Index, lists: bytes, tail_bytes: int) -> bool:
 def copy_index(index: faiss.Index) -> faiss.Index:
     """Return an independent copy. FAISS's own cloning refuses some kinds that it can write and read."""
     return faiss.deserialize_index(faiss.serialize_index(index))
+
+
+def transformed(index: faiss.Index, vectors_ND: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return vectors (N, D) after the transforms of an index, as its inverted lists take them."""
+    vectors_ND = np.ascontiguousarray(vectors_ND, np.float32)
+    if isinstance(index, faiss.IndexPreTransform):
+        for place in range(index.chain.size()):
+            vectors_ND = faiss.downcast_VectorTransform(index.chain.at(place)).apply(vectors_ND)
+    return vectors_ND
 
 
 def set_ntotal(index: faiss.Index, ntotal: int) -> None:

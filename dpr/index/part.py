@@ -45,6 +45,8 @@ class Part:
     list_sizes_L: npt.NDArray[np.uint32]
     rows_N: npt.NDArray[np.uint32]
     codes_NB: npt.NDArray[np.uint8]
+    distances_N: npt.NDArray[np.float32]
+    """By row: how far it is from the centroid of its list (`dpr.index.coding.Coded`). Not in the file."""
 
     @property
     def ntotal(self) -> int:

@@ -21,6 +21,7 @@ from dpr.index.contents import list_sizes
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import FAST_BITS, inverted, list_count, packed_when_opened, searched
 from dpr.index.live_rows import LiveRows
+from dpr.index.loose import LooseIndex
 from dpr.index.truth import Ids, Scores, empty_topk, merge_topk
 
 RANKED_BY_CODE_FROM_LISTS = 1_024
@@ -107,14 +108,19 @@ class ServingIndex:
 
     Shards share their codebook. So each visits the lists that the one index would visit, and scores as it would: the k
     best of all shards are the k best of the one index (among equal scores, others of these may be found). Graphs are
-    the exception: each shard has its own.
+    the exception: each shard has its own. Loose rows are searched as a shard that compares all its vectors.
     """
 
     def __init__(
-        self, shards: Sequence[faiss.Index], live: LiveRows | None = None, dead_shares: Sequence[float] = ()
+        self,
+        shards: Sequence[faiss.Index],
+        live: LiveRows | None = None,
+        dead_shares: Sequence[float] = (),
+        loose: LooseIndex | None = None,
     ) -> None:
-        """`live`: which ids live, None: all do; `dead_shares`: the share of dead rows of each shard."""
+        """`live`: which ids live, None: all do; `dead_shares`: the share of dead rows of each shard; `loose`: live."""
         self.shards = list(shards)
+        self.loose = loose
         self._live = live
         self._dead_shares = list(dead_shares) or [0.0] * len(self.shards)
 
@@ -141,6 +147,8 @@ class ServingIndex:
         for shard, dead_share in zip(self.shards, self._dead_shares, strict=True):
             spare = math.ceil(k * SPARE_FACTOR / (1.0 - min(dead_share, 0.5))) + SPARE_CANDIDATES if dead_share else k
             found.append(self._search_live(shard, questions_QD, (k, spare, nprobe), lists))
+        if self.loose is not None:
+            found.append(self.loose.search(questions_QD, k))
         return found[0] if len(found) == 1 else merge_topk(found, k)
 
     def _search_live(
@@ -167,7 +175,7 @@ class ServingIndex:
         return self.lists * len(self.shards)
 
     def visited(self, nprobe: int) -> float:
-        """Return the vectors that a question is compared with on average, if questions fall into lists as vectors do.
+        """Return the vectors of shards that a question is compared with, on average, if it falls into lists as they do.
 
         In a graph: the neighbours of as many vectors as its search keeps.
         """

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dpr.index.coding import Coded
 from dpr.index.hardware import Codes, Floats, Lists, as_float32, check_width
 from dpr.index.torch_kmeans import KMeans, kmeans, nearest, random_rows
 
@@ -61,19 +62,23 @@ class TorchCoder:
             flat = torch.from_numpy(faiss.vector_to_array(pq.centroids))
             self._centroids_MKd = flat.reshape(pq.M, pq.ksub, pq.dsub).to(device)
 
-    def __call__(self, vectors_ND: Floats, what: str) -> tuple[Lists, Codes]:
-        """Return lists (N,) and codes (N, B) of vectors that `what` names.
+    def __call__(self, vectors_ND: Floats, what: str) -> Coded:
+        """Code the vectors that `what` names.
 
         Raises IndexBuildError for vectors of another width or that are not finite.
         """
         points_ND = _upload(vectors_ND, self._codebook.d, what, self._device)
         lists_N = nearest(points_ND[None], self._coarse_LD[None], spherical=True)[0]
+        residuals_ND = points_ND - self._coarse_LD[lists_N]
+        smallest = torch.finfo(torch.float32).tiny
+        distances_N = residuals_ND.square().sum(1) / points_ND.square().sum(1).clamp_min(smallest)
         if self._centroids_MKd is None:
-            return lists_N.cpu().numpy(), self._coded_by_faiss(points_ND.cpu().numpy(), lists_N.cpu().numpy())
-        if self._codebook.by_residual:
-            points_ND = points_ND - self._coarse_LD[lists_N]
-        codes_MN = nearest(_subspaces(points_ND, len(self._centroids_MKd)), self._centroids_MKd, spherical=False)
-        return lists_N.cpu().numpy(), _packed(codes_MN, self._codebook.pq.nbits)
+            codes_NB = self._coded_by_faiss(points_ND.cpu().numpy(), lists_N.cpu().numpy())
+        else:
+            given_ND = residuals_ND if self._codebook.by_residual else points_ND
+            codes_MN = nearest(_subspaces(given_ND, len(self._centroids_MKd)), self._centroids_MKd, spherical=False)
+            codes_NB = _packed(codes_MN, self._codebook.pq.nbits)
+        return Coded(lists_N.cpu().numpy(), codes_NB, distances_N.cpu().numpy())
 
     def _coded_by_faiss(self, vectors_ND: npt.NDArray[np.float32], lists_N: Lists) -> Codes:
         """Return the codes (N, B) of vectors whose lists are known."""

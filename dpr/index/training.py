@@ -14,8 +14,7 @@ import numpy.typing as npt
 from dpr.errors import IndexBuildError
 from dpr.index.candidates import search
 from dpr.index.choose import IndexPlan, new_index
-from dpr.index.coding import FaissCoder
-from dpr.index.hardware import CPU, Floats, Hardware, as_float32, check_width
+from dpr.index.hardware import CPU, Floats, Hardware, Lists, as_float32, check_width
 from dpr.index.kinds import copy_index, core, inverted, reason
 from dpr.index.sample import ROWS_PER_LIST
 
@@ -135,19 +134,17 @@ def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
     return float(np.square(error_ND, dtype=np.float64).sum() / np.square(vectors_ND, dtype=np.float64).sum())
 
 
-def list_imbalance(codebook: faiss.Index, vectors_ND: Floats) -> float | None:
+def list_imbalance(lists: int, lists_N: Lists) -> float | None:
     """Return how many vectors a question compares, relative to equal lists, if questions are distributed as vectors.
 
-    A sample gives an unbiased estimate for all vectors: L lists times the share of pairs that are in one list. For all
-    vectors it is FAISS's imbalance factor, without the pairs of a vector with itself. None for kinds without inverted
-    lists and for fewer than two vectors. Raises IndexBuildError as `quantisation_error` does.
+    `lists_N` holds the list of each vector of a sample. The sample gives an unbiased estimate for all vectors: the
+    number of `lists` times the share of pairs that are in one list. For all vectors it is FAISS's imbalance factor,
+    without the pairs of a vector with itself. None for kinds without lists and for fewer than two vectors. Pure.
     """
-    ivf = inverted(codebook)
-    if ivf is None or len(vectors_ND) < 2:
+    if not lists or len(lists_N) < 2:
         return None
-    lists_N, _ = FaissCoder(codebook)(vectors_ND, "vectors")
     sizes_L = np.bincount(lists_N).astype(np.float64)
-    return float(ivf.nlist * (sizes_L * (sizes_L - 1)).sum() / (len(lists_N) * (len(lists_N) - 1)))
+    return float(lists * (sizes_L * (sizes_L - 1)).sum() / (len(lists_N) * (len(lists_N) - 1)))
 
 
 def imbalance_growth(trained: float, new: float, share: float) -> float:

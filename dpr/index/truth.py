@@ -162,6 +162,19 @@ def recalls_at(found_ids_QC: Ids, true_ids_QK: Ids, depths: Sequence[int]) -> li
     return [float((places_P < min(depth, width)).mean()) if len(places_P) else 1.0 for depth in depths]
 
 
+def recall_of_new(found: tuple[Scores, Ids], new: tuple[Scores, Ids]) -> float | None:
+    """Return the share of new rows that were found, among those that belong to what was found; None if none does.
+
+    `found` are the first K that search gives, and `new` the K nearest of the new rows, both with exact scores (Q, K). A
+    new row belongs there if its score is no worse than the last one found. That holds for all that are among the true
+    nearest, so their recall is at least as high; and the rows that are not new need not be compared.
+    """
+    (found_scores_QK, found_ids_QK), (new_scores_QK, new_ids_QK) = found, new
+    belongs_QK = (new_ids_QK != MISSING) & (new_scores_QK >= found_scores_QK[:, -1:])
+    there_QK = (new_ids_QK[:, :, None] == found_ids_QK[:, None, :]).any(axis=2)
+    return float(there_QK[belongs_QK].mean()) if belongs_QK.any() else None
+
+
 def empty_topk(questions: int, k: int) -> tuple[Scores, Ids]:
     """Return scores (Q, K) float32 of -inf and ids (Q, K) int64 of -1."""
     return np.full((questions, k), -np.inf, np.float32), np.full((questions, k), MISSING, np.int64)

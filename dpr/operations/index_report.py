@@ -43,6 +43,7 @@ def write_report(store: Store, snapshot: Snapshot, folder: Path) -> Path:
         "passages": body.passages,
         "index": body.codebook.factory,
         "shards": len(body.index.shards),
+        "loose rows": body.index.loose_rows,
         "bytes of the index": body.index.size_bytes,
         "bytes a vector": body.index.size_bytes / body.index.rows,
         "nprobe": body.index.nprobe,

@@ -12,6 +12,7 @@ from dpr.errors import DprError, IntegrityError
 from dpr.fingerprint import content_hash, id_hash, passage_key
 from dpr.formats import layout
 from dpr.formats.deletions import read_deletions
+from dpr.formats.loose import read_loose
 from dpr.formats.manifest import SegmentEntry, ShardEntry, SnapshotBody
 from dpr.formats.objects import fetch_object, verify_bytes
 from dpr.formats.records import ObjectRef, read_record
@@ -102,6 +103,7 @@ def _check_contents(store: Store, body: SnapshotBody) -> None:
     expected = np.concatenate(index_ids)
     _check_each_once(join_hashes(id_hashes), expected)
     found = [_live_ids(store, shard, expected) for shard in body.index.shards]
+    found.append(_loose_ids(store, body))
     if not np.array_equal(np.sort(np.concatenate(found)), np.sort(expected)):
         raise IntegrityError("the ids in the index are not those of the live rows, each once")
 
@@ -116,6 +118,17 @@ def _live_ids(store: Store, shard: ShardEntry, live_ids: npt.NDArray[np.int64]) 
             f"{shard.rows} and {shard.live_rows}"
         )
     return living
+
+
+def _loose_ids(store: Store, body: SnapshotBody) -> npt.NDArray[np.int64]:
+    """Return the ids of the loose rows. Raises IntegrityError if their vectors are not those of their segments."""
+    loose = read_loose(store, body.index.loose, body.encoder.dim)
+    for entry in body.segments:
+        rows = loose.rows_N[loose.segments_N == entry.number]
+        stored_ND = SegmentVectors.open(store, entry.object, verify=True).rows(rows.astype(np.int64))
+        if stored_ND.tobytes() != loose.vectors_ND[loose.segments_N == entry.number].tobytes():
+            raise IntegrityError(f"loose rows of segment {entry.segment_id} do not have the vectors of the segment")
+    return loose.segments_N.astype(np.int64) << ROW_BITS | loose.rows_N
 
 
 def _check_rows(store: Store, entry: SegmentEntry, encoder_id: str) -> pa.FixedSizeBinaryArray:

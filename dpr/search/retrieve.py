@@ -53,7 +53,8 @@ class Retriever:
 
         snapshot, marker = open_snapshot(store, number)
         try:
-            encoder = QuestionEncoder(question_tower(snapshot, model), Compute())
+            precision = snapshot.body.encoder.config.precision
+            encoder = QuestionEncoder(question_tower(snapshot, model), Compute(precision))
             return cls(snapshot.number, snapshot.body, encoder, VectorSearch.open(store, snapshot.body), marker)
         except BaseException:
             marker.close()

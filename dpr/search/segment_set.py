@@ -6,7 +6,7 @@ unpacked into this machine's cache the first time that one of them is shown.
 Shapes: N rows, D dimensions, K hits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -81,9 +81,11 @@ class SegmentSet:
         vectors_ND = self.vectors(ids_N)
         return lambda some_n: vectors_ND[np.searchsorted(ids_N, some_n)]
 
-    def live_blocks(self) -> Iterator[tuple[Ids, Vectors]]:
-        """Yield index ids (n,) and vectors (n, D) of all live rows, a row group at a time."""
+    def live_blocks(self, numbers: Collection[int] | None = None) -> Iterator[tuple[Ids, Vectors]]:
+        """Yield index ids (n,) and vectors (n, D) of live rows, a row group at a time: of all segments, or of some."""
         for number, entry in sorted(self._entries.items()):
+            if numbers is not None and number not in numbers:
+                continue
             live = self._deletions.live_rows(entry)
             for first, vectors_nD in self._vectors[number].blocks():
                 rows = live[np.searchsorted(live, first) : np.searchsorted(live, first + len(vectors_nD))]

@@ -3,10 +3,15 @@
 Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner products (paper, equation 1).
 """
 
+import numpy as np
+
 from dpr.errors import IntegrityError
+from dpr.formats.loose import read_loose
 from dpr.formats.manifest import IndexEntry, SnapshotBody
 from dpr.formats.objects import fetch_object
 from dpr.index.candidates import SearchSettings, rescore
+from dpr.index.loose import LooseIndex
+from dpr.index.merging import ROW_BITS
 from dpr.index.shards import ServingIndex, open_shards
 from dpr.index.truth import Ids, Scores, exact_topk
 from dpr.index.tune import RECALL_AT
@@ -18,7 +23,20 @@ def open_index(store: Store, entry: IndexEntry, segments: SegmentSet) -> Serving
     """Fetch, verify and load all shards of an index over these segments."""
     shards = open_shards([fetch_object(store, shard.object) for shard in entry.shards])
     dead_shares = [1.0 - shard.live_rows / shard.rows for shard in entry.shards]
-    return ServingIndex(shards, segments.live_rows() if any(dead_shares) else None, dead_shares)
+    live = segments.live_rows() if any(dead_shares) else None
+    return ServingIndex(shards, live, dead_shares, _open_loose(store, entry, segments.dim))
+
+
+def _open_loose(store: Store, entry: IndexEntry, dim: int) -> LooseIndex | None:
+    if entry.loose is None:
+        return None
+    rows = read_loose(store, entry.loose, dim)
+    if len(rows) != entry.loose_rows:
+        raise IntegrityError(
+            f"{entry.loose.name} holds {len(rows)} loose rows, and the snapshot counts {entry.loose_rows}; roll back "
+            "to a sound snapshot or run the recipe again"
+        )
+    return LooseIndex(rows.segments_N.astype(np.int64) << ROW_BITS | rows.rows_N, rows.vectors_ND)
 
 
 class VectorSearch:

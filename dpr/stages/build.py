@@ -10,13 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.formats import layout
+from dpr.formats.loose import LooseRows
 from dpr.formats.manifest import CodebookEntry, SegmentEntry
 from dpr.formats.objects import bytes_to_fetch, fetch_object, put_object
 from dpr.formats.records import ObjectRef, Result
-from dpr.formats.segment import FLOAT16_BYTES
+from dpr.formats.segment import FLOAT16_BYTES, Vectors
 from dpr.index.coding import Coder, build_part, coder
 from dpr.index.faiss_file import read_faiss
 from dpr.index.hardware import Hardware
@@ -27,6 +31,9 @@ from dpr.search.vectors import SegmentVectors
 from dpr.stages.drift import CodebookChoice
 from dpr.store import open_store
 from dpr.store.temporary import temporary_folder
+
+MAX_FAR = 1_000
+"""Far rows of a segment that are kept with its part."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +55,20 @@ class PartResult(Result):
     """A part; `rows` are all rows of its segment, dead ones included."""
 
     part: ObjectRef
+    far: ObjectRef | None
+    """Its rows that are far from every centroid, with their vectors: the farthest ones, at most MAX_FAR."""
 
 
 def build(
     run: Run, segments: Sequence[SegmentEntry], codebook: CodebookEntry, choice: CodebookChoice
-) -> list[ObjectRef]:
+) -> list[PartResult]:
     """Code the segments that have no part yet; returns the part of each. An index of a kind without parts has none."""
     if not choice.plan.mergeable:
         return []
     units = plan_build(segments, codebook)
-    step = Step("build", partial(BuildPart, run.store.url, codebook.object, run.executor.hardware()), "coder")
+    step = Step("build", partial(BuildPart, run.store.url, codebook, run.executor.hardware()), "coder")
     work = Work.of(recorded(run.store.url, PartResult, step))
-    return [result.part for result in run.results(Stage("build", units, PartResult, work))]
+    return run.results(Stage("build", units, PartResult, work))
 
 
 def plan_build(segments: Sequence[SegmentEntry], codebook: CodebookEntry) -> list[BuildUnit]:
@@ -81,9 +90,9 @@ def build_need(unit: BuildUnit, dim: int, code_bytes: int) -> Need:
 class BuildPart:
     """Codes one segment's vectors with the codebook."""
 
-    def __init__(self, store_url: str, codebook: ObjectRef, hardware: Hardware) -> None:
-        self._store, self._codebook_sha256 = open_store(store_url), codebook.sha256
-        self._codebook, self._coder = _codebook_of(store_url, codebook, hardware)
+    def __init__(self, store_url: str, codebook: CodebookEntry, hardware: Hardware) -> None:
+        self._store, self._entry = open_store(store_url), codebook
+        self._codebook, self._coder = _codebook_of(store_url, codebook.object, hardware)
 
     def __call__(self, unit: BuildUnit) -> PartResult:
         need = build_need(unit, self._codebook.d, core(self._codebook).code_size)
@@ -93,8 +102,18 @@ class BuildPart:
         with temporary_folder() as folder:
             part = build_part(self._codebook, vectors_ND, code=self._coder)
             path = Path(folder, "part.safetensors")
-            write_part(part, path, self._codebook_sha256)
-            return PartResult(rows=unit.rows, part=put_object(self._store, unit.stem, path))
+            write_part(part, path, self._entry.object.sha256)
+            far = farthest_rows(part.distances_N, vectors_ND, self._entry.far_distance).put(
+                self._store, f"{unit.stem}.far"
+            )
+            return PartResult(rows=unit.rows, part=put_object(self._store, unit.stem, path), far=far)
+
+
+def farthest_rows(distances_N: npt.NDArray[np.float32], vectors_ND: Vectors, far_distance: float | None) -> LooseRows:
+    """Return the rows that are farther than `far_distance`, at most the MAX_FAR farthest. Pure."""
+    rows = np.flatnonzero(distances_N > far_distance) if far_distance is not None else np.empty(0, np.int64)
+    rows = np.sort(rows[np.argsort(-distances_N[rows], kind="stable")][:MAX_FAR])
+    return replace(LooseRows.of_segment(0, rows, vectors_ND[rows]), distances_N=distances_N[rows])
 
 
 @functools.lru_cache(maxsize=1)  # a process that builds many parts reads the codebook once

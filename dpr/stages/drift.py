@@ -10,14 +10,15 @@ from dpr.formats.manifest import CodebookEntry
 from dpr.formats.objects import fetch_object
 from dpr.formats.records import Document
 from dpr.index.choose import IndexPlan, choose, fits, keep
+from dpr.index.coding import FaissCoder
 from dpr.index.faiss_file import read_faiss
+from dpr.index.kinds import list_count
+from dpr.index.loose import max_loose
 from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error
 from dpr.run import Run
 from dpr.stages.train import FIGURE_ROWS, IndexContext, sample_vectors, train_codebook
 from dpr.store import Store
 
-MIN_DRIFT_ROWS = 1_000
-"""Fewer rows since training are too few to measure drift; many nights add up."""
 RETRAIN_GROWTH = 1.5
 """`auto` looks at the rule of N again once the corpus has grown or shrunk by this factor since training."""
 
@@ -50,7 +51,7 @@ class CodebookChoice:
     reuse: CodebookEntry | None
     plan: IndexPlan
     drift: Drift | None
-    """None: no codebook yet, or too few rows since it was trained."""
+    """None: no codebook yet, or so few rows since it was trained that all may be loose (`dpr.index.loose`)."""
     reason: str
 
     @property
@@ -84,11 +85,11 @@ def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | N
             "is never; set retrain to auto, or the factory to the codebook's"
         )
     since = sum(entry.live_rows for entry in context.segments if entry.number > base.last_segment)
-    drift = measure_drift(store, context, base) if since >= MIN_DRIFT_ROWS else None
+    drift = measure_drift(store, context, base) if since > max_loose(rows) else None
     reason = _reason_to_retrain(context, base, drift)
     if reason is not None:
         return CodebookChoice(None, choose(config, rows, dim), drift, reason)
-    too_few = f"{since:,} rows came since training, too few to measure drift (minimum {MIN_DRIFT_ROWS:,})"
+    too_few = f"{since:,} rows came since training, and drift is measured of more than {max_loose(rows):,}"
     return CodebookChoice(base, keep(config, base.factory, rows, dim), drift, drift.description if drift else too_few)
 
 
@@ -125,7 +126,8 @@ def measure_drift(store: Store, context: IndexContext, base: CodebookEntry) -> D
     sample_ND = sample_vectors(store, later, context.deletions, FIGURE_ROWS, seed=0)
     codebook = read_faiss(fetch_object(store, base.object))
     error = quantisation_error(codebook, sample_ND) / base.quantisation_error - 1.0 if base.quantisation_error else 0.0
-    growth, imbalance = None, list_imbalance(codebook, sample_ND)
+    growth, lists = None, list_count(codebook)
+    imbalance = list_imbalance(lists, FaissCoder(codebook)(sample_ND, "vectors").lists_N) if lists else None
     if base.list_imbalance is not None and imbalance is not None:
         growth = imbalance_growth(base.list_imbalance, imbalance, rows / context.rows)
     return Drift(rows=rows, quantisation_error=error, list_imbalance=growth)

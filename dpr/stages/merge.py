@@ -18,6 +18,7 @@ from dpr.errors import IntegrityError
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.deletions import RowSet, dead_digest, read_row_set
+from dpr.formats.loose import LooseRows
 from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, ShardEntry
 from dpr.formats.objects import fetch_into, fetch_object, put_object
 from dpr.formats.records import ObjectRef, Result
@@ -27,8 +28,10 @@ from dpr.index.kinds import Storage, storage
 from dpr.index.merging import BUFFER_BYTES, ROW_BITS, ROW_MASK, PartRef, build_whole, merge
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
+from dpr.stages.build import PartResult
 from dpr.stages.drift import CodebookChoice
-from dpr.stages.shard_rows import ShardRows, plan_shards
+from dpr.stages.loose_rows import choose_loose, gather_loose, known_rows
+from dpr.stages.shard_rows import RowsNow, ShardRows, plan_shards, rows_now
 from dpr.stages.train import IndexContext
 from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
@@ -76,20 +79,34 @@ class ShardResult(Result):
 
 
 def merge_index(
-    run: Run, context: IndexContext, codebook: CodebookEntry, choice: CodebookChoice, parts: Sequence[ObjectRef]
+    run: Run, context: IndexContext, codebook: CodebookEntry, choice: CodebookChoice, parts: Sequence[PartResult]
 ) -> tuple[IndexEntry, list[ShardResult]]:
     """Write the shards that this night needs; returns the index of old and new ones, and what was written."""
     base = run.base.body if run.base else None
     stays = base and base.codebook.object == codebook.object and base.index.first_shards == context.config.shards
     old = base.index.shards if base and stays else []
-    plan = plan_shards(run.store, context, old)
     numbers = [entry.number for entry in context.segments]
     part_of = dict(zip(numbers, parts, strict=choice.plan.mergeable))
+    now = rows_now(run.store, context, old)
+    loose, loose_rows = _loose(run.store, context, now, base.index if base and stays else None, part_of)
+    plan = plan_shards(context, now, loose)
     units = [_unit(run.store, context, codebook, rows, part_of, choice) for rows in plan.new]
     step = Step("merge", partial(MergeShard, context, codebook, mergeable=choice.plan.mergeable))
     work = Work.of(recorded(context.store_url, ShardResult, step))
     results = run.results(Stage("merge", units, ShardResult, work))
-    return index_entry([*plan.kept, *map(_new_shard, units, results)], context.config.shards), results
+    shards = [*plan.kept, *map(_new_shard, units, results)]
+    return _index_entry(shards, loose_rows.put(run.store, layout.loose()), len(loose_rows), context), results
+
+
+def _loose(
+    store: Store, context: IndexContext, now: RowsNow, base: IndexEntry | None, part_of: Mapping[int, PartResult]
+) -> tuple[ShardRows, LooseRows]:
+    """Return which rows are loose, and them; a kind without parts has none."""
+    if not part_of:
+        return {number: np.zeros_like(mask) for number, mask in now.missing.items()}, LooseRows.joined([], context.dim)
+    known = known_rows(store, context, now.missing, base, part_of)
+    loose = choose_loose(now.missing, known, context.rows, any_in_shards=now.any_in_shards)
+    return loose, gather_loose(store, context, loose, known)
 
 
 def _unit(
@@ -97,7 +114,7 @@ def _unit(
     context: IndexContext,
     codebook: CodebookEntry,
     masks: ShardRows,
-    part_of: Mapping[int, ObjectRef],
+    part_of: Mapping[int, PartResult],
     choice: CodebookChoice,
 ) -> MergeUnit:
     """The unit of a shard; its record is named by everything that the shard depends on."""
@@ -110,7 +127,7 @@ def _unit(
         record=layout.record(stem),
         stem=stem,
         segments=segments,
-        parts=tuple(part_of[entry.number] for entry in segments) if part_of else (),
+        parts=tuple(part_of[entry.number].part for entry in segments) if part_of else (),
         left_out=RowSet(left_out).put(store, f"{stem}.left-out"),
         rows=rows,
         read_bytes=rows * choice.plan.bytes_per_vector,
@@ -127,12 +144,21 @@ def _new_shard(unit: MergeUnit, result: ShardResult) -> ShardEntry:
     )
 
 
-def index_entry(shards: Sequence[ShardEntry], first_shards: int) -> IndexEntry:
-    """Return the index of these shards; its search settings are still to be tuned."""
-    names = [shard.object.name for shard in shards]
-    rows = sum(shard.live_rows for shard in shards)
-    index_id = fingerprint(names)
-    return IndexEntry(index_id=index_id, rows=rows, nprobe=1, rescore=0, shards=list(shards), first_shards=first_shards)
+def _index_entry(
+    shards: Sequence[ShardEntry], loose: ObjectRef | None, loose_rows: int, context: IndexContext
+) -> IndexEntry:
+    """Return the index of these shards and loose rows; its search settings are still to be tuned."""
+    names = [shard.object.name for shard in shards] + ([loose.name] if loose else [])
+    return IndexEntry(
+        index_id=fingerprint(names),
+        rows=sum(shard.live_rows for shard in shards) + loose_rows,
+        nprobe=1,
+        rescore=0,
+        shards=list(shards),
+        loose=loose,
+        loose_rows=loose_rows,
+        first_shards=context.config.shards,
+    )
 
 
 class MergeShard:

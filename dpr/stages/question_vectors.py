@@ -66,7 +66,8 @@ def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVect
     texts: tuple[str, ...] = ()
     drawn: tuple[tuple[SegmentEntry, int], ...] = ()
     if run.plan.questions is not None:
-        questions_id, texts = run.plan.questions.gate_id, tuple(run.plan.questions.texts)
+        texts = tuple(run.plan.questions.texts)
+        questions_id = fingerprint([run.plan.questions.gate_id, run.spec.config.precision])
     elif (kept := _kept_stand_ins(run, context)) is not None:
         return kept
     else:
@@ -118,19 +119,11 @@ class EncodeQuestions:
         self._store, self._encoder = open_store(store_url), encoder
 
     def __call__(self, unit: QuestionUnit) -> QuestionVectors:
-        vectors_QD = self._encode(unit.texts) if unit.texts else self._read(unit.drawn)
-        with temporary_folder() as folder:
-            path = Path(folder, "vectors.parquet")
-            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors_QD.reshape(-1)), vectors_QD.shape[1])
-            pq.write_table(pa.table({"embedding": column}), path)
-            ref = put_object(self._store, unit.stem, path)
+        vectors_QD = encode_questions(self._encoder, unit.texts) if unit.texts else self._read(unit.drawn)
         drawn = [(entry.object.sha256, row) for entry, row in unit.drawn]
-        return QuestionVectors(rows=len(vectors_QD), vectors=ref, drawn=drawn)
-
-    def _encode(self, texts: Sequence[str]) -> Scores:
-        from dpr.encoder.encode import QuestionEncoder  # PyTorch, needed only on the first night with these questions
-
-        return QuestionEncoder(resolve(self._encoder).question, Compute()).encode(texts)
+        return QuestionVectors(
+            rows=len(vectors_QD), vectors=put_questions(self._store, unit.stem, vectors_QD), drawn=drawn
+        )
 
     def _read(self, drawn: Sequence[tuple[SegmentEntry, int]]) -> Scores:
         vectors = []
@@ -138,6 +131,22 @@ class EncodeQuestions:
             rows = np.array([row for other, row in drawn if other == entry], np.int64)
             vectors.append(SegmentVectors.open(self._store, entry.object).rows(rows))
         return np.concatenate(vectors).astype(np.float32)
+
+
+def encode_questions(encoder: EncoderConfig, texts: Sequence[str]) -> Scores:
+    """Return vectors (Q, D) float32 of questions."""
+    from dpr.encoder.encode import QuestionEncoder  # PyTorch, needed only where there are new questions
+
+    return QuestionEncoder(resolve(encoder).question, Compute(encoder.precision)).encode(texts)
+
+
+def put_questions(store: Store, stem: str, vectors_QD: Scores) -> ObjectRef:
+    """Store question vectors (Q, D) float32 and return their reference."""
+    with temporary_folder() as folder:
+        path = Path(folder, "vectors.parquet")
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors_QD.reshape(-1)), vectors_QD.shape[1])
+        pq.write_table(pa.table({"embedding": column}), path)
+        return put_object(store, stem, path)
 
 
 def read_questions(store: Store, ref: ObjectRef) -> Scores:

@@ -29,8 +29,24 @@ class ShardsToBe:
     """The rows of each that is to be written."""
 
 
-def plan_shards(store: Store, context: IndexContext, old: Sequence[ShardEntry]) -> ShardsToBe:
-    """Decide which shards stay and which rows go into new ones. Every live row is in exactly one."""
+@dataclass(frozen=True)
+class RowsNow:
+    """Where the live rows lie before the shards of this night are planned."""
+
+    old: Sequence[ShardEntry]
+    living: Sequence[ShardRows]
+    """The live rows of each old shard."""
+    missing: ShardRows
+    """Those that no old shard holds."""
+
+    @property
+    def any_in_shards(self) -> bool:
+        """Return whether any old shard has a live row."""
+        return any(count(rows) for rows in self.living)
+
+
+def rows_now(store: Store, context: IndexContext, old: Sequence[ShardEntry]) -> RowsNow:
+    """Find where the live rows lie."""
     deletions = read_deletions(store, context.deletions)
     lives = {entry.number: deletions.live_mask(entry) for entry in context.segments}
     living = [_living(store, shard, lives) for shard in old]
@@ -38,14 +54,21 @@ def plan_shards(store: Store, context: IndexContext, old: Sequence[ShardEntry]) 
     for rows in living:
         for number, mask in rows.items():
             missing[number] = missing[number] & ~mask
-    new_rows = _count(missing)
-    if not old:
-        return ShardsToBe([], [_chosen(lives, run) for run in split_evenly(context.segments, context.config.shards)])
-    sizes = [ShardSize(shard.rows, _count(rows)) for shard, rows in zip(old, living, strict=True)]
-    kept, groups = plan_tiers(sizes, new_rows)
+    return RowsNow(old, living, missing)
+
+
+def plan_shards(context: IndexContext, now: RowsNow, loose: ShardRows) -> ShardsToBe:
+    """Decide which shards stay and which rows go into new ones. Every live row is in exactly one, or loose. Pure."""
+    missing = {number: mask & ~loose[number] for number, mask in now.missing.items()}
+    if not now.old:
+        runs = split_evenly(context.segments, context.config.shards)
+        new = [{e.number: missing[e.number] for e in run if missing[e.number].any()} for run in runs]
+        return ShardsToBe([], [rows for rows in new if rows])
+    sizes = [ShardSize(shard.rows, count(rows)) for shard, rows in zip(now.old, now.living, strict=True)]
+    stay, groups = plan_tiers(sizes, count(missing))
     return ShardsToBe(
-        [old[place].model_copy(update={"live_rows": sizes[place].live_rows}) for place in kept],
-        [_group_rows(group, living, missing) for group in groups],
+        [now.old[place].model_copy(update={"live_rows": sizes[place].live_rows}) for place in stay],
+        [_group_rows(group, now.living, missing) for group in groups],
     )
 
 
@@ -83,9 +106,6 @@ def _group_rows(group: Group, living: Sequence[ShardRows], missing: ShardRows) -
     return {number: mask for number, mask in rows.items() if mask.any()}
 
 
-def _chosen(lives: ShardRows, segments: Sequence[SegmentEntry]) -> ShardRows:
-    return {entry.number: lives[entry.number] for entry in segments}
-
-
-def _count(rows: ShardRows) -> int:
+def count(rows: ShardRows) -> int:
+    """Return how many rows there are in all segments."""
     return int(sum(mask.sum() for mask in rows.values()))

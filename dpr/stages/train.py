@@ -21,8 +21,10 @@ from dpr.formats.manifest import CodebookEntry, SegmentEntry
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.choose import IndexPlan
+from dpr.index.coding import FaissCoder
 from dpr.index.faiss_file import write_faiss
 from dpr.index.hardware import Hardware, faiss_threads
+from dpr.index.kinds import list_count
 from dpr.index.sample import sample_rows
 from dpr.index.training import list_imbalance, quantisation_error, train
 from dpr.recipe import IndexConfig
@@ -33,6 +35,9 @@ from dpr.store.temporary import temporary_folder
 
 FIGURE_ROWS = 10_000
 """Vectors that a codebook's error and imbalance are measured on, at most."""
+NEAR_SHARE, MIN_NEAR_ROWS = 0.999, 1_000
+"""Of these vectors, this share is near the centroid of its list; what is farther than they are is far. Fewer vectors do
+not tell what is far."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,8 @@ class TrainCodebook:
         with faiss_threads(self._hardware.threads):
             codebook = train(sample_ND, plan, context.config.seed, self._hardware)
             error = quantisation_error(codebook, held_out_ND)
-            imbalance = list_imbalance(codebook, held_out_ND)
+            lists = list_count(codebook)
+            coded = FaissCoder(codebook)(held_out_ND, "vectors held out") if lists else None
         with temporary_folder() as folder:
             path = Path(folder, "codebook.faiss")
             write_faiss(codebook, path)
@@ -143,10 +149,15 @@ class TrainCodebook:
             corpus_rows=context.rows,
             last_segment=max(entry.number for entry in context.segments),
             quantisation_error=error,
-            list_imbalance=imbalance,
+            list_imbalance=list_imbalance(lists, coded.lists_N) if coded else None,
+            far_distance=_far_distance(coded.distances_N) if coded else None,
             object=ref,
         )
         return TrainResult(rows=len(sample_ND), codebook=entry)
+
+
+def _far_distance(distances_N: npt.NDArray[np.float32]) -> float | None:
+    return float(np.quantile(distances_N, NEAR_SHARE)) if len(distances_N) >= MIN_NEAR_ROWS else None
 
 
 def sample_vectors(

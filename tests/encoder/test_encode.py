@@ -1,6 +1,7 @@
 """Vectors against sentence-transformers, transformers and plain torch; batching, order, precision and threads."""
 
 import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,20 @@ def test_vectors_that_are_not_finite_come_back_as_they_are(bert: Path) -> None:
     ids_T = np.concatenate(rows).astype(np.int32)
     vectors_ND = encoder.encode(TokenBatch(ids_T, np.zeros(len(ids_T), np.uint8), offsets))
     assert np.isfinite(vectors_ND).all(axis=1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(("value", "fault"), [(float("nan"), "NaN or infinity"), (0.0, "zero")])
+def test_a_question_that_nothing_can_be_ranked_by_is_refused(bert: Path, value: float, fault: str) -> None:
+    model = BertModel.from_pretrained(bert, add_pooling_layer=False)
+    with torch.no_grad():
+        last = model.encoder.layer[-1].output.LayerNorm
+        last.weight.fill_(value)
+        last.bias.fill_(value)
+    model.save_pretrained(bert)
+    tower = resolve(EncoderConfig(model=str(bert), pooling="mean", normalize=False)).question
+    refused = f"a vector of {fault} for question 1 of 2, 'why?'; ask it in other words"
+    with pytest.raises(EncoderError, match=re.escape(refused)):
+        QuestionEncoder(tower, Compute("fp32", threads=1)).encode(["why?", "who?"])
 
 
 def test_bf16_is_close_and_not_the_same(mean_tower: TowerSpec) -> None:

@@ -107,9 +107,18 @@ def gate_taken(folder: Path) -> tuple[int, int]:
     size_bytes = (folder / "index.faiss").stat().st_size
     ref = NOTHING.model_copy(update={"size_bytes": size_bytes})
     shard = ShardEntry(rows=ROWS, live_rows=ROWS, segments=[0], left_out=None, object=ref)
-    index = IndexEntry(index_id="0" * 16, rows=ROWS, nprobe=1, rescore=0, shards=[shard, shard], first_shards=2)
+    index = IndexEntry(
+        index_id="0" * 16,
+        rows=ROWS,
+        nprobe=1,
+        rescore=0,
+        shards=[shard, shard],
+        loose=None,
+        loose_rows=0,
+        first_shards=2,
+    )
     truth = Truth("q", NOTHING, np.empty((0, 1), np.float32), np.empty((0, 1), np.int64))
-    unit = GateUnit("r", index, truth, None, 0, 0)
+    unit = GateUnit("r", index, truth, None, None, 0, 0)
     return unit.need.memory_bytes, peak_growth(lambda: open_shards([folder / "index.faiss"] * 2))
 
 

@@ -112,6 +112,7 @@ def snapshot_body(rows: int = 30, dim: int = 32, **fields: Any) -> SnapshotBody:
         last_segment=0,
         quantisation_error=0.0,
         list_imbalance=None,
+        far_distance=None,
         object=some_ref("codebooks/e/c-0.faiss"),
     )
     shard = ShardEntry(rows=rows, live_rows=rows, segments=[0], left_out=None, object=some_ref("indexes/i-0.faiss"))
@@ -123,6 +124,8 @@ def snapshot_body(rows: int = 30, dim: int = 32, **fields: Any) -> SnapshotBody:
         measured_on=1,
         tuned_recall=1.0,
         tuned_on=1,
+        new_recall=None,
+        new_asked=0,
         meets_recall_target=True,
         predicted_ms=0.1,
         meets_latency=True,
@@ -136,7 +139,16 @@ def snapshot_body(rows: int = 30, dim: int = 32, **fields: Any) -> SnapshotBody:
         next_segment_number=1,
         deletions=None,
         codebook=codebook,
-        index=IndexEntry(index_id="i", rows=rows, nprobe=1, rescore=0, shards=[shard], first_shards=1),
+        index=IndexEntry(
+            index_id="i",
+            rows=rows,
+            nprobe=1,
+            rescore=0,
+            shards=[shard],
+            loose=None,
+            loose_rows=0,
+            first_shards=1,
+        ),
         gate=gate,
     )
     return body.model_copy(update=fields)

@@ -103,8 +103,10 @@ def test_as_many_points_as_clusters_are_the_centroids() -> None:
 def test_codes_are_those_of_faiss(factory: str, sample_ND: Floats) -> None:
     codebook = train(sample_ND, plan_of(factory), seed=1)
     vectors_ND = topics(4000, seed=3).astype(np.float16)
-    lists_N, codes_NB = coder(codebook, TORCH)(vectors_ND, "vectors")
-    their_lists_N, their_codes_NB = FaissCoder(codebook)(vectors_ND, "vectors")
+    lists_N, codes_NB, distances_N = coder(codebook, TORCH)(vectors_ND, "vectors")
+    their_lists_N, their_codes_NB, their_distances_N = FaissCoder(codebook)(vectors_ND, "vectors")
+    same_N = lists_N == their_lists_N
+    np.testing.assert_allclose(distances_N[same_N], their_distances_N[same_N], rtol=1e-4, atol=1e-6)
     differ = (lists_N != their_lists_N) | (codes_NB != their_codes_NB).any(axis=1)
     assert differ.mean() <= 0.001 * codes_NB.shape[1]
     assert (codes_NB != their_codes_NB).mean() <= 0.001
@@ -241,8 +243,10 @@ def test_a_gpu_gives_what_the_cpu_does(sample_ND: Floats) -> None:
     codebook = train(sample_ND, plan_of("IVF64,PQ8"), seed=1, hardware=Hardware("cuda"))
     again = train(sample_ND, plan_of("IVF64,PQ8"), seed=1, hardware=Hardware("cuda"))
     assert bytes(faiss.serialize_index(codebook)) == bytes(faiss.serialize_index(again))
-    (lists_N, codes_NB), (cpu_lists_N, cpu_codes_NB) = (
+    (lists_N, codes_NB, distances_N), (cpu_lists_N, cpu_codes_NB, cpu_distances_N) = (
         TorchCoder(codebook, device)(sample_ND, "vectors") for device in ("cuda", "cpu")
     )
-    assert (lists_N != cpu_lists_N).mean() <= 0.001
+    same_N = lists_N == cpu_lists_N
+    assert same_N.mean() >= 0.999
+    np.testing.assert_allclose(distances_N[same_N], cpu_distances_N[same_N], rtol=1e-4, atol=1e-6)
     assert (codes_NB != cpu_codes_NB).mean() <= 0.001

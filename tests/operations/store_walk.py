@@ -25,6 +25,8 @@ def unnamed(collection: Collection) -> set[str]:
         records |= {f"parts/{codebook}/{segment}.json" for segment in segments}
         questions = f"truth/{body['encoder_id']}/{body['gate']['questions_id']}"
         records |= {f"{questions}/vectors.json"}
+        stems = [f"segments/{body['encoder_id']}/{segment['segment_id']}" for segment in body["segments"]]
+        records |= {name for name in files if name.endswith(".json") and name.partition(".sentences-")[0] in stems}
         prefixes += [f"{run}/", f"{questions}/measured-", *(f"{questions}/{segment}-" for segment in segments)]
         if f"{run}/plan.json" in files:
             records |= set(_read(collection, f"{run}/plan.json")["scans"])

@@ -89,6 +89,7 @@ def test_what_an_older_kept_snapshot_holds_needs_no_embedding(first_nights: Firs
     assert (before.base, before.work.embed, before.work.passages) == (3, 0, 30)
 
 
+@pytest.mark.usefixtures("no_loose_rows")
 def test_what_the_index_took_in_a_run_that_was_cut_off_is_not_known(first_nights: FirstNights, tmp_path: Path) -> None:
     """Its last attempt found the codebook and shards done, so its seconds are not those of the work."""
     collection = first_nights.copy(tmp_path / "collection")

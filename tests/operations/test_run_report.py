@@ -25,6 +25,7 @@ def stored_reports(collection: Collection) -> list[RunReport]:
     return [RunReport.model_validate_json(path.read_bytes()) for path in paths]
 
 
+@pytest.mark.usefixtures("no_loose_rows")
 def test_a_night_is_reported(first_nights: FirstNights, tmp_path: Path) -> None:
     index = {"factory": "IVF2,SQ8", "retrain": "never", "nprobe": 2}
     collection = first_nights.copy(
@@ -59,7 +60,7 @@ def test_a_night_is_reported(first_nights: FirstNights, tmp_path: Path) -> None:
         "quarantined": {"duplicate id": 1, "no text": 1},
     }
     stages = {stage.stage: stage for stage in report.stages}
-    names = ["scan", "diff", "embed", "copy", "build", "merge", "truth", "gate"]
+    names = ["scan", "diff", "embed", "copy", "build", "merge", "truth", "sentences", "gate"]
     assert [stage.stage for stage in report.stages] == names
     assert stages["scan"].read_bytes == collection.path.stat().st_size
     assert (stages["embed"].rows, stages["copy"].rows, stages["merge"].rows) == (1, 1, 2)

@@ -34,7 +34,9 @@ def nights(first_nights: FirstNights, tmp_path_factory: pytest.TempPathFactory) 
     """Two nights: 30 passages in two segments, then one edit and one new passage."""
     nights = first_nights.copy(tmp_path_factory.mktemp("verify") / "nights")
     nights.corpus |= {"p001": "w1 w2", "new": "w3"}
-    nights.night()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpr.stages.loose_rows.max_loose", lambda _: -1)  # the new rows become a shard
+        nights.night()
     return nights
 
 
@@ -291,6 +293,7 @@ def test_vectors_that_no_reader_would_find_are_found(copy: Copy) -> None:
     assert "keeps its vectors in another form" in problem
 
 
+@pytest.mark.usefixtures("no_loose_rows")
 def test_what_a_shard_leaves_out_is_verified_and_read_verified(nights: Collection, tmp_path: Path) -> None:
     """A shard whose rows are dead for a large part is written anew without them; the next night must know which."""
     history = nights.copy(tmp_path / "nights")

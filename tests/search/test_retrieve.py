@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -48,6 +49,25 @@ def test_hits_are_those_of_brute_force_with_their_text(collection: Collection, e
         assert [hit.score for hit in hits] == pytest.approx(scores_N[best].tolist(), abs=1e-5)
         assert [hit.text for hit in hits] == [collection.corpus[hit.id] for hit in hits]
         assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("precision", "other"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_questions_are_encoded_in_the_precision_of_the_recipe(
+    first_nights: FirstNights, tmp_path: Path, precision: Literal["fp32", "bf16"], other: Literal["fp32", "bf16"]
+) -> None:
+    collection = first_nights.copy(tmp_path / "collection", encoder={"precision": precision})
+    rows = collection.live_rows(collection.body(1))
+    tower = resolve(collection.recipe.encoder).question
+    with Retriever.open(collection.store) as retriever:
+        (hits,) = retriever.search(QUESTIONS[:1], 5, exact=True).hits
+    found = [hit.score for hit in hits]
+    expected, others = (
+        [float(question_D @ rows[hit.id][1]) for hit in hits]
+        for compute in (precision, other)
+        for question_D in QuestionEncoder(tower, Compute(compute)).encode(QUESTIONS[:1])
+    )
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert found != pytest.approx(others, abs=1e-5)
 
 
 def test_an_older_snapshot_answers_as_it_did(collection: Collection) -> None:

@@ -91,7 +91,9 @@ def test_a_part_under_another_codebooks_name_is_refused(
         stem = layout.part(new.codebook.object.sha256, entry.object.sha256)
         moved = part.part.model_copy(update={"name": f"{stem}-{part.part.name.rpartition('-')[2]}"})
         collection.store.put_file_if_absent(moved.name, collection.file(part.part.name))
-        collection.store.put(layout.record(stem), json.dumps({"rows": part.rows, "part": moved.model_dump()}).encode())
+        collection.store.put(
+            layout.record(stem), json.dumps({"rows": part.rows, "part": moved.model_dump(), "far": None}).encode()
+        )
     with pytest.raises(IntegrityError, match="codebook") as refused:
         collection.night()
     assert "\n" not in str(refused.value)

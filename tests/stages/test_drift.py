@@ -103,12 +103,12 @@ def test_drift_of_quantisation_error_decides(first: Collection, tmp_path: Path) 
 def test_few_rows_decide_nothing_and_many_small_nights_add_up(first: Collection, tmp_path: Path) -> None:
     nights = Nights(tmp_path, first)
     old = nights.first
-    some = dict(list(SHORT.items())[:600])
+    some = dict(list(SHORT.items())[:400])
     second = nights.night(LONG | some, max_drift=0.01)
     assert second.codebook == old.codebook
     assert nights.report.drift is None
-    assert "600 rows came since training" in nights.report.reason
-    third = nights.night(LONG | SHORT)  # 500 more
+    assert "400 rows came since training, and drift is measured of more than 426" in nights.report.reason
+    third = nights.night(LONG | SHORT)  # 700 more
     assert third.codebook.codebook_id != old.codebook.codebook_id
     assert nights.report.drift is not None
     assert nights.report.drift.rows == 1100

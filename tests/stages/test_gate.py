@@ -81,6 +81,7 @@ class Oracle:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_loose_rows")
 @pytest.mark.parametrize("answers", ["ids", "strings"])
 def test_all_figures_are_those_of_an_independent_computation(tmp_path: Path, encoder: Path, answers: str) -> None:
     questions = write_questions(tmp_path / "questions.jsonl", answers)

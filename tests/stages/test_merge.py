@@ -25,6 +25,8 @@ from tests.collection import Collection, FirstNights
 from tests.services.endpoint import S3Endpoint
 from tests.tiny import random_texts
 
+pytestmark = pytest.mark.usefixtures("no_loose_rows")
+
 NOTHING = ObjectRef(name="none", size_bytes=0, sha256="0" * 64)
 ROWS = 240
 FIXED = {"factory": "IVF8,SQ8", "nprobe": 3, "rescore": 50}

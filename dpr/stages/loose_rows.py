@@ -1,0 +1,76 @@
+"""Which rows are loose: those that no shard holds and that stay so, and their vectors.
+
+Few rows that no shard holds stay loose. Of many, those that are far from every centroid do, and the others become a
+shard. `dpr.index.loose` says why, and how many.
+
+Shapes: N rows of a segment.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.formats.loose import LooseRows, read_loose
+from dpr.formats.manifest import IndexEntry
+from dpr.index.loose import max_far, max_loose
+from dpr.search.vectors import SegmentVectors
+from dpr.stages.build import PartResult
+from dpr.stages.shard_rows import ShardRows, count
+from dpr.stages.train import IndexContext
+from dpr.store import PARALLEL_READS, Store
+
+
+def choose_loose(missing: ShardRows, known: LooseRows, rows: int, *, any_in_shards: bool) -> ShardRows:
+    """Return which of the rows that no shard holds stay loose, of an index of `rows` rows. Pure.
+
+    `known` holds the far ones. Of equally far rows the older are chosen. An index has one row in a shard at least.
+    """
+    if any_in_shards and count(missing) <= max_loose(rows):
+        return missing
+    chosen = {number: np.zeros_like(mask) for number, mask in missing.items()}
+    is_far = (known.distances_N > 0) & _are_in(missing, known)
+    far = known.only(is_far)
+    order = np.argsort(-far.distances_N, kind="stable")[: max_far(rows)]
+    if not any_in_shards and len(order) == count(missing):
+        return chosen
+    for number, row in zip(far.segments_N[order].tolist(), far.rows_N[order].tolist(), strict=True):
+        chosen[number][row] = True
+    return chosen
+
+
+def known_rows(
+    store: Store, context: IndexContext, missing: ShardRows, base: IndexEntry | None, parts: Mapping[int, PartResult]
+) -> LooseRows:
+    """Return the rows whose vectors need not be looked for: the base's loose ones, and the far ones of new segments.
+
+    A segment is new if the base has no loose row of it; what lies in its shards is not loose again.
+    """
+    kept = read_loose(store, base.loose if base else None, context.dim)
+    new = [number for number, mask in missing.items() if mask.any() and number not in kept.segments_N]
+
+    def far_of(number: int) -> LooseRows:
+        return read_loose(store, parts[number].far, context.dim).in_segment(number)
+
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        return LooseRows.joined([kept, *pool.map(far_of, new)], context.dim)
+
+
+def gather_loose(store: Store, context: IndexContext, loose: ShardRows, known: LooseRows) -> LooseRows:
+    """Return the loose rows with their vectors, those that are not known read from their segments."""
+    there = known.only(_are_in(loose, known))
+    found = [there]
+    for entry in context.segments:
+        rows = np.flatnonzero(loose[entry.number])
+        rows = np.setdiff1d(rows, there.rows_N[there.segments_N == entry.number])
+        if len(rows):
+            vectors_ND = SegmentVectors.open(store, entry.object).rows(rows)
+            found.append(LooseRows.of_segment(entry.number, rows, vectors_ND))
+    return LooseRows.joined(found, context.dim)
+
+
+def _are_in(rows: ShardRows, some: LooseRows) -> npt.NDArray[np.bool_]:
+    """Return which of some rows a set holds."""
+    pairs = zip(some.segments_N.tolist(), some.rows_N.tolist(), strict=True)
+    return np.array([number in rows and bool(rows[number][row]) for number, row in pairs], np.bool_)

@@ -1,0 +1,105 @@
+"""The sentences stage: sentences of passages that came since the codebook was trained, as questions to ask for them.
+
+Each segment's are drawn and encoded once. The gate measures with them how well what is new is found.
+
+Shapes: Q questions, D dimensions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.evaluate.sentences import draw_sentence
+from dpr.fingerprint import fingerprint
+from dpr.formats import layout
+from dpr.formats.deletions import read_deletions
+from dpr.formats.manifest import CodebookEntry, SegmentEntry
+from dpr.formats.objects import open_parts
+from dpr.formats.records import ObjectRef, Result
+from dpr.formats.segment import read_rows
+from dpr.index.sample import sample_rows
+from dpr.index.truth import Scores
+from dpr.recipe import EncoderConfig
+from dpr.run import Run
+from dpr.stages.question_vectors import encode_questions, put_questions, read_questions
+from dpr.stages.train import IndexContext
+from dpr.store import Store, open_store
+
+OF_A_SEGMENT, OF_ALL = 16, 64
+"""Sentences drawn from a segment, and those that are asked: of the newest segments."""
+
+
+class SentenceVectors(Result):
+    """Vectors of sentences of one segment; `rows` are the sentences."""
+
+    vectors: ObjectRef
+
+
+@dataclass(frozen=True)
+class SentencesUnit:
+    """A segment, and the rows to take a sentence of."""
+
+    record: str
+    stem: str
+    segment: ObjectRef
+    drawn: tuple[int, ...]
+    read_bytes: int = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.drawn)
+
+
+@dataclass(frozen=True)
+class NewSentences:
+    """Sentences of passages that came since the codebook was trained."""
+
+    segments: tuple[int, ...]
+    """Numbers of the segments of these passages."""
+    vectors: tuple[ObjectRef, ...]
+    asked: int
+
+    def read(self, store: Store) -> Scores:
+        """Return the vectors (Q, D) float32."""
+        return np.concatenate([read_questions(store, ref) for ref in self.vectors])
+
+
+def new_sentences(run: Run, context: IndexContext, codebook: CodebookEntry) -> NewSentences | None:
+    """Encode sentences of the newest segments since the codebook was trained; None if there are none."""
+    later = [entry for entry in context.segments if entry.number > codebook.last_segment and entry.live_rows]
+    newest = sorted(later, key=lambda entry: -entry.number)[: OF_ALL // OF_A_SEGMENT]
+    if not newest:
+        return None
+    make = partial(EncodeSentences, run.store.url, run.spec.config, context.config.seed)
+    work = Work.of(recorded(run.store.url, SentenceVectors, Step("sentences", make, "trainer")))
+    units = [_plan_sentences(run, context, entry) for entry in newest]
+    results = run.results(Stage("sentences", units, SentenceVectors, work))
+    numbers = tuple(entry.number for entry in newest)
+    return NewSentences(numbers, tuple(result.vectors for result in results), sum(result.rows for result in results))
+
+
+def _plan_sentences(run: Run, context: IndexContext, entry: SegmentEntry) -> SentencesUnit:
+    """Return the unit of a segment: rows are drawn from those that live when it is first asked."""
+    how = fingerprint([run.spec.config.precision, str(context.config.seed)])
+    stem = layout.sentences(run.spec.encoder_id, entry.segment_id, how)
+    live = read_deletions(run.store, context.deletions).live_rows(entry)
+    (ranks,) = sample_rows([len(live)], OF_A_SEGMENT, context.config.seed)
+    return SentencesUnit(layout.record(stem), stem, entry.object, tuple(live[ranks].tolist()))
+
+
+class EncodeSentences:
+    """Takes one sentence of each drawn passage of a segment, and encodes it as a question."""
+
+    def __init__(self, store_url: str, encoder: EncoderConfig, seed: int) -> None:
+        self._store, self._encoder, self._seed = open_store(store_url), encoder, seed
+
+    def __call__(self, unit: SentencesUnit) -> SentenceVectors:
+        vectors_QD = encode_questions(self._encoder, self._sentences(unit))
+        return SentenceVectors(rows=len(vectors_QD), vectors=put_questions(self._store, unit.stem, vectors_QD))
+
+    def _sentences(self, unit: SentencesUnit) -> Sequence[str]:
+        texts = read_rows(open_parts(self._store, unit.segment), ["text"], np.array(unit.drawn))["text"].to_pylist()
+        return [draw_sentence(text, self._seed + row) for row, text in zip(unit.drawn, texts, strict=True)]
