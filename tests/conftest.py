@@ -32,7 +32,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_loose_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let new rows go into a shard, however few they are."""
-    monkeypatch.setattr("dpr.stages.loose_rows.max_loose", lambda _: -1)
+    monkeypatch.setattr("dpr.stages.loose_rows.max_new", lambda _: -1_000_000)
 
 
 @pytest.fixture(scope="session")

@@ -93,6 +93,14 @@ class ShardEntry(Document):
     object: ObjectRef
 
 
+class DeeperSettings(Document):
+    """How the index is searched for more hits, up to `at` and beyond."""
+
+    nprobe: int
+    rescore: int
+    at: int
+
+
 class IndexEntry(Document):
     """The index and how it is searched."""
 
@@ -100,9 +108,13 @@ class IndexEntry(Document):
     rows: int
     """Vectors that live."""
     nprobe: int
-    """Inverted lists visited per question."""
+    """Inverted lists visited per question; in a graph, the candidates that its search keeps."""
     rescore: int
     """Candidates re-scored exactly from the stored vectors; 0: the index's own scores are final."""
+    at: int
+    """Hits that these two were tuned for."""
+    deeper: DeeperSettings | None
+    """Settings for more hits than that; None: `at` is the deepest that was asked for."""
     shards: list[ShardEntry]
     loose: ObjectRef | None
     """The loose rows: those that live and lie in no shard. Every question is compared with their vectors. None: there
@@ -117,7 +129,7 @@ class IndexEntry(Document):
 
 
 class GateReport(Document):
-    """What the gate measured; recalls are recall@20 against exact search."""
+    """What the gate measured; recalls are against exact search, of the first `IndexEntry.at` hits."""
 
     questions: int
     question_kind: str
@@ -135,6 +147,8 @@ class GateReport(Document):
     for by sentences of theirs (`dpr.index.truth.recall_of_new`); None: there are none to ask for."""
     new_asked: int
     """Sentences that this was measured on."""
+    deeper_recall: float | None
+    """Recall of as many hits as the index's deeper settings were tuned for; None: it has none."""
     meets_recall_target: bool
     predicted_ms: float
     """Milliseconds that one question takes on one thread, as predicted."""

@@ -30,9 +30,16 @@ class SearchSettings:
     """How an index is searched."""
 
     nprobe: int
-    """Inverted lists visited per question; without effect on an index that has none."""
+    """Inverted lists visited per question; in a graph, the candidates that its search keeps (FAISS's efSearch). Without
+    effect on other kinds."""
     rescore: int
     """Candidates re-scored exactly; 0: the index's own scores are final."""
+    at: int = 20
+    """Hits that the two were tuned for; more hits need as many more candidates."""
+
+    def candidates(self, k: int) -> int:
+        """Return how many candidates the index is asked for, to return k hits."""
+        return max(k, self.rescore * max(k, self.at) // self.at)
 
 
 Lists = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -136,6 +143,8 @@ def _parameters(index: faiss.Index, nprobe: int) -> faiss.SearchParameters | Non
     """Return the parameters that carry `nprobe` through all that wraps the inverted lists; None if there are none."""
     if isinstance(index, faiss.IndexIVF):
         return faiss.SearchParametersIVF(nprobe=min(nprobe, index.nlist))
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=nprobe)
     if isinstance(index, faiss.IndexIDMap):
         return _parameters(faiss.downcast_index(index.index), nprobe)
     if isinstance(index, faiss.IndexPreTransform):

@@ -6,7 +6,8 @@ that came lately, and rows that are far from every centroid, are therefore compa
 
 How many may be loose follows from what they cost: 0.085 ns a dimension, so 33 ns a row of 384. With N rows a question
 takes about 130 µs + 0.3 µs * sqrt(N), since the lists and the rows of each grow with sqrt(N) (`dpr.index.choose`). A
-tenth of that is the time of 400 + sqrt(N) rows: 508 of 11,529, and 1,400 of a million.
+tenth of that is the time of 400 + sqrt(N) rows: 507 of 11,529, and 1,400 of a million. Those that are far may be a
+quarter of sqrt(N) more, 26 and 250.
 
 Shapes: Q questions, K hits, N rows, D dimensions.
 """
@@ -23,14 +24,14 @@ from dpr.index.truth import Ids, Scores
 NEW_ROWS = 400
 
 
-def max_loose(rows: int) -> int:
-    """Return how many of the rows of an index may be loose. Pure."""
-    return NEW_ROWS + max_far(rows)
+def max_new(rows: int) -> int:
+    """Return how many rows of an index may be loose because they are new. Pure."""
+    return NEW_ROWS + math.isqrt(rows)
 
 
 def max_far(rows: int) -> int:
-    """Return how many rows may be loose for being far from every centroid, where more are new than may be. Pure."""
-    return math.isqrt(rows)
+    """Return how many may be loose because they are far from every centroid. Pure."""
+    return math.isqrt(rows) // 4
 
 
 class LooseIndex:

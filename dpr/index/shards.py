@@ -139,6 +139,11 @@ class ServingIndex:
         """Return the inverted lists of a shard; 0 for a kind without."""
         return list_count(self.shards[0])
 
+    @cached_property
+    def is_graph(self) -> bool:
+        """Return whether shards are searched by following links, with `nprobe` candidates kept."""
+        return isinstance(searched(self.shards[0]), faiss.IndexHNSW)
+
     def search(self, questions_QD: Scores, k: int, nprobe: int) -> tuple[Scores, Ids]:
         """Return the k best live rows by the index's own scores, as `dpr.index.candidates.search` gives them."""
         several = len(self.shards) > 1 and self.lists and len(questions_QD)
@@ -180,7 +185,7 @@ class ServingIndex:
         In a graph: the neighbours of as many vectors as its search keeps.
         """
         if not self.lists or not self.rows:
-            return float(sum(_visited_without_lists(shard) for shard in self.shards))
+            return float(sum(_visited_without_lists(shard, nprobe) for shard in self.shards))
         return float(min(nprobe * self._squares / self.rows, self.rows))
 
     @cached_property
@@ -201,8 +206,8 @@ def first_living(scores_QC: Scores, ids_QC: Ids, live_QC: npt.NDArray[np.bool_],
     return scores_QK, ids_QK
 
 
-def _visited_without_lists(shard: faiss.Index) -> int:
+def _visited_without_lists(shard: faiss.Index, ef: int) -> int:
     graph = searched(shard)
     if isinstance(graph, faiss.IndexHNSW):
-        return min(int(shard.ntotal), int(graph.hnsw.efSearch) * int(graph.hnsw.nb_neighbors(0)))
+        return min(int(shard.ntotal), ef * int(graph.hnsw.nb_neighbors(0)))
     return int(shard.ntotal)

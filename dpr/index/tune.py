@@ -18,10 +18,13 @@ from dpr.index.shards import ServingIndex
 from dpr.index.truth import Ids, Scores, recalls_at
 from dpr.recipe import IndexConfig
 
-RECALL_AT = 20
-RESCORES = (0, 20, 50, 100, 200, 500, 1000)
-MIN_GAIN = 0.001
-"""Tuning stops if visiting twice the lists, with the most candidates, gains less recall than this."""
+RESCORE_TIMES, MAX_RESCORE = (0, 1, 2.5, 5, 10, 25, 50), 1_000
+"""Candidates that are re-scored: multiples of the hits that settings are tuned for, and the most of them after 2.5."""
+MIN_EF = 16
+"""The least candidates that the search of a graph keeps."""
+MIN_GAIN = 0.1
+"""Tuning stops if visiting twice the lists, with the most candidates, closes less than this share of the gap between
+recall and target."""
 
 
 class TunePoint(Document):
@@ -30,7 +33,7 @@ class TunePoint(Document):
     nprobe: int
     rescore: int
     recall: float
-    """Recall@20 against exact search."""
+    """Against exact search, of as many neighbours as settings are tuned for."""
     predicted_ms: float
     """Milliseconds for one question on one thread, by the model of `dpr.index.cost`."""
 
@@ -40,7 +43,7 @@ class Stop(enum.Enum):
 
     TARGET = "all others cost more"
     LATENCY = "all others take longer than latency_ms"
-    GAIN = f"twice the lists gained less than {MIN_GAIN} of recall"
+    GAIN = f"twice the lists closed less than {MIN_GAIN:.0%} of the gap to recall_target"
     ALL = "there are no others"
 
 
@@ -60,14 +63,16 @@ class Tuned:
     """By predicted cost."""
 
 
-def tune(index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids, config: IndexConfig) -> Tuned:
-    """Find the cheapest `nprobe` and `rescore` whose recall@20 on the questions is at least `config.recall_target`.
+def tune(
+    index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids, config: IndexConfig, at: int, min_nprobe: int = 1
+) -> Tuned:
+    """Find the cheapest `nprobe` and `rescore` whose recall@`at` on the questions is at least `config.recall_target`.
 
     Settings that take longer than `config.latency_ms` are out; if no other reaches the target, the best recall within
-    it is chosen. `true_ids_QK` is the exact answer, K at least 20 where there are as many vectors. A setting that the
-    recipe fixes is left as it is.
+    it is chosen. `true_ids_QK` is the exact answer, K at least `at` where there are as many vectors. A setting that the
+    recipe fixes is left as it is. Fewer lists than `min_nprobe` are not tried.
     """
-    trial = _Trial(index, questions_QD, true_ids_QK[:, :RECALL_AT], config)
+    trial = _Trial(index, questions_QD, true_ids_QK[:, :at], config, at, min_nprobe)
     stop = trial.run()
     points = sorted(trial.points, key=lambda point: (point.predicted_ms, point.nprobe, point.rescore))
     within = [point for point in points if point.predicted_ms <= trial.max_ms]
@@ -75,14 +80,14 @@ def tune(index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids, config: In
     # of equal recall, the first is the cheapest
     best = max(within or points[:1], key=lambda point: point.recall)
     chosen = reaching[0] if reaching else best
-    settings = SearchSettings(chosen.nprobe, chosen.rescore)
+    settings = SearchSettings(chosen.nprobe, chosen.rescore, at)
     return Tuned(settings, chosen.recall, chosen.predicted_ms, bool(reaching), bool(within), stop, points)
 
 
 def describe(tuned: Tuned, config: IndexConfig) -> str:
     """Return the choice in one sentence: what it gives, what could not be met, and why no more was tried."""
     settings = f"nprobe {tuned.settings.nprobe} and rescore {tuned.settings.rescore}"
-    found = f"recall@{RECALL_AT} {tuned.recall:.4f} at a predicted {tuned.predicted_ms:.3g} ms"
+    found = f"recall@{tuned.settings.at} {tuned.recall:.4f} at a predicted {tuned.predicted_ms:.3g} ms"
     if not tuned.meets_latency:
         choice = f"{settings} are the cheapest, {found}, and still above latency_ms {config.latency_ms:g}"
     elif tuned.meets_target:
@@ -96,9 +101,18 @@ def describe(tuned: Tuned, config: IndexConfig) -> str:
 class _Trial:
     """Measures settings, the cheapest first, until the target is met or more cannot help."""
 
-    def __init__(self, index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids, config: IndexConfig) -> None:
+    def __init__(
+        self,
+        index: ServingIndex,
+        questions_QD: Scores,
+        true_ids_QK: Ids,
+        config: IndexConfig,
+        at: int,
+        min_nprobe: int,
+    ) -> None:
         self._index, self._questions_QD, self._true_ids_QK, self._config = index, questions_QD, true_ids_QK, config
-        self._rescores = RESCORES if config.rescore is None else (config.rescore,)
+        self._at, self._min_nprobe = at, min_nprobe
+        self._rescores = _rescores(at) if config.rescore is None else [config.rescore]
         self._cost = search_cost(index)
         self._measured: dict[int, list[TunePoint]] = {}
         self.max_ms = math.inf if config.latency_ms is None else config.latency_ms
@@ -119,12 +133,19 @@ class _Trial:
                 self._measured[nprobe] = self._measure(nprobe)
             (point,) = (point for point in self._measured[nprobe] if point.rescore == rescore)
             if self._reaches(point):
+                self._try_between(nprobe)
                 return Stop.TARGET
         return Stop.ALL
 
+    def _try_between(self, nprobe: int) -> None:
+        """Measure the number of lists halfway between the last that missed the target and the one that reaches it."""
+        if self._config.nprobe is None and nprobe >= 4 and nprobe // 2 in self._measured:
+            self._measured[3 * nprobe // 4] = self._measure(3 * nprobe // 4)
+
     def _settings(self) -> Iterator[tuple[float, int, int]]:
         """Yield predicted cost, nprobe and rescore of all settings there are to try."""
-        for nprobe in [self._config.nprobe] if self._config.nprobe is not None else _nprobes(self._index):
+        nprobes = [self._config.nprobe] if self._config.nprobe is not None else _nprobes(self._index)
+        for nprobe in [nprobe for nprobe in nprobes if nprobe >= self._min_nprobe] or nprobes[-1:]:
             for rescore in self._rescores:
                 yield self._cost.milliseconds(self._index, nprobe, rescore), nprobe, rescore
 
@@ -133,7 +154,8 @@ class _Trial:
         recalls = [max(point.recall for point in points) for points in self._measured.values()]
         if len(recalls) < 2 or any(self._reaches(point) for point in self.points):
             return False
-        return recalls[-1] < max(recalls[:-1]) + MIN_GAIN
+        before = max(recalls[:-1])
+        return recalls[-1] - before < MIN_GAIN * (self._config.recall_target - before)
 
     def _reaches(self, point: TunePoint) -> bool:
         return point.recall >= self._config.recall_target and point.predicted_ms <= self.max_ms
@@ -144,8 +166,8 @@ class _Trial:
         One search with the most candidates serves all: the best C are the first of the best 2C. And nothing is
         re-scored: among candidates with exact scores, a true neighbour always comes first.
         """
-        _, ids_QC = self._index.search(self._questions_QD, max(RECALL_AT, *self._rescores), nprobe)
-        depths = [max(RECALL_AT, rescore) for rescore in self._rescores]
+        _, ids_QC = self._index.search(self._questions_QD, max(self._at, *self._rescores), nprobe)
+        depths = [max(self._at, rescore) for rescore in self._rescores]
         recalls = recalls_at(ids_QC, self._true_ids_QK, depths)
         return [
             TunePoint(
@@ -158,7 +180,15 @@ class _Trial:
         ]
 
 
+def _rescores(at: int) -> list[int]:
+    """Return the numbers of candidates to try for `at` hits."""
+    most = max(MAX_RESCORE, int(2.5 * at))
+    return [int(times * at) for times in RESCORE_TIMES if times * at <= most]
+
+
 def _nprobes(index: ServingIndex) -> list[int]:
-    """Return the powers of two up to the number of lists, and that number."""
+    """Return the powers of two up to the number of lists, and that number; in a graph, up to the number of vectors."""
+    if index.is_graph:
+        return [MIN_EF * 2**power for power in range(max(1, (index.rows // MIN_EF).bit_length()))]
     lists = max(1, index.lists)
     return sorted({lists, *(2**power for power in range(lists.bit_length()))})

@@ -16,6 +16,7 @@ from dpr.encoder.tower import TowerSpec
 from dpr.formats.manifest import Snapshot, SnapshotBody
 from dpr.formats.markers import Marker
 from dpr.formats.snapshots import open_snapshot
+from dpr.index.truth import Scores
 from dpr.search.hits import Hit
 from dpr.search.vector_search import VectorSearch
 from dpr.store import Store
@@ -72,10 +73,14 @@ class Retriever:
     ) -> None:
         self.close()
 
+    def encode(self, questions: Sequence[str]) -> Scores:
+        """Return the vectors (Q, D) float32 of questions. Raises EncoderError as `QuestionEncoder.encode` does."""
+        return self._encoder.encode(questions)
+
     def search(self, questions: Sequence[str], k: int = 10, *, exact: bool = False) -> Answer:
         """Return the best k passages for each question, by the index or (`exact`) by brute force."""
         started = time.perf_counter()
-        questions_QD = self._encoder.encode(questions)
+        questions_QD = self.encode(questions)
         encoded = time.perf_counter()
         scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(questions_QD, k)
         hits = [self._vectors.segments.hits(s, i) for s, i in zip(scores_QK, ids_QK, strict=True)]

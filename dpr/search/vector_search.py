@@ -14,9 +14,14 @@ from dpr.index.loose import LooseIndex
 from dpr.index.merging import ROW_BITS
 from dpr.index.shards import ServingIndex, open_shards
 from dpr.index.truth import Ids, Scores, exact_topk
-from dpr.index.tune import RECALL_AT
 from dpr.search.segment_set import SegmentSet
 from dpr.store import Store
+
+
+def search_settings(entry: IndexEntry) -> tuple[SearchSettings, SearchSettings | None]:
+    """Return the settings of an index, and those for more hits than these were tuned for."""
+    few = SearchSettings(entry.nprobe, entry.rescore, entry.at)
+    return few, SearchSettings(**entry.deeper.model_dump()) if entry.deeper else None
 
 
 def open_index(store: Store, entry: IndexEntry, segments: SegmentSet) -> ServingIndex:
@@ -42,8 +47,15 @@ def _open_loose(store: Store, entry: IndexEntry, dim: int) -> LooseIndex | None:
 class VectorSearch:
     """An index with exact re-scoring from the stored vectors."""
 
-    def __init__(self, index: ServingIndex, settings: SearchSettings, segments: SegmentSet) -> None:
-        self.index, self.settings, self.segments = index, settings, segments
+    def __init__(
+        self,
+        index: ServingIndex,
+        settings: SearchSettings,
+        segments: SegmentSet,
+        deeper: SearchSettings | None = None,
+    ) -> None:
+        """`deeper`: settings for more hits than the others were tuned for; None: these serve, with more candidates."""
+        self.index, self.settings, self.segments, self.deeper = index, settings, segments, deeper
 
     @classmethod
     def open(cls, store: Store, body: SnapshotBody) -> "VectorSearch":
@@ -56,14 +68,14 @@ class VectorSearch:
                 f"index {body.index.index_id} has {index.dim} dimensions, and encoder {body.encoder_id} gives "
                 f"{body.encoder.dim}; roll back to a sound snapshot or run the recipe again"
             )
-        return cls(index, SearchSettings(body.index.nprobe, body.index.rescore), segments)
+        settings, deeper = search_settings(body.index)
+        return cls(index, settings, segments, deeper)
 
     def top(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
         """Return the best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64)."""
-        # tuned at 20 hits: more hits need as many more candidates
-        candidates = max(k, self.settings.rescore * max(k, RECALL_AT) // RECALL_AT)
-        scores_QC, ids_QC = self.index.search(questions_QD, candidates, self.settings.nprobe)
-        if not self.settings.rescore:
+        settings = self.settings if self.deeper is None or k <= self.settings.at else self.deeper
+        scores_QC, ids_QC = self.index.search(questions_QD, settings.candidates(k), settings.nprobe)
+        if not settings.rescore:
             return scores_QC, ids_QC
         return rescore(questions_QD, ids_QC, self.segments.fetching(ids_QC), k)
 

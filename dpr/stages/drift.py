@@ -13,7 +13,7 @@ from dpr.index.choose import IndexPlan, choose, fits, keep
 from dpr.index.coding import FaissCoder
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import list_count
-from dpr.index.loose import max_loose
+from dpr.index.loose import max_new
 from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error
 from dpr.run import Run
 from dpr.stages.train import FIGURE_ROWS, IndexContext, sample_vectors, train_codebook
@@ -85,11 +85,11 @@ def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | N
             "is never; set retrain to auto, or the factory to the codebook's"
         )
     since = sum(entry.live_rows for entry in context.segments if entry.number > base.last_segment)
-    drift = measure_drift(store, context, base) if since > max_loose(rows) else None
+    drift = measure_drift(store, context, base) if since > max_new(rows) else None
     reason = _reason_to_retrain(context, base, drift)
     if reason is not None:
         return CodebookChoice(None, choose(config, rows, dim), drift, reason)
-    too_few = f"{since:,} rows came since training, and drift is measured of more than {max_loose(rows):,}"
+    too_few = f"{since:,} rows came since training, and drift is measured of more than {max_new(rows):,}"
     return CodebookChoice(base, keep(config, base.factory, rows, dim), drift, drift.description if drift else too_few)
 
 

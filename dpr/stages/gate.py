@@ -4,7 +4,7 @@ Shapes: Q questions, K neighbours.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,19 +12,19 @@ import numpy.typing as npt
 
 from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
-from dpr.errors import GateError
 from dpr.evaluate.answers import accuracy
 from dpr.evaluate.questions import QuestionSet
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
-from dpr.formats.manifest import CodebookEntry, GateReport, IndexEntry
+from dpr.formats.manifest import CodebookEntry, DeeperSettings, GateReport, IndexEntry
 from dpr.formats.objects import bytes_to_fetch
 from dpr.formats.records import Result
 from dpr.index.candidates import rescore
 from dpr.index.hardware import Hardware, faiss_threads
+from dpr.index.shards import ServingIndex
 from dpr.index.truth import Ids, Scores, exact_topk, recall_at, recall_of_new
-from dpr.index.tune import RECALL_AT, Tuned, TunePoint, describe, tune
-from dpr.recipe import GateConfig, Recipe
+from dpr.index.tune import Tuned, TunePoint, describe, tune
+from dpr.recipe import GateConfig
 from dpr.run import Run
 from dpr.search.hits import Hit
 from dpr.search.segment_set import SegmentSet
@@ -71,6 +71,7 @@ class GateResult(Result):
     report: GateReport
     nprobe: int
     rescore: int
+    deeper: DeeperSettings | None
     recall_target: float
     curve: list[TunePoint]
     """All settings that tuning tried."""
@@ -78,19 +79,20 @@ class GateResult(Result):
 
 def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexEntry) -> tuple[IndexEntry, GateResult]:
     """Measure an index; returns it with the search settings that were chosen, and the measurement."""
-    truth = find_truth(run, context, max(RECALL_AT, *run.recipe.gate.at))
+    truth = find_truth(run, context, max(context.config.recall_at, *run.recipe.gate.at))
     new = new_sentences(run, context, codebook)
     step = Step("gate", partial(MeasureIndex, context, run.recipe.gate, run.executor.hardware()), "trainer")
     work = Work.of(recorded(run.store.url, GateResult, step))
     result = run.result(Stage("gate", [_plan_gate(run, context, index, truth, new)], GateResult, work))
-    run.progress.message("search", result.report.settings + _describe_new(result.report))
-    return index.model_copy(update={"nprobe": result.nprobe, "rescore": result.rescore}), result
+    run.progress.message("search", result.report.settings)
+    chosen = {"nprobe": result.nprobe, "rescore": result.rescore, "deeper": result.deeper}
+    return index.model_copy(update=chosen), result
 
 
 def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth, new: NewSentences | None) -> GateUnit:
     """Return the unit; its record is named by everything that the measurement depends on."""
     questions = run.plan.questions
-    aims = {"nprobe", "rescore", "recall_target", "latency_ms", "seed"}
+    aims = {"nprobe", "rescore", "recall_target", "recall_at", "latency_ms", "seed"}
     measure_id = fingerprint(
         {
             "index": index.index_id,
@@ -103,12 +105,6 @@ def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth,
     )
     record = layout.record(layout.measured(context.encoder_id, truth.questions_id, measure_id))
     return GateUnit(record, index, truth, questions, new, len(truth.ids_QK), index.size_bytes)
-
-
-def _describe_new(report: GateReport) -> str:
-    if report.new_recall is None:
-        return ""
-    return f"; recall@{RECALL_AT} of new passages is {report.new_recall:.4f}, asked for by {report.new_asked} sentences"
 
 
 class MeasureIndex:
@@ -128,57 +124,82 @@ class MeasureIndex:
         tuning, held_out = split_questions(len(questions_QD), context.config.seed)
         with faiss_threads(self._hardware.threads):
             index = open_index(store, unit.index, segments)
-            tuned = tune(index, questions_QD[tuning], truth.ids_QK[tuning], context.config)
-            search = VectorSearch(index, tuned.settings, segments)
-            found_QK = search.top(questions_QD[held_out], RECALL_AT)[1]
-            recall = recall_at(found_QK, truth.ids_QK[held_out], RECALL_AT)
-            new_recall = self._new_recall(unit.new, store, search) if unit.new else None
-            report = self._report(unit, tuned, (recall, new_recall), (len(tuning), len(held_out)))
-            if unit.questions is not None:
-                depth = max(self._gate.at)
-                found = search.top(questions_QD, depth)
-                exact = (truth.scores_QK[:, :depth], truth.ids_QK[:, :depth])
-                report = report.model_copy(
-                    update={
-                        "accuracy_index": _accuracy(unit.questions, segments, found, self._gate.at),
-                        "accuracy_exact": _accuracy(unit.questions, segments, exact, self._gate.at),
-                    }
-                )
+            tuned, deeper = self._tune(index, questions_QD[tuning], truth.ids_QK[tuning])
+            search = VectorSearch(index, tuned.settings, segments, deeper.settings if deeper else None)
+            found = search.top(questions_QD[held_out], context.config.recall_at)[1]
+            report = GateReport(
+                questions=len(truth.ids_QK),
+                question_kind="passages" if unit.questions is None else "questions",
+                questions_id=truth.questions_id,
+                recall=recall_at(found, truth.ids_QK[held_out], context.config.recall_at),
+                measured_on=len(held_out),
+                tuned_recall=tuned.recall,
+                tuned_on=len(tuning),
+                new_recall=self._new_recall(unit.new, store, search) if unit.new else None,
+                new_asked=unit.new.asked if unit.new else 0,
+                deeper_recall=deeper.recall if deeper else None,
+                meets_recall_target=tuned.meets_target,
+                predicted_ms=round(tuned.predicted_ms, 6),
+                meets_latency=tuned.meets_latency,
+                settings=describe(tuned, context.config),
+                **self._accuracies(unit, search, questions_QD),
+            )
         return GateResult(
             rows=len(questions_QD),
-            report=report,
+            report=report.model_copy(update={"settings": _all_settings(report, deeper)}),
             nprobe=tuned.settings.nprobe,
             rescore=tuned.settings.rescore,
+            deeper=DeeperSettings(**asdict(deeper.settings)) if deeper else None,
             recall_target=context.config.recall_target,
             curve=tuned.curve,
         )
 
+    def _tune(self, index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids) -> tuple[Tuned, Tuned | None]:
+        """Choose settings for as many hits as the recipe's `recall_at`, and others for the deepest rank of the gate."""
+        config, deepest = self._context.config, max(self._gate.at)
+        tuned = tune(index, questions_QD, true_ids_QK, config, config.recall_at)
+        if deepest <= config.recall_at:
+            return tuned, None
+        return tuned, tune(index, questions_QD, true_ids_QK, config, deepest, tuned.settings.nprobe)
+
     def _new_recall(self, new: NewSentences, store: Store, search: VectorSearch) -> float | None:
         """Return the recall of passages that are new, which alone are compared with the questions."""
-        questions_QD = new.read(store)
-        _, found_QK = search.top(questions_QD, RECALL_AT)
-        found = rescore(questions_QD, found_QK, search.segments.fetching(found_QK), RECALL_AT)
-        return recall_of_new(found, exact_topk(questions_QD, search.segments.live_blocks(new.segments), RECALL_AT))
+        questions_QD, k = new.read(store), self._context.config.recall_at
+        _, found_QK = search.top(questions_QD, k)
+        found = rescore(questions_QD, found_QK, search.segments.fetching(found_QK), k)
+        return recall_of_new(found, exact_topk(questions_QD, search.segments.live_blocks(new.segments), k))
 
-    def _report(
-        self, unit: GateUnit, tuned: Tuned, recalls: tuple[float, float | None], counts: tuple[int, int]
-    ) -> GateReport:
-        recall, new_recall = recalls
-        return GateReport(
-            questions=len(unit.truth.ids_QK),
-            question_kind="passages" if unit.questions is None else "questions",
-            questions_id=unit.truth.questions_id,
-            recall=recall,
-            measured_on=counts[1],
-            tuned_recall=tuned.recall,
-            tuned_on=counts[0],
-            new_recall=new_recall,
-            new_asked=unit.new.asked if unit.new else 0,
-            meets_recall_target=tuned.meets_target,
-            predicted_ms=round(tuned.predicted_ms, 6),
-            meets_latency=tuned.meets_latency,
-            settings=describe(tuned, self._context.config),
-        )
+    def _accuracies(self, unit: GateUnit, search: VectorSearch, questions_QD: Scores) -> dict[str, dict[str, float]]:
+        """Return the fields of the report that say how many questions are answered; none without answers.
+
+        Ranks up to `recall_at` are those of a search for so many hits, as a user has them.
+        """
+        if unit.questions is None:
+            return {}
+        few = self._context.config.recall_at
+        index: dict[str, float] = {}
+        for ranks in ([k for k in self._gate.at if k <= few], [k for k in self._gate.at if k > few]):
+            if ranks:
+                found = search.top(questions_QD, max(ranks[-1], few))
+                index |= _accuracy(unit.questions, search.segments, found, ranks)
+        depth = max(self._gate.at)
+        exact = (unit.truth.scores_QK[:, :depth], unit.truth.ids_QK[:, :depth])
+        accuracy_exact = _accuracy(unit.questions, search.segments, exact, self._gate.at)
+        return {"accuracy_index": index, "accuracy_exact": accuracy_exact}
+
+
+def _all_settings(report: GateReport, deeper: Tuned | None) -> str:
+    """Return the choice of settings with what is to be said of more hits, of new passages and of few questions."""
+    sentences = [report.settings]
+    if deeper is not None:
+        more, found = deeper.settings, f"recall@{deeper.settings.at} {deeper.recall:.4f}"
+        sentences.append(f"for up to {more.at} hits nprobe {more.nprobe} and rescore {more.rescore}: {found}")
+    if report.new_recall is not None:
+        sentences.append(f"recall of new passages {report.new_recall:.4f}, asked for by {report.new_asked} sentences")
+    if report.measured_on < MIN_HALF:
+        error = (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
+        sentences.append(f"only {report.measured_on} questions were asked, so recall is known to ± {2 * error:.2f}")
+    return "; ".join(sentences)
 
 
 def _accuracy(
@@ -211,46 +232,3 @@ def split_questions(questions: int, seed: int) -> tuple[npt.NDArray[np.int64], n
     order = np.random.default_rng(seed).permutation(questions)
     tuned = min(questions // 2, MAX_TUNING_QUESTIONS)
     return np.sort(order[:tuned]), np.sort(order[tuned:])
-
-
-def check_gate(recipe: Recipe, result: GateResult) -> None:
-    """Raise GateError, with measured and demanded, unless the report reaches what the recipe demands."""
-    gate, report = recipe.gate, result.report
-    if report.recall < gate.min_recall:
-        raise GateError(
-            f"recall@{RECALL_AT} of the index is {report.recall:.4f}, the recipe demands {gate.min_recall} "
-            f"(gate.min_recall); nothing was published: {_advice(recipe, result)}, or lower the demand"
-        )
-    if report.new_recall is not None and report.new_recall < gate.min_recall:
-        raise GateError(
-            f"recall@{RECALL_AT} of the passages that are new is {report.new_recall:.4f}, the recipe demands "
-            f"{gate.min_recall} (gate.min_recall); nothing was published: set index.retrain to always for a night, so "
-            "that the index learns what is new, or lower the demand"
-        )
-    for k, minimum in sorted(gate.min_accuracy.items()):
-        reached = report.accuracy_index.get(str(k))
-        if reached is None:
-            raise GateError(f"gate.min_accuracy demands rank {k}, which is not among gate.at {gate.at}; add it there")
-        if reached < minimum:
-            raise GateError(
-                f"top-{k} accuracy is {reached:.4f}, the recipe demands {minimum} (gate.min_accuracy); nothing was "
-                "published: look at the corpus and the encoder, or lower the demand"
-            )
-
-
-def _advice(recipe: Recipe, result: GateResult) -> str:
-    """Return which field of the recipe limits the recall, and which settings reached more."""
-    if result.report.meets_recall_target:
-        return f"it was tuned to index.recall_target {result.recall_target:g}, so raise that"
-    best = max(result.curve, key=lambda point: point.recall)
-    setting = f"nprobe {best.nprobe} with rescore {best.rescore} reaches {best.recall:.4f}"
-    if best.recall >= recipe.gate.min_recall and recipe.index.latency_ms is not None:
-        return f"{setting} at a predicted {best.predicted_ms:.3g} ms, so raise index.latency_ms"
-    fixed = [f"index.{name}" for name in ("nprobe", "rescore") if getattr(recipe.index, name) is not None]
-    if fixed:
-        advice = f"leave {' and '.join(fixed)} to the gate"
-    elif recipe.index.latency_ms is not None:
-        advice = "raise index.latency_ms"
-    else:
-        advice = "choose a larger index (index.factory)"
-    return f"{setting}, the most of all that was measured, so {advice}"

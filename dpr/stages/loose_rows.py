@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dpr.formats.loose import LooseRows, read_loose
 from dpr.formats.manifest import IndexEntry
-from dpr.index.loose import max_far, max_loose
+from dpr.index.loose import max_far, max_new
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
 from dpr.stages.shard_rows import ShardRows, count
@@ -27,7 +27,7 @@ def choose_loose(missing: ShardRows, known: LooseRows, rows: int, *, any_in_shar
 
     `known` holds the far ones. Of equally far rows the older are chosen. An index has one row in a shard at least.
     """
-    if any_in_shards and count(missing) <= max_loose(rows):
+    if any_in_shards and count(missing) <= max_new(rows) + max_far(rows):
         return missing
     chosen = {number: np.zeros_like(mask) for number, mask in missing.items()}
     is_far = (known.distances_N > 0) & _are_in(missing, known)

@@ -154,6 +154,8 @@ def _index_entry(
         rows=sum(shard.live_rows for shard in shards) + loose_rows,
         nprobe=1,
         rescore=0,
+        at=context.config.recall_at,
+        deeper=None,
         shards=list(shards),
         loose=loose,
         loose_rows=loose_rows,

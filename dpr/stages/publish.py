@@ -6,7 +6,8 @@ from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapsh
 from dpr.formats.snapshots import check_live, publish_body
 from dpr.run import Run
 from dpr.stages.diff import Changes
-from dpr.stages.gate import GateResult, check_gate
+from dpr.stages.gate import GateResult
+from dpr.stages.gate_limits import check_gate
 
 
 def snapshot_body(

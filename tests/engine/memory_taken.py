@@ -112,6 +112,8 @@ def gate_taken(folder: Path) -> tuple[int, int]:
         rows=ROWS,
         nprobe=1,
         rescore=0,
+        at=20,
+        deeper=None,
         shards=[shard, shard],
         loose=None,
         loose_rows=0,

@@ -93,7 +93,7 @@ def test_shards_are_tuned_as_the_one_index(
     order = np.argsort(-(questions_QD.astype(np.float64) @ fetch(live).T.astype(np.float64)), axis=1, kind="stable")
     truth_QK = live[order[:, :20]]
     tuned = [
-        tune(merged("IVF8,PQ4x4", runs, vectors_ND, tmp_path), questions_QD, truth_QK, IndexConfig())
+        tune(merged("IVF8,PQ4x4", runs, vectors_ND, tmp_path), questions_QD, truth_QK, IndexConfig(), 20)
         for runs in ([segments], [segments[:2], segments[2:]])
     ]
     assert tuned[0].settings == tuned[1].settings

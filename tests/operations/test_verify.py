@@ -35,7 +35,7 @@ def nights(first_nights: FirstNights, tmp_path_factory: pytest.TempPathFactory) 
     nights = first_nights.copy(tmp_path_factory.mktemp("verify") / "nights")
     nights.corpus |= {"p001": "w1 w2", "new": "w3"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpr.stages.loose_rows.max_loose", lambda _: -1)  # the new rows become a shard
+        patch.setattr("dpr.stages.loose_rows.max_new", lambda _: -1_000_000)  # the new rows become a shard
         nights.night()
     return nights
 

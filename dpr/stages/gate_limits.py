@@ -1,0 +1,48 @@
+"""What the gate demands before a snapshot is published."""
+
+from dpr.errors import GateError
+from dpr.recipe import Recipe
+from dpr.stages.gate import GateResult
+
+
+def check_gate(recipe: Recipe, result: GateResult) -> None:
+    """Raise GateError, with measured and demanded, unless the report reaches what the recipe demands."""
+    gate, report, recall = recipe.gate, result.report, f"recall@{recipe.index.recall_at}"
+    if report.recall < gate.min_recall:
+        raise GateError(
+            f"{recall} of the index is {report.recall:.4f}, the recipe demands {gate.min_recall} "
+            f"(gate.min_recall); nothing was published: {_advice(recipe, result)}, or lower the demand"
+        )
+    if report.new_recall is not None and report.new_recall < gate.min_recall:
+        raise GateError(
+            f"{recall} of the passages that are new is {report.new_recall:.4f}, the recipe demands "
+            f"{gate.min_recall} (gate.min_recall); nothing was published: set index.retrain to always for a night, so "
+            "that the index learns what is new, or lower the demand"
+        )
+    for k, minimum in sorted(gate.min_accuracy.items()):
+        reached = report.accuracy_index.get(str(k))
+        if reached is None:
+            raise GateError(f"gate.min_accuracy demands rank {k}, which is not among gate.at {gate.at}; add it there")
+        if reached < minimum:
+            raise GateError(
+                f"top-{k} accuracy is {reached:.4f}, the recipe demands {minimum} (gate.min_accuracy); nothing was "
+                "published: look at the corpus and the encoder, or lower the demand"
+            )
+
+
+def _advice(recipe: Recipe, result: GateResult) -> str:
+    """Return which field of the recipe limits the recall, and which settings reached more."""
+    if result.report.meets_recall_target:
+        return f"it was tuned to index.recall_target {result.recall_target:g}, so raise that"
+    best = max(result.curve, key=lambda point: point.recall)
+    setting = f"nprobe {best.nprobe} with rescore {best.rescore} reaches {best.recall:.4f}"
+    if best.recall >= recipe.gate.min_recall and recipe.index.latency_ms is not None:
+        return f"{setting} at a predicted {best.predicted_ms:.3g} ms, so raise index.latency_ms"
+    fixed = [f"index.{name}" for name in ("nprobe", "rescore") if getattr(recipe.index, name) is not None]
+    if fixed:
+        advice = f"leave {' and '.join(fixed)} to the gate"
+    elif recipe.index.latency_ms is not None:
+        advice = "raise index.latency_ms"
+    else:
+        advice = "choose a larger index (index.factory)"
+    return f"{setting}, the most of all that was measured, so {advice}"
