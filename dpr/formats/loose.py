@@ -32,7 +32,7 @@ class LooseRows:
     segments_N: npt.NDArray[np.uint32]
     rows_N: npt.NDArray[np.uint32]
     distances_N: npt.NDArray[np.float32]
-    """How far each is from the centroid of its list (`dpr.index.coding.Coded`), if it is far; 0 if it is not."""
+    """How far each is from the centroid of its list (`dpr.index.part.Coded`), if it is far; 0 if it is not."""
     vectors_ND: Vectors
 
     def __len__(self) -> int:

@@ -74,7 +74,7 @@ class CodebookEntry(Document):
     list_imbalance: float | None
     """Estimated (`dpr.index.training.list_imbalance`); None: a kind without inverted lists, or a single vector."""
     far_distance: float | None
-    """A vector is far if it is farther than this from the centroid of its list (`dpr.index.coding.Coded`); None: no
+    """A vector is far if it is farther than this from the centroid of its list (`dpr.index.part.Coded`); None: no
     vector is, since the kind has no inverted lists or too few vectors were held out."""
     object: ObjectRef
 

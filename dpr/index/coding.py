@@ -6,29 +6,17 @@ Shapes: N rows, D dimensions, B bytes of a code, L lists.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IndexBuildError
-from dpr.index.hardware import Codes, Floats, Hardware, Lists, as_float32
+from dpr.index.hardware import Floats, Hardware, Lists, as_float32
 from dpr.index.kinds import Storage, core, inverted, storage, transformed
-from dpr.index.part import Part
+from dpr.index.part import Coded, Part
 
 BLOCK_ROWS = 32_768
-
-
-class Coded(NamedTuple):
-    """Vectors that were coded."""
-
-    lists_N: Lists
-    """The inverted list of each; zero for a kind without lists."""
-    codes_NB: Codes
-    distances_N: npt.NDArray[np.float32]
-    """How far each is from the centroid of its list, squared and relative to its own squared length; zero for a kind
-    without lists."""
 
 
 Coder = Callable[[Floats, str], Coded]

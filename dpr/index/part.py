@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,17 @@ PartSource = Path | BinaryIO | io.RawIOBase
 TENSORS = {"list_sizes": ("U32", np.uint32), "rows": ("U32", np.uint32), "codes": ("U8", np.uint8)}
 
 
+class Coded(NamedTuple):
+    """Vectors that were coded."""
+
+    lists_N: npt.NDArray[np.int64]
+    """The inverted list of each; zero for a kind without lists."""
+    codes_NB: npt.NDArray[np.uint8]
+    distances_N: npt.NDArray[np.float32]
+    """How far each is from the centroid of its list, squared and relative to its own squared length; zero for a kind
+    without lists."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The coded vectors of one segment."""
@@ -46,7 +57,7 @@ class Part:
     rows_N: npt.NDArray[np.uint32]
     codes_NB: npt.NDArray[np.uint8]
     distances_N: npt.NDArray[np.float32]
-    """By row: how far it is from the centroid of its list (`dpr.index.coding.Coded`). Not in the file."""
+    """By row: how far it is from the centroid of its list (`Coded`). Not in the file."""
 
     @property
     def ntotal(self) -> int:

@@ -21,7 +21,7 @@ from dpr.index.contents import list_sizes
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import FAST_BITS, inverted, list_count, packed_when_opened, searched
 from dpr.index.live_rows import LiveRows
-from dpr.index.loose import LooseIndex
+from dpr.index.loose_index import LooseIndex
 from dpr.index.truth import Ids, Scores, empty_topk, merge_topk
 
 RANKED_BY_CODE_FROM_LISTS = 1_024

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dpr.index.coding import Coded
 from dpr.index.hardware import Codes, Floats, Lists, as_float32, check_width
+from dpr.index.part import Coded
 from dpr.index.torch_kmeans import KMeans, kmeans, nearest, random_rows
 
 

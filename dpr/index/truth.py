@@ -19,6 +19,7 @@ from dpr.index.hardware import CPU, Hardware
 from dpr.index.products import Half, slices
 from dpr.index.shortlist import Pairs, Questions, Shortlists, padded, score
 
+RANKED_AT_ONCE = 10_000
 Scores = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
@@ -127,6 +128,9 @@ class RunningTopk:
 
 def merge_topk(found: Sequence[tuple[Scores, Ids]], k: int) -> tuple[Scores, Ids]:
     """Return the k best (scores_QK, ids_QK) of several results for the same questions, as over disjoint segments."""
+    if sum(ids_QK.size for _, ids_QK in found) <= RANKED_AT_ONCE:  # a third of the time of what follows
+        scores, ids = zip(*found, strict=True)
+        return best_of(np.concatenate(scores, axis=1), np.concatenate(ids, axis=1), k)
     best = RunningTopk(len(found[0][0]), k)
     for scores_QK, ids_QK in found:
         best.add(scores_QK, ids_QK)
@@ -166,8 +170,8 @@ def recall_of_new(found: tuple[Scores, Ids], new: tuple[Scores, Ids]) -> float |
     """Return the share of new rows that were found, among those that belong to what was found; None if none does.
 
     `found` are the first K that search gives, and `new` the K nearest of the new rows, both with exact scores (Q, K). A
-    new row belongs there if its score is no worse than the last one found. That holds for all that are among the true
-    nearest, so their recall is at least as high; and the rows that are not new need not be compared.
+    new row belongs there if its score is no worse than the last one found. That holds for all that are among the true K
+    nearest, and for a few beyond them where search missed some. So the rows that are not new need not be compared.
     """
     (found_scores_QK, found_ids_QK), (new_scores_QK, new_ids_QK) = found, new
     belongs_QK = (new_ids_QK != MISSING) & (new_scores_QK >= found_scores_QK[:, -1:])

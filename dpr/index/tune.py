@@ -22,9 +22,9 @@ RESCORE_TIMES, MAX_RESCORE = (0, 1, 2.5, 5, 10, 25, 50), 1_000
 """Candidates that are re-scored: multiples of the hits that settings are tuned for, and the most of them after 2.5."""
 MIN_EF = 16
 """The least candidates that the search of a graph keeps."""
-MIN_GAIN = 0.1
-"""Tuning stops if visiting twice the lists, with the most candidates, closes less than this share of the gap between
-recall and target."""
+MIN_GAIN, MIN_SHARE = 0.001, 0.1
+"""Tuning stops if visiting twice the lists, with the most candidates, gains less recall than this, and closes less than
+this share of the gap between recall and target."""
 
 
 class TunePoint(Document):
@@ -43,7 +43,7 @@ class Stop(enum.Enum):
 
     TARGET = "all others cost more"
     LATENCY = "all others take longer than latency_ms"
-    GAIN = f"twice the lists closed less than {MIN_GAIN:.0%} of the gap to recall_target"
+    GAIN = f"twice the lists gained less than {MIN_GAIN} of recall"
     ALL = "there are no others"
 
 
@@ -155,7 +155,7 @@ class _Trial:
         if len(recalls) < 2 or any(self._reaches(point) for point in self.points):
             return False
         before = max(recalls[:-1])
-        return recalls[-1] - before < MIN_GAIN * (self._config.recall_target - before)
+        return recalls[-1] - before < min(MIN_GAIN, MIN_SHARE * (self._config.recall_target - before))
 
     def _reaches(self, point: TunePoint) -> bool:
         return point.recall >= self._config.recall_target and point.predicted_ms <= self.max_ms

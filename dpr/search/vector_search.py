@@ -10,7 +10,7 @@ from dpr.formats.loose import read_loose
 from dpr.formats.manifest import IndexEntry, SnapshotBody
 from dpr.formats.objects import fetch_object
 from dpr.index.candidates import SearchSettings, rescore
-from dpr.index.loose import LooseIndex
+from dpr.index.loose_index import LooseIndex
 from dpr.index.merging import ROW_BITS
 from dpr.index.shards import ServingIndex, open_shards
 from dpr.index.truth import Ids, Scores, exact_topk

@@ -13,7 +13,7 @@ from dpr.index.choose import IndexPlan, choose, fits, keep
 from dpr.index.coding import FaissCoder
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import list_count
-from dpr.index.loose import max_new
+from dpr.index.loose_index import max_new
 from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error
 from dpr.run import Run
 from dpr.stages.train import FIGURE_ROWS, IndexContext, sample_vectors, train_codebook
@@ -51,7 +51,7 @@ class CodebookChoice:
     reuse: CodebookEntry | None
     plan: IndexPlan
     drift: Drift | None
-    """None: no codebook yet, or so few rows since it was trained that all may be loose (`dpr.index.loose`)."""
+    """None: no codebook yet, or so few rows since it was trained that all may be loose (`dpr.index.loose_index`)."""
     reason: str
 
     @property

@@ -1,7 +1,7 @@
 """Which rows are loose: those that no shard holds and that stay so, and their vectors.
 
 Few rows that no shard holds stay loose. Of many, those that are far from every centroid do, and the others become a
-shard. `dpr.index.loose` says why, and how many.
+shard. `dpr.index.loose_index` says why, and how many.
 
 Shapes: N rows of a segment.
 """
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dpr.formats.loose import LooseRows, read_loose
 from dpr.formats.manifest import IndexEntry
-from dpr.index.loose import max_far, max_new
+from dpr.index.loose_index import max_far, max_new
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
 from dpr.stages.shard_rows import ShardRows, count

@@ -271,7 +271,7 @@ def dead_rows_without_a_set(body: SnapshotBody) -> dict[str, object]:
     [
         (more_passages, "would hold 31 passages, its segments 30 live rows and its index 30"),
         (fewer_in_the_index, "its segments 30 live rows and its index 29"),
-        (fewer_in_its_shards, r"its index 30 \(29 in its shards\)"),
+        (fewer_in_its_shards, r"its index 30 \(29 in its shards, 0 loose\)"),
         (one_number_twice, r"segment numbers \[0, 0\] are not distinct"),
         (a_number_to_come, r"segment numbers \[0\] are not distinct and below 0"),
         (dead_rows_without_a_set, "have dead rows, and it names no deletion set"),

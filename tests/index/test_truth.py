@@ -11,11 +11,21 @@ from hypothesis import strategies as st
 
 from dpr.index import cpu_shortlist, products, torch_shortlist
 from dpr.index.hardware import Hardware, faiss_threads
-from dpr.index.truth import RunningTopk, exact_topk, merge_topk, recall_at
+from dpr.index.truth import (
+    Ids,
+    RunningTopk,
+    Scores,
+    best_of,
+    empty_topk,
+    exact_topk,
+    merge_topk,
+    recall_at,
+    recall_of_new,
+)
 
 Questions = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
-Ids = npt.NDArray[np.int64]
+
 Found = tuple[Questions, Ids]
 
 HARDWARE = {"numpy": Hardware(), "torch": Hardware("cpu")}
@@ -234,3 +244,25 @@ def test_recall_counts_the_true_ones_found(
     found: list[list[int]], true: list[list[int]], k: int, recall: float
 ) -> None:
     assert recall_at(np.array(found), np.array(true), k) == recall
+
+
+def test_recall_of_new_rows_is_close_to_the_true_one_and_needs_no_old_ones() -> None:
+    rng = np.random.default_rng(2)
+    scores_QN = rng.normal(size=(40, 300)).astype(np.float32)
+    is_new = np.zeros(300, np.bool_)
+    is_new[rng.choice(300, 60, replace=False)] = True
+    visited_QN = rng.random((40, 300)) < np.where(is_new, 0.7, 0.95)  # what some index looks at
+
+    def best(some_QN: npt.NDArray[np.bool_], k: int = 20) -> tuple[Scores, Ids]:
+        ids_QN = np.where(some_QN, np.arange(300), -1)
+        return best_of(np.where(some_QN, scores_QN, -np.inf).astype(np.float32), ids_QN, k)
+
+    found, exact = best(visited_QN), best(np.ones((40, 300), np.bool_))
+    measured = recall_of_new(found, best(np.tile(is_new, (40, 1))))
+    should = [[id_ for id_ in ids_K.tolist() if is_new[id_]] for ids_K in exact[1]]
+    there = [id_ in ids_K.tolist() for new, ids_K in zip(should, found[1], strict=True) for id_ in new]
+    assert measured is not None
+    assert measured == pytest.approx(np.mean(there), abs=0.05)
+    assert measured < 0.9
+    assert recall_of_new(exact, best(np.tile(is_new, (40, 1)))) == 1.0
+    assert recall_of_new(exact, empty_topk(40, 20)) is None

@@ -123,13 +123,13 @@ class Watched(ServingIndex):
 @pytest.mark.parametrize(
     ("fields", "min_gain", "stop"),
     [
-        ({"recall_target": 0.5}, 0.01, Stop.TARGET),
-        ({"recall_target": 0.9}, 0.01, Stop.TARGET),
-        ({"recall_target": 1.0, "latency_ms": 0.03}, 0.01, Stop.LATENCY),
-        ({"recall_target": 1.0, "latency_ms": 0.001}, 0.01, Stop.LATENCY),
-        ({"recall_target": 1.0, "rescore": 0}, 0.9, Stop.GAIN),
+        ({"recall_target": 0.5}, 0.001, Stop.TARGET),
+        ({"recall_target": 0.9}, 0.001, Stop.TARGET),
+        ({"recall_target": 1.0, "latency_ms": 0.03}, 0.001, Stop.LATENCY),
+        ({"recall_target": 1.0, "latency_ms": 0.001}, 0.001, Stop.LATENCY),
+        ({"recall_target": 1.0, "rescore": 0}, 0.4, Stop.GAIN),
         ({"recall_target": 1.0, "rescore": 0}, 0.0, Stop.ALL),
-        ({"recall_target": 1.0, "rescore": 0, "nprobe": 4}, 0.01, Stop.ALL),
+        ({"recall_target": 1.0, "rescore": 0, "nprobe": 4}, 0.001, Stop.ALL),
     ],
 )
 def test_tuning_stops_when_more_is_of_no_use_and_says_so(
@@ -142,6 +142,7 @@ def test_tuning_stops_when_more_is_of_no_use_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("dpr.index.tune.MIN_GAIN", min_gain)
+    monkeypatch.setattr("dpr.index.tune.MIN_SHARE", 1.0)
     watched, config = Watched(index), IndexConfig.model_validate(fields)
     tuned = tune(watched, questions_QD, true_ids_QK, config, 20)
     assert tuned.stop == stop
@@ -192,10 +193,66 @@ def test_budgets_are_met_or_their_conflict_is_described(
         assert tuned.recall >= target
         assert f"cheapest that reach recall_target {target:g}" in describe(tuned, config)
     elif within:
-        # doubling the lists stops once that closes next to nothing of the gap
-        assert tuned.recall >= max(recall for recall, _ in within) - 0.1 * (target - tuned.recall) - 1e-9
+        # doubling the lists stops once that gains next to nothing
+        assert tuned.recall >= max(recall for recall, _ in within) - 0.002
         assert tuned.predicted_ms <= bound
         assert f"miss recall_target {target:g}" in describe(tuned, config)
     else:
         assert tuned.predicted_ms == pytest.approx(min(costs))
         assert "still above latency_ms" in describe(tuned, config)
+
+
+@pytest.mark.parametrize("at", [10, 100])
+def test_settings_are_tuned_for_as_many_hits_as_are_asked_for(
+    at: int, index: faiss.Index, vectors_ND: Vectors, questions_QD: Questions
+) -> None:
+    true_ids_QK = exact_topk(questions_QD, [(np.arange(1500), vectors_ND)], 100)[1]
+    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, IndexConfig(recall_target=0.95), at, 2)
+    assert (tuned.settings.at, tuned.meets_target) == (at, True)
+    assert tuned.settings.nprobe >= 2
+    _, found_QK = search(index, questions_QD, tuned.settings.candidates(at), tuned.settings.nprobe)
+    if tuned.settings.rescore:
+        found_QK = rescore(questions_QD, found_QK, lambda ids: vectors_ND[ids], at)[1]
+    pairs = zip(found_QK.tolist(), true_ids_QK[:, :at].tolist(), strict=True)
+    recall = np.mean([len(set(found) & set(true)) / at for found, true in pairs])
+    assert tuned.recall == pytest.approx(recall, abs=1e-9)
+    assert recall >= 0.95
+    assert f"recall@{at} " in describe(tuned, IndexConfig(recall_target=0.95))
+
+
+def test_a_graph_keeps_as_many_candidates_as_the_target_takes(vectors_ND: Vectors, questions_QD: Questions) -> None:
+    graph = faiss.index_factory(16, "HNSW16", faiss.METRIC_INNER_PRODUCT)
+    graph.add(vectors_ND.astype(np.float32))
+    truth_QK = exact_topk(questions_QD, [(np.arange(1500), vectors_ND)], 20)[1]
+    found = {}
+    for target in (0.7, 0.97):
+        tuned = tune(ServingIndex([graph]), questions_QD, truth_QK, IndexConfig(recall_target=target), 20)
+        assert tuned.meets_target
+        graph.hnsw.efSearch = tuned.settings.nprobe
+        _, found_QK = graph.search(questions_QD, 20)
+        pairs = zip(found_QK.tolist(), truth_QK.tolist(), strict=True)
+        found[target] = tuned.settings.nprobe
+        if not tuned.settings.rescore:
+            assert tuned.recall == pytest.approx(np.mean([len(set(a) & set(b)) / 20 for a, b in pairs]), abs=1e-9)
+    assert found[0.7] < found[0.97]
+
+
+def test_close_to_the_target_smaller_gains_count(vectors_ND: Vectors, questions_QD: Questions) -> None:
+    """Twice the lists close half of what is left, which is less than MIN_GAIN at last."""
+
+    class Halving(ServingIndex):
+        def search(self, _: Questions, k: int, nprobe: int) -> tuple[Questions, Ids]:
+            ids_QK = np.tile(np.arange(k), (2_000, 1))
+            missed = round(ids_QK[:, :20].size * 0.008 / nprobe)
+            flat = ids_QK[:, :20].copy().reshape(-1)
+            flat[:missed] = -1
+            ids_QK[:, :20] = flat.reshape(2_000, 20)
+            return np.zeros(ids_QK.shape, np.float32), ids_QK
+
+    flat = faiss.index_factory(16, "IVF64,Flat", faiss.METRIC_INNER_PRODUCT)
+    flat.train(vectors_ND.astype(np.float32))
+    flat.add(vectors_ND.astype(np.float32))
+    truth_QK = np.tile(np.arange(20), (2_000, 1))
+    tuned = tune(Halving([flat]), questions_QD, truth_QK, IndexConfig(recall_target=0.9995), 20)
+    assert tuned.meets_target
+    assert tuned.settings.nprobe == 16

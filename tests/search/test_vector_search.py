@@ -15,7 +15,7 @@ import pytest
 
 from dpr.errors import IntegrityError
 from dpr.formats.deletions import DeletionSet, with_dead
-from dpr.formats.manifest import ShardEntry, SnapshotBody
+from dpr.formats.manifest import DeeperSettings, ShardEntry, SnapshotBody
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef
 from dpr.index.merging import ROW_BITS
@@ -132,6 +132,15 @@ def test_only_so_many_lists_are_visited(stored: Stored) -> None:
     expected = stored.best(candidates(stored, CANDIDATES, nprobe=1)[1], 10)
     assert_same(search.top(QUESTIONS_QD, 10), expected)
     assert (expected[1] != stored.best(candidates(stored, CANDIDATES)[1], 10)[1]).any()
+
+
+@pytest.mark.parametrize(("k", "count", "nprobe"), [(20, CANDIDATES, 1), (21, 100, 4), (50, 100, 4), (80, 160, 4)])
+def test_more_hits_than_settings_were_tuned_for_are_searched_by_deeper_settings(
+    stored: Stored, k: int, count: int, nprobe: int
+) -> None:
+    deeper = DeeperSettings(nprobe=4, rescore=100, at=50)
+    search = VectorSearch.open(stored.store, body_of(stored.body, nprobe=1, deeper=deeper))
+    assert_same(search.top(QUESTIONS_QD, k), stored.best(candidates(stored, count, nprobe)[1], k))
 
 
 def test_without_rescoring_the_scores_of_the_index_are_final(stored: Stored) -> None:

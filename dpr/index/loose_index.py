@@ -17,7 +17,7 @@ import math
 import faiss
 import numpy as np
 
-from dpr.index.candidates import search
+from dpr.formats import MISSING
 from dpr.index.hardware import Floats
 from dpr.index.truth import Ids, Scores
 
@@ -48,5 +48,7 @@ class LooseIndex:
         return int(self._index.ntotal)
 
     def search(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
-        """Return the k best, as `dpr.index.candidates.search` does."""
-        return search(self._index, questions_QD, k, 1)
+        """Return the k best: (scores_QK float32, ids_QK int64); -inf and -1 where there are fewer."""
+        scores_QK, ids_QK = self._index.search(np.ascontiguousarray(questions_QD, np.float32), k)
+        scores_QK[ids_QK == MISSING] = -np.inf
+        return scores_QK, ids_QK
