@@ -4,7 +4,7 @@ import itertools
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -188,6 +188,20 @@ def test_vectors_that_are_not_finite_come_back_as_they_are(bert: Path) -> None:
     ids_T = np.concatenate(rows).astype(np.int32)
     vectors_ND = encoder.encode(TokenBatch(ids_T, np.zeros(len(ids_T), np.uint8), offsets))
     assert np.isfinite(vectors_ND).all(axis=1).tolist() == [True, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-6), ("bf16", 2e-3)])
+def test_what_a_question_is_encoded_with_changes_its_vector_by_little(
+    precision: Literal["fp32", "bf16"], bound: float
+) -> None:
+    encoder = QuestionEncoder(resolve(EncoderConfig(model=MINILM)).question, Compute(precision, threads=1))
+    passages = passages_of_many_kinds()[:100]
+    questions = [f"What did {title or 'nobody'} say about {text[:40]}?" for title, text in passages]
+    whole_QD = encoder.encode(questions)
+    for size in (1, 7):
+        parts = [encoder.encode(questions[first : first + size]) for first in range(0, 35, size)]
+        np.testing.assert_allclose(np.concatenate(parts), whole_QD[:35], rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize(("value", "fault"), [(float("nan"), "NaN or infinity"), (0.0, "zero")])
