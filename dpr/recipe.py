@@ -122,7 +122,8 @@ class GateConfig(_Config):
     """What is measured before a snapshot is published, and what it must reach."""
 
     questions: str | None = None
-    """JSONL of {"question", "answers": [passage ids or strings]}, or a BEIR folder; null: sampled passages stand in."""
+    """JSONL of {"question", "answers": [passage ids or strings]}, or a BEIR folder; null: sentences of 200
+    passages stand in."""
     answers: Literal["ids", "strings"] = "ids"
     """What counts as a hit: the passage's id, or the answer string within its text (paper, section 5)."""
     qrels: str | None = None

@@ -116,7 +116,7 @@ def print_gate(console: Console, gate: GateReport) -> None:
         console.print(table)
     console.print(gate.settings, highlight=False)
     console.print(
-        f"recall@20 of the index against exact search: {gate.recall:.4f} ({gate.measured_on:,} {gate.question_kind})",
+        f"recall of the index against exact search: {gate.recall:.4f} ({gate.measured_on:,} {gate.question_kind})",
         highlight=False,
     )
 

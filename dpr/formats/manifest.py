@@ -133,7 +133,7 @@ class GateReport(Document):
 
     questions: int
     question_kind: str
-    """`questions`: those of the recipe; `passages`: passages drawn in their place."""
+    """`questions`: those of the recipe; `sentences`: sentences of passages in their place."""
     questions_id: Identifier
     """Fingerprint of the questions, which names the folder of their cached exact neighbours."""
     recall: float

@@ -129,7 +129,7 @@ class MeasureIndex:
             found = search.top(questions_QD[held_out], context.config.recall_at)[1]
             report = GateReport(
                 questions=len(truth.ids_QK),
-                question_kind="passages" if unit.questions is None else "questions",
+                question_kind="sentences" if unit.questions is None else "questions",
                 questions_id=truth.questions_id,
                 recall=recall_at(found, truth.ids_QK[held_out], context.config.recall_at),
                 measured_on=len(held_out),

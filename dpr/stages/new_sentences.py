@@ -5,26 +5,22 @@ Each segment's are drawn and encoded once. The gate measures with them how well 
 Shapes: Q questions, D dimensions.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from dpr.engine.stage import Stage, Step, Work, recorded
-from dpr.evaluate.sentences import draw_sentence
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.deletions import read_deletions
 from dpr.formats.manifest import CodebookEntry, SegmentEntry
-from dpr.formats.objects import open_parts
 from dpr.formats.records import ObjectRef, Result
-from dpr.formats.segment import read_rows
 from dpr.index.sample import sample_rows
 from dpr.index.truth import Scores
 from dpr.recipe import EncoderConfig
 from dpr.run import Run
-from dpr.stages.question_vectors import encode_questions, put_questions, read_questions
+from dpr.stages.question_vectors import encode_questions, put_questions, read_questions, sentences_of
 from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
 
@@ -97,9 +93,6 @@ class EncodeSentences:
         self._store, self._encoder, self._seed = open_store(store_url), encoder, seed
 
     def __call__(self, unit: SentencesUnit) -> SentenceVectors:
-        vectors_QD = encode_questions(self._encoder, self._sentences(unit))
+        texts = sentences_of(self._store, unit.segment, unit.drawn, self._seed)
+        vectors_QD = encode_questions(self._encoder, texts)
         return SentenceVectors(rows=len(vectors_QD), vectors=put_questions(self._store, unit.stem, vectors_QD))
-
-    def _sentences(self, unit: SentencesUnit) -> Sequence[str]:
-        texts = read_rows(open_parts(self._store, unit.segment), ["text"], np.array(unit.drawn))["text"].to_pylist()
-        return [draw_sentence(text, self._seed + row) for row, text in zip(unit.drawn, texts, strict=True)]

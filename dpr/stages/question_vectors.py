@@ -1,6 +1,8 @@
-"""The questions stage: vectors of the recipe's questions, or of passages that stand in for them.
+"""The questions stage: vectors of the recipe's questions, or of sentences of passages that stand in for them.
 
-Stand-ins are drawn once and reused while at least half of them live where they did; so their results are reused, too.
+A sentence needs as many inverted lists as a question about the passage does; a passage itself needs half of them
+(measured, docs/log.md). Passages are drawn once and kept while at least half of them live where they did; so results
+are kept, too.
 
 Shapes: Q questions, D dimensions.
 """
@@ -17,23 +19,24 @@ import pyarrow.parquet as pq
 from dpr.encoder.compute import Compute
 from dpr.encoder.spec import resolve
 from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.evaluate.sentences import draw_sentence
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import fetch_object, put_object
+from dpr.formats.objects import fetch_object, open_parts, put_object
 from dpr.formats.records import ObjectRef, Result, read_record
+from dpr.formats.segment import read_rows
 from dpr.index.sample import sample_rows
 from dpr.index.truth import Scores
 from dpr.recipe import EncoderConfig
 from dpr.run import Run
-from dpr.search.vectors import SegmentVectors
 from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
 from dpr.store.temporary import temporary_folder
 
 STAND_INS = 200
-"""Passages drawn as questions where the recipe names none: enough to tune by, no measure of accuracy."""
+"""Passages drawn where the recipe names no questions: enough to tune by, no measure of accuracy."""
 MIN_LIVING_STAND_INS = 0.5
 """Others are drawn if a smaller share of them is still live in the same segments."""
 
@@ -43,12 +46,12 @@ class QuestionVectors(Result):
 
     vectors: ObjectRef
     drawn: list[tuple[str, int]]
-    """SHA-256 of the segment, and row, of each passage that stands in; empty for questions of the recipe."""
+    """SHA-256 of the segment, and row, of each passage that gave a sentence; empty for questions of the recipe."""
 
 
 @dataclass(frozen=True)
 class QuestionUnit:
-    """Questions to encode, or rows whose vectors stand in for questions."""
+    """Questions to encode, or rows to take a sentence of."""
 
     record: str
     stem: str
@@ -62,7 +65,7 @@ class QuestionUnit:
 
 
 def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVectors]:
-    """Return an id for the questions, and their vectors: those of the recipe, or of passages that stand in."""
+    """Return an id for the questions, and their vectors: those of the recipe, or of sentences that stand in."""
     texts: tuple[str, ...] = ()
     drawn: tuple[tuple[SegmentEntry, int], ...] = ()
     if run.plan.questions is not None:
@@ -72,17 +75,18 @@ def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVect
         return kept
     else:
         drawn = draw_stand_ins(context, read_deletions(run.store, context.deletions))
-        questions_id = fingerprint([[entry.object.sha256, str(row)] for entry, row in drawn])
+        rows = [[entry.object.sha256, str(row)] for entry, row in drawn]
+        questions_id = fingerprint([rows, str(context.config.seed), run.spec.config.precision])
     stem = layout.questions(run.spec.encoder_id, questions_id)
     unit = QuestionUnit(layout.record(stem), stem, texts, drawn)
-    step = Step("questions", partial(EncodeQuestions, run.store.url, run.spec.config), "trainer")
+    step = Step("questions", partial(EncodeQuestions, run.store.url, run.spec.config, context.config.seed), "trainer")
     work = Work.of(recorded(run.store.url, QuestionVectors, step))
     return questions_id, run.result(Stage("questions", [unit], QuestionVectors, work))
 
 
 def _kept_stand_ins(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:
     """Return the stand-ins of the base; None if too few of them are still live in the same segments."""
-    if run.base is None or run.base.body.gate.question_kind != "passages":
+    if run.base is None or run.base.body.gate.question_kind != "sentences":
         return None
     questions_id = run.base.body.gate.questions_id
     record = layout.record(layout.questions(run.spec.encoder_id, questions_id))
@@ -113,24 +117,30 @@ def draw_stand_ins(context: IndexContext, deletions: DeletionSet) -> tuple[tuple
 
 
 class EncodeQuestions:
-    """Encodes questions, or reads the vectors of the passages that stand in for them."""
+    """Encodes questions, or sentences of the passages that were drawn."""
 
-    def __init__(self, store_url: str, encoder: EncoderConfig) -> None:
-        self._store, self._encoder = open_store(store_url), encoder
+    def __init__(self, store_url: str, encoder: EncoderConfig, seed: int) -> None:
+        self._store, self._encoder, self._seed = open_store(store_url), encoder, seed
 
     def __call__(self, unit: QuestionUnit) -> QuestionVectors:
-        vectors_QD = encode_questions(self._encoder, unit.texts) if unit.texts else self._read(unit.drawn)
+        vectors_QD = encode_questions(self._encoder, unit.texts or self._sentences(unit.drawn))
         drawn = [(entry.object.sha256, row) for entry, row in unit.drawn]
         return QuestionVectors(
             rows=len(vectors_QD), vectors=put_questions(self._store, unit.stem, vectors_QD), drawn=drawn
         )
 
-    def _read(self, drawn: Sequence[tuple[SegmentEntry, int]]) -> Scores:
-        vectors = []
+    def _sentences(self, drawn: Sequence[tuple[SegmentEntry, int]]) -> list[str]:
+        found = []
         for entry in dict.fromkeys(entry for entry, _ in drawn):
-            rows = np.array([row for other, row in drawn if other == entry], np.int64)
-            vectors.append(SegmentVectors.open(self._store, entry.object).rows(rows))
-        return np.concatenate(vectors).astype(np.float32)
+            rows = [row for other, row in drawn if other == entry]
+            found += sentences_of(self._store, entry.object, rows, self._seed)
+        return found
+
+
+def sentences_of(store: Store, segment: ObjectRef, rows: Sequence[int], seed: int) -> list[str]:
+    """Return a sentence of each of some passages of a segment; `rows` ascend."""
+    texts = read_rows(open_parts(store, segment), ["text"], np.array(rows, np.int64))["text"].to_pylist()
+    return [draw_sentence(text, seed + row) for row, text in zip(rows, texts, strict=True)]
 
 
 def encode_questions(encoder: EncoderConfig, texts: Sequence[str]) -> Scores:

@@ -118,7 +118,7 @@ def snapshot_body(rows: int = 30, dim: int = 32, **fields: Any) -> SnapshotBody:
     shard = ShardEntry(rows=rows, live_rows=rows, segments=[0], left_out=None, object=some_ref("indexes/i-0.faiss"))
     gate = GateReport(
         questions=1,
-        question_kind="passages",
+        question_kind="sentences",
         questions_id="q",
         recall=1.0,
         measured_on=1,
