@@ -145,6 +145,7 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
         "scan": slices,
         "build": made,
         "truth": made,
+        "sentences": made,
     }
     check_budget(
         report,
@@ -156,7 +157,8 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
             "build": 2 * made,
             "merge": made + 2,  # the deletion set, too
             "truth": 1 + made,
-            "gate": 1,
+            "sentences": 2 * made,  # texts of some rows; vectors
+            "gate": 1 + made,  # and the sentences' vectors
         },
     )
     base = {entry.object.name for entry in collection.body(1).segments}
@@ -184,7 +186,9 @@ def test_a_machine_without_a_cache_reads_what_it_needs_of_the_base(
             "build": 3,  # the codebook, too
             "merge": 4,
             "truth": 2,
-            "gate": 4 + 3 * (SEGMENTS + 1),  # two shards, deletions, questions; footer, first page and rows of each
+            "sentences": 2,
+            # shard, loose rows, deletions, questions, sentences; footer, first page and rows of each segment
+            "gate": 5 + 3 * (SEGMENTS + 1),
         },
     )
     assert seen.most_reads(r"^(parts|deletions|codebooks|indexes|truth)/.*" + DIGEST.pattern) == 1

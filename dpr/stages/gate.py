@@ -33,7 +33,7 @@ from dpr.stages.find_truth import Truth, find_truth
 from dpr.stages.new_sentences import NewSentences, new_sentences
 from dpr.stages.question_vectors import read_questions
 from dpr.stages.train import IndexContext
-from dpr.store import Store, open_store
+from dpr.store import open_store
 
 MAX_TUNING_QUESTIONS = 1_000
 """Questions that settings are chosen on: enough to know the recall of 20 hits each to a fraction of a percent."""
@@ -126,16 +126,20 @@ class MeasureIndex:
             index = open_index(store, unit.index, segments)
             tuned, deeper = self._tune(index, questions_QD[tuning], truth.ids_QK[tuning])
             search = VectorSearch(index, tuned.settings, segments, deeper.settings if deeper else None)
-            found = search.top(questions_QD[held_out], context.config.recall_at)[1]
+            sentences_QD = unit.new.read(store) if unit.new else questions_QD[:0]
+            # all at once, since each search of a remote store fetches vectors anew
+            asked_QD = np.concatenate([questions_QD[held_out], sentences_QD])
+            scores_QK, ids_QK = search.top(asked_QD, context.config.recall_at)
+            of_new = scores_QK[len(held_out) :], ids_QK[len(held_out) :]
             report = GateReport(
                 questions=len(truth.ids_QK),
                 question_kind="sentences" if unit.questions is None else "questions",
                 questions_id=truth.questions_id,
-                recall=recall_at(found, truth.ids_QK[held_out], context.config.recall_at),
+                recall=recall_at(ids_QK[: len(held_out)], truth.ids_QK[held_out], context.config.recall_at),
                 measured_on=len(held_out),
                 tuned_recall=tuned.recall,
                 tuned_on=len(tuning),
-                new_recall=self._new_recall(unit.new, store, search) if unit.new else None,
+                new_recall=_new_recall(unit.new, search, sentences_QD, of_new) if unit.new else None,
                 new_asked=unit.new.asked if unit.new else 0,
                 deeper_recall=deeper.recall if deeper else None,
                 meets_recall_target=tuned.meets_target,
@@ -162,13 +166,6 @@ class MeasureIndex:
             return tuned, None
         return tuned, tune(index, questions_QD, true_ids_QK, config, deepest, tuned.settings.nprobe)
 
-    def _new_recall(self, new: NewSentences, store: Store, search: VectorSearch) -> float | None:
-        """Return the recall of passages that are new, which alone are compared with the questions."""
-        questions_QD, k = new.read(store), self._context.config.recall_at
-        _, found_QK = search.top(questions_QD, k)
-        found = rescore(questions_QD, found_QK, search.segments.fetching(found_QK), k)
-        return recall_of_new(found, exact_topk(questions_QD, search.segments.live_blocks(new.segments), k))
-
     def _accuracies(self, unit: GateUnit, search: VectorSearch, questions_QD: Scores) -> dict[str, dict[str, float]]:
         """Return the fields of the report that say how many questions are answered; none without answers.
 
@@ -186,6 +183,16 @@ class MeasureIndex:
         exact = (unit.truth.scores_QK[:, :depth], unit.truth.ids_QK[:, :depth])
         accuracy_exact = _accuracy(unit.questions, search.segments, exact, self._gate.at)
         return {"accuracy_index": index, "accuracy_exact": accuracy_exact}
+
+
+def _new_recall(
+    new: NewSentences, search: VectorSearch, questions_QD: Scores, found: tuple[Scores, Ids]
+) -> float | None:
+    """Return the recall of passages that are new, which alone are compared with the questions."""
+    k = found[1].shape[1]
+    if not search.settings.rescore:  # scores of codes are compared with no exact ones
+        found = rescore(questions_QD, found[1], search.segments.fetching(found[1]), k)
+    return recall_of_new(found, exact_topk(questions_QD, search.segments.live_blocks(new.segments), k))
 
 
 def _all_settings(report: GateReport, deeper: Tuned | None) -> str:
