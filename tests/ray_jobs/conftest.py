@@ -5,15 +5,23 @@ Every test of this folder is marked `ray` (tests/marks.py), unless it is marked 
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ray_jobs import cli
+from tests.ray_jobs.own_ray import OwnRay, own_ray
 
 OUR_LINE = re.compile(r"(scan|diff|encoder|embed|copy|index|train|build|merge|questions|truth|gate|search) +\S.*")
 """A line of progress: its topic is a stage, or what a stage has chosen."""
 Dpr = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def lasting_ray() -> Iterator[OwnRay]:
+    """A Ray that drivers join, one after another: starting one, and Ray Data's own actors, costs as much as a test."""
+    with own_ray() as running:
+        yield running
 
 
 @pytest.fixture
