@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ray_jobs import cli
+from tests.ray_jobs.local_ray import LocalRay
 from tests.ray_jobs.own_ray import OwnRay, own_ray
 
 OUR_LINE = re.compile(r"(scan|diff|encoder|embed|copy|index|train|build|merge|questions|truth|gate|search) +\S.*")
@@ -22,6 +23,20 @@ def lasting_ray() -> Iterator[OwnRay]:
     """A Ray that drivers join, one after another: starting one, and Ray Data's own actors, costs as much as a test."""
     with own_ray() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[LocalRay]:
+    """The Ray of this process: a test says which one it needs."""
+    made = LocalRay()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def no_ray(local_ray: LocalRay) -> None:
+    """Have no Ray in this process: one starts within the test, or none may start."""
+    local_ray.end()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from dpr.engine.stage import A, B, Work
 from dpr.errors import UnitError
 from dpr.formats.snapshots import live_snapshot, numbers
 from tests.collection import Collection
-from tests.ray_jobs.own_ray import OwnRay, own_ray
+from tests.ray_jobs.own_ray import OwnRay
 from tests.tiny import random_texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -216,15 +216,17 @@ def make_collection(folder: Path, encoder: Path) -> Collection:
     return made
 
 
-def test_a_run_killed_in_every_stage_ends_in_the_same_snapshot(tmp_path: Path, encoder: Path) -> None:
+def test_a_run_killed_in_every_stage_ends_in_the_same_snapshot(
+    lasting_ray: OwnRay, tmp_path: Path, encoder: Path
+) -> None:
     undisturbed, killed = (make_collection(tmp_path / name, encoder) for name in ("undisturbed", "killed"))
     counting = CountingExecutor()
     expected = undisturbed.night(counting).snapshot
     assert counting.units.keys() == set(STAGES)
     started = time.monotonic()
-    with own_ray() as ray:
-        killer = Killer(ray, killed.write_recipe(), draw_kills(counting.units), Finished(Path(killed.recipe.store)))
-        killer.until_done()
+    finished = Finished(Path(killed.recipe.store))
+    killer = Killer(lasting_ray, killed.write_recipe(), draw_kills(counting.units), finished)
+    killer.until_done()
     for (victim, stage), count in sorted(killer.kills.items(), key=lambda item: item[0][1]):
         print(f"{count:3} × {victim} in {stage}")
     total = killer.kills.total()

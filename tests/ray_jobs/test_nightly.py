@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from dpr.errors import EncoderError
 from dpr.run import Plan, Run
 from dpr.stages.scan import scan
 from dpr.stages.segment_rows import MIN_ROWS, segment_rows
-from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import Collection
 from tests.ray_jobs.conftest import OUR_LINE
-from tests.ray_jobs.own_ray import own_ray
+from tests.ray_jobs.local_ray import LocalRay
+from tests.ray_jobs.own_ray import OwnRay
 from tests.tiny import Quiet, make_encoder, random_texts
 
 INDEX = {"factory": "IVF8,PQ8x4"}
@@ -32,10 +32,9 @@ def make_collection(folder: Path, encoder: Path, rows: int) -> Collection:
     return made
 
 
-@pytest.fixture(scope="module")
-def on_ray() -> Iterator[None]:
-    with connected():
-        yield
+@pytest.fixture
+def on_ray(local_ray: LocalRay) -> None:
+    local_ray.use()
 
 
 @pytest.mark.usefixtures("on_ray")
@@ -77,11 +76,11 @@ def test_an_error_of_a_worker_arrives_in_one_sentence(tmp_path: Path, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-def test_stage_jobs_and_the_nightly_job_in_turn(tmp_path: Path, encoder: Path) -> None:
+def test_stage_jobs_and_the_nightly_job_in_turn(lasting_ray: OwnRay, tmp_path: Path, encoder: Path) -> None:
     recipe = make_collection(tmp_path, encoder, 200).write_recipe()
 
-    def run_job(job: str, environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
-        """Return what a job printed; on stderr are lines of progress, and none of Ray's own."""
+    def run_job(job: str, environment: Mapping[str, str] = lasting_ray.environment) -> tuple[str, str]:
+        """Return what a job printed, which joins a Ray that runs; on stderr are lines of progress, and no other."""
         command = [sys.executable, "-m", f"ray_jobs.{job}", "--recipe", str(recipe)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
         assert ended.returncode == 0, ended.stderr
@@ -89,16 +88,15 @@ def test_stage_jobs_and_the_nightly_job_in_turn(tmp_path: Path, encoder: Path) -
         return ended.stdout, ended.stderr
 
     assert run_job("scan")[0] == "200 passages: 200 new, 200 to embed, 0 gone\n"
-    with own_ray() as ray:  # jobs join a Ray that runs, or start one
-        out, err = run_job("embed", ray.environment)
-        assert out == "2 segments with 200 live passages\n"
-        assert "2 of 2 units done now" in err
-        assert "encoder   fp32" in err or "encoder   bf16" in err
-        out, err = run_job("index", ray.environment)
-        assert out.endswith(" (IVF8,PQ8x4) with 200 passages\n")
-        assert "0 of 2 units done now, 2 were done before" in err  # what the job before it made is used
-        assert err.index("index     IVF8,PQ8x4: ") < err.index("train   ")  # chosen before it is made
-    assert run_job("nightly")[0].startswith("published snapshot 1: 200 passages ")
+    out, err = run_job("embed")
+    assert out == "2 segments with 200 live passages\n"
+    assert "2 of 2 units done now" in err
+    assert "encoder   fp32" in err or "encoder   bf16" in err
+    out, err = run_job("index")
+    assert out.endswith(" (IVF8,PQ8x4) with 200 passages\n")
+    assert "0 of 2 units done now, 2 were done before" in err  # what the job before it made is used
+    assert err.index("index     IVF8,PQ8x4: ") < err.index("train   ")  # chosen before it is made
+    assert run_job("nightly", os.environ)[0].startswith("published snapshot 1: 200 passages ")  # it starts a Ray
     out, err = run_job("nightly")
     assert "nothing changed, nothing was embedded" in out
     assert err == ""
