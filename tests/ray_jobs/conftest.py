@@ -18,14 +18,14 @@ OUR_LINE = re.compile(r"(scan|diff|encoder|embed|copy|index|train|build|merge|qu
 Dpr = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lasting_ray() -> Iterator[OwnRay]:
     """A Ray that drivers join, one after another: starting one, and Ray Data's own actors, costs as much as a test."""
     with own_ray() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_ray() -> Iterator[LocalRay]:
     """The Ray of this process: a test says which one it needs."""
     made = LocalRay()
