@@ -30,12 +30,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 KILLS_PER_STAGE = {
     "start": 1,
-    "scan": 6,
+    "scan": 3,
     "diff": 2,
-    "embed": 6,
+    "embed": 3,
     "copy": 2,
     "train": 2,
-    "build": 5,
+    "build": 3,
     "merge": 2,
     "questions": 1,
     "truth": 2,
@@ -171,7 +171,7 @@ class Killer:
         driver = Driver(self.ray, self.recipe, self.recipe.parent / f"driver-{self.drivers}.log")
         while driver.process.poll() is None:
             if not self.plan or not self._is_due(self.plan[0], driver):
-                time.sleep(0.02)
+                time.sleep(0.05)  # each look reads the names of all records
                 continue
             time.sleep(self.plan[0].delay_seconds)
             if self._kill(self.plan[0].victim, driver):
