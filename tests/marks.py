@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 RAY_FOLDER = Path(__file__).parent / "ray_jobs"
 RAYS_OWN_WARNINGS = (
@@ -22,24 +24,33 @@ def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+class ByFileOrRay(LoadFileScheduling):
+    """Keeps the tests of a file in one process, and those of a folder of Ray tests, which share a Ray."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        folder = file.rpartition("/")[0]
+        return folder if RAY_FOLDER.name in folder.split("/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Schedule the tests of several processes."""
+    return ByFileOrRay(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test, and keep those in one process that share what starts slowly: a Ray, a Ceph, or their module."""
+    """Mark every test, and put the files first that take long, so that no process has such a one left at the end."""
     for item in items:
-        group = str(item.path.relative_to(item.config.rootpath))
-        servers = servers_of(item)
-        if servers:
+        if servers_of(item):
             item.add_marker(pytest.mark.s3)
-        if "ceph" in servers:
-            group = "ceph"
         if any("GPU" in mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif")):
             item.add_marker(pytest.mark.gpu)
         if RAY_FOLDER in item.path.parents and item.get_closest_marker("without_ray") is None:
-            group = "ray"
             item.add_marker(pytest.mark.ray)
             for category in RAYS_OWN_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{category}"))
-        item.add_marker(pytest.mark.xdist_group(group))
+    slow_files = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: (RAY_FOLDER not in item.path.parents, item.path not in slow_files))
 
 
 def servers_of(item: pytest.Item) -> set[str]:

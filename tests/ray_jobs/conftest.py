@@ -5,15 +5,30 @@ Every test of this folder is marked `ray` (tests/marks.py), unless it is marked 
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ray_jobs import cli
+from tests.ray_jobs.local_ray import LocalRay
 
 OUR_LINE = re.compile(r"(scan|diff|encoder|embed|copy|index|train|build|merge|questions|truth|gate|search) +\S.*")
 """A line of progress: its topic is a stage, or what a stage has chosen."""
 Dpr = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="package")
+def local_ray() -> Iterator[LocalRay]:
+    """The Ray of this process: a test says which one it needs."""
+    made = LocalRay()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def no_ray(local_ray: LocalRay) -> None:
+    """Have no Ray in this process: one starts within the test, or none may start."""
+    local_ray.end()
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
-"""A run on Ray, one worker of which stops in the middle of a unit, as if it had been sent SIGSTOP there.
+"""A run on Ray, some workers of which stop in the middle of a unit, as if they had been sent SIGSTOP there.
 
-python -m tests.ray_jobs.stopping_worker RECIPE LEASE_SECONDS STEP PATTERN FOLDER
+python -m tests.ray_jobs.stopping_worker RECIPE LEASE_SECONDS FOLDER STEP=PATTERN…
 
-The first worker that is about to create an object whose name matches PATTERN, as a part of STEP, leaves its process id
-in `FOLDER/stopped` and stops. Once it was woken and has finished the unit, it leaves `FOLDER/finished`.
+Of each STEP, the first worker that is about to create an object whose name matches PATTERN leaves its process id in
+`FOLDER/STEP/stopped` and stops. Once it was woken and has finished the unit, it leaves `FOLDER/STEP/finished`.
 """
 
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 import dpr.store
-from dpr.engine.stage import A, B, Work
+from dpr.engine.stage import A, B, Step, Work
 from dpr.recipe_file import load_recipe
 from dpr.run import Plan
 from dpr.run_recipe import run_plan
@@ -75,28 +75,29 @@ class _MakeStopping:
 
 
 class StoppingExecutor(RayExecutor):
-    """Runs the steps of one name in workers that stop."""
+    """Runs the steps of some names in workers that stop."""
 
-    step: str
-    pattern: str
+    patterns: Mapping[str, str]
     folder: Path
 
     def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
-        steps = tuple(
-            replace(step, make=_MakeStopping(step.make, self.pattern, self.folder)) if step.name == self.step else step
-            for step in work.steps
-        )
-        return super().run(stage, Work(steps), units)
+        return super().run(stage, Work(tuple(map(self._stopping, work.steps))), units)
+
+    def _stopping(self, step: Step[Any, Any]) -> Step[Any, Any]:
+        if (pattern := self.patterns.get(step.name)) is None:
+            return step
+        return replace(step, make=_MakeStopping(step.make, pattern, self.folder / step.name))
 
 
-def main(recipe: str, lease_seconds: str, step: str, pattern: str, folder: str) -> int:
+def main(recipe: str, lease_seconds: str, folder: str, *patterns: str) -> int:
     """Run the recipe on the Ray that RAY_ADDRESS names; returns the exit code."""
 
     def run() -> None:
         plan = Plan.of(load_recipe(recipe))
         with ConsoleProgress(Console(stderr=True)) as progress, connected():
             executor = StoppingExecutor(plan.recipe.resources, progress)
-            executor.step, executor.pattern, executor.folder = step, pattern, Path(folder)
+            executor.patterns = dict(pattern.split("=", 1) for pattern in patterns)
+            executor.folder = Path(folder)
             run_plan(plan, executor, progress, lease_seconds=float(lease_seconds))
 
     return guarded(run)
@@ -104,6 +105,6 @@ def main(recipe: str, lease_seconds: str, step: str, pattern: str, folder: str) 
 
 if __name__ == "__main__":
     # workers import the classes from here, not from __main__
-    from tests.ray_jobs import stopping_worker
+    from tests.ray_jobs import stopping_worker  # noqa: PLW0406
 
     sys.exit(stopping_worker.main(*sys.argv[1:]))

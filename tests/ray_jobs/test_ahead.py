@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import CorpusError, DprError
 from dpr.recipe import Resources
-from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
+from tests.ray_jobs.local_ray import LocalRay
 from tests.ray_jobs.units import Sample, samples
 
 
@@ -45,10 +44,9 @@ def wait_until_made(folder: Path) -> list[str]:
     raise AssertionError("nothing was made within a minute")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_with_a_gpu() -> Iterator[None]:
-    with connected(cpus=2, gpus=1):
-        yield
+@pytest.fixture(autouse=True)
+def ray_with_a_gpu(local_ray: LocalRay) -> None:
+    local_ray.use(cpus=2, gpus=1)
 
 
 def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhile(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A unit that kills every worker ends the stage, and the run, instead of being repeated for ever."""
 
 import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from dpr.engine.stage import Place, Step, Work
 from dpr.errors import UnitError
 from dpr.recipe import Resources
 from ray_jobs import ray_executor
-from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
+from tests.ray_jobs.local_ray import LocalRay
 from tests.ray_jobs.units import Sample, samples
 
 DEADLY = Sample(3)
@@ -48,14 +47,9 @@ def crash(marks: Path) -> None:
     os._exit(1)
 
 
-@pytest.fixture(scope="module")
-def on_ray() -> Iterator[None]:
-    with connected(cpus=2):
-        yield
-
-
 @pytest.fixture
-def executor(on_ray: None, monkeypatch: pytest.MonkeyPatch) -> RayExecutor:  # noqa: ARG001
+def executor(local_ray: LocalRay, monkeypatch: pytest.MonkeyPatch) -> RayExecutor:
+    local_ray.use(cpus=2)
     monkeypatch.setattr(ray_executor, "LOST_RETRIES", RETRIES)
     monkeypatch.setattr(ray_executor, "ACTOR_LIVES", {"max_task_retries": RETRIES, "max_restarts": 2 * RETRIES})
     return RayExecutor(Resources())

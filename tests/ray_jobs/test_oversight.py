@@ -22,10 +22,10 @@ from dpr.engine.stage import Place, Step, Work
 from dpr.errors import UnitError
 from dpr.recipe import Resources
 from ray_jobs import heartbeats, oversight, ray_executor
-from ray_jobs.connect import connected
 from ray_jobs.heartbeats import Handle, beating
 from ray_jobs.oversight import Oversight, end_worker
 from ray_jobs.ray_executor import RayExecutor
+from tests.ray_jobs.local_ray import LocalRay
 from tests.ray_jobs.units import Sample, samples
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,10 @@ class Hang:
 
 @dataclass(frozen=True)
 class MakeHang:
-    """Makes a `Hang`, in a worker that sends heartbeats more often from the moment that it receives this."""
+    """Makes a `Hang`, in a worker that sends heartbeats more often from the moment that it receives this.
+
+    It goes on to do so in later tests, which does no harm.
+    """
 
     marks: Path
     way: Way
@@ -112,8 +115,9 @@ class Deaf(Heard):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def two_cpus() -> Iterator[None]:
-    with connected(cpus=2), pytest.MonkeyPatch.context() as patch:
+def two_cpus(local_ray: LocalRay) -> Iterator[None]:
+    local_ray.use(cpus=2)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oversight, "LOOK_SECONDS", 0.5)
         patch.setattr(oversight, "BEAT_SECONDS", BEAT_SECONDS)
         yield

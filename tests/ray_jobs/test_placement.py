@@ -2,10 +2,7 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +12,11 @@ import ray
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import CorpusError, UnitError
 from dpr.recipe import Resources
-from ray_jobs.connect import connected
 from ray_jobs.placement import CODERS_PER_GPU
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import FirstNights
 from tests.ray_jobs.gpu_demand import GpuDemand
+from tests.ray_jobs.local_ray import LocalRay
 from tests.ray_jobs.units import Sample, samples
 
 
@@ -50,43 +47,19 @@ def where(on: Place) -> Work[Sample, Sample]:
     return Work.of(Step("where", Where, on))
 
 
-@pytest.fixture(params=[0, 2])
-def gpus(request: pytest.FixtureRequest) -> Iterator[int]:
-    with connected(cpus=3, gpus=request.param):
-        yield request.param
-
-
-def test_training_holds_a_gpu_and_coding_shares_them(gpus: int) -> None:
-    executor = RayExecutor(Resources())
-    assert executor.hardware().device == ("cuda" if gpus else None)
-    assert executor.hardware().threads == 3
-    (trained,) = executor.run("train", where("trainer"), samples(1))
-    assert len(trained.gpus) == (1 if gpus else 0)
-    coded = list(executor.run("build", where("coder"), samples(40)))
-    assert sorted(unit.number for unit in coded) == list(range(40))
-    assert {len(unit.gpus) for unit in coded} == {1 if gpus else 0}
-    if gpus:
-        on_first = {unit.process for unit in coded if unit.gpus == ("0",)}
-        on_second = {unit.process for unit in coded if unit.gpus == ("1",)}
-        assert 1 < len(on_first | on_second) <= 2 * CODERS_PER_GPU
-        assert max(len(on_first), len(on_second)) <= CODERS_PER_GPU
-    (alone,) = executor.run("build", where("coder"), samples(1))
-    assert len(alone.gpus) == (1 if gpus else 0)
-
-
-def test_a_machine_of_one_cpu_has_room_for_all_operators() -> None:
-    """Uses a Ray of its own: on one that is shared, an actor of an earlier test may still hold a part of a CPU."""
-    assert not ray.is_initialized()
+def test_a_machine_of_one_cpu_has_room_for_all_operators(local_ray: LocalRay) -> None:
+    """Uses a fresh Ray: on another, an actor of an earlier test may still hold a part of a CPU."""
+    local_ray.end()
+    local_ray.use(cpus=1)
     work = where("actor").then(Step("where", Where, "encoder")).then(Step("where", Where))
-    with connected(cpus=1):
-        done = list(RayExecutor(Resources()).run("embed", work, samples(3)))
+    done = list(RayExecutor(Resources()).run("embed", work, samples(3)))
     assert sorted(unit.number for unit in done) == [0, 1, 2]
 
 
-@pytest.fixture(scope="module")
-def two_cpus() -> Iterator[RayExecutor]:
-    with connected(cpus=2, gpus=0):
-        yield RayExecutor(Resources())
+@pytest.fixture
+def two_cpus(local_ray: LocalRay) -> RayExecutor:
+    local_ray.use(cpus=2, gpus=0)
+    return RayExecutor(Resources())
 
 
 @pytest.mark.parametrize("on", ["task", "actor", "encoder"])
@@ -119,8 +92,21 @@ def test_a_night_of_deletions_asks_for_no_gpu(
     assert (demand.gpus, demand.looks > 0) == (0.0, True)
 
 
-def test_a_stage_that_embeds_asks_for_a_gpu() -> None:
-    command = [sys.executable, "-m", "tests.ray_jobs.gpu_demand"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=150, env=environment)
-    assert float(asked.stdout) == 1
+@pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (3, 2)])
+def test_training_holds_a_gpu_and_coding_shares_them(local_ray: LocalRay, cpus: int, gpus: int) -> None:
+    local_ray.use(cpus, gpus)
+    executor = RayExecutor(Resources())
+    assert executor.hardware().device == ("cuda" if gpus else None)
+    assert executor.hardware().threads == cpus
+    (trained,) = executor.run("train", where("trainer"), samples(1))
+    assert len(trained.gpus) == (1 if gpus else 0)
+    coded = list(executor.run("build", where("coder"), samples(40)))
+    assert sorted(unit.number for unit in coded) == list(range(40))
+    assert {len(unit.gpus) for unit in coded} == {1 if gpus else 0}
+    if gpus:
+        on_first = {unit.process for unit in coded if unit.gpus == ("0",)}
+        on_second = {unit.process for unit in coded if unit.gpus == ("1",)}
+        assert 1 < len(on_first | on_second) <= 2 * CODERS_PER_GPU
+        assert max(len(on_first), len(on_second)) <= CODERS_PER_GPU
+    (alone,) = executor.run("build", where("coder"), samples(1))
+    assert len(alone.gpus) == (1 if gpus else 0)

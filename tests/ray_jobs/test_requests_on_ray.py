@@ -11,6 +11,7 @@ from tests.services.fault_proxy import FaultProxy
 from tests.test_requests import Seen, counted, make_collection, take_outside
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_the_requests_of_all_workers_are_in_the_report(
     tmp_path: Path, encoder: Path, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

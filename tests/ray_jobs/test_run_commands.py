@@ -7,6 +7,7 @@ import pytest
 
 from tests.collection import Collection
 from tests.ray_jobs.conftest import Dpr
+from tests.ray_jobs.local_ray import LocalRay
 from tests.tiny import random_texts
 
 TEXTS = random_texts(60)
@@ -18,7 +19,10 @@ def collection(tmp_path: Path, encoder: Path) -> Collection:
     return Collection(tmp_path, encoder, TEXTS)
 
 
-def test_plan_on_ray_writes_nothing_and_the_run_keeps_its_estimate(collection: Collection, dpr: Dpr) -> None:
+def test_plan_on_ray_writes_nothing_and_the_run_keeps_its_estimate(
+    local_ray: LocalRay, collection: Collection, dpr: Dpr
+) -> None:
+    local_ray.use()
     recipe, store = collection.write_recipe(), collection.recipe.store
     code, out, _ = dpr("plan", recipe, "--json")
     planned = json.loads(out)

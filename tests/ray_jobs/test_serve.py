@@ -27,10 +27,10 @@ from dpr.recipe import ServeConfig
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore
-from ray_jobs.connect import connected
 from ray_jobs.serve.haproxy import find_haproxy
 from tests.collection import Collection
 from tests.ray_jobs.listening import listening_at
+from tests.ray_jobs.local_ray import LocalRay
 from tests.tiny import make_encoder, random_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
@@ -343,12 +343,14 @@ def refused(store_url: str, model: str | None = None, **config: Any) -> DprError
     return caught.value
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_a_store_without_a_snapshot_is_refused(tmp_path: Path) -> None:
     error = refused(str(tmp_path / "empty"), port=free_port())
     assert isinstance(error, StoreError)
     assert str(error) == f"store {tmp_path}/empty has no snapshot; `dpr run RECIPE` makes the first"
 
 
+@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize("listens_at", ["127.0.0.1", "0.0.0.0"])
 def test_a_port_in_use_is_named(store: LocalStore, listens_at: str) -> None:
     with socket.create_server((listens_at, 0)) as listening:
@@ -360,6 +362,7 @@ def test_a_port_in_use_is_named(store: LocalStore, listens_at: str) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize(
     ("host", "message"),
     [
@@ -375,6 +378,7 @@ def test_a_host_that_is_not_this_machine_is_named(store: LocalStore, host: str, 
     assert (type(error), str(error)) == (ServeError, message)
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_another_encoder_is_refused_with_both_ids(store: LocalStore, retriever: Retriever, tmp_path: Path) -> None:
     error = refused(store.url, str(make_encoder(tmp_path / "other", seed=1)), port=free_port())
     assert isinstance(error, EncoderError)
@@ -384,7 +388,7 @@ def test_another_encoder_is_refused_with_both_ids(store: LocalStore, retriever: 
 
 
 def test_on_a_ray_that_runs_already_a_broken_replica_says_why_and_the_next_one_serves(
-    store: LocalStore, retriever: Retriever, texts: list[str], tmp_path: Path
+    local_ray: LocalRay, store: LocalStore, retriever: Retriever, texts: list[str], tmp_path: Path
 ) -> None:
     from ray_jobs.serve.service import serve_store
 
@@ -393,17 +397,17 @@ def test_on_a_ray_that_runs_already_a_broken_replica_says_why_and_the_next_one_s
     index = broken / retriever.body.index.shards[0].object.name
     index.write_bytes(b"x" * index.stat().st_size)
     port = free_port()
-    with connected():
-        with (
-            pytest.raises(IntegrityError, match=r"^[^\n]*sha256[^\n]*$"),
-            serve_store(str(broken), ServeConfig(port=port)),
-        ):
-            pass
-        with serve_store(store.url, ServeConfig(port=port)) as url, httpx.Client(base_url=url, timeout=60) as client:
-            check_hits(ask(client, query=texts[9], k=3)["results"][0]["hits"], retriever.search([texts[9]], 3).hits[0])
-            with pytest.raises(ServeError, match="Ray Serve runs on this Ray already"):
-                serve_store(store.url, ServeConfig(port=free_port())).__enter__()
-            assert client.get("/v1/health").status_code == 200
+    local_ray.use()
+    with (
+        pytest.raises(IntegrityError, match=r"^[^\n]*sha256[^\n]*$"),
+        serve_store(str(broken), ServeConfig(port=port)),
+    ):
+        pass
+    with serve_store(store.url, ServeConfig(port=port)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        check_hits(ask(client, query=texts[9], k=3)["results"][0]["hits"], retriever.search([texts[9]], 3).hits[0])
+        with pytest.raises(ServeError, match="Ray Serve runs on this Ray already"):
+            serve_store(store.url, ServeConfig(port=free_port())).__enter__()
+        assert client.get("/v1/health").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/nowhere/haproxy", shutil.which("false")])

@@ -1,7 +1,7 @@
 """What the workers of a stage share leaves the object store with its stage."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -12,18 +12,17 @@ from ray._private import internal_api
 
 from dpr.engine.stage import Step, Work
 from dpr.recipe import Resources
-from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
+from tests.ray_jobs.local_ray import LocalRay
 from tests.ray_jobs.units import Sample, samples
 
 VALUE_BYTES = 64 << 20
 PATIENCE_SECONDS = 60.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two_cpus() -> Iterator[None]:
-    with connected(cpus=2):
-        yield
+@pytest.fixture(autouse=True)
+def two_cpus(local_ray: LocalRay) -> None:
+    local_ray.use(cpus=2)
 
 
 class Sum:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,6 @@ pytestmark = pytest.mark.slow
 
 LEASE_SECONDS = 1.0
 PATIENCE_SECONDS = 150.0
-
-
-@pytest.fixture
-def ray() -> Iterator[OwnRay]:
-    with own_ray() as running:
-        yield running
 
 
 @pytest.fixture
@@ -55,22 +49,31 @@ class StoppedRun:
 
 
 @contextmanager
-def stopped_run(ray: OwnRay, collection: Collection, step: str, pattern: str) -> Iterator[StoppedRun]:
-    """Start a run on Ray, and give it once a worker has stopped before it creates an object of such a name."""
-    folder = collection.folder / "stopping"
-    folder.mkdir()
-    arguments = [str(collection.write_recipe()), str(LEASE_SECONDS), step, pattern, str(folder)]
+def stopping_run(ray: OwnRay, collection: Collection, patterns: Mapping[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """Start a run on Ray in which a worker of each step stops before it creates an object of such a name."""
+    for step in patterns:
+        (collection.folder / step).mkdir()
+    arguments = [str(collection.write_recipe()), str(LEASE_SECONDS), str(collection.folder)]
+    arguments += [f"{step}={pattern}" for step, pattern in patterns.items()]
     command = [sys.executable, "-m", "tests.ray_jobs.stopping_worker", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ray.environment) as driver:
         try:
-            stopped = folder / "stopped"
-            wait_until(lambda: stopped.exists() or driver.poll() is not None, "a worker to stop")
-            assert driver.poll() is None, driver.stderr and driver.stderr.read()
-            worker_pid = int(stopped.read_text())
-            wait_until(lambda: state_of(worker_pid) == "T", "the worker to be stopped")
-            yield StoppedRun(driver, worker_pid, folder)
+            yield driver
         finally:
             driver.kill()
+
+
+@contextmanager
+def stopped_run(ray: OwnRay, collection: Collection, step: str, pattern: str) -> Iterator[StoppedRun]:
+    """Start such a run, and give it once a worker has stopped."""
+    with stopping_run(ray, collection, {step: pattern}) as driver:
+        folder = collection.folder / step
+        stopped = folder / "stopped"
+        wait_until(lambda: stopped.exists() or driver.poll() is not None, "a worker to stop")
+        assert driver.poll() is None, driver.stderr and driver.stderr.read()
+        worker_pid = int(stopped.read_text())
+        wait_until(lambda: state_of(worker_pid) == "T", "the worker to be stopped")
+        yield StoppedRun(driver, worker_pid, folder)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -112,65 +115,74 @@ def check_unchanged(collection: Collection, published: Snapshot, before: dict[st
     assert objects(collection) == before
 
 
+def do_before(collection: Collection, stop: str, dpr: Dpr) -> None:
+    """Do the stages up to `stop` in this process, which Ray takes several times as long for."""
+    assert dpr("run", collection.write_recipe(), "--local", "--until", stop)[0] == 0
+
+
 @pytest.mark.parametrize(
-    ("step", "pattern"),
+    ("before", "step", "pattern"),
     [
-        ("scan", r"^scans/.*\.new-"),
-        ("write", r"^segments/.*\.json$"),
-        ("merge", r"^indexes/.*\.faiss$"),
+        (None, "scan", r"^scans/.*\.new-"),
+        ("scan", "write", r"^segments/.*\.json$"),
+        ("embed", "merge", r"^indexes/.*\.faiss$"),
     ],
 )
 def test_a_worker_and_its_driver_that_wake_late_change_nothing(
-    ray: OwnRay, collection: Collection, dpr: Dpr, step: str, pattern: str
+    lasting_ray: OwnRay, collection: Collection, dpr: Dpr, before: str | None, step: str, pattern: str
 ) -> None:
-    with stopped_run(ray, collection, step, pattern) as stopped:
+    if before:
+        do_before(collection, before, dpr)
+    with stopped_run(lasting_ray, collection, step, pattern) as stopped:
         stopped.driver.send_signal(signal.SIGSTOP)
         published = night_of_another_run(collection)
-        before = objects(collection)
+        there = objects(collection)
         stopped.wake_worker()
-        check_unchanged(collection, published, before)
+        check_unchanged(collection, published, there)
         stopped.driver.send_signal(signal.SIGCONT)
         _, errors = stopped.driver.communicate(timeout=PATIENCE_SECONDS)
     assert stopped.driver.returncode == ConflictError.exit_code == 8
     *_, last = errors.splitlines()
+    fencing_number = 2 if before else 1
     assert last.startswith(
-        f"error: the lease of store {collection.recipe.store} was lost (fencing number 1) to run of "
+        f"error: the lease of store {collection.recipe.store} was lost (fencing number {fencing_number}) to run of "
     )
     assert errors.count("error: ") == 1
-    check_unchanged(collection, published, before)
+    check_unchanged(collection, published, there)
     code, out, _ = dpr("verify", collection.recipe.store, "--deep")
     assert (code, out.split(", ")[-1]) == (0, "0 problems\n")
 
 
-def test_a_worker_that_wakes_after_its_driver_was_killed_changes_nothing(
-    ray: OwnRay, collection: Collection, dpr: Dpr
-) -> None:
-    with stopped_run(ray, collection, "build", r"^parts/.*\.safetensors$") as stopped:
+def test_a_worker_that_wakes_after_its_driver_was_killed_changes_nothing(collection: Collection, dpr: Dpr) -> None:
+    do_before(collection, "embed", dpr)
+    with own_ray() as ray, stopped_run(ray, collection, "build", r"^parts/.*\.safetensors$") as stopped:
         os.kill(ray.raylet_pid, signal.SIGSTOP)  # or it would end the worker with the driver
         stopped.driver.kill()
         stopped.driver.wait()
         published = night_of_another_run(collection)
-        before = objects(collection)
+        there = objects(collection)
         stopped.wake_worker()
         os.kill(ray.raylet_pid, signal.SIGCONT)
-    check_unchanged(collection, published, before)
+    check_unchanged(collection, published, there)
     code, out, _ = dpr("verify", collection.recipe.store, "--deep")
     assert (code, out.split(", ")[-1]) == (0, "0 problems\n")
 
 
-@pytest.mark.parametrize(("step", "pattern"), [("scan", r"^scans/.*\.new-"), ("write", r"^segments/.*\.json$")])
-def test_a_run_names_a_stopped_worker_and_goes_on_without_it(
-    ray: OwnRay, collection: Collection, tmp_path: Path, encoder: Path, step: str, pattern: str
+def test_a_run_names_stopped_workers_and_goes_on_without_them(
+    lasting_ray: OwnRay, collection: Collection, tmp_path: Path, encoder: Path
 ) -> None:
     undisturbed = Collection(tmp_path / "undisturbed", encoder, collection.corpus)
     collection.change(resources={"idle_seconds": 25.0})
-    with stopped_run(ray, collection, step, pattern) as stopped:
-        _, errors = stopped.driver.communicate(timeout=PATIENCE_SECONDS)
-        assert stopped.driver.returncode == 0, errors
-        named = rf"process {stopped.worker_pid} on \S+ \({step} of \S+\.json\)"
-        # a log may have no line due while the worker is waited for; test_oversight.py reads what no log leaves out
-        killed = "used no CPU, or sent no heartbeat, for 25 s and was killed; Ray repeats the unit"
-        assert re.search(rf"^\w+ +{named} {killed}$", errors, re.MULTILINE), errors
-        assert not Path(f"/proc/{stopped.worker_pid}").exists()
+    patterns = {"scan": r"^scans/.*\.new-", "write": r"^segments/.*\.json$"}
+    with stopping_run(lasting_ray, collection, patterns) as driver:
+        _, errors = driver.communicate(timeout=2 * PATIENCE_SECONDS)
+        assert driver.returncode == 0, errors
+        for step in patterns:
+            worker_pid = int((collection.folder / step / "stopped").read_text())
+            named = rf"process {worker_pid} on \S+ \({step} of \S+\.json\)"
+            # a log may have no line due while the worker is waited for; test_oversight.py reads what no log leaves out
+            killed = "used no CPU, or sent no heartbeat, for 25 s and was killed; Ray repeats the unit"
+            assert re.search(rf"^\w+ +{named} {killed}$", errors, re.MULTILINE), errors
+            assert not Path(f"/proc/{worker_pid}").exists()
     expected = undisturbed.night().snapshot.body
     assert live_snapshot(collection.store).body.model_dump() == expected.model_dump()

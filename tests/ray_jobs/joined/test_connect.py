@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,53 +13,46 @@ import pytest
 from dpr.errors import ClusterError
 from tests.collection import Collection
 from tests.ray_jobs.listening import listening_at
-from tests.ray_jobs.own_ray import own_ray
+from tests.ray_jobs.own_ray import OwnRay
 
 HOLD = """
-from ray_jobs.connect import connected
-import ray
-with connected():
-    ray.get(ray.remote(lambda: 1).remote())
-    print("ready", flush=True)
-    input()
-"""
-
-
-NICE = """
 import os
 from ray_jobs.connect import connected
 import ray
 with connected():
-    print(os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote()))
+    print(os.nice(0), ray.get(ray.remote(lambda: os.nice(0)).remote()), flush=True)
+    input()
 """
+"""Prints its priority and that of a worker, and keeps its Ray until a line comes."""
 
 
-@pytest.mark.parametrize("asked_for", [None, 7])
-def test_workers_have_the_priority_of_their_driver_unless_another_is_asked_for(asked_for: int | None) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_worker_niceness"}
-    environment.pop("RAY_ADDRESS", None)
-    if asked_for is not None:
-        environment["RAY_worker_niceness"] = str(asked_for)
-    ended = subprocess.run(
-        [sys.executable, "-c", NICE], capture_output=True, text=True, check=True, timeout=120, env=environment
-    )
-    driver, worker = (int(number) for number in ended.stdout.split())
-    assert worker == driver + (asked_for or 0)
-
-
-def test_a_ray_of_our_own_listens_on_loopback_only() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment["TEST_MARK"] = mark = f"test-connect-{os.getpid()}"
+@contextmanager
+def held_ray(**settings: str) -> Iterator[tuple[int, int]]:
+    """Have another process hold a Ray of its own; gives its priority and that of a worker."""
+    without = {"RAY_ADDRESS", "RAY_worker_niceness"}
+    environment = {name: value for name, value in os.environ.items() if name not in without} | settings
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-c", HOLD]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as held:
         assert held.stdout
-        assert held.stdout.readline() == "ready\n"
-        found = [(_name(pid), address) for pid in _marked(mark) for address, _ in listening_at(pid)]
+        driver, worker = (int(number) for number in held.stdout.readline().split())
+        yield driver, worker
         held.communicate("\n", timeout=60)
     assert held.returncode == 0
+
+
+def test_a_ray_of_our_own_listens_on_loopback_only_and_its_workers_have_the_priority_of_their_driver() -> None:
+    mark = f"test-connect-{os.getpid()}"
+    with held_ray(TEST_MARK=mark) as (driver, worker):
+        found = [(_name(pid), address) for pid in _marked(mark) for address, _ in listening_at(pid)]
     assert [(name, str(address)) for name, address in found if not address.is_loopback] == []
     assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+    assert worker == driver
+
+
+def test_workers_have_the_priority_that_is_asked_for() -> None:
+    with held_ray(RAY_worker_niceness="7") as (driver, worker):
+        assert worker == driver + 7
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "no-such-host.invalid:6379"])
@@ -68,22 +62,26 @@ def test_a_cluster_that_is_not_there_is_named_in_a_sentence(recipe: Path, addres
     assert message.count("\n") == 1
 
 
-def test_who_has_no_token_or_a_wrong_one_is_refused_in_a_sentence(recipe: Path, tmp_path: Path) -> None:
+def test_who_has_no_token_or_a_wrong_one_is_refused_in_a_sentence(
+    lasting_ray: OwnRay, recipe: Path, tmp_path: Path
+) -> None:
     wrong = {"RAY_AUTH_TOKEN": "0" * 64}
     nowhere = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(tmp_path)}
     without_mode = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_MODE": None}
-    with own_ray() as ray, ThreadPoolExecutor(3) as pool:  # each waits for Ray most of its time
+    address = lasting_ray.environment["RAY_ADDRESS"]
 
-        def message_after(change: Mapping[str, str | None]) -> str:
-            environment = ray.environment | {"HOME": str(tmp_path)} | change
-            return refused(recipe, {name: value for name, value in environment.items() if value is not None})
+    def message_after(change: Mapping[str, str | None]) -> str:
+        environment = lasting_ray.environment | {"HOME": str(tmp_path)} | change
+        return refused(recipe, {name: value for name, value in environment.items() if value is not None})
 
-        for message in pool.map(message_after, (wrong, nowhere, without_mode)):
-            *warnings, last = message.splitlines()
-            assert last.startswith(f"error: the Ray cluster {ray.environment['RAY_ADDRESS']} that RAY_ADDRESS names")
-            assert "token" in last
-            # it warns before it is connected, where nobody can tell whether it will end the process
-            assert [line for line in warnings if "gcs_client" not in line] == []
+    with ThreadPoolExecutor(3) as pool:  # each waits for Ray most of its time
+        messages = list(pool.map(message_after, (wrong, nowhere, without_mode)))
+    for message in messages:
+        *warnings, last = message.splitlines()
+        assert last.startswith(f"error: the Ray cluster {address} that RAY_ADDRESS names")
+        assert "token" in last
+        # it warns before it is connected, where nobody can tell whether it will end the process
+        assert [line for line in warnings if "gcs_client" not in line] == []
 
 
 @pytest.fixture(scope="module")
