@@ -12,7 +12,8 @@ import pytest
 from ray_jobs import cli
 from tests.ray_jobs.local_ray import LocalRay
 
-OUR_LINE = re.compile(r"(scan|diff|encoder|embed|copy|index|train|build|merge|questions|truth|gate|search) +\S.*")
+STAGES = "scan|diff|encoder|embed|copy|index|train|build|merge|questions|truth|sentences|gate|search"
+OUR_LINE = re.compile(rf"({STAGES}) +\S.*")
 """A line of progress: its topic is a stage, or what a stage has chosen."""
 Dpr = Callable[..., tuple[int, str, str]]
 
