@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from dpr.errors import EncoderError, StoreError
 from dpr.fingerprint import fingerprint
@@ -60,7 +58,7 @@ def find_model(reference: str, revision: str | None) -> FoundModel | None:
         return None
     try:
         return _hub_snapshot(hub_id, commit, local_files_only=True)
-    except (HfHubHTTPError, HFValidationError, OSError):
+    except OSError:
         return None
 
 
@@ -130,7 +128,7 @@ def _from_hub(reference: str, revision: str | None) -> FoundModel:
     hub_id, revision = split_revision(reference, revision)
     try:
         return _hub_snapshot(hub_id, revision)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except OSError as error:
         at = f" at revision {revision}" if revision else ""
         raise EncoderError(
             f"model {reference} is not a local folder, and the hub did not give it{at} ({_shorten(error)}); "
@@ -139,10 +137,18 @@ def _from_hub(reference: str, revision: str | None) -> FoundModel:
 
 
 def _hub_snapshot(hub_id: str, revision: str | None, *, local_files_only: bool = False) -> FoundModel:
+    """Return the files of a hub model. Raises OSError if the hub does not give it, or has no such ids."""
+    # workers that only hash a model, or take what others have loaded, are spared this import
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     patterns = [f"*{suffix}" for suffix in FETCHED_SUFFIXES]
-    folder = Path(
-        snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=local_files_only)
-    )
+    try:
+        folder = Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=local_files_only)
+        )
+    except HFValidationError as error:
+        raise OSError(str(error)) from error
     return FoundModel(folder, folder.name)  # the hub's cache names the folder of a snapshot by its commit
 
 
