@@ -105,6 +105,6 @@ def main(recipe: str, lease_seconds: str, folder: str, *patterns: str) -> int:
 
 if __name__ == "__main__":
     # workers import the classes from here, not from __main__
-    from tests.ray_jobs import stopping_worker
+    from tests.ray_jobs import stopping_worker  # noqa: PLW0406
 
     sys.exit(stopping_worker.main(*sys.argv[1:]))
