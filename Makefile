@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 QUICK := not ray and not s3 and not slow and not gpu
-# as many processes as there are CPUs; the tests of a file stay in one of them, and files begin in the tests' order
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# as many processes as there are CPUs, among which tests/marks.py divides the tests; --no-loadscope-reorder: in its order
+PYTEST := $(BIN)/python -m pytest -n auto --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install check lint test demo serve clean

@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 RAY_FOLDER = Path(__file__).parent / "ray_jobs"
 RAYS_OWN_WARNINGS = (
@@ -20,6 +22,20 @@ def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001
     """Give each of several test processes one thread, before PyTorch and FAISS are imported."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+class ByFileOrRay(LoadFileScheduling):
+    """Keeps the tests of a file in one process, and those of a folder of Ray tests, which share a Ray."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        folder = file.rpartition("/")[0]
+        return folder if RAY_FOLDER.name in folder.split("/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Schedule the tests of several processes."""
+    return ByFileOrRay(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,18 +11,10 @@ import pytest
 
 from ray_jobs import cli
 from tests.ray_jobs.local_ray import LocalRay
-from tests.ray_jobs.own_ray import OwnRay, own_ray
 
 OUR_LINE = re.compile(r"(scan|diff|encoder|embed|copy|index|train|build|merge|questions|truth|gate|search) +\S.*")
 """A line of progress: its topic is a stage, or what a stage has chosen."""
 Dpr = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="package")
-def lasting_ray() -> Iterator[OwnRay]:
-    """A Ray that drivers join, one after another: starting one, and Ray Data's own actors, costs as much as a test."""
-    with own_ray() as running:
-        yield running
 
 
 @pytest.fixture(scope="package")

@@ -1,9 +1,5 @@
-"""The nightly run on a real local Ray: the same snapshots as in one process, and its jobs as programs of their own."""
+"""The nightly run on a real local Ray: the same snapshots as in one process."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,7 @@ from dpr.stages.scan import scan
 from dpr.stages.segment_rows import MIN_ROWS, segment_rows
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import Collection
-from tests.ray_jobs.conftest import OUR_LINE
 from tests.ray_jobs.local_ray import LocalRay
-from tests.ray_jobs.own_ray import OwnRay
 from tests.tiny import Quiet, make_encoder, random_texts
 
 INDEX = {"factory": "IVF8,PQ8x4"}
@@ -74,32 +68,6 @@ def test_an_error_of_a_worker_arrives_in_one_sentence(tmp_path: Path, capfd: pyt
         collection.night(executor)
     assert "\n" not in str(refused.value)
     assert capfd.readouterr() == ("", "")
-
-
-def test_stage_jobs_and_the_nightly_job_in_turn(lasting_ray: OwnRay, tmp_path: Path, encoder: Path) -> None:
-    recipe = make_collection(tmp_path, encoder, 200).write_recipe()
-
-    def run_job(job: str, environment: Mapping[str, str] = lasting_ray.environment) -> tuple[str, str]:
-        """Return what a job printed, which joins a Ray that runs; on stderr are lines of progress, and no other."""
-        command = [sys.executable, "-m", f"ray_jobs.{job}", "--recipe", str(recipe)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
-        assert ended.returncode == 0, ended.stderr
-        assert [line for line in ended.stderr.splitlines() if not OUR_LINE.fullmatch(line)] == []
-        return ended.stdout, ended.stderr
-
-    assert run_job("scan")[0] == "200 passages: 200 new, 200 to embed, 0 gone\n"
-    out, err = run_job("embed")
-    assert out == "2 segments with 200 live passages\n"
-    assert "2 of 2 units done now" in err
-    assert "encoder   fp32" in err or "encoder   bf16" in err
-    out, err = run_job("index")
-    assert out.endswith(" (IVF8,PQ8x4) with 200 passages\n")
-    assert "0 of 2 units done now, 2 were done before" in err  # what the job before it made is used
-    assert err.index("index     IVF8,PQ8x4: ") < err.index("train   ")  # chosen before it is made
-    assert run_job("nightly", os.environ)[0].startswith("published snapshot 1: 200 passages ")  # it starts a Ray
-    out, err = run_job("nightly")
-    assert "nothing changed, nothing was embedded" in out
-    assert err == ""
 
 
 @pytest.mark.usefixtures("on_ray")

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,6 @@ from ray_jobs.ray_executor import RayExecutor
 from tests.collection import FirstNights
 from tests.ray_jobs.gpu_demand import GpuDemand
 from tests.ray_jobs.local_ray import LocalRay
-from tests.ray_jobs.own_ray import OwnRay
 from tests.ray_jobs.units import Sample, samples
 
 
@@ -93,14 +90,6 @@ def test_a_night_of_deletions_asks_for_no_gpu(
         body = collection.night(RayExecutor(collection.recipe.resources)).snapshot.body
     assert body.passages == 29
     assert (demand.gpus, demand.looks > 0) == (0.0, True)
-
-
-def test_a_stage_that_embeds_asks_for_a_gpu(lasting_ray: OwnRay) -> None:
-    command = [sys.executable, "-m", "tests.ray_jobs.gpu_demand"]
-    asked = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=150, env=lasting_ray.environment
-    )
-    assert float(asked.stdout) == 1
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (3, 2)])
