@@ -49,8 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
             for category in RAYS_OWN_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{category}"))
-    slow_files = {item.path for item in items if item.get_closest_marker("slow") is not None}
-    items.sort(key=lambda item: (RAY_FOLDER not in item.path.parents, item.path not in slow_files))
+    long_files = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "s3")))}
+    items.sort(key=lambda item: (RAY_FOLDER not in item.path.parents, item.path not in long_files))
 
 
 def servers_of(item: pytest.Item) -> set[str]:

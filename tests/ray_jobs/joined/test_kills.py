@@ -212,7 +212,7 @@ def make_collection(folder: Path, encoder: Path) -> Collection:
     folder.mkdir()
     (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
     made = Collection(folder, encoder, corpus, index={"factory": "IVF16,PQ8x4"})
-    made.change(corpus={"slice_bytes": 2500}, gate={"questions": str(folder / "questions.jsonl")})
+    made.change(corpus={"slice_bytes": 1000}, gate={"questions": str(folder / "questions.jsonl")})
     return made
 
 
