@@ -92,7 +92,7 @@ def test_a_description_is_stored_and_resolved_again(shared_bert: Path) -> None:
     assert (described.encoder_id, described.dim, described.question.prefix) == (spec.encoder_id, 32, "ask: ")
     assert described.encoder_id == encoder_id_of(described.passage, described.question)
     assert (described.config.precision, described.config.tokens_per_batch, described.config.packing) == (
-        "auto", None, "auto"
+        "fp32", None, "auto"
     )  # fmt: skip
     assert resolve(described.config).describe() == described
     assert (spec.passage.max_tokens, spec.passage.title_join) == (50, "space")
