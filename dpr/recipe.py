@@ -133,7 +133,7 @@ class GateConfig(_Config):
     at: list[Annotated[int, Field(ge=1, le=1000)]] = [1, 5, 20, 100]
     """Ranks at which accuracy is reported."""
     min_recall: Share = 0.9
-    """Recall@20 of the index against exact search that it must reach."""
+    """Recall of the index against exact search that it must reach: of the first `index.recall_at` hits."""
     min_accuracy: dict[int, Share] = {}
     """Share of questions that must be answered within the first so many hits, e.g. {5: 0.7}."""
 

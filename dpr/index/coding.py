@@ -17,8 +17,6 @@ from dpr.index.kinds import Storage, core, inverted, storage, transformed
 from dpr.index.part import Coded, Part
 
 BLOCK_ROWS = 32_768
-
-
 Coder = Callable[[Floats, str], Coded]
 """From vectors (N, D), and their name in error messages, to codes."""
 

@@ -18,7 +18,9 @@ import faiss
 import numpy as np
 
 from dpr.formats import MISSING
+from dpr.formats.loose import LooseRows
 from dpr.index.hardware import Floats
+from dpr.index.merging import ROW_BITS
 from dpr.index.truth import Ids, Scores
 
 NEW_ROWS = 400
@@ -32,6 +34,11 @@ def max_new(rows: int) -> int:
 def max_far(rows: int) -> int:
     """Return how many may be loose because they are far from every centroid. Pure."""
     return math.isqrt(rows) // 4
+
+
+def loose_ids(rows: LooseRows) -> Ids:
+    """Return the index ids (N,) of loose rows."""
+    return rows.segments_N.astype(np.int64) << ROW_BITS | rows.rows_N
 
 
 class LooseIndex:

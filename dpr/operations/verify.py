@@ -20,6 +20,7 @@ from dpr.formats.segment import HASH, check_segment, iter_groups, join_hashes, v
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.contents import stored_ids
 from dpr.index.faiss_file import read_faiss
+from dpr.index.loose_index import loose_ids
 from dpr.index.merging import ROW_BITS
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
@@ -124,11 +125,13 @@ def _loose_ids(store: Store, body: SnapshotBody) -> npt.NDArray[np.int64]:
     """Return the ids of the loose rows. Raises IntegrityError if their vectors are not those of their segments."""
     loose = read_loose(store, body.index.loose, body.encoder.dim)
     for entry in body.segments:
-        rows = loose.rows_N[loose.segments_N == entry.number]
-        stored_ND = SegmentVectors.open(store, entry.object, verify=True).rows(rows.astype(np.int64))
-        if stored_ND.tobytes() != loose.vectors_ND[loose.segments_N == entry.number].tobytes():
+        there = loose.only(loose.segments_N == entry.number)
+        if not len(there):
+            continue
+        stored_ND = SegmentVectors.open(store, entry.object, verify=True).rows(there.rows_N.astype(np.int64))
+        if stored_ND.tobytes() != there.vectors_ND.tobytes():
             raise IntegrityError(f"loose rows of segment {entry.segment_id} do not have the vectors of the segment")
-    return loose.segments_N.astype(np.int64) << ROW_BITS | loose.rows_N
+    return loose_ids(loose)
 
 
 def _check_rows(store: Store, entry: SegmentEntry, encoder_id: str) -> pa.FixedSizeBinaryArray:

@@ -3,15 +3,12 @@
 Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner products (paper, equation 1).
 """
 
-import numpy as np
-
 from dpr.errors import IntegrityError
 from dpr.formats.loose import read_loose
 from dpr.formats.manifest import IndexEntry, SnapshotBody
 from dpr.formats.objects import fetch_object
 from dpr.index.candidates import SearchSettings, rescore
-from dpr.index.loose_index import LooseIndex
-from dpr.index.merging import ROW_BITS
+from dpr.index.loose_index import LooseIndex, loose_ids
 from dpr.index.shards import ServingIndex, open_shards
 from dpr.index.truth import Ids, Scores, exact_topk
 from dpr.search.segment_set import SegmentSet
@@ -41,7 +38,7 @@ def _open_loose(store: Store, entry: IndexEntry, dim: int) -> LooseIndex | None:
             f"{entry.loose.name} holds {len(rows)} loose rows, and the snapshot counts {entry.loose_rows}; roll back "
             "to a sound snapshot or run the recipe again"
         )
-    return LooseIndex(rows.segments_N.astype(np.int64) << ROW_BITS | rows.rows_N, rows.vectors_ND)
+    return LooseIndex(loose_ids(rows), rows.vectors_ND)
 
 
 class VectorSearch:

@@ -128,26 +128,30 @@ class MeasureIndex:
             search = VectorSearch(index, tuned.settings, segments, deeper.settings if deeper else None)
             sentences_QD = unit.new.read(store) if unit.new else questions_QD[:0]
             # all at once, since each search of a remote store fetches vectors anew
-            asked_QD = np.concatenate([questions_QD[held_out], sentences_QD])
-            scores_QK, ids_QK = search.top(asked_QD, context.config.recall_at)
-            of_new = scores_QK[len(held_out) :], ids_QK[len(held_out) :]
-            report = GateReport(
-                questions=len(truth.ids_QK),
-                question_kind="sentences" if unit.questions is None else "questions",
-                questions_id=truth.questions_id,
-                recall=recall_at(ids_QK[: len(held_out)], truth.ids_QK[held_out], context.config.recall_at),
-                measured_on=len(held_out),
-                tuned_recall=tuned.recall,
-                tuned_on=len(tuning),
-                new_recall=_new_recall(unit.new, search, sentences_QD, of_new) if unit.new else None,
-                new_asked=unit.new.asked if unit.new else 0,
-                deeper_recall=deeper.recall if deeper else None,
-                meets_recall_target=tuned.meets_target,
-                predicted_ms=round(tuned.predicted_ms, 6),
-                meets_latency=tuned.meets_latency,
-                settings=describe(tuned, context.config),
-                **self._accuracies(unit, search, questions_QD),
-            )
+            scores_QK, ids_QK = search.top(np.concatenate([questions_QD, sentences_QD]), context.config.recall_at)
+            asked = len(questions_QD)
+            recall = recall_at(ids_QK[held_out], truth.ids_QK[held_out], context.config.recall_at)
+            of_new = scores_QK[asked:], ids_QK[asked:]
+            new_recall = _new_recall(unit.new, search, sentences_QD, of_new) if unit.new else None
+            by_index, exactly = self._accuracies(unit, search, questions_QD, (scores_QK[:asked], ids_QK[:asked]))
+        report = GateReport(
+            questions=asked,
+            question_kind="sentences" if unit.questions is None else "questions",
+            questions_id=truth.questions_id,
+            recall=recall,
+            measured_on=len(held_out),
+            tuned_recall=tuned.recall,
+            tuned_on=len(tuning),
+            new_recall=new_recall,
+            new_asked=len(sentences_QD),
+            deeper_recall=deeper.recall if deeper else None,
+            meets_recall_target=tuned.meets_target,
+            predicted_ms=round(tuned.predicted_ms, 6),
+            meets_latency=tuned.meets_latency,
+            settings=describe(tuned, context.config),
+            accuracy_index=by_index,
+            accuracy_exact=exactly,
+        )
         return GateResult(
             rows=len(questions_QD),
             report=report.model_copy(update={"settings": _all_settings(report, deeper)}),
@@ -166,23 +170,22 @@ class MeasureIndex:
             return tuned, None
         return tuned, tune(index, questions_QD, true_ids_QK, config, deepest, tuned.settings.nprobe)
 
-    def _accuracies(self, unit: GateUnit, search: VectorSearch, questions_QD: Scores) -> dict[str, dict[str, float]]:
-        """Return the fields of the report that say how many questions are answered; none without answers.
+    def _accuracies(
+        self, unit: GateUnit, search: VectorSearch, questions_QD: Scores, found: tuple[Scores, Ids]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the shares of questions answered, by the index and exactly; none without answers.
 
-        Ranks up to `recall_at` are those of a search for so many hits, as a user has them.
+        Ranks up to `recall_at` are those of `found`, a search for so many hits, as a user has them.
         """
         if unit.questions is None:
-            return {}
-        few = self._context.config.recall_at
-        index: dict[str, float] = {}
-        for ranks in ([k for k in self._gate.at if k <= few], [k for k in self._gate.at if k > few]):
-            if ranks:
-                found = search.top(questions_QD, max(ranks[-1], few))
-                index |= _accuracy(unit.questions, search.segments, found, ranks)
-        depth = max(self._gate.at)
+            return {}, {}
+        few, depth = self._context.config.recall_at, max(self._gate.at)
+        by_index = _accuracy(unit.questions, search.segments, found, [k for k in self._gate.at if k <= few])
+        if depth > few:
+            more = search.top(questions_QD, depth)
+            by_index |= _accuracy(unit.questions, search.segments, more, [k for k in self._gate.at if k > few])
         exact = (unit.truth.scores_QK[:, :depth], unit.truth.ids_QK[:, :depth])
-        accuracy_exact = _accuracy(unit.questions, search.segments, exact, self._gate.at)
-        return {"accuracy_index": index, "accuracy_exact": accuracy_exact}
+        return by_index, _accuracy(unit.questions, search.segments, exact, self._gate.at)
 
 
 def _new_recall(
@@ -196,7 +199,7 @@ def _new_recall(
 
 
 def _all_settings(report: GateReport, deeper: Tuned | None) -> str:
-    """Return the choice of settings with what is to be said of more hits, of new passages and of few questions."""
+    """Return the settings that were chosen, the recall of new passages, and how sure it is with few questions."""
     sentences = [report.settings]
     if deeper is not None:
         more, found = deeper.settings, f"recall@{deeper.settings.at} {deeper.recall:.4f}"

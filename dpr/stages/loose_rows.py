@@ -17,9 +17,23 @@ from dpr.formats.manifest import IndexEntry
 from dpr.index.loose_index import max_far, max_new
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
-from dpr.stages.shard_rows import ShardRows, count
+from dpr.stages.shard_rows import RowsNow, ShardRows, count
 from dpr.stages.train import IndexContext
 from dpr.store import PARALLEL_READS, Store
+
+
+def plan_loose(
+    store: Store, context: IndexContext, now: RowsNow, base: IndexEntry | None, parts: Mapping[int, PartResult]
+) -> tuple[ShardRows, LooseRows]:
+    """Return which rows are loose, and them with their vectors; a kind without parts has none.
+
+    `base` is the index whose shards are kept, if any are.
+    """
+    if not parts:
+        return {number: np.zeros_like(mask) for number, mask in now.missing.items()}, LooseRows.joined([], context.dim)
+    known = _known_rows(store, context, now.missing, base, parts)
+    loose = choose_loose(now.missing, known, context.rows, any_in_shards=now.any_in_shards)
+    return loose, _gather(store, context, loose, known)
 
 
 def choose_loose(missing: ShardRows, known: LooseRows, rows: int, *, any_in_shards: bool) -> ShardRows:
@@ -40,7 +54,7 @@ def choose_loose(missing: ShardRows, known: LooseRows, rows: int, *, any_in_shar
     return chosen
 
 
-def known_rows(
+def _known_rows(
     store: Store, context: IndexContext, missing: ShardRows, base: IndexEntry | None, parts: Mapping[int, PartResult]
 ) -> LooseRows:
     """Return the rows whose vectors need not be looked for: the base's loose ones, and the far ones of new segments.
@@ -57,7 +71,7 @@ def known_rows(
         return LooseRows.joined([kept, *pool.map(far_of, new)], context.dim)
 
 
-def gather_loose(store: Store, context: IndexContext, loose: ShardRows, known: LooseRows) -> LooseRows:
+def _gather(store: Store, context: IndexContext, loose: ShardRows, known: LooseRows) -> LooseRows:
     """Return the loose rows with their vectors, those that are not known read from their segments."""
     there = known.only(_are_in(loose, known))
     found = [there]

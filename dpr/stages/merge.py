@@ -18,7 +18,6 @@ from dpr.errors import IntegrityError
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.deletions import RowSet, dead_digest, read_row_set
-from dpr.formats.loose import LooseRows
 from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, ShardEntry
 from dpr.formats.objects import fetch_into, fetch_object, put_object
 from dpr.formats.records import ObjectRef, Result
@@ -30,8 +29,8 @@ from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
 from dpr.stages.drift import CodebookChoice
-from dpr.stages.loose_rows import choose_loose, gather_loose, known_rows
-from dpr.stages.shard_rows import RowsNow, ShardRows, plan_shards, rows_now
+from dpr.stages.loose_rows import plan_loose
+from dpr.stages.shard_rows import ShardRows, plan_shards, rows_now
 from dpr.stages.train import IndexContext
 from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
@@ -88,7 +87,7 @@ def merge_index(
     numbers = [entry.number for entry in context.segments]
     part_of = dict(zip(numbers, parts, strict=choice.plan.mergeable))
     now = rows_now(run.store, context, old)
-    loose, loose_rows = _loose(run.store, context, now, base.index if base and stays else None, part_of)
+    loose, loose_rows = plan_loose(run.store, context, now, base.index if base and stays else None, part_of)
     plan = plan_shards(context, now, loose)
     units = [_unit(run.store, context, codebook, rows, part_of, choice) for rows in plan.new]
     step = Step("merge", partial(MergeShard, context, codebook, mergeable=choice.plan.mergeable))
@@ -96,17 +95,6 @@ def merge_index(
     results = run.results(Stage("merge", units, ShardResult, work))
     shards = [*plan.kept, *map(_new_shard, units, results)]
     return _index_entry(shards, loose_rows.put(run.store, layout.loose()), len(loose_rows), context), results
-
-
-def _loose(
-    store: Store, context: IndexContext, now: RowsNow, base: IndexEntry | None, part_of: Mapping[int, PartResult]
-) -> tuple[ShardRows, LooseRows]:
-    """Return which rows are loose, and them; a kind without parts has none."""
-    if not part_of:
-        return {number: np.zeros_like(mask) for number, mask in now.missing.items()}, LooseRows.joined([], context.dim)
-    known = known_rows(store, context, now.missing, base, part_of)
-    loose = choose_loose(now.missing, known, context.rows, any_in_shards=now.any_in_shards)
-    return loose, gather_loose(store, context, loose, known)
 
 
 def _unit(

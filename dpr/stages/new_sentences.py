@@ -56,7 +56,6 @@ class NewSentences:
     segments: tuple[int, ...]
     """Numbers of the segments of these passages."""
     vectors: tuple[ObjectRef, ...]
-    asked: int
 
     def read(self, store: Store) -> Scores:
         """Return the vectors (Q, D) float32."""
@@ -74,7 +73,7 @@ def new_sentences(run: Run, context: IndexContext, codebook: CodebookEntry) -> N
     units = [_plan_sentences(run, context, entry) for entry in newest]
     results = run.results(Stage("sentences", units, SentenceVectors, work))
     numbers = tuple(entry.number for entry in newest)
-    return NewSentences(numbers, tuple(result.vectors for result in results), sum(result.rows for result in results))
+    return NewSentences(numbers, tuple(result.vectors for result in results))
 
 
 def _plan_sentences(run: Run, context: IndexContext, entry: SegmentEntry) -> SentencesUnit:
