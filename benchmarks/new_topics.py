@@ -18,9 +18,8 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import faiss
@@ -56,34 +55,45 @@ class Silent:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """A passage, as it goes into the corpus."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Collection:
     """Passages, and development questions with the passage that each was asked about."""
 
-    passages: list[dict[str, Any]]
+    passages: list[Passage]
     questions: list[tuple[str, str]]
 
     @classmethod
     def read(cls, folder: Path) -> "Collection":
-        rows, queries = (read_jsonl(folder / f"{name}.jsonl.gz") for name in ("corpus", "queries"))
-        texts = {query["_id"]: query["text"] for query in queries}
+        passages, queries = (read_passages(folder / f"{name}.jsonl.gz") for name in ("corpus", "queries"))
+        texts = {query.id: query.text for query in queries}
         with gzip.open(folder / "qrels.dev.tsv.gz", "rt", encoding="utf-8") as lines:
             pairs = [line.split("\t")[:2] for line in lines][1:]
-        return cls(rows, [(texts[question], passage) for question, passage in pairs])
+        return cls(passages, [(texts[question], passage) for question, passage in pairs])
 
     def asking_for(self, ids: set[str]) -> list[tuple[str, str]]:
         return [pair for pair in self.questions if pair[1] in ids]
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_passages(path: Path) -> list[Passage]:
+    """Passages or questions in BEIR's layout."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        rows = map(json.loads, lines)
+        return [Passage(row["_id"], row.get("title") or "", row["text"]) for row in rows]
 
 
-def night(folder: Path, passages: list[dict[str, Any]], *, loose: bool = True) -> Outcome:
+def night(folder: Path, passages: list[Passage], *, loose: bool = True) -> Outcome:
     """Publish a corpus; without `loose` rows all go into lists."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"id": row["_id"], "title": row.get("title") or "", "text": row["text"]} for row in passages]
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lines = (json.dumps(asdict(passage)) + "\n" for passage in passages)
+    (folder / "corpus.jsonl").write_text("".join(lines), encoding="utf-8")
     recipe = {
         "store": str(folder / "store"),
         "corpus": {"path": str(folder / "corpus.jsonl")},
@@ -152,8 +162,8 @@ def main() -> None:
     if not (first / "store" / "snapshots").exists():
         night(first, passages)
     wanted = list(dict.fromkeys(answer for _, answer in other.questions))
-    by_id = {row["_id"]: row for row in other.passages}
-    timed_QD = encoded(first, [text for text, _ in old.asking_for({row["_id"] for row in passages})[:TIMED]])
+    by_id = {passage.id: passage for passage in other.passages}
+    timed_QD = encoded(first, [text for text, _ in old.asking_for({passage.id for passage in passages})[:TIMED]])
     lines = [
         "| new passages | exact top-20 | index | index without loose rows | the gate's recall of new ones | loose rows "
         "| codebook | ms before | ms after |",
@@ -161,7 +171,7 @@ def main() -> None:
     ]
     for count in NEW_ROWS:
         new = [by_id[name] for name in wanted[:count]]
-        pairs = other.asking_for({row["_id"] for row in new})
+        pairs = other.asking_for({passage.id for passage in new})
         stores = {loose: given.work / f"{count}-{'loose' if loose else 'listed'}" for loose in (True, False)}
         bodies = {}
         for loose, folder in stores.items():

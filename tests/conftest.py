@@ -29,10 +29,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_encoder(tmp_path_factory.mktemp("encoder") / "model")
 
 
+def let_no_row_be_loose(patch: pytest.MonkeyPatch) -> None:
+    """Let new rows go into a shard, however few they are."""
+    patch.setattr("dpr.stages.loose_rows.max_new", lambda _: -1_000_000)
+
+
 @pytest.fixture
 def no_loose_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let new rows go into a shard, however few they are."""
-    monkeypatch.setattr("dpr.stages.loose_rows.max_new", lambda _: -1_000_000)
+    let_no_row_be_loose(monkeypatch)
 
 
 @pytest.fixture(scope="session")

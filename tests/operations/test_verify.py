@@ -26,6 +26,7 @@ from dpr.stages.question_vectors import QuestionVectors, read_questions
 from dpr.stages.scan import ScanResult
 from dpr.store import LocalStore, Store
 from tests.collection import Collection, FirstNights
+from tests.conftest import let_no_row_be_loose
 from tests.formats.samples import DAMAGE, cut_short, flip_a_bit
 
 
@@ -35,7 +36,7 @@ def nights(first_nights: FirstNights, tmp_path_factory: pytest.TempPathFactory) 
     nights = first_nights.copy(tmp_path_factory.mktemp("verify") / "nights")
     nights.corpus |= {"p001": "w1 w2", "new": "w3"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpr.stages.loose_rows.max_new", lambda _: -1_000_000)  # the new rows become a shard
+        let_no_row_be_loose(patch)
         nights.night()
     return nights
 

@@ -1,6 +1,8 @@
 """Progress shows what a stage waits for as long as it waits, on a terminal and in a log file."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from rich.console import Console
@@ -11,12 +13,19 @@ from ray_jobs.console import ConsoleProgress
 pytestmark = pytest.mark.without_ray
 
 
-def test_a_terminal_shows_the_detail_again_when_the_stage_no_longer_waits() -> None:
+@contextmanager
+def waiting_terminal() -> Iterator[tuple[ConsoleProgress, io.StringIO]]:
+    """A stage that has something to show and waits, and its screen; the last frame is drawn when the block ends."""
     screen = io.StringIO()
     with ConsoleProgress(Console(file=screen, force_terminal=True, width=120)) as progress:
         progress.start("embed", 10, 0)
         progress.advance(1, "7 texts a second")
         progress.waiting("process 5 hangs")
+        yield progress, screen
+
+
+def test_a_terminal_shows_the_detail_again_when_the_stage_no_longer_waits() -> None:
+    with waiting_terminal() as (progress, screen):
         begun = screen.tell()
         progress.waiting("")
     assert "7 texts a second" in screen.getvalue()[begun:]  # the frame that is drawn last
@@ -24,11 +33,8 @@ def test_a_terminal_shows_the_detail_again_when_the_stage_no_longer_waits() -> N
 
 
 def test_a_terminal_shows_the_detail_and_what_the_stage_waits_for() -> None:
-    screen = io.StringIO()
-    with ConsoleProgress(Console(file=screen, force_terminal=True, width=120)) as progress:
-        progress.start("embed", 10, 0)
-        progress.advance(1, "7 texts a second")
-        progress.waiting("process 5 hangs")
+    with waiting_terminal() as (_, screen):
+        pass
     assert "7 texts a second, process 5 hangs" in screen.getvalue()
 
 

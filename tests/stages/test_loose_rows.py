@@ -23,6 +23,7 @@ from dpr.stages.build import MAX_FAR, farthest_rows
 from dpr.stages.loose_rows import choose_loose
 from dpr.store import LocalStore
 from tests.collection import Collection, FirstNights
+from tests.conftest import let_no_row_be_loose
 from tests.formats.samples import flip_a_bit, random_vectors
 from tests.tiny import random_texts
 
@@ -134,7 +135,7 @@ def test_rows_far_from_every_centroid_stay_loose(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dpr.stages.train.MIN_NEAR_ROWS", 50)
-    monkeypatch.setattr("dpr.stages.loose_rows.max_new", lambda _: -1_000_000)
+    let_no_row_be_loose(monkeypatch)
     collection = Collection(
         tmp_path,
         encoder,
