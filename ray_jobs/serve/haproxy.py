@@ -6,17 +6,25 @@ give each service its own ports and files. `haproxy_child.py`, which Serve start
 interfaces, and ends HAProxy with a service that is killed.
 """
 
+import random
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ADDRESSES = ("127.0.0.1", "0.0.0.0")
 """Addresses that it can serve: it reaches replicas over loopback, and they listen where the service does."""
+
+PORTS = range(20_000, 30_000)
+"""Ports for its statistics, metrics and fallback.
+
+Linux gives ports from 32,768 on to connections, Ray those below 20,000 to its workers, and Serve those from 30,000 on
+to replicas: one of these could be taken before HAProxy listens at it.
+"""
 
 
 def find_haproxy() -> str | None:
@@ -64,8 +72,12 @@ def haproxy_environment(binary: str) -> Iterator[Mapping[str, str]]:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
+    """Return ports that nobody listens at, and that no process is given until HAProxy listens at them."""
+    free: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            free.append(port)
+        if len(free) == count:
+            break
+    return free

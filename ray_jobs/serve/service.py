@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -29,6 +30,8 @@ from ray_jobs.serve.deployment import LOGGING, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
 
 READY_SECONDS = 60.0
+_TAKEN = re.compile(r"cannot bind socket \((.+?)\) for \[(.+?)\]")
+"""HAProxy's message about a port that somebody took after this process had found it free."""
 STOP_SECONDS = 15.0
 
 
@@ -206,4 +209,7 @@ def _start_error(message: str) -> DprError:
     if own is not None:
         return own
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return ServeError(f"the service did not start: {lines[-1] if lines else 'Ray gave no reason'}")
+    reason = lines[-1] if lines else "Ray gave no reason"
+    if taken := _TAKEN.search(message):
+        reason = f"HAProxy cannot listen at {taken[2]} ({taken[1]}); start it again"
+    return ServeError(f"the service did not start: {reason}")

@@ -31,6 +31,7 @@ from ray_jobs.serve.haproxy import find_haproxy
 from tests.collection import Collection
 from tests.ray_jobs.listening import listening_at
 from tests.ray_jobs.local_ray import LocalRay
+from tests.services.endpoint import free_ports
 from tests.tiny import make_encoder, random_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
@@ -60,8 +61,7 @@ def retriever(store: LocalStore) -> Retriever:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @dataclass
@@ -414,3 +414,18 @@ def test_on_a_ray_that_runs_already_a_broken_replica_says_why_and_the_next_one_s
 def test_an_haproxy_that_does_not_run_is_none(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.setenv("RAY_SERVE_HAPROXY_BINARY_PATH", path)
     assert find_haproxy() is None
+
+
+def test_a_port_that_haproxy_finds_taken_is_named(tmp_path: Path) -> None:
+    from ray_jobs.serve.service import _start_error
+
+    if (binary := find_haproxy()) is None:
+        pytest.skip("HAProxy does not run here")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        config = tmp_path / "haproxy.cfg"
+        config.write_text(f"defaults\n  mode http\nfrontend a\n  bind {address}\n", encoding="utf-8")
+        ended = subprocess.run([binary, "-f", config], capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    expected = f"the service did not start: HAProxy cannot listen at {address} (Address already in use); start it again"
+    assert str(_start_error(f"HAProxy crashed during startup: {ended.stderr}")) == expected

@@ -1,7 +1,8 @@
 """What tests know of an S3 server: where it is, and the keys to it."""
 
+import random
 import socket
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,9 +57,16 @@ class S3Endpoint:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports on loopback that were free a moment ago."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Return ports on loopback that nobody listens at.
+
+    None of them is one that Linux gives to a connection, or Ray to a worker: the tests run side by side with many of
+    these, and such a port could be taken before the test's server listens at it.
+    """
+    free: list[int] = []
+    for port in random.sample(range(61_000, 65_536), 4_536):
+        with suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            free.append(port)
+        if len(free) == number:
+            break
+    return free
