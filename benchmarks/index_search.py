@@ -16,12 +16,13 @@ import numpy.typing as npt
 from index_build import SEGMENT_ROWS, entries_of
 from index_data import Vectors
 
-from dpr.index.candidates import SearchSettings
+from dpr.index.candidates import SearchSettings, exact_scores
 from dpr.index.choose import IndexPlan, choose
 from dpr.index.coding import build_part
 from dpr.index.kinds import searched
 from dpr.index.merging import ROW_BITS, PartRef, build_whole, merge
 from dpr.index.part import write_part
+from dpr.index.recall import KnownQuestions
 from dpr.index.sample import sample_rows
 from dpr.index.shards import ServingIndex, open_shard
 from dpr.index.training import train
@@ -205,10 +206,12 @@ def compression(vectors: Vectors, store: Path) -> tuple[str, list[Accuracy]]:
     exact = float((search.exact(vectors.questions_QD, K)[1] == answer_Q[:, None]).any(axis=1).mean())
     rows = [Accuracy("exact", 0, 0, exact), row("all lists", SearchSettings(lists, 0))]
     rows += [row("all lists", SearchSettings(lists, rescore)) for rescore in (50, 100, 200)]
+    questions_QD, true_QK = vectors.questions_QD[vectors.tuning], index.true_ids(vectors.tuning)
+    true_scores_QK = exact_scores(questions_QD, true_QK, index.segments.vectors)
+    known = KnownQuestions(questions_QD, true_scores_QK, true_QK, index.segments.fetching)
     for target in (0.98, 0.995):
         wanted = config.model_copy(update={"recall_target": target})
-        true_QK = index.true_ids(vectors.tuning)
-        chosen = tune(index.index, vectors.questions_QD[vectors.tuning], true_QK, wanted)
+        chosen = tune(index.index, known, wanted, K)
         rows.append(row(f"tuned to recall@20 {target}", chosen.settings))
     plan = choose(config, len(vectors.passages_ND), vectors.passages_ND.shape[1])
     return plan.factory, rows

@@ -17,7 +17,7 @@ from dpr.formats import MISSING
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads, faiss_threads
 from dpr.index.kinds import inverted, reason, transformed
 from dpr.index.products import row_products, slices
-from dpr.index.truth import Ids, Scores, best_of
+from dpr.index.truth import Ids, Scores, best_of, empty_topk
 
 TASK_CANDIDATES = 4_096
 """Candidates that one thread re-scores at a time, in bulk."""
@@ -46,11 +46,19 @@ Lists = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Coarse scores (Q, P) and numbers (Q, P) of the inverted lists that each question visits."""
 
 
-def nearest_lists(index: faiss.Index, questions_QD: Scores, nprobe: int) -> Lists:
-    """Return the inverted lists that each question visits, to pass to `search` for several shards."""
-    ivf = _inverted_lists(index)
-    found: Lists = ivf.quantizer.search(transformed(index, questions_QD), min(nprobe, ivf.nlist))
-    return found
+def nearest_lists(
+    index: faiss.Index, questions_QD: Scores, nprobe: int, empty_L: npt.NDArray[np.bool_] | None = None
+) -> Lists:
+    """Return the inverted lists that each question visits, to pass to `search` for several shards.
+
+    Lists of `empty_L` are not visited, and others take their place.
+    """
+    ivf, vectors_QD = _inverted_lists(index), transformed(index, questions_QD)
+    if empty_L is None or not empty_L.any():
+        found: Lists = ivf.quantizer.search(vectors_QD, min(nprobe, ivf.nlist))
+        return found
+    scores_QP, numbers_QP = ivf.quantizer.search(vectors_QD, min(nprobe + int(empty_L.sum()), ivf.nlist))
+    return first_of(scores_QP, numbers_QP, (numbers_QP != MISSING) & ~empty_L[numbers_QP], nprobe)
 
 
 def search(
@@ -91,6 +99,17 @@ def _search_lists(index: faiss.Index, questions_QD: Scores, k: int, lists: Lists
     parameters = faiss.SearchParametersIVF(nprobe=numbers_QP.shape[1])
     # Python's own search_preassigned takes no parameters, and without them nprobe would be the index's
     ivf.search_preassigned_c(len(vectors_QD), faiss.swig_ptr(vectors_QD), k, *arrays, False, parameters)
+    return scores_QK, ids_QK
+
+
+def first_of(scores_QC: Scores, ids_QC: Ids, wanted_QC: npt.NDArray[np.bool_], k: int) -> tuple[Scores, Ids]:
+    """Return the first k that are wanted, in their order; -inf and -1 where there are fewer."""
+    order_QK = np.argsort(~wanted_QC, axis=1, kind="stable")[:, :k]
+    wanted_QK = np.take_along_axis(wanted_QC, order_QK, axis=1)
+    scores_QK, ids_QK = empty_topk(len(ids_QC), k)
+    width = order_QK.shape[1]
+    scores_QK[:, :width] = np.where(wanted_QK, np.take_along_axis(scores_QC, order_QK, axis=1), -np.inf)
+    ids_QK[:, :width] = np.where(wanted_QK, np.take_along_axis(ids_QC, order_QK, axis=1), MISSING)
     return scores_QK, ids_QK
 
 
@@ -150,7 +169,4 @@ def _parameters(index: faiss.Index, nprobe: int) -> faiss.SearchParameters | Non
     if isinstance(index, faiss.IndexPreTransform):
         inner = _parameters(faiss.downcast_index(index.index), nprobe)
         return inner and faiss.SearchParametersPreTransform(index_params=inner)
-    if isinstance(index, faiss.IndexRefine):
-        inner = _parameters(faiss.downcast_index(index.base_index), nprobe)
-        return inner and faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=inner)
     return None

@@ -14,6 +14,7 @@ The rule, with N vectors of D dimensions:
 """
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import faiss
@@ -41,6 +42,8 @@ MAX_LISTS = 65_536
 LIST_BYTES = 8
 MIN_GROUP, MAX_GROUP = 2, 16
 """Dimensions of a PQ subspace: the least by the rule, and the most in the narrowest code for `memory_gb`."""
+
+_REFINED = re.compile(r",\s*(RFlat|Refine\(.*\))\s*$")
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,13 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
     """
     if rows < 1:
         raise IndexBuildError("there are 0 vectors to index; give a corpus with at least one passage")
-    if config.factory == "auto":
+    factory = factory_of(config)
+    if factory == "auto":
         factory, reasons = _within_memory(config, rows, dim, _by_rule(rows, dim))
     else:
-        factory, reasons = config.factory, [f"the recipe names factory {config.factory}"]
+        reasons = [f"the recipe names factory {config.factory}"]
+    if factory_of(config) != config.factory:
+        reasons.append("candidates are re-scored from the stored vectors, so the index needs no refinement of its own")
     index = new_index(factory, dim)
     minimum, recommended = training_rows(index)
     if minimum > rows:
@@ -91,6 +97,15 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
         )
     plan = _plan(config, factory, rows, dim, [*reasons, *describe_sample(index, rows, train_rows)])
     return replace(plan, train_rows=train_rows, min_train_rows=minimum)
+
+
+def factory_of(config: IndexConfig) -> str:
+    """Return the factory string of the recipe, or `auto`, without a refinement (`RFlat`, `Refine(…)`).
+
+    FAISS would keep a second copy of the vectors for it, and its results would depend on how many are asked for. All
+    candidates are re-scored from the stored vectors, which is the same and exact.
+    """
+    return _REFINED.sub("", config.factory)
 
 
 def keep(config: IndexConfig, factory: str, rows: int, dim: int) -> IndexPlan:

@@ -26,7 +26,7 @@ class Storage(enum.Enum):
     BLOCK_LISTS = "inverted lists of codes packed in blocks (FastScan)"
     CODES = "one table of codes"
     WHOLE = "a structure over all vectors"
-    """A graph, a refinement, a layout of its own: cannot be merged from parts."""
+    """A graph, a layout of its own: cannot be merged from parts."""
 
 
 def core(index: faiss.Index) -> faiss.Index:
@@ -37,9 +37,7 @@ def core(index: faiss.Index) -> faiss.Index:
 
 
 def searched(index: faiss.Index) -> faiss.Index:
-    """Return the index that compares vectors, below id map, transforms and refinement. It is a view, as `core` is."""
-    if isinstance(index, faiss.IndexRefine):
-        return searched(faiss.downcast_index(index.base_index))
+    """Return the index that compares vectors, below id map and transforms. It is a view, as `core` is."""
     if isinstance(index, (faiss.IndexPreTransform, faiss.IndexIDMap)):
         return searched(faiss.downcast_index(index.index))
     return index

@@ -3,17 +3,21 @@
 The sample has 64 vectors for each inverted list and 256 for each centroid of a code, and at least 1,000.
 """
 
+import math
 from collections.abc import Sequence
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
+from dpr.index.hardware import Floats
 from dpr.index.kinds import code_centroids, list_count
+from dpr.index.products import slices
 
 ROWS_PER_LIST = 64
 ROWS_PER_CODE_CENTROID = 256
 MIN_ROWS = 1_000
+HASHED_ROWS = 4_096
 ROWS_PER_CENTROID = 39
 """FAISS warns below this: with fewer vectors, k-means centroids are little more than copies of training vectors."""
 
@@ -57,3 +61,17 @@ def sample_rows(live_counts: Sequence[int], size: int, seed: int) -> list[npt.ND
     starts = ends - np.asarray(live_counts, np.int64)
     bounds = np.searchsorted(drawn, np.append(starts, total))
     return [drawn[first:last] - start for first, last, start in zip(bounds, bounds[1:], starts, strict=False)]
+
+
+def distinct_rows(vectors_ND: Floats) -> npt.NDArray[np.int64]:
+    """Return which rows (n,) of vectors (N, D) equal none before them, ascending.
+
+    k-means gives a vector that occurs a thousand times many centroids, all in the same place. Rows are compared by a
+    64-bit hash, so of a billion pairs of different vectors hardly one is taken for equal.
+    """
+    row_bytes = vectors_ND.shape[1] * vectors_ND.itemsize
+    words = np.ascontiguousarray(vectors_ND).view(f"u{math.gcd(8, row_bytes)}")
+    weights_W = np.random.default_rng(0).integers(0, 2**64, words.shape[1], np.uint64)
+    hashes = [(words[some] * weights_W).sum(axis=1) for some in slices(len(words), HASHED_ROWS)]
+    first_n = np.unique(np.concatenate([np.empty(0, np.uint64), *hashes]), return_index=True)[1]
+    return np.sort(first_n)

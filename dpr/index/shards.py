@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.formats import MISSING
-from dpr.index.candidates import Lists, nearest_lists, search
+from dpr.index.candidates import Lists, first_of, nearest_lists, search
 from dpr.index.contents import list_sizes
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import FAST_BITS, inverted, list_count, packed_when_opened, searched
 from dpr.index.live_rows import LiveRows
 from dpr.index.loose_index import LooseIndex
-from dpr.index.truth import Ids, Scores, empty_topk, merge_topk
+from dpr.index.truth import Ids, Scores, merge_topk
 
 RANKED_BY_CODE_FROM_LISTS = 1_024
 """With fewer lists, comparing all centroids exactly takes less than a tenth of a question's time."""
@@ -145,9 +145,12 @@ class ServingIndex:
         return isinstance(searched(self.shards[0]), faiss.IndexHNSW)
 
     def search(self, questions_QD: Scores, k: int, nprobe: int) -> tuple[Scores, Ids]:
-        """Return the k best live rows by the index's own scores, as `dpr.index.candidates.search` gives them."""
-        several = len(self.shards) > 1 and self.lists and len(questions_QD)
-        lists = nearest_lists(self.shards[0], questions_QD, nprobe) if several else None
+        """Return the k best live rows by the index's own scores, as `dpr.index.candidates.search` gives them.
+
+        An empty list does not count as visited.
+        """
+        chosen = self.lists and len(questions_QD) and (len(self.shards) > 1 or self._empty_L.any())
+        lists = nearest_lists(self.shards[0], questions_QD, nprobe, self._empty_L) if chosen else None
         found = []
         for shard, dead_share in zip(self.shards, self._dead_shares, strict=True):
             spare = math.ceil(k * SPARE_FACTOR / (1.0 - min(dead_share, 0.5))) + SPARE_CANDIDATES if dead_share else k
@@ -166,7 +169,7 @@ class ServingIndex:
         width = min(int(shard.ntotal), width)
         scores_QC, ids_QC = search(shard, questions_QD, width, nprobe, lists)
         live_QC = self._live.contain(ids_QC)
-        found = first_living(scores_QC, ids_QC, live_QC, k)
+        found = first_of(scores_QC, ids_QC, live_QC, k)
         more_Q = ids_QC[:, -1] != MISSING if width < int(shard.ntotal) else np.zeros(len(ids_QC), np.bool_)
         short = np.flatnonzero((live_QC.sum(axis=1) < k) & more_Q)
         if len(short):
@@ -189,21 +192,26 @@ class ServingIndex:
         return float(min(nprobe * self._squares / self.rows, self.rows))
 
     @cached_property
+    def living_rows(self) -> int:
+        """Return the rows that can be found."""
+        sizes = zip(self.shards, self._dead_shares, strict=True)
+        return sum(round(int(shard.ntotal) * (1.0 - share)) for shard, share in sizes) + len(self.loose or ())
+
+    @cached_property
+    def _sizes_L(self) -> npt.NDArray[np.int64]:
+        """Return how many vectors each list has, in all shards."""
+        return sum((list_sizes(shard) for shard in self.shards), np.zeros(self.lists, np.int64))
+
+    @cached_property
+    def _empty_L(self) -> npt.NDArray[np.bool_]:
+        """Return which lists have no vector in any shard."""
+        empty_L: npt.NDArray[np.bool_] = self._sizes_L == 0
+        return empty_L
+
+    @cached_property
     def _squares(self) -> float:
         """Return the sum of the squared sizes of all lists."""
-        sizes_L = sum((list_sizes(shard) for shard in self.shards), np.zeros(self.lists, np.int64))
-        return float(np.square(sizes_L, dtype=np.float64).sum())
-
-
-def first_living(scores_QC: Scores, ids_QC: Ids, live_QC: npt.NDArray[np.bool_], k: int) -> tuple[Scores, Ids]:
-    """Return the first k candidates that live, in their order; -inf and -1 where there are fewer."""
-    order_QK = np.argsort(~live_QC, axis=1, kind="stable")[:, :k]
-    living_QK = np.take_along_axis(live_QC, order_QK, axis=1)
-    scores_QK, ids_QK = empty_topk(len(ids_QC), k)
-    width = order_QK.shape[1]
-    scores_QK[:, :width] = np.where(living_QK, np.take_along_axis(scores_QC, order_QK, axis=1), -np.inf)
-    ids_QK[:, :width] = np.where(living_QK, np.take_along_axis(ids_QC, order_QK, axis=1), MISSING)
-    return scores_QK, ids_QK
+        return float(np.square(self._sizes_L, dtype=np.float64).sum())
 
 
 def _visited_without_lists(shard: faiss.Index, ef: int) -> int:

@@ -3,19 +3,19 @@
 Settings are tried in the order of their cost. It is predicted (`dpr.index.cost`), never timed, so the same inputs give
 the same settings.
 
-Shapes: Q questions, K neighbours, C candidates.
+Shapes: Q questions, C candidates.
 """
 
 import enum
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dpr.formats.records import Document
 from dpr.index.candidates import SearchSettings
 from dpr.index.cost import search_cost
+from dpr.index.recall import KnownQuestions
 from dpr.index.shards import ServingIndex
-from dpr.index.truth import Ids, Scores, recalls_at
 from dpr.recipe import IndexConfig
 
 RESCORE_TIMES, MAX_RESCORE = (0, 1, 2.5, 5, 10, 25, 50), 1_000
@@ -63,16 +63,14 @@ class Tuned:
     """By predicted cost."""
 
 
-def tune(
-    index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids, config: IndexConfig, at: int, min_nprobe: int = 1
-) -> Tuned:
+def tune(index: ServingIndex, known: KnownQuestions, config: IndexConfig, at: int, min_nprobe: int = 1) -> Tuned:
     """Find the cheapest `nprobe` and `rescore` whose recall@`at` on the questions is at least `config.recall_target`.
 
     Settings that take longer than `config.latency_ms` are out; if no other reaches the target, the best recall within
-    it is chosen. `true_ids_QK` is the exact answer, K at least `at` where there are as many vectors. A setting that the
-    recipe fixes is left as it is. Fewer lists than `min_nprobe` are not tried.
+    it is chosen. At least `at` neighbours are known where there are as many vectors. A setting that the recipe fixes is
+    left as it is. Fewer lists than `min_nprobe` are not tried.
     """
-    trial = _Trial(index, questions_QD, true_ids_QK[:, :at], config, at, min_nprobe)
+    trial = _Trial(index, known, config, at, min_nprobe)
     stop = trial.run()
     points = sorted(trial.points, key=lambda point: (point.predicted_ms, point.nprobe, point.rescore))
     within = [point for point in points if point.predicted_ms <= trial.max_ms]
@@ -102,15 +100,9 @@ class _Trial:
     """Measures settings, the cheapest first, until the target is met or more cannot help."""
 
     def __init__(
-        self,
-        index: ServingIndex,
-        questions_QD: Scores,
-        true_ids_QK: Ids,
-        config: IndexConfig,
-        at: int,
-        min_nprobe: int,
+        self, index: ServingIndex, known: KnownQuestions, config: IndexConfig, at: int, min_nprobe: int
     ) -> None:
-        self._index, self._questions_QD, self._true_ids_QK, self._config = index, questions_QD, true_ids_QK, config
+        self._index, self._known, self._config = index, known, config
         self._at, self._min_nprobe = at, min_nprobe
         self._rescores = _rescores(at) if config.rescore is None else [config.rescore]
         self._cost = search_cost(index)
@@ -163,12 +155,15 @@ class _Trial:
     def _measure(self, nprobe: int) -> list[TunePoint]:
         """Measure all numbers of candidates with so many lists.
 
-        One search with the most candidates serves all: the best C are the first of the best 2C. And nothing is
+        One search with the most candidates serves all: the best C are the first of the best 2C. Only a graph is
+        searched for each number, since FAISS keeps at least as many candidates as are asked for. And nothing is
         re-scored: among candidates with exact scores, a true neighbour always comes first.
         """
-        _, ids_QC = self._index.search(self._questions_QD, max(self._at, *self._rescores), nprobe)
         depths = [max(self._at, rescore) for rescore in self._rescores]
-        recalls = recalls_at(ids_QC, self._true_ids_QK, depths)
+        if self._index.is_graph:
+            recalls = [self._recalls(nprobe, [depth])[0] for depth in depths]
+        else:
+            recalls = self._recalls(nprobe, depths)
         return [
             TunePoint(
                 nprobe=nprobe,
@@ -178,6 +173,11 @@ class _Trial:
             )
             for rescore, recall in zip(self._rescores, recalls, strict=True)
         ]
+
+    def _recalls(self, nprobe: int, depths: Sequence[int]) -> list[float]:
+        """Return the recall among the first so many candidates, for each of some numbers of them."""
+        _, ids_QC = self._index.search(self._known.vectors_QD, max(depths), nprobe)
+        return self._known.recalls(ids_QC, self._at, depths)
 
 
 def _rescores(at: int) -> list[int]:

@@ -25,7 +25,7 @@ from dpr.index.live_rows import LiveRows
 from dpr.index.merging import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
 from dpr.search.hits import Hit
-from dpr.search.vectors import SegmentVectors
+from dpr.search.vectors import MappedVectors, SegmentVectors
 from dpr.store import Store
 from dpr.store.cache import local_cache
 
@@ -44,6 +44,8 @@ class SegmentSet:
         self._entries = {entry.number: entry for entry in entries}
         self._vectors = {entry.number: opened for entry, opened in zip(entries, vectors, strict=True)}
         self.dim = vectors[0].dim if vectors else 0
+        self._is_remote = any(opened.is_remote for opened in vectors)
+        self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self._is_remote else None
         self._passages = cache(self._open_passages)
 
     @classmethod
@@ -61,6 +63,8 @@ class SegmentSet:
     def vectors(self, ids_N: Ids) -> Vectors:
         """Return the stored vectors (N, D) float16 of index ids (N,); fastest if those of a segment come together."""
         numbers_N, rows_N = ids_N >> ROW_BITS, ids_N & ROW_MASK
+        if self._mapped is not None:
+            return self._mapped.rows(numbers_N, rows_N)
         bounds = [0, *(np.flatnonzero(numbers_N[1:] != numbers_N[:-1]) + 1).tolist(), len(ids_N)] if len(ids_N) else [0]
         found_ND = np.empty((len(ids_N), self.dim), np.float16)
         for (first, last), number in zip(pairwise(bounds), numbers_N[bounds[:-1]].tolist(), strict=True):
@@ -73,7 +77,7 @@ class SegmentSet:
         From a remote store, each is read once, now; where they take more than `MAX_FETCHED_BYTES`, they are read
         when they are asked for.
         """
-        if not any(opened.is_remote for opened in self._vectors.values()):
+        if not self._is_remote:
             return self.vectors
         ids_N = np.unique(ids_QC[ids_QC != MISSING])
         if len(ids_N) * FLOAT16_BYTES * self.dim > MAX_FETCHED_BYTES:

@@ -3,7 +3,12 @@
 Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner products (paper, equation 1).
 """
 
+from dataclasses import replace
+
+import numpy as np
+
 from dpr.errors import IntegrityError
+from dpr.formats import MISSING
 from dpr.formats.loose import read_loose
 from dpr.formats.manifest import IndexEntry, SnapshotBody
 from dpr.formats.objects import fetch_object
@@ -13,6 +18,9 @@ from dpr.index.shards import ServingIndex, open_shards
 from dpr.index.truth import Ids, Scores, exact_topk
 from dpr.search.segment_set import SegmentSet
 from dpr.store import Store
+
+MORE_LISTS = 4
+"""Times as many lists as before are visited where too few live rows were found."""
 
 
 def search_settings(entry: IndexEntry) -> tuple[SearchSettings, SearchSettings | None]:
@@ -69,8 +77,19 @@ class VectorSearch:
         return cls(index, settings, segments, deeper)
 
     def top(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
-        """Return the best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64)."""
+        """Return the best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64).
+
+        A question whose lists hold fewer than k live rows visits more of them, until k are found or all are visited.
+        """
         settings = self.settings if self.deeper is None or k <= self.settings.at else self.deeper
+        scores_QK, ids_QK = self._top(questions_QD, k, settings)
+        last = min(k, self.index.living_rows) - 1
+        while settings.nprobe < self.index.lists and (short := np.flatnonzero(ids_QK[:, last] == MISSING)).size:
+            settings = replace(settings, nprobe=MORE_LISTS * settings.nprobe)
+            scores_QK[short], ids_QK[short] = self._top(questions_QD[short], k, settings)
+        return scores_QK, ids_QK
+
+    def _top(self, questions_QD: Scores, k: int, settings: SearchSettings) -> tuple[Scores, Ids]:
         scores_QC, ids_QC = self.index.search(questions_QD, settings.candidates(k), settings.nprobe)
         if not settings.rescore:
             return scores_QC, ids_QC

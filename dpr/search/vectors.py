@@ -1,9 +1,10 @@
 """Reading vectors of segments where they lie: from the mapped Parquet file, or by range from an object store.
 
-Shapes: N rows, D dimensions.
+Shapes: N rows, D dimensions, S segments, G row groups of all segments.
 """
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from dpr.errors import IntegrityError
 from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, VectorLayout, Vectors, vector_layout
@@ -26,14 +28,6 @@ class SegmentVectors:
     def __init__(self, layout: VectorLayout, mapped: npt.NDArray[np.uint8] | None, store: Store, name: str) -> None:
         self._layout, self._mapped, self._store, self._name = layout, mapped, store, name
         self.row_bytes = FLOAT16_BYTES * layout.dim
-        # a view with an overlapping row at each byte, so that rows at any offsets are gathered in one call
-        self._bytes = (
-            None
-            if mapped is None
-            else np.lib.stride_tricks.as_strided(
-                mapped, (len(mapped) - self.row_bytes + 1, self.row_bytes), (1, 1), writeable=False
-            )
-        )
 
     @classmethod
     def open(cls, store: Store, ref: ObjectRef, *, verify: bool = False) -> "SegmentVectors":
@@ -70,9 +64,14 @@ class SegmentVectors:
     def rows(self, rows_N: npt.NDArray[np.int64]) -> Vectors:
         """Return the vectors (N, D) float16 of rows (N,), in their order."""
         offsets_N = self._layout.offsets(rows_N)
-        if self._bytes is not None:
-            return self._bytes[offsets_N].view(np.float16)
+        if self._mapped is not None:
+            return _gather(self._mapped, offsets_N, self.row_bytes)
         return self._read_ranges(offsets_N)
+
+    def addresses(self) -> npt.NDArray[np.int64]:
+        """Return where in this process's memory each row group of a mapped segment begins."""
+        base = 0 if self._mapped is None else self._mapped.ctypes.data
+        return base + self._layout.starts_G
 
     def all(self) -> Vectors:
         """Return all vectors (N, D) float16."""
@@ -109,3 +108,52 @@ class SegmentVectors:
             for run, data in zip(runs, pool.map(read, runs), strict=True):
                 found_N[order_N[run]] = data
         return found_N.view(np.float16)
+
+
+class MappedVectors:
+    """The vectors of several mapped segments, which are gathered in one call, however many segments they lie in.
+
+    A call for each segment would take longer than all that is done with the vectors: the candidates of one question
+    lie in nearly as many segments as there are.
+    """
+
+    def __init__(self, segments: Mapping[int, SegmentVectors]) -> None:
+        """Take segments by number, of one width, none of them remote."""
+        numbers = sorted(segments)
+        self._segments = [segments[number] for number in numbers]  # while they live, their files stay mapped
+        self._numbers_S = np.array(numbers, np.int64)
+        self._rows_S = np.array([len(segment) for segment in self._segments], np.int64)
+        addresses = [segment.addresses() for segment in self._segments]
+        self._first_group_S = np.cumsum([0, *map(len, addresses)])[:-1]
+        addresses_G = np.concatenate(addresses)
+        first, row_bytes = int(addresses_G.min()), self._segments[0].row_bytes
+        span_bytes = int(addresses_G.max()) - first + ROW_GROUP_ROWS * row_bytes
+        self._offsets_G, self._row_bytes = addresses_G - first, row_bytes
+        # it spans what lies between the files, too; only vectors are ever read
+        self._memory: npt.NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * span_bytes).from_address(first))
+
+    def rows(self, numbers_N: npt.NDArray[np.int64], rows_N: npt.NDArray[np.int64]) -> Vectors:
+        """Return the vectors (N, D) float16 of rows (N,) of the segments of these numbers (N,), in their order.
+
+        Raises IntegrityError for a row that there is not.
+        """
+        segments_N = np.minimum(np.searchsorted(self._numbers_S, numbers_N), len(self._numbers_S) - 1)
+        wrong_N = (self._numbers_S[segments_N] != numbers_N) | (rows_N >= self._rows_S[segments_N])
+        if wrong_N.any():
+            place = int(np.flatnonzero(wrong_N)[0])
+            raise IntegrityError(
+                f"the index names row {rows_N[place]} of segment {numbers_N[place]}, which the snapshot does not have; "
+                "roll back to a sound snapshot or run the recipe again"
+            )
+        groups_N = self._first_group_S[segments_N] + rows_N // ROW_GROUP_ROWS
+        offsets_N = self._offsets_G[groups_N] + rows_N % ROW_GROUP_ROWS * self._row_bytes
+        return _gather(self._memory, offsets_N, self._row_bytes)
+
+
+def _gather(memory: npt.NDArray[np.uint8], offsets_N: npt.NDArray[np.int64], row_bytes: int) -> Vectors:
+    """Return the vectors (N, D) float16 that begin at some bytes (N,).
+
+    In the view a vector begins at every byte, so that one call copies all of them, each as a whole.
+    """
+    view = np.ndarray((len(memory) - row_bytes + 1,), np.dtype((np.void, row_bytes)), memory, strides=(1,))
+    return view[offsets_N].view(np.float16).reshape(len(offsets_N), row_bytes // FLOAT16_BYTES)

@@ -9,7 +9,7 @@ from dpr.errors import IndexBuildError
 from dpr.formats.manifest import CodebookEntry
 from dpr.formats.objects import fetch_object
 from dpr.formats.records import Document
-from dpr.index.choose import IndexPlan, choose, fits, keep
+from dpr.index.choose import IndexPlan, choose, factory_of, fits, keep
 from dpr.index.coding import FaissCoder
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import list_count
@@ -79,7 +79,7 @@ def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | N
     if base is None:
         plan = choose(config, rows, dim)
         return CodebookChoice(None, plan, None, "the store has no codebook of this encoder yet")
-    if config.retrain == "never" and config.factory not in ("auto", base.factory):
+    if config.retrain == "never" and factory_of(config) not in ("auto", base.factory):
         raise IndexBuildError(
             f"index.factory is {config.factory!r}, the codebook of {store.url} is {base.factory!r} and index.retrain "
             "is never; set retrain to auto, or the factory to the codebook's"
@@ -96,7 +96,7 @@ def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | N
 def _reason_to_retrain(context: IndexContext, base: CodebookEntry, drift: Drift | None) -> str | None:
     """Return why a new codebook is needed; None if it is not."""
     config, rows, dim = context.config, context.rows, context.dim
-    if config.factory not in ("auto", base.factory):
+    if factory_of(config) not in ("auto", base.factory):
         return f"the recipe asks for {config.factory} instead of {base.factory}"
     if config.retrain == "always":
         return "the recipe asks for a new codebook each time"

@@ -21,8 +21,9 @@ from dpr.formats.objects import bytes_to_fetch
 from dpr.formats.records import Result
 from dpr.index.candidates import rescore
 from dpr.index.hardware import Hardware, faiss_threads
+from dpr.index.recall import KnownQuestions
 from dpr.index.shards import ServingIndex
-from dpr.index.truth import Ids, Scores, exact_topk, recall_at, recall_of_new
+from dpr.index.truth import Ids, Scores, exact_topk, recall_of_new
 from dpr.index.tune import Tuned, TunePoint, describe, tune
 from dpr.recipe import GateConfig
 from dpr.run import Run
@@ -124,13 +125,14 @@ class MeasureIndex:
         tuning, held_out = split_questions(len(questions_QD), context.config.seed)
         with faiss_threads(self._hardware.threads):
             index = open_index(store, unit.index, segments)
-            tuned, deeper = self._tune(index, questions_QD[tuning], truth.ids_QK[tuning])
+            known = KnownQuestions(questions_QD, truth.scores_QK, truth.ids_QK, segments.fetching)
+            tuned, deeper = self._tune(index, known.some(tuning))
             search = VectorSearch(index, tuned.settings, segments, deeper.settings if deeper else None)
             sentences_QD = unit.new.read(store) if unit.new else questions_QD[:0]
             # all at once, since each search of a remote store fetches vectors anew
-            scores_QK, ids_QK = search.top(np.concatenate([questions_QD, sentences_QD]), context.config.recall_at)
-            asked = len(questions_QD)
-            recall = recall_at(ids_QK[held_out], truth.ids_QK[held_out], context.config.recall_at)
+            at, asked = context.config.recall_at, len(questions_QD)
+            scores_QK, ids_QK = search.top(np.concatenate([questions_QD, sentences_QD]), at)
+            (recall,) = known.some(held_out).recalls(ids_QK[held_out], at, [at])
             of_new = scores_QK[asked:], ids_QK[asked:]
             new_recall = _new_recall(unit.new, search, sentences_QD, of_new) if unit.new else None
             by_index, exactly = self._accuracies(unit, search, questions_QD, (scores_QK[:asked], ids_QK[:asked]))
@@ -162,13 +164,13 @@ class MeasureIndex:
             curve=tuned.curve,
         )
 
-    def _tune(self, index: ServingIndex, questions_QD: Scores, true_ids_QK: Ids) -> tuple[Tuned, Tuned | None]:
+    def _tune(self, index: ServingIndex, known: KnownQuestions) -> tuple[Tuned, Tuned | None]:
         """Choose settings for as many hits as the recipe's `recall_at`, and others for the deepest rank of the gate."""
         config, deepest = self._context.config, max(self._gate.at)
-        tuned = tune(index, questions_QD, true_ids_QK, config, config.recall_at)
+        tuned = tune(index, known, config, config.recall_at)
         if deepest <= config.recall_at:
             return tuned, None
-        return tuned, tune(index, questions_QD, true_ids_QK, config, deepest, tuned.settings.nprobe)
+        return tuned, tune(index, known, config, deepest, tuned.settings.nprobe)
 
     def _accuracies(
         self, unit: GateUnit, search: VectorSearch, questions_QD: Scores, found: tuple[Scores, Ids]

@@ -4,10 +4,20 @@ from dpr.errors import GateError
 from dpr.recipe import Recipe
 from dpr.stages.gate import GateResult
 
+MAX_LOSS = 0.2
+"""By which the recall that is measured may be below that of tuning: three standard deviations of chance for 50
+questions each whose own recalls have a standard deviation of 1/3."""
+
 
 def check_gate(recipe: Recipe, result: GateResult) -> None:
     """Raise GateError, with measured and demanded, unless the report reaches what the recipe demands."""
     gate, report, recall = recipe.gate, result.report, f"recall@{recipe.index.recall_at}"
+    if report.recall < report.tuned_recall - MAX_LOSS:
+        raise GateError(
+            f"{recall} is {report.tuned_recall:.4f} for the questions that the search was tuned on and "
+            f"{report.recall:.4f} for the others; nothing was published: such a difference is no chance, so give more "
+            "questions that are like each other (gate.questions), or choose another index.factory"
+        )
     if report.recall < gate.min_recall:
         raise GateError(
             f"{recall} of the index is {report.recall:.4f}, the recipe demands {gate.min_recall} "

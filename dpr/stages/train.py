@@ -25,7 +25,7 @@ from dpr.index.coding import FaissCoder
 from dpr.index.faiss_file import write_faiss
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.kinds import list_count
-from dpr.index.sample import sample_rows
+from dpr.index.sample import distinct_rows, sample_rows
 from dpr.index.training import list_imbalance, quantisation_error, train
 from dpr.recipe import IndexConfig
 from dpr.run import Run
@@ -177,14 +177,22 @@ def sample_vectors(
 def _training_sample(
     store: Store, context: IndexContext, plan: IndexPlan
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-    """Vectors to train on, and vectors held out so that drift is compared with an error not seen in training."""
+    """Vectors to train on, and vectors held out so that drift is compared with an error not seen in training.
+
+    Equal vectors are trained on once, if so many are left that there can be training.
+    """
     # an exact index needs no training, and still one vector to show its error of zero
     wanted = max(1, plan.train_rows) + min(FIGURE_ROWS, plan.train_rows // 10)
     rows = min(wanted, context.rows)
     drawn_ND = sample_vectors(store, context.segments, context.deletions, rows, context.config.seed)
     held_out = min(FIGURE_ROWS, len(drawn_ND) // 11)
     if not held_out:
-        return drawn_ND, drawn_ND
+        return _distinct(drawn_ND, plan), drawn_ND
     held = np.zeros(len(drawn_ND), np.bool_)
     held[np.random.default_rng(context.config.seed).choice(len(held), held_out, replace=False)] = True
-    return drawn_ND[~held], drawn_ND[held]
+    return _distinct(drawn_ND[~held], plan), drawn_ND[held]
+
+
+def _distinct(sample_ND: npt.NDArray[np.float16], plan: IndexPlan) -> npt.NDArray[np.float16]:
+    rows = distinct_rows(sample_ND)
+    return sample_ND[rows] if max(1, plan.min_train_rows) <= len(rows) < len(sample_ND) else sample_ND

@@ -59,7 +59,6 @@ def test_auto_is_the_documented_rule(rows: int, dim: int, factory: str) -> None:
         ("IVF8_HNSW8,PQ8", True),
         ("HNSW8", False),
         ("PQ8x4fs", False),
-        ("IVF8,PQ8,RFlat", False),
     ],
 )
 def test_what_can_be_merged_from_parts(factory: str, mergeable: bool) -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpr.index.candidates import first_of
 from dpr.index.live_rows import LiveRows
-from dpr.index.shards import ServingIndex, first_living
+from dpr.index.shards import ServingIndex
 
 FACTORIES = ("Flat", "IVF16,Flat", "IVF16,PQ8x4", "IVF16,SQ8", "OPQ8,IVF16,PQ8x4", "PCA16,IVF16,Flat")
 
@@ -72,6 +73,6 @@ def test_hits_are_those_of_an_index_of_the_living_alone(factory: str, dead_share
 def test_the_first_that_live_keep_their_order() -> None:
     scores, ids = np.array([[9.0, 8, 7, 6]], np.float32), np.array([[4, 3, 2, -1]])
     live = np.array([[False, True, True, False]])
-    found_scores, found_ids = first_living(scores, ids, live, 3)
+    found_scores, found_ids = first_of(scores, ids, live, 3)
     assert found_ids.tolist() == [[3, 2, -1]]
     assert found_scores.tolist() == [[8.0, 7.0, -np.inf]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dpr.index.sample import sample_rows
+from dpr.index.sample import HASHED_ROWS, distinct_rows, sample_rows
 
 COUNTS = [5, 0, 1, 40, 14]
 
@@ -42,3 +42,16 @@ def test_the_seed_decides() -> None:
 
 def test_no_segments() -> None:
     assert sample_rows([], 10, seed=0) == []
+
+
+@pytest.mark.parametrize("dim", [1, 3, 4, 384])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_distinct_rows_are_the_first_of_each_group_of_equal_vectors(dim: int, dtype: type) -> None:
+    rng = np.random.default_rng(dim)
+    vectors_ND = rng.standard_normal((300, dim)).astype(dtype)[rng.integers(0, 300, HASHED_ROWS + 50)]
+    first = np.sort(np.unique(vectors_ND, axis=0, return_index=True)[1])
+    np.testing.assert_array_equal(distinct_rows(vectors_ND), first)
+
+
+def test_of_no_vectors_none_is_distinct() -> None:
+    assert len(distinct_rows(np.empty((0, 8), np.float16))) == 0

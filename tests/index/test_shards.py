@@ -17,6 +17,7 @@ from dpr.index.cost import search_cost
 from dpr.index.faiss_file import read_faiss, write_faiss
 from dpr.index.merging import PartRef, merge
 from dpr.index.part import write_part
+from dpr.index.recall import KnownQuestions
 from dpr.index.shards import ServingIndex, open_shard
 from dpr.index.training import train
 from dpr.index.tune import tune
@@ -90,10 +91,12 @@ def test_shards_are_tuned_as_the_one_index(
     def fetch(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
         return np.stack([stored[int(i) >> 32][int(i) & 0xFFFFFFFF] for i in ids])
 
-    order = np.argsort(-(questions_QD.astype(np.float64) @ fetch(live).T.astype(np.float64)), axis=1, kind="stable")
-    truth_QK = live[order[:, :20]]
+    scores_QN = questions_QD.astype(np.float64) @ fetch(live).T.astype(np.float64)
+    order_QK = np.argsort(-scores_QN, axis=1, kind="stable")[:, :20]
+    scores_QK = np.take_along_axis(scores_QN, order_QK, axis=1).astype(np.float32)
+    known = KnownQuestions(questions_QD, scores_QK, live[order_QK], lambda _: fetch)
     tuned = [
-        tune(merged("IVF8,PQ4x4", runs, vectors_ND, tmp_path), questions_QD, truth_QK, IndexConfig(), 20)
+        tune(merged("IVF8,PQ4x4", runs, vectors_ND, tmp_path), known, IndexConfig(), 20)
         for runs in ([segments], [segments[:2], segments[2:]])
     ]
     assert tuned[0].settings == tuned[1].settings

@@ -11,6 +11,7 @@ import pytest
 from dpr.index.candidates import SearchSettings, rescore, search
 from dpr.index.choose import choose
 from dpr.index.cost import search_cost
+from dpr.index.recall import KnownQuestions
 from dpr.index.shards import ServingIndex
 from dpr.index.training import train
 from dpr.index.truth import exact_topk
@@ -30,9 +31,15 @@ def index(vectors_ND: Vectors) -> faiss.Index:
     return filled
 
 
-@pytest.fixture(scope="module", name="true_ids_QK")
-def exact_answer(vectors_ND: Vectors, questions_QD: Questions) -> Ids:
-    return exact_topk(questions_QD, [(np.arange(1500), vectors_ND)], 20)[1]
+def known_of(vectors_ND: Vectors, questions_QD: Questions, k: int = 20) -> KnownQuestions:
+    """Questions with their k exact neighbours among vectors whose ids are their rows."""
+    truth = exact_topk(questions_QD, [(np.arange(len(vectors_ND)), vectors_ND)], k)
+    return KnownQuestions(questions_QD, *truth, lambda _: lambda ids: vectors_ND[ids])
+
+
+@pytest.fixture(scope="module")
+def known(vectors_ND: Vectors, questions_QD: Questions) -> KnownQuestions:
+    return known_of(vectors_ND, questions_QD)
 
 
 def by_hand(index: faiss.Index, setting: tuple[int, int], questions_QD: Questions, truth: tuple[Vectors, Ids]) -> tuple:  # type: ignore[type-arg]
@@ -60,11 +67,11 @@ def by_hand(index: faiss.Index, setting: tuple[int, int], questions_QD: Question
 
 @pytest.mark.parametrize("target", [0.5, 0.9, 0.98])
 def test_the_cheapest_point_that_reaches_the_target_is_chosen(
-    target: float, index: faiss.Index, vectors_ND: Vectors, questions_QD: Questions, true_ids_QK: Ids
+    target: float, index: faiss.Index, vectors_ND: Vectors, questions_QD: Questions, known: KnownQuestions
 ) -> None:
-    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, IndexConfig(recall_target=target), 20)
+    tuned = tune(ServingIndex([index]), known, IndexConfig(recall_target=target), 20)
     points = {
-        setting: by_hand(index, setting, questions_QD, (vectors_ND, true_ids_QK))
+        setting: by_hand(index, setting, questions_QD, (vectors_ND, known.ids_QK))
         for setting in itertools.product([1, 2, 3, 4, 6, 8, 12, 16, 20], RESCORES)
     }
     # the powers of two, and one number between the cheapest of them that reaches the target and the one before it
@@ -77,9 +84,9 @@ def test_the_cheapest_point_that_reaches_the_target_is_chosen(
         assert (point.recall, point.predicted_ms) == pytest.approx(points[point.nprobe, point.rescore])
 
 
-def test_a_target_out_of_reach_is_reported(index: faiss.Index, questions_QD: Questions, true_ids_QK: Ids) -> None:
+def test_a_target_out_of_reach_is_reported(index: faiss.Index, known: KnownQuestions) -> None:
     config = IndexConfig(recall_target=1.0, rescore=0)
-    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, config, 20)
+    tuned = tune(ServingIndex([index]), known, config, 20)
     assert not tuned.meets_target
     assert tuned.recall == max(point.recall for point in tuned.curve) < 1.0
     assert tuned.settings.rescore == 0
@@ -90,20 +97,19 @@ def test_what_the_recipe_fixes_is_kept(
     nprobe: int | None,
     candidates: int | None,
     index: faiss.Index,
-    questions_QD: Questions,
-    true_ids_QK: Ids,
+    known: KnownQuestions,
 ) -> None:
     config = IndexConfig(nprobe=nprobe, rescore=candidates)
-    tuned: Tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, config, 20)
+    tuned: Tuned = tune(ServingIndex([index]), known, config, 20)
     assert tuned.settings.nprobe == (nprobe or tuned.settings.nprobe)
     assert tuned.settings.rescore == (candidates if candidates is not None else tuned.settings.rescore)
-    assert tuned == tune(ServingIndex([index]), questions_QD, true_ids_QK, config, 20)
+    assert tuned == tune(ServingIndex([index]), known, config, 20)
 
 
-def test_an_exact_index_needs_nothing(vectors_ND: Vectors, questions_QD: Questions, true_ids_QK: Ids) -> None:
+def test_an_exact_index_needs_nothing(vectors_ND: Vectors, known: KnownQuestions) -> None:
     index = faiss.IndexFlatIP(16)
     index.add(vectors_ND.astype(np.float32))
-    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, IndexConfig(), 20)
+    tuned = tune(ServingIndex([index]), known, IndexConfig(), 20)
     assert (tuned.settings, tuned.recall) == (SearchSettings(nprobe=1, rescore=0), 1.0)
 
 
@@ -137,14 +143,13 @@ def test_tuning_stops_when_more_is_of_no_use_and_says_so(
     min_gain: float,
     stop: Stop,
     index: faiss.Index,
-    questions_QD: Questions,
-    true_ids_QK: Ids,
+    known: KnownQuestions,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("dpr.index.tune.MIN_GAIN", min_gain)
     monkeypatch.setattr("dpr.index.tune.MIN_SHARE", 1.0)
     watched, config = Watched(index), IndexConfig.model_validate(fields)
-    tuned = tune(watched, questions_QD, true_ids_QK, config, 20)
+    tuned = tune(watched, known, config, 20)
     assert tuned.stop == stop
     cost = search_cost(watched)
     candidates = [fields["nprobe"]] if "nprobe" in fields else NPROBES
@@ -175,16 +180,16 @@ def test_budgets_are_met_or_their_conflict_is_described(
     index: faiss.Index,
     vectors_ND: Vectors,
     questions_QD: Questions,
-    true_ids_QK: Ids,
+    known: KnownQuestions,
 ) -> None:
     points = {
-        setting: by_hand(index, setting, questions_QD, (vectors_ND, true_ids_QK))
+        setting: by_hand(index, setting, questions_QD, (vectors_ND, known.ids_QK))
         for setting in itertools.product(NPROBES, RESCORES)
     }
     costs = [cost for _, cost in points.values()]
     bound = 0.9 * min(costs) + share * (max(costs) - min(costs))
     config = IndexConfig(recall_target=target, latency_ms=bound)
-    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, config, 20)
+    tuned = tune(ServingIndex([index]), known, config, 20)
     within = [(recall, cost) for recall, cost in points.values() if cost <= bound]
     reaching = [cost for recall, cost in within if recall >= target]
     assert (tuned.meets_latency, tuned.meets_target) == (bool(within), bool(reaching))
@@ -206,34 +211,36 @@ def test_budgets_are_met_or_their_conflict_is_described(
 def test_settings_are_tuned_for_as_many_hits_as_are_asked_for(
     at: int, index: faiss.Index, vectors_ND: Vectors, questions_QD: Questions
 ) -> None:
-    true_ids_QK = exact_topk(questions_QD, [(np.arange(1500), vectors_ND)], 100)[1]
-    tuned = tune(ServingIndex([index]), questions_QD, true_ids_QK, IndexConfig(recall_target=0.95), at, 2)
+    known = known_of(vectors_ND, questions_QD, 100)
+    tuned = tune(ServingIndex([index]), known, IndexConfig(recall_target=0.95), at, 2)
     assert (tuned.settings.at, tuned.meets_target) == (at, True)
     assert tuned.settings.nprobe >= 2
     _, found_QK = search(index, questions_QD, tuned.settings.candidates(at), tuned.settings.nprobe)
     if tuned.settings.rescore:
         found_QK = rescore(questions_QD, found_QK, lambda ids: vectors_ND[ids], at)[1]
-    pairs = zip(found_QK.tolist(), true_ids_QK[:, :at].tolist(), strict=True)
+    pairs = zip(found_QK.tolist(), known.ids_QK[:, :at].tolist(), strict=True)
     recall = np.mean([len(set(found) & set(true)) / at for found, true in pairs])
     assert tuned.recall == pytest.approx(recall, abs=1e-9)
     assert recall >= 0.95
     assert f"recall@{at} " in describe(tuned, IndexConfig(recall_target=0.95))
 
 
-def test_a_graph_keeps_as_many_candidates_as_the_target_takes(vectors_ND: Vectors, questions_QD: Questions) -> None:
+def test_a_graph_keeps_as_many_candidates_as_the_target_takes(
+    vectors_ND: Vectors, questions_QD: Questions, known: KnownQuestions
+) -> None:
     graph = faiss.index_factory(16, "HNSW16", faiss.METRIC_INNER_PRODUCT)
     graph.add(vectors_ND.astype(np.float32))
-    truth_QK = exact_topk(questions_QD, [(np.arange(1500), vectors_ND)], 20)[1]
     found = {}
     for target in (0.7, 0.97):
-        tuned = tune(ServingIndex([graph]), questions_QD, truth_QK, IndexConfig(recall_target=target), 20)
+        tuned = tune(ServingIndex([graph]), known, IndexConfig(recall_target=target), 20)
         assert tuned.meets_target
         graph.hnsw.efSearch = tuned.settings.nprobe
-        _, found_QK = graph.search(questions_QD, 20)
-        pairs = zip(found_QK.tolist(), truth_QK.tolist(), strict=True)
+        _, found_QC = graph.search(questions_QD, tuned.settings.candidates(20))
+        if tuned.settings.rescore:
+            found_QC = rescore(questions_QD, found_QC, lambda ids: vectors_ND[ids], 20)[1]
+        pairs = zip(found_QC.tolist(), known.ids_QK.tolist(), strict=True)
+        assert tuned.recall == pytest.approx(np.mean([len(set(a) & set(b)) / 20 for a, b in pairs]), abs=1e-9)
         found[target] = tuned.settings.nprobe
-        if not tuned.settings.rescore:
-            assert tuned.recall == pytest.approx(np.mean([len(set(a) & set(b)) / 20 for a, b in pairs]), abs=1e-9)
     assert found[0.7] < found[0.97]
 
 
@@ -252,7 +259,8 @@ def test_close_to_the_target_smaller_gains_count(vectors_ND: Vectors, questions_
     flat = faiss.index_factory(16, "IVF64,Flat", faiss.METRIC_INNER_PRODUCT)
     flat.train(vectors_ND.astype(np.float32))
     flat.add(vectors_ND.astype(np.float32))
-    truth_QK = np.tile(np.arange(20), (2_000, 1))
-    tuned = tune(Halving([flat]), questions_QD, truth_QK, IndexConfig(recall_target=0.9995), 20)
+    scores_QK, ids_QK = np.tile(-np.arange(20.0, dtype=np.float32), (2_000, 1)), np.tile(np.arange(20), (2_000, 1))
+    known = KnownQuestions(questions_QD, scores_QK, ids_QK, lambda _: lambda ids: vectors_ND[ids])
+    tuned = tune(Halving([flat]), known, IndexConfig(recall_target=0.9995), 20)
     assert tuned.meets_target
     assert tuned.settings.nprobe == 16

@@ -19,6 +19,7 @@ from dpr.formats.manifest import DeeperSettings, ShardEntry, SnapshotBody
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef
 from dpr.index.merging import ROW_BITS
+from dpr.index.shards import ServingIndex
 from dpr.search.vector_search import VectorSearch
 from dpr.store import LocalStore, Store
 from tests.formats.samples import RemoteStore, flip_a_bit, put_segment, random_vectors, snapshot_body, some_ref
@@ -185,3 +186,44 @@ def test_nothing_damaged_is_searched(stored: Stored, tmp_path: Path, kind: str) 
     flip_a_bit(tmp_path / "store" / refs[kind].name)
     with pytest.raises(IntegrityError, match=f"object {refs[kind].name} .* its record says"):
         VectorSearch.open(LocalStore(tmp_path / "store"), body)
+
+
+@pytest.mark.parametrize("rescore", [0, 60])
+@pytest.mark.parametrize("living", [ROWS, 20])
+@pytest.mark.parametrize("k", [5, 45, 1_000])
+def test_k_hits_come_back_whenever_there_are_k(tmp_path: Path, k: int, living: int, rescore: int) -> None:
+    """Though a question visits one list of 64, which may hold fewer, or none that lives."""
+    store = LocalStore(tmp_path / "store")
+    vectors_ND = random_vectors(ROWS, DIM, seed=1)
+    dead = {0: np.random.default_rng(2).permutation(ROWS)[living:].astype(np.uint32)}
+    dead[0].sort()
+    entry = with_dead(put_segment(store, tmp_path, 0, vectors_ND), dead[0])
+    index = faiss.index_factory(DIM, "IVF64,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(random_vectors(4_000, DIM, seed=7).astype(np.float32))
+    index.add(vectors_ND.astype(np.float32))
+    ref = put_index(store, tmp_path, index, "i0")
+    shards = [ShardEntry(rows=ROWS, live_rows=living, segments=[0], left_out=None, object=ref)]
+    body = snapshot_body(living, DIM, segments=[entry], next_segment_number=1, deletions=DeletionSet(dead).put(store))
+    search = VectorSearch.open(store, body_of(body, rows=living, nprobe=1, rescore=rescore, shards=shards))
+    live = np.setdiff1d(np.arange(ROWS), dead[0])
+    scores_QK, ids_QK = search.top(QUESTIONS_QD, k)
+    for question_D, scores_K, ids_K in zip(QUESTIONS_QD, scores_QK, ids_QK, strict=True):
+        found = ids_K[ids_K >= 0]
+        assert len(found) == len(set(found.tolist())) == min(k, living)
+        assert np.isin(found, live).all()
+        exact = vectors_ND[found].astype(np.float64) @ question_D
+        np.testing.assert_allclose(scores_K[: len(found)], exact, atol=1e-5)
+        assert (np.diff(scores_K[: len(found)]) <= 0).all()
+
+
+def test_a_list_without_vectors_does_not_count_as_visited() -> None:
+    """All lists nearest to the questions are empty; the first that holds vectors is visited in their place."""
+    centroids_LD = np.eye(DIM, dtype=np.float32) * np.arange(DIM, 0, -1, dtype=np.float32)[:, None]
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIM), DIM, DIM, faiss.METRIC_INNER_PRODUCT)
+    index.quantizer.add(centroids_LD)
+    index.is_trained = True
+    vectors_ND = np.repeat(np.eye(DIM, dtype=np.float16)[[9, 12]], 30, axis=0)
+    index.add(vectors_ND.astype(np.float32))
+    _, ids_QK = ServingIndex([index]).search(np.ones((2, DIM), np.float32), 20, nprobe=1)
+    assert (ids_QK[:, 0] >= 0).all()
+    assert set(ids_QK.reshape(-1).tolist()) <= set(range(30))

@@ -75,6 +75,34 @@ def test_every_kind_publishes_and_answers(factory: str, segments: Collection) ->
     assert any("cannot be merged from parts" in reason for reason in plan.reasons) != plan.mergeable
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("factory", ["IVF8,PQ8x4,RFlat", "PCA16,IVF8,SQ8,Refine(SQ8)", "HNSW16"])
+def test_what_is_published_is_the_recall_that_a_user_has(factory: str, segments: Collection) -> None:
+    """Refinements are left out: the stored vectors re-score exactly. A graph is tuned with as many candidates."""
+    segments.change(index={"factory": factory, "rescore": None, "nprobe": None, "max_drift": 100.0})
+    body = segments.night().snapshot.body
+    assert body.codebook.factory == factory.removesuffix(",RFlat").removesuffix(",Refine(SQ8)")
+    assert body.gate.recall > 0.95
+    assert recall(segments) == pytest.approx(body.gate.recall, abs=0.04)
+    again = segments.night()
+    assert not again.published
+
+
+@pytest.mark.parametrize("others", [5, 100])
+def test_questions_near_a_text_that_stands_a_thousand_times_get_their_hits(
+    others: int, tmp_path: Path, first_nights: FirstNights
+) -> None:
+    """Also where there are fewer different texts than inverted lists."""
+    index = {"factory": "IVF16,PQ16x4", "rescore": 50}
+    texts = random_texts(others, seed=3) | {f"copy{n}": "the same words in all of these" for n in range(1_000)}
+    collection = first_nights.copy(tmp_path, texts, index=index, resources={"segment_rows": 500})
+    assert collection.body(1).gate.recall > 0.99
+    with Retriever.open(collection.store) as retriever:
+        for question in ("the same words in all of these", "these words in all the same"):
+            found, exact = (retriever.search([question], 20, exact=exact).hits[0] for exact in (False, True))
+            assert [hit.score for hit in found] == [hit.score for hit in exact]
+
+
 @pytest.fixture
 def collection(tmp_path: Path, first_nights: FirstNights) -> Collection:
     """A first night whose index is one shard, and the recipe of a second with two."""
