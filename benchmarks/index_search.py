@@ -24,7 +24,8 @@ from dpr.index.merging import ROW_BITS, PartRef, build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.recall import KnownQuestions
 from dpr.index.sample import sample_rows
-from dpr.index.shards import ServingIndex, open_shard
+from dpr.index.serving_index import ServingIndex
+from dpr.index.shards import open_shard
 from dpr.index.training import train
 from dpr.index.truth import recall_at
 from dpr.index.tune import tune

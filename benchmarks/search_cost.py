@@ -15,7 +15,7 @@ import numpy as np
 from dpr.index.candidates import exact_scores
 from dpr.index.choose import choose
 from dpr.index.cost import search_cost
-from dpr.index.shards import ServingIndex
+from dpr.index.serving_index import ServingIndex
 from dpr.index.training import train
 from dpr.recipe import IndexConfig
 

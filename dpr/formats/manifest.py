@@ -99,6 +99,7 @@ class DeeperSettings(Document):
     nprobe: int
     rescore: int
     at: int
+    margin: float | None = None
 
 
 class IndexEntry(Document):
@@ -108,11 +109,15 @@ class IndexEntry(Document):
     rows: int
     """Vectors that live."""
     nprobe: int
-    """Inverted lists visited per question; in a graph, the candidates that its search keeps."""
+    """Inverted lists visited per question, on average if there is a margin; in a graph, the candidates that its search
+    keeps."""
+    margin: float | None = None
+    """How far below the best `at` found first a list's centroid may score, so that it is visited, by a question of
+    length 1; None: every question visits `nprobe` lists."""
     rescore: int
     """Candidates re-scored exactly from the stored vectors; 0: the index's own scores are final."""
     at: int
-    """Hits that these two were tuned for."""
+    """Hits that these settings were tuned for."""
     deeper: DeeperSettings | None
     """Settings for more hits than that; None: `at` is the deepest that was asked for."""
     shards: list[ShardEntry]

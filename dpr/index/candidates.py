@@ -30,35 +30,42 @@ class SearchSettings:
     """How an index is searched."""
 
     nprobe: int
-    """Inverted lists visited per question; in a graph, the candidates that its search keeps (FAISS's efSearch). Without
-    effect on other kinds."""
+    """Inverted lists visited per question, on average if there is a margin; in a graph, the candidates that its search
+    keeps (FAISS's efSearch). Without effect on other kinds."""
     rescore: int
     """Candidates re-scored exactly; 0: the index's own scores are final."""
     at: int = 20
-    """Hits that the two were tuned for; more hits need as many more candidates."""
+    """Hits that the settings were tuned for; more hits need as many more candidates."""
+    margin: float | None = None
+    """How far below the best `at` found first a list's centroid may score, so that it is visited, by a question of
+    length 1; None: every question visits `nprobe` lists."""
 
     def candidates(self, k: int) -> int:
         """Return how many candidates the index is asked for, to return k hits."""
         return max(k, self.rescore * max(k, self.at) // self.at)
 
 
+MIN_SCORE = np.finfo(np.float32).min
 Lists = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """Coarse scores (Q, P) and numbers (Q, P) of the inverted lists that each question visits."""
 
 
 def nearest_lists(
-    index: faiss.Index, questions_QD: Scores, nprobe: int, empty_L: npt.NDArray[np.bool_] | None = None
+    index: faiss.Index, questions_QD: Scores, nprobe: int, empty_L: npt.NDArray[np.bool_], *, spare: bool = True
 ) -> Lists:
     """Return the inverted lists that each question visits, to pass to `search` for several shards.
 
-    Lists of `empty_L` are not visited, and others take their place.
+    Lists of `empty_L` are not visited, and others take their place. Without `spare`, lists that are ranked by codes are
+    the first by code, in the order of their exact scores: for more lists than are visited.
     """
     ivf, vectors_QD = _inverted_lists(index), transformed(index, questions_QD)
-    if empty_L is None or not empty_L.any():
-        found: Lists = ivf.quantizer.search(vectors_QD, min(nprobe, ivf.nlist))
+    by_code = not spare and isinstance(faiss.downcast_index(ivf.quantizer), faiss.IndexRefine)
+    params = faiss.IndexRefineSearchParameters(k_factor=1.0) if by_code else None
+    empty = int(empty_L.sum())
+    found: Lists = ivf.quantizer.search(vectors_QD, min(nprobe + empty, ivf.nlist), params=params)
+    if not empty:
         return found
-    scores_QP, numbers_QP = ivf.quantizer.search(vectors_QD, min(nprobe + int(empty_L.sum()), ivf.nlist))
-    return first_of(scores_QP, numbers_QP, (numbers_QP != MISSING) & ~empty_L[numbers_QP], nprobe)
+    return first_of(*found, (found[1] != MISSING) & ~empty_L[found[1]], nprobe)
 
 
 def search(
@@ -93,7 +100,9 @@ def search(
 
 def _search_lists(index: faiss.Index, questions_QD: Scores, k: int, lists: Lists) -> tuple[Scores, Ids]:
     ivf, vectors_QD = _inverted_lists(index), transformed(index, questions_QD)
-    coarse_QP, numbers_QP = (np.ascontiguousarray(array) for array in lists)
+    numbers_QP = np.ascontiguousarray(lists[1])
+    # FastScan rounds the coarse scores of a question together, so what stands for no list must not be far from them
+    coarse_QP = np.where(numbers_QP == MISSING, np.maximum(lists[0][:, :1], MIN_SCORE), lists[0])
     scores_QK, ids_QK = np.empty((len(vectors_QD), k), np.float32), np.empty((len(vectors_QD), k), np.int64)
     arrays = [faiss.swig_ptr(array) for array in (numbers_QP, coarse_QP, scores_QK, ids_QK)]
     parameters = faiss.SearchParametersIVF(nprobe=numbers_QP.shape[1])

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import faiss
 
 from dpr.index.kinds import inverted, searched
-from dpr.index.shards import ServingIndex
+from dpr.index.serving_index import ServingIndex
 
 QUESTION_NS = 18_000.0
 TABLE_NS = 0.27

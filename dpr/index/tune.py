@@ -10,18 +10,25 @@ import enum
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from dpr.formats.records import Document
 from dpr.index.candidates import SearchSettings
 from dpr.index.cost import search_cost
 from dpr.index.recall import KnownQuestions
-from dpr.index.shards import ServingIndex
+from dpr.index.serving_index import ServingIndex
+from dpr.index.truth import Scores
 from dpr.recipe import IndexConfig
 
 RESCORE_TIMES, MAX_RESCORE = (0, 1, 2.5, 5, 10, 25, 50), 1_000
 """Candidates that are re-scored: multiples of the hits that settings are tuned for, and the most of them after 2.5."""
 MIN_EF = 16
 """The least candidates that the search of a graph keeps."""
+MARGIN_FROM_LISTS = 2_048
+"""With fewer lists (an index of less than about 260,000 vectors), every question visits as many: ranking lists and
+calling FAISS twice would take longer than the vectors that are spared."""
 MIN_GAIN, MIN_SHARE = 0.001, 0.1
 """Tuning stops if visiting twice the lists, with the most candidates, gains less recall than this, and closes less than
 this share of the gap between recall and target."""
@@ -31,6 +38,7 @@ class TunePoint(Document):
     """Settings, and what they give."""
 
     nprobe: int
+    margin: float | None
     rescore: int
     recall: float
     """Against exact search, of as many neighbours as settings are tuned for."""
@@ -78,13 +86,14 @@ def tune(index: ServingIndex, known: KnownQuestions, config: IndexConfig, at: in
     # of equal recall, the first is the cheapest
     best = max(within or points[:1], key=lambda point: point.recall)
     chosen = reaching[0] if reaching else best
-    settings = SearchSettings(chosen.nprobe, chosen.rescore, at)
+    settings = SearchSettings(chosen.nprobe, chosen.rescore, at, chosen.margin)
     return Tuned(settings, chosen.recall, chosen.predicted_ms, bool(reaching), bool(within), stop, points)
 
 
 def describe(tuned: Tuned, config: IndexConfig) -> str:
     """Return the choice in one sentence: what it gives, what could not be met, and why no more was tried."""
-    settings = f"nprobe {tuned.settings.nprobe} and rescore {tuned.settings.rescore}"
+    average = " on average" if tuned.settings.margin is not None else ""
+    settings = f"nprobe {tuned.settings.nprobe}{average} and rescore {tuned.settings.rescore}"
     found = f"recall@{tuned.settings.at} {tuned.recall:.4f} at a predicted {tuned.predicted_ms:.3g} ms"
     if not tuned.meets_latency:
         choice = f"{settings} are the cheapest, {found}, and still above latency_ms {config.latency_ms:g}"
@@ -160,13 +169,15 @@ class _Trial:
         re-scored: among candidates with exact scores, a true neighbour always comes first.
         """
         depths = [max(self._at, rescore) for rescore in self._rescores]
+        margin = self._margin(nprobe)
         if self._index.is_graph:
-            recalls = [self._recalls(nprobe, [depth])[0] for depth in depths]
+            recalls = [self._recalls(nprobe, None, [depth])[0] for depth in depths]
         else:
-            recalls = self._recalls(nprobe, depths)
+            recalls = self._recalls(nprobe, margin, depths)
         return [
             TunePoint(
                 nprobe=nprobe,
+                margin=margin,
                 rescore=rescore,
                 recall=recall,
                 predicted_ms=self._cost.milliseconds(self._index, nprobe, rescore),
@@ -174,9 +185,28 @@ class _Trial:
             for rescore, recall in zip(self._rescores, recalls, strict=True)
         ]
 
-    def _recalls(self, nprobe: int, depths: Sequence[int]) -> list[float]:
+    def _margin(self, nprobe: int) -> float | None:
+        """Return the margin with which the questions visit so many lists on average.
+
+        None for a number that the recipe names, in a small index, for all lists that hold vectors, and for no more
+        lists than every question visits first.
+        """
+        lists = self._index.lists
+        if self._config.nprobe is not None or lists < MARGIN_FROM_LISTS:
+            return None
+        if not self._index.first_lists(self._at) < nprobe < lists:
+            return None
+        margin = float(self._below_N[nprobe * len(self._known.vectors_QD)])
+        return margin if math.isfinite(margin) else None
+
+    @cached_property
+    def _below_N(self) -> Scores:
+        """Return how far lists are below what questions find first, for all lists and questions, ascending."""
+        return np.sort(self._index.scores_below(self._known.vectors_QD, self._at).reshape(-1))
+
+    def _recalls(self, nprobe: int, margin: float | None, depths: Sequence[int]) -> list[float]:
         """Return the recall among the first so many candidates, for each of some numbers of them."""
-        _, ids_QC = self._index.search(self._known.vectors_QD, max(depths), nprobe)
+        _, ids_QC = self._index.search(self._known.vectors_QD, max(depths), nprobe, margin, self._at)
         return self._known.recalls(ids_QC, self._at, depths)
 
 

@@ -112,11 +112,12 @@ def _timed(store: Store, body: SnapshotBody, search: VectorSearch, curve: Sequen
     spread = {round(place) for place in np.linspace(0, len(curve) - 1, TIMED_POINTS)}
     points = []
     for number, point in enumerate(curve):
-        settings = SearchSettings(point.nprobe, point.rescore)
+        settings = SearchSettings(point.nprobe, point.rescore, body.index.at, point.margin)
         is_chosen = (settings.nprobe, settings.rescore) == chosen
         timed = VectorSearch(search.index, settings, search.segments)
         measured_ms = _median_ms(timed, questions_QD) if is_chosen or number in spread else None
-        points.append(SearchPoint(**vars(point), measured_ms=measured_ms, chosen=is_chosen))
+        shown = point.model_dump(exclude={"margin"})
+        points.append(SearchPoint(**shown, measured_ms=measured_ms, chosen=is_chosen))
     return points
 
 

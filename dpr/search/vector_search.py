@@ -14,7 +14,8 @@ from dpr.formats.manifest import IndexEntry, SnapshotBody
 from dpr.formats.objects import fetch_object
 from dpr.index.candidates import SearchSettings, rescore
 from dpr.index.loose_index import LooseIndex, loose_ids
-from dpr.index.shards import ServingIndex, open_shards
+from dpr.index.serving_index import ServingIndex
+from dpr.index.shards import open_shards
 from dpr.index.truth import Ids, Scores, exact_topk
 from dpr.search.segment_set import SegmentSet
 from dpr.store import Store
@@ -25,7 +26,7 @@ MORE_LISTS = 4
 
 def search_settings(entry: IndexEntry) -> tuple[SearchSettings, SearchSettings | None]:
     """Return the settings of an index, and those for more hits than these were tuned for."""
-    few = SearchSettings(entry.nprobe, entry.rescore, entry.at)
+    few = SearchSettings(entry.nprobe, entry.rescore, entry.at, entry.margin)
     return few, SearchSettings(**entry.deeper.model_dump()) if entry.deeper else None
 
 
@@ -85,12 +86,14 @@ class VectorSearch:
         scores_QK, ids_QK = self._top(questions_QD, k, settings)
         last = min(k, self.index.living_rows) - 1
         while settings.nprobe < self.index.lists and (short := np.flatnonzero(ids_QK[:, last] == MISSING)).size:
-            settings = replace(settings, nprobe=MORE_LISTS * settings.nprobe)
+            settings = replace(settings, nprobe=MORE_LISTS * settings.nprobe, margin=None)
             scores_QK[short], ids_QK[short] = self._top(questions_QD[short], k, settings)
         return scores_QK, ids_QK
 
     def _top(self, questions_QD: Scores, k: int, settings: SearchSettings) -> tuple[Scores, Ids]:
-        scores_QC, ids_QC = self.index.search(questions_QD, settings.candidates(k), settings.nprobe)
+        scores_QC, ids_QC = self.index.search(
+            questions_QD, settings.candidates(k), settings.nprobe, settings.margin, settings.at
+        )
         if not settings.rescore:
             return scores_QC, ids_QC
         return rescore(questions_QD, ids_QC, self.segments.fetching(ids_QC), k)

@@ -22,7 +22,7 @@ from dpr.formats.records import Result
 from dpr.index.candidates import rescore
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.recall import KnownQuestions
-from dpr.index.shards import ServingIndex
+from dpr.index.serving_index import ServingIndex
 from dpr.index.truth import Ids, Scores, exact_topk, recall_of_new
 from dpr.index.tune import Tuned, TunePoint, describe, tune
 from dpr.recipe import GateConfig
@@ -71,6 +71,7 @@ class GateResult(Result):
 
     report: GateReport
     nprobe: int
+    margin: float | None
     rescore: int
     deeper: DeeperSettings | None
     recall_target: float
@@ -86,7 +87,7 @@ def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexE
     work = Work.of(recorded(run.store.url, GateResult, step))
     result = run.result(Stage("gate", [_plan_gate(run, context, index, truth, new)], GateResult, work))
     run.progress.message("search", result.report.settings)
-    chosen = {"nprobe": result.nprobe, "rescore": result.rescore, "deeper": result.deeper}
+    chosen = {name: getattr(result, name) for name in ("nprobe", "margin", "rescore", "deeper")}
     return index.model_copy(update=chosen), result
 
 
@@ -158,6 +159,7 @@ class MeasureIndex:
             rows=len(questions_QD),
             report=report.model_copy(update={"settings": _all_settings(report, deeper)}),
             nprobe=tuned.settings.nprobe,
+            margin=tuned.settings.margin,
             rescore=tuned.settings.rescore,
             deeper=DeeperSettings(**asdict(deeper.settings)) if deeper else None,
             recall_target=context.config.recall_target,
@@ -208,9 +210,9 @@ def _all_settings(report: GateReport, deeper: Tuned | None) -> str:
         sentences.append(f"for up to {more.at} hits nprobe {more.nprobe} and rescore {more.rescore}: {found}")
     if report.new_recall is not None:
         sentences.append(f"recall of new passages {report.new_recall:.4f}, asked for by {report.new_asked} sentences")
-    if report.measured_on < MIN_HALF:
+    if report.questions < 2 * MIN_HALF:
         error = (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
-        sentences.append(f"only {report.measured_on} questions were asked, so recall is known to ± {2 * error:.2f}")
+        sentences.append(f"only {report.questions} questions were asked, so recall is known to ± {2 * error:.2f}")
     return "; ".join(sentences)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dpr.index.candidates import first_of
 from dpr.index.live_rows import LiveRows
-from dpr.index.shards import ServingIndex
+from dpr.index.serving_index import ServingIndex
 
 FACTORIES = ("Flat", "IVF16,Flat", "IVF16,PQ8x4", "IVF16,SQ8", "OPQ8,IVF16,PQ8x4", "PCA16,IVF16,Flat")
 

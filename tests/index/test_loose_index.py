@@ -10,7 +10,7 @@ import pytest
 from dpr.index.choose import choose
 from dpr.index.cost import search_cost
 from dpr.index.loose_index import LooseIndex, max_far, max_new
-from dpr.index.shards import ServingIndex
+from dpr.index.serving_index import ServingIndex
 from dpr.index.training import train
 from dpr.recipe import IndexConfig
 

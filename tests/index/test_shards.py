@@ -18,7 +18,8 @@ from dpr.index.faiss_file import read_faiss, write_faiss
 from dpr.index.merging import PartRef, merge
 from dpr.index.part import write_part
 from dpr.index.recall import KnownQuestions
-from dpr.index.shards import ServingIndex, open_shard
+from dpr.index.serving_index import ServingIndex
+from dpr.index.shards import open_shard
 from dpr.index.training import train
 from dpr.index.tune import tune
 from dpr.recipe import IndexConfig
@@ -66,9 +67,14 @@ def test_shards_answer_as_the_one_index(
     three = merged(factory, [segments[:1], segments[1:3], segments[3:]], vectors_ND, tmp_path)
     assert one.rows == three.rows == sum(len(segment.live) for segment in segments)
     assert (one.lists, one.visited(3)) == (three.lists, pytest.approx(three.visited(3)))
-    for k, nprobe in ((1, 1), (20, 3), (100, 8)):
-        scores_QK, ids_QK = one.search(questions_QD, k, nprobe)
-        found_scores_QK, found_ids_QK = three.search(questions_QD, k, nprobe)
+    settings: list[tuple[Any, ...]] = [(1, 1), (20, 3), (100, 8)]
+    if one.lists:
+        margin = float(np.median(one.scores_below(questions_QD, 5)))
+        assert margin == pytest.approx(float(np.median(three.scores_below(questions_QD, 5))), rel=1e-5)
+        settings += [(20, 3, margin, 5), (2, 4, margin, 5)]
+    for k, *how in settings:
+        scores_QK, ids_QK = one.search(questions_QD, k, *how)
+        found_scores_QK, found_ids_QK = three.search(questions_QD, k, *how)
         # sums are rounded by where a vector lies: FAISS takes four codes of a list, or a block of a table, at once
         np.testing.assert_allclose(found_scores_QK, scores_QK, rtol=2e-6, atol=1e-6)
         for question, scores in enumerate(scores_QK):

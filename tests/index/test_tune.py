@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import faiss
 import numpy as np
@@ -12,7 +13,7 @@ from dpr.index.candidates import SearchSettings, rescore, search
 from dpr.index.choose import choose
 from dpr.index.cost import search_cost
 from dpr.index.recall import KnownQuestions
-from dpr.index.shards import ServingIndex
+from dpr.index.serving_index import ServingIndex
 from dpr.index.training import train
 from dpr.index.truth import exact_topk
 from dpr.index.tune import Stop, Tuned, describe, tune
@@ -22,6 +23,12 @@ NPROBES, RESCORES = [1, 2, 4, 8, 16, 20], [0, 20, 50, 100, 200, 500, 1000]
 Vectors = npt.NDArray[np.float16]
 Questions = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+
+
+@pytest.fixture(autouse=True)
+def small_indexes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let questions visit as many lists as they need, though there are few."""
+    monkeypatch.setattr("dpr.index.tune.MARGIN_FROM_LISTS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +49,37 @@ def known(vectors_ND: Vectors, questions_QD: Questions) -> KnownQuestions:
     return known_of(vectors_ND, questions_QD)
 
 
+def first_lists(index: faiss.Index, at: int) -> int:
+    return max(round(index.nlist**0.5 / 4), math.ceil(2 * at * index.nlist / index.ntotal))
+
+
+def below(index: faiss.Index, questions_QD: Questions, at: int) -> Questions:
+    """How far each centroid (Q, L) is below the best `at` of the first lists; -inf for those."""
+    first = first_lists(index, at)
+    scores_QL = questions_QD @ index.quantizer.reconstruct_n(0, index.nlist).T
+    reached_Q = search(index, questions_QD, at, first)[0][:, -1]
+    below_QL = (reached_Q[:, None] - scores_QL) / np.linalg.norm(questions_QD, axis=1)[:, None]
+    np.put_along_axis(below_QL, np.argsort(-scores_QL, axis=1)[:, :first], -np.inf, axis=1)
+    return below_QL
+
+
+def found_by_hand(index: faiss.Index, questions_QD: Questions, width: int, nprobe: int, at: int) -> Ids:
+    """What plain FAISS finds if each question visits as many lists as it needs, `nprobe` on average."""
+    if not first_lists(index, at) < nprobe < index.nlist:
+        return search(index, questions_QD, width, nprobe)[1]
+    below_QL = below(index, questions_QD, at)
+    margin = np.sort(below_QL.reshape(-1))[nprobe * len(below_QL)]
+    visited_Q = (below_QL <= margin).sum(axis=1)
+    assert abs(visited_Q.mean() - nprobe) < 0.1
+    asked = zip(questions_QD, np.minimum(visited_Q, 4 * nprobe).tolist(), strict=True)
+    return np.concatenate([search(index, question_D[None], width, visited)[1] for question_D, visited in asked])
+
+
 def by_hand(index: faiss.Index, setting: tuple[int, int], questions_QD: Questions, truth: tuple[Vectors, Ids]) -> tuple:  # type: ignore[type-arg]
     """Measure the recall of one setting, as a service with it would have it, and its predicted milliseconds."""
     nprobe, candidates = setting
     vectors_ND, true_ids_QK = truth
-    _, found_QK = search(index, questions_QD, max(20, candidates), nprobe)
+    found_QK = found_by_hand(index, questions_QD, max(20, candidates), nprobe, 20)
     if candidates:
         _, found_QK = rescore(questions_QD, found_QK, lambda ids: vectors_ND[ids], 20)
     hits = [
@@ -120,10 +153,12 @@ class Watched(ServingIndex):
         super().__init__([index])
         self.nprobes: list[int] = []
 
-    def search(self, questions_QD: Questions, k: int, nprobe: int) -> tuple[Questions, Ids]:
+    def search(
+        self, questions_QD: Questions, k: int, nprobe: int, margin: float | None = None, at: int = 0
+    ) -> tuple[Questions, Ids]:
         """Search as the one index does."""
         self.nprobes.append(nprobe)
-        return super().search(questions_QD, k, nprobe)
+        return super().search(questions_QD, k, nprobe, margin, at)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +169,7 @@ class Watched(ServingIndex):
         ({"recall_target": 1.0, "latency_ms": 0.03}, 0.001, Stop.LATENCY),
         ({"recall_target": 1.0, "latency_ms": 0.001}, 0.001, Stop.LATENCY),
         ({"recall_target": 1.0, "rescore": 0}, 0.4, Stop.GAIN),
-        ({"recall_target": 1.0, "rescore": 0}, 0.0, Stop.ALL),
+        ({"recall_target": 1.0, "rescore": 0}, -1.0, Stop.ALL),
         ({"recall_target": 1.0, "rescore": 0, "nprobe": 4}, 0.001, Stop.ALL),
     ],
 )
@@ -215,7 +250,7 @@ def test_settings_are_tuned_for_as_many_hits_as_are_asked_for(
     tuned = tune(ServingIndex([index]), known, IndexConfig(recall_target=0.95), at, 2)
     assert (tuned.settings.at, tuned.meets_target) == (at, True)
     assert tuned.settings.nprobe >= 2
-    _, found_QK = search(index, questions_QD, tuned.settings.candidates(at), tuned.settings.nprobe)
+    found_QK = found_by_hand(index, questions_QD, tuned.settings.candidates(at), tuned.settings.nprobe, at)
     if tuned.settings.rescore:
         found_QK = rescore(questions_QD, found_QK, lambda ids: vectors_ND[ids], at)[1]
     pairs = zip(found_QK.tolist(), known.ids_QK[:, :at].tolist(), strict=True)
@@ -248,7 +283,7 @@ def test_close_to_the_target_smaller_gains_count(vectors_ND: Vectors, questions_
     """Twice the lists close half of what is left, which is less than MIN_GAIN at last."""
 
     class Halving(ServingIndex):
-        def search(self, _: Questions, k: int, nprobe: int) -> tuple[Questions, Ids]:
+        def search(self, _: Questions, k: int, nprobe: int, *__: Any) -> tuple[Questions, Ids]:
             ids_QK = np.tile(np.arange(k), (2_000, 1))
             missed = round(ids_QK[:, :20].size * 0.008 / nprobe)
             flat = ids_QK[:, :20].copy().reshape(-1)

@@ -19,7 +19,7 @@ from dpr.formats.manifest import DeeperSettings, ShardEntry, SnapshotBody
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef
 from dpr.index.merging import ROW_BITS
-from dpr.index.shards import ServingIndex
+from dpr.index.serving_index import ServingIndex
 from dpr.search.vector_search import VectorSearch
 from dpr.store import LocalStore, Store
 from tests.formats.samples import RemoteStore, flip_a_bit, put_segment, random_vectors, snapshot_body, some_ref
