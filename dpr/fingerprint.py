@@ -30,9 +30,9 @@ def content_hash(title: str, text: str) -> bytes:
     return _hash_fields(title, text)
 
 
-def passage_key(passage_id: str, title: str, text: str) -> bytes:
-    """128-bit hash of a whole passage: same key, same passage."""
-    return _hash_fields(passage_id, title, text)
+def passage_key(passage_id: str, title: str, text: str, extra: Sequence[str] = ()) -> bytes:
+    """128-bit hash of a whole passage: same key, same passage. `extra` is what `key_texts` makes of extra columns."""
+    return _hash_fields(passage_id, title, text, *extra)
 
 
 def id_hash(passage_id: str) -> bytes:

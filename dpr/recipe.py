@@ -2,9 +2,24 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-CorpusFormat = Literal["auto", "dpr-tsv", "beir", "jsonl", "parquet", "documents"]
+CorpusFormat = Literal[
+    "auto",
+    "dpr-tsv",
+    "tsv",
+    "csv",
+    "beir",
+    "jsonl",
+    "json",
+    "parquet",
+    "arrow",
+    "documents",
+    "iceberg",
+    "delta",
+    "lance",
+]
+ExtraType = Literal["string", "integer", "float", "boolean", "timestamp"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -12,26 +27,49 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Columns(_Config):
-    """Which column or JSON field holds what (formats `jsonl` and `parquet`)."""
+def _typed(extra: object) -> object:
+    """Turn a list of names into names with the type of strings."""
+    return dict.fromkeys(extra, "string") if isinstance(extra, list) and _are_names(extra) else extra
 
-    id: str = "id"
+
+def _are_names(values: list[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+class Columns(_Config):
+    """Which column or JSON field holds what; `meta.id` names a field within a field.
+
+    In TSV and CSV a number names a column by its position, from 0.
+    """
+
+    id: str | int = "id"
     """Field with the passage id; a string, or an integer that is written as one."""
-    title: str | None = "title"
-    """Field with the title; null: passages have none."""
-    text: str = "text"
-    """Field with the text."""
+    title: str | int | None = "title"
+    """Field with the title, a string or a number; null: passages have none."""
+    text: str | int = "text"
+    """Field with the text, or with a list of texts if `join` is set."""
+    join: str | None = None
+    """What is put between the texts of a list; null: a list is no text."""
+    extra: Annotated[dict[str, ExtraType], BeforeValidator(_typed)] = {}
+    """Further fields that travel with passages and come back in hits: a list of names, whose values are strings, or
+    names with types (`{lang: string, year: integer}`)."""
 
 
 class CorpusConfig(_Config):
     """Where passages come from."""
 
     path: str | list[str]
-    """File, folder, glob or URL (`s3://…`), or a list of them."""
+    """File, folder, glob, table or URL (`s3://…`, `hf://datasets/ORG/NAME`), or a list of them."""
     format: CorpusFormat = "auto"
-    """How to read it; `auto` looks at names and first bytes."""
+    """How to read it; `auto` looks at names and first bytes. `tsv` and `dpr-tsv` are the same."""
     columns: Columns = Columns()
-    """Field names, for `jsonl` and `parquet`."""
+    """Which fields hold what, in all formats but `documents`."""
+    names: list[str] | None = None
+    """Names of all columns, in order, of TSV and CSV files without a header; null: files are looked at."""
+    quoting: Literal["auto", "csv", "none"] = "auto"
+    """Whether fields of TSV may stand in quotes, as in CSV; `auto`: in files with a header, as DPR has it."""
+    strict: bool = False
+    """Whether a run stops if a file of a folder cannot be read; otherwise the file is left out and named."""
     passage_words: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Words per passage when documents are split (paper, section 4.1: 100)."""
     overlap_words: Annotated[int, Field(ge=0, le=9_999)] = 0

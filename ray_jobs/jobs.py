@@ -41,6 +41,7 @@ def run_whole(recipe_path: str, *, allow_shrink: bool = False, local: bool = Fal
     """
     plan = plan_of(recipe_path)
     if (finished := finished_run(plan)) is not None:
+        show_notes(plan, ConsoleProgress(Console(stderr=True)))
         return finished
     with ConsoleProgress(Console(stderr=True)) as progress, executor_for(plan, progress, local=local) as executor:
         return run_plan(plan, executor, progress, allow_shrink=allow_shrink)
@@ -56,6 +57,12 @@ def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local:
     ):
         prove_put_if_absent(open_store(plan.recipe.store))
         return _STOPS[stop](Run(plan, executor, progress, lease), allow_shrink)
+
+
+def show_notes(plan: Plan, progress: ConsoleProgress) -> None:
+    """Show what a person should know about the corpus files, where no scan does."""
+    for note in plan.corpus.notes():
+        progress.message("corpus", note)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def plan(recipe: RecipeArgument, json_: Json = False, local: Local = False) -> N
 
     made = jobs.plan_of(recipe)
     progress = ConsoleProgress(Console(stderr=True))
+    jobs.show_notes(made, progress)
     with jobs.executor_for(made, progress, local=local) as executor:
         estimated = forecast(Run(made, executor, progress))
     show(json_, estimated.model_dump(mode="json"), lambda console: tables.print_forecast(console, estimated))

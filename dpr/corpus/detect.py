@@ -1,24 +1,34 @@
-"""What a corpus file is: its format, whether it is gzipped, whether it has the columns that the recipe names."""
+"""What a corpus file is: its format, how it is compressed, and which of its fields hold what."""
 
-import gzip
 import io
 import json
-import zlib
+from collections.abc import Iterator
 from itertools import islice
 from typing import IO, Any, Final
 
+from dpr.corpus.arrow_files import arrow_kind
+from dpr.corpus.delimited import delimited_kind, is_delimited
+from dpr.corpus.fields import fields_of, has_default_names, missing_extra
 from dpr.corpus.input_files import open_unchanged
-from dpr.corpus.parquet import PARQUET_MAGIC, check_names, parquet_kind
+from dpr.corpus.json_values import iter_values
+from dpr.corpus.parquet import parquet_kind
 from dpr.corpus.rows import FileKind, InputFile
-from dpr.corpus.tsv import TSV_COLUMNS, UnusableLineError, split_tsv
+from dpr.corpus.signatures import (
+    ARROW_MAGIC,
+    ARROW_STREAM_MAGIC,
+    COMPRESSED_SUFFIXES,
+    PARQUET_MAGIC,
+    UTF8_BOM,
+    Compression,
+    compression_of,
+    looks_like,
+)
+from dpr.corpus.unpacking import unpacked_head
 from dpr.errors import CorpusError
-from dpr.recipe import Columns, CorpusConfig
+from dpr.recipe import CorpusConfig
 
-GZIP_MAGIC: Final = b"\x1f\x8b"
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
 DOCUMENT_SUFFIXES: Final = (".txt", ".md")
-UTF8_BOM: Final = b"\xef\xbb\xbf"
-BEIR_COLUMNS: Final = Columns(id="_id", title="title", text="text")
 
 _HEAD_BYTES: Final = 2**20
 _SAMPLE_LINES: Final = 100
@@ -32,22 +42,25 @@ def is_document(file: InputFile, corpus: CorpusConfig) -> bool:
 def detect(file: InputFile, corpus: CorpusConfig) -> FileKind:
     """Open a file that is not a document and find out its kind, checked against the format and columns of the recipe.
 
-    Reads the footer of Parquet, or the first MiB of anything else. Raises CorpusError for an empty file, a
-    format that is not the recipe's, a missing column, and a file that changed since it was listed.
+    Reads the footer of Parquet, or the first MiB of anything else. Raises CorpusError for a format that is not known or
+    not the recipe's, a missing column, and a file that changed since it was listed.
     """
     if file.size_bytes == 0:
-        raise CorpusError(f"corpus file {file.path} is empty (0 bytes); remove it or put passages in it")
+        return FileKind(format="empty", reason="it is empty (0 bytes)")
     with open_unchanged(file.path, file.identity, cache="none") as stream:
-        if corpus.format == "parquet":
-            return parquet_kind(file, stream, corpus.columns)
+        if corpus.format in ("parquet", "iceberg", "delta"):
+            return parquet_kind(file, stream, corpus)
         # the head is read in one piece, since some HTTP servers send a file from its beginning only; for a file with
         # a Parquet suffix, the magic bytes are enough, since the footer is read next
         is_named_parquet = corpus.format == "auto" and file.path.lower().endswith(PARQUET_SUFFIXES)
-        head = _read_up_to(stream, len(PARQUET_MAGIC) if is_named_parquet else _HEAD_BYTES)
+        head = _read_up_to(stream, len(ARROW_MAGIC) if is_named_parquet else _HEAD_BYTES)
         if corpus.format == "auto" and head.startswith(PARQUET_MAGIC):
-            return parquet_kind(file, stream, corpus.columns)
+            return parquet_kind(file, stream, corpus)
+        is_arrow = corpus.format == "auto" and head.startswith((ARROW_MAGIC, ARROW_STREAM_MAGIC))
+        if is_arrow or corpus.format == "arrow":
+            return arrow_kind(file, stream, corpus)
         head += _read_up_to(stream, _HEAD_BYTES - len(head))
-    return _kind_of_lines(file, corpus, head)
+    return _kind_of_text(file, corpus, head)
 
 
 def _read_up_to(stream: IO[bytes], length: int) -> bytes:
@@ -58,70 +71,64 @@ def _read_up_to(stream: IO[bytes], length: int) -> bytes:
     return bytes(pieces)
 
 
-def _kind_of_lines(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKind:
-    gzipped = head.startswith(GZIP_MAGIC)
-    if gzipped:
-        head = _unpacked(file, head)
-    elif file.path.endswith(".gz"):
-        raise CorpusError(f"corpus file {file.path} is not gzip, as its name says; it begins with {head[:8]!r}")
-    lines = _first_lines(head)
+def _kind_of_text(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKind:
+    compression = compression_of(head)
+    if compression is None:
+        _check_suffix(file, head)
+    else:
+        head = unpacked_head(head, compression, _HEAD_BYTES, is_whole=len(head) == file.size_bytes, path=file.path)
     is_whole = len(head) < _HEAD_BYTES
+    lines = _first_lines(head)
     if is_whole and not lines:
-        raise CorpusError(f"corpus file {file.path} has only empty lines; remove it or put passages in it")
-    header = _tsv_header(lines)
-    if corpus.format == "dpr-tsv" or (corpus.format == "auto" and set(header) >= set(TSV_COLUMNS)):
-        _check_tsv(file, header, lines, is_whole=is_whole)
-        return FileKind(format="dpr-tsv", gzipped=gzipped, columns=header)
-    return _json_kind(file, corpus, lines, gzipped=gzipped)
+        return FileKind(format="empty", reason="it has only empty lines")
+    if corpus.format in ("csv", "tsv", "dpr-tsv"):
+        return delimited_kind(file, corpus, head, compression, is_csv=corpus.format == "csv", is_whole=is_whole)
+    if corpus.format == "auto" and (is_csv := is_delimited(file.path, lines)) is not None:
+        return delimited_kind(file, corpus, head, compression, is_csv=is_csv, is_whole=is_whole)
+    return _json_kind(file, corpus, head, lines, compression)
 
 
-def _check_tsv(file: InputFile, header: tuple[str, ...], lines: list[str], *, is_whole: bool) -> None:
-    if missing := [name for name in TSV_COLUMNS if name not in header]:
-        raise CorpusError(
-            f"corpus file {file.path} has no column {missing[0]!r} in its first line {lines[:1]}; "
-            "dpr-tsv needs the tab-separated header id, text, title"
-        )
-    if is_whole and len(lines) == 1:
-        raise CorpusError(f"corpus file {file.path} holds a header and no passages; remove it or put passages in it")
+def _check_suffix(file: InputFile, head: bytes) -> None:
+    """Raise CorpusError if a file is named as a compressed one, since it is none."""
+    for suffix, compression in COMPRESSED_SUFFIXES.items():
+        if file.path.endswith(suffix):
+            raise CorpusError(
+                f"corpus file {file.path} is not {compression}, as its name says; it is {looks_like(head)}"
+            )
 
 
-def _json_kind(file: InputFile, corpus: CorpusConfig, lines: list[str], *, gzipped: bool) -> FileKind:
-    objects = [document for line in lines if (document := _json_object(line)) is not None]
+def _json_kind(
+    file: InputFile, corpus: CorpusConfig, head: bytes, lines: list[str], compression: Compression | None
+) -> FileKind:
+    of_lines = [document for line in lines if (document := _json_object(line)) is not None]
+    objects, format_ = of_lines, "jsonl"
+    # an array, and an object that is printed over several lines, may have a line that is an object, too
+    if corpus.format in ("auto", "json") and (
+        2 * len(of_lines) < len(lines) or (lines[:1] and lines[0].lstrip()[:1] == "[")
+    ):
+        values = list(_whole_objects(head))
+        if values or corpus.format == "json":
+            objects, format_ = values, "json"
     if not objects:
+        if _is_empty_array(head):
+            return FileKind(format="empty", reason="it is an empty array")
         problem = "is of no known format" if corpus.format == "auto" else f"is not {corpus.format}"
         raise CorpusError(
-            f"corpus file {file.path} {problem}: none of its first lines is a JSON object (the first is "
-            f"{(lines or [''])[0][:60]!r}); formats are dpr-tsv, beir, jsonl, parquet, documents"
+            f"corpus file {file.path} {problem}: none of its first lines is a JSON object, and it is "
+            f"{looks_like(head)}; formats are tsv, csv, jsonl, json, beir, parquet, arrow, documents"
         )
     names = list(dict.fromkeys(name for document in objects for name in document))
-    is_guessed = corpus.format == "auto" and corpus.columns == Columns()
-    is_beir = corpus.format == "beir" or (is_guessed and "id" not in names and "_id" in names)
-    # BEIR allows passages without a title; elsewhere a title that no line has is a mistake in the recipe
-    columns = BEIR_COLUMNS.model_copy(update={"title": None}) if is_beir else corpus.columns
-    check_names(file.path, columns, names)
-    return FileKind(format="beir" if is_beir else "jsonl", gzipped=gzipped)
-
-
-def _tsv_header(lines: list[str]) -> tuple[str, ...]:
-    try:
-        return tuple(split_tsv(lines[0])) if lines else ()
-    except UnusableLineError:
-        return ()
-
-
-def _unpacked(file: InputFile, head: bytes) -> bytes:
-    """Unpack the first bytes of a gzipped file, to at most `_HEAD_BYTES`."""
-    unpacked = bytearray()
-    with gzip.open(io.BytesIO(head)) as stream:
-        try:
-            while len(unpacked) < _HEAD_BYTES and (chunk := stream.read1(2**16)):
-                unpacked += chunk
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise CorpusError(f"corpus file {file.path} is damaged gzip ({error}); fetch it again") from error
-        except EOFError as error:
-            if len(head) == file.size_bytes:
-                raise CorpusError(f"corpus file {file.path} is gzip that ends too early; fetch it again") from error
-    return bytes(unpacked[:_HEAD_BYTES])
+    fields = fields_of(file.path, corpus, names)
+    if format_ == "jsonl" and (corpus.format == "beir" or (fields.id == "_id" and has_default_names(corpus.columns))):
+        format_ = "beir"
+    return FileKind.model_validate(
+        {
+            "format": format_,
+            "compression": compression,
+            "fields": fields,
+            "missing_extra": missing_extra(file.path, corpus, names),
+        }
+    )
 
 
 def _first_lines(head: bytes) -> list[str]:
@@ -133,9 +140,20 @@ def _first_lines(head: bytes) -> list[str]:
     return list(islice(texts, _SAMPLE_LINES))
 
 
-def _json_object(line: str) -> dict[str, Any] | None:
+def _whole_objects(head: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the first objects of a JSON document of which `head` is the beginning."""
+    for _, data, _ in islice(iter_values(io.BytesIO(head), _HEAD_BYTES), _SAMPLE_LINES):
+        if (document := _json_object(data.decode("utf-8", "replace"))) is not None:
+            yield document
+
+
+def _is_empty_array(head: bytes) -> bool:
+    return head.removeprefix(UTF8_BOM).split() in ([b"[]"], [b"[", b"]"])
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
     try:
-        document = json.loads(line)
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

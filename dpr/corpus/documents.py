@@ -6,9 +6,10 @@ from itertools import chain
 from pathlib import PurePosixPath
 from typing import Final
 
-from dpr.corpus.detect import UTF8_BOM
+from dpr.corpus.fields import partition_values
 from dpr.corpus.input_files import open_unchanged, relative_path
 from dpr.corpus.rows import InputFile, Row, Slice, checked_row, unusable_row
+from dpr.corpus.signatures import UTF8_BOM
 from dpr.corpus.split import iter_passages
 from dpr.recipe import CorpusConfig
 
@@ -70,10 +71,12 @@ def _document_rows(root: str, file: InputFile, position: int, corpus: CorpusConf
         return
     name = relative_path(file.path, root)
     title = document_title(name, text)
+    partitions = partition_values(file.path)
+    extra = [partitions.get(name) for name in corpus.columns.extra]
     words = chain.from_iterable(line.split() for line in text.split("\n"))
     for number, passage in enumerate(iter_passages(words, corpus.passage_words, corpus.overlap_words)):
         fields = f"{name}#{number}", title, passage
-        yield checked_row((file.path, position + number), passage.encode(), fields, corpus.max_passage_chars)
+        yield checked_row((file.path, position + number), passage.encode(), fields, corpus, extra)
 
 
 def document_title(name: str, text: str) -> str:

@@ -5,18 +5,20 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any, Final, Literal
 
 import fsspec
 import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 
+from dpr.corpus.local_files import find_local
 from dpr.corpus.rows import InputFile, is_utf8
 from dpr.errors import CorpusError
 
 _BLOCK_BYTES: Final = 8 * 2**20
-_VERSIONS: Final = ("ETag", "etag", "md5Hash", "generation")
+_VERSIONS: Final = ("ETag", "etag", "md5Hash", "generation", "blob_id")
 _TIMES: Final = ("mtime", "LastModified", "last_modified", "created")
 
 
@@ -30,14 +32,18 @@ class Found:
     """Sorted by path."""
     is_folder: bool
     """Whether the path named a folder, which may hold files that are not part of the corpus."""
+    hidden: int = 0
+    """How many files are not listed since their names, or those of their folders, begin with `_` or `.`."""
 
 
 def find_files(path: str) -> Found:
-    """List the files that a path, glob or URL of the recipe stands for, without hidden ones (`.name`) below it.
+    """List the files that a path, glob or URL of the recipe stands for, without hidden ones below it.
 
-    Raises CorpusError if there is none, if they cannot be listed, or if a name is not UTF-8.
+    A name that begins with `_` or `.` is hidden, with all that is below it, as Spark, Hive and Arrow have it. Linked
+    files and folders are followed. Raises CorpusError if there is no file, if they cannot be listed, or if a name is
+    not UTF-8.
     """
-    with _corpus_errors(path):
+    with corpus_errors(path):
         filesystem, root = fsspec.core.url_to_fs(path)
         filesystem.invalidate_cache()
         info = _info(filesystem, root)
@@ -45,23 +51,44 @@ def find_files(path: str) -> Found:
         if info is not None and not is_folder:
             files = [_file(filesystem, root, info)]
             return Found(_url(filesystem, root.rpartition("/")[0]), _with_utf8_names(files), is_folder=False)
-        if is_folder:
-            # by default fsspec leaves out a local folder that may not be opened, and raises no error
-            strict = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
-            listed = filesystem.find(root, detail=True, **strict)
-        else:
-            listed = filesystem.glob(root, detail=True) if _is_glob(root) else {}
-            root = re.split(r"[*?[]", root)[0].rpartition("/")[0]
+        pattern, root = root, root if is_folder else re.split(r"[*?[]", root)[0].rpartition("/")[0]
+        listed = _listed(filesystem, root, None if is_folder else pattern)
+        shows_all = not is_folder and _is_hidden(pattern, root)  # the glob itself names something hidden
         files = [
-            _file(filesystem, name, info)
-            for name, info in listed.items()
-            if info["type"] != "directory" and not _is_hidden(name, root)
+            _file(filesystem, name, info) for name, info in listed.items() if shows_all or not _is_hidden(name, root)
         ]
     if not files:
         what = "an empty folder" if is_folder else "a glob that matches no file" if _is_glob(path) else "not there"
-        raise CorpusError(f"corpus {path} is {what}; give a file, a folder, a glob or a URL that holds passages")
+        hidden = f" but for {len(listed)} hidden files (names that begin with _ or .)" if listed else ""
+        raise CorpusError(
+            f"corpus {path} is {what}{hidden}; give a file, a folder, a glob or a URL that holds passages"
+        )
     files.sort(key=lambda file: file.path)
-    return Found(_url(filesystem, root), _with_utf8_names(files), is_folder)
+    return Found(_url(filesystem, root), _with_utf8_names(files), is_folder, len(listed) - len(files))
+
+
+def list_file(path: str) -> InputFile:
+    """Return one file, named by its path or URL, as it is now; CorpusError if it is not there."""
+    with corpus_errors(path):
+        filesystem, name = fsspec.core.url_to_fs(path)
+        return _file(filesystem, name)
+
+
+def _listed(filesystem: Any, root: str, pattern: str | None) -> dict[str, dict[str, Any] | None]:
+    """Return the files below `root` that match a glob, or all, with what is known about them."""
+    if isinstance(filesystem, LocalFileSystem):
+        if pattern is None:
+            return dict.fromkeys(find_local(root))
+        if not _is_glob(pattern):
+            return {}
+        depth = None if "**" in pattern else pattern.removeprefix(root).strip("/").count("/") + 1
+        matches = re.compile(glob_translate(pattern)).match
+        return {name: None for name in find_local(root, depth) if matches(name)}
+    if pattern is None:
+        found = filesystem.find(root, detail=True)
+    else:
+        found = filesystem.glob(pattern, detail=True) if _is_glob(pattern) else {}
+    return {name: info for name, info in found.items() if info["type"] != "directory"}
 
 
 @contextmanager
@@ -71,7 +98,7 @@ def open_unchanged(path: str, identity: str, cache: Literal["readahead", "none"]
     The second check is made only if the `with` block ends normally, so read inside it to the end. `cache` says how a
     remote file is fetched: `readahead` in large blocks for reading in sequence, `none` exactly the bytes that are read.
     """
-    with _corpus_errors(path):
+    with corpus_errors(path):
         _check_identity(path, identity)
         filesystem, name = fsspec.core.url_to_fs(path)
         if isinstance(filesystem, LocalFileSystem):
@@ -89,7 +116,7 @@ def relative_path(path: str, root: str) -> str:
 
 
 @contextmanager
-def _corpus_errors(path: str) -> Iterator[None]:
+def corpus_errors(path: str) -> Iterator[None]:
     """Turn the errors of reading `path` into CorpusError."""
     try:
         yield
@@ -151,7 +178,9 @@ def _url(filesystem: Any, name: str) -> str:
 
 
 def _is_hidden(name: str, root: str) -> bool:
-    return any(part.startswith(".") for part in Path(relative_path(name, root)).parts)
+    parts = PurePosixPath(relative_path(name, root)).parts
+    # a folder of Hive's, key=value, is a column whatever its name
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
 
 
 def _is_glob(path: str) -> bool:

@@ -2,54 +2,39 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dpr.corpus.batches import BATCH_ROWS, batch_rows, fields_of_schema, wanted_columns
+from dpr.corpus.fields import missing_extra
 from dpr.corpus.input_files import open_unchanged
-from dpr.corpus.rows import FileKind, InputFile, Row, Slice, checked_row, unusable_row
+from dpr.corpus.rows import FileKind, InputFile, Row, Slice
 from dpr.errors import CorpusError
-from dpr.recipe import Columns, CorpusConfig
+from dpr.recipe import CorpusConfig
 
-PARQUET_MAGIC: Final = b"PAR1"
-_BATCH_ROWS: Final = 1024
 _STREAM_BYTES: Final = 4 * 2**20
 
 
-def parquet_kind(file: InputFile, stream: IO[bytes], columns: Columns) -> FileKind:
+def parquet_kind(file: InputFile, stream: IO[bytes], corpus: CorpusConfig) -> FileKind:
     """Read the footer of an open file and return its kind, with the size of each row group.
 
     Raises CorpusError unless the file is undamaged Parquet that has the mapped columns, of types that can hold them.
     """
-    with _damage_errors(file.path):
+    with damage_errors(file.path, "Parquet"):
         parquet = _parquet_file(stream)
         schema, metadata = parquet.schema_arrow, parquet.metadata
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    check_names(file.path, columns, schema.names)
-    for role, name in _roles(columns):
-        held = schema.field(name).type
-        held = held.value_type if pa.types.is_dictionary(held) else held
-        if not (_is_text(held) or (role == "id" and pa.types.is_integer(held))):
-            allowed = "strings or integers" if role == "id" else "strings"
-            raise CorpusError(
-                f"corpus file {file.path} has {held} in column {name!r}; columns.{role} must name one of {allowed}"
-            )
+    if not any(group.num_rows for group in groups):
+        return FileKind(format="empty", reason="it has no rows")
     return FileKind(
         format="parquet",
+        fields=fields_of_schema(file.path, corpus, schema),
+        missing_extra=missing_extra(file.path, corpus, schema.names),
         row_group_rows=tuple(group.num_rows for group in groups),
         row_group_bytes=tuple(group.total_byte_size for group in groups),
     )
-
-
-def check_names(path: str, columns: Columns, names: list[str]) -> None:
-    """Raise CorpusError if a mapped column is not among `names`."""
-    for role, name in _roles(columns):
-        if names.count(name) != 1:
-            without = " (null: passages have no titles)" if role == "title" else ""
-            raise CorpusError(
-                f"corpus file {path} has no column {name!r}, only {names}; set columns.{role} in the recipe{without}"
-            )
 
 
 def parquet_slices(file: InputFile, kind: FileKind, slice_bytes: int) -> list[Slice]:
@@ -70,6 +55,7 @@ def parquet_slices(file: InputFile, kind: FileKind, slice_bytes: int) -> list[Sl
                     stop=number + 1,
                     size_bytes=file.size_bytes * held_bytes // all_bytes,
                     identity=file.identity,
+                    fields=kind.fields,
                 )
             )
             start, held_bytes = number + 1, 0
@@ -78,14 +64,13 @@ def parquet_slices(file: InputFile, kind: FileKind, slice_bytes: int) -> list[Sl
 
 def read_parquet(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
     """Yield the rows of a slice; CorpusError if the file is damaged or does not hold the rows that its footer says."""
-    names = [name for _, name in _roles(corpus.columns)]
     with _opened(slice_.path, slice_.identity) as parquet:
         counts = [parquet.metadata.row_group(number).num_rows for number in range(slice_.stop)]
         first = position = sum(counts[: slice_.start])
         groups = range(slice_.start, slice_.stop)
-        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(dict.fromkeys(names))):
-            values = {name: _values(batch.column(name)) for name in batch.schema.names}
-            yield from _batch_rows(slice_.path, position, values, corpus)
+        names = wanted_columns(slice_.fields, corpus, parquet.schema_arrow)
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=names):
+            yield from batch_rows(slice_.path, position, batch, slice_.fields, corpus)
             position += batch.num_rows
     if position - first != sum(counts[slice_.start :]):
         raise CorpusError(
@@ -94,56 +79,9 @@ def read_parquet(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
         )
 
 
-def _batch_rows(path: str, position: int, values: dict[str, list[Any]], corpus: CorpusConfig) -> Iterator[Row]:
-    columns, names = corpus.columns, tuple(values)
-    ids, texts = values[columns.id], values[columns.text]
-    titles = values[columns.title] if columns.title is not None else [None] * len(ids)
-    rows = zip(zip(*values.values(), strict=True), zip(ids, titles, texts, strict=True), strict=True)
-    for number, (stored, fields) in enumerate(rows, position):
-        place, row = (path, number), (names, stored)
-        if _Undecoded in map(type, fields):
-            yield unusable_row(place, row, "bad UTF-8")
-        else:
-            yield checked_row(place, row, fields, corpus.max_passage_chars)
-
-
-class _Undecoded(str):
-    """Text decoded from bytes that are not UTF-8: each invalid byte is half of a surrogate pair."""
-
-
-def _values(column: pa.Array) -> list[Any]:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if not pa.types.is_integer(column.type):
-        try:
-            return list(column.cast(pa.large_string()).to_pylist())
-        except (UnicodeDecodeError, pa.ArrowInvalid):  # at least one value is not UTF-8
-            return [None if data is None else _decoded(data) for data in column.cast(pa.large_binary()).to_pylist()]
-    return list(column.to_pylist())
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return _Undecoded(data.decode("utf-8", "surrogateescape"))
-
-
-def _is_text(held: pa.DataType) -> bool:
-    types = pa.types
-    strings = types.is_string(held) or types.is_large_string(held) or types.is_string_view(held)
-    binaries = types.is_binary(held) or types.is_large_binary(held) or types.is_binary_view(held)
-    return bool(strings or binaries or types.is_null(held))
-
-
-def _roles(columns: Columns) -> list[tuple[str, str]]:
-    pairs = (("id", columns.id), ("title", columns.title), ("text", columns.text))
-    return [(role, name) for role, name in pairs if name is not None]
-
-
 @contextmanager
 def _opened(path: str, identity: str) -> Iterator[pq.ParquetFile]:
-    with open_unchanged(path, identity, cache="none") as file, _damage_errors(path):
+    with open_unchanged(path, identity, cache="none") as file, damage_errors(path, "Parquet"):
         yield _parquet_file(file)
 
 
@@ -153,10 +91,10 @@ def _parquet_file(file: IO[bytes]) -> pq.ParquetFile:
 
 
 @contextmanager
-def _damage_errors(path: str) -> Iterator[None]:
-    """Turn pyarrow's errors about a damaged file into CorpusError."""
+def damage_errors(path: str, what: str) -> Iterator[None]:
+    """Turn pyarrow's errors about a damaged file into CorpusError; `what` names the format."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
         problem = " ".join(str(error).split())
-        raise CorpusError(f"corpus file {path} is not Parquet or is damaged ({problem}); fetch it again") from error
+        raise CorpusError(f"corpus file {path} is not {what} or is damaged ({problem}); fetch it again") from error

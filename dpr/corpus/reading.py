@@ -1,12 +1,29 @@
 """Reading one slice of the corpus, whatever its format."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
+from typing import Final
 
+from dpr.corpus.arrow_files import read_arrow
 from dpr.corpus.documents import read_documents
+from dpr.corpus.json_rows import read_json
+from dpr.corpus.lance_fragments import read_lance
 from dpr.corpus.lines import read_lines
 from dpr.corpus.parquet import read_parquet
-from dpr.corpus.rows import Row, Slice
+from dpr.corpus.rows import ReadFormat, Row, Slice
+from dpr.corpus.tsv import read_csv
 from dpr.recipe import CorpusConfig
+
+_READERS: Final[dict[ReadFormat, Callable[[Slice, CorpusConfig], Iterator[Row]]]] = {
+    "dpr-tsv": read_lines,
+    "csv": read_csv,
+    "beir": read_lines,
+    "jsonl": read_lines,
+    "json": read_json,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+    "lance": read_lance,
+    "documents": read_documents,
+}
 
 
 def read_slice(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
@@ -14,11 +31,7 @@ def read_slice(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
 
     Raises CorpusError, possibly after some rows, if a file is damaged or has changed since the slice was planned.
     """
-    if slice_.format == "parquet":
-        return read_parquet(slice_, corpus)
-    if slice_.format == "documents":
-        return read_documents(slice_, corpus)
-    return read_lines(slice_, corpus)
+    return _READERS[slice_.format](slice_, corpus)
 
 
 def read_again(slice_: Slice, corpus: CorpusConfig, positions: Set[int]) -> Iterator[Row]:

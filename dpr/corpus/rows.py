@@ -1,17 +1,35 @@
 """What planning a corpus yields (slices) and what reading a slice yields: one `Row` per input row, usable or not."""
 
 import json
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
+from dpr.corpus.extra_values import UnusableValueError, usable_values
+from dpr.corpus.signatures import Compression
 from dpr.fingerprint import fingerprint
+from dpr.formats.extra import ExtraValue
 from dpr.formats.records import Document
 from dpr.recipe import CorpusConfig
 
 MAX_RAW_BYTES: Final = 64 * 1024
-_FIELDS_OF_PLANNING: Final = {"path", "slice_bytes", "rescan"}
+_FIELDS_OF_PLANNING: Final = {"path", "slice_bytes", "rescan", "strict"}
 """Fields of the corpus that decide which slices there are and when they are read, and not what one slice holds."""
 
-ReadFormat = Literal["dpr-tsv", "beir", "jsonl", "parquet", "documents"]
+ReadFormat = Literal["dpr-tsv", "csv", "beir", "jsonl", "json", "parquet", "arrow", "lance", "documents"]
+
+
+class UnusableRecordError(Exception):
+    """A record that cannot be taken apart into fields; the message is the reason."""
+
+
+class Fields(Document):
+    """Which fields of a file hold what a passage is made of: names, or positions in TSV and CSV."""
+
+    id: str | int = "id"
+    title: str | int | None = "title"
+    text: str | int = "text"
+    title_in_text: bool = False
+    """Whether the first line of the text is the title, as in pyserini's `contents`."""
 
 
 class InputFile(Document):
@@ -24,13 +42,28 @@ class InputFile(Document):
     """Size with modification time (local files) or with ETag (object stores): changes whenever the file does."""
 
 
+class LeftOut(Document):
+    """A file of a folder that is not read."""
+
+    path: str
+    reason: str
+
+
 class FileKind(Document):
     """What planning found out about a file by opening it; it holds as long as the file's identity stays the same."""
 
-    format: ReadFormat
-    gzipped: bool = False
+    format: ReadFormat | Literal["empty", "unreadable"]
+    """`empty`: a part without rows."""
+    compression: Compression | None = None
+    fields: Fields = Fields()
     columns: tuple[str, ...] = ()
-    """The header of a `dpr-tsv` file."""
+    """The names of the columns of TSV and CSV, where they are known."""
+    header: bool = False
+    """Whether the first line of TSV or CSV holds names."""
+    missing_extra: tuple[str, ...] = ()
+    """Extra columns of the recipe that the file does not have."""
+    reason: str = ""
+    """Why a file is empty or unreadable."""
     row_group_rows: tuple[int, ...] = ()
     """Rows of each row group of a Parquet file."""
     row_group_bytes: tuple[int, ...] = ()
@@ -41,18 +74,21 @@ class Slice(Document):
     """One unit of scanning: names what to read, and pins the state of the file when the corpus was planned."""
 
     path: str
-    """The file; for `documents` the folder that ids are relative to."""
+    """The file; for `documents` the folder that ids are relative to; for `lance` the table."""
     format: ReadFormat
     start: int = 0
     stop: int = 0
-    """Bytes [start, stop) of a line file, row groups [start, stop) of Parquet; the whole file if it is gzipped."""
+    """Bytes [start, stop) of a line file, row groups [start, stop) of Parquet, the fragment `start` of Lance; the whole
+    file of formats that can only be read from the beginning, and if it is compressed."""
     size_bytes: int = 0
     """How many bytes of input the slice reads; of a Parquet file its row groups' share of the file."""
     identity: str = ""
     """`InputFile.identity` of the file; empty for `documents`, whose files have their own."""
-    gzipped: bool = False
+    compression: Compression | None = None
+    fields: Fields = Fields()
     columns: tuple[str, ...] = ()
-    """The header of a `dpr-tsv` file."""
+    """The names of the columns of TSV and CSV."""
+    header: bool = False
     files: tuple[InputFile, ...] = ()
     """The files of a `documents` slice."""
 
@@ -60,7 +96,7 @@ class Slice(Document):
         """Return a fingerprint of everything that decides which rows this slice yields.
 
         It covers the slice with the identity of its files, and how the recipe reads them: all fields of the corpus but
-        `path`, `slice_bytes` and `rescan`. So two slices with the same id yield the same rows, on any night.
+        `path`, `slice_bytes`, `rescan` and `strict`. So two slices with the same id yield the same rows, on any night.
         """
         what = self.model_dump(mode="json", exclude={"size_bytes"})
         return fingerprint({"slice": what, "corpus": corpus.model_dump(mode="json", exclude=_FIELDS_OF_PLANNING)})
@@ -90,6 +126,8 @@ class Row(NamedTuple):
     """Why the row cannot be used; empty if it can. It holds no values, so that rows can be counted by reason."""
     source: str
     """File that holds the row."""
+    extra: tuple[ExtraValue, ...] = ()
+    """The extra columns of the recipe, in its order."""
 
     @property
     def raw(self) -> bytes:
@@ -98,31 +136,40 @@ class Row(NamedTuple):
             return self.stored[:MAX_RAW_BYTES]
         # the JSON is made here, and not for each row, since it takes longer than reading; bad UTF-8 stays as it was
         row = dict(zip(*self.stored, strict=True))
-        return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogateescape")[:MAX_RAW_BYTES]
+        return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogateescape")[:MAX_RAW_BYTES]
 
 
 def checked_row(
     place: tuple[str, int],
     stored: Stored,
     fields: tuple[object, object, object],
-    max_chars: int,
+    corpus: CorpusConfig,
+    extra: Sequence[object] = (),
 ) -> Row:
-    """Check the `fields` (id, title, text) at `place` (source, position) and return their row.
+    """Check the `fields` (id, title, text) and extra values at `place` (source, position) and return their row.
 
-    The row has a reason if it cannot be used. An integer id becomes a string and a missing title an empty one; nothing
-    else is converted.
+    The row has a reason if it cannot be used. An integer id and a title that is a number become strings, a missing
+    title an empty one, and a list of texts one text if the recipe says how to join them; nothing else is converted.
     """
     passage_id, title, text = fields
     if type(passage_id) is int:
         passage_id = str(passage_id)
     if title is None:
         title = ""
+    elif type(title) in (int, float):
+        title = str(title)
+    if corpus.columns.join is not None and isinstance(text, list) and all(isinstance(part, str) for part in text):
+        text = corpus.columns.join.join(text)
     if not (isinstance(passage_id, str) and isinstance(title, str) and isinstance(text, str)):
         return unusable_row(place, stored, _type_problem(passage_id, title, text))
-    reason = _text_problem(passage_id, title, text, max_chars)
+    reason = _text_problem(passage_id, title, text, corpus.max_passage_chars)
     if reason:
         return unusable_row(place, stored, reason)
-    return Row(place[1], stored, Passage(passage_id, title, text), "", place[0])
+    try:
+        values = usable_values(corpus.columns.extra, extra) if extra else ()
+    except UnusableValueError as error:
+        return unusable_row(place, stored, str(error))
+    return Row(place[1], stored, Passage(passage_id, title, text), "", place[0], values)
 
 
 def unusable_row(place: tuple[str, int], stored: Stored, reason: str) -> Row:

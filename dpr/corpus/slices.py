@@ -1,31 +1,30 @@
 """Planning a scan: from the corpus of a recipe to slices that can be read independently of each other."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-from dpr.corpus.detect import DOCUMENT_SUFFIXES, PARQUET_SUFFIXES, detect, is_document
+from dpr.corpus.detect import detect, is_document
 from dpr.corpus.documents import document_slices
-from dpr.corpus.input_files import Found, find_files
+from dpr.corpus.fields import missing_extra
+from dpr.corpus.folders import choose_files, is_data, name_some, without_abouts
+from dpr.corpus.input_files import find_files
 from dpr.corpus.parquet import parquet_slices
-from dpr.corpus.rows import FileKind, InputFile, Slice
+from dpr.corpus.rows import FileKind, InputFile, LeftOut, Slice
+from dpr.corpus.table_versions import open_table
 from dpr.errors import CorpusError
 from dpr.fingerprint import fingerprint
-from dpr.recipe import CorpusConfig, CorpusFormat
+from dpr.recipe import CorpusConfig
 from dpr.store import PARALLEL_READS
 
-_JSONL_SUFFIXES: Final = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
-_SUFFIXES: Final[dict[CorpusFormat, tuple[str, ...]]] = {
-    "dpr-tsv": (".tsv", ".tsv.gz"),
-    "beir": ("/corpus.jsonl", "/corpus.jsonl.gz"),
-    "jsonl": _JSONL_SUFFIXES,
-    "parquet": PARQUET_SUFFIXES,
-    "documents": DOCUMENT_SUFFIXES,
-}
 _DOCUMENT: Final = FileKind(format="documents")
 _NOTHING_KNOWN: Final[Mapping[str, FileKind]] = MappingProxyType({})
+_NO_FORMAT: Final = ("empty", "unreadable")
+_UNCUT: Final = ("csv", "json", "arrow")
+"""Formats that can only be read from the beginning."""
 
 
 @dataclass(frozen=True)
@@ -36,90 +35,174 @@ class CorpusPlan:
     """In a stable order: by path of the recipe, then by path of the file, then by position in it."""
     kinds: dict[str, FileKind]
     """The kinds of files that have to be opened to know them, by `kind_key`; pass it as `known` on the next night."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Files of folders that are not read."""
+    hidden: int = 0
+    """Files of folders whose names, or those of their folders, begin with `_` or `.`."""
+    empty: int = 0
+    """Files without a row."""
+    tables: list[str] = field(default_factory=list)
+    """Tables that were read, with their versions, in words."""
+
+    def notes(self) -> list[str]:
+        """Return what a person should know about the files, a sentence each: above all, which are not read."""
+        notes = [f"read as of {table}" for table in self.tables]
+        if self.left_out:
+            notes.append(f"{_count(len(self.left_out))} left out: {name_some(self.left_out)}")
+        if self.empty:
+            notes.append(f"{_count(self.empty)} without rows")
+        if self.hidden:
+            notes.append(f"{_count(self.hidden)} hidden: names that begin with _ or . are not read")
+        return notes
 
 
 @dataclass(frozen=True)
-class _Folder:
-    """The corpus files below one folder, sorted by path."""
+class _Source:
+    """What one path of the recipe stands for."""
 
     root: str
     files: list[InputFile]
+    """Sorted by path."""
+    is_folder: bool = False
+    left_out: list[LeftOut] = field(default_factory=list)
+    hidden: int = 0
+    table: str = ""
+    """Kind and version of a table, in words."""
+    slices: list[Slice] = field(default_factory=list)
+    """Those of a table that has no files of a format of ours."""
 
 
 def plan_slices(corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_KNOWN) -> CorpusPlan:
     """List the corpus, find out what each file is, and cut the files into slices.
 
     A file whose kind is in `known` (`CorpusPlan.kinds` of an earlier night) is listed and not opened. Of every other
-    file the beginning is read, or the footer if it is Parquet. Raises CorpusError if there is no file, a file is empty,
-    its format differs from that of the recipe or of the other files, or a column is missing.
+    file the beginning is read, or the footer if it is Parquet. Raises CorpusError if there is no row, a file cannot be
+    read, its format differs from that of the recipe or of the other files, or a column is missing. A file of a folder
+    that cannot be read and is not named as data is left out, unless the recipe is strict.
     """
-    folders = _list_folders(corpus)
-    files = [file for folder in folders for file in folder.files]
+    sources = _list_sources(corpus)
+    files = [file for source in sources for file in source.files]
     keys = {file.path: kind_key(file, corpus) for file in files if not is_document(file, corpus)}
-    found = _detect_all([file for file in files if file.path in keys and keys[file.path] not in known], corpus)
+    may_fail = {file.path for source in sources if source.is_folder for file in source.files if not is_data(file.path)}
+    unknown = [file for file in files if file.path in keys and keys[file.path] not in known]
+    found = _detect_all(unknown, corpus, may_fail)
     remembered = {key: found.get(path) or known[key] for path, key in keys.items()}
     kinds = {file.path: remembered[keys[file.path]] if file.path in keys else _DOCUMENT for file in files}
+    left_out = [left for source in sources for left in (*source.left_out, *_unread(source, kinds))]
+    kinds = {path: kind for path, kind in kinds.items() if path not in {left.path for left in left_out}}
     _check_one_format(corpus, kinds)
-    slices = [slice_ for folder in folders for slice_ in _folder_slices(folder, kinds, corpus.slice_bytes)]
-    if not slices:
-        raise CorpusError(f"corpus {corpus.path} is empty: its files hold no rows; put passages in it")
-    return CorpusPlan(slices, remembered)
+    slices = [slice_ for source in sources for slice_ in _source_slices(source, kinds, corpus.slice_bytes)]
+    _check_left_out(corpus, slices, left_out, kinds)
+    _check_extra(corpus, kinds)
+    return CorpusPlan(
+        slices,
+        remembered,
+        left_out,
+        hidden=sum(source.hidden for source in sources),
+        empty=sum(kind.format == "empty" for kind in kinds.values()),
+        tables=[source.table for source in sources if source.table],
+    )
+
+
+def _count(files: int) -> str:
+    return f"{files:,} file{'s' if files > 1 else ''}"
 
 
 def kind_key(file: InputFile, corpus: CorpusConfig) -> str:
     """Return the fingerprint of everything that decides the kind of a file: the file, and how the recipe reads it."""
-    recipe = corpus.model_dump(mode="json", include={"format", "columns"})
+    recipe = corpus.model_dump(mode="json", include={"format", "columns", "names", "quoting"})
     return fingerprint({"path": file.path, "identity": file.identity, "recipe": recipe})
 
 
-def _list_folders(corpus: CorpusConfig) -> list[_Folder]:
+def _list_sources(corpus: CorpusConfig) -> list[_Source]:
     """List the files of each path of the recipe; a file that several paths name belongs to the first of them."""
     listed: set[str] = set()
-    folders: list[_Folder] = []
+    sources: list[_Source] = []
     for path in [corpus.path] if isinstance(corpus.path, str) else corpus.path:
-        found = find_files(path)
-        files = [file for file in _corpus_files(path, found, corpus.format) if file.path not in listed]
-        listed.update(file.path for file in files)
-        folders.append(_Folder(found.root, files))
-    return folders
+        source = _source(path, corpus)
+        real = {file.path: file.path if "://" in file.path else os.path.realpath(file.path) for file in source.files}
+        files = [file for file in source.files if real[file.path] not in listed]
+        listed.update(real.values())
+        sources.append(replace(source, files=files))
+    return sources
 
 
-def _corpus_files(path: str, found: Found, format_: CorpusFormat) -> list[InputFile]:
-    """Choose the files of a folder that can be part of the corpus; a file or a glob stands for all that it names."""
+def _source(path: str, corpus: CorpusConfig) -> _Source:
+    if (table := open_table(path, corpus)) is not None:
+        return _Source(path, table.files, table=table.version, slices=table.slices)
+    found = find_files(path)
     if not found.is_folder:
-        return found.files
-    suffixes = _SUFFIXES.get(format_) or tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
-    chosen = [file for file in found.files if file.path.lower().endswith(suffixes)]
-    if format_ == "auto":
-        # a BEIR folder also holds queries, which are JSONL too
-        beir = {found.root + suffix for suffix in _SUFFIXES["beir"]}
-        chosen = [file for file in chosen if file.path in beir] or chosen
-    if not chosen:
-        names = ", ".join(suffix.replace(".", "*.", 1) if suffix.startswith(".") else suffix[1:] for suffix in suffixes)
-        raise CorpusError(
-            f"corpus folder {path} has {len(found.files)} files but none is named like {names}; "
-            "give a file or a glob to read files of other names"
-        )
-    paths = {file.path for file in chosen}
-    if packed_too := {path for path in paths if f"{path}.gz" in paths}:
-        raise CorpusError(
-            f"corpus folder {path} holds both {min(packed_too)} and the same with .gz; remove one of them"
-        )
-    return chosen
+        return _Source(found.root, found.files, hidden=found.hidden)
+    files, left_out = choose_files(path, found, corpus.format)
+    return _Source(found.root, files, is_folder=True, left_out=left_out, hidden=found.hidden)
 
 
-def _detect_all(files: list[InputFile], corpus: CorpusConfig) -> dict[str, FileKind]:
+def _detect_all(files: list[InputFile], corpus: CorpusConfig, may_fail: Set[str]) -> dict[str, FileKind]:
     """Find out the kinds of files, by path, opening many files at a time."""
+
+    def kind_of(file: InputFile) -> FileKind:
+        try:
+            return detect(file, corpus)
+        except CorpusError as error:
+            if file.path not in may_fail:
+                raise
+            return FileKind(format="unreadable", reason=str(error).removeprefix(f"corpus file {file.path} "))
+
     with ThreadPoolExecutor(PARALLEL_READS) as threads:
-        kinds = threads.map(lambda file: detect(file, corpus), files)
-        return dict(zip((file.path for file in files), kinds, strict=True))
+        return dict(zip((file.path for file in files), threads.map(kind_of, files), strict=True))
+
+
+def _unread(source: _Source, kinds: Mapping[str, FileKind]) -> list[LeftOut]:
+    """Return the files of a folder that turned out to be no part of the corpus."""
+    left_out = [
+        LeftOut(path=file.path, reason=kinds[file.path].reason)
+        for file in source.files
+        if kinds[file.path].format == "unreadable"
+    ]
+    documents = {file.path for file in source.files if kinds[file.path].format == "documents"}
+    has_data = any(kinds[file.path].format not in ("documents", *_NO_FORMAT) for file in source.files)
+    if source.is_folder and has_data and documents:
+        left_out += without_abouts(source.files, documents)
+    return left_out
+
+
+def _check_left_out(
+    corpus: CorpusConfig, slices: list[Slice], left_out: list[LeftOut], kinds: Mapping[str, FileKind]
+) -> None:
+    """Raise CorpusError if nothing is left to read, or if the recipe wants all files to be read and some are not."""
+    if corpus.strict and left_out:
+        raise CorpusError(
+            f"corpus {corpus.path} has {len(left_out):,} files that are not read, and corpus.strict is true: "
+            f"{name_some(left_out)}; remove them, or name what to read in corpus.path"
+        )
+    if slices:
+        return
+    if left_out and not kinds:
+        raise CorpusError(f"corpus {corpus.path} has no file that can be read: {name_some(left_out)}")
+    reason = next((f" ({path}: {kind.reason})" for path, kind in kinds.items() if kind.reason), "")
+    raise CorpusError(f"corpus {corpus.path} is empty: its files hold no rows{reason}; put passages in it")
+
+
+def _check_extra(corpus: CorpusConfig, kinds: Mapping[str, FileKind]) -> None:
+    """Raise CorpusError if no file has an extra column that the recipe names."""
+    with_rows = {path: kind for path, kind in kinds.items() if kind.format not in _NO_FORMAT}
+    missing = [
+        set(missing_extra(path, corpus, ()) if kind.format == "documents" else kind.missing_extra)
+        for path, kind in with_rows.items()
+    ]
+    if missing and (nowhere := set.intersection(*missing)):
+        raise CorpusError(
+            f"corpus {corpus.path} has no column {min(nowhere)!r} in any file; correct columns.extra in the recipe"
+        )
 
 
 def _check_one_format(corpus: CorpusConfig, kinds: Mapping[str, FileKind]) -> None:
     """Raise CorpusError if the files, by path, are of more than one format."""
     first_paths: dict[str, str] = {}
     for path, kind in kinds.items():
-        first_paths.setdefault(kind.format, path)
+        if kind.format not in _NO_FORMAT:
+            # JSON is JSON, however its objects are divided into lines
+            first_paths.setdefault("jsonl" if kind.format == "json" else kind.format, path)
     if len(first_paths) > 1:
         (format_, path), (other_format, other_path) = list(first_paths.items())[:2]
         raise CorpusError(
@@ -128,32 +211,36 @@ def _check_one_format(corpus: CorpusConfig, kinds: Mapping[str, FileKind]) -> No
         )
 
 
-def _folder_slices(folder: _Folder, kinds: Mapping[str, FileKind], slice_bytes: int) -> list[Slice]:
-    documents = [file for file in folder.files if kinds[file.path].format == "documents"]
-    slices = document_slices(folder.root, documents, slice_bytes) if any(f.size_bytes for f in documents) else []
-    for file in folder.files:
-        kind = kinds[file.path]
+def _source_slices(source: _Source, kinds: Mapping[str, FileKind], slice_bytes: int) -> list[Slice]:
+    files = [(file, kinds[file.path]) for file in source.files if file.path in kinds]
+    documents = [file for file, kind in files if kind.format == "documents"]
+    slices = document_slices(source.root, documents, slice_bytes) if any(f.size_bytes for f in documents) else []
+    for file, kind in files:
         if kind.format == "parquet":
             slices += parquet_slices(file, kind, slice_bytes)
-        elif kind.format != "documents":
+        elif kind.format not in ("documents", *_NO_FORMAT):
             slices += _line_slices(file, kind, slice_bytes)
-    return slices
+    return [*slices, *source.slices]
 
 
 def _line_slices(file: InputFile, kind: FileKind, slice_bytes: int) -> list[Slice]:
-    # gzip can only be read from its beginning
-    step = file.size_bytes if kind.gzipped else slice_bytes
+    # what is compressed can only be read from its beginning, too
+    step = file.size_bytes if kind.compression or kind.format in _UNCUT else slice_bytes
     bounds = [(start, min(start + step, file.size_bytes)) for start in range(0, file.size_bytes, step)]
     return [
-        Slice(
-            path=file.path,
-            format=kind.format,
-            start=start,
-            stop=stop,
-            size_bytes=stop - start,
-            identity=file.identity,
-            gzipped=kind.gzipped,
-            columns=kind.columns,
+        Slice.model_validate(
+            {
+                "path": file.path,
+                "format": kind.format,
+                "start": start,
+                "stop": stop,
+                "size_bytes": stop - start,
+                "identity": file.identity,
+                "compression": kind.compression,
+                "fields": kind.fields,
+                "columns": kind.columns,
+                "header": kind.header,
+            }
         )
         for start, stop in bounds
     ]

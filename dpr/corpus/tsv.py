@@ -1,31 +1,201 @@
-"""One line of DPR's TSV (psgs_w100.tsv): fields between tabs, quoted as Python's csv does it."""
+"""Records of TSV and CSV: fields between tabs or commas, quoted as Python's csv does it, or not at all."""
 
 import csv
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import IO, Final, NamedTuple
 
-TSV_COLUMNS: Final = ("id", "text", "title")
-"""The columns that a header needs, in any order; it may have others too."""
+from dpr.corpus.fields import partition_values, title_and_text
+from dpr.corpus.json_rows import Parser, Parts, parsed_row
+from dpr.corpus.rows import Row, Slice, UnusableRecordError, unusable_row
+from dpr.corpus.signatures import UTF8_BOM
+from dpr.corpus.unpacking import open_slice
+from dpr.recipe import CorpusConfig
+
+CSV_BYTES_PER_CHAR: Final = 8
+"""The most bytes that a character takes: four quotes that are doubled take less."""
+_SPARE_BYTES: Final = 2**20
 
 
-class UnusableLineError(Exception):
-    """A line that cannot be split into fields; the message is the reason."""
+class _Line(NamedTuple):
+    start: int
+    data: bytes
+    """With its end, unless it was cut."""
+    is_cut: bool
 
 
 def split_tsv(line: str) -> list[str]:
     """Split one line, without its end, into the fields that DPR's own reader (Python's csv) finds.
 
-    Raises UnusableLineError if a quote is left open, since a field that goes on in the next line cannot be read in
+    Raises UnusableRecordError if a quote is left open, since a field that goes on in the next line cannot be read in
     slices.
     """
     line = line.removesuffix("\r")
     if '"' not in line:
         return line.split("\t")
-    if len(line) > csv.field_size_limit():
-        csv.field_size_limit(len(line))
+    _allow_fields_of(len(line))
     try:
         fields = next(csv.reader([line + "\n"], delimiter="\t"))
     except csv.Error as error:
-        raise UnusableLineError(f"broken quoting: {error}") from None
+        raise UnusableRecordError(f"broken quoting: {error}") from None
     if fields[-1].endswith("\n"):  # the quoted field includes the end of the line
-        raise UnusableLineError("broken quoting: a quote is not closed on its line")
+        raise UnusableRecordError("broken quoting: a quote is not closed on its line")
     return fields
+
+
+def split_plain(line: str) -> list[str]:
+    """Split one line, without its end, at tabs; quotes are text."""
+    return line.removesuffix("\r").split("\t")
+
+
+def split_csv(record: str) -> list[str]:
+    """Split one record, which may be of several lines; UnusableRecordError if it is not quoted well."""
+    _allow_fields_of(len(record))
+    try:
+        rows = list(csv.reader(_lines(record), strict=True))
+    except csv.Error as error:
+        raise UnusableRecordError(f"broken quoting: {error}") from None
+    return rows[0] if rows else []
+
+
+def has_quotes(corpus: CorpusConfig, *, header: bool) -> bool:
+    """Return whether fields of TSV may be quoted: as the recipe says, or if the file has a header, as DPR's has."""
+    return corpus.quoting == "csv" or (corpus.quoting == "auto" and header)
+
+
+def _splitter(slice_: Slice, corpus: CorpusConfig) -> Callable[[str], list[str]]:
+    if slice_.format == "csv":
+        return split_csv
+    return split_tsv if has_quotes(corpus, header=slice_.header) else split_plain
+
+
+def row_parser(slice_: Slice, corpus: CorpusConfig) -> Parser:
+    """Return what takes the text of a record of TSV or CSV apart."""
+    split = _splitter(slice_, corpus)
+    columns, fields, partitions = slice_.columns, slice_.fields, partition_values(slice_.path)
+
+    def place(name: str | int | None) -> int | None:
+        if isinstance(name, int) or name is None:
+            return name
+        return columns.index(name) if name in columns else None
+
+    at_id, at_title, at_text = place(fields.id), place(fields.title), place(fields.text)
+    at_extra = [(place(name), partitions.get(name)) for name in corpus.columns.extra]
+    constants = [None if name is None else partitions.get(str(name)) for name in (fields.id, fields.title, fields.text)]
+
+    def parse(record: str) -> Parts:
+        values = split(record)
+        if len(values) != len(columns):
+            raise UnusableRecordError(f"{len(values)} columns instead of {len(columns)}")
+        passage_id = constants[0] if at_id is None else values[at_id]
+        title: object = constants[1] if at_title is None else values[at_title]
+        text: object = constants[2] if at_text is None else values[at_text]
+        if fields.title_in_text:
+            title, text = title_and_text(text)
+        extra = tuple(constant if at is None else values[at] for at, constant in at_extra)
+        return (passage_id, title, text), extra
+
+    return parse
+
+
+def read_csv(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
+    """Yield the rows of a `csv` file, whose positions are the offsets of its records.
+
+    A record that is not quoted well is set aside, and reading goes on with the line after its first.
+    """
+    parse, path = row_parser(slice_, corpus), slice_.path
+    max_bytes = CSV_BYTES_PER_CHAR * corpus.max_passage_chars + _SPARE_BYTES
+    with open_slice(slice_) as file:
+        records = iter_records(file, max_bytes)
+        if slice_.header:
+            next(records, None)
+        for position, record, reason in records:
+            if reason:
+                yield unusable_row((path, position), record, reason)
+            elif not record.isspace():
+                yield parsed_row((path, position), record.removesuffix(b"\n"), parse, corpus, is_cut=False)
+
+
+def iter_records(file: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes, str]]:
+    """Yield (offset, bytes, reason why it is none) of each record of CSV, which may be of several lines.
+
+    A record that is longer than `max_bytes`, or whose quotes are not closed or not doubled, gives its first line as one
+    that cannot be used.
+    """
+    lines = _Lines(file, max_bytes)
+    while lines.has_more():
+        first = lines.take()
+        if first.is_cut:
+            yield first.start, first.data, "longer than max_passage_chars"
+            continue
+        taken = [first]
+        reason = _read_one(lines, taken, max_bytes) if b'"' in first.data else ""
+        if reason:
+            lines.give_back(taken[1:])
+            yield first.start, first.data, reason
+        else:
+            yield first.start, b"".join(line.data for line in taken), ""
+
+
+def _read_one(lines: "_Lines", taken: list[_Line], max_bytes: int) -> str:
+    """Take as many further lines as the record needs; return why it cannot be one, or an empty reason."""
+    first = taken[0]
+
+    def texts() -> Iterator[str]:
+        yield (first.data if first.start else first.data.removeprefix(UTF8_BOM)).decode("utf-8", "replace")
+        held_bytes = len(first.data)
+        while held_bytes <= max_bytes and lines.has_more():
+            line = lines.take()
+            taken.append(line)
+            held_bytes += max_bytes if line.is_cut else len(line.data)
+            yield line.data.decode("utf-8", "replace")
+
+    _allow_fields_of(2 * max_bytes + _SPARE_BYTES)
+    try:
+        next(csv.reader(texts(), strict=True))
+    except csv.Error as error:
+        return f"broken quoting: {error}"
+    return ""
+
+
+class _Lines:
+    """Lines of a file with their offsets; some can be given back, to be taken again."""
+
+    def __init__(self, file: IO[bytes], max_bytes: int) -> None:
+        self._file, self._max_bytes = file, max_bytes
+        self._next: list[_Line] = []
+        """The last one is taken first."""
+        self._offset = 0
+        """Of what was not read yet."""
+
+    def has_more(self) -> bool:
+        if not self._next and (data := self._file.readline(self._max_bytes + 1)):
+            start = self._offset
+            self._offset += len(data)
+            is_cut = len(data) > self._max_bytes and not data.endswith(b"\n")
+            if is_cut:
+                while (rest := self._file.readline(_SPARE_BYTES)) and not rest.endswith(b"\n"):
+                    self._offset += len(rest)
+                self._offset += len(rest)
+            self._next.append(_Line(start, data, is_cut))
+        return bool(self._next)
+
+    def take(self) -> _Line:
+        """Return the next line, if there are more; the rest of one that was cut is skipped."""
+        return self._next.pop()
+
+    def give_back(self, lines: list[_Line]) -> None:
+        """Put lines back that were taken last."""
+        self._next += reversed(lines)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of a text with their ends; only a line feed ends one."""
+    *whole, last = text.split("\n")
+    yield from (f"{line}\n" for line in whole)
+    if last:
+        yield last
+
+
+def _allow_fields_of(chars: int) -> None:
+    if chars > csv.field_size_limit():
+        csv.field_size_limit(chars)

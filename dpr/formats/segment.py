@@ -7,7 +7,7 @@ by range, without unpacking it. `dpr.search.vectors` does that.
 Shapes: N rows, D dimensions, G row groups.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpr.errors import IntegrityError
+from dpr.formats.extra import EXTRA, NO_EXTRA, extra_field
 from dpr.formats.objects import damage_explained
+from dpr.recipe import ExtraType
 
 ROW_GROUP_ROWS = 8192
 PASSAGE_COLUMNS = ("id", "title", "text", "key", "content_hash")
@@ -37,9 +39,9 @@ _PAGE_HEADER_BYTES = 32
 Vectors = npt.NDArray[np.float16]
 
 
-def passage_schema() -> pa.Schema:
-    """Return the columns that a passage has before it has a vector."""
-    return pa.schema(
+def passage_schema(extra: Mapping[str, ExtraType] = NO_EXTRA) -> pa.Schema:
+    """Return the columns that a passage has before it has a vector; `extra`: names and types of its extra columns."""
+    schema = pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
             pa.field("title", pa.string(), nullable=False),
@@ -48,37 +50,59 @@ def passage_schema() -> pa.Schema:
             pa.field("content_hash", HASH, nullable=False),
         ]
     )
+    return schema.append(extra_field(extra)) if extra else schema
+
+
+def passage_columns(extra: Mapping[str, ExtraType]) -> list[str]:
+    """Return the names of the columns of `passage_schema`."""
+    return [*PASSAGE_COLUMNS, EXTRA] if extra else list(PASSAGE_COLUMNS)
+
+
+def vector_field(dim: int) -> pa.Field:
+    """Return the last column of a segment with vectors of width `dim`."""
+    vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dim)
+    return pa.field("embedding", vector, nullable=False)
 
 
 def segment_schema(dim: int) -> pa.Schema:
-    """Return the columns of a segment with vectors of width `dim`."""
-    vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dim)
-    return passage_schema().append(pa.field("embedding", vector, nullable=False))
+    """Return the columns of a segment with vectors of width `dim`, without extra columns."""
+    return passage_schema().append(vector_field(dim))
 
 
 def write_segment(path: Path, passages: pa.Table, vectors_ND: Vectors, encoder_id: str) -> None:
     """Write a segment file. `passages` has the columns of `passage_schema`, in the order of `vectors_ND` (float16).
+
+    Extra columns may be among them.
 
     The same rows give the same bytes. Raises IntegrityError if the counts differ.
     """
     rows, dim = vectors_ND.shape
     if passages.num_rows != rows:
         raise IntegrityError(f"segment {path.name} would hold {passages.num_rows} passages and {rows} vectors")
-    schema = segment_schema(dim)
+    schema = passage_schema()
+    if EXTRA in passages.schema.names:
+        schema = schema.append(passages.schema.field(EXTRA))
     embedding = vector_column(vectors_ND)
-    columns = [passages[name].combine_chunks().cast(schema.field(name).type) for name in PASSAGE_COLUMNS]
+    columns = [passages[name].combine_chunks().cast(schema.field(name).type) for name in schema.names]
+    schema = schema.append(vector_field(dim))
     table = pa.Table.from_arrays([*columns, embedding], schema=schema.with_metadata({"encoder_id": encoder_id}))
     pq.write_table(
         table,
         path,
         row_group_size=ROW_GROUP_ROWS,
         # vectors hardly compress, and plain pages can be mapped
-        compression=dict.fromkeys(PASSAGE_COLUMNS, "zstd") | {"embedding": "none"},
+        compression=_compression(schema),
         use_dictionary=["title"],
         data_page_size=_ONE_PAGE_BYTES,
         write_statistics=False,
         write_page_checksum=True,
     )
+
+
+def _compression(schema: pa.Schema) -> dict[str, str]:
+    """Return how each column is compressed; those within the extra column have names of their own."""
+    within = [f"{EXTRA}.{field.name}" for field in schema.field(EXTRA).type] if EXTRA in schema.names else []
+    return dict.fromkeys((*PASSAGE_COLUMNS, *within), "zstd") | {"embedding": "none"}
 
 
 def vector_column(vectors_ND: Vectors) -> pa.FixedSizeListArray:

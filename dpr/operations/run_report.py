@@ -6,6 +6,7 @@ import uuid
 
 from pydantic import Field, ValidationError
 
+from dpr.corpus.rows import LeftOut
 from dpr.engine.run_units import StageReport
 from dpr.formats import layout
 from dpr.formats.manifest import GateReport, SnapshotBody
@@ -19,6 +20,8 @@ from dpr.stages.embed_meter import STEPS, Encoding
 from dpr.stages.scan import plan_scan, trusted_files
 from dpr.store import Store
 from dpr.store.requests import move_outside
+
+MAX_LEFT_OUT = 1_000
 
 
 class Found(Document):
@@ -77,6 +80,10 @@ class RunReport(Document):
     found: Found
     trusted_files: int = 0
     """Corpus files that were not read, since their size and time (or ETag) were those of an earlier scan."""
+    left_out: list[LeftOut] = Field(default_factory=list)
+    """Corpus files that are not read, with the reasons: at most `MAX_LEFT_OUT`."""
+    notes: list[str] = Field(default_factory=list)
+    """What a person should know about the corpus files, a sentence each: how many are left out, hidden or empty."""
     stages: list[StageReport]
     encoding: Encoding
     index: IndexReport
@@ -94,6 +101,7 @@ class RunReport(Document):
             f"corpus: {found.rows:,} rows, {found.passages:,} passages: {found.new:,} new, {found.embedded:,} to embed "
             f"({found.borrowed:,} have the text of another), {found.dead:,} gone, {found.restored:,} back"
         ]
+        lines += [f"corpus: {note}" for note in self.notes]
         if self.trusted_files:
             lines.append(f"scan: {self.trusted_files:,} files were not read: same size and time (or ETag) as before")
         if found.quarantined:
@@ -134,6 +142,8 @@ def make_report(run: Run, clock: Clock, made: Segments, indexed: Indexed, body: 
         seconds=clock.seconds(),
         found=_found(made),
         trusted_files=trusted_files(plan_scan(run), run.plan.scanned),
+        left_out=run.plan.corpus.left_out[:MAX_LEFT_OUT],
+        notes=run.plan.corpus.notes(),
         stages=run.stage_reports,
         encoding=encoding,
         index=_index_report(indexed, body),

@@ -7,16 +7,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from dpr.errors import DprError, IntegrityError
 from dpr.fingerprint import content_hash, id_hash, passage_key
 from dpr.formats import layout
 from dpr.formats.deletions import read_deletions
+from dpr.formats.extra import EXTRA, key_texts_of
 from dpr.formats.loose import read_loose
 from dpr.formats.manifest import SegmentEntry, ShardEntry, SnapshotBody
 from dpr.formats.objects import fetch_object, verify_bytes
 from dpr.formats.records import ObjectRef, read_record
-from dpr.formats.segment import HASH, check_segment, iter_groups, join_hashes, vectors_of
+from dpr.formats.segment import HASH, PASSAGE_COLUMNS, check_segment, iter_groups, join_hashes, vectors_of
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.contents import stored_ids
 from dpr.index.faiss_file import read_faiss
@@ -140,11 +142,13 @@ def _check_rows(store: Store, entry: SegmentEntry, encoder_id: str) -> pa.FixedS
     check_segment(path, encoder_id, None, entry.rows)
     mapped = SegmentVectors.open(store, entry.object, verify=True)
     hashes: list[bytes] = []
-    for table in iter_groups(path, ["id", "title", "text", "key", "content_hash", "embedding"]):
+    has_extra = EXTRA in pq.read_schema(path).names
+    for table in iter_groups(path, [*PASSAGE_COLUMNS, *([EXTRA] if has_extra else []), "embedding"]):
         rows = np.arange(len(hashes), len(hashes) + table.num_rows)
         for row in table.drop_columns("embedding").to_pylist():
             stored = row["key"], row["content_hash"]
-            if stored != (passage_key(row["id"], row["title"], row["text"]), content_hash(row["title"], row["text"])):
+            key = passage_key(row["id"], row["title"], row["text"], key_texts_of(row.get(EXTRA)))
+            if stored != (key, content_hash(row["title"], row["text"])):
                 raise IntegrityError(f"passage {row['id']!r} of segment {entry.segment_id} does not have its key")
         vectors_ND = vectors_of(table)
         if not np.isfinite(vectors_ND).all():

@@ -17,6 +17,7 @@ from dpr.formats.manifest import Snapshot
 from dpr.formats.records import read_record
 from dpr.recipe import CorpusConfig
 from dpr.run import read_run_plan
+from dpr.stages.passages import row_key_texts
 from dpr.stages.scan import ScanResult, read_keys
 from dpr.store import Store
 
@@ -72,4 +73,4 @@ def _difference(store: Store, scanned: ScanResult, slice_: Slice, corpus: Corpus
 def _keys(slice_: Slice, corpus: CorpusConfig) -> Iterator[tuple[int, bytes]]:
     for row in read_slice(slice_, corpus):
         if row.passage is not None:
-            yield row.position, passage_key(row.passage.id, row.passage.title, row.passage.text)
+            yield row.position, passage_key(*row.passage, row_key_texts(corpus.columns.extra, row))

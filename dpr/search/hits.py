@@ -1,6 +1,7 @@
 """The one form in which every kind of search answers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -12,3 +13,5 @@ class Hit:
     id: str
     title: str
     text: str
+    extra: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    """The extra columns that the recipe names, sorted by name; times in ISO 8601, in UTC."""

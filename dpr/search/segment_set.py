@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 
 from dpr.formats import MISSING
 from dpr.formats.deletions import DeletionSet, read_deletions
+from dpr.formats.extra import EXTRA, shown
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, Vectors, iter_groups, passage_schema
+from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, Vectors, iter_groups
 from dpr.index.live_rows import LiveRows
 from dpr.index.merging import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
@@ -106,7 +107,8 @@ class SegmentSet:
         for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
             if id_ != MISSING:
                 row = self._passages(id_ >> ROW_BITS).slice(id_ & ROW_MASK, 1).to_pylist()[0]
-                hits.append(Hit(rank=len(hits) + 1, score=score, **row))
+                extra = {name: shown(value) for name, value in (row.pop(EXTRA, None) or {}).items()}
+                hits.append(Hit(rank=len(hits) + 1, score=score, **row, extra=extra))
         return hits
 
     def column(self, name: str, ids_N: Ids) -> list[str]:
@@ -141,7 +143,11 @@ class SegmentSet:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
     def _unpack(self, ref: ObjectRef, path: Path) -> None:
-        schema = pa.schema([passage_schema().field(name) for name in TEXT_COLUMNS])
+        file = fetch_object(self._store, ref)
+        with damage_explained(file):
+            stored = pq.read_schema(file)
+        # the extra columns are those of the night that wrote the segment
+        schema = pa.schema([stored.field(name) for name in (*TEXT_COLUMNS, EXTRA) if name in stored.names])
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for table in iter_groups(fetch_object(self._store, ref), TEXT_COLUMNS):
+            for table in iter_groups(file, schema.names):
                 writer.write_table(table.cast(schema))

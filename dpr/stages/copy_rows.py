@@ -15,7 +15,7 @@ from dpr.engine.stage import Stage, Step, Work
 from dpr.formats import MISSING
 from dpr.formats.objects import open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import PASSAGE_COLUMNS, Vectors, read_rows, vectors_of
+from dpr.formats.segment import Vectors, passage_schema, read_rows, vectors_of
 from dpr.formats.segment_hashes import segment_hashes
 from dpr.recipe import CorpusConfig
 from dpr.run import Run
@@ -71,6 +71,7 @@ class CopyVectors:
 
     def __init__(self, store_url: str, corpus: CorpusConfig) -> None:
         self._store, self._corpus = open_store(store_url), corpus
+        self._schema = passage_schema(corpus.columns.extra)
 
     def __call__(self, unit: CopyUnit) -> Vectored:
         rows, sources = unit.segment.changed_rows(self._store), dict(unit.sources)
@@ -83,29 +84,29 @@ class CopyVectors:
             borrowed = from_source.filter(pc.not_equal(from_source["slice"], MISSING))
             segment = sources[number]
             if moved.num_rows and segment is not None:
-                table = self._rows_with(segment, "key", moved)
-                tables.append(table.select(PASSAGE_COLUMNS))
+                table = self._rows_with(segment, "key", moved, self._schema.names)
+                tables.append(table.select(self._schema.names).cast(self._schema))
                 vectors.append(vectors_of(table))
             if borrowed.num_rows:
                 first = sum(table.num_rows for table in tables)
                 found_ND, missing = self._borrow(segment, borrowed)
                 refused |= {first + row: REFUSED_TEXT for row in missing}
-                tables.append(texts_of(self._store, self._corpus, unit.segment, borrowed, PASSAGE_COLUMNS))
+                tables.append(texts_of(self._store, self._corpus, unit.segment, borrowed, self._schema.names))
                 vectors.append(found_ND)
         dim = max(array.shape[1] for array in vectors)
         vectors_ND = np.concatenate([v if v.shape[1] == dim else np.zeros((len(v), dim), np.float16) for v in vectors])
         return Vectored(unit.segment, rows, vectors_ND, refused, pa.concat_tables(tables))
 
-    def _rows_with(self, segment: ObjectRef, column: str, wanted: pa.Table) -> pa.Table:
+    def _rows_with(self, segment: ObjectRef, column: str, wanted: pa.Table, columns: Sequence[str]) -> pa.Table:
         stored = segment_hashes(self._store, segment)[column]
         rows = np.flatnonzero(pc.is_in(stored, value_set=wanted[column].combine_chunks()))
-        return read_rows(open_parts(self._store, segment), [*PASSAGE_COLUMNS, "embedding"], rows)
+        return read_rows(open_parts(self._store, segment), [*columns, "embedding"], rows)
 
     def _borrow(self, segment: ObjectRef | None, wanted: pa.Table) -> tuple[Vectors, list[int]]:
         """Vectors (N, D) for `wanted` by content hash, and the row numbers of those that are not there (zeros)."""
         if segment is None:
             return np.zeros((wanted.num_rows, 1), np.float16), list(range(wanted.num_rows))
-        table = self._rows_with(segment, "content_hash", wanted)
+        table = self._rows_with(segment, "content_hash", wanted, ["content_hash"])
         where = pc.index_in(wanted["content_hash"], value_set=table["content_hash"].combine_chunks())
         missing = pc.is_null(where).to_numpy()
         source_ND = vectors_of(table)

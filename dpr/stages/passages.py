@@ -4,7 +4,7 @@ A scan stores the passages that no segment held when it ran. A later run may nee
 rollback, say, or once an earlier passage with the same id is gone): those are read from the corpus.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,15 +18,16 @@ from dpr.corpus.reading import read_again
 from dpr.corpus.rows import Passage, Row, Slice
 from dpr.errors import CorpusError, MissingObjectError
 from dpr.fingerprint import content_hash, passage_key
+from dpr.formats.extra import EXTRA, extra_array, key_texts
 from dpr.formats.objects import damage_explained, open_parts, open_whole
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import passage_schema, read_rows
-from dpr.recipe import CorpusConfig
+from dpr.recipe import CorpusConfig, ExtraType
 from dpr.store import Store
 
 POSITION = pa.field("position", pa.int64(), nullable=False)
 SCHEMA = passage_schema().append(POSITION)
-"""Columns of the passages that a scan stores, ascending by position."""
+"""Columns of the passages that a scan stores, ascending by position, where the recipe names no extra columns."""
 HASHES = pa.schema([SCHEMA.field("key"), SCHEMA.field("content_hash")])
 Positions = npt.NDArray[np.int64]
 
@@ -42,17 +43,28 @@ class TextSource:
     """None: the scan stored none."""
 
 
+def scanned_schema(corpus: CorpusConfig) -> pa.Schema:
+    """Return `SCHEMA` with the recipe's extra columns."""
+    return passage_schema(corpus.columns.extra).append(POSITION)
+
+
+def row_key_texts(extra: Mapping[str, ExtraType], row: Row) -> list[str]:
+    """Return what the key of a row has of its extra columns."""
+    return key_texts(list(extra), row.extra) if extra else []
+
+
 def passages_at(
     store: Store, corpus: CorpusConfig, source: TextSource, positions_N: Positions, columns: Sequence[str]
 ) -> pa.Table:
-    """Return some columns of `SCHEMA` of the passages at ascending positions (N,) of a slice, in that order.
+    """Return some columns of `scanned_schema` of the passages at ascending positions (N,) of a slice, in that order.
 
     What a remote store holds of a slice is fetched whole if texts are wanted, since they are most of it and several
     steps and units want them. Raises CorpusError if the corpus must be read and its file has changed since the run was
     planned.
     """
-    schema = pa.schema([SCHEMA.field(name) for name in columns])
-    stored, there_N = _stored(store, source, positions_N, columns)
+    scanned = scanned_schema(corpus)
+    schema = pa.schema([scanned.field(name) for name in columns])
+    stored, there_N = _stored(store, source, positions_N, schema)
     if there_N.all():
         return stored.cast(schema)
     reread = _from_corpus(corpus, source, positions_N[~there_N]).select(list(columns)).cast(schema)
@@ -63,15 +75,15 @@ def passages_at(
 
 
 def _stored(
-    store: Store, source: TextSource, positions_N: Positions, columns: Sequence[str]
+    store: Store, source: TextSource, positions_N: Positions, schema: pa.Schema
 ) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
     """The passages that the scan stored, and which of the positions (N,) those are."""
+    columns = schema.names
     has_texts = "text" in columns
     try:
         file = _open_stored(store, source, has_texts=has_texts)
     except MissingObjectError:
-        empty = SCHEMA.empty_table().select(list(columns))
-        return empty, np.zeros(len(positions_N), np.bool_)
+        return schema.empty_table(), np.zeros(len(positions_N), np.bool_)
     # hashes lie beside the positions, so both are read at once
     wanted = ["position"] if has_texts else list(dict.fromkeys([*columns, "position"]))
     with damage_explained(file):
@@ -101,16 +113,20 @@ def _from_corpus(corpus: CorpusConfig, source: TextSource, positions_N: Position
             "was scanned, though size and time are the same; write the file again, or set corpus.rescan to always, and "
             "run again"
         )
-    return _table([(row, row.passage) for row in rows if row.passage is not None])
+    return _table([(row, row.passage) for row in rows if row.passage is not None], corpus)
 
 
-def _table(rows: list[tuple[Row, Passage]]) -> pa.Table:
-    columns = [
-        [passage.id for _, passage in rows],
-        [passage.title for _, passage in rows],
-        [passage.text for _, passage in rows],
-        [passage_key(*passage) for _, passage in rows],
-        [content_hash(passage.title, passage.text) for _, passage in rows],
-        [row.position for row, _ in rows],
-    ]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+def _table(rows: list[tuple[Row, Passage]], corpus: CorpusConfig) -> pa.Table:
+    extra, schema = corpus.columns.extra, scanned_schema(corpus)
+    columns = {
+        "id": [passage.id for _, passage in rows],
+        "title": [passage.title for _, passage in rows],
+        "text": [passage.text for _, passage in rows],
+        "key": [passage_key(*passage, row_key_texts(extra, row)) for row, passage in rows],
+        "content_hash": [content_hash(passage.title, passage.text) for _, passage in rows],
+        "position": [row.position for row, _ in rows],
+    }
+    arrays = {name: pa.array(column, schema.field(name).type) for name, column in columns.items()}
+    if extra:
+        arrays[EXTRA] = extra_array(extra, [row.extra for row, _ in rows])
+    return pa.table([arrays[name] for name in schema.names], schema=schema)

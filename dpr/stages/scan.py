@@ -5,7 +5,7 @@ scan while the file is unchanged; `corpus.rescan: always` reads all files.
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,14 +24,15 @@ from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.fingerprint import content_hash, fingerprint, id_hash, passage_key
 from dpr.formats import layout
+from dpr.formats.extra import EXTRA, ExtraValue, extra_array
 from dpr.formats.objects import put_object, read_object
 from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
 from dpr.formats.records import ObjectRef, Result
 from dpr.formats.segment import HASH, join_hashes
 from dpr.formats.segment_hashes import segment_hashes
-from dpr.recipe import CorpusConfig
+from dpr.recipe import CorpusConfig, ExtraType
 from dpr.run import Run, RunPlan
-from dpr.stages.passages import POSITION, SCHEMA
+from dpr.stages.passages import POSITION, row_key_texts, scanned_schema
 from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
 
@@ -76,6 +77,8 @@ class ScanResult(Result):
 def scan(run: Run) -> list[ScanResult]:
     """Scan every slice of the corpus that no earlier run has scanned in its present state."""
     units = plan_scan(run)
+    for note in run.plan.corpus.notes():
+        run.progress.message("corpus", note)
     if trusted := trusted_files(units, run.plan.scanned):
         run.progress.message("scan", describe_trust(len({unit.slice.path for unit in units}), trusted))
     run.store.put_if_absent(layout.plan(run.run_id), _plan_document(run, units).to_bytes())
@@ -150,21 +153,21 @@ class ScanSlice:
 
 def scan_slice(store: Store, corpus: CorpusConfig, known: KnownKeys, unit: ScanUnit) -> ScanResult:
     """Read a slice and store what is in it; new passages are those whose key is not `known`."""
-    rows = new_rows = 0
+    rows, new_rows, schema = 0, 0, scanned_schema(corpus)
     with temporary_folder() as folder:
         passages, keys, unusable = (Path(folder, f"{name}.parquet") for name in ("new", "keys", "bad"))
         with (
-            pq.ParquetWriter(passages, SCHEMA, compression="zstd", write_page_checksum=True) as new_writer,
+            pq.ParquetWriter(passages, schema, compression="zstd", write_page_checksum=True) as new_writer,
             pq.ParquetWriter(keys, KEYS_SCHEMA, **_KEYS_STORED) as key_writer,
             QuarantineWriter(unusable) as bad_writer,
         ):
-            for batch in _batches(read_slice(unit.slice, corpus), bad_writer):
+            for batch in _batches(read_slice(unit.slice, corpus), corpus.columns.extra, bad_writer):
                 key_array = pa.array(batch.keys, HASH)
                 hashes = pa.array(batch.id_hashes, HASH)
                 key_writer.write_batch(pa.record_batch([batch.positions, hashes, key_array], schema=KEYS_SCHEMA))
                 new_N = np.flatnonzero(~known.contains(key_array))
                 if len(new_N):
-                    new_writer.write_batch(_new_passages(batch, new_N))
+                    new_writer.write_batch(_new_passages(batch, new_N, schema))
                 rows += len(batch.keys)
                 new_rows += len(new_N)
         return ScanResult(
@@ -179,36 +182,43 @@ def scan_slice(store: Store, corpus: CorpusConfig, known: KnownKeys, unit: ScanU
 
 @dataclass
 class _Batch:
+    extra: Mapping[str, ExtraType]
+    """Names and types of the extra columns."""
     positions: list[int] = field(default_factory=list)
     passages: list[Passage] = field(default_factory=list)
+    extra_rows: list[tuple[ExtraValue, ...]] = field(default_factory=list)
     id_hashes: list[bytes] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
 
-    def add(self, position: int, passage: Passage) -> None:
-        self.positions.append(position)
+    def add(self, row: Row, passage: Passage) -> None:
+        self.positions.append(row.position)
         self.passages.append(passage)
+        self.extra_rows.append(row.extra)
         self.id_hashes.append(id_hash(passage.id))
-        self.keys.append(passage_key(passage.id, passage.title, passage.text))
+        self.keys.append(passage_key(passage.id, passage.title, passage.text, row_key_texts(self.extra, row)))
 
 
-def _batches(rows: Iterable[Row], unusable: QuarantineWriter) -> Iterator[_Batch]:
-    batch = _Batch()
+def _batches(rows: Iterable[Row], extra: Mapping[str, ExtraType], unusable: QuarantineWriter) -> Iterator[_Batch]:
+    batch = _Batch(extra)
     for row in rows:
         if row.passage is None:
             unusable.add(QuarantinedRow(row.source, row.position, row.reason, row.raw))
             continue
-        batch.add(row.position, row.passage)
+        batch.add(row, row.passage)
         if len(batch.keys) == BATCH_ROWS:
             yield batch
-            batch = _Batch()
+            batch = _Batch(extra)
     if batch.keys:
         yield batch
 
 
-def _new_passages(batch: _Batch, new_N: npt.NDArray[np.int64]) -> pa.RecordBatch:
+def _new_passages(batch: _Batch, new_N: npt.NDArray[np.int64], schema: pa.Schema) -> pa.RecordBatch:
     passages = [batch.passages[row] for row in new_N] if len(new_N) < len(batch.keys) else batch.passages
     ids, titles, texts = zip(*passages, strict=True)
     hashes = [content_hash(title, text) for title, text in zip(titles, texts, strict=True)]
     keys, positions = ([column[row] for row in new_N] for column in (batch.keys, batch.positions))
-    columns = [ids, titles, texts, keys, hashes, positions]
-    return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    columns = {"id": ids, "title": titles, "text": texts, "key": keys, "content_hash": hashes, "position": positions}
+    arrays = {name: pa.array(column, schema.field(name).type) for name, column in columns.items()}
+    if batch.extra:
+        arrays[EXTRA] = extra_array(batch.extra, [batch.extra_rows[row] for row in new_N])
+    return pa.record_batch([arrays[name] for name in schema.names], schema=schema)

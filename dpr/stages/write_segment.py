@@ -20,7 +20,7 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import open_parts, put_object
 from dpr.formats.quarantine import QuarantinedRow, write_quarantine
 from dpr.formats.records import ObjectRef, Result
-from dpr.formats.segment import PASSAGE_COLUMNS, Vectors, check_segment, write_segment
+from dpr.formats.segment import Vectors, check_segment, passage_columns, write_segment
 from dpr.recipe import CorpusConfig
 from dpr.stages.passages import TextSource, passages_at
 from dpr.store import Store, open_store
@@ -59,7 +59,7 @@ class Vectored:
     refused: Mapping[int, str]
     """Row → why it has no vector."""
     passages: pa.Table | None = None
-    """Columns of PASSAGE_COLUMNS; None: the writer reads the texts itself."""
+    """Columns of `passage_columns`; None: the writer reads the texts itself."""
     tokens: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time by step: read, tokenise, encode, and `wait`: the encoder had no work."""
@@ -101,7 +101,8 @@ class WriteSegment:
         check_room(self._store, "embed" if done.passages is None else "copy", unit.record, done.need)
         passages = done.passages
         if passages is None:
-            passages = texts_of(self._store, self._corpus, unit, done.changed, PASSAGE_COLUMNS)
+            columns = passage_columns(self._corpus.columns.extra)
+            passages = texts_of(self._store, self._corpus, unit, done.changed, columns)
         vectors_ND, segment, refused = done.vectors_ND, None, None
         with temporary_folder() as folder:
             if done.refused:

@@ -122,7 +122,7 @@ class _BodyLimit:
 
 
 def _hit(hit: Hit) -> SearchHit:
-    return SearchHit(rank=hit.rank, score=hit.score, id=hit.id, title=hit.title, text=hit.text)
+    return SearchHit(rank=hit.rank, score=hit.score, id=hit.id, title=hit.title, text=hit.text, extra=hit.extra)
 
 
 def _milliseconds(seconds: float) -> float:

@@ -64,6 +64,8 @@ class SearchHit(_Message):
     """Its title, empty if it has none."""
     text: str
     """Its whole text."""
+    extra: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """The extra columns that the recipe names, by name; times in ISO 8601, in UTC."""
 
 
 class SearchResult(_Message):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpr.corpus.rows import InputFile, Slice
+from dpr.corpus.rows import Fields, InputFile, Slice
 from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError
 from dpr.recipe import Columns, CorpusConfig
@@ -84,7 +84,7 @@ def test_slices_cut_a_file_into_ranges_and_gzip_not_at_all(tmp_path: Path) -> No
     slices = plan_slices(CorpusConfig(path=str(tmp_path), slice_bytes=2500)).slices
     size = len(JSONL) * 100
     assert [(s.start, s.stop) for s in slices[:-1]] == [(at, min(at + 2500, size)) for at in range(0, size, 2500)]
-    assert (slices[-1].gzipped, slices[-1].start) == (True, 0)
+    assert (slices[-1].compression, slices[-1].start) == ("gzip", 0)
     assert slices == plan_slices(CorpusConfig(path=str(tmp_path), slice_bytes=2500)).slices
 
 
@@ -100,7 +100,7 @@ FILES = st.builds(InputFile, path=st.text(), size_bytes=st.integers(0), identity
         stop=st.integers(0),
         size_bytes=st.integers(0),
         identity=st.text(),
-        gzipped=st.booleans(),
+        compression=st.sampled_from([None, "gzip", "zstd"]),
         columns=st.lists(st.text()).map(tuple),
         files=st.lists(FILES).map(tuple),
     )
@@ -117,6 +117,9 @@ CHANGED_FIELDS: dict[str, Any] = {
     "path": "elsewhere",
     "format": "jsonl",
     "columns": Columns(title=None),
+    "names": ["id", "text"],
+    "quoting": "none",
+    "strict": True,
     "passage_words": 50,
     "overlap_words": 5,
     "slice_bytes": 5000,
@@ -129,7 +132,9 @@ CHANGED_FIELDS: dict[str, Any] = {
 def test_a_slice_has_another_id_if_the_recipe_reads_other_rows_from_it(name: str) -> None:
     slice_, corpus = Slice(path="a", format="jsonl", stop=5, identity="5-1"), CorpusConfig(path="x")
     changed = corpus.model_copy(update={name: CHANGED_FIELDS[name]})
-    assert (slice_.slice_id(changed) == slice_.slice_id(corpus)) == (name in ("path", "slice_bytes", "rescan"))
+    assert (slice_.slice_id(changed) == slice_.slice_id(corpus)) == (
+        name in ("path", "slice_bytes", "rescan", "strict")
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,9 @@ def test_a_slice_has_another_id_if_the_recipe_reads_other_rows_from_it(name: str
         ({"start": 1}, False),
         ({"stop": 6}, False),
         ({"identity": "5-2"}, False),
-        ({"gzipped": True}, False),
+        ({"compression": "gzip"}, False),
+        ({"fields": Fields(id="_id")}, False),
+        ({"header": True}, False),
         ({"columns": ("id",)}, False),
         ({"files": (InputFile(path="f", size_bytes=1, identity="1-1"),)}, False),
         ({"files": (InputFile(path="f", size_bytes=1, identity="1-2"),)}, False),
@@ -189,21 +196,39 @@ def test_a_file_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
         ({}, {"path": "*.jsonl"}, r"\*\.jsonl is a glob that matches no file"),
         (
             {"x.csv": b"a,b"},
-            {},
-            r"1 files but none is named like \*\.tsv, .*corpus\.jsonl.*\*\.md; give a file or a glob",
+            {"format": "parquet"},
+            r"no file that corpus\.format \(parquet\) can be: .*x\.csv: its name is not that of parquet.*give a",
         ),
-        ({"x.csv": b"a,b"}, {"format": "parquet"}, r"none is named like \*\.parquet, \*\.pq"),
-        ({"a.jsonl": b""}, {}, r"a\.jsonl is empty \(0 bytes\)"),
-        ({"a.jsonl": b"\n\r\n \n"}, {}, r"a\.jsonl has only empty lines"),
-        ({"a.jsonl.gz": gzip.compress(b"")}, {}, r"a\.jsonl\.gz has only empty lines"),
-        ({"a.tsv": b"id\ttext\ttitle\n"}, {}, r"a\.tsv holds a header and no passages"),
-        ({"a.jsonl.gz": JSONL}, {}, r"a\.jsonl\.gz is not gzip, as its name says; it begins with b'\{\"id\":"),
-        ({"a.jsonl.gz": gzip.compress(JSONL)[:-9]}, {}, r"a\.jsonl\.gz is gzip that ends too early"),
-        ({"a.jsonl.gz": b"\x1f\x8b\x08\x00" + b"x" * 50}, {}, r"a\.jsonl\.gz is damaged gzip"),
-        ({"a.jsonl": b"\x89PNG\r\n\x1a\n"}, {}, "is of no known format: none of its first lines is a JSON object"),
+        (
+            {"x.bin": b"\0\1\2", "y": b"SQLite format 3\0"},
+            {},
+            r"no file that can be read: .*x\.bin: is of no known format.* and it is binary data.*y: .*an SQLite data",
+        ),
+        ({"a.jsonl": b""}, {}, r"is empty: its files hold no rows \(.*a\.jsonl: it is empty \(0 bytes\)\); put"),
+        ({"a.jsonl": b"\n\r\n \n"}, {}, r"a\.jsonl: it has only empty lines"),
+        ({"a.jsonl.gz": gzip.compress(b"")}, {}, r"a\.jsonl\.gz: it has only empty lines"),
+        ({"a.tsv": b"id\ttext\ttitle\n"}, {}, r"a\.tsv: it holds a header and no rows"),
+        ({"a.json": b" [\n]\n"}, {}, r"a\.json: it is an empty array"),
+        (
+            {"a.jsonl.gz": JSONL},
+            {},
+            r"a\.jsonl\.gz is not gzip, as its name says; it is text that begins with '\{\"id\":",
+        ),
+        ({"a.jsonl.zst": b"PK\x03\x04"}, {}, r"a\.jsonl\.zst is not zstd, as its name says; it is a zip archive"),
+        (
+            {"a.jsonl.gz": gzip.compress(JSONL)[:-9]},
+            {},
+            r"a\.jsonl\.gz is damaged or cut short \(gzip: .*fetch it again",
+        ),
+        ({"a.jsonl.gz": b"\x1f\x8b\x08\x00" + b"x" * 50}, {}, r"a\.jsonl\.gz is damaged or cut short \(gzip: "),
+        (
+            {"a.jsonl": b"\x89PNG\r\n\x1a\n"},
+            {},
+            "is of no known format: none of its first lines is a JSON.*a PNG picture",
+        ),
         ({"a.jsonl": TSV}, {"format": "jsonl"}, "is not jsonl: none of its first lines is a JSON object"),
         ({"a.parquet": JSONL}, {"format": "parquet"}, r"a\.parquet is not Parquet or is damaged"),
-        ({"a.tsv": b"id,text,title\n1,x,y\n"}, {"format": "dpr-tsv"}, "has no column 'id' in its first line"),
+        ({"a.tsv": b"id,text,title\n1,x,y\n"}, {"format": "dpr-tsv"}, r"has 1 columns between tabs and no header"),
         ({"a.tsv": b"qid\ttext\ttitle\n1\tx\ty\n"}, {"format": "dpr-tsv"}, "has no column 'id'"),
         ({"a.jsonl": b'{"pk": 1, "body": "x"}'}, {}, r"no column 'id', only \['pk', 'body'\]; set columns\.id in the"),
         ({"a.jsonl": b'{"id": 1, "text": "x"}'}, {}, r"no column 'title', only .* \(null: passages have no titles\)"),
@@ -211,6 +236,8 @@ def test_a_file_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
         ({"corpus.jsonl": b'{"_id": 1, "body": "x"}'}, {"format": "beir"}, r"no column 'text', only \['_id', 'body'\]"),
         ({"a.jsonl": JSONL, "t.tsv": TSV}, {}, r"mixes formats: .*a\.jsonl is jsonl, .*t\.tsv is dpr-tsv; set corpus"),
         ({"a.jsonl": JSONL, "b.jsonl": BEIR}, {}, "mixes formats"),
+        ({"a.jsonl": JSONL, "a.txt": b"a document"}, {}, r"mixes formats: .*a\.jsonl is jsonl, .*a\.txt is documents"),
+        ({"a.jsonl": JSONL, "b": b"?"}, {"strict": True}, r"has 1 files that are not read, .*strict is true: .*/b: "),
         ({"a.jsonl": JSONL, "a.jsonl.gz": b""}, {}, r"holds both .*a\.jsonl and the same with \.gz"),
     ],
 )

@@ -1,0 +1,133 @@
+"""What TSV and CSV files are: whether they have a header, and which of their columns hold what."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+from dpr.corpus.fields import LAYOUTS, fields_of, has_default_names, missing_extra, partition_values
+from dpr.corpus.rows import Fields, FileKind, InputFile, UnusableRecordError
+from dpr.corpus.signatures import COMPRESSED_SUFFIXES, UTF8_BOM, Compression
+from dpr.corpus.tsv import iter_records, split_csv, split_plain, split_tsv
+from dpr.errors import CorpusError
+from dpr.recipe import Columns, CorpusConfig
+
+TSV_COLUMNS: Final = ("id", "text", "title")
+"""DPR's columns, in its order; without the last one they are MS MARCO's."""
+
+_SAMPLE_ROWS: Final = 100
+_NAME: Final = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+def is_delimited(path: str, lines: Sequence[str]) -> bool | None:
+    """Tell from name and first lines whether a file is CSV (True), TSV (False), or neither (None).
+
+    A name says it, unless the lines are JSON objects. Otherwise the first line must be a header, or all lines must have
+    two or three columns between tabs.
+    """
+    if not lines or lines[0].lstrip()[:1] == "{":
+        return None
+    name = path.lower()
+    for suffix in COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    if name.endswith((".csv", ".tsv")):
+        return name.endswith(".csv")
+    if _has_names(_split(lines[0], is_csv=False)):
+        return False
+    if lines[0].lstrip()[:1] != "[" and {line.count("\t") for line in lines} in ({1}, {2}):
+        return False
+    return True if _has_names(_split(lines[0], is_csv=True)) else None
+
+
+def delimited_kind(
+    file: InputFile, corpus: CorpusConfig, head: bytes, compression: Compression | None, *, is_csv: bool, is_whole: bool
+) -> FileKind:
+    """Find out the columns of a file from its beginning; CorpusError if they are not those that the recipe names."""
+    rows = _first_rows(head, is_csv=is_csv, is_whole=is_whole)
+    if not rows:
+        raise CorpusError(f"corpus file {file.path} has no record that is {'CSV' if is_csv else 'TSV'}")
+    header = _is_header(rows, corpus)
+    if header and is_whole and len(rows) == 1:
+        return FileKind(format="empty", reason="it holds a header and no rows")
+    columns = tuple(corpus.names or (rows[0] if header else _default_names(file.path, corpus, rows, is_csv=is_csv)))
+    return FileKind(
+        format="csv" if is_csv else "dpr-tsv",
+        compression=compression,
+        fields=_fields(file.path, corpus, columns),
+        columns=columns,
+        header=header,
+        missing_extra=missing_extra(file.path, corpus, columns),
+    )
+
+
+def _first_rows(head: bytes, *, is_csv: bool, is_whole: bool) -> list[list[str]]:
+    """Return the fields of the first records; the last of a longer file is left out, since it may be incomplete."""
+    if is_csv:
+        records = [
+            record
+            for _, record, reason in islice(iter_records(io.BytesIO(head), len(head)), _SAMPLE_ROWS)
+            if not reason
+        ]
+    else:
+        records = head.split(b"\n", _SAMPLE_ROWS)[:_SAMPLE_ROWS]
+    if not is_whole and len(records) < _SAMPLE_ROWS:
+        del records[-1:]
+    lines = [record.removeprefix(UTF8_BOM).removesuffix(b"\n").decode("utf-8", "replace") for record in records]
+    return [fields for line in lines if line.strip() and (fields := _split(line, is_csv=is_csv))]
+
+
+def _split(line: str, *, is_csv: bool) -> list[str]:
+    try:
+        return split_csv(line) if is_csv else split_tsv(line)
+    except UnusableRecordError:
+        return [] if is_csv else split_plain(line)
+
+
+def _is_header(rows: Sequence[list[str]], corpus: CorpusConfig) -> bool:
+    """Tell whether the first row holds names: those of the recipe, or words above rows that are none."""
+    first, columns = rows[0], corpus.columns
+    if corpus.names is not None:
+        return first == corpus.names
+    if _has_names(first) or {str(columns.id), str(columns.text)} <= set(first):
+        return True
+    others = [row for row in rows[1:] if len(row) == len(first)]
+    return all(map(_NAME.fullmatch, first)) and not all(all(map(_NAME.fullmatch, row)) for row in others)
+
+
+def _has_names(first: Sequence[str]) -> bool:
+    """Tell whether a row holds the names of one of the known layouts."""
+    return any({fields.id, fields.text} <= set(first) for fields in (Fields(), *LAYOUTS))
+
+
+def _default_names(path: str, corpus: CorpusConfig, rows: Sequence[list[str]], *, is_csv: bool) -> tuple[str, ...]:
+    """Return the names of the columns of a file without a header, whose number most rows agree on."""
+    ((count, _),) = Counter(map(len, rows)).most_common(1)
+    if any(isinstance(name, int) for name in (corpus.columns.id, corpus.columns.title, corpus.columns.text)):
+        return tuple(map(str, range(count)))
+    if has_default_names(corpus.columns) and 1 < count <= len(TSV_COLUMNS):
+        return TSV_COLUMNS[:count]
+    separator, first = ("commas" if is_csv else "tabs"), [value[:40] for value in rows[0]]
+    raise CorpusError(
+        f"corpus file {path} has {count} columns between {separator} and no header with the columns of the recipe (its "
+        f"first line is {first}); name the columns of the file in corpus.names, such as [id, text]"
+    )
+
+
+def _fields(path: str, corpus: CorpusConfig, columns: tuple[str, ...]) -> Fields:
+    named = corpus.columns
+    if not any(isinstance(name, int) for name in (named.id, named.title, named.text)):
+        fields = fields_of(path, corpus, columns, title_optional=True)
+        has_title = fields.title in columns or fields.title in partition_values(path)
+        return fields if has_title else fields.model_copy(update={"title": None})
+    # by default the title's name is `title`, which is no column where columns are named by position
+    title = None if named.title == Columns().title and named.title not in columns else named.title
+    for role, name in (("id", named.id), ("title", title), ("text", named.text)):
+        is_there = 0 <= name < len(columns) if isinstance(name, int) else name is None or name in columns
+        if not is_there:
+            raise CorpusError(
+                f"corpus file {path} has no column {name!r}, only {len(columns)}: {list(columns)}; "
+                f"set columns.{role} in the recipe to a name or to a position from 0"
+            )
+    return Fields(id=named.id, title=title, text=named.text)

@@ -1,0 +1,111 @@
+"""Which files of a folder belong to the corpus, and why the others do not."""
+
+from collections.abc import Collection
+from pathlib import PurePosixPath
+from typing import Final
+
+from dpr.corpus.detect import DOCUMENT_SUFFIXES, PARQUET_SUFFIXES
+from dpr.corpus.input_files import Found
+from dpr.corpus.rows import InputFile, LeftOut
+from dpr.corpus.saved_datasets import data_files
+from dpr.corpus.signatures import COMPRESSED_SUFFIXES
+from dpr.errors import CorpusError
+from dpr.recipe import CorpusFormat
+
+_SUFFIXES: Final[dict[CorpusFormat, tuple[str, ...]]] = {
+    "dpr-tsv": (".tsv",),
+    "tsv": (".tsv",),
+    "csv": (".csv",),
+    "beir": (".jsonl", ".ndjson"),
+    "jsonl": (".jsonl", ".ndjson"),
+    "json": (".json",),
+    "parquet": PARQUET_SUFFIXES,
+    "arrow": (".arrow", ".feather"),
+    "documents": DOCUMENT_SUFFIXES,
+}
+_DATA_SUFFIXES: Final = tuple(
+    suffix
+    for format_, suffixes in _SUFFIXES.items()
+    for suffix in suffixes
+    if format_ not in ("json", "documents")  # a .json file may describe others
+)
+_ABOUT: Final = ("readme", "license", "licence", "changelog", "contributing", "citation", "notice", "authors")
+"""Names of files that tell about a folder, and are no documents of a corpus beside data."""
+MAX_NAMED: Final = 5
+
+
+def choose_files(path: str, found: Found, format_: CorpusFormat) -> tuple[list[InputFile], list[LeftOut]]:
+    """Divide the files of a folder into those that are tried, and those that are left out without being opened."""
+    saved = data_files(found)
+    if saved is not None:
+        others = [file for file in found.files if file not in saved]
+        return saved, [LeftOut(path=file.path, reason="it is not named in state.json") for file in others]
+    # a BEIR folder also holds queries, which are JSONL, too
+    beir = {f"{found.root}/corpus.jsonl{packed}" for packed in ("", *COMPRESSED_SUFFIXES)}
+    if format_ in ("auto", "beir") and any(file.path in beir for file in found.files):
+        chosen = [file for file in found.files if file.path in beir]
+        left_out = [
+            LeftOut(path=file.path, reason="a folder with corpus.jsonl is BEIR's, whose other files are no corpus")
+            for file in found.files
+            if file.path not in beir
+        ]
+    else:
+        reasons = {file.path: _other_format(file.path, format_) for file in found.files}
+        chosen = [file for file in found.files if not reasons[file.path]]
+        left_out = [LeftOut(path=name, reason=reason) for name, reason in reasons.items() if reason]
+    if not chosen:
+        raise CorpusError(
+            f"corpus folder {path} has no file that corpus.format ({format_}) can be: {name_some(left_out)}; "
+            "give a file or a glob to read files whatever their names"
+        )
+    _check_packed({file.path for file in chosen}, path)
+    return chosen, left_out
+
+
+def without_abouts(files: Collection[InputFile], documents: Collection[str]) -> list[LeftOut]:
+    """Return those of a folder's documents that tell about the data beside them: README.md, LICENSE.txt, …"""
+    reason = "it tells about the data beside it; set corpus.format to documents to read it"
+    names = {file.path: PurePosixPath(file.path).stem.lower() for file in files if file.path in documents}
+    return [LeftOut(path=path, reason=reason) for path, name in names.items() if name.startswith(_ABOUT)]
+
+
+def is_data(path: str) -> bool:
+    """Tell whether a file is named as data, so that it is an error if it cannot be read."""
+    return unpacked_name(path).endswith(_DATA_SUFFIXES)
+
+
+def unpacked_name(path: str) -> str:
+    """Return a path in lower case, without the suffix of its compression."""
+    name = path.lower()
+    return next((name.removesuffix(suffix) for suffix in COMPRESSED_SUFFIXES if name.endswith(suffix)), name)
+
+
+def name_some(left_out: Collection[LeftOut]) -> str:
+    """Return the first few files that were left out, with their reasons, and how many more there are."""
+    named = "; ".join(f"{file.path}: {file.reason}" for file in list(left_out)[:MAX_NAMED])
+    more = len(left_out) - MAX_NAMED
+    return f"{named}; and {more:,} more" if more > 0 else named
+
+
+def _other_format(path: str, format_: CorpusFormat) -> str:
+    """Return why a file is not tried: its name says that it is of another format than the recipe's."""
+    if format_ == "auto":
+        return ""
+    name = unpacked_name(path)
+    own = _SUFFIXES[format_]
+    if format_ == "documents":
+        return "" if name.endswith(own) else "its name does not end in .txt or .md"
+    others = [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes if suffix not in own]
+    is_other = name.endswith(tuple(others))
+    return f"its name is not that of {format_}, which corpus.format says" if is_other else ""
+
+
+def _check_packed(paths: Collection[str], folder: str) -> None:
+    """Raise CorpusError if a file is there both as it is and compressed: its passages would be read twice."""
+    for path in sorted(paths):
+        suffix = next((suffix for suffix in COMPRESSED_SUFFIXES if path.endswith(suffix)), None)
+        if suffix is not None and path.removesuffix(suffix) in paths:
+            raise CorpusError(
+                f"corpus folder {folder} holds both {path.removesuffix(suffix)} and the same with {suffix}; "
+                "remove one of them"
+            )

@@ -1,0 +1,67 @@
+"""Compressed files, packed by the libraries of others, against the same files as they are."""
+
+import base64
+import bz2
+import gzip
+import json
+import lzma
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import lz4.frame
+import pytest
+import zstandard
+
+from dpr.corpus.slices import plan_slices
+from dpr.errors import CorpusError
+from dpr.recipe import CorpusConfig
+from tests.corpus.reading import read
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": lambda data: bz2.compress(data, 1),
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "zst": zstandard.compress,
+    "lz4": lz4.frame.compress,
+}
+
+
+def lines_of(suffix: str, rows: int) -> bytes:
+    noise = random.Random(5)  # it does not compress well, so that long files are longer than what planning reads
+    texts = [base64.b64encode(noise.randbytes(300)).decode() for _ in range(rows)]
+    if suffix == "jsonl":
+        return b"".join(json.dumps({"id": n, "title": "é", "text": t}).encode() + b"\n" for n, t in enumerate(texts))
+    if suffix == "json":
+        return json.dumps([{"id": n, "title": "é", "text": t} for n, t in enumerate(texts)], indent=1).encode()
+    between = "\t" if suffix == "tsv" else ","
+    lines = [["id", "text", "title"], *([str(number), text, "é"] for number, text in enumerate(texts))]
+    return "".join(between.join(line) + "\n" for line in lines).encode()
+
+
+@pytest.mark.parametrize("packing", PACKED)
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "tsv", "csv"])
+def test_packed_files_read_as_plain_ones_whatever_their_names(tmp_path: Path, suffix: str, packing: str) -> None:
+    data = lines_of(suffix, 300)
+    plain, packed, unnamed = tmp_path / f"c.{suffix}", tmp_path / f"c.{suffix}.{packing}", tmp_path / "part-00000"
+    plain.write_bytes(data)
+    expected = [(row.passage, row.position, row.raw) for row in read(plain)]
+    assert len(expected) == 300
+    # the second member begins within a line
+    packed.write_bytes(PACKED[packing](data[:333]) + PACKED[packing](data[333:]))
+    unnamed.write_bytes(packed.read_bytes())
+    for path in (packed, unnamed):
+        assert [(row.passage, row.position, row.raw) for row in read(path)] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", PACKED)
+def test_damage_is_an_error_and_never_a_smaller_corpus(tmp_path: Path, packing: str) -> None:
+    data = PACKED[packing](lines_of("jsonl", 4_500))
+    path = tmp_path / f"c.jsonl.{packing}"
+    path.write_bytes(data)
+    assert len(data) > 2**20, "more than planning reads"
+    assert len(plan_slices(CorpusConfig(path=str(path))).slices) == 1
+    path.write_bytes(data[:-20])
+    with pytest.raises(CorpusError, match=rf"c\.jsonl\.{packing} is damaged or cut short .*; fetch it again"):
+        read(path)

@@ -1,0 +1,110 @@
+"""Extra columns: from the corpus through segments into hits, over nights that change them."""
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dpr.errors import CorpusError
+from dpr.formats.snapshots import read_snapshot
+from dpr.operations.verify import verify
+from dpr.recipe import Columns
+from dpr.search.vector_search import VectorSearch
+from tests.collection import QUESTIONS_QD, Collection
+from tests.corpus.reading import read
+
+TYPES = {"lang": "string", "year": "integer", "score": "float", "checked": "boolean", "meta.at": "timestamp"}
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "text": "w1 w2", "lang": "de", "year": 1984, "score": 1, "checked": True, "meta": {"at": "2024-02-03"}},
+    {"id": "b", "text": "w3", "lang": 5, "year": "7", "score": "2.5", "meta": {"at": "2024-02-03T04:05:06.5+02:00"}},
+    {"id": "c", "text": "w4 w5", "checked": "false"},
+]
+EXPECTED: dict[str, dict[str, Any]] = {
+    "a": {"checked": True, "lang": "de", "meta.at": "2024-02-03T00:00:00Z", "score": 1.0, "year": 1984},
+    "b": {"checked": None, "lang": "5", "meta.at": "2024-02-03T02:05:06.500000Z", "score": 2.5, "year": 7},
+    "c": {"checked": False, "lang": None, "meta.at": None, "score": None, "year": None},
+}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def hits(collection: Collection, number: int) -> dict[str, dict[str, Any]]:
+    search = VectorSearch.open(collection.store, read_snapshot(collection.store, number).body)
+    scores_QK, ids_QK = search.top(np.ascontiguousarray(QUESTIONS_QD[:1]), 10)
+    return {hit.id: dict(hit.extra) for hit in search.segments.hits(scores_QK[0], ids_QK[0])}
+
+
+def test_extra_columns_come_back_in_hits_and_a_changed_value_embeds_nothing(tmp_path: Path, encoder: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write(path, ROWS)
+    columns = {"title": None, "extra": TYPES}
+    collection = Collection(tmp_path / "night", encoder, corpus={"path": str(path), "columns": columns})
+    first = collection.night().snapshot
+    assert hits(collection, first.number) == EXPECTED
+    (entry,) = first.body.segments
+    table = pq.read_table(collection.file(entry.object.name))
+    assert table["extra"].to_pylist()[0]["meta.at"] == datetime.datetime(2024, 2, 3, tzinfo=datetime.UTC)
+    assert str(table.schema.field("extra").type.field("year").type) == "int64"
+
+    write(path, [ROWS[0] | {"year": 1985}, *ROWS[1:]])
+    second = collection.night()
+    assert second.report is not None
+    assert (second.report.found.new, second.report.found.embedded, second.report.found.dead) == (1, 0, 1)
+    assert hits(collection, second.snapshot.number) == EXPECTED | {"a": EXPECTED["a"] | {"year": 1985}}
+
+    collection.change(corpus={"columns": {"title": None, "extra": ["lang"]}})
+    third = collection.night()
+    assert third.report is not None
+    assert (third.report.found.new, third.report.found.embedded) == (3, 0)
+    assert hits(collection, third.snapshot.number) == {id_: {"lang": row["lang"]} for id_, row in EXPECTED.items()}
+    collection.change(corpus={"columns": {"title": None, "extra": {}}})
+    fourth = collection.night()
+    assert hits(collection, fourth.snapshot.number) == {id_: {} for id_ in EXPECTED}
+    assert verify(collection.store, [1, 2, 3, 4], deep=True)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "type_", "value"),
+    [
+        ("lang", "string", ["de"]),
+        ("lang", "string", True),
+        ("lang", "string", "\ud800"),
+        ("year", "integer", 1.5),
+        ("year", "integer", "MMXX"),
+        ("year", "integer", 2**63),
+        ("year", "integer", True),
+        ("score", "float", "high"),
+        ("score", "float", 10**400),
+        ("checked", "boolean", 1),
+        ("at", "timestamp", "yesterday"),
+        ("at", "timestamp", 1706918400),
+    ],
+)
+def test_a_value_of_another_type_sets_its_row_aside(tmp_path: Path, name: str, type_: str, value: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"id": "a", "title": "", "text": "x"}
+    write(path, [row | {name: value}, row | {name: None}, row])
+    bad, *good = read(path, columns=Columns.model_validate({"extra": {name: type_}}))
+    assert (bad.passage, bad.reason.startswith(f"{name} is a"), bad.reason.endswith(f"not of type {type_}")) == (
+        None,
+        True,
+        True,
+    )
+    assert [one.extra for one in good] == [(None,), (None,)]
+
+
+def test_a_column_that_no_file_has_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"id": "a", "title": "", "text": "x", "lang": "de"}])
+    write(tmp_path / "b.jsonl", [{"id": "b", "title": "", "text": "x"}])
+    assert [row.extra for row in read(tmp_path, columns=Columns.model_validate({"extra": ["lang"]}))] == [
+        ("de",),
+        (None,),
+    ]
+    with pytest.raises(CorpusError, match="has no column 'lnag' in any file; correct columns"):
+        read(tmp_path, columns=Columns.model_validate({"extra": ["lnag"]}))
