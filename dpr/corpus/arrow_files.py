@@ -53,6 +53,7 @@ def _opened(path: str, identity: str) -> Iterator[IO[bytes]]:
 
 def _read(file: IO[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Return the schema and the batches of an IPC file, or of a stream."""
+    file.seek(0)
     is_file = file.read(len(ARROW_MAGIC)) == ARROW_MAGIC
     file.seek(0)
     if not is_file:

@@ -103,9 +103,8 @@ def _json_kind(
     of_lines = [document for line in lines if (document := _json_object(line)) is not None]
     objects, format_ = of_lines, "jsonl"
     # an array, and an object that is printed over several lines, may have a line that is an object, too
-    if corpus.format in ("auto", "json") and (
-        2 * len(of_lines) < len(lines) or (lines[:1] and lines[0].lstrip()[:1] == "[")
-    ):
+    is_array = head.removeprefix(UTF8_BOM).lstrip()[:1] == b"["
+    if corpus.format in ("auto", "json") and (is_array or not lines or 2 * len(of_lines) < len(lines)):
         values = list(_whole_objects(head))
         if values or corpus.format == "json":
             objects, format_ = values, "json"

@@ -7,7 +7,7 @@ from typing import Final
 from dpr.corpus.detect import DOCUMENT_SUFFIXES, PARQUET_SUFFIXES
 from dpr.corpus.input_files import Found
 from dpr.corpus.rows import InputFile, LeftOut
-from dpr.corpus.saved_datasets import data_files
+from dpr.corpus.saved_datasets import DESCRIPTIONS, data_files
 from dpr.corpus.signatures import COMPRESSED_SUFFIXES
 from dpr.errors import CorpusError
 from dpr.recipe import CorpusFormat
@@ -38,7 +38,7 @@ def choose_files(path: str, found: Found, format_: CorpusFormat) -> tuple[list[I
     """Divide the files of a folder into those that are tried, and those that are left out without being opened."""
     saved = data_files(found)
     if saved is not None:
-        others = [file for file in found.files if file not in saved]
+        others = [file for file in found.files if file not in saved and not file.path.endswith(DESCRIPTIONS)]
         return saved, [LeftOut(path=file.path, reason="it is not named in state.json") for file in others]
     # a BEIR folder also holds queries, which are JSONL, too
     beir = {f"{found.root}/corpus.jsonl{packed}" for packed in ("", *COMPRESSED_SUFFIXES)}

@@ -97,8 +97,8 @@ class _Brackets:
         while not self.is_done:
             marks = _IN_STRING if self._in_string else _NEXT if self._depth else _NEXT_OUTSIDE
             found = marks.search(data, at)
+            self._is_begun |= found is None or found.start() > at
             if found is None:
-                self._is_begun = True
                 return len(data)
             at = self._pass(found[0], found.start(), len(data))
             self._is_begun = True

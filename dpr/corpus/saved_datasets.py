@@ -8,6 +8,8 @@ from dpr.corpus.rows import InputFile
 from dpr.errors import CorpusError
 
 _STATE: Final = "/state.json"
+DESCRIPTIONS: Final = (_STATE, "/dataset_info.json", "/dataset_dict.json")
+"""How the names of the files end that describe a data set and hold no rows."""
 
 
 def data_files(found: Found) -> list[InputFile] | None:

@@ -1,0 +1,171 @@
+"""Folders as people have them: links, hidden names, files of other kinds, empty parts, and data sets saved to disk."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dpr.corpus.slices import CorpusPlan, plan_slices
+from dpr.errors import CorpusError
+from dpr.recipe import Columns, CorpusConfig
+from tests.collection import Collection
+from tests.corpus.reading import read
+from tests.tiny import Quiet
+
+
+def line(passage_id: str) -> str:
+    return json.dumps({"id": passage_id, "title": "T", "text": "a text"}) + "\n"
+
+
+def write(path: Path, *ids: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(map(line, ids)))
+    return path
+
+
+def ids(path: Path | str | list[str]) -> list[str]:
+    return sorted(row.passage.id for row in read(path) if row.passage)
+
+
+def plan(path: Path, **fields: object) -> CorpusPlan:
+    return plan_slices(CorpusConfig.model_validate({"path": str(path), **fields}))
+
+
+def test_every_readable_file_is_read_whatever_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", "a")
+    write(tmp_path / "part-00000", "b")
+    write(tmp_path / "deep" / "c.data.json", "c")
+    (tmp_path / "d.json").write_text(json.dumps([json.loads(line("d"))], indent=2))
+    (tmp_path / "e.JSONL.GZ").write_bytes(gzip.compress(line("e").encode()))
+    assert ids(tmp_path) == ["a", "b", "c", "d", "e"]
+    assert plan(tmp_path).left_out == []
+
+
+def test_what_cannot_be_read_is_named_and_a_strict_recipe_refuses_it(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", "a")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "README.md").write_text("# About")
+    (tmp_path / "about.json").write_text('{"rows": 1}')
+    found = plan(tmp_path)
+    assert {Path(file.path).name: file.reason.partition(":")[0].partition(",")[0] for file in found.left_out} == {
+        "picture.png": "is of no known format",
+        "README.md": "it tells about the data beside it; set corpus.format to documents to read it",
+        "about.json": "has no column 'id'",
+    }
+    assert plan_slices(CorpusConfig(path=str(tmp_path)), found.kinds).left_out == found.left_out, "also when remembered"
+    assert found.notes()[0].startswith("3 files left out: ")
+    with pytest.raises(CorpusError, match=r"3 files that are not read, and corpus\.strict is true: .*picture\.png"):
+        plan(tmp_path, strict=True)
+    (tmp_path / "b.jsonl").write_text("broken")
+    with pytest.raises(CorpusError, match=r"b\.jsonl is of no known format"):  # what is named as data must be data
+        plan(tmp_path)
+
+
+def test_a_run_tells_which_files_it_leaves_out(tmp_path: Path, encoder: Path) -> None:
+    write(tmp_path / "d" / "a.jsonl", "a", "b")
+    write(tmp_path / "d" / "_temporary" / "0" / "a.jsonl", "x")
+    (tmp_path / "d" / "b.jsonl").touch()
+    (tmp_path / "d" / "notes").write_bytes(b"\0")
+    collection = Collection(tmp_path / "night", encoder, corpus={"path": str(tmp_path / "d"), "format": "auto"})
+    progress = Quiet()
+    report = collection.night(progress=progress).report
+    assert report is not None
+    assert [file.path for file in report.left_out] == [str(tmp_path / "d" / "notes")]
+    left_out, empty, hidden = report.notes
+    assert "notes: is of no known format" in left_out
+    assert (empty, hidden) == ("1 file without rows", "1 file hidden: names that begin with _ or . are not read")
+    assert [f"corpus: {note}" for note in report.notes] == progress.messages[:3] == report.lines()[1:4]
+
+
+def test_names_that_begin_with_an_underscore_or_a_dot_are_hidden_at_any_depth(tmp_path: Path) -> None:
+    write(tmp_path / "year=2024" / "_key=1" / "a.jsonl", "a")
+    for name in ("_SUCCESS", ".a.jsonl.crc", "_temporary/0/b.jsonl", "x/.git/c.jsonl", "x/_spark_metadata/0"):
+        write(tmp_path / name, "hidden")
+    assert ids(tmp_path) == ids(f"{tmp_path}/**/*.jsonl") == ["a"]
+    assert plan(tmp_path).hidden == 5
+    assert ids(f"{tmp_path}/_temporary/**/*.jsonl") == ["hidden"], "a glob may name what is hidden"
+    assert ids(tmp_path / "_temporary" / "0") == ["hidden"], "and so may a path"
+
+
+def test_links_are_followed_and_what_they_lead_to_is_read_once(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    write(folder / "a.jsonl", "a")
+    write(folder / "z" / "b.jsonl", "b")
+    write(tmp_path / "elsewhere" / "c.jsonl", "c")
+    write(tmp_path / "elsewhere" / "deep" / "e.jsonl", "e")
+    write(tmp_path / "single.jsonl", "f")
+    (folder / "b-link").symlink_to("z")  # before the folder itself, in the order of names
+    (folder / "out").symlink_to(tmp_path / "elsewhere")
+    (folder / "file.jsonl").symlink_to(tmp_path / "single.jsonl")
+    (folder / "a-again.jsonl").symlink_to("a.jsonl")
+    (tmp_path / "elsewhere" / "loop").symlink_to(folder)
+    (tmp_path / "root").symlink_to(folder)
+    for path in (folder, f"{folder}/**/*.jsonl", tmp_path / "root", [str(folder), str(tmp_path / "elsewhere")]):
+        assert ids(path) == ["a", "b", "c", "e", "f"]
+    assert ids(f"{folder}/*.jsonl") == ["a", "f"]
+    assert str(folder / "z" / "b.jsonl") in {slice_.path for slice_ in plan(folder).slices}, "the name without links"
+    (folder / "gone.jsonl").symlink_to("nowhere")
+    with pytest.raises(CorpusError, match=r"gone\.jsonl is a link to what is not there; mend the link or remove it"):
+        plan(folder)
+
+
+def test_an_empty_part_is_a_part_without_rows(tmp_path: Path) -> None:
+    def parquet(rows: int) -> bytes:
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"id": ["p"] * rows, "title": ["T"] * rows, "text": ["x"] * rows}), sink)
+        return sink.getvalue()
+
+    parts = {
+        "jsonl": [b"", b"\n \r\n", line("a").encode()],
+        "jsonl.gz": [b"", gzip.compress(b""), gzip.compress(line("a").encode())],
+        "tsv": [b"", b"id\ttext\ttitle\n", b"id\ttext\ttitle\n1\tx\tT\n"],
+        "csv": [b"", b'"id","text"\r\n', b"id,text\n1,x\n"],
+        "json": [b"", b"[]", line("a").encode()],
+        "parquet": [b"", parquet(0), parquet(1)],
+        "txt": [b"", b" \n", b"a document"],
+    }
+    for suffix, contents in parts.items():
+        folder = tmp_path / suffix
+        folder.mkdir()
+        for number, data in enumerate(contents):
+            (folder / f"part-{number}.{suffix}").write_bytes(data)
+        assert len(ids(folder)) == 1, suffix
+        (folder / f"part-2.{suffix}").write_bytes(b"")
+        if suffix != "txt":  # a document without text is a row that cannot be used
+            with pytest.raises(CorpusError, match="is empty: its files hold no rows"):
+                plan(folder)
+
+
+def test_keys_of_folders_are_columns(tmp_path: Path) -> None:
+    write(tmp_path / "lang=d%65" / "year=2024" / "a.jsonl", "a")
+    write(tmp_path / "lang=__HIVE_DEFAULT_PARTITION__" / "year=2025" / "b.jsonl", "b")
+    columns = Columns.model_validate({"extra": {"lang": "string", "year": "integer"}})
+    assert [row.extra for row in read(tmp_path, columns=columns)] == [(None, 2025), ("de", 2024)]
+    pq.write_table(pa.table({"id": [1], "text": ["x"]}), tmp_path / "lang=d%65" / "p.parquet")
+    (row,) = read(tmp_path / "lang=d%65" / "p.parquet", columns=Columns(title="lang"))
+    assert row.passage == ("1", "de", "x")
+
+
+def test_data_sets_saved_to_disk_are_the_files_that_their_state_names(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    records = [{"id": str(number), "title": "T", "text": f"text {number}"} for number in range(30)]
+    split = datasets.Dataset.from_list(records)
+    saved = tmp_path / "saved"
+    datasets.DatasetDict({"a": split.select(range(20)), "b": split.select(range(20, 30))}).save_to_disk(
+        saved, num_shards={"a": 3, "b": 1}
+    )
+    (saved / "a" / "cache-123.arrow").write_bytes((saved / "b" / "data-00000-of-00001.arrow").read_bytes())
+    assert [row.passage and row.passage._asdict() for row in read(saved)] == records
+    assert [Path(file.path).name for file in plan(saved).left_out] == ["cache-123.arrow"]
+    state = saved / "b" / "state.json"
+    document = json.loads(state.read_text())
+    state.write_text(json.dumps(document | {"_indices_data_files": [{"filename": "indices.arrow"}]}))
+    with pytest.raises(CorpusError, match=r"keeps its rows in an order of its own; save it again after flatten_"):
+        plan(saved)
+    state.write_text(json.dumps(document | {"_data_files": [{"filename": "gone.arrow"}]}))
+    with pytest.raises(CorpusError, match=r"gone\.arrow is not there, but .*state\.json names it"):
+        plan(saved)
