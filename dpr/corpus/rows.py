@@ -158,7 +158,7 @@ def checked_row(
         title = ""
     elif type(title) in (int, float):
         title = str(title)
-    if corpus.columns.join is not None and isinstance(text, list) and all(isinstance(part, str) for part in text):
+    if isinstance(text, list) and corpus.columns.join is not None and all(isinstance(part, str) for part in text):
         text = corpus.columns.join.join(text)
     if not (isinstance(passage_id, str) and isinstance(title, str) and isinstance(text, str)):
         return unusable_row(place, stored, _type_problem(passage_id, title, text))

@@ -69,30 +69,30 @@ def _splitter(slice_: Slice, corpus: CorpusConfig) -> Callable[[str], list[str]]
 
 
 def row_parser(slice_: Slice, corpus: CorpusConfig) -> Parser:
-    """Return what takes the text of a record of TSV or CSV apart."""
-    split = _splitter(slice_, corpus)
-    columns, fields, partitions = slice_.columns, slice_.fields, partition_values(slice_.path)
+    """Return what takes the text of a record of TSV or CSV apart; what it lacks may be a key of the file's folders."""
+    split, columns, fields = _splitter(slice_, corpus), slice_.columns, slice_.fields
+    partitions, count = partition_values(slice_.path), len(columns)
 
-    def place(name: str | int | None) -> int | None:
-        if isinstance(name, int) or name is None:
+    def place(name: str | int | None) -> int:
+        """Return where a field stands: among the columns, or behind them for what every record has."""
+        if isinstance(name, int):
             return name
-        return columns.index(name) if name in columns else None
+        return columns.index(name) if name in columns else count + constants.index(partitions.get(str(name)))
 
+    constants = [None, *partitions.values()]
     at_id, at_title, at_text = place(fields.id), place(fields.title), place(fields.text)
-    at_extra = [(place(name), partitions.get(name)) for name in corpus.columns.extra]
-    constants = [None if name is None else partitions.get(str(name)) for name in (fields.id, fields.title, fields.text)]
+    at_extra = [place(name) for name in corpus.columns.extra]
+    has_more = fields.title_in_text or at_extra or max(at_id, at_title, at_text) >= count
 
     def parse(record: str) -> Parts:
-        values = split(record)
-        if len(values) != len(columns):
-            raise UnusableRecordError(f"{len(values)} columns instead of {len(columns)}")
-        passage_id = constants[0] if at_id is None else values[at_id]
-        title: object = constants[1] if at_title is None else values[at_title]
-        text: object = constants[2] if at_text is None else values[at_text]
-        if fields.title_in_text:
-            title, text = title_and_text(text)
-        extra = tuple(constant if at is None else values[at] for at, constant in at_extra)
-        return (passage_id, title, text), extra
+        found = split(record)
+        if len(found) != count:
+            raise UnusableRecordError(f"{len(found)} columns instead of {count}")
+        if not has_more:
+            return (found[at_id], found[at_title], found[at_text]), ()
+        values = [*found, *constants]
+        title, text = title_and_text(values[at_text]) if fields.title_in_text else (values[at_title], values[at_text])
+        return (values[at_id], title, text), tuple(values[at] for at in at_extra)
 
     return parse
 
