@@ -125,12 +125,19 @@ def corpus_errors(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise CorpusError(f"corpus file {error.filename or path} is not there; check the path in the recipe") from error
     except OSError as error:
-        raise CorpusError(f"corpus file {path} cannot be read: {error.strerror or error}") from error
+        raise CorpusError(f"corpus file {path} cannot be read: {error.strerror or error}{_advice(path)}") from error
     except Exception as error:
         # fsspec backends raise errors of their own client libraries (no credentials, unknown protocol, …)
         if "://" not in path:
             raise
-        raise CorpusError(f"corpus {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise CorpusError(f"corpus {path} cannot be read: {' '.join(str(error).split())}{_advice(path)}") from error
+
+
+def _advice(path: str) -> str:
+    """Return what to do without internet, if a path is of the Hugging Face hub."""
+    if not path.startswith("hf://"):
+        return ""
+    return "; without internet, give a folder that datasets.load_dataset(…).save_to_disk(FOLDER) made elsewhere"
 
 
 def _check_identity(path: str, identity: str) -> None:
