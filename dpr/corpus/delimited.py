@@ -10,7 +10,7 @@ from typing import Final
 from dpr.corpus.fields import LAYOUTS, fields_of, has_default_names, missing_extra, partition_values
 from dpr.corpus.rows import Fields, FileKind, InputFile, UnusableRecordError
 from dpr.corpus.signatures import COMPRESSED_SUFFIXES, UTF8_BOM, Compression
-from dpr.corpus.tsv import iter_records, split_csv, split_plain, split_tsv
+from dpr.corpus.tsv import DELIMITERS, iter_records, split_csv, split_plain, split_tsv
 from dpr.errors import CorpusError
 from dpr.recipe import Columns, CorpusConfig
 
@@ -18,7 +18,8 @@ TSV_COLUMNS: Final = ("id", "text", "title")
 """DPR's columns, in its order; without the last one they are MS MARCO's."""
 
 _SAMPLE_ROWS: Final = 100
-_NAME: Final = re.compile(r"[A-Za-z_][\w.-]*")
+_NAME: Final = re.compile(r"[^\W\d][^\t\n]{0,39}")
+"""What may be the name of a column: it begins with a letter, and is short."""
 
 
 def is_delimited(path: str, lines: Sequence[str]) -> bool | None:
@@ -34,66 +35,94 @@ def is_delimited(path: str, lines: Sequence[str]) -> bool | None:
         name = name.removesuffix(suffix)
     if name.endswith((".csv", ".tsv")):
         return name.endswith(".csv")
-    if _has_names(_split(lines[0], is_csv=False)):
+    if _has_names(_split(lines[0], None)):
         return False
     if lines[0].lstrip()[:1] != "[" and {line.count("\t") for line in lines} in ({1}, {2}):
         return False
-    return True if _has_names(_split(lines[0], is_csv=True)) else None
+    return True if any(_has_names(_split(lines[0], delimiter)) for delimiter in DELIMITERS) else None
 
 
 def delimited_kind(
     file: InputFile, corpus: CorpusConfig, head: bytes, compression: Compression | None, *, is_csv: bool, is_whole: bool
 ) -> FileKind:
     """Find out the columns of a file from its beginning; CorpusError if they are not those that the recipe names."""
-    rows = _first_rows(head, is_csv=is_csv, is_whole=is_whole)
+    delimiter = _delimiter(head, corpus) if is_csv else None
+    rows = _first_rows(head, delimiter, is_whole=is_whole)
     if not rows:
         raise CorpusError(f"corpus file {file.path} has no record that is {'CSV' if is_csv else 'TSV'}")
     header = _is_header(rows, corpus)
     if header and is_whole and len(rows) == 1:
         return FileKind(format="empty", reason="it holds a header and no rows")
-    columns = tuple(corpus.names or (rows[0] if header else _default_names(file.path, corpus, rows, is_csv=is_csv)))
+    columns = tuple(corpus.names or (rows[0] if header else _default_names(file.path, corpus, rows, delimiter)))
+    try:
+        fields = _fields(file.path, corpus, columns)
+    except CorpusError as error:
+        doubt = ", or corpus.names if the first line of the file is no header" if header else ""
+        raise CorpusError(f"{error}{doubt}") from error
     return FileKind(
         format="csv" if is_csv else "dpr-tsv",
         compression=compression,
-        fields=_fields(file.path, corpus, columns),
+        fields=fields,
         columns=columns,
         header=header,
+        delimiter=delimiter or "",
         missing_extra=missing_extra(file.path, corpus, columns),
     )
 
 
-def _first_rows(head: bytes, *, is_csv: bool, is_whole: bool) -> list[list[str]]:
+def _delimiter(head: bytes, corpus: CorpusConfig) -> str:
+    """Return what separates the fields of CSV: what gives the names that are looked for, or else what comes first."""
+    first = head.removeprefix(UTF8_BOM).lstrip().partition(b"\n")[0].decode("utf-8", "replace").removesuffix("\r")
+    for delimiter in DELIMITERS:
+        if _has_names(fields := _split(first, delimiter)) or _names_columns(fields, corpus):
+            return delimiter
+    outside = re.sub('"[^"]*"', "", first)
+    there = [delimiter for delimiter in DELIMITERS if delimiter in outside]
+    return min(there, key=outside.index, default=DELIMITERS[0])
+
+
+def _first_rows(head: bytes, delimiter: str | None, *, is_whole: bool) -> list[list[str]]:
     """Return the fields of the first records; the last of a longer file is left out, since it may be incomplete."""
-    if is_csv:
-        records = [
-            record
-            for _, record, reason in islice(iter_records(io.BytesIO(head), len(head)), _SAMPLE_ROWS)
-            if not reason
-        ]
+    if delimiter:
+        found = islice(iter_records(io.BytesIO(head), len(head), delimiter), _SAMPLE_ROWS)
+        records = [record for _, record, reason in found if not reason]
     else:
         records = head.split(b"\n", _SAMPLE_ROWS)[:_SAMPLE_ROWS]
     if not is_whole and len(records) < _SAMPLE_ROWS:
         del records[-1:]
     lines = [record.removeprefix(UTF8_BOM).removesuffix(b"\n").decode("utf-8", "replace") for record in records]
-    return [fields for line in lines if line.strip() and (fields := _split(line, is_csv=is_csv))]
+    return [fields for line in lines if line.strip() and (fields := _split(line, delimiter))]
 
 
-def _split(line: str, *, is_csv: bool) -> list[str]:
+def _split(line: str, delimiter: str | None) -> list[str]:
+    """Split a record of CSV with that delimiter, or a line of TSV (None)."""
     try:
-        return split_csv(line) if is_csv else split_tsv(line)
+        return split_csv(line, delimiter) if delimiter else split_tsv(line)
     except UnusableRecordError:
-        return [] if is_csv else split_plain(line)
+        return [] if delimiter else split_plain(line)
 
 
 def _is_header(rows: Sequence[list[str]], corpus: CorpusConfig) -> bool:
-    """Tell whether the first row holds names: those of the recipe, or words above rows that are none."""
-    first, columns = rows[0], corpus.columns
+    """Tell whether the first row holds names: those that are looked for, or words that differ from the values below."""
+    first = rows[0]
     if corpus.names is not None:
         return first == corpus.names
-    if _has_names(first) or {str(columns.id), str(columns.text)} <= set(first):
+    if _has_names(first) or _names_columns(first, corpus):
         return True
-    others = [row for row in rows[1:] if len(row) == len(first)]
-    return all(map(_NAME.fullmatch, first)) and not all(all(map(_NAME.fullmatch, row)) for row in others)
+    looks_like_names = all(_NAME.fullmatch(value) for value in first) and len(set(first)) == len(first)
+    columns = list(zip(*(row for row in rows[1:] if len(row) == len(first)), strict=True))
+    return looks_like_names and any(map(_is_other, first, columns))
+
+
+def _is_other(name: str, values: Sequence[str]) -> bool:
+    """Tell whether most values of a column are much longer than its name, or have digits, which the name has not."""
+    longer = sum(len(value) > 3 * len(name) for value in values)
+    numbered = sum(any(map(str.isdigit, value)) for value in values)
+    return 2 * longer > len(values) or (2 * numbered > len(values) and not any(map(str.isdigit, name)))
+
+
+def _names_columns(first: Sequence[str], corpus: CorpusConfig) -> bool:
+    return {str(corpus.columns.id), str(corpus.columns.text)} <= set(first)
 
 
 def _has_names(first: Sequence[str]) -> bool:
@@ -101,14 +130,16 @@ def _has_names(first: Sequence[str]) -> bool:
     return any({fields.id, fields.text} <= set(first) for fields in (Fields(), *LAYOUTS))
 
 
-def _default_names(path: str, corpus: CorpusConfig, rows: Sequence[list[str]], *, is_csv: bool) -> tuple[str, ...]:
+def _default_names(
+    path: str, corpus: CorpusConfig, rows: Sequence[list[str]], delimiter: str | None
+) -> tuple[str, ...]:
     """Return the names of the columns of a file without a header, whose number most rows agree on."""
     ((count, _),) = Counter(map(len, rows)).most_common(1)
     if any(isinstance(name, int) for name in (corpus.columns.id, corpus.columns.title, corpus.columns.text)):
         return tuple(map(str, range(count)))
     if has_default_names(corpus.columns) and 1 < count <= len(TSV_COLUMNS):
         return TSV_COLUMNS[:count]
-    separator, first = ("commas" if is_csv else "tabs"), [value[:40] for value in rows[0]]
+    separator, first = (repr(delimiter) if delimiter else "tabs"), [value[:40] for value in rows[0]]
     raise CorpusError(
         f"corpus file {path} has {count} columns between {separator} and no header with the columns of the recipe (its "
         f"first line is {first}); name the columns of the file in corpus.names, such as [id, text]"

@@ -60,6 +60,8 @@ class FileKind(Document):
     """The names of the columns of TSV and CSV, where they are known."""
     header: bool = False
     """Whether the first line of TSV or CSV holds names."""
+    delimiter: str = ""
+    """What stands between the fields of CSV."""
     missing_extra: tuple[str, ...] = ()
     """Extra columns of the recipe that the file does not have."""
     reason: str = ""
@@ -89,6 +91,7 @@ class Slice(Document):
     columns: tuple[str, ...] = ()
     """The names of the columns of TSV and CSV."""
     header: bool = False
+    delimiter: str = ""
     files: tuple[InputFile, ...] = ()
     """The files of a `documents` slice."""
 

@@ -146,10 +146,15 @@ def _detect_all(files: list[InputFile], corpus: CorpusConfig, may_fail: Set[str]
         except CorpusError as error:
             if file.path not in may_fail:
                 raise
-            return FileKind(format="unreadable", reason=str(error).removeprefix(f"corpus file {file.path} "))
+            return FileKind(format="unreadable", reason=_first_clause(file, error))
 
     with ThreadPoolExecutor(PARALLEL_READS) as threads:
         return dict(zip((file.path for file in files), threads.map(kind_of, files), strict=True))
+
+
+def _first_clause(file: InputFile, error: CorpusError) -> str:
+    """Return what is wrong with a file, without its name and without what to do."""
+    return str(error).removeprefix(f"corpus file {file.path} ").partition("; ")[0]
 
 
 def _unread(source: _Source, kinds: Mapping[str, FileKind]) -> list[LeftOut]:
@@ -240,6 +245,7 @@ def _line_slices(file: InputFile, kind: FileKind, slice_bytes: int) -> list[Slic
                 "fields": kind.fields,
                 "columns": kind.columns,
                 "header": kind.header,
+                "delimiter": kind.delimiter,
             }
         )
         for start, stop in bounds

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, Final, NamedTuple
 
 from dpr.corpus.fields import partition_values, title_and_text
@@ -11,6 +12,8 @@ from dpr.corpus.signatures import UTF8_BOM
 from dpr.corpus.unpacking import open_slice
 from dpr.recipe import CorpusConfig
 
+DELIMITERS: Final = (",", ";", "\t", "|")
+"""What may stand between the fields of CSV."""
 CSV_BYTES_PER_CHAR: Final = 8
 """The most bytes that a character takes: four quotes that are doubled take less."""
 _SPARE_BYTES: Final = 2**20
@@ -47,11 +50,11 @@ def split_plain(line: str) -> list[str]:
     return line.removesuffix("\r").split("\t")
 
 
-def split_csv(record: str) -> list[str]:
+def split_csv(record: str, delimiter: str) -> list[str]:
     """Split one record, which may be of several lines; UnusableRecordError if it is not quoted well."""
     _allow_fields_of(len(record))
     try:
-        rows = list(csv.reader(_lines(record), strict=True))
+        rows = list(csv.reader(_lines(record), strict=True, delimiter=delimiter))
     except csv.Error as error:
         raise UnusableRecordError(f"broken quoting: {error}") from None
     return rows[0] if rows else []
@@ -64,7 +67,7 @@ def has_quotes(corpus: CorpusConfig, *, header: bool) -> bool:
 
 def _splitter(slice_: Slice, corpus: CorpusConfig) -> Callable[[str], list[str]]:
     if slice_.format == "csv":
-        return split_csv
+        return partial(split_csv, delimiter=slice_.delimiter)
     return split_tsv if has_quotes(corpus, header=slice_.header) else split_plain
 
 
@@ -105,7 +108,7 @@ def read_csv(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
     parse, path = row_parser(slice_, corpus), slice_.path
     max_bytes = CSV_BYTES_PER_CHAR * corpus.max_passage_chars + _SPARE_BYTES
     with open_slice(slice_) as file:
-        records = iter_records(file, max_bytes)
+        records = iter_records(file, max_bytes, slice_.delimiter)
         if slice_.header:
             next(records, None)
         for position, record, reason in records:
@@ -115,7 +118,7 @@ def read_csv(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
                 yield parsed_row((path, position), record.removesuffix(b"\n"), parse, corpus, is_cut=False)
 
 
-def iter_records(file: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes, str]]:
+def iter_records(file: IO[bytes], max_bytes: int, delimiter: str) -> Iterator[tuple[int, bytes, str]]:
     """Yield (offset, bytes, reason why it is none) of each record of CSV, which may be of several lines.
 
     A record that is longer than `max_bytes`, or whose quotes are not closed or not doubled, gives its first line as one
@@ -128,7 +131,7 @@ def iter_records(file: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes, 
             yield first.start, first.data, "longer than max_passage_chars"
             continue
         taken = [first]
-        reason = _read_one(lines, taken, max_bytes) if b'"' in first.data else ""
+        reason = _read_one(lines, taken, max_bytes, delimiter) if b'"' in first.data else ""
         if reason:
             lines.give_back(taken[1:])
             yield first.start, first.data, reason
@@ -136,7 +139,7 @@ def iter_records(file: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes, 
             yield first.start, b"".join(line.data for line in taken), ""
 
 
-def _read_one(lines: "_Lines", taken: list[_Line], max_bytes: int) -> str:
+def _read_one(lines: "_Lines", taken: list[_Line], max_bytes: int, delimiter: str) -> str:
     """Take as many further lines as the record needs; return why it cannot be one, or an empty reason."""
     first = taken[0]
 
@@ -151,7 +154,7 @@ def _read_one(lines: "_Lines", taken: list[_Line], max_bytes: int) -> str:
 
     _allow_fields_of(2 * max_bytes + _SPARE_BYTES)
     try:
-        next(csv.reader(texts(), strict=True))
+        next(csv.reader(texts(), strict=True, delimiter=delimiter))
     except csv.Error as error:
         return f"broken quoting: {error}"
     return ""

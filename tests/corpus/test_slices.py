@@ -228,7 +228,7 @@ def test_a_file_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
         ),
         ({"a.jsonl": TSV}, {"format": "jsonl"}, "is not jsonl: none of its first lines is a JSON object"),
         ({"a.parquet": JSONL}, {"format": "parquet"}, r"a\.parquet is not Parquet or is damaged"),
-        ({"a.tsv": b"id,text,title\n1,x,y\n"}, {"format": "dpr-tsv"}, r"has 1 columns between tabs and no header"),
+        ({"a.tsv": b"id,text,title\n1,x,y\n"}, {"format": "dpr-tsv"}, r"no column 'id', only \['id,text,title'\]"),
         ({"a.tsv": b"qid\ttext\ttitle\n1\tx\ty\n"}, {"format": "dpr-tsv"}, "has no column 'id'"),
         ({"a.jsonl": b'{"pk": 1, "body": "x"}'}, {}, r"no column 'id', only \['pk', 'body'\]; set columns\.id in the"),
         ({"a.jsonl": b'{"id": 1, "text": "x"}'}, {}, r"no column 'title', only .* \(null: passages have no titles\)"),

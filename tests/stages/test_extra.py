@@ -1,19 +1,24 @@
 """Extra columns: from the corpus through segments into hits, over nights that change them."""
 
+import asyncio
 import datetime
 import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fastapi import FastAPI
 
 from dpr.errors import CorpusError
 from dpr.formats.snapshots import read_snapshot
 from dpr.operations.verify import verify
 from dpr.recipe import Columns
+from dpr.search.retrieve import Retriever
 from dpr.search.vector_search import VectorSearch
+from ray_jobs.serve.app import make_app
 from tests.collection import QUESTIONS_QD, Collection
 from tests.corpus.reading import read
 
@@ -40,6 +45,16 @@ def hits(collection: Collection, number: int) -> dict[str, dict[str, Any]]:
     return {hit.id: dict(hit.extra) for hit in search.segments.hits(scores_QK[0], ids_QK[0])}
 
 
+def served(app: FastAPI) -> dict[str, dict[str, Any]]:
+    """Ask the HTTP application, without a server."""
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+            return await client.post("/v1/search", json={"query": "w1", "k": 10})
+
+    return {hit["id"]: hit["extra"] for hit in asyncio.run(ask()).json()["results"][0]["hits"]}
+
+
 def test_extra_columns_come_back_in_hits_and_a_changed_value_embeds_nothing(tmp_path: Path, encoder: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write(path, ROWS)
@@ -47,6 +62,8 @@ def test_extra_columns_come_back_in_hits_and_a_changed_value_embeds_nothing(tmp_
     collection = Collection(tmp_path / "night", encoder, corpus={"path": str(path), "columns": columns})
     first = collection.night().snapshot
     assert hits(collection, first.number) == EXPECTED
+    with Retriever.open(collection.store) as retriever:
+        assert served(make_app(retriever)) == EXPECTED
     (entry,) = first.body.segments
     table = pq.read_table(collection.file(entry.object.name))
     assert table["extra"].to_pylist()[0]["meta.at"] == datetime.datetime(2024, 2, 3, tzinfo=datetime.UTC)
