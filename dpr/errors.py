@@ -22,6 +22,10 @@ class CorpusError(DprError):
     exit_code = 3
 
 
+class OtherFileError(CorpusError):
+    """A file that is sound, but of no known format, or without the columns that the recipe names."""
+
+
 class EncoderError(DprError):
     """A model that cannot be loaded, or vectors of different encoders that would be mixed."""
 

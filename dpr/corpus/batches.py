@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from dpr.corpus.fields import fields_of, partition_values, roles, title_and_text
 from dpr.corpus.rows import Fields, Row, checked_row, unusable_row
-from dpr.errors import CorpusError
+from dpr.errors import OtherFileError
 from dpr.recipe import CorpusConfig
 
 BATCH_ROWS: Final = 1024
@@ -22,14 +22,14 @@ def fields_of_schema(path: str, corpus: CorpusConfig, schema: pa.Schema) -> Fiel
         if held is None:
             if str(name) in partition_values(path) or _is_optional_title(role, corpus, fields):
                 continue
-            raise CorpusError(
+            raise OtherFileError(
                 f"corpus file {path} has no column {name!r}, only {schema.names}; set columns.{role} in the recipe"
             )
         if not _may_hold(role, held, corpus):
             allowed = {"id": "strings or integers", "title": "strings or numbers"}.get(role, "strings")
             is_list = pa.types.is_list(held) or pa.types.is_large_list(held)
             joined = ", or set columns.join to join the texts of a list" if role == "text" and is_list else ""
-            raise CorpusError(
+            raise OtherFileError(
                 f"corpus file {path} has {held} in column {name!r}; columns.{role} must name one of {allowed}{joined}"
             )
     return fields

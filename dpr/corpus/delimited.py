@@ -11,7 +11,7 @@ from dpr.corpus.fields import LAYOUTS, fields_of, has_default_names, missing_ext
 from dpr.corpus.rows import Fields, FileKind, InputFile, UnusableRecordError
 from dpr.corpus.signatures import COMPRESSED_SUFFIXES, UTF8_BOM, Compression
 from dpr.corpus.tsv import DELIMITERS, iter_records, split_csv, split_plain, split_tsv
-from dpr.errors import CorpusError
+from dpr.errors import OtherFileError
 from dpr.recipe import Columns, CorpusConfig
 
 TSV_COLUMNS: Final = ("id", "text", "title")
@@ -49,16 +49,16 @@ def delimited_kind(
     delimiter = _delimiter(head, corpus) if is_csv else None
     rows = _first_rows(head, delimiter, is_whole=is_whole)
     if not rows:
-        raise CorpusError(f"corpus file {file.path} has no record that is {'CSV' if is_csv else 'TSV'}")
+        raise OtherFileError(f"corpus file {file.path} has no record that is {'CSV' if is_csv else 'TSV'}")
     header = _is_header(rows, corpus)
     if header and is_whole and len(rows) == 1:
         return FileKind(format="empty", reason="it holds a header and no rows")
     columns = tuple(corpus.names or (rows[0] if header else _default_names(file.path, corpus, rows, delimiter)))
     try:
         fields = _fields(file.path, corpus, columns)
-    except CorpusError as error:
+    except OtherFileError as error:
         doubt = ", or corpus.names if the first line of the file is no header" if header else ""
-        raise CorpusError(f"{error}{doubt}") from error
+        raise OtherFileError(f"{error}{doubt}") from error
     return FileKind(
         format="csv" if is_csv else "dpr-tsv",
         compression=compression,
@@ -140,7 +140,7 @@ def _default_names(
     if has_default_names(corpus.columns) and 1 < count <= len(TSV_COLUMNS):
         return TSV_COLUMNS[:count]
     separator, first = (repr(delimiter) if delimiter else "tabs"), [value[:40] for value in rows[0]]
-    raise CorpusError(
+    raise OtherFileError(
         f"corpus file {path} has {count} columns between {separator} and no header with the columns of the recipe (its "
         f"first line is {first}); name the columns of the file in corpus.names, such as [id, text]"
     )
@@ -157,7 +157,7 @@ def _fields(path: str, corpus: CorpusConfig, columns: tuple[str, ...]) -> Fields
     for role, name in (("id", named.id), ("title", title), ("text", named.text)):
         is_there = 0 <= name < len(columns) if isinstance(name, int) else name is None or name in columns
         if not is_there:
-            raise CorpusError(
+            raise OtherFileError(
                 f"corpus file {path} has no column {name!r}, only {len(columns)}: {list(columns)}; "
                 f"set columns.{role} in the recipe to a name or to a position from 0"
             )

@@ -24,7 +24,7 @@ from dpr.corpus.signatures import (
     looks_like,
 )
 from dpr.corpus.unpacking import unpacked_head
-from dpr.errors import CorpusError
+from dpr.errors import OtherFileError
 from dpr.recipe import CorpusConfig
 
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
@@ -92,7 +92,7 @@ def _check_suffix(file: InputFile, head: bytes) -> None:
     """Raise CorpusError if a file is named as a compressed one, since it is none."""
     for suffix, compression in COMPRESSED_SUFFIXES.items():
         if file.path.endswith(suffix):
-            raise CorpusError(
+            raise OtherFileError(
                 f"corpus file {file.path} is not {compression}, as its name says; it is {looks_like(head)}"
             )
 
@@ -112,7 +112,7 @@ def _json_kind(
         if _is_empty_array(head):
             return FileKind(format="empty", reason="it is an empty array")
         problem = "is of no known format" if corpus.format == "auto" else f"is not {corpus.format}"
-        raise CorpusError(
+        raise OtherFileError(
             f"corpus file {file.path} {problem}: none of its first lines is a JSON object, and it is "
             f"{looks_like(head)}; formats are tsv, csv, jsonl, json, beir, parquet, arrow, documents"
         )

@@ -5,7 +5,7 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from dpr.corpus.rows import Fields
-from dpr.errors import CorpusError
+from dpr.errors import OtherFileError
 from dpr.recipe import Columns, CorpusConfig
 
 LAYOUTS: Final = (
@@ -52,7 +52,7 @@ def check_names(
         if (is_there and given.count(str(name)) <= 1) or (role == "title" and title_optional):
             continue
         without = " (null: passages have no titles)" if role == "title" else ""
-        raise CorpusError(
+        raise OtherFileError(
             f"corpus file {path} has no column {name!r}, only {given}; set columns.{role} in the recipe{without}"
         )
 

@@ -7,22 +7,21 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
+from dpr.corpus.corpus_checks import NO_FORMAT, check_extra, check_left_out, check_one_format
 from dpr.corpus.detect import detect, is_document
 from dpr.corpus.documents import document_slices
-from dpr.corpus.fields import missing_extra
 from dpr.corpus.folders import choose_files, is_data, name_some, without_abouts
 from dpr.corpus.input_files import find_files
 from dpr.corpus.parquet import parquet_slices
 from dpr.corpus.rows import FileKind, InputFile, LeftOut, Slice
 from dpr.corpus.table_versions import open_table
-from dpr.errors import CorpusError
+from dpr.errors import OtherFileError
 from dpr.fingerprint import fingerprint
 from dpr.recipe import CorpusConfig
 from dpr.store import PARALLEL_READS
 
 _DOCUMENT: Final = FileKind(format="documents")
 _NOTHING_KNOWN: Final[Mapping[str, FileKind]] = MappingProxyType({})
-_NO_FORMAT: Final = ("empty", "unreadable")
 _UNCUT: Final = ("csv", "json", "arrow")
 """Formats that can only be read from the beginning."""
 
@@ -90,10 +89,10 @@ def plan_slices(corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_K
     kinds = {file.path: remembered[keys[file.path]] if file.path in keys else _DOCUMENT for file in files}
     left_out = [left for source in sources for left in (*source.left_out, *_unread(source, kinds))]
     kinds = {path: kind for path, kind in kinds.items() if path not in {left.path for left in left_out}}
-    _check_one_format(corpus, kinds)
+    check_one_format(corpus, kinds)
     slices = [slice_ for source in sources for slice_ in _source_slices(source, kinds, corpus.slice_bytes)]
-    _check_left_out(corpus, slices, left_out, kinds)
-    _check_extra(corpus, kinds)
+    check_left_out(corpus, slices, left_out, kinds)
+    check_extra(corpus, kinds)
     return CorpusPlan(
         slices,
         remembered,
@@ -143,7 +142,7 @@ def _detect_all(files: list[InputFile], corpus: CorpusConfig, may_fail: Set[str]
     def kind_of(file: InputFile) -> FileKind:
         try:
             return detect(file, corpus)
-        except CorpusError as error:
+        except OtherFileError as error:
             if file.path not in may_fail:
                 raise
             return FileKind(format="unreadable", reason=_first_clause(file, error))
@@ -152,7 +151,7 @@ def _detect_all(files: list[InputFile], corpus: CorpusConfig, may_fail: Set[str]
         return dict(zip((file.path for file in files), threads.map(kind_of, files), strict=True))
 
 
-def _first_clause(file: InputFile, error: CorpusError) -> str:
+def _first_clause(file: InputFile, error: OtherFileError) -> str:
     """Return what is wrong with a file, without its name and without what to do."""
     return str(error).removeprefix(f"corpus file {file.path} ").partition("; ")[0]
 
@@ -165,55 +164,10 @@ def _unread(source: _Source, kinds: Mapping[str, FileKind]) -> list[LeftOut]:
         if kinds[file.path].format == "unreadable"
     ]
     documents = {file.path for file in source.files if kinds[file.path].format == "documents"}
-    has_data = any(kinds[file.path].format not in ("documents", *_NO_FORMAT) for file in source.files)
+    has_data = any(kinds[file.path].format not in ("documents", *NO_FORMAT) for file in source.files)
     if source.is_folder and has_data and documents:
         left_out += without_abouts(source.files, documents)
     return left_out
-
-
-def _check_left_out(
-    corpus: CorpusConfig, slices: list[Slice], left_out: list[LeftOut], kinds: Mapping[str, FileKind]
-) -> None:
-    """Raise CorpusError if nothing is left to read, or if the recipe wants all files to be read and some are not."""
-    if corpus.strict and left_out:
-        raise CorpusError(
-            f"corpus {corpus.path} has {len(left_out):,} files that are not read, and corpus.strict is true: "
-            f"{name_some(left_out)}; remove them, or name what to read in corpus.path"
-        )
-    if slices:
-        return
-    if left_out and not kinds:
-        raise CorpusError(f"corpus {corpus.path} has no file that can be read: {name_some(left_out)}")
-    reason = next((f" ({path}: {kind.reason})" for path, kind in kinds.items() if kind.reason), "")
-    raise CorpusError(f"corpus {corpus.path} is empty: its files hold no rows{reason}; put passages in it")
-
-
-def _check_extra(corpus: CorpusConfig, kinds: Mapping[str, FileKind]) -> None:
-    """Raise CorpusError if no file has an extra column that the recipe names."""
-    with_rows = {path: kind for path, kind in kinds.items() if kind.format not in _NO_FORMAT}
-    missing = [
-        set(missing_extra(path, corpus, ()) if kind.format == "documents" else kind.missing_extra)
-        for path, kind in with_rows.items()
-    ]
-    if missing and (nowhere := set.intersection(*missing)):
-        raise CorpusError(
-            f"corpus {corpus.path} has no column {min(nowhere)!r} in any file; correct columns.extra in the recipe"
-        )
-
-
-def _check_one_format(corpus: CorpusConfig, kinds: Mapping[str, FileKind]) -> None:
-    """Raise CorpusError if the files, by path, are of more than one format."""
-    first_paths: dict[str, str] = {}
-    for path, kind in kinds.items():
-        if kind.format not in _NO_FORMAT:
-            # JSON is JSON, however its objects are divided into lines
-            first_paths.setdefault("jsonl" if kind.format == "json" else kind.format, path)
-    if len(first_paths) > 1:
-        (format_, path), (other_format, other_path) = list(first_paths.items())[:2]
-        raise CorpusError(
-            f"corpus {corpus.path} mixes formats: {path} is {format_}, {other_path} is {other_format}; "
-            "set corpus.format, or give a path that holds one of them"
-        )
 
 
 def _source_slices(source: _Source, kinds: Mapping[str, FileKind], slice_bytes: int) -> list[Slice]:
@@ -223,7 +177,7 @@ def _source_slices(source: _Source, kinds: Mapping[str, FileKind], slice_bytes: 
     for file, kind in files:
         if kind.format == "parquet":
             slices += parquet_slices(file, kind, slice_bytes)
-        elif kind.format not in ("documents", *_NO_FORMAT):
+        elif kind.format not in ("documents", *NO_FORMAT):
             slices += _line_slices(file, kind, slice_bytes)
     return [*slices, *source.slices]
 

@@ -60,6 +60,10 @@ def test_what_cannot_be_read_is_named_and_a_strict_recipe_refuses_it(tmp_path: P
     assert found.notes()[0].startswith("3 files left out: ")
     with pytest.raises(CorpusError, match=r"3 files that are not read, and corpus\.strict is true: .*picture\.png"):
         plan(tmp_path, strict=True)
+    (tmp_path / "b").write_bytes(gzip.compress(line("b").encode())[:-9])
+    with pytest.raises(CorpusError, match=r"/b is damaged or cut short"):  # it could be data
+        plan(tmp_path)
+    (tmp_path / "b").unlink()
     (tmp_path / "b.jsonl").write_text("broken")
     with pytest.raises(CorpusError, match=r"b\.jsonl is of no known format"):  # what is named as data must be data
         plan(tmp_path)
