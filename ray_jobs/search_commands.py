@@ -33,6 +33,9 @@ def search(
             console.print(f"[bold]{hit.rank}[/]  {hit.score:.3f}  ", end="")
             console.print(f"{hit.title}  ({hit.id})", markup=False, highlight=False, style="cyan")
             console.print(f"   {hit.text}\n", markup=False, highlight=False)
+            if hit.extra:
+                values = ", ".join(f"{name}: {value}" for name, value in hit.extra.items() if value is not None)
+                console.print(f"   {values}\n", markup=False, highlight=False, style="dim")
 
     show(json_, {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id, "hits": hits}, draw)
 

@@ -1,5 +1,6 @@
 """What a corpus file is: its format, how it is compressed, and which of its fields hold what."""
 
+import codecs
 import io
 import json
 from collections.abc import Iterator
@@ -77,11 +78,15 @@ def _kind_of_text(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKin
         _check_suffix(file, head)
     else:
         head = unpacked_head(head, compression, _HEAD_BYTES, is_whole=len(head) == file.size_bytes, path=file.path)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise OtherFileError(f"corpus file {file.path} is UTF-16 text; save it as UTF-8")
     is_whole = len(head) < _HEAD_BYTES
     lines = _first_lines(head)
     if is_whole and not lines:
         return FileKind(format="empty", reason="it has only empty lines")
     if corpus.format in ("csv", "tsv", "dpr-tsv"):
+        if lines and _json_object(lines[0]) is not None:
+            raise OtherFileError(f"corpus file {file.path} is not {corpus.format}: its first line is a JSON object")
         return delimited_kind(file, corpus, head, compression, is_csv=corpus.format == "csv", is_whole=is_whole)
     if corpus.format == "auto" and (is_csv := is_delimited(file.path, lines)) is not None:
         return delimited_kind(file, corpus, head, compression, is_csv=is_csv, is_whole=is_whole)

@@ -12,23 +12,20 @@ from dpr.corpus.signatures import COMPRESSED_SUFFIXES
 from dpr.errors import CorpusError
 from dpr.recipe import CorpusFormat
 
+_JSON_SUFFIXES: Final = (".jsonl", ".ndjson", ".json")
 _SUFFIXES: Final[dict[CorpusFormat, tuple[str, ...]]] = {
     "dpr-tsv": (".tsv",),
     "tsv": (".tsv",),
     "csv": (".csv",),
-    "beir": (".jsonl", ".ndjson"),
-    "jsonl": (".jsonl", ".ndjson"),
-    "json": (".json",),
+    "beir": _JSON_SUFFIXES,
+    "jsonl": _JSON_SUFFIXES,
+    "json": _JSON_SUFFIXES,
     "parquet": PARQUET_SUFFIXES,
     "arrow": (".arrow", ".feather"),
-    "documents": DOCUMENT_SUFFIXES,
 }
-_DATA_SUFFIXES: Final = tuple(
-    suffix
-    for format_, suffixes in _SUFFIXES.items()
-    for suffix in suffixes
-    if format_ not in ("json", "documents")  # a .json file may describe others
-)
+_ALL_SUFFIXES: Final = tuple({suffix: None for suffixes in _SUFFIXES.values() for suffix in suffixes})
+_DATA_SUFFIXES: Final = tuple(suffix for suffix in _ALL_SUFFIXES if suffix != ".json")
+"""Not .json, since such a file may describe others."""
 _ABOUT: Final = ("readme", "license", "licence", "changelog", "contributing", "citation", "notice", "authors")
 """Names of files that tell about a folder, and are no documents of a corpus beside data."""
 MAX_NAMED: Final = 5
@@ -92,12 +89,10 @@ def _other_format(path: str, format_: CorpusFormat) -> str:
     if format_ == "auto":
         return ""
     name = unpacked_name(path)
-    own = _SUFFIXES[format_]
     if format_ == "documents":
-        return "" if name.endswith(own) else "its name does not end in .txt or .md"
-    others = [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes if suffix not in own]
-    is_other = name.endswith(tuple(others))
-    return f"its name is not that of {format_}, which corpus.format says" if is_other else ""
+        return "" if name.endswith(DOCUMENT_SUFFIXES) else "its name does not end in .txt or .md"
+    others = tuple(suffix for suffix in _ALL_SUFFIXES if suffix not in _SUFFIXES[format_])
+    return f"its name is not that of {format_}, which corpus.format says" if name.endswith(others) else ""
 
 
 def _check_packed(paths: Collection[str], folder: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from dpr.errors import CorpusError
 
@@ -15,19 +16,20 @@ def find_local(root: str, max_depth: int | None = None) -> list[str]:
     """
     found: dict[str, str] = {}
     seen = {os.path.realpath(root)}
-    linked_folders, linked_files = [(root, 0)], list[str]()
-    while linked_folders:
-        waiting = linked_folders
-        linked_folders = []
-        for folder, depth in sorted(waiting):
-            for path, below, kind in _entries(folder, depth, max_depth, seen):
-                if kind == "file":
-                    found.setdefault(os.path.realpath(path), path)
-                elif os.path.isdir(path):
-                    linked_folders.append((path, below))
+    folders, linked_files = [_Folder(root, os.path.realpath(root), 0)], list[str]()
+    while folders:
+        links: list[tuple[str, int]] = []
+        for folder in folders:
+            for entry, real, depth in _entries(folder, max_depth, seen):
+                if not entry.is_symlink():
+                    found.setdefault(real, entry.path)
+                elif entry.is_dir():
+                    links.append((entry.path, depth))
                 else:
-                    linked_files.append(path)
-        linked_folders = [(path, depth) for path, depth in sorted(linked_folders) if _is_new(path, seen)]
+                    linked_files.append(entry.path)
+        # plain folders come first, so that a folder that is also linked keeps its own name
+        folders = [_Folder(path, os.path.realpath(path), depth) for path, depth in sorted(links)]
+        folders = [folder for folder in folders if _is_new(folder.real, seen)]
     for path in sorted(linked_files):
         if not os.path.exists(path):
             raise CorpusError(f"corpus file {path} is a link to what is not there; mend the link or remove it")
@@ -35,24 +37,29 @@ def find_local(root: str, max_depth: int | None = None) -> list[str]:
     return sorted(found.values())
 
 
-def _entries(folder: str, depth: int, max_depth: int | None, seen: set[str]) -> Iterator[tuple[str, int, str]]:
-    """Yield path, depth and kind (`file` or `link`) of what is below a folder, links not followed."""
-    if depth == max_depth:
+class _Folder(NamedTuple):
+    path: str
+    real: str
+    """Its path without links."""
+    depth: int
+
+
+def _entries(folder: _Folder, max_depth: int | None, seen: set[str]) -> Iterator[tuple["os.DirEntry[str]", str, int]]:
+    """Yield the files and links below a folder, links not followed: entry, path without links, and depth."""
+    if folder.depth == max_depth:
         return
-    with os.scandir(folder) as entries:
+    with os.scandir(folder.path) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
-        if entry.is_symlink():
-            yield entry.path, depth + 1, "link"
-        elif entry.is_dir():
-            if _is_new(entry.path, seen):
-                yield from _entries(entry.path, depth + 1, max_depth, seen)
-        else:
-            yield entry.path, depth + 1, "file"
+        real = os.path.join(folder.real, entry.name)
+        if entry.is_dir(follow_symlinks=False):
+            if _is_new(real, seen):
+                yield from _entries(_Folder(entry.path, real, folder.depth + 1), max_depth, seen)
+        elif entry.is_symlink() or entry.is_file():  # a socket or a pipe is no file
+            yield entry, real, folder.depth + 1
 
 
 def _is_new(folder: str, seen: set[str]) -> bool:
-    real = os.path.realpath(folder)
-    is_new = real not in seen
-    seen.add(real)
+    is_new = folder not in seen
+    seen.add(folder)
     return is_new

@@ -115,9 +115,11 @@ def kind_key(file: InputFile, corpus: CorpusConfig) -> str:
 
 def _list_sources(corpus: CorpusConfig) -> list[_Source]:
     """List the files of each path of the recipe; a file that several paths name belongs to the first of them."""
+    if isinstance(corpus.path, str):
+        return [_source(corpus.path, corpus)]
     listed: set[str] = set()
     sources: list[_Source] = []
-    for path in [corpus.path] if isinstance(corpus.path, str) else corpus.path:
+    for path in corpus.path:
         source = _source(path, corpus)
         real = {file.path: file.path if "://" in file.path else os.path.realpath(file.path) for file in source.files}
         files = [file for file in source.files if real[file.path] not in listed]

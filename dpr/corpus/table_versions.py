@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final, Literal
+from urllib.parse import unquote
 
 import fsspec.core
+import pyarrow as pa
 
 from dpr.corpus.input_files import corpus_errors, list_file
 from dpr.corpus.lance_fragments import lance_slices
@@ -122,7 +124,10 @@ def _delta(path: str, library: Any) -> Table:
                 f"corpus {path} is a Delta table with deletion vectors on {marked} files, which are not supported; "
                 "rewrite these files (REORG TABLE … APPLY (PURGE)) and run again"
             )
-    return Table(f"delta table {path}, version {table.version()}", _files(table.file_uris()))
+    # the log has paths as URIs have them; what the library makes of them it encodes once more
+    names = [unquote(name) for name in pa.table(table.get_add_actions(flatten=True))["path"].to_pylist()]
+    uris = [name if "://" in name else f"{path.rstrip('/')}/{name}" for name in names]
+    return Table(f"delta table {path}, version {table.version()}", _files(uris))
 
 
 def _iceberg(path: str, corpus: CorpusConfig) -> Table:

@@ -136,9 +136,7 @@ def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:
 def scan_need(unit: ScanUnit, known: KnownKeys) -> Need:
     """Estimate what a scan takes: in a store without segments, its passages are stored, compressed. Pure."""
     stored_bytes = 0 if len(known) else unit.slice.size_bytes // MAX_COMPRESSION
-    advice = (
-        "lower corpus.slice_bytes (a file that is compressed, CSV, JSON or Arrow is one slice, so split it)"
-    )
+    advice = "lower corpus.slice_bytes (a file that is compressed, CSV, JSON or Arrow is one slice, so split it)"
     return Need(temporary_bytes=stored_bytes, store_bytes=stored_bytes, smaller=advice)
 
 

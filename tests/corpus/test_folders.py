@@ -69,6 +69,18 @@ def test_what_cannot_be_read_is_named_and_a_strict_recipe_refuses_it(tmp_path: P
         plan(tmp_path)
 
 
+def test_a_recipe_that_names_a_format_reads_all_files_that_can_be_of_it(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", "a")
+    write(tmp_path / "b.txt", "b")
+    (tmp_path / "c.csv").write_text("id,text\nc,x\n")
+    (tmp_path / "d.json").write_text("[\n]")
+    (tmp_path / "README.md").write_text("# About")
+    found = plan(tmp_path, format="jsonl")
+    assert [Path(slice_.path).name for slice_ in found.slices] == ["a.json", "b.txt"]
+    assert sorted(Path(file.path).name for file in found.left_out) == ["README.md", "c.csv"]
+    assert [Path(slice_.path).name for slice_ in plan(tmp_path, format="csv").slices] == ["c.csv"]
+
+
 def test_a_run_tells_which_files_it_leaves_out(tmp_path: Path, encoder: Path) -> None:
     write(tmp_path / "d" / "a.jsonl", "a", "b")
     write(tmp_path / "d" / "_temporary" / "0" / "a.jsonl", "x")

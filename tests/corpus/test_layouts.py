@@ -101,15 +101,15 @@ def test_what_people_have_is_read(tmp_path: Path, name: str, data: str, fields: 
         ),
         ("a.json", '{"data": [{"id": 1}]}', {}, r"has no column 'id', only \['data'\]"),
         ("a.jsonl", '{"id": 1, "title": "", "text": "x"}\n', {"columns": Columns(id=0)}, "has no column 0"),
-        ("a.jsonl", "\ufeff".encode("utf-16").decode("latin-1") + "x", {}, "of no known format"),
+        ("a.csv", "id,text\n1,x\n", {"encoding": "utf-16"}, r"a\.csv is UTF-16 text; save it as UTF-8"),
     ],
 )
 def test_what_has_no_such_columns_is_refused(
     tmp_path: Path, name: str, data: str, fields: dict[str, Any], message: str
 ) -> None:
-    (tmp_path / name).write_text(data)
+    (tmp_path / name).write_text(data, fields.get("encoding", "utf-8"))
     with pytest.raises(CorpusError, match=message):
-        read(tmp_path, **fields)
+        read(tmp_path, **{name: value for name, value in fields.items() if name != "encoding"})
 
 
 def test_quotes_of_a_file_without_a_header_are_text_unless_the_recipe_says_otherwise(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError
-from dpr.recipe import CorpusConfig
+from dpr.recipe import Columns, CorpusConfig
 from tests.collection import Collection
 from tests.corpus.reading import read
 from tests.tiny import Quiet, random_texts
@@ -150,3 +150,18 @@ def test_a_renamed_column_of_iceberg_is_refused(tmp_path: Path) -> None:
         update.rename_column("title", "text")
     with pytest.raises(CorpusError, match="a column of the recipe was renamed"):
         plan_slices(CorpusConfig(path=table.path, columns={"title": None}))
+
+
+@pytest.mark.parametrize("kind", ["delta", "lance"])
+def test_any_names_of_folders_and_any_values_of_keys_will_do(kind: str, tmp_path: Path) -> None:
+    values = ["a b", "é/ü%20=", None]
+    table = pa.table({"id": ["a", "b", "c"], "title": [""] * 3, "text": ["x"] * 3, "lang": values})
+    path = str(tmp_path / "t é")
+    if kind == "delta":
+        deltalake.write_deltalake(path, table, partition_by=["lang"])
+    else:
+        lance.write_dataset(table, path)
+    found = read(path, columns=Columns.model_validate({"extra": ["lang"]}))
+    assert {row.passage.id: row.extra for row in found if row.passage} == {
+        id_: (value,) for id_, value in zip("abc", values, strict=True)
+    }
