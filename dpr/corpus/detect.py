@@ -49,18 +49,21 @@ def detect(file: InputFile, corpus: CorpusConfig) -> FileKind:
     if file.size_bytes == 0:
         return FileKind(format="empty", reason="it is empty (0 bytes)")
     with open_unchanged(file.path, file.identity, cache="none") as stream:
-        if corpus.format in ("parquet", "iceberg", "delta"):
-            return parquet_kind(file, stream, corpus)
         # the head is read in one piece, since some HTTP servers send a file from its beginning only; for a file with
         # a Parquet suffix, the magic bytes are enough, since the footer is read next
+        is_parquet = corpus.format in ("parquet", "iceberg", "delta")
         is_named_parquet = corpus.format == "auto" and file.path.lower().endswith(PARQUET_SUFFIXES)
-        head = _read_up_to(stream, len(ARROW_MAGIC) if is_named_parquet else _HEAD_BYTES)
-        if corpus.format == "auto" and head.startswith(PARQUET_MAGIC):
+        head = _read_up_to(stream, len(ARROW_MAGIC) if is_parquet or is_named_parquet else _HEAD_BYTES)
+        if head.startswith(PARQUET_MAGIC) and (is_parquet or corpus.format == "auto"):
             return parquet_kind(file, stream, corpus)
-        is_arrow = corpus.format == "auto" and head.startswith((ARROW_MAGIC, ARROW_STREAM_MAGIC))
-        if is_arrow or corpus.format == "arrow":
+        if head.startswith((ARROW_MAGIC, ARROW_STREAM_MAGIC)) and corpus.format in ("arrow", "auto"):
             return arrow_kind(file, stream, corpus)
         head += _read_up_to(stream, _HEAD_BYTES - len(head))
+    if is_parquet or corpus.format == "arrow":
+        raise OtherFileError(
+            f"corpus file {file.path} is not {'Parquet' if is_parquet else 'Arrow'} or is damaged: it is "
+            f"{looks_like(head)}; fetch it again, or set corpus.format to what it is"
+        )
     return _kind_of_text(file, corpus, head)
 
 
@@ -73,15 +76,15 @@ def _read_up_to(stream: IO[bytes], length: int) -> bytes:
 
 
 def _kind_of_text(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKind:
-    compression = compression_of(head)
+    compression, is_whole = compression_of(head), len(head) == file.size_bytes
     if compression is None:
         _check_suffix(file, head)
     else:
-        head = unpacked_head(head, compression, _HEAD_BYTES, is_whole=len(head) == file.size_bytes, path=file.path)
+        head = unpacked_head(head, compression, _HEAD_BYTES, is_whole=is_whole, path=file.path)
+        is_whole = is_whole and len(head) < _HEAD_BYTES
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise OtherFileError(f"corpus file {file.path} is UTF-16 text; save it as UTF-8")
-    is_whole = len(head) < _HEAD_BYTES
-    lines = _first_lines(head)
+    lines = _first_lines(head, is_whole=is_whole)
     if is_whole and not lines:
         return FileKind(format="empty", reason="it has only empty lines")
     if corpus.format in ("csv", "tsv", "dpr-tsv"):
@@ -135,10 +138,10 @@ def _json_kind(
     )
 
 
-def _first_lines(head: bytes) -> list[str]:
+def _first_lines(head: bytes, *, is_whole: bool) -> list[str]:
     """Return the first non-empty lines; the last one of a longer file is left out, since it may be incomplete."""
     lines = head.removeprefix(UTF8_BOM).split(b"\n")
-    if len(head) == _HEAD_BYTES:
+    if not is_whole:
         del lines[-1]
     texts = (line.decode("utf-8", "replace").removesuffix("\r") for line in lines if line and not line.isspace())
     return list(islice(texts, _SAMPLE_LINES))

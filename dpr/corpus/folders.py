@@ -35,7 +35,8 @@ def choose_files(path: str, found: Found, format_: CorpusFormat) -> tuple[list[I
     """Divide the files of a folder into those that are tried, and those that are left out without being opened."""
     saved = data_files(found)
     if saved is not None:
-        others = [file for file in found.files if file not in saved and not file.path.endswith(DESCRIPTIONS)]
+        named = {file.path for file in saved}
+        others = [file for file in found.files if file.path not in named and not file.path.endswith(DESCRIPTIONS)]
         return saved, [LeftOut(path=file.path, reason="it is not named in state.json") for file in others]
     # a BEIR folder also holds queries, which are JSONL, too
     beir = {f"{found.root}/corpus.jsonl{packed}" for packed in ("", *COMPRESSED_SUFFIXES)}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 from dpr.corpus.corpus_checks import NO_FORMAT, check_extra, check_left_out, check_one_format
 from dpr.corpus.detect import detect, is_document
@@ -13,7 +13,7 @@ from dpr.corpus.documents import document_slices
 from dpr.corpus.folders import choose_files, is_data, name_some, without_abouts
 from dpr.corpus.input_files import find_files
 from dpr.corpus.parquet import parquet_slices
-from dpr.corpus.rows import FileKind, InputFile, LeftOut, Slice
+from dpr.corpus.rows import FileKind, InputFile, LeftOut, ReadFormat, Slice
 from dpr.corpus.table_versions import open_table
 from dpr.errors import OtherFileError
 from dpr.fingerprint import fingerprint
@@ -88,7 +88,8 @@ def plan_slices(corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_K
     remembered = {key: found.get(path) or known[key] for path, key in keys.items()}
     kinds = {file.path: remembered[keys[file.path]] if file.path in keys else _DOCUMENT for file in files}
     left_out = [left for source in sources for left in (*source.left_out, *_unread(source, kinds))]
-    kinds = {path: kind for path, kind in kinds.items() if path not in {left.path for left in left_out}}
+    unread = {left.path for left in left_out}
+    kinds = {path: kind for path, kind in kinds.items() if path not in unread}
     check_one_format(corpus, kinds)
     slices = [slice_ for source in sources for slice_ in _source_slices(source, kinds, corpus.slice_bytes)]
     check_left_out(corpus, slices, left_out, kinds)
@@ -189,20 +190,18 @@ def _line_slices(file: InputFile, kind: FileKind, slice_bytes: int) -> list[Slic
     step = file.size_bytes if kind.compression or kind.format in _UNCUT else slice_bytes
     bounds = [(start, min(start + step, file.size_bytes)) for start in range(0, file.size_bytes, step)]
     return [
-        Slice.model_validate(
-            {
-                "path": file.path,
-                "format": kind.format,
-                "start": start,
-                "stop": stop,
-                "size_bytes": stop - start,
-                "identity": file.identity,
-                "compression": kind.compression,
-                "fields": kind.fields,
-                "columns": kind.columns,
-                "header": kind.header,
-                "delimiter": kind.delimiter,
-            }
+        Slice(
+            path=file.path,
+            format=cast(ReadFormat, kind.format),
+            start=start,
+            stop=stop,
+            size_bytes=stop - start,
+            identity=file.identity,
+            compression=kind.compression,
+            fields=kind.fields,
+            columns=kind.columns,
+            header=kind.header,
+            delimiter=kind.delimiter,
         )
         for start, stop in bounds
     ]

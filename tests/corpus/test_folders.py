@@ -79,6 +79,8 @@ def test_a_recipe_that_names_a_format_reads_all_files_that_can_be_of_it(tmp_path
     assert [Path(slice_.path).name for slice_ in found.slices] == ["a.json", "b.txt"]
     assert sorted(Path(file.path).name for file in found.left_out) == ["README.md", "c.csv"]
     assert [Path(slice_.path).name for slice_ in plan(tmp_path, format="csv").slices] == ["c.csv"]
+    pq.write_table(pa.table({"id": [1], "title": [""], "text": ["x"]}), tmp_path / "part-0")
+    assert [Path(slice_.path).name for slice_ in plan(tmp_path, format="parquet").slices] == ["part-0"]
 
 
 def test_a_run_tells_which_files_it_leaves_out(tmp_path: Path, encoder: Path) -> None:

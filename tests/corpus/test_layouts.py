@@ -38,6 +38,7 @@ def passages(path: Path, **fields: Any) -> list[Passage | None]:
         ("a.csv", "1,one\n2,two\n", {}),
         ("a.csv", "1,one\n", {}),
         ("a.csv", "text,id\none,1\ntwo,2\n", {}),
+        ("a.csv", "\n\r\nid,text\n\n1,one\n2,two\n", {}),
         ("a.csv", 'id;"title";text\n1;T;one\n2;"U";two\n', {}),
         ("a.csv", "1;one\n2;two\n", {}),
         ("a.csv", '1|"T"|one\n2|U, V; W|two\n', {"names": ["id", "title", "text"]}),
