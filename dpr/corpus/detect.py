@@ -13,6 +13,7 @@ from dpr.corpus.fields import fields_of, has_default_names, missing_extra
 from dpr.corpus.input_files import open_unchanged
 from dpr.corpus.json_values import iter_values
 from dpr.corpus.parquet import parquet_kind
+from dpr.corpus.rich_documents import RICH_SUFFIXES, missing_library
 from dpr.corpus.rows import FileKind, InputFile
 from dpr.corpus.signatures import (
     ARROW_MAGIC,
@@ -29,7 +30,7 @@ from dpr.errors import OtherFileError
 from dpr.recipe import CorpusConfig
 
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
-DOCUMENT_SUFFIXES: Final = (".txt", ".md")
+DOCUMENT_SUFFIXES: Final = (".txt", ".md", *RICH_SUFFIXES)
 
 _HEAD_BYTES: Final = 2**20
 _SAMPLE_LINES: Final = 100
@@ -38,6 +39,13 @@ _SAMPLE_LINES: Final = 100
 def is_document(file: InputFile, corpus: CorpusConfig) -> bool:
     """Tell whether a file is read as one document, which the recipe or the file's name decides."""
     return corpus.format == "documents" or (corpus.format == "auto" and file.path.lower().endswith(DOCUMENT_SUFFIXES))
+
+
+def document_kind(file: InputFile) -> FileKind:
+    """Return the kind of a document; OtherFileError if the library is not installed that takes the text from it."""
+    if advice := missing_library(file.path):
+        raise OtherFileError(f"corpus file {file.path} needs a library that is not installed: {advice}")
+    return FileKind(format="documents")
 
 
 def detect(file: InputFile, corpus: CorpusConfig) -> FileKind:

@@ -1,4 +1,4 @@
-"""Folders of documents: each .txt or .md file is split into passages of 100 words or so (paper, section 4.1)."""
+"""Folders of documents: each is split into passages of 100 words or so (paper, section 4.1)."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,8 @@ from typing import Final
 
 from dpr.corpus.fields import partition_values
 from dpr.corpus.input_files import open_unchanged, relative_path
-from dpr.corpus.rows import InputFile, Row, Slice, checked_row, unusable_row
+from dpr.corpus.rich_documents import RICH_SUFFIXES, rich_text
+from dpr.corpus.rows import InputFile, Row, Slice, UnusableRecordError, checked_row, unusable_row
 from dpr.corpus.signatures import UTF8_BOM
 from dpr.corpus.split import iter_passages
 from dpr.recipe import CorpusConfig
@@ -44,8 +45,8 @@ def document_slices(root: str, files: Iterable[InputFile], slice_bytes: int) -> 
 def read_documents(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
     """Yield one row for each passage, and one for each document that cannot be used at all.
 
-    The id is the file's path below the slice's folder, `#` and the number of the passage. The title is the first
-    heading of a .md file, or the file's name without its suffix.
+    The id is the file's path below the slice's folder, `#` and the number of the passage. The title is that of a
+    page, the first heading of a .md file, or the file's name without its suffix.
     """
     position = 0
     for file in slice_.files:
@@ -61,22 +62,32 @@ def _document_rows(root: str, file: InputFile, position: int, corpus: CorpusConf
     if len(data) > MAX_DOCUMENT_BYTES:
         yield unusable_row(place, data[:MAX_DOCUMENT_BYTES], f"document of over {MAX_DOCUMENT_BYTES >> 20} MiB")
         return
-    try:
-        text = data.removeprefix(UTF8_BOM).decode()
-    except UnicodeDecodeError:
-        yield unusable_row(place, data, "bad UTF-8")
-        return
-    if not text or text.isspace():
-        yield unusable_row(place, data, "no text")
-        return
     name = relative_path(file.path, root)
-    title = document_title(name, text)
+    try:
+        title, text = _title_and_text(name, data)
+    except UnusableRecordError as error:
+        yield unusable_row(place, data, str(error))
+        return
     partitions = partition_values(file.path)
     extra = [partitions.get(name) for name in corpus.columns.extra]
     words = chain.from_iterable(line.split() for line in text.split("\n"))
     for number, passage in enumerate(iter_passages(words, corpus.passage_words, corpus.overlap_words)):
         fields = f"{name}#{number}", title, passage
         yield checked_row((file.path, position + number), passage.encode(), fields, corpus, extra)
+
+
+def _title_and_text(name: str, data: bytes) -> tuple[str, str]:
+    """Return title and text of a document; UnusableRecordError if it has no text that can be read."""
+    if name.lower().endswith(RICH_SUFFIXES):
+        title, text = rich_text(name, data)
+    else:
+        try:
+            title, text = "", data.removeprefix(UTF8_BOM).decode()
+        except UnicodeDecodeError:
+            raise UnusableRecordError("bad UTF-8") from None
+    if not text or text.isspace():
+        raise UnusableRecordError("no text")
+    return title or document_title(name, text), text
 
 
 def document_title(name: str, text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Final
 
 from dpr.corpus.detect import DOCUMENT_SUFFIXES, PARQUET_SUFFIXES
 from dpr.corpus.input_files import Found
+from dpr.corpus.rich_documents import RICH_SUFFIXES
 from dpr.corpus.rows import InputFile, LeftOut
 from dpr.corpus.saved_datasets import DESCRIPTIONS, data_files
 from dpr.corpus.signatures import COMPRESSED_SUFFIXES
@@ -61,10 +62,14 @@ def choose_files(path: str, found: Found, format_: CorpusFormat) -> tuple[list[I
 
 
 def without_abouts(files: Collection[InputFile], documents: Collection[str]) -> list[LeftOut]:
-    """Return those of a folder's documents that tell about the data beside them: README.md, LICENSE.txt, …"""
+    """Return those of a folder's documents that tell about the data beside them: README.md, LICENSE.txt, any PDF, …"""
     reason = "it tells about the data beside it; set corpus.format to documents to read it"
-    names = {file.path: PurePosixPath(file.path).stem.lower() for file in files if file.path in documents}
-    return [LeftOut(path=path, reason=reason) for path, name in names.items() if name.startswith(_ABOUT)]
+    return [
+        LeftOut(path=file.path, reason=reason)
+        for file in files
+        if file.path in documents
+        and (PurePosixPath(file.path).stem.lower().startswith(_ABOUT) or file.path.lower().endswith(RICH_SUFFIXES))
+    ]
 
 
 def is_data(path: str) -> bool:
@@ -91,7 +96,7 @@ def _other_format(path: str, format_: CorpusFormat) -> str:
         return ""
     name = unpacked_name(path)
     if format_ == "documents":
-        return "" if name.endswith(DOCUMENT_SUFFIXES) else "its name does not end in .txt or .md"
+        return "" if name.endswith(DOCUMENT_SUFFIXES) else f"its name does not end in {', '.join(DOCUMENT_SUFFIXES)}"
     others = tuple(suffix for suffix in _ALL_SUFFIXES if suffix not in _SUFFIXES[format_])
     return f"its name is not that of {format_}, which corpus.format says" if name.endswith(others) else ""
 

@@ -1,14 +1,14 @@
 """Planning a scan: from the corpus of a recipe to slices that can be read independently of each other."""
 
 import os
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, cast
 
 from dpr.corpus.corpus_checks import NO_FORMAT, check_extra, check_left_out, check_one_format
-from dpr.corpus.detect import detect, is_document
+from dpr.corpus.detect import detect, document_kind, is_document
 from dpr.corpus.documents import document_slices
 from dpr.corpus.folders import choose_files, is_data, name_some, without_abouts
 from dpr.corpus.input_files import find_files
@@ -20,7 +20,6 @@ from dpr.fingerprint import fingerprint
 from dpr.recipe import CorpusConfig
 from dpr.store import PARALLEL_READS
 
-_DOCUMENT: Final = FileKind(format="documents")
 _NOTHING_KNOWN: Final[Mapping[str, FileKind]] = MappingProxyType({})
 _UNCUT: Final = ("csv", "json", "arrow")
 """Formats that can only be read from the beginning."""
@@ -86,7 +85,8 @@ def plan_slices(corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_K
     unknown = [file for file in files if file.path in keys and keys[file.path] not in known]
     found = _detect_all(unknown, corpus, may_fail)
     remembered = {key: found.get(path) or known[key] for path, key in keys.items()}
-    kinds = {file.path: remembered[keys[file.path]] if file.path in keys else _DOCUMENT for file in files}
+    documents = {file.path: _or_unreadable(document_kind, file, may_fail) for file in files if file.path not in keys}
+    kinds = {file.path: documents.get(file.path) or remembered[keys[file.path]] for file in files}
     left_out = [left for source in sources for left in (*source.left_out, *_unread(source, kinds))]
     unread = {left.path for left in left_out}
     kinds = {path: kind for path, kind in kinds.items() if path not in unread}
@@ -143,15 +143,20 @@ def _detect_all(files: list[InputFile], corpus: CorpusConfig, may_fail: Set[str]
     """Find out the kinds of files, by path, opening many files at a time."""
 
     def kind_of(file: InputFile) -> FileKind:
-        try:
-            return detect(file, corpus)
-        except OtherFileError as error:
-            if file.path not in may_fail:
-                raise
-            return FileKind(format="unreadable", reason=_first_clause(file, error))
+        return _or_unreadable(lambda file: detect(file, corpus), file, may_fail)
 
     with ThreadPoolExecutor(PARALLEL_READS) as threads:
         return dict(zip((file.path for file in files), threads.map(kind_of, files), strict=True))
+
+
+def _or_unreadable(kind_of: Callable[[InputFile], FileKind], file: InputFile, may_fail: Set[str]) -> FileKind:
+    """Return the kind of a file; if it may fail and does, that it is unreadable."""
+    try:
+        return kind_of(file)
+    except OtherFileError as error:
+        if file.path not in may_fail:
+            raise
+        return FileKind(format="unreadable", reason=_first_clause(file, error))
 
 
 def _first_clause(file: InputFile, error: OtherFileError) -> str:

@@ -1,13 +1,16 @@
-"""Folders of .txt and .md documents."""
+"""Folders of documents: text, Markdown, HTML and PDF."""
 
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from dpr.corpus import documents
+from dpr.corpus import documents, rich_documents
 from dpr.corpus.documents import document_title
 from dpr.corpus.rows import Passage
+from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError
+from dpr.recipe import CorpusConfig
 from tests.corpus.reading import read
 
 
@@ -87,3 +90,27 @@ def test_documents_without_any_byte_are_an_empty_corpus(tmp_path: Path) -> None:
 )
 def test_the_title_is_the_first_heading_or_the_name(name: str, text: str, title: str) -> None:
     assert document_title(name, text) == title
+
+
+def test_text_is_taken_from_html_and_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "<html><head><meta charset=latin-1><title>A\n page</title><style>p {}</style></head>"
+    (tmp_path / "a.html").write_bytes(f"{page}<p>one <b>tw\xf6</b></p><script>x()</script></html>".encode("latin-1"))
+    (tmp_path / "b.htm").write_text("<h1>Heading</h1><p>text &amp; more")
+    figure = Figure()
+    figure.text(0.1, 0.5, "words of a page")
+    figure.savefig(tmp_path / "c.pdf", metadata={"Title": "A figure"})
+    (tmp_path / "d.pdf").write_bytes(b"%PDF-1.7 damaged")
+    (tmp_path / "e.html").write_text("<p> </p>")
+    found = read(tmp_path)
+    assert [row.passage for row in found if row.passage] == [
+        Passage("a.html#0", "A page", "one twö"),
+        Passage("b.htm#0", "Heading", "Heading text & more"),
+        Passage("c.pdf#0", "A figure", "words of a page"),
+    ]
+    assert [row.reason.partition(":")[0] for row in found if not row.passage] == ["PDF that cannot be read", "no text"]
+    monkeypatch.setattr(rich_documents, "find_spec", lambda name: None if name == "pypdf" else object())
+    left_out = plan_slices(CorpusConfig(path=str(tmp_path))).left_out
+    reason = "needs a library that is not installed: pip install 'dpr[documents]'"
+    assert [(Path(file.path).name, file.reason) for file in left_out] == [("c.pdf", reason), ("d.pdf", reason)]
+    with pytest.raises(CorpusError, match=r"c\.pdf needs a library"):
+        read(tmp_path / "c.pdf")
