@@ -65,3 +65,12 @@ def test_damage_is_an_error_and_never_a_smaller_corpus(tmp_path: Path, packing: 
     path.write_bytes(data[:-20])
     with pytest.raises(CorpusError, match=rf"c\.jsonl\.{packing} is damaged or cut short .*; fetch it again"):
         read(path)
+
+
+def test_a_file_of_one_row_longer_than_what_planning_unpacks_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    noise = base64.b64encode(random.Random(5).randbytes(2**20))
+    path = tmp_path / "c.tsv.gz"
+    path.write_bytes(gzip.compress(b"id\ttext\n1\t" + noise + b"\n", 0))  # a MiB of it unpacks to less than a MiB
+    (row,) = read(path, max_passage_chars=2**21)
+    assert row.passage is not None
+    assert row.passage.text == noise.decode()
