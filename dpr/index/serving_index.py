@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dpr.formats import MISSING
 from dpr.index.candidates import Lists, first_of, nearest_lists, search
-from dpr.index.contents import list_sizes
+from dpr.index.contents import list_sizes, stored_ids
 from dpr.index.kinds import list_count, searched
 from dpr.index.live_rows import LiveRows
 from dpr.index.loose_index import LooseIndex
@@ -75,8 +75,8 @@ class ServingIndex:
 
         Without `margin` every question visits the nearest `nprobe` lists. With it, a question visits as many as it
         needs: the nearest few, and then each list whose centroid scores no more than `margin` (for a question of length
-        1) below the best `at` found in them, up to `MAX_TIMES` times `nprobe`, which is then an average. An empty list
-        does not count as visited.
+        1) below the best `at` found in them, up to `MAX_TIMES` times `nprobe`, which is then an average. A list of
+        which no row lives does not count as visited.
         """
         if margin is not None and len(questions_QD):
             return self._search_within(questions_QD, k, nprobe, margin, at)
@@ -185,9 +185,14 @@ class ServingIndex:
 
     @cached_property
     def _empty_L(self) -> npt.NDArray[np.bool_]:
-        """Return which lists have no vector in any shard."""
-        empty_L: npt.NDArray[np.bool_] = self._sizes_L == 0
-        return empty_L
+        """Return which lists have no row that lives, in any shard."""
+        if self._live is None:
+            return np.equal(self._sizes_L, 0)
+        living_L = np.zeros(self.lists, np.int64)
+        for shard in self.shards:
+            lists_N = np.repeat(np.arange(self.lists), list_sizes(shard))
+            living_L += np.bincount(lists_N[self._live.contain(stored_ids(shard))], minlength=self.lists)
+        return np.equal(living_L, 0)
 
     @cached_property
     def _squares(self) -> float:
