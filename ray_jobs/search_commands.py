@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from dpr.store import open_store
-from ray_jobs.cli_common import Json, Model, SnapshotNumber, StoreArgument, show
+from ray_jobs.cli_common import Fields, Json, Model, SnapshotNumber, StoreArgument, show
 
 app = typer.Typer()
 
@@ -26,9 +26,11 @@ def search(
 
     with Retriever.open(open_store(store), snapshot, model) as retriever:
         answer = retriever.search([question], k, exact=exact)
-    hits = [vars(hit) for hit in answer.hits[0]]
+    hits, lost_tokens = [vars(hit) for hit in answer.hits[0]], answer.lost_tokens[0]
 
     def draw(console: Console) -> None:
+        if lost_tokens:
+            console.print(f"the question is longer than the encoder's token limit: {lost_tokens:,} tokens were cut off")
         for hit in answer.hits[0]:
             console.print(f"[bold]{hit.rank}[/]  {hit.score:.3f}  ", end="")
             console.print(f"{hit.title}  ({hit.id})", markup=False, highlight=False, style="cyan")
@@ -37,7 +39,8 @@ def search(
                 values = ", ".join(f"{name}: {value}" for name, value in hit.extra.items() if value is not None)
                 console.print(f"   {values}\n", markup=False, highlight=False, style="dim")
 
-    show(json_, {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id, "hits": hits}, draw)
+    document: Fields = {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id}
+    show(json_, document | {"hits": hits, "lost_tokens": lost_tokens}, draw)
 
 
 @app.command()

@@ -140,5 +140,8 @@ def print_forecast(console: Console, forecast: Forecast) -> None:
             f"tokens/s an encoder, {work.tokens / work.embed:.1f} tokens a passage",
             f"encoder: {speeds.encoder}",
         ]
+    if forecast.cut.texts:
+        what = "new passages, drawn at random,"
+        lines.append(f"long texts: {forecast.cut.describe(what, forecast.sampled)}")
     for line in [*lines, *(f"assumed: {line}" for line in forecast.assumed)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

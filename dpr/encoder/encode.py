@@ -10,6 +10,7 @@ import reprlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from dpr.encoder.precision import choose_precision
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
+from dpr.formats.cut_texts import CutTexts
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 4096}
 """Tokens of a batch on a CPU, padding included: few enough that its activations stay in the caches."""
@@ -77,6 +79,16 @@ class TowerEncoder:
         return vectors_ND
 
 
+@dataclass(frozen=True)
+class EncodedQuestions:
+    """Vectors of questions, and what the questions lost to the token limit."""
+
+    vectors_QD: npt.NDArray[np.float32]
+    lost_Q: npt.NDArray[np.int64]
+    """Tokens that each question lost."""
+    cut: CutTexts
+
+
 class QuestionEncoder:
     """Turns questions into vectors: E_Q of the paper.
 
@@ -90,11 +102,16 @@ class QuestionEncoder:
         self._encoder = TowerEncoder(tower, compute)
 
     def encode(self, questions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return vectors (Q, D) float32.
+        """Return vectors (Q, D) float32. Raises EncoderError as `encode_counted` does."""
+        return self.encode_counted(questions).vectors_QD
+
+    def encode_counted(self, questions: Sequence[str]) -> EncodedQuestions:
+        """Return vectors, and what the questions lost to the token limit.
 
         Raises EncoderError for a question whose vector is zero or not finite, since nothing can be ranked by it.
         """
-        vectors_QD: npt.NDArray[np.float32] = self._encoder.encode(self._tokenizer.questions(questions), np.float32)
+        tokens = self._tokenizer.questions(questions)
+        vectors_QD: npt.NDArray[np.float32] = self._encoder.encode(tokens, np.float32)
         usable_Q = np.isfinite(vectors_QD).all(axis=1) & vectors_QD.any(axis=1)
         for row in np.flatnonzero(~usable_Q).tolist():
             fault = "zero" if np.isfinite(vectors_QD[row]).all() else "NaN or infinity"
@@ -102,7 +119,7 @@ class QuestionEncoder:
                 f"the encoder gives a vector of {fault} for question {row + 1} of {len(questions)}, "
                 f"{reprlib.repr(questions[row])}; ask it in other words, or set encoder.precision to fp32"
             )
-        return vectors_QD
+        return EncodedQuestions(vectors_QD, tokens.lost_N, tokens.cut())
 
 
 class PassageEncoder:

@@ -6,7 +6,7 @@ Shapes: N texts or pairs, T tokens of all of them together.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,16 @@ from dpr.encoder.words import Ragged, Words, places, starts_of
 
 Special = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]
 """Ids and token types of special tokens that stand together."""
-Pieces = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-"""Ids (T,), types (T,) and lengths (N,) of tokenised texts."""
+
+
+class Pieces(NamedTuple):
+    """Tokenised texts."""
+
+    ids_T: npt.NDArray[np.int32]
+    types_T: npt.NDArray[np.uint8]
+    lengths_N: npt.NDArray[np.int64]
+    lost_N: npt.NDArray[np.int64]
+    """Tokens that each text lost to the token limit."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,10 @@ class Template:
     def apply(self, parts: list[Ragged]) -> Pieces:
         """Return the tokens of N rows, each made of one text of every part."""
         special_count = sum(len(ids) for ids, _ in self.specials)
-        parts = _cut(parts, self.max_tokens - special_count)
         rows = len(parts[0].lengths_N)
-        lengths_N = sum((part.lengths_N for part in parts), np.full(rows, special_count))
+        whole_N = _row_lengths(parts, special_count)
+        parts = _cut(parts, self.max_tokens - special_count)
+        lengths_N = _row_lengths(parts, special_count)
         ids_T, types_T = np.empty(lengths_N.sum(), np.int32), np.empty(lengths_N.sum(), np.uint8)
         next_N = starts_of(lengths_N)
 
@@ -63,7 +72,7 @@ class Template:
             put(np.tile(ids, rows), np.tile(types, rows), np.full(rows, len(ids)))
             if number < len(parts):
                 put(parts[number].ids_T, self.types[number], parts[number].lengths_N)
-        return ids_T, types_T, lengths_N
+        return Pieces(ids_T, types_T, lengths_N, whole_N - lengths_N)
 
 
 def by_words(tokenizer: Tokenizer, max_tokens: int, threads: int) -> Callable[[Sequence[Any]], Pieces] | None:
@@ -82,6 +91,11 @@ def by_words(tokenizer: Tokenizer, max_tokens: int, threads: int) -> Callable[[S
         return two.apply([words.tokens(texts) for texts in zip(*inputs, strict=True)])
 
     return tokenise
+
+
+def _row_lengths(parts: list[Ragged], special_count: int) -> npt.NDArray[np.int64]:
+    """Return the number of tokens (N,) of rows made of one text of every part, and special tokens."""
+    return sum((part.lengths_N for part in parts), np.full(len(parts[0].lengths_N), special_count))
 
 
 def _cut(parts: list[Ragged], limit: int) -> list[Ragged]:

@@ -6,7 +6,7 @@ Shapes: N rows, T tokens of all rows together.
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -16,6 +16,7 @@ from tokenizers import Encoding, Tokenizer, normalizers
 from dpr.encoder.template import Pieces, by_words
 from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
+from dpr.formats.cut_texts import CutTexts
 
 # the library's own threads would take every processor, and would not survive a fork; threads are made here instead
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -33,6 +34,8 @@ class TokenBatch:
     """Token types: 0 for the first text of a pair, 1 for the second, where the model tells them apart."""
     offsets: npt.NDArray[np.int64]
     """(N + 1,), from 0 to T: row n has the tokens from offsets[n] to offsets[n + 1]."""
+    lost_N: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Tokens that each text lost to the token limit; (0,) in a selection, since encoders do not ask."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -43,6 +46,11 @@ class TokenBatch:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Return the number of tokens of each row (N,)."""
         return np.diff(self.offsets)
+
+    def cut(self) -> CutTexts:
+        """Return how many of the texts were cut, and what they lost; of a selection nothing is known."""
+        lost = int(self.lost_N.sum())
+        return CutTexts(texts=int(np.count_nonzero(self.lost_N)), lost_tokens=lost, tokens=len(self.ids_T) + lost)
 
     def select(self, rows: npt.NDArray[np.int64]) -> "TokenBatch":
         """Return the tokens of `rows`, in this order; a row may stand there more than once."""
@@ -81,6 +89,8 @@ class TowerTokenizer:
         loaded = loaded or load_tokenizer(tower)
         self._tower, self._threads = tower, threads
         self._tokenizer = Tokenizer.from_str(loaded.json)
+        self._uncut = Tokenizer.from_str(loaded.json)
+        self._uncut.no_truncation()
         self._words = by_words(self._tokenizer, tower.max_tokens, threads) if loaded.cuts_right else None
 
     def passages(self, titles: Sequence[str], texts: Sequence[str]) -> TokenBatch:
@@ -104,7 +114,8 @@ class TowerTokenizer:
             some_inputs = inputs[first : first + TEXTS_PER_CALL]
             if self._words is not None:
                 return self._words(some_inputs)
-            return _pieces(self._tokenizer.encode_batch_fast(some_inputs))
+            encodings = self._tokenizer.encode_batch_fast(some_inputs)
+            return _pieces(encodings, self._lost(some_inputs, encodings))
 
         starts = range(0, len(inputs), TEXTS_PER_CALL)
         if self._threads == 1 or len(starts) == 1 or self._words is not None:
@@ -112,15 +123,34 @@ class TowerTokenizer:
         else:
             with ThreadPoolExecutor(self._threads, thread_name_prefix="tokenise") as pool:
                 pieces = list(pool.map(tokenise, starts))
-        lengths = np.concatenate([np.zeros(1, np.int64), *(lengths for _, _, lengths in pieces)])
+        lengths = np.concatenate([np.zeros(1, np.int64), *(piece.lengths_N for piece in pieces)])
         return TokenBatch(
-            np.concatenate([np.zeros(0, np.int32), *(ids for ids, _, _ in pieces)]),
-            np.concatenate([np.zeros(0, np.uint8), *(types for _, types, _ in pieces)]),
+            np.concatenate([np.zeros(0, np.int32), *(piece.ids_T for piece in pieces)]),
+            np.concatenate([np.zeros(0, np.uint8), *(piece.types_T for piece in pieces)]),
             np.cumsum(lengths, dtype=np.int64),
+            np.concatenate([np.zeros(0, np.int64), *(piece.lost_N for piece in pieces)]),
         )
 
+    def _lost(
+        self, inputs: Sequence[str] | Sequence[tuple[str, str]], encodings: Sequence[Encoding]
+    ) -> npt.NDArray[np.int64]:
+        """Return the tokens (N,) that each input lost.
 
-def _pieces(encodings: Sequence[Encoding]) -> Pieces:
+        The library keeps what it cut off as further encodings. Of a pair these are all combinations of the pieces of
+        both texts, which tell no count, so pairs that may have been cut are tokenised again.
+        """
+        lost_N = np.zeros(len(inputs), np.int64)
+        cut = [row for row, encoding in enumerate(encodings) if encoding.overflowing]
+        if cut and not isinstance(inputs[0], str):
+            whole = self._uncut.encode_batch_fast([inputs[row] for row in cut])
+            lost_N[cut] = [len(each) - len(encodings[row]) for row, each in zip(cut, whole, strict=True)]
+        else:
+            specials = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+            lost_N[cut] = [sum(len(piece) - specials for piece in encodings[row].overflowing) for row in cut]
+        return lost_N
+
+
+def _pieces(encodings: Sequence[Encoding], lost_N: npt.NDArray[np.int64]) -> Pieces:
     """Return what the library found as arrays."""
     lengths = np.fromiter((len(each) for each in encodings), np.int64, len(encodings))
     total = int(lengths.sum())
@@ -128,7 +158,8 @@ def _pieces(encodings: Sequence[Encoding]) -> Pieces:
     def flat(take: Callable[[Encoding], list[int]], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
         return np.fromiter(chain.from_iterable(map(take, encodings)), dtype, total)
 
-    return flat(lambda each: each.ids, np.int32), flat(lambda each: each.type_ids, np.uint8), lengths  # type: ignore[return-value]
+    ids_T, types_T = flat(lambda each: each.ids, np.int32), flat(lambda each: each.type_ids, np.uint8)
+    return Pieces(ids_T, types_T, lengths, lost_N)  # type: ignore[arg-type]
 
 
 def load_tokenizer(tower: TowerSpec) -> LoadedTokenizer:

@@ -12,6 +12,7 @@ from pydantic import Field
 from dpr.errors import IntegrityError
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
+from dpr.formats.cut_texts import CutTexts
 from dpr.formats.records import Document, Identifier, ObjectRef
 from dpr.recipe import EncoderConfig
 
@@ -141,6 +142,8 @@ class GateReport(Document):
     """`questions`: those of the recipe; `sentences`: sentences of passages in their place."""
     questions_id: Identifier
     """Fingerprint of the questions, which names the folder of their cached exact neighbours."""
+    questions_cut: CutTexts = CutTexts()
+    """What the questions lost to the encoder's token limit."""
     recall: float
     measured_on: int
     """Questions that `recall` was measured on."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from dpr.encoder.compute import Compute
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
+from dpr.formats.cut_texts import CutTexts
 from dpr.stages.embed import EmbedContext
 
 ENCODE_SECONDS = 2.5
@@ -29,6 +30,10 @@ class Calibration:
     start_seconds: float
     """Until the encoder was ready."""
     tokens_per_passage: float
+    passages: int
+    """Passages of the sample."""
+    cut: CutTexts
+    """What they lose to the token limit."""
     tokenise_tokens: float
     """Tokens a second that one core makes."""
     encode_tokens: float
@@ -59,6 +64,8 @@ class Calibrate:
         return Calibration(
             start_seconds=self._start_seconds,
             tokens_per_passage=total / len(tokens),
+            passages=len(tokens),
+            cut=tokens.cut(),
             tokenise_tokens=total / seconds,
             encode_tokens=self._encode(tokens),
             encoder=self._encoder.choice,

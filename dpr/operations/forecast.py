@@ -6,6 +6,7 @@ from functools import partial
 from dpr.engine.executor import Cluster
 from dpr.engine.stage import Step, Work
 from dpr.errors import CorpusError
+from dpr.formats.cut_texts import CutTexts
 from dpr.formats.records import Document
 from dpr.index.choose import choose
 from dpr.operations.calibrate import Calibrate, Calibration, Sample
@@ -31,6 +32,10 @@ class Forecast(Document):
     """None: not known until the whole corpus is read."""
     duplicates: int
     quarantined: int
+    sampled: int
+    """New passages, drawn at random, whose tokens were counted; 0: nothing is to be embedded."""
+    cut: CutTexts
+    """What these lose to the encoder's token limit."""
     work: Workload
     speeds: Speeds
     cluster: Cluster
@@ -54,8 +59,8 @@ def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
         raise CorpusError(
             f"{found.slices_read} of {found.slices} slices of the corpus hold no usable passage; look at corpus.path"
         )
-    tokens_per_passage, speeds = _measure(run, found)
-    work = _work(run, found, tokens_per_passage)
+    calibration, speeds = _measure(run, found)
+    work = _work(run, found, calibration.tokens_per_passage if calibration else 0.0)
     cluster = run.executor.cluster()
     cost = estimate(work, speeds, cluster, run.recipe.resources.price_per_gpu_hour)
 
@@ -72,6 +77,8 @@ def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
         dead=found.changes.dead if found.exact else None,
         duplicates=whole(found.changes.duplicates),
         quarantined=whole(found.quarantined),
+        sampled=calibration.passages if calibration else 0,
+        cut=calibration.cut if calibration else CutTexts(),
         work=work,
         speeds=speeds,
         cluster=cluster,
@@ -80,12 +87,12 @@ def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
     )
 
 
-def _measure(run: Run, found: Survey) -> tuple[float, Speeds]:
-    """Return tokens per passage, and speeds; encoding is measured only if there is something to encode."""
+def _measure(run: Run, found: Survey) -> tuple[Calibration | None, Speeds]:
+    """Return what a sample of passages showed, and speeds; None if there is nothing to encode."""
     scan_seconds = found.seconds * found.scale
     index_seconds = _index_seconds(run)
     if not found.changes.embed_rows:
-        return 0.0, Speeds(scan_seconds=scan_seconds, index_seconds=index_seconds)
+        return None, Speeds(scan_seconds=scan_seconds, index_seconds=index_seconds)
     step: Step[Sample, Calibration] = Step(
         "calibrate", partial(Calibrate, embed_context(run), compute_of(run)), "encoder"
     )
@@ -98,7 +105,7 @@ def _measure(run: Run, found: Survey) -> tuple[float, Speeds]:
         encoder=measured.encoder,
         index_seconds=index_seconds,
     )
-    return measured.tokens_per_passage, speeds
+    return measured, speeds
 
 
 def _index_seconds(run: Run) -> float | None:

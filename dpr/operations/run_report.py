@@ -114,8 +114,17 @@ class RunReport(Document):
                 f"waited for {encoding.waits_for}"
             )
             lines += [f"encoder: {choice}" for choice in encoding.choices]
+        lines += self._cut_lines()
         codebook = "new codebook" if index.trained else "codebook kept"
         return [*lines, f"index: {index.factory}, {index.index_bytes / 1e6:,.1f} MB; {codebook}: {index.reason}"]
+
+    def _cut_lines(self) -> list[str]:
+        """Return what passages and questions lost to the encoder's token limit; nothing for those that lost none."""
+        counts = [
+            (self.encoding.cut, "embedded passages", self.encoding.passages),
+            (self.gate.questions_cut, f"{self.gate.question_kind} of the gate", self.gate.questions),
+        ]
+        return [f"long texts: {cut.describe(what, texts)}" for cut, what, texts in counts if cut.texts]
 
 
 class Clock:

@@ -30,6 +30,8 @@ class Answer:
     """Hits of one batch of questions, and where the time went."""
 
     hits: list[list[Hit]]
+    lost_tokens: list[int]
+    """Tokens that each question lost to the encoder's token limit."""
     encode_seconds: float
     search_seconds: float
 
@@ -80,11 +82,11 @@ class Retriever:
     def search(self, questions: Sequence[str], k: int = 10, *, exact: bool = False) -> Answer:
         """Return the best k passages for each question, by the index or (`exact`) by brute force."""
         started = time.perf_counter()
-        questions_QD = self.encode(questions)
+        asked = self._encoder.encode_counted(questions)
         encoded = time.perf_counter()
-        scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(questions_QD, k)
+        scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(asked.vectors_QD, k)
         hits = [self._vectors.segments.hits(s, i) for s, i in zip(scores_QK, ids_QK, strict=True)]
-        return Answer(hits, encoded - started, time.perf_counter() - encoded)
+        return Answer(hits, asked.lost_Q.tolist(), encoded - started, time.perf_counter() - encoded)
 
 
 def question_tower(snapshot: Snapshot, model: str | None) -> TowerSpec:

@@ -194,4 +194,5 @@ class Encode:
                 "wait": waited,
             },
             encoder=self._encoder.choice,
+            cut=tokenised.tokens.cut(),
         )

@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import Field
 
+from dpr.formats.cut_texts import CutTexts
 from dpr.formats.records import Document
 from dpr.stages.write_segment import SegmentResult
 
@@ -83,6 +84,8 @@ class Encoding(Document):
 
     passages: int = 0
     tokens: int = 0
+    cut: CutTexts = CutTexts()
+    """What passages lost to the token limit."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """By step: read, tokenise, encode, write; `wait`: encoders without work."""
     choices: list[str] = Field(default_factory=list)
@@ -97,6 +100,7 @@ class Encoding(Document):
         return cls(
             passages=sum(result.rows for result in results),
             tokens=sum(result.tokens for result in results),
+            cut=CutTexts.total(result.cut for result in results),
             seconds={step: round(value, 3) for step, value in seconds.items()},
             choices=sorted({result.encoder for result in results} - {""}),
         )

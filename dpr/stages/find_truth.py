@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.formats import MISSING, layout
+from dpr.formats.cut_texts import CutTexts
 from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import put_object, read_object
@@ -72,6 +73,8 @@ class Truth:
     vectors: ObjectRef
     scores_QK: Scores
     ids_QK: Ids
+    cut: CutTexts
+    """What the questions lost to the token limit."""
 
 
 def find_truth(run: Run, context: IndexContext, depth: int) -> Truth:
@@ -92,7 +95,7 @@ def find_truth(run: Run, context: IndexContext, depth: int) -> Truth:
     if exhausted:  # too many of a question's neighbours died, so these segments are compared again without dead rows
         again = results(exhausted, depth, context.deletions)
         _add_living(run.store, best, exhausted, again, deletions)
-    return Truth(questions_id, vectors.vectors, *best.best())
+    return Truth(questions_id, vectors.vectors, *best.best(), vectors.cut)
 
 
 def _plan_truth(

@@ -141,6 +141,7 @@ class MeasureIndex:
             questions=asked,
             question_kind="sentences" if unit.questions is None else "questions",
             questions_id=truth.questions_id,
+            questions_cut=truth.cut,
             recall=recall,
             measured_on=len(held_out),
             tuned_recall=tuned.recall,

@@ -93,5 +93,5 @@ class EncodeSentences:
 
     def __call__(self, unit: SentencesUnit) -> SentenceVectors:
         texts = sentences_of(self._store, unit.segment, unit.drawn, self._seed)
-        vectors_QD = encode_questions(self._encoder, texts)
+        vectors_QD, _ = encode_questions(self._encoder, texts)
         return SentenceVectors(rows=len(vectors_QD), vectors=put_questions(self._store, unit.stem, vectors_QD))

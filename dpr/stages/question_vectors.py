@@ -22,6 +22,7 @@ from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.evaluate.sentences import draw_sentence
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
+from dpr.formats.cut_texts import CutTexts
 from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import fetch_object, open_parts, put_object
@@ -47,6 +48,8 @@ class QuestionVectors(Result):
     vectors: ObjectRef
     drawn: list[tuple[str, int]]
     """SHA-256 of the segment, and row, of each passage that gave a sentence; empty for questions of the recipe."""
+    cut: CutTexts = CutTexts()
+    """What the questions lost to the token limit."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,10 @@ class EncodeQuestions:
         self._store, self._encoder, self._seed = open_store(store_url), encoder, seed
 
     def __call__(self, unit: QuestionUnit) -> QuestionVectors:
-        vectors_QD = encode_questions(self._encoder, unit.texts or self._sentences(unit.drawn))
+        vectors_QD, cut = encode_questions(self._encoder, unit.texts or self._sentences(unit.drawn))
         drawn = [(entry.object.sha256, row) for entry, row in unit.drawn]
         return QuestionVectors(
-            rows=len(vectors_QD), vectors=put_questions(self._store, unit.stem, vectors_QD), drawn=drawn
+            rows=len(vectors_QD), vectors=put_questions(self._store, unit.stem, vectors_QD), drawn=drawn, cut=cut
         )
 
     def _sentences(self, drawn: Sequence[tuple[SegmentEntry, int]]) -> list[str]:
@@ -143,11 +146,12 @@ def sentences_of(store: Store, segment: ObjectRef, rows: Sequence[int], seed: in
     return [draw_sentence(text, seed + row) for row, text in zip(rows, texts, strict=True)]
 
 
-def encode_questions(encoder: EncoderConfig, texts: Sequence[str]) -> Scores:
-    """Return vectors (Q, D) float32 of questions."""
+def encode_questions(encoder: EncoderConfig, texts: Sequence[str]) -> tuple[Scores, CutTexts]:
+    """Return vectors (Q, D) float32 of questions, and what these lost to the token limit."""
     from dpr.encoder.encode import QuestionEncoder  # PyTorch, needed only where there are new questions
 
-    return QuestionEncoder(resolve(encoder).question, Compute(encoder.precision)).encode(texts)
+    encoded = QuestionEncoder(resolve(encoder).question, Compute(encoder.precision)).encode_counted(texts)
+    return encoded.vectors_QD, encoded.cut
 
 
 def put_questions(store: Store, stem: str, vectors_QD: Scores) -> ObjectRef:

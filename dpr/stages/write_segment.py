@@ -16,6 +16,7 @@ from dpr.corpus.reading import read_again
 from dpr.engine.room import Need, check_room
 from dpr.errors import IntegrityError
 from dpr.formats.changes import read_unit
+from dpr.formats.cut_texts import CutTexts
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import open_parts, put_object
 from dpr.formats.quarantine import QuarantinedRow, write_quarantine
@@ -65,6 +66,8 @@ class Vectored:
     """Time by step: read, tokenise, encode, and `wait`: the encoder had no work."""
     encoder: str = ""
     """How the encoder chose to compute, and why."""
+    cut: CutTexts = field(default_factory=CutTexts)
+    """What the texts lost to the token limit."""
 
     @property
     def record(self) -> str:
@@ -88,6 +91,8 @@ class SegmentResult(Result):
     tokens: int
     seconds: dict[str, float]
     encoder: str
+    cut: CutTexts = CutTexts()
+    """What its passages lost to the token limit; nothing is known of copied segments."""
 
 
 class WriteSegment:
@@ -124,6 +129,7 @@ class WriteSegment:
             tokens=done.tokens,
             seconds={**done.seconds, "write": time.perf_counter() - started},
             encoder=done.encoder,
+            cut=done.cut,
         )
 
 

@@ -71,8 +71,8 @@ def _add_search(app: FastAPI, retriever: Retriever) -> None:
         questions = request.questions()
         answer = await batcher.search(questions, request.k, exact=request.exact)
         results = [
-            SearchResult(query=question, hits=[_hit(hit) for hit in hits])
-            for question, hits in zip(questions, answer.hits, strict=True)
+            SearchResult(query=question, hits=[_hit(hit) for hit in hits], lost_tokens=lost_tokens)
+            for question, hits, lost_tokens in zip(questions, answer.hits, answer.lost_tokens, strict=True)
         ]
         timings = Timings(
             encode=_milliseconds(answer.encode_seconds),

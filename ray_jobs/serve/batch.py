@@ -70,11 +70,12 @@ class Batcher:
             elif not first.answer.done():
                 first.answer.set_exception(error)
             return
-        hits = iter(found.hits)
+        hits, lost_tokens = iter(found.hits), iter(found.lost_tokens)
         for request in batch:
-            hits_of_request = list(islice(hits, len(request.questions)))
+            asked = len(request.questions)
+            mine = replace(found, hits=list(islice(hits, asked)), lost_tokens=list(islice(lost_tokens, asked)))
             if not request.answer.done():
-                request.answer.set_result(replace(found, hits=hits_of_request))
+                request.answer.set_result(mine)
 
     def _next_batch(self) -> list[_Request]:
         """Take the oldest request and all that can go with it; requests whose client has gone are dropped."""

@@ -75,6 +75,8 @@ class SearchResult(_Message):
     """The question, as it was sent."""
     hits: list[SearchHit]
     """The best passages, best first; fewer than `k` if the index found no more."""
+    lost_tokens: int
+    """Tokens of the question that the encoder did not read, since it is longer than the encoder's token limit."""
 
 
 class Timings(_Message):

@@ -10,14 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import RobertaProcessing
+from tokenizers.trainers import BpeTrainer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from dpr.encoder import words
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TEXTS_PER_CALL, TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
+from dpr.formats.cut_texts import CutTexts
 from dpr.recipe import EncoderConfig
-from tests.encoder.models import TEXTS, TITLES, save_sentence_transformer
+from tests.encoder.models import TEXTS, TITLES, save_bert, save_sentence_transformer
 
 ROWS = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=9), max_size=12)
 
@@ -55,14 +61,46 @@ def test_tokens_are_those_of_transformers(shared_bert: Path, title_join: Any, pr
     )
     theirs, limits = AutoTokenizer.from_pretrained(shared_bert), {"truncation": True, "max_length": max_tokens}
     if title_join == "pair":
-        expected = theirs([prefix + title for title in TITLES], TEXTS, **limits)
+        inputs: tuple[list[str], ...] = ([prefix + title for title in TITLES], TEXTS)
     else:
-        expected = theirs([prefix + (f"{a} {b}" if a else b) for a, b in zip(TITLES, TEXTS, strict=True)], **limits)
+        inputs = ([prefix + (f"{a} {b}" if a else b) for a, b in zip(TITLES, TEXTS, strict=True)],)
+    expected = theirs(*inputs, **limits)
     found = TowerTokenizer(resolve(config).passage).passages(TITLES, TEXTS)
     bounds = list(zip(found.offsets[:-1], found.offsets[1:], strict=True))
     assert [found.ids_T[a:b].tolist() for a, b in bounds] == expected["input_ids"]
     assert [found.types_T[a:b].tolist() for a, b in bounds] == expected["token_type_ids"]
     assert found.lengths().max() <= max_tokens
+    whole = theirs(*inputs)["input_ids"]
+    assert found.lost_N.tolist() == [len(a) - len(b) for a, b in zip(whole, expected["input_ids"], strict=True)]
+
+
+@pytest.mark.parametrize("title_join", ["pair", "space"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_lost_tokens_are_counted_where_the_library_cuts(tmp_path: Path, title_join: Any, side: Any) -> None:
+    folder = save_bert(tmp_path, vocab_size=300)
+    (folder / "vocab.txt").unlink()
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = ByteLevel()
+    alphabet = ByteLevel.alphabet()
+    backend.train_from_iterator(
+        TEXTS, BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    )
+    backend.post_processor = RobertaProcessing(("</s>", 1), ("<s>", 0))
+    theirs = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="</s>", truncation_side=side)
+    theirs.save_pretrained(folder)
+    config = EncoderConfig(model=str(folder), pooling="cls", title_join=title_join, max_tokens=20)
+    tower = resolve(config).passage
+    tokenizer = TowerTokenizer(tower)
+    assert tokenizer._words is None
+    found = tokenizer.passages(TITLES, TEXTS)
+    joined = [f"{a} {b}" if a else b for a, b in zip(TITLES, TEXTS, strict=True)]
+    whole = theirs(*((TITLES, TEXTS) if title_join == "pair" else (joined,)))["input_ids"]
+    assert found.lost_N.tolist() == [max(0, len(row) - 20) for row in whole]
+    assert found.cut() == CutTexts(
+        texts=sum(len(row) > 20 for row in whole),
+        lost_tokens=int(found.lost_N.sum()),
+        tokens=sum(map(len, whole)),
+    )
 
 
 NASTY = (

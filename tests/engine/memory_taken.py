@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dpr.corpus.hashes import KnownKeys
 from dpr.corpus.slices import plan_slices
+from dpr.formats.cut_texts import CutTexts
 from dpr.formats.manifest import IndexEntry, SegmentEntry, ShardEntry
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef
@@ -119,7 +120,7 @@ def gate_taken(folder: Path) -> tuple[int, int]:
         loose_rows=0,
         first_shards=2,
     )
-    truth = Truth("q", NOTHING, np.empty((0, 1), np.float32), np.empty((0, 1), np.int64))
+    truth = Truth("q", NOTHING, np.empty((0, 1), np.float32), np.empty((0, 1), np.int64), CutTexts())
     unit = GateUnit("r", index, truth, None, None, 0, 0)
     return unit.need.memory_bytes, peak_growth(lambda: open_shards([folder / "index.faiss"] * 2))
 

@@ -29,7 +29,12 @@ class Echo:
         self.threads.add(threading.get_ident())
         if "poison" in questions:
             raise ValueError("poison")
-        return Answer([[Hit(1, 1.0, question, "", "")] * k for question in questions], 0.5, 0.25)
+        return Answer(
+            [[Hit(1, 1.0, question, "", "")] * k for question in questions],
+            [len(question) for question in questions],
+            0.5,
+            0.25,
+        )
 
 
 async def busy(echo: Echo, batcher: Batcher) -> asyncio.Task[Answer]:
@@ -62,6 +67,7 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
         [["d"], ["e"]],
         [["f"]],
     ]
+    assert [answer.lost_tokens for answer in answers] == [[5], [1], [1], [1, 1], [1]]
     assert {(answer.encode_seconds, answer.search_seconds) for answer in answers} == {(0.5, 0.25)}
     assert len(echo.threads) == 1
     assert threading.get_ident() not in echo.threads
