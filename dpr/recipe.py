@@ -78,6 +78,8 @@ class CorpusConfig(_Config):
     """Input bytes that one scan unit reads."""
     max_passage_chars: Annotated[int, Field(ge=1)] = 100_000
     """Longer passages are quarantined."""
+    long: Literal["cut", "split"] = "cut"
+    """What becomes of texts beyond the encoder's token limit: `cut` loses their end, `split` makes windows of them."""
     rescan: Literal["changed", "always"] = "changed"
     """Which files a run reads: those whose size, time or ETag changed, or all."""
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from pydantic import ValidationError
 
-from dpr.corpus.rows import FileKind, Slice
+from dpr.corpus.rows import FileKind, Slice, Windows
 from dpr.corpus.slices import CorpusPlan, plan_slices
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.engine.executor import Executor
@@ -62,8 +62,10 @@ class Plan:
         """Resolve the encoder, list the corpus, and read the gate's questions."""
         questions = load_questions(recipe.gate, recipe.index.seed)
         before = _plan_of_live(open_store(recipe.store))
-        corpus = plan_slices(recipe.corpus, before.kinds if before else {})
-        return cls(recipe, resolve(recipe.encoder), corpus, questions, frozenset(before.scans if before else ()))
+        spec = resolve(recipe.encoder)
+        windows = Windows(encoder=spec.config, encoder_id=spec.encoder_id)
+        corpus = plan_slices(recipe.corpus, before.kinds if before else {}, windows)
+        return cls(recipe, spec, corpus, questions, frozenset(before.scans if before else ()))
 
     @property
     def slices(self) -> list[Slice]:

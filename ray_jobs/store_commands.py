@@ -145,7 +145,7 @@ def _verify_corpus(store: Store, recipe_path: str) -> tuple[int, list[ChangedFil
     recipe = load_recipe(recipe_path)
     if open_store(recipe.store).url != store.url:
         raise RecipeError(f"recipe {recipe_path} is for store {recipe.store}, not for {store.url}; name its own store")
-    return verify_corpus(store, live_snapshot(store), recipe.corpus)
+    return verify_corpus(store, live_snapshot(store), recipe)
 
 
 @app.command()

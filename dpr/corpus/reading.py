@@ -8,6 +8,7 @@ from dpr.corpus.documents import read_documents
 from dpr.corpus.json_rows import read_json
 from dpr.corpus.lance_fragments import read_lance
 from dpr.corpus.lines import read_lines
+from dpr.corpus.long_texts import split_long
 from dpr.corpus.parquet import read_parquet
 from dpr.corpus.rows import ReadFormat, Row, Slice
 from dpr.corpus.tsv import read_csv
@@ -29,9 +30,12 @@ _READERS: Final[dict[ReadFormat, Callable[[Slice, CorpusConfig], Iterator[Row]]]
 def read_slice(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
     """Yield every row of the slice once, in the order of the input, with growing positions and in bounded memory.
 
+    Where long texts are split, each window is a row.
+
     Raises CorpusError, possibly after some rows, if a file is damaged or has changed since the slice was planned.
     """
-    return _READERS[slice_.format](slice_, corpus)
+    rows = _READERS[slice_.format](slice_, corpus)
+    return rows if slice_.windows is None else split_long(rows, slice_.windows)
 
 
 def read_again(slice_: Slice, corpus: CorpusConfig, positions: Set[int]) -> Iterator[Row]:

@@ -4,16 +4,22 @@ import json
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from dpr.corpus.extra_values import UnusableValueError, usable_values
 from dpr.corpus.signatures import Compression
 from dpr.fingerprint import fingerprint
 from dpr.formats.extra import ExtraValue
 from dpr.formats.records import Document
-from dpr.recipe import CorpusConfig
+from dpr.recipe import CorpusConfig, EncoderConfig
 
 MAX_RAW_BYTES: Final = 64 * 1024
-_FIELDS_OF_PLANNING: Final = {"path", "slice_bytes", "rescan", "strict"}
-"""Fields of the corpus that decide which slices there are and when they are read, and not what one slice holds."""
+WINDOW_BITS: Final = 20
+"""Of a position in a slice whose long texts are split: the number of the window."""
+_FIELDS_OF_PLANNING: Final = {"path", "slice_bytes", "rescan", "strict", "long"}
+"""Fields of the corpus that decide which slices there are and when they are read, and not what one slice holds; `long`
+is in the slice itself."""
 
 ReadFormat = Literal["dpr-tsv", "csv", "beir", "jsonl", "json", "parquet", "arrow", "lance", "documents"]
 
@@ -72,6 +78,13 @@ class FileKind(Document):
     """Unpacked size of each row group of a Parquet file."""
 
 
+class Windows(Document):
+    """The encoder by whose token limit long texts are split."""
+
+    encoder: EncoderConfig
+    encoder_id: str
+
+
 class Slice(Document):
     """One unit of scanning: names what to read, and pins the state of the file when the corpus was planned."""
 
@@ -94,6 +107,8 @@ class Slice(Document):
     delimiter: str = ""
     files: tuple[InputFile, ...] = ()
     """The files of a `documents` slice."""
+    windows: Windows | None = None
+    """How long texts are split into windows, each of which is a row; None: they stay whole."""
 
     def slice_id(self, corpus: CorpusConfig) -> str:
         """Return a fingerprint of everything that decides which rows this slice yields.
@@ -101,8 +116,18 @@ class Slice(Document):
         It covers the slice with the identity of its files, and how the recipe reads them: all fields of the corpus but
         `path`, `slice_bytes`, `rescan` and `strict`. So two slices with the same id yield the same rows, on any night.
         """
-        what = self.model_dump(mode="json", exclude={"size_bytes"})
+        what = self.model_dump(mode="json", exclude={"size_bytes", "windows"})
+        if self.windows is not None:
+            what["windows"] = self.windows.encoder_id
         return fingerprint({"slice": what, "corpus": corpus.model_dump(mode="json", exclude=_FIELDS_OF_PLANNING)})
+
+    def input_position(self, position: int) -> int:
+        """Return where the row of a position stands in the input: windows of a text have positions of their own."""
+        return position if self.windows is None else position >> WINDOW_BITS
+
+    def window_numbers(self, positions_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return which window of its text each of N rows is, counted from 0; 0 where texts stay whole."""
+        return positions_N & ((1 << WINDOW_BITS) - 1) if self.windows is not None else np.zeros_like(positions_N)
 
 
 class Passage(NamedTuple):
@@ -121,7 +146,8 @@ class Row(NamedTuple):
     """One row of the input, with its passage or with the reason why it has none."""
 
     position: int
-    """Byte offset of the line (in .gz: of the unpacked text), row number in Parquet, number in the slice otherwise."""
+    """Byte offset of the line (in .gz: of the unpacked text), row number in Parquet, number in the slice otherwise.
+    Where long texts are split: 2^20 times that, and the number of the window."""
     stored: Stored
     """The row as it stands in the input."""
     passage: Passage | None

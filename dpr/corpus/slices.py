@@ -13,7 +13,7 @@ from dpr.corpus.documents import document_slices
 from dpr.corpus.folders import choose_files, is_data, name_some, without_abouts
 from dpr.corpus.input_files import find_files
 from dpr.corpus.parquet import parquet_slices
-from dpr.corpus.rows import FileKind, InputFile, LeftOut, ReadFormat, Slice
+from dpr.corpus.rows import FileKind, InputFile, LeftOut, ReadFormat, Slice, Windows
 from dpr.corpus.table_versions import open_table
 from dpr.errors import OtherFileError
 from dpr.fingerprint import fingerprint
@@ -70,8 +70,12 @@ class _Source:
     """Those of a table that has no files of a format of ours."""
 
 
-def plan_slices(corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_KNOWN) -> CorpusPlan:
+def plan_slices(
+    corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_KNOWN, windows: Windows | None = None
+) -> CorpusPlan:
     """List the corpus, find out what each file is, and cut the files into slices.
+
+    `windows` says how long texts are split, if the recipe wants that.
 
     A file whose kind is in `known` (`CorpusPlan.kinds` of an earlier night) is listed and not opened. Of every other
     file the beginning is read, or the footer if it is Parquet. Raises CorpusError if there is no row, a file cannot be
@@ -94,6 +98,8 @@ def plan_slices(corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_K
     slices = [slice_ for source in sources for slice_ in _source_slices(source, kinds, corpus.slice_bytes)]
     check_left_out(corpus, slices, left_out, kinds)
     check_extra(corpus, kinds)
+    if corpus.long == "split":
+        slices = [slice_.model_copy(update={"windows": windows}) for slice_ in slices]
     return CorpusPlan(
         slices,
         remembered,

@@ -75,6 +75,17 @@ def resolve(config: EncoderConfig) -> EncoderSpec:
     return EncoderSpec(passage, question, _pin_commits(config, models))
 
 
+def resolve_same(config: EncoderConfig, encoder_id: str) -> EncoderSpec:
+    """Resolve an encoder on this machine. Raises EncoderError if it is another one than where the run was planned."""
+    spec = resolve(config)
+    if spec.encoder_id != encoder_id:
+        raise EncoderError(
+            f"model {config.model} is encoder {spec.encoder_id} on this machine and {encoder_id} where the run was "
+            "planned; give all machines the same model files"
+        )
+    return spec
+
+
 def _pin_commits(config: EncoderConfig, models: Mapping[str, FoundModel]) -> EncoderConfig:
     """Return the configuration with the commit of each hub model, so that it stands for the same files for ever.
 

@@ -183,6 +183,9 @@ class SnapshotBody(Document):
     codebook: CodebookEntry
     index: IndexEntry
     gate: GateReport
+    windows: bool = False
+    """Whether rows may be windows of long texts: several rows then have the id of their passage, and searches give its
+    best one alone."""
 
     def body_id(self) -> str:
         """Return the fingerprint of the body."""

@@ -33,6 +33,8 @@ def compare(store: Store, old: int, new: int) -> Difference:
 
 def _difference(store: Store, before: SnapshotBody, after: SnapshotBody) -> Difference:
     same = {_state(entry) for entry in before.segments} & {_state(entry) for entry in after.segments}
+    if before.windows or after.windows:
+        same = set()  # windows of a passage may lie in several segments, and all of them tell whether it changed
     keys_before, keys_after = _keys(store, before, same), _keys(store, after, same)
     added = [i for i in keys_after if i not in keys_before]
     removed = [i for i in keys_before if i not in keys_after]
@@ -40,8 +42,9 @@ def _difference(store: Store, before: SnapshotBody, after: SnapshotBody) -> Diff
     return Difference(sorted(added), sorted(removed), sorted(changed))
 
 
-def _keys(store: Store, body: SnapshotBody, without: Set[tuple[str, str]]) -> dict[str, bytes]:
-    keys: dict[str, bytes] = {}
+def _keys(store: Store, body: SnapshotBody, without: Set[tuple[str, str]]) -> dict[str, frozenset[bytes]]:
+    """Return the keys of each passage id: one, or one for each window of a long text."""
+    keys: dict[str, frozenset[bytes]] = {}
     deletions = read_deletions(store, body.deletions)
     for entry in body.segments:
         if _state(entry) in without:
@@ -50,7 +53,8 @@ def _keys(store: Store, body: SnapshotBody, without: Set[tuple[str, str]]) -> di
         for table in iter_groups(open_parts(store, entry.object), ["id", "key"]):
             rows = live[np.searchsorted(live, first) : np.searchsorted(live, first + table.num_rows)] - first
             chosen = table.take(rows)
-            keys |= dict(zip(chosen["id"].to_pylist(), chosen["key"].to_pylist(), strict=True))
+            for id_, key in zip(chosen["id"].to_pylist(), chosen["key"].to_pylist(), strict=True):
+                keys[id_] = keys.get(id_, frozenset()) | {key}
             first += table.num_rows
     return keys
 

@@ -37,6 +37,10 @@ class Found(Document):
     dead: int = 0
     restored: int = 0
     duplicates: int = 0
+    split_passages: int = 0
+    """Passages whose texts were split into windows; in the other counts each window is a passage."""
+    windows: int = 0
+    """Windows of these passages."""
     quarantined: dict[str, int] = Field(default_factory=dict)
     """Rows by reason, those that the encoder refused included."""
 
@@ -124,7 +128,9 @@ class RunReport(Document):
             (self.encoding.cut, "embedded passages", self.encoding.passages),
             (self.gate.questions_cut, f"{self.gate.question_kind} of the gate", self.gate.questions),
         ]
-        return [f"long texts: {cut.describe(what, texts)}" for cut, what, texts in counts if cut.texts]
+        split, windows = self.found.split_passages, self.found.windows
+        lines = [f"long texts: {split:,} passages were split into {windows:,} windows"] if windows else []
+        return lines + [f"long texts: {cut.describe(what, texts)}" for cut, what, texts in counts if cut.texts]
 
 
 class Clock:
@@ -173,6 +179,8 @@ def _found(made: Segments) -> Found:
         dead=changes.dead,
         restored=changes.restored,
         duplicates=changes.duplicates,
+        split_passages=sum(scanned.split_passages for scanned in made.scans),
+        windows=sum(scanned.windows for scanned in made.scans),
         quarantined=dict(made.settled.reasons),
     )
 

@@ -100,11 +100,11 @@ def _check_contents(store: Store, body: SnapshotBody) -> None:
     deletions = read_deletions(store, body.deletions)
     for entry in body.segments:
         live = deletions.live_rows(entry)
-        hashes = _check_rows(store, entry, body.encoder_id)
+        hashes = _check_rows(store, entry, body.encoder_id)["key" if body.windows else "id"]
         id_hashes.append(hashes.take(pa.array(live)))
         index_ids.append((entry.number << ROW_BITS) | live)
     expected = np.concatenate(index_ids)
-    _check_each_once(join_hashes(id_hashes), expected)
+    _check_each_once(join_hashes(id_hashes), expected, "key" if body.windows else "passage id")
     found = [_live_ids(store, shard, expected) for shard in body.index.shards]
     found.append(_loose_ids(store, body))
     if not np.array_equal(np.sort(np.concatenate(found)), np.sort(expected)):
@@ -136,12 +136,13 @@ def _loose_ids(store: Store, body: SnapshotBody) -> npt.NDArray[np.int64]:
     return loose_ids(loose)
 
 
-def _check_rows(store: Store, entry: SegmentEntry, encoder_id: str) -> pa.FixedSizeBinaryArray:
-    """Check keys and vectors of a segment, also where they are mapped; return the hashes of its passage ids (N,)."""
+def _check_rows(store: Store, entry: SegmentEntry, encoder_id: str) -> dict[str, pa.FixedSizeBinaryArray]:
+    """Check keys and vectors of a segment, also where they are mapped; return hashes of ids, and keys, of N rows."""
     path = fetch_object(store, entry.object)
     check_segment(path, encoder_id, None, entry.rows)
     mapped = SegmentVectors.open(store, entry.object, verify=True)
     hashes: list[bytes] = []
+    keys: list[bytes] = []
     has_extra = EXTRA in pq.read_schema(path).names
     for table in iter_groups(path, [*PASSAGE_COLUMNS, *([EXTRA] if has_extra else []), "embedding"]):
         rows = np.arange(len(hashes), len(hashes) + table.num_rows)
@@ -156,15 +157,16 @@ def _check_rows(store: Store, entry: SegmentEntry, encoder_id: str) -> pa.FixedS
         if vectors_ND.tobytes() != mapped.rows(rows).tobytes():
             raise IntegrityError(f"segment {entry.segment_id} keeps its vectors where no reader looks for them")
         hashes += map(id_hash, table["id"].to_pylist())
-    return pa.array(hashes, HASH)
+        keys += table["key"].to_pylist()
+    return {"id": pa.array(hashes, HASH), "key": pa.array(keys, HASH)}
 
 
-def _check_each_once(id_hashes: pa.FixedSizeBinaryArray, index_ids: npt.NDArray[np.int64]) -> None:
+def _check_each_once(id_hashes: pa.FixedSizeBinaryArray, index_ids: npt.NDArray[np.int64], what: str) -> None:
     codes = pc.dictionary_encode(id_hashes).indices.to_numpy(zero_copy_only=False)
     repeated = np.flatnonzero(np.bincount(codes, minlength=1)[codes] > 1)
     if len(repeated):
         same = index_ids[codes == codes[repeated[0]]][:2].tolist()
         where = " and ".join(f"row {i % (1 << ROW_BITS)} of segment number {i >> ROW_BITS}" for i in same)
         raise IntegrityError(
-            f"two live rows have the same passage id: {where}; roll back to a sound snapshot or run the recipe again"
+            f"two live rows have the same {what}: {where}; roll back to a sound snapshot or run the recipe again"
         )

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dpr.corpus.reading import read_slice
-from dpr.corpus.rows import Slice
+from dpr.corpus.rows import Slice, Windows
 from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError
 from dpr.fingerprint import passage_key
 from dpr.formats import layout
 from dpr.formats.manifest import Snapshot
 from dpr.formats.records import read_record
-from dpr.recipe import CorpusConfig
+from dpr.recipe import CorpusConfig, Recipe
 from dpr.run import read_run_plan
 from dpr.stages.passages import row_key_texts
 from dpr.stages.scan import ScanResult, read_keys
@@ -30,7 +30,7 @@ class ChangedFile:
     reason: str
 
 
-def verify_corpus(store: Store, live: Snapshot, corpus: CorpusConfig) -> tuple[int, list[ChangedFile]]:
+def verify_corpus(store: Store, live: Snapshot, recipe: Recipe) -> tuple[int, list[ChangedFile]]:
     """Read all files that the next run would trust; return how many slices were compared, and what differs.
 
     `live` is the store's live snapshot, whose run knows of what format each file was. Slices that have not been scanned
@@ -39,7 +39,8 @@ def verify_corpus(store: Store, live: Snapshot, corpus: CorpusConfig) -> tuple[i
     """
     before, compared = read_run_plan(store, live.run_id), 0
     changed: dict[str, ChangedFile] = {}
-    for slice_ in plan_slices(corpus, before.kinds if before else {}).slices:
+    corpus, windows = recipe.corpus, Windows(encoder=recipe.encoder, encoder_id=live.body.encoder_id)
+    for slice_ in plan_slices(corpus, before.kinds if before else {}, windows).slices:
         record = layout.record(layout.scan(live.body.encoder_id, slice_.slice_id(corpus)))
         scanned = read_record(store, record, ScanResult)
         if scanned is None:

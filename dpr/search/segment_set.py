@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dpr.fingerprint import id_hash
 from dpr.formats import MISSING
 from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.extra import EXTRA, shown
@@ -48,6 +49,7 @@ class SegmentSet:
         self._is_remote = any(opened.is_remote for opened in vectors)
         self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self._is_remote else None
         self._passages = cache(self._open_passages)
+        self._owners = cache(self._read_owners)
 
     @classmethod
     def open(
@@ -60,6 +62,11 @@ class SegmentSet:
         """
         opened = [SegmentVectors.open(store, entry.object, verify=verify) for entry in entries]
         return cls(store, entries, opened, read_deletions(store, deletions))
+
+    @property
+    def rows(self) -> int:
+        """Return the rows of all segments, dead ones included."""
+        return sum(entry.rows for entry in self._entries.values())
 
     def vectors(self, ids_N: Ids) -> Vectors:
         """Return the stored vectors (N, D) float16 of index ids (N,); fastest if those of a segment come together."""
@@ -126,6 +133,24 @@ class SegmentSet:
             for place, value in zip(order_N[places].tolist(), self._column_of(number, name, rows), strict=True):
                 found[place] = value
         return found
+
+    def owners(self, ids_QC: Ids) -> Ids:
+        """Return, for index ids of any shape, 63 bits of the hash of the passage id of each; -1 for a missing one.
+
+        Windows of one passage have the same. A segment's are read when they are first asked for: 8 bytes a row.
+        """
+        found_QC = np.full(ids_QC.shape, MISSING)
+        numbers_QC = ids_QC >> ROW_BITS
+        for number in np.unique(numbers_QC[ids_QC != MISSING]).tolist():
+            there_QC = numbers_QC == number
+            found_QC[there_QC] = self._owners(number)[ids_QC[there_QC] & ROW_MASK]
+        return found_QC
+
+    def _read_owners(self, number: int) -> Ids:
+        file = open_parts(self._store, self._entries[number].object)
+        hashes = [id_hash(id_)[:8] for table in iter_groups(file, ["id"]) for id_ in table["id"].to_pylist()]
+        owners_N: Ids = np.frombuffer(b"".join(hashes), np.uint64).astype(np.int64) & np.int64(2**63 - 1)
+        return owners_N
 
     def _column_of(self, number: int, name: str, rows_n: Ids) -> Iterator[str]:
         """Yield the values of a column at ascending rows (n,) of a segment."""

@@ -3,6 +3,7 @@
 Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner products (paper, equation 1).
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from dpr.index.loose_index import LooseIndex, loose_ids
 from dpr.index.serving_index import ServingIndex
 from dpr.index.shards import open_shards
 from dpr.index.truth import Ids, Scores, exact_topk
+from dpr.search.best_windows import best_passages
 from dpr.search.segment_set import SegmentSet
 from dpr.store import Store
 
@@ -59,8 +61,14 @@ class VectorSearch:
         settings: SearchSettings,
         segments: SegmentSet,
         deeper: SearchSettings | None = None,
+        *,
+        windows: bool = False,
     ) -> None:
-        """`deeper`: settings for more hits than the others were tuned for; None: these serve, with more candidates."""
+        """`deeper`: settings for more hits than the others were tuned for; None: these serve, with more candidates.
+
+        `windows`: rows may be windows of long texts, and an answer has the best one of each passage.
+        """
+        self.windows = windows
         self.index, self.settings, self.segments, self.deeper = index, settings, segments, deeper
 
     @classmethod
@@ -75,22 +83,33 @@ class VectorSearch:
                 f"{body.encoder.dim}; roll back to a sound snapshot or run the recipe again"
             )
         settings, deeper = search_settings(body.index)
-        return cls(index, settings, segments, deeper)
+        return cls(index, settings, segments, deeper, windows=body.windows)
+
+    def passages(self, ids_QK: Ids) -> Ids:
+        """Return what stands for the passages of rows (Q, K): the rows themselves, unless these may be windows."""
+        return self.segments.owners(ids_QK) if self.windows else ids_QK
 
     def top(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
         """Return the best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64).
 
         A question whose lists hold fewer than k live rows visits more of them, until k are found or all are visited.
+        Where rows are windows, each passage is there once, with its best window.
         """
+        if not self.windows:
+            return self._top_rows(questions_QD, k)
+        return best_passages(self._top_rows, self.segments.owners, questions_QD, k, self.segments.rows)
+
+    def _top_rows(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
+        """Return the best k rows."""
         settings = self.settings if self.deeper is None or k <= self.settings.at else self.deeper
-        scores_QK, ids_QK = self._top(questions_QD, k, settings)
+        scores_QK, ids_QK = self._visit(questions_QD, k, settings)
         last = min(k, self.index.living_rows) - 1
         while settings.nprobe < self.index.lists and (short := np.flatnonzero(ids_QK[:, last] == MISSING)).size:
             settings = replace(settings, nprobe=MORE_LISTS * settings.nprobe, margin=None)
-            scores_QK[short], ids_QK[short] = self._top(questions_QD[short], k, settings)
+            scores_QK[short], ids_QK[short] = self._visit(questions_QD[short], k, settings)
         return scores_QK, ids_QK
 
-    def _top(self, questions_QD: Scores, k: int, settings: SearchSettings) -> tuple[Scores, Ids]:
+    def _visit(self, questions_QD: Scores, k: int, settings: SearchSettings) -> tuple[Scores, Ids]:
         scores_QC, ids_QC = self.index.search(
             questions_QD, settings.candidates(k), settings.nprobe, settings.margin, settings.at
         )
@@ -100,4 +119,14 @@ class VectorSearch:
 
     def exact(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
         """Return the best k of all live vectors, by brute force."""
-        return exact_topk(questions_QD, self.segments.live_blocks(), k)
+        return self.exact_among(questions_QD, k)
+
+    def exact_among(self, questions_QD: Scores, k: int, numbers: Collection[int] | None = None) -> tuple[Scores, Ids]:
+        """Return the best k of the live vectors of some segments, None: of all, by brute force."""
+
+        def search(some_qD: Scores, width: int) -> tuple[Scores, Ids]:
+            return exact_topk(some_qD, self.segments.live_blocks(numbers), width)
+
+        if not self.windows:
+            return search(questions_QD, k)
+        return best_passages(search, self.segments.owners, questions_QD, k, self.segments.rows)

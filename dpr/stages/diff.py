@@ -19,7 +19,6 @@ from dpr.corpus.reading import read_again
 from dpr.corpus.rows import Slice
 from dpr.engine.room import check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
-from dpr.errors import CorpusError
 from dpr.formats import layout
 from dpr.formats.changes import write_changes
 from dpr.formats.deletions import DeletionSet
@@ -30,10 +29,25 @@ from dpr.formats.records import ObjectRef, Result
 from dpr.formats.segment import join_hashes
 from dpr.recipe import CorpusConfig
 from dpr.run import Run
-from dpr.stages.held_rows import CorpusRows, Mask, Rows, diff_need, keep_segments, read_corpus_rows, read_held_rows
+from dpr.stages.held_rows import (
+    CorpusRows,
+    Mask,
+    Rows,
+    diff_need,
+    first_with_id,
+    keep_segments,
+    read_corpus_rows,
+    read_held_rows,
+)
 from dpr.stages.passages import HASHES, Positions, TextSource, passages_at
 from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segments
-from dpr.stages.quarantine_limits import check_quarantine, check_size, collect_quarantine, max_unusable
+from dpr.stages.quarantine_limits import (
+    check_duplicates,
+    check_quarantine,
+    check_size,
+    collect_quarantine,
+    max_unusable,
+)
 from dpr.stages.scan import ScanResult
 from dpr.stages.segment_rows import segment_rows
 from dpr.store import PARALLEL_READS, Store, open_store
@@ -149,7 +163,9 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     even if it was dead before, so a reverted edit costs nothing. Raises CorpusError if too many ids are repeated.
     """
     corpus = read_corpus_rows(store, unit.scans)
-    first = _first_with_id(corpus, unit.max_duplicates)
+    first, repeated = first_with_id(corpus, unit.slices)
+    duplicates = int(repeated.sum())
+    check_duplicates(duplicates, int(first.sum()) + duplicates, unit.max_duplicates)
     held = read_held_rows(store, unit.base, unit.retired, unit.base_deletions)
     row_of_held = places(held.key, corpus.key)
     alive = row_of_held >= 0
@@ -170,7 +186,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         rows=int(first.sum()),
         new=len(new.key),
         borrowed=len(new.key) - sum(planned.rows for planned, _ in tables if planned.kind == "embed"),
-        duplicates=int((~first).sum()),
+        duplicates=duplicates,
         dead=int((held.lived & ~alive).sum()),
         restored=int((~held.lived & alive).sum()),
         kept=kept.entries,
@@ -179,20 +195,8 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         next_segment_number=next_number,
         deletions=DeletionSet(kept.dead).put(store),
         changes=_store_changes(store, unit.run_id, [table for _, table in tables]),
-        duplicate_rows=_store_duplicates(store, unit, corpus, first),
+        duplicate_rows=_store_duplicates(store, unit, corpus, repeated),
     )
-
-
-def _first_with_id(corpus: CorpusRows, max_duplicates: int) -> Mask:
-    """Which rows of the corpus are the first with their id."""
-    first = first_of_each(corpus.id_hash)
-    duplicates = int((~first).sum())
-    if duplicates > max_duplicates:
-        raise CorpusError(
-            f"{duplicates} of {len(first)} passages have the id of an earlier one, more unusable rows than the recipe "
-            "allows (limits); nothing was published: look at columns.id, and for files that are in the corpus twice"
-        )
-    return first
 
 
 def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) -> Rows:
@@ -230,9 +234,8 @@ def _store_changes(store: Store, run_id: str, tables: list[pa.Table]) -> ObjectR
         return put_object(store, layout.changes(run_id), path)
 
 
-def _store_duplicates(store: Store, unit: DiffUnit, corpus: CorpusRows, first: Mask) -> ObjectRef | None:
+def _store_duplicates(store: Store, unit: DiffUnit, corpus: CorpusRows, repeated: Mask) -> ObjectRef | None:
     """Quarantine the later passages of each id, with their raw bytes read again from the corpus."""
-    repeated = ~first
     if not repeated.any():
         return None
 
@@ -242,7 +245,7 @@ def _store_duplicates(store: Store, unit: DiffUnit, corpus: CorpusRows, first: M
             for row in read_again(unit.slices[number], unit.corpus, positions):
                 if row.passage is not None:
                     reason = f"duplicate id: an earlier passage has {row.passage.id!r}"
-                    yield QuarantinedRow(row.source, row.position, reason, row.raw)
+                    yield QuarantinedRow(row.source, unit.slices[number].input_position(row.position), reason, row.raw)
 
     with temporary_folder() as folder:
         path = Path(folder, "duplicates.parquet")

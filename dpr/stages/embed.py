@@ -16,10 +16,9 @@ import pyarrow as pa
 
 from dpr.encoder.bisect import encode_rows
 from dpr.encoder.compute import Compute
-from dpr.encoder.spec import EncoderSpec, resolve
+from dpr.encoder.spec import EncoderSpec, resolve_same
 from dpr.encoder.tokens import LoadedTokenizer, TokenBatch, TowerTokenizer, load_tokenizer
 from dpr.engine.stage import Done, Stage, Step, Work, recorded
-from dpr.errors import EncoderError
 from dpr.formats import layout
 from dpr.formats.records import ObjectRef
 from dpr.recipe import CorpusConfig, EncoderConfig
@@ -45,13 +44,7 @@ class EmbedContext:
 
     def open_spec(self) -> EncoderSpec:
         """Resolve the encoder on this machine. Raises EncoderError if it is another one than the driver's."""
-        spec = resolve(self.encoder)
-        if spec.encoder_id != self.encoder_id:
-            raise EncoderError(
-                f"model {self.encoder.model} is encoder {spec.encoder_id} on this machine and {self.encoder_id} where "
-                "the run was planned; give all machines the same model files"
-            )
-        return spec
+        return resolve_same(self.encoder, self.encoder_id)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Shapes: Q questions, K neighbours.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -12,26 +11,24 @@ import numpy.typing as npt
 
 from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
-from dpr.evaluate.answers import accuracy
 from dpr.evaluate.questions import QuestionSet
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.manifest import CodebookEntry, DeeperSettings, GateReport, IndexEntry
 from dpr.formats.objects import bytes_to_fetch
 from dpr.formats.records import Result
-from dpr.index.candidates import rescore
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex
-from dpr.index.truth import Ids, Scores, exact_topk, recall_of_new
+from dpr.index.truth import Ids, Scores, recall_at
 from dpr.index.tune import Tuned, TunePoint, describe, tune
 from dpr.recipe import GateConfig
 from dpr.run import Run
-from dpr.search.hits import Hit
 from dpr.search.segment_set import SegmentSet
 from dpr.search.vector_search import VectorSearch, open_index
 from dpr.stages.find_truth import Truth, find_truth
 from dpr.stages.new_sentences import NewSentences, new_sentences
+from dpr.stages.passages_found import WINDOWS_DEEPER, recall_of_segments, share_answered, true_passages
 from dpr.stages.question_vectors import read_questions
 from dpr.stages.train import IndexContext
 from dpr.store import open_store
@@ -54,6 +51,8 @@ class GateUnit:
     new: NewSentences | None
     rows: int
     read_bytes: int
+    windows: bool = False
+    """Whether rows may be windows of long texts: passages are compared then, each by its best window."""
 
     @property
     def need(self) -> Need:
@@ -81,7 +80,8 @@ class GateResult(Result):
 
 def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexEntry) -> tuple[IndexEntry, GateResult]:
     """Measure an index; returns it with the search settings that were chosen, and the measurement."""
-    truth = find_truth(run, context, max(context.config.recall_at, *run.recipe.gate.at))
+    depth = max(context.config.recall_at, *run.recipe.gate.at)
+    truth = find_truth(run, context, depth * (WINDOWS_DEEPER if _has_windows(run) else 1))
     new = new_sentences(run, context, codebook)
     step = Step("gate", partial(MeasureIndex, context, run.recipe.gate, run.executor.hardware()), "trainer")
     work = Work.of(recorded(run.store.url, GateResult, step))
@@ -89,6 +89,10 @@ def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexE
     run.progress.message("search", result.report.settings)
     chosen = {name: getattr(result, name) for name in ("nprobe", "margin", "rescore", "deeper")}
     return index.model_copy(update=chosen), result
+
+
+def _has_windows(run: Run) -> bool:
+    return run.recipe.corpus.long == "split"
 
 
 def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth, new: NewSentences | None) -> GateUnit:
@@ -103,10 +107,12 @@ def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth,
             "answers": [list(q.answers) for q in questions.questions] if questions else None,
             "gate": run.recipe.gate.model_dump(mode="json", include={"answers", "at"}),
             "aims": context.config.model_dump(mode="json", include=aims),
+            **({"windows": True} if _has_windows(run) else {}),
         }
     )
     record = layout.record(layout.measured(context.encoder_id, truth.questions_id, measure_id))
-    return GateUnit(record, index, truth, questions, new, len(truth.ids_QK), index.size_bytes)
+    rows = len(truth.ids_QK)
+    return GateUnit(record, index, truth, questions, new, rows, index.size_bytes, windows=_has_windows(run))
 
 
 class MeasureIndex:
@@ -128,15 +134,20 @@ class MeasureIndex:
             index = open_index(store, unit.index, segments)
             known = KnownQuestions(questions_QD, truth.scores_QK, truth.ids_QK, segments.fetching)
             tuned, deeper = self._tune(index, known.some(tuning))
-            search = VectorSearch(index, tuned.settings, segments, deeper.settings if deeper else None)
+            more = deeper.settings if deeper else None
+            search = VectorSearch(index, tuned.settings, segments, more, windows=unit.windows)
+            true = true_passages(unit.truth, search, questions_QD)
             sentences_QD = unit.new.read(store) if unit.new else questions_QD[:0]
             # all at once, since each search of a remote store fetches vectors anew
             at, asked = context.config.recall_at, len(questions_QD)
             scores_QK, ids_QK = search.top(np.concatenate([questions_QD, sentences_QD]), at)
-            (recall,) = known.some(held_out).recalls(ids_QK[held_out], at, [at])
+            if unit.windows:
+                recall = recall_at(search.passages(ids_QK[held_out]), search.passages(true[1][held_out]), at)
+            else:
+                (recall,) = known.some(held_out).recalls(ids_QK[held_out], at, [at])
             of_new = scores_QK[asked:], ids_QK[asked:]
-            new_recall = _new_recall(unit.new, search, sentences_QD, of_new) if unit.new else None
-            by_index, exactly = self._accuracies(unit, search, questions_QD, (scores_QK[:asked], ids_QK[:asked]))
+            new_recall = recall_of_segments(unit.new.segments, search, sentences_QD, of_new) if unit.new else None
+            by_index, exactly = self._accuracies(unit, search, questions_QD, (scores_QK[:asked], ids_QK[:asked]), true)
         report = GateReport(
             questions=asked,
             question_kind="sentences" if unit.questions is None else "questions",
@@ -176,7 +187,12 @@ class MeasureIndex:
         return tuned, tune(index, known, config, deepest, tuned.settings.nprobe)
 
     def _accuracies(
-        self, unit: GateUnit, search: VectorSearch, questions_QD: Scores, found: tuple[Scores, Ids]
+        self,
+        unit: GateUnit,
+        search: VectorSearch,
+        questions_QD: Scores,
+        found: tuple[Scores, Ids],
+        true: tuple[Scores, Ids],
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Return the shares of questions answered, by the index and exactly; none without answers.
 
@@ -185,22 +201,12 @@ class MeasureIndex:
         if unit.questions is None:
             return {}, {}
         few, depth = self._context.config.recall_at, max(self._gate.at)
-        by_index = _accuracy(unit.questions, search.segments, found, [k for k in self._gate.at if k <= few])
+        by_index = share_answered(unit.questions, search.segments, found, [k for k in self._gate.at if k <= few])
         if depth > few:
             more = search.top(questions_QD, depth)
-            by_index |= _accuracy(unit.questions, search.segments, more, [k for k in self._gate.at if k > few])
-        exact = (unit.truth.scores_QK[:, :depth], unit.truth.ids_QK[:, :depth])
-        return by_index, _accuracy(unit.questions, search.segments, exact, self._gate.at)
-
-
-def _new_recall(
-    new: NewSentences, search: VectorSearch, questions_QD: Scores, found: tuple[Scores, Ids]
-) -> float | None:
-    """Return the recall of passages that are new, which alone are compared with the questions."""
-    k = found[1].shape[1]
-    if not search.settings.rescore:  # scores of codes are compared with no exact ones
-        found = rescore(questions_QD, found[1], search.segments.fetching(found[1]), k)
-    return recall_of_new(found, exact_topk(questions_QD, search.segments.live_blocks(new.segments), k))
+            by_index |= share_answered(unit.questions, search.segments, more, [k for k in self._gate.at if k > few])
+        exact = true[0][:, :depth], true[1][:, :depth]
+        return by_index, share_answered(unit.questions, search.segments, exact, self._gate.at)
 
 
 def _all_settings(report: GateReport, deeper: Tuned | None) -> str:
@@ -215,25 +221,6 @@ def _all_settings(report: GateReport, deeper: Tuned | None) -> str:
         error = (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
         sentences.append(f"only {report.questions} questions were asked, so recall is known to ± {2 * error:.2f}")
     return "; ".join(sentences)
-
-
-def _accuracy(
-    questions: QuestionSet, segments: SegmentSet, found: tuple[Scores, Ids], at: Sequence[int]
-) -> dict[str, float]:
-    """Rank → share of questions answered within it. Only the column that decides is read, each part of it once."""
-    scores_QK, ids_QK = found
-    there_QK = ids_QK >= 0
-    by_text = questions.answers == "strings"
-    values = iter(segments.column("text" if by_text else "id", ids_QK[there_QK]))
-    hits = []
-    for scores_K, there_K in zip(scores_QK, there_QK, strict=True):
-        ranked = enumerate(scores_K[there_K].tolist(), 1)
-        hits.append([_hit(rank, score, next(values), by_text=by_text) for rank, score in ranked])
-    return {str(k): share for k, share in accuracy(questions, hits, at).items()}
-
-
-def _hit(rank: int, score: float, value: str, *, by_text: bool) -> Hit:
-    return Hit(rank, score, "" if by_text else value, "", value if by_text else "")
 
 
 def split_questions(questions: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dpr.corpus.compaction import segments_to_copy
+from dpr.corpus.hashes import first_of_each
+from dpr.corpus.rows import Slice
 from dpr.engine.room import Need
 from dpr.formats.deletions import read_deletions, with_dead
 from dpr.formats.manifest import SegmentEntry
@@ -95,6 +97,19 @@ def read_corpus_rows(store: Store, scans: Sequence[ScanResult]) -> CorpusRows:
         join_hashes(table["key"].chunks),
         join_hashes(table["id_hash"].chunks),
     )
+
+
+def first_with_id(corpus: CorpusRows, slices: Sequence[Slice]) -> tuple[Mask, Mask]:
+    """Return which rows belong to the first passage with their id, and which begin a later one.
+
+    All windows of a long text belong to one passage, whose rows lie together.
+    """
+    if slices[0].windows is None:  # all slices of a run split alike
+        first = first_of_each(corpus.id_hash)
+        return first, ~first
+    begins = slices[0].window_numbers(corpus.position) == 0
+    first = first_of_each(corpus.id_hash.filter(pa.array(begins)))[np.cumsum(begins) - 1]
+    return first, begins & ~first
 
 
 def read_held_rows(

@@ -29,6 +29,7 @@ def snapshot_body(
         codebook=codebook,
         index=index,
         gate=measured.report,
+        windows=run.recipe.corpus.long == "split",
     )
 
 

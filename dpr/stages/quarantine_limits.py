@@ -45,6 +45,15 @@ def check_quarantine(store: Store, name: str, unusable_rows: int, passages: int,
         )
 
 
+def check_duplicates(duplicates: int, passages: int, max_duplicates: int) -> None:
+    """Raise CorpusError if more passages repeat the id of an earlier one than `max_duplicates`."""
+    if duplicates > max_duplicates:
+        raise CorpusError(
+            f"{duplicates} of {passages} passages have the id of an earlier one, more unusable rows than the recipe "
+            "allows (limits); nothing was published: look at columns.id, and for files that are in the corpus twice"
+        )
+
+
 def check_size(passages: int, before: int, limits: Limits, *, allow_shrink: bool) -> None:
     """Raise CorpusError for an empty corpus, or one that lost too large a share of the passages it had `before`."""
     if passages == 0:

@@ -66,6 +66,10 @@ class ScanResult(Result):
     new_rows: int
     """Rows whose passages were stored, since no segment held them at the time."""
     unusable_rows: int
+    split_passages: int = 0
+    """Passages whose texts were split into windows."""
+    windows: int = 0
+    """Rows that are windows of these passages."""
     keys: ObjectRef
     """Position, id hash and key of every usable row."""
     passages: ObjectRef | None
@@ -153,7 +157,8 @@ class ScanSlice:
 
 def scan_slice(store: Store, corpus: CorpusConfig, known: KnownKeys, unit: ScanUnit) -> ScanResult:
     """Read a slice and store what is in it; new passages are those whose key is not `known`."""
-    rows, new_rows, schema = 0, 0, scanned_schema(corpus)
+    rows = new_rows = split_passages = more_windows = 0
+    schema = scanned_schema(corpus)
     with temporary_folder() as folder:
         passages, keys, unusable = (Path(folder, f"{name}.parquet") for name in ("new", "keys", "bad"))
         with (
@@ -161,7 +166,7 @@ def scan_slice(store: Store, corpus: CorpusConfig, known: KnownKeys, unit: ScanU
             pq.ParquetWriter(keys, KEYS_SCHEMA, **_KEYS_STORED) as key_writer,
             QuarantineWriter(unusable) as bad_writer,
         ):
-            for batch in _batches(read_slice(unit.slice, corpus), corpus.columns.extra, bad_writer):
+            for batch in _batches(unit.slice, read_slice(unit.slice, corpus), corpus.columns.extra, bad_writer):
                 key_array = pa.array(batch.keys, HASH)
                 hashes = pa.array(batch.id_hashes, HASH)
                 key_writer.write_batch(pa.record_batch([batch.positions, hashes, key_array], schema=KEYS_SCHEMA))
@@ -169,11 +174,15 @@ def scan_slice(store: Store, corpus: CorpusConfig, known: KnownKeys, unit: ScanU
                 if len(new_N):
                     new_writer.write_batch(_new_passages(batch, new_N, schema))
                 rows += len(batch.keys)
+                numbers = unit.slice.window_numbers(np.array(batch.positions, np.int64))
+                split_passages, more_windows = split_passages + (numbers == 1).sum(), more_windows + (numbers > 0).sum()
                 new_rows += len(new_N)
         return ScanResult(
             rows=rows,
             new_rows=new_rows,
             unusable_rows=bad_writer.rows,
+            split_passages=int(split_passages),
+            windows=int(split_passages + more_windows),
             keys=put_object(store, f"{unit.stem}.keys", keys),
             passages=put_object(store, f"{unit.stem}.new", passages) if new_rows else None,
             unusable=put_object(store, f"{unit.stem}.bad", unusable) if bad_writer.rows else None,
@@ -198,11 +207,13 @@ class _Batch:
         self.keys.append(passage_key(passage.id, passage.title, passage.text, row_key_texts(self.extra, row)))
 
 
-def _batches(rows: Iterable[Row], extra: Mapping[str, ExtraType], unusable: QuarantineWriter) -> Iterator[_Batch]:
+def _batches(
+    slice_: Slice, rows: Iterable[Row], extra: Mapping[str, ExtraType], unusable: QuarantineWriter
+) -> Iterator[_Batch]:
     batch = _Batch(extra)
     for row in rows:
         if row.passage is None:
-            unusable.add(QuarantinedRow(row.source, row.position, row.reason, row.raw))
+            unusable.add(QuarantinedRow(row.source, slice_.input_position(row.position), row.reason, row.raw))
             continue
         batch.add(row, row.passage)
         if len(batch.keys) == BATCH_ROWS:

@@ -156,7 +156,9 @@ def refused_rows(
         reason_at = {int(positions[i]): reasons[numbers[i]] for i in np.flatnonzero(slices == source.number)}
         if reason_at:
             for row in read_again(source.slice, corpus, reason_at.keys()):
-                yield QuarantinedRow(row.source, row.position, reason_at[row.position], row.raw)
+                yield QuarantinedRow(
+                    row.source, source.slice.input_position(row.position), reason_at[row.position], row.raw
+                )
 
 
 @dataclass(frozen=True)

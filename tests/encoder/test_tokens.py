@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.processors import RobertaProcessing
-from tokenizers.trainers import BpeTrainer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from dpr.encoder import words
 from dpr.encoder.spec import resolve
@@ -23,7 +18,8 @@ from dpr.encoder.tokens import TEXTS_PER_CALL, TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
 from dpr.formats.cut_texts import CutTexts
 from dpr.recipe import EncoderConfig
-from tests.encoder.models import TEXTS, TITLES, save_bert, save_sentence_transformer
+from tests.encoder.byte_tokenizer import save_byte_model
+from tests.encoder.models import TEXTS, TITLES, save_sentence_transformer
 
 ROWS = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=9), max_size=12)
 
@@ -77,17 +73,8 @@ def test_tokens_are_those_of_transformers(shared_bert: Path, title_join: Any, pr
 @pytest.mark.parametrize("title_join", ["pair", "space"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_lost_tokens_are_counted_where_the_library_cuts(tmp_path: Path, title_join: Any, side: Any) -> None:
-    folder = save_bert(tmp_path, vocab_size=300)
-    (folder / "vocab.txt").unlink()
-    backend = Tokenizer(BPE())
-    backend.pre_tokenizer = ByteLevel()
-    alphabet = ByteLevel.alphabet()
-    backend.train_from_iterator(
-        TEXTS, BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
-    )
-    backend.post_processor = RobertaProcessing(("</s>", 1), ("<s>", 0))
-    theirs = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="</s>", truncation_side=side)
-    theirs.save_pretrained(folder)
+    folder = save_byte_model(tmp_path, truncation_side=side)
+    theirs = AutoTokenizer.from_pretrained(folder)
     config = EncoderConfig(model=str(folder), pooling="cls", title_join=title_join, max_tokens=20)
     tower = resolve(config).passage
     tokenizer = TowerTokenizer(tower)

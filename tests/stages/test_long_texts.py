@@ -4,14 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dpr.engine.executor import LocalExecutor
 from dpr.formats.cut_texts import CutTexts
+from dpr.formats.manifest import Snapshot
+from dpr.formats.snapshots import latest_snapshot
+from dpr.operations.compare import Difference, compare
 from dpr.operations.forecast import forecast
 from dpr.operations.run_report import latest_report
+from dpr.operations.verify import verify
 from dpr.run import Plan, Run
 from dpr.search.retrieve import Retriever
+from dpr.stages.scan import scan
 from tests.collection import Collection
 from tests.tiny import WORDS, Quiet, random_texts
 
@@ -54,3 +63,125 @@ def test_what_long_texts_lose_is_counted(tmp_path: Path, encoder: Path, monkeypa
     assert later
     assert later.encoding.cut == CutTexts(tokens=4)
     assert not any("embedded passages" in line for line in later.lines())
+
+
+def long_text(seed: int, words: int = 60) -> str:
+    return " ".join(np.random.default_rng(seed).choice(WORDS, words))
+
+
+def rows_of(collection: Collection, number: int) -> list[tuple[str, str, npt.NDArray[np.float32]]]:
+    """Return (id, text, vector) of every live row of a snapshot, read with pyarrow alone."""
+    body = collection.body(number)
+    dead = pq.read_table(collection.file(body.deletions.name)).to_pylist() if body.deletions else []
+    gone = {(row["segment"], row["row"]) for row in dead}
+    return [
+        (row["id"], row["text"], np.array(row["embedding"], np.float32))
+        for entry in body.segments
+        for place, row in enumerate(pq.read_table(collection.file(entry.object.name)).to_pylist())
+        if (entry.number, place) not in gone
+    ]
+
+
+def best_by_hand(rows: list[tuple[str, str, npt.NDArray[np.float32]]], question_D: Any, k: int) -> list[str]:
+    """Return the ids of the k best passages: of each, the best row counts."""
+    best: dict[str, float] = {}
+    for id_, _, vector_D in rows:
+        best[id_] = max(best.get(id_, -np.inf), float(vector_D.astype(np.float64) @ question_D))
+    return sorted(best, key=lambda id_: -best[id_])[:k]
+
+
+@pytest.fixture
+def split(tmp_path: Path, encoder: Path) -> Collection:
+    """A collection whose night has split 8 long texts among 30 short ones; its index has lists."""
+    texts = random_texts(30) | {f"long{n}": long_text(n) for n in range(8)}
+    index = {"factory": "IVF4,SQ8", "rescore": 20}
+    collection = Collection(tmp_path / "split", encoder, texts, corpus={"long": "split"}, index=index, **FIELDS)
+    collection.night()
+    return collection
+
+
+def test_windows_are_rows_and_answers_name_each_passage_once(split: Collection) -> None:
+    report = latest_report(split.store, latest(split).run_id)
+    assert report
+    rows = rows_of(split, 1)
+    windows = [text for id_, text, _ in rows if id_.startswith("long")]
+    assert (report.found.split_passages, report.found.windows) == (8, len(windows))
+    assert report.encoding.cut.texts == 0
+    assert all(len(window.split()) <= LIMIT - 2 for window in windows)
+    assert f"long texts: 8 passages were split into {len(windows)} windows" in report.lines()
+    for id_, text in split.corpus.items():
+        mine = [window for other, window, _ in rows if other == id_]
+        assert {word for window in mine for word in window.split()} == set(text.split())
+    with Retriever.open(split.store) as retriever:
+        questions = [split.corpus["long3"][-40:], "w5 w6", long_text(5, 10)]
+        vectors_QD = retriever.encode(questions).astype(np.float64)
+        for k in (1, 5, 38, 60):
+            exact, by_index = (retriever.search(questions, k, exact=exact).hits for exact in (True, False))
+            for question_D, hits, found in zip(vectors_QD, exact, by_index, strict=True):
+                assert [hit.id for hit in hits] == best_by_hand(rows, question_D, k)
+                assert [hit.rank for hit in hits] == list(range(1, min(k, 38) + 1))
+                assert len({hit.id for hit in found}) == len(found) == min(k, 38)
+        assert exact[0] == by_index[0]  # 60 hits of 38 passages: all lists are visited
+
+
+def latest(collection: Collection) -> Snapshot:
+    snapshot = latest_snapshot(collection.store)
+    assert snapshot
+    return snapshot
+
+
+def test_a_night_embeds_only_the_windows_that_changed(split: Collection) -> None:
+    assert not split.night().published
+    split.change(corpus={"rescan": "always"})
+    again = split.night().report
+    assert again is None or (again.found.new, again.found.embedded, again.found.dead) == (0, 0, 0)
+
+    words = split.corpus["long2"].split()
+    split.corpus["long2"] = " ".join([*words[:-1], "w199"])
+    del split.corpus["long4"]
+    gone = {text for id_, text, _ in rows_of(split, latest(split).number) if id_ == "long4"}
+    before = {text for id_, text, _ in rows_of(split, latest(split).number) if id_ == "long2"}
+    report = split.night().report
+    rows = rows_of(split, latest(split).number)
+    after = {text for id_, text, _ in rows if id_ == "long2"}
+    assert report
+    assert report.found.new == report.found.embedded == len(after - before) < len(after)
+    assert report.found.dead == len(gone) + len(before - after)
+    assert "long4" not in {id_ for id_, _, _ in rows}
+    assert verify(split.store, [latest(split).number], deep=True)[1] == []
+    assert compare(split.store, 1, latest(split).number) == Difference([], ["long4"], ["long2"])
+
+
+def test_a_later_passage_with_the_id_of_a_long_one_is_one_duplicate(split: Collection) -> None:
+    split.more_rows = [("long1", long_text(50, 100)), ("p003", long_text(51)), ("long9", long_text(52))]
+    report = split.night().report
+    assert report
+    assert (report.found.duplicates, report.found.quarantined) == (2, {"duplicate id": 2})
+    assert report.found.split_passages == 9 + 2
+    texts = {id_: text for id_, text, _ in rows_of(split, latest(split).number)}
+    assert "long9" in texts
+    assert texts["p003"] == split.corpus["p003"]
+    (path,) = split.file(f"runs/{report.run}").glob("quarantine-*.parquet")
+    lines = split.path.read_bytes()
+    for row in pq.read_table(path).to_pylist():  # the place and the whole row of the input, not those of a window
+        assert lines[row["position"] :].startswith(row["raw"])
+        assert json.loads(row["raw"])["id"] in ("long1", "p003")
+
+
+def test_other_formats_and_texts_read_again_give_the_same_windows(tmp_path: Path, split: Collection) -> None:
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"id": list(split.corpus), "text": list(split.corpus.values())}), path)
+    fields = {"path": str(path), "format": "parquet", "columns": {"title": None}}
+    before = sorted((id_, text) for id_, text, _ in rows_of(split, 1))
+    split.change(corpus=fields)
+    report = split.night().report
+    assert report
+    assert (report.found.new, report.found.dead) == (0, 0)
+
+    other = Collection(tmp_path / "other", split.model, {}, corpus=fields | {"long": "split"}, **FIELDS)
+    run = Run(Plan.of(other.recipe), LocalExecutor(), Quiet())
+    for scanned in scan(run):  # as after garbage collection: what the scan stored is gone, so the corpus is read again
+        assert scanned.passages
+        other.file(scanned.passages.name).unlink()
+    other.night()
+    assert sorted((id_, text) for id_, text, _ in rows_of(other, 1)) == before

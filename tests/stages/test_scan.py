@@ -110,7 +110,7 @@ class Files:
     def differing(self) -> dict[str, str]:
         """Return path → what `verify_corpus` says of it, for the files that differ from their scans."""
         store = self.collection.store
-        _, changed = verify_corpus(store, live_snapshot(store), self.collection.recipe.corpus)
+        _, changed = verify_corpus(store, live_snapshot(store), self.collection.recipe)
         return {file.path: file.reason.split(": ", 1)[1].split(";")[0] for file in changed}
 
 

@@ -1,0 +1,49 @@
+"""Rows whose texts are longer than the encoder's token limit become several rows, one for each window of the text.
+
+All windows of a passage have its id and its title. A window is at the position of its row, times 2^20, plus the
+window's number. So it has a place of its own, and a place tells which windows are of one passage.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from dpr.corpus.rows import WINDOW_BITS, Row, Windows, unusable_row
+
+if TYPE_CHECKING:
+    from dpr.encoder.text_windows import TextWindows
+
+ROWS_AT_ONCE = 256
+
+
+def split_long(rows: Iterable[Row], windows: Windows) -> Iterator[Row]:
+    """Yield the windows of all rows; a row that cannot be used stays as it is, but for its position.
+
+    Raises EncoderError if the encoder is another one on this machine than where the run was planned.
+    """
+    splitter = _splitter(windows.model_dump_json())
+    rows = iter(rows)
+    while some := list(islice(rows, ROWS_AT_ONCE)):
+        passages = [row.passage for row in some if row.passage is not None]
+        found = iter(splitter.split([passage.title for passage in passages], [passage.text for passage in passages]))
+        for row in some:
+            place = row.position << WINDOW_BITS
+            if row.passage is None:
+                yield row._replace(position=place)
+                continue
+            texts = next(found)
+            if len(texts) > 1 << WINDOW_BITS:
+                yield unusable_row((row.source, place), row.stored, f"more than {1 << WINDOW_BITS:,} windows")
+                continue
+            for number, text in enumerate(texts):
+                yield row._replace(position=place + number, passage=row.passage._replace(text=text))
+
+
+@lru_cache(maxsize=2)  # the slices of a process share one
+def _splitter(windows: str) -> "TextWindows":
+    from dpr.encoder.spec import resolve_same
+    from dpr.encoder.text_windows import TextWindows  # tokenizers, which a corpus that is not split does without
+
+    planned = Windows.model_validate_json(windows)
+    return TextWindows(resolve_same(planned.encoder, planned.encoder_id).passage)
