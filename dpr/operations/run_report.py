@@ -3,6 +3,7 @@
 import datetime
 import time
 import uuid
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -90,6 +91,8 @@ class RunReport(Document):
     """What a person should know about the corpus files, a sentence each: how many are left out, hidden or empty."""
     stages: list[StageReport]
     encoding: Encoding
+    long: Literal["cut", "split"] = "cut"
+    """What became of passages beyond the encoder's token limit, by the recipe."""
     index: IndexReport
     gate: GateReport
     cost: Cost
@@ -130,7 +133,10 @@ class RunReport(Document):
         ]
         split, windows = self.found.split_passages, self.found.windows
         lines = [f"long texts: {split:,} passages were split into {windows:,} windows"] if windows else []
-        return lines + [f"long texts: {cut.describe(what, texts)}" for cut, what, texts in counts if cut.texts]
+        lines += [f"long texts: {cut.describe(what, texts)}" for cut, what, texts in counts if cut.texts]
+        if self.encoding.cut.texts and self.long == "cut":
+            lines.append("long texts: set corpus.long to split, and passages are read whole, in windows")
+        return lines
 
 
 class Clock:
@@ -161,6 +167,7 @@ def make_report(run: Run, clock: Clock, made: Segments, indexed: Indexed, body: 
         notes=run.plan.corpus.notes(),
         stages=run.stage_reports,
         encoding=encoding,
+        long=run.recipe.corpus.long,
         index=_index_report(indexed, body),
         gate=body.gate,
         cost=measured_cost(run.stage_reports, encoding, run.executor.cluster(), price),

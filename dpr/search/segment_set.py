@@ -48,6 +48,8 @@ class SegmentSet:
         self.dim = vectors[0].dim if vectors else 0
         self._is_remote = any(opened.is_remote for opened in vectors)
         self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self._is_remote else None
+        self.rows = sum(entry.rows for entry in entries)
+        """Rows of all segments, dead ones included."""
         self._passages = cache(self._open_passages)
         self._owners = cache(self._read_owners)
 
@@ -62,11 +64,6 @@ class SegmentSet:
         """
         opened = [SegmentVectors.open(store, entry.object, verify=verify) for entry in entries]
         return cls(store, entries, opened, read_deletions(store, deletions))
-
-    @property
-    def rows(self) -> int:
-        """Return the rows of all segments, dead ones included."""
-        return sum(entry.rows for entry in self._entries.values())
 
     def vectors(self, ids_N: Ids) -> Vectors:
         """Return the stored vectors (N, D) float16 of index ids (N,); fastest if those of a segment come together."""

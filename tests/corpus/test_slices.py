@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpr.corpus.rows import Fields, InputFile, Slice
+from dpr.corpus.rows import Fields, InputFile, Slice, Windows
 from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError
-from dpr.recipe import Columns, CorpusConfig
+from dpr.recipe import Columns, CorpusConfig, EncoderConfig
 from tests.corpus.reading import read
 
 BEIR = b'{"_id": "1", "title": "T", "text": "beir"}\n'
@@ -124,6 +124,7 @@ CHANGED_FIELDS: dict[str, Any] = {
     "overlap_words": 5,
     "slice_bytes": 5000,
     "max_passage_chars": 5000,
+    "long": "split",
     "rescan": "always",
 }
 
@@ -133,7 +134,7 @@ def test_a_slice_has_another_id_if_the_recipe_reads_other_rows_from_it(name: str
     slice_, corpus = Slice(path="a", format="jsonl", stop=5, identity="5-1"), CorpusConfig(path="x")
     changed = corpus.model_copy(update={name: CHANGED_FIELDS[name]})
     assert (slice_.slice_id(changed) == slice_.slice_id(corpus)) == (
-        name in ("path", "slice_bytes", "rescan", "strict")
+        name in ("path", "slice_bytes", "rescan", "strict", "long")  # long: in the slice itself
     )
 
 
@@ -148,6 +149,7 @@ def test_a_slice_has_another_id_if_the_recipe_reads_other_rows_from_it(name: str
         ({"compression": "gzip"}, False),
         ({"fields": Fields(id="_id")}, False),
         ({"header": True}, False),
+        ({"windows": Windows(encoder=EncoderConfig(model="m"), encoder_id="e")}, False),
         ({"columns": ("id",)}, False),
         ({"files": (InputFile(path="f", size_bytes=1, identity="1-1"),)}, False),
         ({"files": (InputFile(path="f", size_bytes=1, identity="1-2"),)}, False),

@@ -57,6 +57,8 @@ def test_a_night_is_reported(first_nights: FirstNights, tmp_path: Path) -> None:
         "dead": 2,
         "restored": 0,
         "duplicates": 1,
+        "split_passages": 0,
+        "windows": 0,
         "quarantined": {"duplicate id": 1, "no text": 1},
     }
     stages = {stage.stage: stage for stage in report.stages}
