@@ -20,9 +20,9 @@ ROWS_AT_ONCE = 256
 def split_long(rows: Iterable[Row], windows: Windows) -> Iterator[Row]:
     """Yield the windows of all rows; a row that cannot be used stays as it is, but for its position.
 
-    Raises EncoderError if the encoder is another one on this machine than where the run was planned.
+    Raises EncoderError as `load_splitter` does.
     """
-    splitter = _splitter(windows.model_dump_json())
+    splitter = load_splitter(windows)
     rows = iter(rows)
     while some := list(islice(rows, ROWS_AT_ONCE)):
         passages = [row.passage for row in some if row.passage is not None]
@@ -38,6 +38,14 @@ def split_long(rows: Iterable[Row], windows: Windows) -> Iterator[Row]:
                 continue
             for number, text in enumerate(texts):
                 yield row._replace(position=place + number, passage=row.passage._replace(text=text))
+
+
+def load_splitter(windows: Windows) -> "TextWindows":
+    """Return what splits texts so; it takes seconds to load, and stays loaded for the next slice.
+
+    Raises EncoderError if the encoder is another one on this machine than where the run was planned.
+    """
+    return _splitter(windows.model_dump_json())
 
 
 @lru_cache(maxsize=2)  # the slices of a process share one

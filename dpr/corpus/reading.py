@@ -41,7 +41,7 @@ def read_slice(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
 def read_again(slice_: Slice, corpus: CorpusConfig, positions: Set[int]) -> Iterator[Row]:
     """Yield the rows at these positions again; CorpusError if a file has changed since the slice was planned."""
     inputs = {slice_.input_position(position) for position in positions}
-    rows = (row for row in _read_whole(slice_, corpus) if row.position in inputs)
+    rows = (row for row in _READERS[slice_.format](slice_, corpus) if row.position in inputs)
     if slice_.windows is None:
         return rows
     return (row for row in split_long(rows, slice_.windows) if row.position in positions)

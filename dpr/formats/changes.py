@@ -8,8 +8,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpr.formats.objects import damage_explained
+from dpr.formats import layout
+from dpr.formats.objects import damage_explained, put_object
+from dpr.formats.records import ObjectRef
 from dpr.formats.segment import HASH
+from dpr.store import Store
+from dpr.store.temporary import temporary_folder
 
 SCHEMA = pa.schema(
     [
@@ -45,6 +49,16 @@ def write_changes(path: Path, units: list[pa.Table]) -> None:
     with pq.ParquetWriter(path, SCHEMA, **_STORED) as writer:
         for table in units:
             writer.write_table(table, row_group_size=table.num_rows)
+
+
+def put_changes(store: Store, run_id: str, units: list[pa.Table]) -> ObjectRef | None:
+    """Store the changes file of a run and return its reference; None if there is no unit."""
+    if not units:
+        return None
+    with temporary_folder() as folder:
+        path = Path(folder, "changes.parquet")
+        write_changes(path, units)
+        return put_object(store, layout.changes(run_id), path)
 
 
 def read_unit(file: Path | BinaryIO, group: int) -> pa.Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from dpr.corpus.long_texts import load_splitter
 from dpr.formats.objects import open_parts
 from dpr.formats.segment import passage_schema, read_rows
 from dpr.run import Run
@@ -62,6 +63,8 @@ def survey(run: Run, seconds: float = SURVEY_SECONDS) -> Survey:
     sizes_bytes = [slice_.size_bytes for slice_ in run.slices]
     segments = [entry.object for entry in (*run.base_segments, *run.retired)]
     known = load_known_keys(run.store.url, segments)
+    if (windows := run.slices[0].windows) is not None:
+        load_splitter(windows)  # once, and so no part of the time that slices take
     with temporary_folder() as folder:
         store = OverlayStore(Path(folder), run.store)
         scans: dict[int, ScanResult] = {}

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Hit:
-    """One passage of an answer; rank counts from 1, higher scores are better."""
+    """One passage of an answer; rank counts from 1, higher scores are better.
+
+    Where long texts are split, `text` is the passage's best window.
+    """
 
     rank: int
     score: float

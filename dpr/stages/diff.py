@@ -20,7 +20,7 @@ from dpr.corpus.rows import Slice
 from dpr.engine.room import check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.formats import layout
-from dpr.formats.changes import write_changes
+from dpr.formats.changes import put_changes
 from dpr.formats.deletions import DeletionSet
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import put_object
@@ -119,7 +119,9 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
     work = Work.of(recorded(run.store.url, Changes, Step("diff", partial(FindChanges, run.store.url))))
     unit = plan_diff(run, run.slices, scans, allowed - unusable)
     changes = run.result(Stage("diff", [unit], Changes, work))
-    before = run.live.body.passages if run.live else 0
+    # where one counts windows and the other does not, nothing can be said
+    comparable = run.live is not None and run.live.body.windows == (run.recipe.corpus.long == "split")
+    before = run.live.body.passages if run.live and comparable else 0
     check_size(changes.rows, before, limits, allow_shrink=allow_shrink)
     return changes
 
@@ -194,7 +196,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         planned=[planned for planned, _ in tables],
         next_segment_number=next_number,
         deletions=DeletionSet(kept.dead).put(store),
-        changes=_store_changes(store, unit.run_id, [table for _, table in tables]),
+        changes=put_changes(store, unit.run_id, [table for _, table in tables]),
         duplicate_rows=_store_duplicates(store, unit, corpus, repeated),
     )
 
@@ -223,15 +225,6 @@ def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) ->
 def text_source(slices: Sequence[Slice], scans: Sequence[ScanResult], number: int) -> TextSource:
     """Return where the texts of a slice are."""
     return TextSource(number, slices[number], scans[number].passages)
-
-
-def _store_changes(store: Store, run_id: str, tables: list[pa.Table]) -> ObjectRef | None:
-    if not tables:
-        return None
-    with temporary_folder() as folder:
-        path = Path(folder, "changes.parquet")
-        write_changes(path, tables)
-        return put_object(store, layout.changes(run_id), path)
 
 
 def _store_duplicates(store: Store, unit: DiffUnit, corpus: CorpusRows, repeated: Mask) -> ObjectRef | None:

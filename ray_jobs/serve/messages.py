@@ -63,7 +63,7 @@ class SearchHit(_Message):
     title: str
     """Its title, empty if it has none."""
     text: str
-    """Its whole text."""
+    """Its whole text; of a long text that is split into windows, the window that scores best."""
     extra: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
     """The extra columns that the recipe names, by name; times in ISO 8601, in UTC."""
 

