@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dpr.encoder.text_windows import TextWindows
 
 ROWS_AT_ONCE = 256
+"""Rows that are tokenised together: the tokenizer is called for many texts at once."""
 
 
 def split_long(rows: Iterable[Row], windows: Windows) -> Iterator[Row]:

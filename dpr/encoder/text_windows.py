@@ -18,10 +18,9 @@ from dpr.encoder.tower import TowerSpec
 OVERLAP = 4
 """A window begins a fourth of its length before the end of the one before it."""
 MIN_ROOM = 4
-"""A title (with prefix) must leave at least a fourth of the tokens to the text, or the text is not split by what is
-left."""
-_ENCODED_AT_ONCE = 64
-"""Long texts whose tokens are held with their places at a time."""
+"""Windows are as long as prefix and title let them be, if these leave at least a fourth of the tokens to the text."""
+_ENCODED_AT_ONCE = 16
+"""Long texts whose tokens are held as the library gives them, about 100 bytes each."""
 
 Bounds = npt.NDArray[np.int64]
 
@@ -82,7 +81,7 @@ def _cut(text: str, starts: Bounds, size: int) -> list[str]:
 def spans(text: str, starts: Bounds, size: int) -> Iterator[tuple[int, int]]:
     """Yield (begin, end) of windows of `text` of at most `size` tokens, which begin at characters `starts`, ascending.
 
-    A token that is part of a character is not told apart, so a window may hold one character's tokens more.
+    Tokens that are parts of one character begin at the same place, so a window may have a few tokens more.
     """
     begin = first = 0
     while first + size < len(starts):
