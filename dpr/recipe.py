@@ -24,7 +24,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _typed(extra: object) -> object:
@@ -181,10 +181,10 @@ class GateConfig(_Config):
 class Limits(_Config):
     """When a run stops instead of publishing."""
 
-    max_quarantine_rows: Annotated[int, Field(ge=0)] = 1000
-    """More unusable rows than this, and more than the share below, stop the run."""
-    max_quarantine_share: Share = 0.01
-    """See above; the run stops only when both are passed."""
+    max_quarantine_share: Share = 0.1
+    """A larger share of unusable rows than this stops the run, however few they are."""
+    max_quarantine_rows: Annotated[int, Field(ge=0)] = 100_000
+    """More unusable rows than this stop the run, however small their share is."""
     max_shrink: Share = 0.2
     """A corpus that lost a larger share of its passages than this is refused without --allow-shrink."""
 

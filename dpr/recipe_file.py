@@ -1,13 +1,17 @@
 """Read a recipe from its YAML file, with problems explained in one sentence and paths made absolute."""
 
 import os
+import reprlib
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from dpr.errors import RecipeError
 from dpr.recipe import Recipe
+from dpr.recipe_yaml import read_yaml
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -16,49 +20,50 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     Raises RecipeError naming the file, the field, the value and what is allowed.
     """
     path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(
-            f"recipe {path} cannot be read: {error.strerror or error}; give the path of a YAML file"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    document = read_yaml(path)
+    if document is None:
+        raise RecipeError(f"recipe {path} is empty; it needs store, corpus and encoder")
     if not isinstance(document, dict):
         raise RecipeError(
             f"recipe {path} holds a {type(document).__name__}, not a mapping of fields; "
             "it needs store, corpus and encoder"
         )
     try:
-        recipe = Recipe.model_validate(document)
+        return _anchored(Recipe.model_validate(document), path.resolve().parent)
     except ValidationError as error:
         raise RecipeError(f"recipe {path}: {_first_problem(error)}") from error
-    return _anchored(recipe, path.resolve().parent)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path}: {error}") from error
 
 
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors()
     first = problems[0]
-    field = ".".join(str(part) for part in first["loc"]) or "recipe"
+    field = ".".join(map(str, first["loc"]))[:200] or "recipe"
+    value = _SHORT.repr(first["input"])
     if first["type"] == "extra_forbidden":
-        message = (
-            f"field {field} is unknown (value {first['input']!r}); remove it, or see docs/formats.md for all fields"
-        )
+        message = f"field {field} is unknown (value {value}); remove it, or see docs/formats.md for all fields"
     elif first["type"] == "missing":
         message = f"field {field} is missing; add it"
     elif first["type"] == "value_error":
         message = f"field {field}: {first['msg'].removeprefix('Value error, ')}"
     else:
-        message = f"field {field} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        message = f"field {field} is {value}: {first['msg'][0].lower()}{first['msg'][1:]}"
     more = len(problems) - 1
     return message + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
 
 
 def resolve_path(reference: str, folder: Path) -> str:
-    """Return `reference` as it is if it is a URL, a `package:` reference or absolute, else below `folder`."""
+    """Return `reference` as it is if it is a URL, a `package:` reference or absolute, else below `folder`.
+
+    Raises RecipeError for the home folder of a user who has none.
+    """
     if "://" in reference or reference.startswith("package:") or os.path.isabs(reference):
         return reference
-    return os.path.normpath(folder / Path(reference).expanduser())
+    try:
+        return os.path.normpath(folder / Path(reference).expanduser())
+    except RuntimeError as error:
+        raise RecipeError(f"path {reference}: this user has no home folder that ~ could mean; write it out") from error
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
@@ -90,6 +95,6 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
 
 def _resolve_model(reference: str, folder: Path) -> str:
     # "org/name" may be a hub id: it is a folder only if it says so (./, ../) or is there
-    if reference.startswith((".", "~")) or (folder / reference).is_dir():
+    if reference.startswith((".", "~")) or os.path.isdir(folder / reference):
         return resolve_path(reference, folder)
     return reference

@@ -1,13 +1,24 @@
 """Recipes: what is refused, and what a refusal says."""
 
+import json
+import os
+from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dpr.errors import RecipeError
+from dpr.recipe import Recipe
 from dpr.recipe_file import load_recipe
 
 GOOD = "store: out\ncorpus: {path: corpus.jsonl}\nencoder: {model: ./model}\n"
+BOMB = "".join(
+    f"{new}: &{new} [{', '.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+"""A thousand million values, in nine lines."""
 
 
 def write(folder: Path, text: str) -> Path:
@@ -46,6 +57,21 @@ def test_urls_packages_and_hub_ids_stay(tmp_path: Path) -> None:
         (GOOD.replace("corpus.jsonl}", "c, passage_words: 5, overlap_words: 5}"), ["overlap_words is 5", "below"]),
         ("- a\n- b\n", ["list", "mapping"]),
         ("store: [", ["not YAML"]),
+        ("", ["is empty"]),
+        ("store: out\n\tx: y", ["not YAML, line 2"]),
+        (GOOD + "store: twice\n", ["line 4", "field store stands there twice"]),
+        (GOOD.replace("out", '"\\ud83d"'), ["line 1", "half of a surrogate pair"]),
+        (GOOD.replace("out", '"a\\0b"'), ["line 1", "NUL character"]),
+        (GOOD.replace("out", "~nobody-of-this-name/x"), ["~nobody-of-this-name/x", "no home folder"]),
+        (GOOD + "resources: {segment_rows: 1" + "0" * 5000 + "}\n", ["holds a value", "digits"]),
+        (GOOD + "resources: {segment_rows: 0x" + "f" * 5000 + "}\n", ["line 4", "too large"]),
+        (GOOD + "index: {memory_gb: .inf}\n", ["index.memory_gb", "finite"]),
+        (GOOD.replace("out", "!!bool x"), ["not what its tag says"]),
+        (GOOD.replace("out", "!!python/name:os.system"), ["not YAML, line 1", "could not determine a constructor"]),
+        ("[" * 5_000, ["nested too deep"]),
+        ("a: &a [x, x, x, x, x, x, x, x, x, x]\n" + BOMB, ["more than 10,000 values"]),
+        ("a: &a [*a]\n", ["more than 10,000 values"]),
+        (GOOD.replace("corpus.jsonl", "[[[[[[[[1]]]]]]], b]"), ["corpus.path"]),
     ],
 )
 def test_a_refusal_names_field_value_and_bound(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -68,3 +94,73 @@ def test_defaults_are_safe(tmp_path: Path) -> None:
 def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot be read: No such file"):
         load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_folder_as_recipe_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
+        load_recipe(tmp_path)
+
+
+def test_what_json_escapes_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    document = {"store": "out", "corpus": {"path": "emoji😀.jsonl"}, "encoder": {"model": "é/\ud83d\ude00"}}
+    recipe = load_recipe(write(tmp_path, json.dumps(document)))
+    assert (recipe.corpus.path, recipe.encoder.model) == (str(tmp_path / "emoji😀.jsonl"), "é/😀")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_recipe_may_have_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    mark = "\ufeff" if encoding.startswith("utf-16-") else ""
+    path.write_text(mark + GOOD.replace("out", "été"), encoding=encoding)
+    assert load_recipe(path).store == str(tmp_path / "été")
+
+
+def test_dates_are_names_and_merge_keys_are_followed(tmp_path: Path) -> None:
+    text = GOOD.replace("out", "2026-01-31") + "index: {<<: {nprobe: 3, seed: 1}, seed: 2}\n"
+    recipe = load_recipe(write(tmp_path, text))
+    assert (recipe.store, recipe.index.nprobe, recipe.index.seed) == (str(tmp_path / "2026-01-31"), 3, 2)
+
+
+SCALARS = st.sampled_from(
+    [None, True, -1, 2**64, 0.5, float("nan"), "", "x", "\0", "\ud83d", date(2026, 1, 1), b"\xff"]
+)
+FIELDS = st.sampled_from([*Recipe.model_fields, "path", "model", "columns", "<<", "at", "x", 1, None])
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=3), max_leaves=5
+)
+DOCUMENTS = st.dictionaries(FIELDS, VALUES, max_size=4)
+TEXTS = [
+    "store",
+    "corpus: ",
+    "!!int ",
+    "!!set",
+    "<<: *a",
+    "&a ",
+    "0b_",
+    "\\ud83d",
+    *"[]{}&*!|>%@`'\":,-?#=~ \t\n\\0.:eE\0\ufeff",
+]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.binary(max_size=40)
+    | st.lists(st.sampled_from(TEXTS)).map(lambda parts: "".join(parts).encode())
+    | DOCUMENTS.map(lambda document: yaml.dump(document).encode())
+    | DOCUMENTS.map(lambda document: yaml.dump(yaml.safe_load(GOOD) | document).encode())
+)
+def test_no_file_gives_anything_but_a_recipe_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_bytes(content)
+    sentence = ""
+    try:
+        recipe = load_recipe(path)
+        paths = recipe.corpus.path
+        for name in (recipe.store, recipe.encoder.model, *([paths] if isinstance(paths, str) else paths)):
+            os.fsencode(name)
+    except RecipeError as error:
+        sentence = str(error)
+    assert "\n" not in sentence
+    assert len(sentence) < 1000

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -79,13 +80,27 @@ def write_quarantine(path: Path, rows: Iterable[QuarantinedRow]) -> int:
     return writer.rows
 
 
-def join_quarantine(path: Path, files: Iterable[Path | BinaryIO]) -> Counter[str]:
-    """Write the rows of several quarantine files into one, in bounded memory; returns how many have which reason."""
-    reasons: Counter[str] = Counter()
+@dataclass(frozen=True)
+class Reasons:
+    """Why the rows of a quarantine file could not be used."""
+
+    counts: Counter[str]
+    """Rows by reason; what follows a colon, which differs from row to row, is left out."""
+    examples: dict[str, QuarantinedRow]
+    """The first row of each reason."""
+
+
+def join_quarantine(path: Path, files: Iterable[Path | BinaryIO]) -> Reasons:
+    """Write the rows of several quarantine files into one, in bounded memory; returns their reasons."""
+    reasons = Reasons(Counter(), {})
     with pq.ParquetWriter(path, SCHEMA, **_STORED) as writer:
         for batch in _batches(files):
             writer.write_batch(batch)
-            reasons.update(reason.partition(":")[0] for reason in batch["reason"].to_pylist())
+            kinds = [reason.partition(":")[0] for reason in batch["reason"].to_pylist()]
+            reasons.counts.update(kinds)
+            for kind in set(kinds) - reasons.examples.keys():
+                row = batch.slice(kinds.index(kind), 1).to_pylist()[0]
+                reasons.examples[kind] = QuarantinedRow(**row)
     return reasons
 
 

@@ -42,7 +42,6 @@ from dpr.stages.held_rows import (
 from dpr.stages.passages import HASHES, Positions, TextSource, passages_at
 from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segments
 from dpr.stages.quarantine_limits import (
-    check_duplicates,
     check_quarantine,
     check_size,
     collect_quarantine,
@@ -113,9 +112,9 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
     limits = run.recipe.limits
     usable, unusable = sum(s.rows for s in scans), sum(s.unusable_rows for s in scans)
     allowed = max_unusable(usable + unusable, limits)
-    if unusable > allowed:  # else they are collected once, with those that come later
-        name, _ = collect_quarantine(run.store, run.run_id, [scanned.unusable for scanned in scans])
-        check_quarantine(run.store, name, unusable, usable, limits)
+    if unusable > allowed or (unusable and not usable):  # else they are collected once, with those that come later
+        found = collect_quarantine(run.store, run.run_id, [scanned.unusable for scanned in scans])
+        check_quarantine(run.store, found, usable, limits)
     work = Work.of(recorded(run.store.url, Changes, Step("diff", partial(FindChanges, run.store.url))))
     unit = plan_diff(run, run.slices, scans, allowed - unusable)
     changes = run.result(Stage("diff", [unit], Changes, work))
@@ -167,7 +166,8 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     corpus = read_corpus_rows(store, unit.scans)
     first, repeated = first_with_id(corpus, unit.slices)
     duplicates = int(repeated.sum())
-    check_duplicates(duplicates, int(first.sum()) + duplicates, unit.max_duplicates)
+    if duplicates > unit.max_duplicates:
+        raise _too_many_duplicates(corpus, unit, repeated, int(first.sum()) + duplicates)
     held = read_held_rows(store, unit.base, unit.retired, unit.base_deletions)
     row_of_held = places(held.key, corpus.key)
     alive = row_of_held >= 0
@@ -198,6 +198,17 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         deletions=DeletionSet(kept.dead).put(store),
         changes=put_changes(store, unit.run_id, [table for _, table in tables]),
         duplicate_rows=_store_duplicates(store, unit, corpus, repeated),
+    )
+
+
+def _too_many_duplicates(corpus: CorpusRows, unit: DiffUnit, repeated: Mask, passages: int) -> CorpusError:
+    example = int(np.argmax(repeated))
+    slice_ = unit.slices[corpus.slice[example]]
+    return CorpusError(
+        f"{int(repeated.sum())} of {passages} passages have the id of an earlier one, more unusable rows than the "
+        "recipe allows (limits); nothing was published: look at columns.id, at the first of them (position "
+        f"{slice_.input_position(int(corpus.position[example])):,} of {slice_.path}), and for files that are in the "
+        "corpus twice"
     )
 
 

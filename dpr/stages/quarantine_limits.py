@@ -2,62 +2,83 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from dpr.errors import CorpusError
+from dpr.corpus.place import describe_place
+from dpr.errors import CorpusError, DprError, EncoderError
 from dpr.formats import layout
 from dpr.formats.objects import open_parts, put_object
-from dpr.formats.quarantine import join_quarantine
+from dpr.formats.quarantine import Reasons, join_quarantine
 from dpr.formats.records import ObjectRef
 from dpr.recipe import Limits
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
 
+OF_THE_ENCODER = "the encoder "
+"""Begins the reason of a row that the encoder refused."""
 
-def collect_quarantine(store: Store, run_id: str, files: Sequence[ObjectRef | None]) -> tuple[str, Counter[str]]:
-    """Put all rows of several quarantine files into one; returns its name and how many rows have which reason.
 
-    The name is empty, and nothing is stored, if there is no such row.
-    """
+@dataclass(frozen=True)
+class Quarantine:
+    """The rows that a run could not use."""
+
+    name: str
+    """The object that holds them; empty if there is none."""
+    reasons: Reasons
+
+    @property
+    def rows(self) -> int:
+        return self.reasons.counts.total()
+
+
+def collect_quarantine(store: Store, run_id: str, files: Sequence[ObjectRef | None]) -> Quarantine:
+    """Put all rows of several quarantine files into one. Nothing is stored if there is no such row."""
     there = [ref for ref in files if ref is not None]
     if not there:
-        return "", Counter()
+        return Quarantine("", Reasons(Counter(), {}))
     with temporary_folder() as folder:
         path = Path(folder, "quarantine.parquet")
         reasons = join_quarantine(path, (open_parts(store, ref) for ref in there))
-        return put_object(store, layout.quarantine(run_id), path).name, reasons
+        return Quarantine(put_object(store, layout.quarantine(run_id), path).name, reasons)
 
 
 def max_unusable(rows: int, limits: Limits) -> int:
     """Return how many of so many corpus rows may be unusable before a run must stop. Pure."""
     by_share = int(round(limits.max_quarantine_share * rows, 6))  # 0.29 of 100 is 28.999999999999996
-    return max(limits.max_quarantine_rows, by_share)
+    return min(limits.max_quarantine_rows, by_share)
 
 
-def check_quarantine(store: Store, name: str, unusable_rows: int, passages: int, limits: Limits) -> None:
-    """Raise CorpusError if more rows are unusable than the recipe allows; the rows are stored either way."""
-    if unusable_rows > max_unusable(unusable_rows + passages, limits):
-        share = unusable_rows / (unusable_rows + passages)
-        raise CorpusError(
-            f"{unusable_rows} of {unusable_rows + passages} corpus rows ({share:.1%}) cannot be used, the recipe "
-            f"allows {limits.max_quarantine_rows} rows or {limits.max_quarantine_share:.1%} (limits); nothing was "
-            f"published, and the rows with their reasons are in {name} of {store.url}"
-        )
+def describe_limits(limits: Limits) -> str:
+    """Say how many unusable rows a recipe allows."""
+    return f"{limits.max_quarantine_share:.1%} and {limits.max_quarantine_rows:,} rows (limits.max_quarantine_…)"
 
 
-def check_duplicates(duplicates: int, passages: int, max_duplicates: int) -> None:
-    """Raise CorpusError if more passages repeat the id of an earlier one than `max_duplicates`."""
-    if duplicates > max_duplicates:
-        raise CorpusError(
-            f"{duplicates} of {passages} passages have the id of an earlier one, more unusable rows than the recipe "
-            "allows (limits); nothing was published: look at columns.id, and for files that are in the corpus twice"
-        )
+def check_quarantine(store: Store, found: Quarantine, passages: int, limits: Limits) -> None:
+    """Raise an error if more rows are unusable than the recipe allows, or all; the rows are stored either way.
+
+    It is an EncoderError if most of them were refused by the encoder, else a CorpusError. The sentence has the
+    commonest reason, an example of it, and where all of them are.
+    """
+    rows = found.rows + passages
+    if not found.rows or (passages and found.rows <= max_unusable(rows, limits)):
+        return
+    reason, count = found.reasons.counts.most_common(1)[0]
+    example = found.reasons.examples[reason]
+    error: type[DprError] = EncoderError if reason.startswith(OF_THE_ENCODER) else CorpusError
+    allowed = f"and the recipe allows {describe_limits(limits)}" if passages else "so there is nothing to index"
+    raise error(
+        f"{found.rows:,} of {rows:,} corpus rows ({found.rows / rows:.1%}) cannot be used, {allowed}; the commonest "
+        f"reason is {example.reason!r} ({count:,} rows, the first is "
+        f"{describe_place(example.source, example.position, example.raw)}); nothing was published, and all these rows "
+        f"with their reasons are in {found.name} of {store.url}"
+    )
 
 
 def check_size(passages: int, before: int, limits: Limits, *, allow_shrink: bool) -> None:
     """Raise CorpusError for an empty corpus, or one that lost too large a share of the passages it had `before`."""
     if passages == 0:
-        raise CorpusError("the corpus holds no usable passage, so there is nothing to index; look at corpus.path")
+        raise CorpusError("the files of the corpus hold no rows, so there is nothing to index; look at corpus.path")
     lost = 1 - passages / before if before else 0.0
     if lost > limits.max_shrink and not allow_shrink:
         raise CorpusError(

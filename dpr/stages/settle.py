@@ -25,14 +25,14 @@ class Settled:
 def settle(run: Run, scans: Sequence[ScanResult], changes: Changes, made: Sequence[MadeSegment]) -> Settled:
     """Gather the segments that stay and those that were made, and collect the quarantine of the whole run.
 
-    Raises IntegrityError if rows were lost, CorpusError if more rows are unusable than the recipe allows.
+    Raises IntegrityError if rows were lost, CorpusError or EncoderError if more rows are unusable than the
+    recipe allows, or all.
     """
     for segment in made:
         segment.check()
     files = [scanned.unusable for scanned in scans]
     files += [changes.duplicate_rows, *(segment.result.refused for segment in made)]
-    name, reasons = collect_quarantine(run.store, run.run_id, files)
+    found = collect_quarantine(run.store, run.run_id, files)
     entries = [*changes.kept, *(entry for segment in made for entry in segment.entries())]
-    unusable = sum(reasons.values())
-    check_quarantine(run.store, name, unusable, sum(entry.live_rows for entry in entries), run.recipe.limits)
-    return Settled(tuple(sorted(entries, key=lambda entry: entry.number)), reasons)
+    check_quarantine(run.store, found, sum(entry.live_rows for entry in entries), run.recipe.limits)
+    return Settled(tuple(sorted(entries, key=lambda entry: entry.number)), found.reasons.counts)

@@ -50,7 +50,8 @@ def test_rows_are_kept_as_they_came_and_counted_by_reason(
         reasons = join_quarantine(folder / "all.parquet", written)
     together = [row for some in files for row in some]
     assert read(folder / "all.parquet") == together
-    assert reasons == Counter(row.reason.partition(":")[0] for row in together)
+    assert reasons.counts == Counter(row.reason.partition(":")[0] for row in together)
+    assert reasons.examples == {row.reason.partition(":")[0]: row for row in reversed(together)}
 
 
 def test_rows_are_written_while_others_still_come(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ for number, rows in enumerate((5_000, 200_000)):
     with QuarantineWriter(path) as writer:
         for row in range(rows):
             writer.add(QuarantinedRow("corpus.jsonl", row, "no text", b"%d " % row + bytes(2_000)))
-    assert sum(join_quarantine(folder / "all.parquet", [path]).values()) == rows
+    assert join_quarantine(folder / "all.parquet", [path]).counts.total() == rows
     peaks.append(peak_bytes())
 print(peaks[1] - peaks[0])
 """

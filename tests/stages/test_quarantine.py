@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.tokens import TokenBatch
-from dpr.errors import CorpusError, UnitError
+from dpr.errors import CorpusError, EncoderError, UnitError
 from dpr.formats import layout
 from dpr.formats.snapshots import latest_snapshot
 from dpr.recipe import Limits
@@ -60,7 +60,11 @@ TSV_ROWS: list[tuple[bytes, str]] = [
 def collection_of(folder: Path, model: Path, name: str, **fields: Any) -> Collection:
     """A collection whose corpus is the file of that name, which the test writes."""
     corpus = {"path": str(folder / name), "format": "auto", "max_passage_chars": MAX_CHARS, "slice_bytes": 1000}
-    return Collection(folder, model, **{"corpus": corpus, "resources": {"segment_rows": 40}, **fields})
+    return Collection(
+        folder,
+        model,
+        **{"corpus": corpus, "resources": {"segment_rows": 40}, "limits": {"max_quarantine_share": 0.9}, **fields},
+    )
 
 
 def quarantined(collection: Collection, outcome: Outcome, known: Set[str] = frozenset()) -> list[Quarantined]:
@@ -216,7 +220,7 @@ def test_rows_that_the_encoder_cannot_take_are_found_and_spoil_no_other(
     assert {raw for _, _, _, raw in quarantined(collection, later)} == {raw for _, _, _, raw in found}
 
     limited = collection_of(tmp_path / "limited", encoder, f"../{path.name}", limits={"max_quarantine_rows": 4})
-    with pytest.raises(CorpusError, match=r"5 of 120 corpus rows .* cannot be used"):
+    with pytest.raises(EncoderError, match=rf"5 of 120 corpus rows .* '{reason}' \(4 rows, the first is line 8 of "):
         limited.night()
     assert latest_snapshot(limited.store) is None
 
@@ -232,20 +236,26 @@ def test_an_encoder_that_refuses_very_many_rows_is_at_fault_itself(tmp_path: Pat
 
 
 def test_unusable_rows_are_limited_and_kept_either_way(tmp_path: Path, encoder: Path) -> None:
-    """Both a number and a share must be passed before a run stops."""
+    """Either a number or a share stops a run."""
     collection = Collection(tmp_path, encoder, {"a": "w1", "b": "w2", "c": "", "d": " "})
-    collection.change(limits={"max_quarantine_rows": 1, "max_quarantine_share": 0.49})
-    with pytest.raises(CorpusError, match=r"2 of 4 corpus rows \(50\.0%\) cannot be used, .* are in runs/") as error:
-        collection.night()
+    sentence = (
+        r"2 of 4 corpus rows \(50\.0%\) cannot be used, .*'no text' \(2 rows, the first is line 3 of .*corpus.jsonl\)"
+        ".* are in runs/"
+    )
+    for limits in ({"max_quarantine_share": 0.49}, {"max_quarantine_share": 0.5, "max_quarantine_rows": 1}):
+        collection.change(limits=limits)
+        with pytest.raises(CorpusError, match=sentence) as error:
+            collection.night()
     named = re.search(r"runs/\S+", str(error.value))
     assert named is not None
     lines = collection.path.read_bytes().splitlines()
     assert [row["raw"] for row in pq.read_table(collection.file(named.group())).to_pylist()] == lines[2:]
     assert latest_snapshot(collection.store) is None
-    collection.change(limits={"max_quarantine_share": 0.5})
+    collection.change(limits={"max_quarantine_rows": 2})
     assert collection.night().snapshot.body.passages == 2
     collection.corpus = {"c": ""}
-    with pytest.raises(CorpusError, match="the corpus holds no usable passage"):
+    collection.change(limits={"max_quarantine_share": 1.0})
+    with pytest.raises(CorpusError, match=r"1 of 1 corpus rows .* so there is nothing to index; .* 'no text'"):
         collection.night()
 
 
@@ -258,7 +268,7 @@ def test_as_many_rows_as_allowed_may_be_unusable_and_not_one_more(rows: int, max
     limits = Limits(max_quarantine_rows=max_rows, max_quarantine_share=hundredths / 100)
     allowed = max_unusable(rows, limits)
     for unusable in (allowed, allowed + 1):
-        stops = unusable > max_rows and 100 * unusable > hundredths * rows
+        stops = unusable > max_rows or 100 * unusable > hundredths * rows
         assert stops == (unusable > allowed)
 
 
@@ -289,7 +299,7 @@ def test_too_many_duplicates_stop_the_run_before_any_of_them_is_read_again(tmp_p
     """The corpus is gone by then, so whoever reads it would say so."""
     collection = Collection(tmp_path, encoder)
     collection.more_rows = list(collection.corpus.items())[:5]
-    collection.change(limits={"max_quarantine_rows": 4, "max_quarantine_share": 0.1})
+    collection.change(limits={"max_quarantine_rows": 4, "max_quarantine_share": 0.2})
     sentence = "5 of 35 passages have the id of an earlier one, more unusable rows than the recipe allows"
     with pytest.raises(CorpusError, match=sentence):
         collection.night(progress=_Acts(collection.path.unlink, "diff"))
@@ -308,10 +318,10 @@ def test_too_many_duplicates_stop_the_run_before_any_of_them_is_read_again(tmp_p
 def test_unusable_rows_and_duplicates_count_together(tmp_path: Path, encoder: Path) -> None:
     collection = Collection(tmp_path, encoder)
     collection.more_rows = [*list(collection.corpus.items())[:2], ("empty", ""), ("none", "")]
-    collection.change(limits={"max_quarantine_rows": 3, "max_quarantine_share": 0.1})
+    collection.change(limits={"max_quarantine_share": 0.1})
     with pytest.raises(CorpusError, match="2 of 32 passages have the id of an earlier one"):
         collection.night()
-    collection.change(limits={"max_quarantine_share": 0.12})
+    collection.change(limits={"max_quarantine_share": 0.13})
     assert len(quarantined(collection, collection.night())) == 4
 
 
