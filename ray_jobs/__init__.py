@@ -1,6 +1,10 @@
-"""Run dpr on Ray. Here are the settings that Ray reads when it is imported, which other modules do later."""
+"""Run dpr on Ray. Here is what must hold before other modules import Ray: where from, and the settings that it reads."""
 
 import os
+
+from ray_jobs.import_path import leave_out_current_folder
+
+leave_out_current_folder()
 
 # no usage reports without consent
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

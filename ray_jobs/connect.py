@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import ray
 from ray._common.network_utils import parse_address
 from ray._private import ray_constants, services
+from ray.job_config import JobConfig
 
 from dpr.errors import ClusterError
 from dpr.stages.segment_rows import MIN_CORES
@@ -16,6 +17,15 @@ from ray_jobs.ray_output import quiet_ray
 
 ANSWER_SECONDS = 10.0
 _PASSED_ON = ("DPR_CACHE_GB",)
+
+
+class _Job(JobConfig):
+    """Ray's configuration of a job whose workers import from where packages are installed and from PYTHONPATH alone."""
+
+    def _serialize(self) -> str:
+        """Leave out the folder that this process runs in and that of its script, which Ray has added just before."""
+        self._py_driver_sys_path.clear()
+        return str(super()._serialize())
 
 
 @contextmanager
@@ -48,7 +58,7 @@ def named_cluster() -> str | None:
 def _join(address: str) -> None:
     try:
         _knock(address)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment())
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment(), job_config=_Job())
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
@@ -77,6 +87,7 @@ def _start(cpus: int | None, gpus: int | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
+            job_config=_Job(),
         )
 
 

@@ -6,6 +6,7 @@ Every test of this folder is marked `ray` (tests/marks.py), unless it is marked 
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,14 @@ STAGES = "scan|diff|encoder|embed|copy|index|train|build|merge|questions|truth|s
 OUR_LINE = re.compile(rf"({STAGES}) +\S.*")
 """A line of progress: its topic is a stage, or what a stage has chosen."""
 Dpr = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def modules_of_tests() -> Iterator[None]:
+    """Let workers import what tests define: they do not import from the current folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        yield
 
 
 @pytest.fixture(scope="package")
