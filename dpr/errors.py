@@ -92,3 +92,9 @@ class RoomError(DprError):
     """A machine with too little disk or memory for what it is to do."""
 
     exit_code = 13
+
+
+class OutputError(DprError):
+    """A result that was made, and cannot be written where the command prints it."""
+
+    exit_code = 14

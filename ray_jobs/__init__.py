@@ -1,4 +1,4 @@
-"""Run dpr on Ray. Here is what must hold before other modules import Ray: where from, and the settings that it reads."""
+"""Run dpr on Ray. Here is what must hold before other modules import Ray: where from, and its settings."""
 
 import os
 

@@ -8,7 +8,8 @@ from ray_jobs import run_commands, search_commands, store_commands
 from ray_jobs.guard import guarded
 
 EXIT_CODES = """Exit codes: 0 done; 1 a bug; 2 recipe or command line; 3 corpus; 4 encoder; 5 store; 6 checksum
-or count; 7 index; 8 another run is first; 9 the gate; 10 service; 11 a unit failed, start the run again; 12 cluster."""
+or count; 7 index; 8 another run is first; 9 the gate; 10 service; 11 a unit failed, start the run again; 12 cluster;
+13 disk or memory; 14 stdout."""
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -1,7 +1,6 @@
 """What the commands share: their arguments, and how they show a result as a table or as JSON."""
 
 import enum
-import json
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpr.formats.manifest import Snapshot
+from ray_jobs.output import console, print_json
 
 Fields = dict[str, object]
 """A row of a table: column → value."""
@@ -34,9 +34,9 @@ class Stop(enum.StrEnum):
 def show(as_json: bool, document: object, draw: Callable[[Console], None]) -> None:
     """Print a result: as JSON for scripts, by `draw` for people."""
     if as_json:
-        print(json.dumps(document, ensure_ascii=False, indent=2))
+        print_json(document)
     else:
-        draw(Console(soft_wrap=True))  # names and ids stay whole for scripts
+        draw(console())
 
 
 def summary(snapshot: Snapshot) -> Fields:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import ray
 from ray._common.network_utils import parse_address
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants, services
 from ray.job_config import JobConfig
 
@@ -16,10 +17,12 @@ from dpr.stages.segment_rows import MIN_CORES
 from ray_jobs.ray_output import quiet_ray
 
 ANSWER_SECONDS = 10.0
+MAX_FOLDER_BYTES = 40
+"""Longest name of the folder for Ray's files: Ray adds 65 bytes, and the path of a socket may have 107."""
 _PASSED_ON = ("DPR_CACHE_GB",)
 
 
-class _Job(JobConfig):
+class _Job(JobConfig):  # type: ignore[misc]  # Ray has no types
     """Ray's configuration of a job whose workers import from where packages are installed and from PYTHONPATH alone."""
 
     def _serialize(self) -> str:
@@ -60,11 +63,9 @@ def _join(address: str) -> None:
         _knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment(), job_config=_Job())
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
-        lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
         raise ClusterError(
-            f"the Ray cluster {address} that RAY_ADDRESS names cannot be joined: {reason}; correct or unset "
-            "RAY_ADDRESS, start the cluster, or give its token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or "
+            f"the Ray cluster {address} that RAY_ADDRESS names cannot be joined: {_first_line(error)}; correct or "
+            "unset RAY_ADDRESS, start the cluster, or give its token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or "
             "RAY_AUTH_TOKEN_PATH"
         ) from error
 
@@ -77,18 +78,32 @@ def _knock(address: str) -> None:
 
 
 def _start(cpus: int | None, gpus: int | None) -> None:
-    with _loopback():
-        ray.init(
-            address="local",
-            # with one CPU, actors that wait for the writer would leave it none
-            num_cpus=max(MIN_CORES, cpus or os.cpu_count() or 1),
-            num_gpus=gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
-            job_config=_Job(),
-        )
+    try:
+        with _loopback():
+            ray.init(
+                address="local",
+                # with one CPU, actors that wait for the writer would leave it none
+                num_cpus=max(MIN_CORES, cpus or os.cpu_count() or 1),
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                job_config=_Job(),
+                _node_ip_address="127.0.0.1",
+                _temp_dir=_short_folder(get_default_ray_temp_dir()),
+            )
+    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"Ray cannot be started here: {_first_line(error)}; mend that, or pass --local") from error
+
+
+def _short_folder(folder: str) -> str:
+    """Return the folder for Ray's files, or another one if sockets below it would have too long a name."""
+    return folder if len(os.fsencode(folder)) <= MAX_FOLDER_BYTES else "/tmp/ray"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def _environment() -> dict[str, dict[str, str]]:

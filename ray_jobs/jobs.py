@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dpr.engine.executor import Executor, LocalExecutor
 from dpr.nightly import make_index, make_segments
@@ -22,6 +21,7 @@ from dpr.store.proof import prove_put_if_absent
 from ray_jobs.connect import connected
 from ray_jobs.console import ConsoleProgress
 from ray_jobs.guard import guarded
+from ray_jobs.output import console
 from ray_jobs.ray_executor import RayExecutor
 from ray_jobs.tables import describe
 
@@ -43,7 +43,7 @@ def run_whole(recipe_path: str, *, allow_shrink: bool = False, local: bool = Fal
     if (finished := finished_run(plan)) is not None:
         show_notes(plan, ConsoleProgress(Console(stderr=True)))
         return finished
-    with ConsoleProgress(Console(stderr=True)) as progress, executor_for(plan, progress, local=local) as executor:
+    with ConsoleProgress(console(stderr=True)) as progress, executor_for(plan, progress, local=local) as executor:
         return run_plan(plan, executor, progress, allow_shrink=allow_shrink)
 
 
@@ -51,7 +51,7 @@ def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local:
     """Run a recipe up to `scan`, `embed` or `index`, without publishing; returns one line on what there is."""
     plan = plan_of(recipe_path)
     with (
-        ConsoleProgress(Console(stderr=True)) as progress,
+        ConsoleProgress(console(stderr=True)) as progress,
         Lease.acquire(open_store(plan.recipe.store), f"run of {plan.recipe.store} up to {stop}") as lease,
         executor_for(plan, progress, local=local) as executor,
     ):

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ray_jobs.cli_common import Fields, Json, RecipeArgument, Stop, show
+from ray_jobs.output import console
 
 app = typer.Typer()
 Local = Annotated[bool, typer.Option("--local", help="Work in this process, without Ray.")]
@@ -43,7 +43,7 @@ def plan(recipe: RecipeArgument, json_: Json = False, local: Local = False) -> N
     from ray_jobs.console import ConsoleProgress
 
     made = jobs.plan_of(recipe)
-    progress = ConsoleProgress(Console(stderr=True))
+    progress = ConsoleProgress(console(stderr=True))
     jobs.show_notes(made, progress)
     with jobs.executor_for(made, progress, local=local) as executor:
         estimated = forecast(Run(made, executor, progress))

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from dpr.store import open_store
 from ray_jobs.cli_common import Fields, Json, Model, SnapshotNumber, StoreArgument, show
+from ray_jobs.output import console
 
 app = typer.Typer()
 
@@ -32,12 +33,12 @@ def search(
         if lost_tokens:
             console.print(f"the question is longer than the encoder's token limit: {lost_tokens:,} tokens were cut off")
         for hit in answer.hits[0]:
-            console.print(f"[bold]{hit.rank}[/]  {hit.score:.3f}  ", end="")
-            console.print(f"{hit.title}  ({hit.id})", markup=False, highlight=False, style="cyan")
-            console.print(f"   {hit.text}\n", markup=False, highlight=False)
+            console.print(f"{hit.rank}  {hit.score:.3f}  ", end="", highlight=False, style="bold")
+            console.print(f"{hit.title}  ({hit.id})", highlight=False, style="cyan")
+            console.print(f"   {hit.text}\n", highlight=False)
             if hit.extra:
                 values = ", ".join(f"{name}: {value}" for name, value in hit.extra.items() if value is not None)
-                console.print(f"   {values}\n", markup=False, highlight=False, style="dim")
+                console.print(f"   {values}\n", highlight=False, style="dim")
 
     document: Fields = {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id}
     show(json_, document | {"hits": hits, "lost_tokens": lost_tokens}, draw)
@@ -56,5 +57,5 @@ def serve(
     from ray_jobs.serve.service import serve_store, wait_for_interrupt
 
     with serve_store(store, ServeConfig(host=host, port=port, replicas=replicas), model) as url:
-        Console(soft_wrap=True).print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
+        console().print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
         wait_for_interrupt()

@@ -24,6 +24,7 @@ from dpr.stages.merge import ShardResult
 from dpr.store import Store, open_store
 from dpr.store.lease import Lease
 from ray_jobs.cli_common import Fields, Json, SnapshotNumber, StoreArgument, show, summary, table
+from ray_jobs.output import console
 
 app = typer.Typer()
 
@@ -92,7 +93,7 @@ def rollback(
 ) -> None:
     """Publish an old snapshot's body again, under a new number; nothing is deleted."""
     new = rollback_to(open_store(store), number)
-    Console().print(f"snapshot {new.number} is live, with the body of snapshot {number}", highlight=False)
+    console().print(f"snapshot {new.number} is live, with the body of snapshot {number}", highlight=False)
 
 
 @app.command()

@@ -17,7 +17,6 @@ from types import FrameType
 import ray
 from ray import serve
 from ray.exceptions import RayError
-from rich.console import Console
 
 from dpr.errors import DprError, ServeError
 from dpr.formats.snapshots import live_snapshot
@@ -26,6 +25,7 @@ from dpr.search.retrieve import question_tower
 from dpr.store import open_store
 from ray_jobs.connect import connected, named_cluster
 from ray_jobs.failures import quoted_error
+from ray_jobs.output import console
 from ray_jobs.serve.deployment import LOGGING, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
 
@@ -123,9 +123,7 @@ def _ingress(address: str) -> Iterator[None]:
             yield
         return
     why = "is not on this machine" if address in ADDRESSES else f"cannot serve {address}"
-    Console(stderr=True, soft_wrap=True).print(
-        f"HAProxy {why}: requests go through Ray Serve's own, slower proxy", highlight=False
-    )
+    console(stderr=True).print(f"HAProxy {why}: requests go through Ray Serve's own, slower proxy", highlight=False)
     yield
 
 
