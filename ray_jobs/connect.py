@@ -25,10 +25,11 @@ _PASSED_ON = ("DPR_CACHE_GB",)
 class _Job(JobConfig):  # type: ignore[misc]  # Ray has no types
     """Ray's configuration of a job whose workers import from where packages are installed and from PYTHONPATH alone."""
 
-    def _serialize(self) -> str:
+    def _serialize(self) -> bytes:
         """Leave out the folder that this process runs in and that of its script, which Ray has added just before."""
         self._py_driver_sys_path.clear()
-        return str(super()._serialize())
+        serialized: bytes = super()._serialize()
+        return serialized
 
 
 @contextmanager

@@ -7,6 +7,7 @@ interfaces, and ends HAProxy with a service that is killed.
 """
 
 import random
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from ray_jobs.serve.starting import BODY, RETRY_SECONDS
 
 ADDRESSES = ("127.0.0.1", "0.0.0.0")
 """Addresses that it can serve: it reaches replicas over loopback, and they listen where the service does."""
@@ -51,7 +54,8 @@ def haproxy_environment(binary: str) -> Iterator[Mapping[str, str]]:
     with TemporaryDirectory(prefix="dpr-", dir="/tmp") as folder:
         launcher = Path(folder, "haproxy")
         child = Path(__file__).with_name("haproxy_child.py")
-        launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{child}" "{binary}" "$@"\n', encoding="utf-8")
+        command = shlex.join([sys.executable, "-I", str(child), BODY, str(RETRY_SECONDS), binary])
+        launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
         launcher.chmod(0o700)
         stats_port, metrics_port, fallback_port = _free_ports(3)
         yield {

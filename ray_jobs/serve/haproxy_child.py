@@ -1,7 +1,9 @@
-"""Become HAProxy: `haproxy_child.py BINARY ARGUMENTS…`, which Ray Serve starts as if it were HAProxy.
+"""Become HAProxy: `haproxy_child.py BODY SECONDS BINARY ARGUMENTS…`, which Ray Serve starts as if it were HAProxy.
 
 Before that, it moves the listeners that Serve's template opens on all interfaces (statistics, metrics) to loopback, and
-asks the kernel to end the process with its parent: a service that is killed would leave HAProxy on its port.
+asks the kernel to end the process with its parent: a service that is killed would leave HAProxy on its port. As long as
+there is no application, or no replica of it, HAProxy shall answer 503 with the JSON `BODY`, and that one may ask again
+after so many seconds; Serve's template has it answer 404 and 500 as plain text.
 """
 
 import ctypes
@@ -16,11 +18,20 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Correct the configuration named after `-f`, and become the binary."""
-    binary, *arguments = sys.argv[1:]
+    body, seconds, binary, *arguments = sys.argv[1:]
     config = Path(arguments[arguments.index("-f") + 1])
     text = config.read_text(encoding="utf-8")
     for section in ("frontend prometheus", "listen stats"):
         text = re.sub(rf"^({section}\n\s*bind )\*?:", r"\g<1>127.0.0.1:", text, flags=re.MULTILINE)
+    quoted = body.replace("\\", "\\\\").replace('"', '\\"').replace(" ", "\\ ")
+    answer = f"status 503 content-type application/json string {quoted} hdr Retry-After {seconds}"
+    text = re.sub(
+        r"^(\s*)http-request return status 404 .*",
+        lambda m: f"{m[1]}http-request return {answer}",
+        text,
+        flags=re.MULTILINE,
+    )
+    text = re.sub(r"^(\s*)errorfile 503 .*", lambda m: f"{m[1]}http-error {answer}", text, flags=re.MULTILINE)
     config.write_text(text, encoding="utf-8")
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     os.execv(binary, [binary, *arguments])

@@ -28,6 +28,7 @@ from ray_jobs.failures import quoted_error
 from ray_jobs.output import console
 from ray_jobs.serve.deployment import LOGGING, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
+from ray_jobs.serve.starting import proxy_environment
 
 READY_SECONDS = 60.0
 _TAKEN = re.compile(r"cannot bind socket \((.+?)\) for \[(.+?)\]")
@@ -53,6 +54,7 @@ def serve_store(store_url: str, config: ServeConfig, model: str | None = None) -
     with ExitStack() as stack:
         stack.enter_context(_signals_restored())
         if own_ray:
+            stack.enter_context(_environment(proxy_environment()))
             stack.enter_context(_ingress(address))
         stack.enter_context(connected())
         if not own_ray and serve.status().proxies:
