@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     ("dpr.errors",),
-    ("dpr.fingerprint", "dpr.recipe", "dpr.store"),
+    ("dpr.fingerprint", "dpr.recipe", "dpr.recipe_yaml", "dpr.store"),
     ("dpr.formats", "dpr.recipe_file"),
     ("dpr.encoder", "dpr.index"),
     ("dpr.corpus",),
@@ -27,7 +27,9 @@ LAYERS = (
     ("dpr.nightly",),
     ("dpr.operations",),
     ("dpr.run_recipe",),
-    ("ray_jobs.heartbeats",),
+    ("ray_jobs.import_path",),
+    ("ray_jobs",),
+    ("ray_jobs.heartbeats", "ray_jobs.output"),
     (
         "ray_jobs.cli_common",
         "ray_jobs.console",

@@ -111,10 +111,11 @@ def resolve_question(description: EncoderDescription, model: str | None, snapsho
     recorded = config.question_model or config.model
     if model is None:
         found = _find_recorded(recorded, config.revision, snapshot)
+        tower = _read_question(config, recorded, found, snapshot)
     else:
         hub_id, commit = split_revision(recorded, config.revision)
         found = fetch_model(model, commit if model in (recorded, hub_id) else None)
-    tower = read_tower(config, "question", model or recorded, found.folder)
+        tower = read_tower(config, "question", model, found.folder)
     encoder_id = encoder_id_of(description.passage, tower.describe())
     if encoder_id != description.encoder_id:
         raise EncoderError(
@@ -128,6 +129,16 @@ def resolve_question(description: EncoderDescription, model: str | None, snapsho
             f"{tower.reference}, and its description is of another one; publish a new snapshot or roll back"
         )
     return tower
+
+
+def _read_question(config: EncoderConfig, reference: str, found: FoundModel, snapshot: str) -> TowerSpec:
+    """Read the question tower where the snapshot says that it is."""
+    try:
+        return read_tower(config, "question", reference, found.folder)
+    except EncoderError as error:
+        raise EncoderError(
+            f"the question model of {snapshot} cannot be read where it was ({error}); if it has moved, pass --model REF"
+        ) from error
 
 
 def _find_recorded(reference: str, revision: str | None, snapshot: str) -> FoundModel:

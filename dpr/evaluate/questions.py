@@ -1,18 +1,19 @@
 """Questions with known answers: JSONL written for a collection, or a BEIR folder with relevance judgements."""
 
-import csv
-import gzip
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from dpr.corpus.hashes import places
+from dpr.corpus.rows import is_utf8
 from dpr.errors import RecipeError
-from dpr.fingerprint import fingerprint
+from dpr.evaluate.qrels import find_qrels, first_file, read_lines, read_qrels
+from dpr.fingerprint import fingerprint, id_hash
 from dpr.recipe import GateConfig
 
 
@@ -40,6 +41,13 @@ class QuestionSet:
     def texts(self) -> list[str]:
         return [question.text for question in self.questions]
 
+    @property
+    def passage_ids(self) -> tuple[str, ...]:
+        """Ids of passages that answer a question, ascending, each once; none if answers are strings."""
+        if self.answers != "ids":
+            return ()
+        return tuple(sorted({answer for question in self.questions for answer in question.answers}))
+
 
 def load_questions(gate: GateConfig, seed: int) -> QuestionSet | None:
     """Return the questions of a gate, at most `max_questions`, drawn with `seed`; None if the recipe names none.
@@ -49,7 +57,15 @@ def load_questions(gate: GateConfig, seed: int) -> QuestionSet | None:
     if gate.questions is None:
         return None
     path = Path(gate.questions)
-    found = _read_beir(path, gate) if path.is_dir() else _read_jsonl(path)
+    if path.is_dir():
+        queries = first_file([path / "queries.jsonl"])
+        if queries is None:
+            raise RecipeError(f"{path} has no queries.jsonl or queries.jsonl.gz; a BEIR folder has one")
+        found = _read_beir(path, queries, gate)
+    elif _is_beir(path):
+        found = _read_beir(path.parent, path, gate)
+    else:
+        found = _read_jsonl(path)
     if not found:
         raise RecipeError(f"gate.questions {path} holds no question with an answer; give at least one")
     if len(found) > gate.max_questions:
@@ -58,61 +74,76 @@ def load_questions(gate: GateConfig, seed: int) -> QuestionSet | None:
     return QuestionSet(tuple(found), gate.answers)
 
 
+def unknown_ids(answers: Sequence[str], id_hashes: pa.FixedSizeBinaryArray) -> list[str]:
+    """Return the answers that are neither the id of a passage nor of a document, whose first passage is `ID#0`.
+
+    `id_hashes` are those of all passages of the corpus.
+    """
+    if not answers:
+        return []
+    known = np.zeros(len(answers), np.bool_)
+    for suffix in ("", "#0"):
+        hashes = pa.array([id_hash(f"{answer}{suffix}") for answer in answers], id_hashes.type)
+        known |= places(hashes, id_hashes) >= 0
+    return [answer for answer, is_known in zip(answers, known, strict=True) if not is_known]
+
+
+def describe_unknown(unknown: Sequence[str], answers: int) -> str:
+    """Say how many of so many ids that answer questions are not in the corpus, with an example."""
+    return (
+        f"{len(unknown):,} of {answers:,} passage ids that answer questions are not in the corpus, such as "
+        f"{unknown[0]!r}; questions that have no other answer count as not answered"
+    )
+
+
+def _is_beir(path: Path) -> bool:
+    """Tell whether a file holds BEIR's queries, whose answers are in qrels."""
+    first = next(read_lines(path), None)
+    document = _json_object(first[1], path, first[0]) if first else {}
+    return "_id" in document and "question" not in document
+
+
 def _read_jsonl(path: Path) -> list[Question]:
     questions = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in read_lines(path):
         document = _json_object(line, path, number)
         text, answers = document.get("question"), document.get("answers")
-        if not isinstance(text, str) or not isinstance(answers, list) or not answers:
+        if not _is_text(text) or not isinstance(answers, list) or not answers:
             raise RecipeError(
                 f'{path}, line {number}: a question is {{"question": text, "answers": […]}}, got {line[:70]!r}'
             )
-        questions.append(Question(text, tuple(map(str, answers))))
+        questions.append(Question(str(text), tuple(map(str, answers))))
     return questions
 
 
-def _read_beir(folder: Path, gate: GateConfig) -> list[Question]:
-    relevant: dict[str, list[str]] = defaultdict(list)
-    qrels = Path(gate.qrels) if gate.qrels else folder / "qrels.test.tsv.gz"
-    rows = csv.DictReader(_lines(qrels), delimiter="\t")
-    for row in rows:
-        try:
-            if float(row["score"]) > 0:
-                relevant[row["query-id"]].append(row["corpus-id"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecipeError(f"{qrels} is not a BEIR qrels file (query-id, corpus-id, score): {error}") from error
-    queries = next((p for p in (folder / "queries.jsonl", folder / "queries.jsonl.gz") if p.exists()), None)
-    if queries is None:
-        raise RecipeError(f"{folder} has no queries.jsonl or queries.jsonl.gz; a BEIR folder has one")
+def _read_beir(folder: Path, queries: Path, gate: GateConfig) -> list[Question]:
+    relevant = read_qrels(find_qrels(folder, gate.qrels))
     questions = []
-    for number, line in enumerate(_lines(queries), 1):
+    for number, line in read_lines(queries):
         document = _json_object(line, queries, number)
-        if document.get("_id") in relevant:
-            strings = (document.get("metadata") or {}).get("answers", [])
-            answers = relevant[document["_id"]] if gate.answers == "ids" else strings
-            if not isinstance(document.get("text"), str) or not isinstance(answers, list):
-                raise RecipeError(
-                    f'{queries}, line {number}: a query is {{"_id": id, "text": text}}, and its metadata has '
-                    f'"answers": […] if gate.answers is strings; got {line[:70]!r}'
-                )
-            questions.append(Question(document["text"], tuple(map(str, answers))))
+        name = str(document.get("_id"))
+        if name not in relevant:
+            continue
+        metadata = document.get("metadata")
+        strings = metadata.get("answers", []) if isinstance(metadata, dict) else []
+        answers = relevant[name] if gate.answers == "ids" else strings
+        if not _is_text(document.get("text")) or not isinstance(answers, list):
+            raise RecipeError(
+                f'{queries}, line {number}: a query is {{"_id": id, "text": text}}, and its metadata has '
+                f'"answers": […] if gate.answers is strings; got {line[:70]!r}'
+            )
+        questions.append(Question(document["text"], tuple(map(str, answers))))
     return [question for question in questions if question.answers]
 
 
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
-            for line in file:
-                if text := line.decode().rstrip("\r\n"):
-                    yield text
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise RecipeError(f"gate questions {path} cannot be read: {error}") from error
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and is_utf8(value)
 
 
 def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         document = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}, line {number} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise RecipeError(f"{path}, line {number} is not a JSON object: {line[:80]!r}")

@@ -44,6 +44,8 @@ class Found(Document):
     """Windows of these passages."""
     quarantined: dict[str, int] = Field(default_factory=dict)
     """Rows by reason, those that the encoder refused included."""
+    unknown_answers: int = 0
+    """Passage ids that answer questions of the recipe and are not in the corpus."""
 
 
 class ShardReport(Document):
@@ -114,6 +116,8 @@ class RunReport(Document):
         if found.quarantined:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.quarantined.items()))
             lines.append(f"quarantine: {sum(found.quarantined.values()):,} rows: {reasons}")
+        if found.unknown_answers:
+            lines.append(f"gate: {found.unknown_answers:,} passage ids that answer questions are not in the corpus")
         if encoding.passages:
             seconds = ", ".join(f"{name} {encoding.seconds.get(step, 0.0):,.1f} s" for step, name in STEPS.items())
             lines.append(
@@ -189,6 +193,7 @@ def _found(made: Segments) -> Found:
         split_passages=sum(scanned.split_passages for scanned in made.scans),
         windows=sum(scanned.windows for scanned in made.scans),
         quarantined=dict(made.settled.reasons),
+        unknown_answers=len(changes.unknown_answers),
     )
 
 

@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from dpr.corpus.hashes import first_of_each, places
 from dpr.corpus.reading import read_again
 from dpr.corpus.rows import Slice
 from dpr.engine.room import check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.errors import CorpusError
+from dpr.evaluate.questions import describe_unknown, unknown_ids
 from dpr.formats import layout
 from dpr.formats.changes import put_changes
 from dpr.formats.deletions import DeletionSet
@@ -75,6 +78,8 @@ class Changes(Result):
     changes: ObjectRef | None
     """The changes file; None where no segment is to be made."""
     duplicate_rows: ObjectRef | None
+    unknown_answers: list[str] = Field(default_factory=list)
+    """Answers of the gate's questions that are no passage, nor a document of the corpus: ascending, each once."""
 
     @property
     def embed_rows(self) -> int:
@@ -102,6 +107,8 @@ class DiffUnit:
     compact_below: float
     max_duplicates: int
     """More passages with a repeated id than this stop the run before any of them is read again."""
+    answers: tuple[str, ...] = ()
+    """Ids of passages, or of documents, that answer the gate's questions."""
 
 
 def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Changes:
@@ -118,6 +125,8 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
     work = Work.of(recorded(run.store.url, Changes, Step("diff", partial(FindChanges, run.store.url))))
     unit = plan_diff(run, run.slices, scans, allowed - unusable)
     changes = run.result(Stage("diff", [unit], Changes, work))
+    if changes.unknown_answers:
+        run.progress.message("gate", describe_unknown(changes.unknown_answers, len(unit.answers)))
     # where one counts windows and the other does not, nothing can be said
     comparable = run.live is not None and run.live.body.windows == (run.recipe.corpus.long == "split")
     before = run.live.body.passages if run.live and comparable else 0
@@ -143,6 +152,7 @@ def plan_diff(run: Run, slices: Sequence[Slice], scans: Sequence[ScanResult], ma
         segment_rows=segment_rows(run, slices, scans),
         compact_below=run.recipe.resources.compact_below,
         max_duplicates=max_duplicates,
+        answers=run.plan.questions.passage_ids if run.plan.questions else (),
     )
 
 
@@ -198,6 +208,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         deletions=DeletionSet(kept.dead).put(store),
         changes=put_changes(store, unit.run_id, [table for _, table in tables]),
         duplicate_rows=_store_duplicates(store, unit, corpus, repeated),
+        unknown_answers=unknown_ids(unit.answers, corpus.id_hash),
     )
 
 

@@ -37,9 +37,13 @@ class _NotReady:
             if message["type"] == "http.response.start" and message["status"] == 404:
                 is_ours = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
                 if is_ours:
-                    headers = (("content-type", "application/json"), ("content-length", f"{len(BODY)}"))
-                    headers += (("retry-after", f"{RETRY_SECONDS}"),)
-                    message = {**message, "status": 503, "headers": [(n.encode(), v.encode()) for n, v in headers]}
+                    headers = {
+                        "content-type": "application/json",
+                        "content-length": str(len(BODY)),
+                        "retry-after": str(RETRY_SECONDS),
+                    }
+                    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+                    message = {**message, "status": 503, "headers": pairs}
             elif message["type"] == "http.response.body" and is_ours:
                 message = {"type": "http.response.body", "body": BODY.encode()}
             await send(message)

@@ -26,6 +26,48 @@ def test_a_beir_folder_gives_ids_or_strings(tmp_path: Path) -> None:
     assert load_questions(gate.model_copy(update={"answers": "strings"}), 0).questions == (Question("who?", ("Ada",)),)
 
 
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("qrels/test.tsv", None),
+        ("qrels/test.tsv.gz", None),
+        ("qrels.test.tsv.gz", None),
+        ("qrels/dev.tsv", None),
+        ("qrels.tsv", None),
+        ("qrels/test.tsv", "qrels"),
+        ("elsewhere/train.tsv.gz", "elsewhere"),
+    ],
+)
+def test_qrels_are_found_where_beir_has_them(tmp_path: Path, file: str, named: str | None) -> None:
+    """The folder, or its file of queries, is all that the recipe has to name."""
+    text = "query-id\tcorpus-id\tscore\nq1\tp1\t1\n"
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode()) if file.endswith(".gz") else text.encode())
+    (tmp_path / "queries.jsonl").write_text("\n" + GOOD_QUERY + "\n")
+    qrels = named and str(tmp_path / named)
+    for questions in (tmp_path, tmp_path / "queries.jsonl"):
+        found = load_questions(GateConfig(questions=str(questions), qrels=qrels), 0)
+        assert found is not None
+        assert found.questions == (Question("who?", ("p1",)),)
+
+
+def test_trec_qrels_and_byte_order_marks_are_read(tmp_path: Path) -> None:
+    (tmp_path / "qrels.tsv").write_text("1 0 p1 2\n1 0 p2 0\n1 0 p3 1\n")
+    (tmp_path / "queries.jsonl").write_text('{"_id": 1, "text": "who?"}\n', encoding="utf-8-sig")
+    found = load_questions(GateConfig(questions=str(tmp_path)), 0)
+    assert found is not None
+    assert found.questions == (Question("who?", ("p1", "p3")),)
+
+
+def test_a_folder_without_qrels_says_where_they_are_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "queries.jsonl").write_text(GOOD_QUERY)
+    (tmp_path / "elsewhere").mkdir()
+    for qrels in (None, str(tmp_path / "elsewhere")):
+        with pytest.raises(RecipeError, match=r"has no qrels file \((qrels/)?test\.tsv, .* name it as gate\.qrels"):
+            load_questions(GateConfig(questions=str(tmp_path), qrels=qrels), 0)
+
+
 def test_sampling_is_seeded_and_keeps_order(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps({"question": f"{n:03d}", "answers": [str(n)]}) + "\n" for n in range(100)))
@@ -58,6 +100,9 @@ def test_what_is_kept_of_questions_depends_on_their_texts_alone() -> None:
         ('{"question": 7, "answers": ["b"]}', "line 1: a question is"),
         ("nonsense", "line 1 is not JSON"),
         ("[1]", "not a JSON object"),
+        ("[" * 5000, "line 1 is not JSON"),
+        ('{"question": " ", "answers": ["b"]}', "line 1: a question is"),
+        ('{"question": "\\ud83d", "answers": ["b"]}', "line 1: a question is"),
         ("", "no question"),
         ("\udcff", "cannot be read"),
     ],
@@ -86,8 +131,8 @@ GOOD_QUERY = '{"_id": "q1", "text": "who?", "metadata": {"answers": ["Ada"]}}'
 @pytest.mark.parametrize(
     ("qrels", "query", "message"),
     [
-        ("query\tdocument\nq1\tp1\n", GOOD_QUERY, "is not a BEIR qrels file"),
-        ("query-id\tcorpus-id\tscore\nq1\tp1\tmuch\n", GOOD_QUERY, "is not a BEIR qrels file"),
+        ("query\tdocument\nq1\tp1\n", GOOD_QUERY, "is not one of a BEIR qrels file"),
+        ("query-id\tcorpus-id\tscore\nq1\tp1\tmuch\n", GOOD_QUERY, "is not one of a BEIR qrels file"),
         ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", None, "has no queries.jsonl"),
         ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", "{", "line 1 is not JSON"),
         ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", '{"_id": "q1"}', "line 1: a query is"),

@@ -199,3 +199,20 @@ def test_questions_are_tuned_on_and_held_out(questions: int) -> None:
     again, other = (split_questions(questions, seed=seed)[0] for seed in (7, 8))
     assert (tuning == again).all()
     assert (tuning != other).any()
+
+
+@pytest.mark.slow
+def test_answers_that_are_not_in_the_corpus_are_counted(tmp_path: Path, encoder: Path) -> None:
+    """An answer may also name a document, whose passages have numbers."""
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "w1 w2"}\n{"_id": "r", "text": "w3"}\n')
+    (tmp_path / "qrels").mkdir()
+    lines = ["query-id\tcorpus-id\tscore", "q\tp003\t1", "q\tgone\t1", "r\tdocument\t1", "r\tlost\t1", "q\tno\t0"]
+    (tmp_path / "qrels/test.tsv").write_text("\n".join(lines))
+    texts = random_texts(10) | {"document#0": "w3 w4"}
+    collection = Collection(tmp_path, encoder, texts, gate={"questions": str(tmp_path)})
+    progress = Quiet()
+    report = collection.night(progress=progress).report
+    assert report is not None
+    assert report.found.unknown_answers == 2
+    sentence = "gate: 2 of 4 passage ids that answer questions are not in the corpus, such as 'gone'; "
+    assert [message for message in progress.messages if message.startswith(sentence)]
