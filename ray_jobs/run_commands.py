@@ -1,14 +1,58 @@
-"""The commands of `dpr` that work on a recipe: run, plan."""
+"""The commands of `dpr` that work on a recipe: init, check, plan, run."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from ray_jobs.cli_common import Fields, Json, RecipeArgument, Stop, show
 from ray_jobs.output import console
 
 app = typer.Typer()
 Local = Annotated[bool, typer.Option("--local", help="Work in this process, without Ray.")]
+
+
+@app.command()
+def init(
+    corpus: Annotated[str, typer.Argument(metavar="PATH", help="Corpus: file, folder, glob or URL.")],
+    questions: Annotated[str | None, typer.Option(help="Questions with answers: JSONL, or a BEIR folder.")] = None,
+    out: Annotated[Path, typer.Option(help="Recipe to write; it must not be there.")] = Path("recipe.yaml"),
+    json_: Json = False,
+) -> None:
+    """Look at a corpus and write a commented recipe for it, which runs as it is."""
+    from dpr.operations.first_recipe import first_recipe, write_recipe
+
+    made = first_recipe(corpus, questions)
+    write_recipe(made, out)
+
+    def draw(console: Console) -> None:
+        console.print(f"corpus: {made.look.describe()}", highlight=False)
+        for warning in made.warnings():
+            console.print(warning.removeprefix("# "), highlight=False)
+        console.print(f"wrote {out}; look through it, then: dpr check {out}", highlight=False)
+
+    show(json_, {"recipe": str(out), "corpus": made.look.describe()}, draw)
+
+
+@app.command()
+def check(recipe: RecipeArgument, json_: Json = False) -> None:
+    """Find out in seconds whether a run would work: corpus, encoder, store, disk and memory, questions."""
+    from dpr.operations.check import RecipeCheck
+    from dpr.recipe_file import load_recipe
+
+    findings = RecipeCheck(load_recipe(recipe)).findings()
+    rows: list[Fields] = [{"topic": f.topic, "ok": f.error is None, "found": f.sentence} for f in findings]
+
+    def draw(console: Console) -> None:
+        for finding in findings:
+            verdict = "ok" if finding.error is None else "failed"
+            console.print(f"{verdict:<7} {finding.topic:<9} {finding.sentence}", highlight=False)
+
+    show(json_, rows, draw)
+    failed = [finding.error for finding in findings if finding.error is not None]
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
 
 
 @app.command()

@@ -27,8 +27,6 @@ LAYERS = (
     ("dpr.nightly",),
     ("dpr.operations",),
     ("dpr.run_recipe",),
-    ("ray_jobs.import_path",),
-    ("ray_jobs",),
     ("ray_jobs.heartbeats", "ray_jobs.output"),
     (
         "ray_jobs.cli_common",

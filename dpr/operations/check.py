@@ -1,0 +1,124 @@
+"""`dpr check`: everything about a recipe that can be found out in seconds, without embedding the corpus."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dpr.encoder.compute import Compute
+from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.spec import EncoderSpec, resolve
+from dpr.engine.room import Need, check_room
+from dpr.errors import DprError, EncoderError, RecipeError
+from dpr.evaluate.questions import load_questions
+from dpr.formats.snapshots import latest_snapshot
+from dpr.index.choose import choose
+from dpr.operations.look import Look, look_at
+from dpr.recipe import Recipe
+from dpr.store import Store, open_store
+from dpr.store.base import PROBES
+from dpr.store.proof import prove_put_if_absent
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one thing that a run needs."""
+
+    topic: str
+    sentence: str
+    error: DprError | None = None
+    """Why a run would fail; None: it would not."""
+
+
+class RecipeCheck:
+    """Looks at what a recipe names, one thing after another; what failed does not keep it from looking at the rest."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._look: Look | None = None
+        self._spec: EncoderSpec | None = None
+        self._store: Store | None = None
+
+    def findings(self) -> list[Finding]:
+        """Look at everything; writes and deletes one small object in the store."""
+        topics: dict[str, Callable[[], str]] = {
+            "corpus": self._corpus,
+            "encoder": self._encoder,
+            "store": self._open_store,
+            "room": self._room,
+            "questions": self._questions,
+        }
+        return [_finding(topic, look) for topic, look in topics.items()]
+
+    def _corpus(self) -> str:
+        self._look = look_at(self._recipe.corpus)
+        self._look.check(self._recipe.limits)
+        return self._look.describe()
+
+    def _encoder(self) -> str:
+        spec = resolve(self._recipe.encoder)
+        compute = Compute(spec.config.precision)
+        passage = self._look.first if self._look and self._look.first else None
+        title, text = (passage.title, passage.text) if passage else ("", "a passage")
+        vectors = [PassageEncoder(spec.passage, compute).encode([title], [text])]
+        if spec.question != spec.passage:
+            vectors.append(QuestionEncoder(spec.question, compute).encode([text]).astype(np.float16))
+        if not all(np.isfinite(vector_1D).all() for vector_1D in vectors):
+            raise EncoderError(f"model {spec.config.model} gives a vector that is not finite; take another model")
+        self._spec = spec
+        return f"{spec.config.model}, {spec.dim} dimensions, encoded a passage; encoder id {spec.encoder_id}"
+
+    def _open_store(self) -> str:
+        store = open_store(self._recipe.store)
+        is_new = not any(store.list(""))
+        prove_put_if_absent(store)
+        if is_new and "://" not in store.url:
+            with suppress(OSError):  # what is not empty stays
+                Path(store.url, PROBES).rmdir()
+                Path(store.url).rmdir()
+        self._store = store
+        live = latest_snapshot(store)
+        if live is None:
+            return f"{store.url} can be written, and refuses to replace an object; it has no snapshot yet"
+        same = (
+            "of this encoder" if self._spec and live.body.encoder_id == self._spec.encoder_id else "of another encoder"
+        )
+        return f"{store.url} can be written, and refuses to replace an object; snapshot {live.number} is live, {same}"
+
+    def _room(self) -> str:
+        if not (self._look and self._look.ids and self._spec and self._store):
+            return "not looked at, since corpus, encoder or store failed"
+        rows, dim = max(1, self._look.min_passages), self._spec.dim
+        index = choose(self._recipe.index, rows, dim)
+        vector_bytes = 2 * dim * rows
+        segment_bytes = 2 * dim * min(rows, self._recipe.resources.segment_rows)
+        need = Need(segment_bytes, vector_bytes, memory_bytes=index.memory_bytes, smaller="index fewer passages")
+        check_room(self._store, "check", "a first night", need)
+        return (
+            f"enough disk and memory for {rows:,} passages: {vector_bytes / 1e6:,.1f} MB of vectors, and an index "
+            f"({index.factory}) of {index.memory_bytes / 1e6:,.1f} MB"
+        )
+
+    def _questions(self) -> str:
+        questions = load_questions(self._recipe.gate, self._recipe.index.seed)
+        if questions is None:
+            return "none; sentences of passages will stand in for them, which measures recall and no accuracy"
+        answers = questions.passage_ids
+        said = f"{len(questions.questions):,} questions"
+        if not answers or self._look is None:
+            return said
+        documents = {name.rpartition("#")[0] for name in self._look.ids}
+        found = [answer for answer in answers if answer in self._look.ids or answer in documents]
+        said += f"; {len(found):,} of {len(answers):,} passage ids that answer them are among the rows read"
+        if self._look.is_whole and not found:
+            raise RecipeError(f"{said}, such as {answers[0]!r}; look at gate.questions, gate.answers and columns.id")
+        return said
+
+
+def _finding(topic: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(topic, look())
+    except DprError as error:
+        return Finding(topic, str(error), error)

