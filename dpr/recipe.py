@@ -162,12 +162,13 @@ class GateConfig(_Config):
     """What is measured before a snapshot is published, and what it must reach."""
 
     questions: str | None = None
-    """JSONL of {"question", "answers": [passage ids or strings]}, or a BEIR folder; null: sentences of 200
-    passages stand in."""
+    """JSONL of {"question", "answers": [passage ids or strings]}, or a BEIR folder or its `queries.jsonl`;
+    null: sentences of 200 passages stand in."""
     answers: Literal["ids", "strings"] = "ids"
     """What counts as a hit: the passage's id, or the answer string within its text (paper, section 5)."""
     qrels: str | None = None
-    """BEIR qrels file that selects and labels the questions."""
+    """Qrels file (BEIR's or TREC's) that selects and labels the questions, or a folder that holds `test.tsv`; null:
+    `qrels/test.tsv`, `qrels.test.tsv` or `qrels.tsv` of the BEIR folder, or else those of another split."""
     max_questions: Annotated[int, Field(ge=1)] = 1000
     """Questions used; a larger set is sampled with the index seed."""
     at: list[Annotated[int, Field(ge=1, le=1000)]] = [1, 5, 20, 100]

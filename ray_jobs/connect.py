@@ -103,8 +103,9 @@ def _short_folder(folder: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    """Return the first sentence of an error: Ray's go on for paragraphs."""
     lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0].partition(". ")[0] if lines else type(error).__name__
 
 
 def _environment() -> dict[str, dict[str, str]]:

@@ -41,7 +41,7 @@ def run_whole(recipe_path: str, *, allow_shrink: bool = False, local: bool = Fal
     """
     plan = plan_of(recipe_path)
     if (finished := finished_run(plan)) is not None:
-        show_notes(plan, ConsoleProgress(Console(stderr=True)))
+        show_notes(plan, ConsoleProgress(console(stderr=True)))
         return finished
     with ConsoleProgress(console(stderr=True)) as progress, executor_for(plan, progress, local=local) as executor:
         return run_plan(plan, executor, progress, allow_shrink=allow_shrink)

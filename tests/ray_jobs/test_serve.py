@@ -1,5 +1,6 @@
 """The search service over real HTTP: a user starts it, asks it and stops it, and nothing of it is left."""
 
+import dataclasses
 import json
 import os
 import re
@@ -21,6 +22,9 @@ import grpc
 import httpx
 import pytest
 import ray
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from dpr.errors import DprError, EncoderError, IntegrityError, ServeError, StoreError
 from dpr.recipe import ServeConfig
@@ -28,6 +32,7 @@ from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore
 from ray_jobs.serve.haproxy import find_haproxy
+from ray_jobs.serve.starting import middlewares, proxy_environment
 from tests.collection import Collection
 from tests.ray_jobs.listening import listening_at
 from tests.ray_jobs.local_ray import LocalRay
@@ -71,6 +76,8 @@ class Service:
     process: "subprocess.Popen[str]"
     port: int
     mark: str
+    early: list[httpx.Response] = dataclasses.field(default_factory=list)
+    """What it answered before it was ready."""
 
     @property
     def url(self) -> str:
@@ -112,8 +119,11 @@ def serving(store: LocalStore) -> Iterator[Service]:
         try:
             assert process.stdout is not None
             out = ""
-            while "Ctrl-C" not in out and (line := process.stdout.readline()):
-                out += line
+            with ThreadPoolExecutor(1) as threads:
+                asking = threads.submit(_ask_until_ready, started)
+                while "Ctrl-C" not in out and (line := process.stdout.readline()):
+                    out += line
+                asking.result()
             assert "Ctrl-C" in out, process.communicate()
             # without its white space: it may be broken into lines anywhere
             expected = f"serving {store.url} at {started.url} (API: {started.url}/docs); stop with Ctrl-C"
@@ -123,6 +133,17 @@ def serving(store: LocalStore) -> Iterator[Service]:
             for left in started.processes():
                 with suppress(ProcessLookupError):
                     os.kill(left, signal.SIGKILL)
+
+
+def _ask_until_ready(service: Service) -> None:
+    """Ask for the health of a service that starts, until it is ready or has ended."""
+    while service.process.poll() is None:
+        with suppress(httpx.TransportError):
+            answer = httpx.get(f"{service.url}/v1/health", timeout=60)
+            if answer.status_code == 200:
+                return
+            service.early.append(answer)
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +183,32 @@ def check_hits(found: Any, expected: list[Hit]) -> None:
 def test_health_says_what_is_served(client: httpx.Client, retriever: Retriever) -> None:
     health = {"ready": True, "snapshot": 1, "encoder_id": retriever.body.encoder_id, "passages": PASSAGES}
     assert client.get("/v1/health").json() == health
+
+
+def test_before_it_is_ready_it_says_when_to_ask_again(service: Service) -> None:
+    """HAProxy's port, or that of Serve's proxy, is open before there is an application."""
+    not_ready = (503, "application/json", "1", {"error": "the service is not ready; ask again in a moment"})
+    assert service.early
+    for answer in service.early:
+        headers = answer.headers
+        assert (answer.status_code, headers["Content-Type"], headers["Retry-After"], answer.json()) == not_ready
+
+
+@pytest.mark.without_ray
+def test_serves_own_proxy_says_so_too() -> None:
+    """Its own 404 is text; that of the application, in JSON, passes."""
+    (around,) = middlewares()
+
+    async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+        text, json_ = PlainTextResponse("Path '/v1/health' not found.", 404), JSONResponse({"error": "no"}, 404)
+        await (text if scope["path"] == "/v1/health" else json_)(scope, receive, send)
+
+    client = TestClient(around.cls(proxy, *around.args, **around.kwargs))
+    early, missing = client.get("/v1/health"), client.get("/nothing")
+    assert (early.status_code, early.headers["Retry-After"]) == (503, "1")
+    assert early.json() == {"error": "the service is not ready; ask again in a moment"}
+    assert (missing.status_code, missing.json()) == (404, {"error": "no"})
+    assert proxy_environment()["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].endswith(f".{middlewares.__name__}")
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -376,6 +423,23 @@ def test_a_port_in_use_is_named(store: LocalStore, listens_at: str) -> None:
 def test_a_host_that_is_not_this_machine_is_named(store: LocalStore, host: str, message: str) -> None:
     error = refused(store.url, host=host, port=free_port())
     assert (type(error), str(error)) == (ServeError, message)
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_model_that_moved_is_asked_for(encoder: Path, tmp_path: Path, is_there: bool) -> None:
+    """The folder is gone, or there without its weights: the advice is the same."""
+    model = tmp_path / "model"
+    shutil.copytree(encoder, model)
+    made = Collection(tmp_path, model)
+    made.night()
+    if is_there:
+        (model / "model.safetensors").unlink()
+    else:
+        model.rename(tmp_path / "moved")
+    error = refused(made.recipe.store, port=free_port())
+    assert isinstance(error, EncoderError)
+    assert "pass --model REF" in str(error)
 
 
 @pytest.mark.usefixtures("no_ray")
