@@ -21,11 +21,10 @@ from dpr.recipe import CorpusConfig
 from dpr.run import Run
 from dpr.stages.diff import Changes
 from dpr.stages.embed import embed_context, segment_units, write_step
+from dpr.stages.quarantine_limits import REFUSED_TEXT
 from dpr.stages.scan import ScanResult
 from dpr.stages.write_segment import MadeSegment, SegmentResult, SegmentUnit, Vectored, texts_of
 from dpr.store import open_store
-
-REFUSED_TEXT = "the encoder refused the same text"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from dpr.store.temporary import temporary_folder
 
 OF_THE_ENCODER = "the encoder "
 """Begins the reason of a row that the encoder refused."""
+REFUSED_TEXT = "the encoder refused the same text"
+"""Reason of a row whose text another row has, which the encoder refused for a reason of its own."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,23 @@ def check_quarantine(store: Store, found: Quarantine, passages: int, limits: Lim
     rows = found.rows + passages
     if not found.rows or (passages and found.rows <= max_unusable(rows, limits)):
         return
-    reason, count = found.reasons.counts.most_common(1)[0]
+    reason, count = _commonest(found.reasons.counts)
     example = found.reasons.examples[reason]
     error: type[DprError] = EncoderError if reason.startswith(OF_THE_ENCODER) else CorpusError
     allowed = f"and the recipe allows {describe_limits(limits)}" if passages else "so there is nothing to index"
     raise error(
         f"{found.rows:,} of {rows:,} corpus rows ({found.rows / rows:.1%}) cannot be used, {allowed}; the commonest "
-        f"reason is {example.reason!r} ({count:,} rows, the first is "
+        f"reason is {example.reason!r} ({count:,} row{'s' * (count != 1)}, the first is "
         f"{describe_place(example.source, example.position, example.raw)}); nothing was published, and all these rows "
         f"with their reasons are in {found.name} of {store.url}"
     )
+
+
+def _commonest(counts: Counter[str]) -> tuple[str, int]:
+    """Return the commonest reason and its rows; copies of a refused text count for the reason of that text."""
+    others = Counter({reason: count for reason, count in counts.items() if reason != REFUSED_TEXT})
+    (reason, count), *_ = others.most_common(1) or counts.most_common(1)
+    return reason, count + (counts[REFUSED_TEXT] if others and reason.startswith(OF_THE_ENCODER) else 0)
 
 
 def check_size(passages: int, before: int, limits: Limits, *, allow_shrink: bool) -> None:

@@ -220,7 +220,7 @@ def test_rows_that_the_encoder_cannot_take_are_found_and_spoil_no_other(
     assert {raw for _, _, _, raw in quarantined(collection, later)} == {raw for _, _, _, raw in found}
 
     limited = collection_of(tmp_path / "limited", encoder, f"../{path.name}", limits={"max_quarantine_rows": 4})
-    with pytest.raises(EncoderError, match=rf"5 of 120 corpus rows .* '{reason}' \(4 rows, the first is line 8 of "):
+    with pytest.raises(EncoderError, match=rf"5 of 120 corpus rows .* '{reason}' \(5 rows, the first is line 8 of "):
         limited.night()
     assert latest_snapshot(limited.store) is None
 
@@ -233,6 +233,36 @@ def test_an_encoder_that_refuses_very_many_rows_is_at_fault_itself(tmp_path: Pat
     with pytest.raises(UnitError, match="point to the model or the machine, so nothing was quarantined"):
         collection.night()
     assert latest_snapshot(collection.store) is None
+
+
+@pytest.mark.slow
+def test_an_encoder_that_refuses_all_of_few_rows_is_named(tmp_path: Path) -> None:
+    """Whatever share of unusable rows the recipe allows: there must be a passage."""
+    encoder = make_encoder(tmp_path / "encoder", words=[*WORDS, "poison"])
+    endless_at_poison(encoder)
+    path = write_corpus(tmp_path, ["w1 poison"] * 3)  # one is encoded, and two would borrow its vector
+    collection = collection_of(tmp_path, encoder, path.name, limits={"max_quarantine_share": 1.0})
+    reason = "'the encoder gave a vector that is not finite' (3 rows, the first is line 1 of "
+    with pytest.raises(EncoderError, match=re.escape(reason)):
+        collection.night()
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_nearly_all_rows_of_one_kind_stop_a_run_by_default(tmp_path: Path, encoder: Path, good: int) -> None:
+    lines = [json.dumps({"id": "a", "title": "t", "text": "w1"})] * good
+    lines += [json.dumps({"id": float(n), "title": "t", "text": "w1"}) for n in range(499)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    collection = Collection(tmp_path, encoder, corpus={"path": str(tmp_path / "rows.jsonl")})
+    with pytest.raises(CorpusError) as error:
+        collection.night()
+    assert str(error.value).startswith(
+        f"499 of {499 + good} corpus rows ({'99.8' if good else '100.0'}%) cannot be used"
+    )
+    reason = "'id is a float, not a string or an integer' (499 rows, the first is line "
+    assert f"{reason}{1 + good} of {tmp_path}/rows.jsonl)" in str(error.value)
+    named = re.search(r"runs/\S+", str(error.value))
+    assert named is not None
+    assert pq.read_table(collection.file(named.group())).num_rows == 499
 
 
 def test_unusable_rows_are_limited_and_kept_either_way(tmp_path: Path, encoder: Path) -> None:
