@@ -223,6 +223,7 @@ def main() -> None:
     for needed in (clocked, arguments.folder / "tmp", arguments.out.parent):
         needed.mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(arguments.folder / "tmp")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import the clock from there
     report = Report(arguments.out, about(arguments.rows, arguments.dim))
     started = time.perf_counter()
     with connected():

@@ -44,8 +44,6 @@ class Found(Document):
     """Windows of these passages."""
     quarantined: dict[str, int] = Field(default_factory=dict)
     """Rows by reason, those that the encoder refused included."""
-    unknown_answers: int = 0
-    """Passage ids that answer questions of the recipe and are not in the corpus."""
 
 
 class ShardReport(Document):
@@ -91,6 +89,8 @@ class RunReport(Document):
     """Corpus files that are not read, with the reasons: at most `MAX_LEFT_OUT`."""
     notes: list[str] = Field(default_factory=list)
     """What a person should know about the corpus files, a sentence each: how many are left out, hidden or empty."""
+    unknown_answers: int = 0
+    """Passage ids that answer questions of the recipe and are not in the corpus."""
     stages: list[StageReport]
     encoding: Encoding
     long: Literal["cut", "split"] = "cut"
@@ -116,8 +116,8 @@ class RunReport(Document):
         if found.quarantined:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.quarantined.items()))
             lines.append(f"quarantine: {sum(found.quarantined.values()):,} rows: {reasons}")
-        if found.unknown_answers:
-            lines.append(f"gate: {found.unknown_answers:,} passage ids that answer questions are not in the corpus")
+        if self.unknown_answers:
+            lines.append(f"gate: {self.unknown_answers:,} passage ids that answer questions are not in the corpus")
         if encoding.passages:
             seconds = ", ".join(f"{name} {encoding.seconds.get(step, 0.0):,.1f} s" for step, name in STEPS.items())
             lines.append(
@@ -169,6 +169,7 @@ def make_report(run: Run, clock: Clock, made: Segments, indexed: Indexed, body: 
         trusted_files=trusted_files(plan_scan(run), run.plan.scanned),
         left_out=run.plan.corpus.left_out[:MAX_LEFT_OUT],
         notes=run.plan.corpus.notes(),
+        unknown_answers=len(made.changes.unknown_answers),
         stages=run.stage_reports,
         encoding=encoding,
         long=run.recipe.corpus.long,
@@ -193,7 +194,6 @@ def _found(made: Segments) -> Found:
         split_passages=sum(scanned.split_passages for scanned in made.scans),
         windows=sum(scanned.windows for scanned in made.scans),
         quarantined=dict(made.settled.reasons),
-        unknown_answers=len(changes.unknown_answers),
     )
 
 

@@ -68,10 +68,11 @@ def check_quarantine(store: Store, found: Quarantine, passages: int, limits: Lim
     reason, count = _commonest(found.reasons.counts)
     example = found.reasons.examples[reason]
     error: type[DprError] = EncoderError if reason.startswith(OF_THE_ENCODER) else CorpusError
-    allowed = f"and the recipe allows {describe_limits(limits)}" if passages else "so there is nothing to index"
+    nothing = "" if passages else "the corpus holds no usable passage: "
+    allowed = f", and the recipe allows {describe_limits(limits)}" if passages else ""
     raise error(
-        f"{found.rows:,} of {rows:,} corpus rows ({found.rows / rows:.1%}) cannot be used, {allowed}; the commonest "
-        f"reason is {example.reason!r} ({count:,} row{'s' * (count != 1)}, the first is "
+        f"{nothing}{found.rows:,} of {rows:,} corpus rows ({found.rows / rows:.1%}) cannot be used{allowed}; the "
+        f"commonest reason is {example.reason!r} ({count:,} row{'s' * (count != 1)}, the first is "
         f"{describe_place(example.source, example.position, example.raw)}); nothing was published, and all these rows "
         f"with their reasons are in {found.name} of {store.url}"
     )

@@ -213,6 +213,6 @@ def test_answers_that_are_not_in_the_corpus_are_counted(tmp_path: Path, encoder:
     progress = Quiet()
     report = collection.night(progress=progress).report
     assert report is not None
-    assert report.found.unknown_answers == 2
+    assert report.unknown_answers == 2
     sentence = "gate: 2 of 4 passage ids that answer questions are not in the corpus, such as 'gone'; "
     assert [message for message in progress.messages if message.startswith(sentence)]

@@ -255,9 +255,8 @@ def test_nearly_all_rows_of_one_kind_stop_a_run_by_default(tmp_path: Path, encod
     collection = Collection(tmp_path, encoder, corpus={"path": str(tmp_path / "rows.jsonl")})
     with pytest.raises(CorpusError) as error:
         collection.night()
-    assert str(error.value).startswith(
-        f"499 of {499 + good} corpus rows ({'99.8' if good else '100.0'}%) cannot be used"
-    )
+    nothing, share = ("", "99.8%") if good else ("the corpus holds no usable passage: ", "100.0%")
+    assert str(error.value).startswith(f"{nothing}499 of {499 + good} corpus rows ({share}) cannot be used")
     reason = "'id is a float, not a string or an integer' (499 rows, the first is line "
     assert f"{reason}{1 + good} of {tmp_path}/rows.jsonl)" in str(error.value)
     named = re.search(r"runs/\S+", str(error.value))
@@ -285,7 +284,7 @@ def test_unusable_rows_are_limited_and_kept_either_way(tmp_path: Path, encoder: 
     assert collection.night().snapshot.body.passages == 2
     collection.corpus = {"c": ""}
     collection.change(limits={"max_quarantine_share": 1.0})
-    with pytest.raises(CorpusError, match=r"1 of 1 corpus rows .* so there is nothing to index; .* 'no text'"):
+    with pytest.raises(CorpusError, match=r"no usable passage: 1 of 1 corpus rows .* 'no text'"):
         collection.night()
 
 
