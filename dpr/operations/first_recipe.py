@@ -162,5 +162,5 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _quoted(value: str | None) -> str:
+def _quoted(value: str | int | None) -> str:
     return json.dumps(value, ensure_ascii=False)
