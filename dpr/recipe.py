@@ -108,10 +108,13 @@ class EncoderConfig(_Config):
     """Question tower, where it is another model (DPR); null: the same model."""
     revision: str | None = None
     """Hub revision (commit, tag)."""
-    pooling: Literal["cls", "mean", "max"] | None = None
+    pooling: Literal["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"] | None = None
     """How token vectors become one."""
     normalize: bool | None = None
-    """Whether vectors are scaled to length 1."""
+    """Whether vectors are scaled to length 1, so that passages are ranked by cosine; else by dot product. Null: as the
+    similarity and the modules of the model folder say."""
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    """First components of a vector that are kept, for Matryoshka models; null: as the model folder says."""
     max_tokens: Annotated[int, Field(ge=4, le=32_768)] | None = None
     """Longer inputs are cut to this many tokens, special ones included."""
     passage_prefix: str | None = None

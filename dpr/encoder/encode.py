@@ -65,16 +65,18 @@ class TowerEncoder:
         """Return vectors (N, D) of `dtype`, in the order of the rows.
 
         Components that are NaN or infinite, or beyond the range of `dtype`, are returned as they are: the caller finds
-        these rows and decides.
+        these rows and decides. A row without tokens has a vector of zeros.
         """
-        vectors_ND = np.empty((len(tokens), self.dim), dtype)
+        lengths_N = tokens.lengths()
+        with_tokens = np.flatnonzero(lengths_N)
+        vectors_ND = np.zeros((len(tokens), self.dim), dtype)
 
         def fill(rows_B: npt.NDArray[np.int64]) -> None:
             with torch.inference_mode(), np.errstate(over="ignore"):
                 vectors_ND[rows_B] = self._forward(tokens.select(rows_B)).numpy()
 
-        batches = self._forward.batches(tokens.lengths(), self._tokens)
-        for _ in self._pool.map(fill, batches):
+        batches = self._forward.batches(lengths_N[with_tokens], self._tokens)
+        for _ in self._pool.map(fill, (with_tokens[rows_B] for rows_B in batches)):
             pass  # an error in a batch is raised here
         return vectors_ND
 

@@ -16,7 +16,7 @@ def passage_flops(tower: TowerSpec, passage_bytes: float) -> float:
     The products with weights are counted, and the products of attention. The weights of a layer are those of BERT: four
     H × H matrices, and two that lead to the intermediate width and back.
     """
-    config = read_json(tower.folder / "config.json", tower.reference)
+    config = read_json(tower.folder / "config.json", tower.reference, optional=True)
     width = _first(config, "hidden_size", "dim", "d_model")
     layers = _first(config, "num_hidden_layers", "n_layers", "num_layers")
     inner = _first(config, "intermediate_size", "hidden_dim", "d_ff") or 4 * width

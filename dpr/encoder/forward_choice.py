@@ -6,7 +6,7 @@ import torch
 
 from dpr.encoder.memory import WithinMemory
 from dpr.encoder.network import Forward, Network
-from dpr.encoder.packed import supports
+from dpr.encoder.packed import PACKED_POOLINGS, supports
 from dpr.encoder.packed_forward import PackedForward
 from dpr.encoder.padded import PaddedForward
 from dpr.encoder.tokens import SHORTEST
@@ -33,6 +33,9 @@ def choose_forward(
         reason = "as requested"
     elif dtype != torch.bfloat16:
         reason = "packing needs bf16"
+    elif tower.pooling not in PACKED_POOLINGS or not tower.prompt_pooled:
+        what = tower.pooling if tower.prompt_pooled else "the tokens after a prompt"
+        reason = f"packing does not pool by {what}"
     elif not supports(network.body):
         reason = f"packing does not support networks of type {network.body.config.model_type}"
     else:

@@ -17,7 +17,10 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_OTHER_TOKENIZERS = ("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+"""Files that transformers makes a tokenizer from where none of the first two above is there."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_EXPORTS = ("*.onnx", "onnx/*.onnx", "openvino*.xml", "openvino/*.xml", "*.gguf", "*.h5", "*.msgpack")
 
 
 def read_json(path: Path, reference: str, *, optional: bool = False) -> dict[str, Any]:
@@ -63,10 +66,14 @@ def weight_files(folder: Path, reference: str) -> list[str]:
     if pickled:
         raise EncoderError(
             f"model {reference} has its weights only as a pickle ({folder / pickled[0]}), which can run code and is "
-            "never opened; convert them to model.safetensors or name a revision that has it"
+            "never opened; load them with transformers and save them by save_pretrained, which converts them to "
+            "model.safetensors, or name a revision that has it"
         )
+    exported = sorted(path.name for pattern in _EXPORTS for path in folder.glob(pattern))
+    what = f"has its weights only as an export for another engine ({exported[0]})" if exported else "has no weights"
     raise EncoderError(
-        f"model {reference} has no weights in {folder}; only model.safetensors is read; name a folder that holds it"
+        f"model {reference} {what} in {folder}; only model.safetensors is read, so name a folder that holds it, or "
+        "convert the model that it came from (for example pytorch_model.bin) by transformers' save_pretrained"
     )
 
 
@@ -76,10 +83,22 @@ def digest_files(folder: Path, weights: list[str]) -> str:
     A file is read once on this machine: the cache remembers the SHA-256 of files that have not changed.
     """
     cache, digest = local_cache(), hashlib.sha256()
-    for name in ("config.json", *(name for name in TOKENIZER_FILES if (folder / name).is_file()), *weights):
+    present = [name for name in ("config.json", *_tokenizer_files(folder)) if (folder / name).is_file()]
+    for name in (*present, *weights):
         path = folder / name
         digest.update(f"{name} {path.stat().st_size} {cache.digest(path)}\n".encode())
     return digest.hexdigest()
+
+
+def digest_head(digest: str, head: tuple[Path, ...], reference: str) -> str:
+    """Return the digest of a model whose `head` folders hold modules with weights of their own."""
+    parts = [digest, *(digest_files(folder, weight_files(folder, reference)) for folder in head)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest() if head else digest
+
+
+def _tokenizer_files(folder: Path) -> tuple[str, ...]:
+    whole = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+    return TOKENIZER_FILES if whole else (*TOKENIZER_FILES, *_OTHER_TOKENIZERS)
 
 
 def check_tokenizer(folder: Path, reference: str, vocabulary: int) -> None:
@@ -97,6 +116,8 @@ def check_tokenizer(folder: Path, reference: str, vocabulary: int) -> None:
             ) from error
     elif (folder / "vocab.txt").is_file():
         largest = len((folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")) - 1
+    elif any((folder / name).is_file() for name in _OTHER_TOKENIZERS):
+        largest = -1  # known only after transformers has made a tokenizer of it
     else:
         raise EncoderError(f"model {reference} has no tokenizer in {folder}; it needs tokenizer.json or vocab.txt")
     if largest >= vocabulary:

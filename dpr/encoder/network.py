@@ -11,13 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, DPRContextEncoder, DPRQuestionEncoder
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging
 
+from dpr.encoder.head import load_head
 from dpr.encoder.model_files import read_json
+from dpr.encoder.model_folder import ENCODER_HALVES
+from dpr.encoder.static import StaticBody
 from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
@@ -39,10 +43,11 @@ class Forward(Protocol):
 
 
 class Network:
-    """A loaded transformers encoder and, for some DPR checkpoints, the projection after it."""
+    """A loaded encoder, the projection after it for some DPR checkpoints, and the head of its tower."""
 
-    def __init__(self, body: Any, projection: nn.Module | None) -> None:
+    def __init__(self, body: Any, projection: nn.Module | None, tower: TowerSpec) -> None:
         self.body, self._projection = body, projection
+        self._head, self._dim, self._normalize = load_head(tower.head, tower.reference), tower.dim, tower.normalize
         self.pad_id = int(getattr(body.config, "pad_token_id", None) or 0)
         self.vocabulary = int(body.config.vocab_size)
         self._takes_types = "token_type_ids" in inspect.signature(body.forward).parameters
@@ -52,6 +57,7 @@ class Network:
         for module in (self.body, self._projection):
             if module is not None:
                 module.to(device=device, dtype=dtype)
+        self._head.to(device)
         return self
 
     def hidden(self, ids_BL: Tensor, types_BL: Tensor, mask_BL: Tensor | None) -> Tensor:
@@ -63,12 +69,12 @@ class Network:
         return hidden_BLH
 
     def project(self, pooled_BH: Tensor) -> Tensor:
-        """Turn pooled vectors (B, H) in float32 into vectors (B, D)."""
-        if self._projection is None:
-            return pooled_BH
-        weight = next(self._projection.parameters())
-        vectors_BD: Tensor = self._projection(pooled_BH.to(weight.dtype)).float()
-        return vectors_BD
+        """Turn pooled vectors (B, H) in float32 into vectors (B, D): projected, cut and scaled as the tower says."""
+        if self._projection is not None:
+            weight = next(self._projection.parameters())
+            pooled_BH = self._projection(pooled_BH.to(weight.dtype)).float()
+        vectors_BD: Tensor = self._head(pooled_BH)[:, : self._dim]
+        return nn.functional.normalize(vectors_BD, dim=-1) if self._normalize else vectors_BD
 
 
 def load_network(tower: TowerSpec) -> Network:
@@ -76,13 +82,15 @@ def load_network(tower: TowerSpec) -> Network:
 
     Raises EncoderError if transformers cannot load it, or if weights that its configuration calls for are missing.
     """
+    if tower.architecture == "StaticEmbedding":
+        return Network(StaticBody(tower.folder, tower.reference), None, tower)
     config = read_json(tower.folder / "config.json", tower.reference)
     if config.get("model_type") not in CONFIG_MAPPING:
         raise EncoderError(
             f"model {tower.reference} is of type {config.get('model_type')!r}, which transformers does not know, and "
             "code that comes with a model is never run; name a model of a known type"
         )
-    model_class, attribute = _DPR.get(tower.architecture, (AutoModel, ""))
+    model_class, attribute = _DPR.get(tower.architecture, (_class_of(tower.architecture, config["model_type"]), ""))
     try:
         with _quietly():
             loaded, info = model_class.from_pretrained(tower.folder, output_loading_info=True, **_LOADING)
@@ -92,18 +100,31 @@ def load_network(tower: TowerSpec) -> Network:
         ) from error
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # a head that is not used
     if missing:
+        others = sorted(info["unexpected_keys"])
+        instead = f", and has others, e.g. {others[0]}, so that they are those of another network" if others else ""
         raise EncoderError(
-            f"model {tower.reference} lacks {len(missing)} of the weights that its config.json calls for, e.g. "
-            f"{missing[0]}; fetch its folder again"
+            f"model {tower.reference} lacks {len(missing)} of the weights that a {type(loaded).__name__} needs, e.g. "
+            f"{missing[0]}{instead}; fetch its folder again, or name another model"
         )
     loaded.eval()
+    loaded.config.use_cache = False  # decoders would keep the keys and values of every token
     if not attribute:
-        return Network(loaded, None)
+        return Network(loaded, None, tower)
     inner = getattr(loaded, attribute)
-    return Network(inner.bert_model, inner.encode_proj if inner.projection_dim > 0 else None)
+    return Network(inner.bert_model, inner.encode_proj if inner.projection_dim > 0 else None, tower)
 
 
-_LOADING = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32, "attn_implementation": "sdpa"}
+def _class_of(architecture: str, model_type: str) -> Any:
+    """Return the class to load with: of an encoder-decoder the encoder alone, otherwise what transformers chooses."""
+    if not architecture.endswith("EncoderModel") and model_type in ENCODER_HALVES:
+        architecture = {"longt5": "LongT5EncoderModel", "umt5": "UMT5EncoderModel"}.get(
+            model_type, f"{model_type.upper()}EncoderModel"
+        )
+    return getattr(transformers, architecture) if architecture.endswith("EncoderModel") else AutoModel
+
+
+# without attn_implementation, so that networks that have no sdpa in transformers compute attention in plain PyTorch
+_LOADING = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
 
 
 @contextmanager

@@ -213,6 +213,9 @@ class _Copier:
         )
 
 
+PACKED_POOLINGS = ("cls", "max", "mean")
+
+
 def pool_packed(hidden_TH: Tensor, packed: Packed, pooling: str) -> Tensor:
     """Return mean or maximum (B, H) over each sequence's tokens."""
     lengths = packed.offsets.diff().long()

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dpr.encoder.network import Network
 from dpr.encoder.packed import Ops, Packed, PackedBert, pool_packed
@@ -65,8 +65,7 @@ class PackedForward:
             pooled_BH = self._bert.first(packed)
         else:
             pooled_BH = pool_packed(self._bert.hidden(packed), packed, self._tower.pooling)
-        vectors_BD = self._network.project(pooled_BH)
-        return nn.functional.normalize(vectors_BD, dim=-1) if self._tower.normalize else vectors_BD
+        return self._network.project(pooled_BH)
 
 
 def pack(tokens: TokenBatch, device: torch.device) -> Packed:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dpr.encoder.network import Network
-from dpr.encoder.tokens import TokenBatch
+from dpr.encoder.pooling import pool_padded
+from dpr.encoder.tokens import TokenBatch, prompt_tokens
 from dpr.encoder.tower import TowerSpec
 
 
@@ -20,16 +21,14 @@ class PaddedForward:
 
     def __init__(self, network: Network, tower: TowerSpec, device: torch.device) -> None:
         self._network, self._tower, self._device = network, tower, device
+        self._skip = 0 if tower.prompt_pooled else prompt_tokens(tower)
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """See Forward."""
         ids_BL, types_BL, mask_BL = (self._to_device(x) for x in _padded(tokens, self._network.pad_id))
         hidden_BLH = self._network.hidden(ids_BL, types_BL, mask_BL)
-        pooled_BH = pool_padded(hidden_BLH, mask_BL, self._tower.pooling)
-        vectors_BD = self._network.project(pooled_BH)
-        if self._tower.normalize:
-            vectors_BD = nn.functional.normalize(vectors_BD, dim=-1)
-        return vectors_BD.float().cpu()
+        pooled_BH = pool_padded(hidden_BLH, mask_BL, self._tower.pooling, self._skip)
+        return self._network.project(pooled_BH).cpu()
 
     def batches(self, lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
         """See Forward. The longest rows come first, so that the lengths within a batch differ as little as possible."""
@@ -43,20 +42,6 @@ class PaddedForward:
 
     def _to_device(self, array: npt.NDArray[Any] | None) -> Any:
         return None if array is None else torch.from_numpy(array).to(self._device)
-
-
-def pool_padded(hidden_BLH: Tensor, mask_BL: Tensor | None, pooling: str) -> Tensor:
-    """Return one float32 vector (B, H) a row: that of its first token (cls), or mean or maximum of its real tokens."""
-    if pooling == "cls":
-        return hidden_BLH[:, 0].float()
-    hidden_BLH = hidden_BLH.float()
-    if mask_BL is None:
-        return hidden_BLH.mean(1) if pooling == "mean" else hidden_BLH.amax(1)
-    mask_BL1 = mask_BL[..., None]
-    if pooling == "max":
-        return hidden_BLH.masked_fill(mask_BL1 == 0, float("-inf")).amax(1)
-    # masked, not multiplied by zero: a value that is not finite at a padded place must not reach the mean
-    return hidden_BLH.masked_fill(mask_BL1 == 0, 0.0).sum(1) / mask_BL1.sum(1)
 
 
 def _padded(

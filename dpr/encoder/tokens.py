@@ -3,11 +3,13 @@
 Shapes: N rows, T tokens of all rows together.
 """
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -167,17 +169,9 @@ def load_tokenizer(tower: TowerSpec) -> LoadedTokenizer:
 
     Raises EncoderError if there is none.
     """
-    from transformers import AutoTokenizer  # takes seconds to import, and specs are read without it
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(tower.folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EncoderError(
-            f"the tokenizer of model {tower.reference} cannot be loaded ({' '.join(str(error).split())[:300]}); fetch "
-            "the whole model folder again"
-        ) from error
-    if not loaded.is_fast:
-        raise EncoderError(f"model {tower.reference} has no fast tokenizer; save it once as tokenizer.json")
+    if tower.architecture == "StaticEmbedding":
+        return _load_static(tower)
+    loaded = _from_transformers(tower)
     tokenizer: Tokenizer = loaded.backend_tokenizer
     if tower.lowercase:
         normalizer = tokenizer.normalizer
@@ -186,3 +180,40 @@ def load_tokenizer(tower: TowerSpec) -> LoadedTokenizer:
     tokenizer.no_padding()
     tokenizer.enable_truncation(tower.max_tokens, strategy="longest_first", direction=loaded.truncation_side)
     return LoadedTokenizer(tokenizer.to_str(), loaded.truncation_side == "right")
+
+
+def prompt_tokens(tower: TowerSpec) -> int:
+    """Return how many tokens of a row belong to the tower's prefix, special tokens before it included.
+
+    Counted as sentence-transformers does: the tokens of the prefix alone, without a special token at the end.
+    """
+    ids = TowerTokenizer(tower).questions([""]).ids_T.tolist() if tower.prefix else []
+    special = set(_from_transformers(tower).all_special_ids) if ids else set()
+    return len(ids) - 1 if ids and ids[-1] in special else len(ids)
+
+
+def _from_transformers(tower: TowerSpec) -> Any:
+    """Return transformers' own tokenizer of a tower, which must be a fast one."""
+    from transformers import AutoTokenizer  # takes seconds to import, and specs are read without it
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(tower.folder, local_files_only=True)
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
+        raise EncoderError(
+            f"the tokenizer of model {tower.reference} cannot be loaded ({' '.join(str(error).split())[:300]}); fetch "
+            "the whole model folder again"
+        ) from error
+    if not loaded.is_fast:
+        raise EncoderError(f"model {tower.reference} has no fast tokenizer; save it once as tokenizer.json")
+    return loaded
+
+
+def _load_static(tower: TowerSpec) -> LoadedTokenizer:
+    """Load the tokenizer of a table of token vectors, which takes no special tokens."""
+    tokenizer = Tokenizer.from_file(str(tower.folder / "tokenizer.json"))
+    truncation = tokenizer.truncation or {}
+    tokenizer.no_padding()
+    direction = truncation.get("direction", "right").lower()
+    tokenizer.enable_truncation(tower.max_tokens, strategy="longest_first", direction=direction)
+    without = json.loads(tokenizer.to_str()) | {"post_processor": None}
+    return LoadedTokenizer(json.dumps(without), direction == "right")

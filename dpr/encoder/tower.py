@@ -1,10 +1,14 @@
 """One tower of an encoder: a model, how a text becomes a vector of it, and how both are read from a model folder."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from dpr.encoder.model_files import check_tokenizer, digest_files, weight_files
-from dpr.encoder.model_folder import DPR_SIDES, Folder, Side, read_folder
+from dpr.encoder.model_files import check_tokenizer, digest_files, digest_head, weight_files
+from dpr.encoder.model_folder import DPR_SIDES, ENCODER_HALVES, POOLINGS, Folder, Side, read_folder
+from dpr.encoder.modules import HeadModule
+from dpr.encoder.static import table_shape
 from dpr.errors import EncoderError
 from dpr.formats.manifest import TowerDescription
 from dpr.recipe import EncoderConfig
@@ -24,9 +28,9 @@ class TowerSpec:
     architecture: str
     """First of `architectures` in its config.json."""
     digest: str
-    """Hex SHA-256 over weights, configuration and tokenizer."""
+    """Hex SHA-256 over weights, configuration and tokenizer, those of the head's modules included."""
     pooling: str
-    """How token vectors become one: cls, mean or max."""
+    """How token vectors become one: one of POOLINGS, or several joined by +."""
     normalize: bool
     """Whether vectors are scaled to length 1."""
     prefix: str
@@ -38,11 +42,15 @@ class TowerSpec:
     lowercase: bool
     """Whether texts are lowercased first, whatever the tokenizer does."""
     dim: int
-    """Components of a vector."""
+    """Components of a vector: the first so many of what the network and its head give."""
+    prompt_pooled: bool = True
+    """Whether the tokens of the prefix count in pooling."""
+    head: tuple[HeadModule, ...] = ()
+    """What changes a pooled vector, before it is cut to `dim` and scaled to length 1."""
 
     def describe(self) -> TowerDescription:
         """Return all but this machine's folder, as it is stored."""
-        fields = asdict(self)
+        fields = asdict(self) | {"head": [module.kind for module in self.head]}
         del fields["folder"]
         return TowerDescription.model_validate(fields)
 
@@ -53,7 +61,8 @@ class TowerSpec:
 
 def identity_of(tower: TowerDescription) -> dict[str, object]:
     """Return all that the vectors of a described tower depend on, as JSON values; not where its model comes from."""
-    return tower.model_dump(mode="json", exclude={"reference", "architecture"})
+    # fields that came later count only where they say something, so that ids of older stores stay
+    return tower.model_dump(mode="json", exclude={"reference", "architecture"}, exclude_defaults=True)
 
 
 def read_tower(
@@ -70,8 +79,14 @@ def read_tower(
     if pooling is None:
         raise EncoderError(
             f"model {reference} ({found.architecture}) does not say how token vectors become one; set encoder.pooling "
-            "to cls, mean or max"
+            f"to what its maker says, one of {', '.join(POOLINGS)}"
         )
+    if found.kind == "static" and pooling != "mean":
+        raise EncoderError(
+            f"encoder.pooling is {pooling}, and model {reference} is a table of token vectors, which only has a mean; "
+            "leave encoder.pooling out"
+        )
+    head, normalize = _ending(config, found, reference)
     prefix = config.passage_prefix if side == "passage" else config.question_prefix
     return TowerSpec(
         reference=reference,
@@ -79,13 +94,38 @@ def read_tower(
         architecture=found.architecture,
         digest=digest or _digest(found, reference),
         pooling=pooling,
-        normalize=found.normalize if config.normalize is None else config.normalize,
+        normalize=normalize,
         prefix=found.prefix if prefix is None else prefix,
         max_tokens=_max_tokens(config, found, reference),
         title_join=config.title_join or found.title_join,
         lowercase=found.lowercase,
-        dim=_dim(found, reference),
+        dim=_dim(config, found, pooling, reference),
+        prompt_pooled=found.prompt_pooled,
+        head=head,
     )
+
+
+def _ending(config: EncoderConfig, found: Folder, reference: str) -> tuple[tuple[HeadModule, ...], bool]:
+    """Return the head without the Normalize modules at its end, and whether vectors are scaled to length 1.
+
+    The recipe decides, then the similarity that the folder states, then its modules. The dot product of vectors of
+    length 1 is their cosine. Raises EncoderError for another similarity, unless the recipe decides.
+    """
+    if config.normalize is None and found.similarity not in (None, "cosine", "dot"):
+        raise EncoderError(
+            f"model {reference} compares vectors by {found.similarity} (similarity_fn_name in "
+            "config_sentence_transformers.json), and passages are ranked by cosine or dot product only; name another "
+            "model, or set encoder.normalize to true to rank by cosine all the same, or to false for the dot product"
+        )
+    head = found.head
+    while head and head[-1].kind == "Normalize":
+        head = head[:-1]
+    ends_normalised = len(head) < len(found.head)
+    if config.normalize is not None:
+        return head, config.normalize
+    if found.similarity == "dot" and ends_normalised and (config.dimensions or found.dimensions):
+        return found.head, False  # scaled before the vector is cut, and not again
+    return head, ends_normalised or found.similarity == "cosine"
 
 
 def _check_side(config: EncoderConfig, found: Folder, reference: str, side: Side) -> None:
@@ -101,12 +141,24 @@ def _check_side(config: EncoderConfig, found: Folder, reference: str, side: Side
 
 def _digest(found: Folder, reference: str) -> str:
     weights = weight_files(found.path, reference)
-    check_tokenizer(found.path, reference, _number(found, reference, "vocab_size"))
-    return digest_files(found.path, weights)
+    static = found.kind == "static"
+    rows = table_shape(found.path, reference)[0] if static else _number(found, reference, "vocab_size")
+    check_tokenizer(found.path, reference, rows)
+    return digest_head(
+        digest_files(found.path, weights),
+        tuple(module.folder for module in found.head if module.kind != "Normalize"),
+        reference,
+    )
 
 
 def _max_tokens(config: EncoderConfig, found: Folder, reference: str) -> int:
-    positions = found.config.get("max_position_embeddings")
+    positions = found.config.get("max_position_embeddings", found.config.get("n_positions"))
+    if _is_relative(found.config):
+        # positions are distances, so that longer texts than those of the training can be encoded, too
+        limit = config.max_tokens or found.max_tokens or positions
+        if limit is None:
+            raise EncoderError(f"model {reference} does not say how many tokens it takes; set encoder.max_tokens")
+        return int(limit)
     if positions is not None and found.config.get("model_type") in _OFFSET_POSITIONS:
         positions -= int(found.config.get("pad_token_id") or 0) + 1
     if config.max_tokens is not None and positions is not None and config.max_tokens > positions:
@@ -120,9 +172,34 @@ def _max_tokens(config: EncoderConfig, found: Folder, reference: str) -> int:
     return min(limits)
 
 
-def _dim(found: Folder, reference: str) -> int:
-    projection = found.config.get("projection_dim") if found.kind == "dpr" else None
-    return int(projection or _number(found, reference, "hidden_size", "dim", "d_model"))
+def _is_relative(config: Mapping[str, Any]) -> bool:
+    """Return whether a network knows only distances between tokens, not a table of positions."""
+    rotary = any(name.startswith("rope_") or "_rope_" in name or "rotary_emb" in name for name in config)
+    biased = config.get("relative_attention") and config.get("position_biased_input") is False
+    return bool(rotary or biased or config.get("model_type") in ENCODER_HALVES)
+
+
+def _dim(config: EncoderConfig, found: Folder, pooling: str, reference: str) -> int:
+    """Return the components of a vector. Raises EncoderError if the head's modules do not fit, or for too many."""
+    if found.kind == "static":
+        width = table_shape(found.path, reference)[1]
+    else:
+        projection = found.config.get("projection_dim") if found.kind == "dpr" else None
+        width = int(projection or _number(found, reference, "hidden_size", "dim", "d_model", "n_embd"))
+    width *= len(pooling.split("+"))
+    for module in found.head:
+        if module.inputs not in (0, width):
+            raise EncoderError(
+                f"model {reference}: its module {module.kind} in {module.folder} takes {module.inputs} components, and "
+                f"gets {width}; fetch the whole folder again, or leave encoder.pooling out"
+            )
+        width = module.outputs or width
+    if config.dimensions is not None and config.dimensions > width:
+        raise EncoderError(
+            f"encoder.dimensions is {config.dimensions}, and model {reference} gives {width} components; set it to "
+            f"{width} at most"
+        )
+    return min(width, config.dimensions or found.dimensions or width)
 
 
 def _number(found: Folder, reference: str, *names: str) -> int:

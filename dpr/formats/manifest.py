@@ -32,6 +32,8 @@ class TowerDescription(Document):
     title_join: str
     lowercase: bool
     dim: int
+    prompt_pooled: bool = True
+    head: tuple[str, ...] = ()
 
 
 class EncoderDescription(Document):

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from dpr.encoder.network import load_network
 from dpr.encoder.spec import resolve
 from dpr.errors import EncoderError
 from dpr.recipe import EncoderConfig
@@ -23,6 +25,18 @@ def no_weights(folder: Path) -> None:
 def only_pickles(folder: Path) -> None:
     no_weights(folder)
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+
+
+def only_an_export(folder: Path) -> None:
+    no_weights(folder)
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"")
+
+
+def weights_of_another_network(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    renamed = {name.replace("encoder.layer.1", "encoder.block.1"): value for name, value in weights.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
 
 
 def too_many_words(folder: Path) -> None:
@@ -44,6 +58,7 @@ def no_tokenizer(folder: Path) -> None:
     [
         (no_weights, {}, "has no weights in"),
         (only_pickles, {}, "only as a pickle .*pytorch_model.bin.* never opened"),
+        (only_an_export, {}, r"only as an export for another engine \(model.onnx\)"),
         (too_many_words, {}, "gives token ids up to 1[0-9]+, and its embedding table has 40 rows"),
         (too_many_words_in_vocab_txt, {}, "gives token ids up to 1[0-9]+, and its embedding table has 40 rows"),
         (no_tokenizer, {}, "has no tokenizer in"),
@@ -52,7 +67,11 @@ def no_tokenizer(folder: Path) -> None:
         (lambda f: (f / "config.json").write_text("[]"), {}, "config.json holds a list"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), {}, "tokenizer.json is not a tokenizer"),
         (lambda f: edit_json(f / "config.json", {"is_encoder_decoder": True}), {}, "is the encoder-decoder BertModel"),
-        (lambda _: None, {"pooling": None}, "set encoder.pooling to cls, mean or max"),
+        (
+            lambda _: None,
+            {"pooling": None},
+            "set encoder.pooling to what its maker says, one of cls, mean",
+        ),
         (lambda _: None, {"max_tokens": 301}, "has positions for 300 tokens; set it to 300 at most"),
     ],
 )
@@ -65,13 +84,24 @@ def test_a_model_that_cannot_be_used_is_one_sentence(
     assert "\n" not in str(raised.value)
 
 
+def test_weights_of_another_network_are_told_as_such(bert: Path) -> None:
+    weights_of_another_network(bert)
+    message = "lacks 16 of the weights that a BertModel needs, e.g. encoder.layer.1.* has others, e.g. encoder.block.1"
+    with pytest.raises(EncoderError, match=message):
+        load_network(resolve(config(bert)).passage)
+
+
+def test_a_type_that_transformers_does_not_know_is_refused(bert: Path) -> None:
+    edit_json(bert / "config.json", {"model_type": "new", "auto_map": {"AutoModel": "modeling.NewModel"}})
+    with pytest.raises(EncoderError, match=r"'new', which transformers does not know, and code .* is never run"):
+        load_network(resolve(config(bert)).passage)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pooling": {"pooling_mode": "lasttoken"}}, "pools by lasttoken; one of cls, mean, max is supported"),
-        ({"pooling": {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}}, "pools by cls and max"),
+        ({"pooling": {"pooling_mode": "attention"}}, "pools by attention; cls, mean, max, lasttoken"),
         ({"transformer_task": "fill-mask"}, "is made for fill-mask"),
-        ({"prompts": {"query": "q "}, "pooling": {"include_prompt": False}}, "leaves its prompt out of pooling"),
     ],
 )
 def test_an_unsupported_sentence_transformer_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -83,8 +113,8 @@ def test_an_unsupported_sentence_transformer_is_refused(tmp_path: Path, settings
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        (["Transformer", "Pooling", "Dense"], "is made of the modules Transformer, Pooling, Dense; only"),
-        (["Transformer", "Normalize", "Pooling"], "only Transformer, Pooling and, after them, Normalize"),
+        (["Transformer", "Pooling", "LSTM"], "is made of the modules Transformer, Pooling, LSTM; only"),
+        (["Transformer", "Normalize", "Pooling"], "only Transformer and Pooling, or StaticEmbedding, followed by"),
         (["Transformer"], "is made of the modules Transformer; only"),
     ],
 )
