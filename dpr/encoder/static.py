@@ -38,7 +38,7 @@ class StaticBody:
             table_VD = table_VD[tensors["mapping"].long()]
         if "weights" in tensors:  # model2vec: a weight for each token
             table_VD = table_VD * tensors["weights"][:, None]
-        self._table = nn.Embedding.from_pretrained(table_VD.float())
+        self._table = nn.Embedding.from_pretrained(table_VD.float())  # type: ignore[no-untyped-call]
         self.config = SimpleNamespace(model_type="static embeddings", vocab_size=len(table_VD), pad_token_id=0)
 
     def to(self, device: Any, dtype: Any) -> "StaticBody":

@@ -116,12 +116,15 @@ def test_a_sentence_transformers_folder_is_read_in_both_layouts(tmp_path: Path) 
     assert "pooling_mode_mean_tokens" not in (tmp_path / "new" / "1_Pooling" / "config.json").read_text()
     for folder in (old, tmp_path / "new"):
         spec = resolve(EncoderConfig(model=str(folder)))
-        assert (spec.passage.max_tokens, spec.passage.normalize) == (64, False)
+        normalize = folder != old  # the old layout states no similarity, today's states cosine
+        assert (spec.passage.max_tokens, spec.passage.normalize) == (64, normalize)
         questions_QD = QuestionEncoder(spec.question, FP32).encode(TEXTS)
-        np.testing.assert_allclose(questions_QD, theirs.encode_query(TEXTS), atol=1e-5)
+        expected_QD = theirs.encode_query(TEXTS, normalize_embeddings=normalize)
+        np.testing.assert_allclose(questions_QD, expected_QD, atol=1e-5)
         tokens = TowerTokenizer(spec.passage).passages([""] * len(TEXTS), TEXTS)
         passages_ND = TowerEncoder(spec.passage, FP32).encode(tokens, np.float32)
-        np.testing.assert_allclose(passages_ND, theirs.encode_document(TEXTS), atol=1e-5)
+        expected_ND = theirs.encode_document(TEXTS, normalize_embeddings=normalize)
+        np.testing.assert_allclose(passages_ND, expected_ND, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
