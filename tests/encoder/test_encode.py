@@ -258,7 +258,7 @@ def test_the_choice_is_described(encoder: TowerEncoder) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_hidden_layers": 3}, "lacks 16 of the weights that its config.json calls for"),
+        ({"num_hidden_layers": 3}, "lacks 16 of the weights that a BertModel needs"),
         ({"intermediate_size": 48}, "cannot be loaded"),
         ({"model_type": "homemade", "auto_map": {"AutoModel": "m.M"}}, "code that comes with a model is never run"),
     ],
