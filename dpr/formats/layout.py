@@ -16,6 +16,7 @@ deletions/rows-DIGEST.parquet              the dead rows of all segments of a sn
 codebooks/ENCODER/CODEBOOK.json            record and object (-DIGEST.faiss) of a trained, empty index
 parts/CODEBOOK-DIGEST/SEGMENT-DIGEST.json  record and object (-DIGEST.safetensors) of one segment's codes
 parts/CODEBOOK-DIGEST/SEGMENT-DIGEST.far-DIGEST.parquet  its rows that are far from every centroid
+lexical/ANALYSIS/SEGMENT-DIGEST.json       record and object (-DIGEST.safetensors) of the words of one segment
 indexes/loose-DIGEST.parquet               the rows of a snapshot that no shard holds, with their vectors
 indexes/SHARD.json                         record and object (-DIGEST.faiss) of an index shard
 truth/ENCODER/QUESTIONS/…                  question vectors, exact neighbours by segment, what the gate measured
@@ -35,11 +36,12 @@ SEGMENTS = "segments/"
 DELETIONS = "deletions/"
 CODEBOOKS = "codebooks/"
 PARTS = "parts/"
+LEXICAL = "lexical/"
 INDEXES = "indexes/"
 TRUTH = "truth/"
 RUNS = "runs/"
 READERS = "readers/"
-COLLECTED = (SNAPSHOTS, SCANS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, INDEXES, TRUTH, RUNS, READERS, PROBES)
+COLLECTED = (SNAPSHOTS, SCANS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, LEXICAL, INDEXES, TRUTH, RUNS, READERS, PROBES)
 """Where garbage is looked for. The lease removes its own objects; anything else in a store's folder is not ours."""
 SHORT_DIGEST = 32
 """Hex digits of a SHA-256 that identify an object, in its own name and in the names of others."""
@@ -106,6 +108,10 @@ def part(codebook_sha256: str, segment_sha256: str) -> str:
     return f"{PARTS}{codebook_sha256[:SHORT_DIGEST]}/{segment_sha256[:SHORT_DIGEST]}"
 
 
+def lexical_part(analysis_id: str, segment_sha256: str) -> str:
+    return f"{LEXICAL}{analysis_id}/{segment_sha256[:SHORT_DIGEST]}"
+
+
 def index(shard_id: str) -> str:
     return f"{INDEXES}{shard_id}"
 
@@ -125,6 +131,10 @@ def truth(encoder_id: str, questions_id: str, truth_id: str) -> str:
 
 def measured(encoder_id: str, questions_id: str, measure_id: str) -> str:
     return f"{TRUTH}{encoder_id}/{questions_id}/measured-{measure_id}"
+
+
+def modes(encoder_id: str, questions_id: str, modes_id: str) -> str:
+    return f"{TRUTH}{encoder_id}/{questions_id}/modes-{modes_id}"
 
 
 def run(run_id: str) -> str:

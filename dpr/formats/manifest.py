@@ -14,9 +14,10 @@ from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.cut_texts import CutTexts
 from dpr.formats.records import Document, Identifier, ObjectRef
-from dpr.recipe import EncoderConfig
+from dpr.recipe import EncoderConfig, LexicalConfig
 
 FORMAT: Final = 3
+SearchMode = Literal["dense", "bm25", "hybrid"]
 
 
 class TowerDescription(Document):
@@ -136,6 +137,61 @@ class IndexEntry(Document):
         return sum(shard.object.size_bytes for shard in self.shards)
 
 
+class LexicalPartEntry(Document):
+    """The words of one segment."""
+
+    segment: int
+    """Number of the segment."""
+    object: ObjectRef
+
+
+class FusionSettings(Document):
+    """How the results of dense search and of BM25 become one ranking (`dpr.lexical.fusion`)."""
+
+    fusion: Literal["linear", "rrf"]
+    """`linear`: BM25 + weight * inner product; `rrf`: reciprocal rank fusion."""
+    weight: float
+    """Of the inner product; without effect on `rrf`."""
+    candidates: int
+    """Best passages of each kind of search that are ranked anew."""
+
+
+class LexicalEntry(Document):
+    """The index of words: one part a segment. What BM25 knows of the whole corpus is counted when it is opened."""
+
+    config: LexicalConfig
+    """How texts become terms, and the constants of BM25."""
+    parts: list[LexicalPartEntry]
+    """In the order of the segments."""
+    hybrid: FusionSettings
+    mode: SearchMode
+    """How questions are answered that name no mode."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.object.size_bytes for part in self.parts)
+
+
+class ModesReport(Document):
+    """How well each mode of search answers the questions of the recipe."""
+
+    tuned_on: int
+    """Questions that the fusion was tuned on; 0: it was not tuned."""
+    measured_on: int
+    """Other questions, which all that follows was measured on."""
+    ndcg: dict[SearchMode, float]
+    """Mode → mean of 1 / log2(1 + rank) of the first right passage, if it is among the first ten."""
+    accuracy: dict[SearchMode, dict[str, float]]
+    """Mode → rank → share of questions answered within it."""
+    difference: float
+    """Hybrid minus dense, of `ndcg`."""
+    difference_low: float
+    difference_high: float
+    """Its 95% interval, over pairs of the same question."""
+    choice: str
+    """What was chosen, in one sentence."""
+
+
 class GateReport(Document):
     """What the gate measured; recalls are against exact search, of the first `IndexEntry.at` hits."""
 
@@ -169,6 +225,8 @@ class GateReport(Document):
     """Rank → share of questions answered within it, by the index; empty without questions of the recipe."""
     accuracy_exact: dict[str, float] = Field(default_factory=dict)
     """The same by exact search."""
+    modes: ModesReport | None = None
+    """None: the snapshot has no index of words, or the recipe no questions."""
 
 
 class SnapshotBody(Document):
@@ -184,6 +242,8 @@ class SnapshotBody(Document):
     """The deletion set: dead rows of all segments; None where all rows live."""
     codebook: CodebookEntry
     index: IndexEntry
+    lexical: LexicalEntry | None = None
+    """None: the recipe wants none, or the snapshot is older than this kind of index."""
     gate: GateReport
     windows: bool = False
     """Whether rows may be windows of long texts: several rows then have the id of their passage, and searches give its
@@ -202,6 +262,8 @@ class SnapshotBody(Document):
                 yield shard.left_out
         if self.index.loose is not None:
             yield self.index.loose
+        if self.lexical is not None:
+            yield from (part.object for part in self.lexical.parts)
         yield from (entry.object for entry in self.segments)
         if self.deletions is not None:
             yield self.deletions
@@ -223,6 +285,11 @@ class SnapshotBody(Document):
             raise IntegrityError(f"segment numbers {numbers} are not distinct and below {self.next_segment_number}")
         if self.deletions is None and any(entry.dead_rows for entry in self.segments):
             raise IntegrityError("segments of the snapshot have dead rows, and it names no deletion set")
+        if self.lexical is not None and [part.segment for part in self.lexical.parts] != numbers:
+            raise IntegrityError(
+                f"the index of words has parts of segments {[part.segment for part in self.lexical.parts]}, and the "
+                f"snapshot has segments {numbers}; roll back to a sound snapshot or run the recipe again"
+            )
         stems = {self.codebook.object.name: layout.codebook(self.encoder_id, self.codebook.codebook_id)}
         stems |= {entry.object.name: layout.segment(self.encoder_id, entry.segment_id) for entry in self.segments}
         for name, stem in stems.items():

@@ -117,7 +117,11 @@ def _index_seconds(run: Run) -> float | None:
         return None
     stages = [stage for stage in report.stages if stage.stage in INDEX_STAGES]
     # parts and truth may come from earlier nights; any other finished unit means that the run was continued
-    if any(stage.done_before for stage in stages if stage.stage not in ("build", "questions", "truth", "sentences")):
+    if any(
+        stage.done_before
+        for stage in stages
+        if stage.stage not in ("build", "invert", "questions", "truth", "sentences")
+    ):
         return None
     return sum(stage.seconds for stage in stages)
 

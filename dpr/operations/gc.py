@@ -105,6 +105,9 @@ def _snapshot_stems(store: Store, snapshot: Snapshot) -> Iterator[str]:
     yield questions
     folder = questions.rpartition("/")[0]
     yield f"{folder}/measured"
+    yield f"{folder}/modes"
+    for part in body.lexical.parts if body.lexical else ():
+        yield part.object.name.rpartition("-")[0]
     for entry in body.segments:
         yield layout.segment(body.encoder_id, entry.segment_id)
         yield layout.part(body.codebook.object.sha256, entry.object.sha256)

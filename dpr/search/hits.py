@@ -5,6 +5,15 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class Side:
+    """What one kind of search says of a hit."""
+
+    rank: int | None
+    """Counts from 1; None: the other kind found it, and here is its score."""
+    score: float
+
+
+@dataclass(frozen=True)
 class Hit:
     """One passage of an answer; rank counts from 1, higher scores are better.
 
@@ -18,3 +27,7 @@ class Hit:
     text: str
     extra: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     """The extra columns that the recipe names, sorted by name; times in ISO 8601, in UTC."""
+    dense: Side | None = None
+    """Its inner product; None: vectors were not asked."""
+    bm25: Side | None = None
+    """Its BM25 score; None: words were not asked."""

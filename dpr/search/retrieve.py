@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Self
 from dpr.encoder.compute import Compute
 from dpr.encoder.spec import resolve_question
 from dpr.encoder.tower import TowerSpec
-from dpr.formats.manifest import Snapshot, SnapshotBody
+from dpr.formats.manifest import SearchMode, Snapshot, SnapshotBody
 from dpr.formats.markers import Marker
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.truth import Scores
 from dpr.search.hits import Hit
-from dpr.search.vector_search import VectorSearch
+from dpr.search.modes import ModeSearch
 from dpr.store import Store
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ class Retriever:
     """A snapshot, ready to answer questions in this process; a context manager that closes it."""
 
     def __init__(
-        self, number: int, body: SnapshotBody, encoder: "QuestionEncoder", vectors: VectorSearch, marker: Marker
+        self, number: int, body: SnapshotBody, encoder: "QuestionEncoder", modes: ModeSearch, marker: Marker
     ) -> None:
-        self.number, self.body, self._encoder, self._vectors, self._marker = number, body, encoder, vectors, marker
+        self.number, self.body, self._encoder, self._modes, self._marker = number, body, encoder, modes, marker
         weakref.finalize(self, marker.let_go).atexit = False
 
     @classmethod
@@ -58,7 +58,7 @@ class Retriever:
         try:
             precision = snapshot.body.encoder.config.precision
             encoder = QuestionEncoder(question_tower(snapshot, model), Compute(precision))
-            return cls(snapshot.number, snapshot.body, encoder, VectorSearch.open(store, snapshot.body), marker)
+            return cls(snapshot.number, snapshot.body, encoder, ModeSearch.open(store, snapshot), marker)
         except BaseException:
             marker.close()
             raise
@@ -79,14 +79,34 @@ class Retriever:
         """Return the vectors (Q, D) float32 of questions. Raises EncoderError as `QuestionEncoder.encode` does."""
         return self._encoder.encode(questions)
 
-    def search(self, questions: Sequence[str], k: int = 10, *, exact: bool = False) -> Answer:
-        """Return the best k passages for each question, by the index or (`exact`) by brute force."""
+    def check_mode(self, mode: SearchMode) -> None:
+        """Raise RecipeError if the snapshot cannot be searched in this mode."""
+        self._modes.check(mode)
+
+    def search(
+        self, questions: Sequence[str], k: int = 10, *, mode: SearchMode | None = None, exact: bool = False
+    ) -> Answer:
+        """Return the best k passages for each question.
+
+        `mode`: by vectors, by words, or by both; None: as the snapshot says. `exact`: vectors are compared by brute
+        force instead of the index. Raises RecipeError as `check_mode` does.
+        """
+        mode = mode or self._modes.default
+        self._modes.check(mode)
         started = time.perf_counter()
-        asked = self._encoder.encode_counted(questions)
-        encoded = time.perf_counter()
-        scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(asked.vectors_QD, k)
-        hits = [self._vectors.segments.hits(s, i) for s, i in zip(scores_QK, ids_QK, strict=True)]
-        return Answer(hits, asked.lost_Q.tolist(), encoded - started, time.perf_counter() - encoded)
+        lost_tokens = [0] * len(questions)
+        if mode == "bm25":
+            encoded = started
+            hits = self._modes.bm25(questions, k)
+        else:
+            asked = self._encoder.encode_counted(questions)
+            lost_tokens = asked.lost_Q.tolist()
+            encoded = time.perf_counter()
+            if mode == "dense":
+                hits = self._modes.dense(asked.vectors_QD, k, exact=exact)
+            else:
+                hits = self._modes.hybrid(questions, asked.vectors_QD, k, exact=exact)
+        return Answer(hits, lost_tokens, encoded - started, time.perf_counter() - encoded)
 
 
 def question_tower(snapshot: Snapshot, model: str | None) -> TowerSpec:

@@ -56,13 +56,17 @@ class GateUnit:
 
     @property
     def need(self) -> Need:
-        """What measuring takes: all shards in memory, which share the codebook that each file holds.
+        return serving_need(self.index)
 
-        No codebook is larger than the smallest shard.
-        """
-        sizes = [shard.object.size_bytes for shard in self.index.shards]
-        memory_bytes = int(LOADED_SHARE * (sum(sizes) - (len(sizes) - 1) * min(sizes)))
-        return Need(memory_bytes=memory_bytes, smaller="set index.memory_gb to what there is")
+
+def serving_need(index: IndexEntry) -> Need:
+    """Return what searching takes: all shards in memory, which share the codebook that each file holds. Pure.
+
+    No codebook is larger than the smallest shard.
+    """
+    sizes = [shard.object.size_bytes for shard in index.shards]
+    memory_bytes = int(LOADED_SHARE * (sum(sizes) - (len(sizes) - 1) * min(sizes)))
+    return Need(memory_bytes=memory_bytes, smaller="set index.memory_gb to what there is")
 
 
 class GateResult(Result):

@@ -1,8 +1,17 @@
 """The publish stage: bind everything together, and make it the next snapshot if the gate is satisfied."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
+from dpr.formats.manifest import (
+    CodebookEntry,
+    GateReport,
+    IndexEntry,
+    LexicalEntry,
+    SegmentEntry,
+    Snapshot,
+    SnapshotBody,
+)
 from dpr.formats.snapshots import check_live, publish_body
 from dpr.run import Run
 from dpr.stages.diff import Changes
@@ -10,14 +19,17 @@ from dpr.stages.gate import GateResult
 from dpr.stages.gate_limits import check_gate
 
 
-def snapshot_body(
-    run: Run,
-    changes: Changes,
-    segments: Sequence[SegmentEntry],
-    codebook: CodebookEntry,
-    index: IndexEntry,
-    measured: GateResult,
-) -> SnapshotBody:
+@dataclass(frozen=True)
+class Chosen:
+    """What a snapshot searches with, and what the gate measured of it."""
+
+    codebook: CodebookEntry
+    index: IndexEntry
+    lexical: LexicalEntry | None
+    gate: GateReport
+
+
+def snapshot_body(run: Run, changes: Changes, segments: Sequence[SegmentEntry], chosen: Chosen) -> SnapshotBody:
     """Bind everything together."""
     return SnapshotBody(
         encoder_id=run.spec.encoder_id,
@@ -26,9 +38,10 @@ def snapshot_body(
         segments=list(segments),
         next_segment_number=changes.next_segment_number,
         deletions=changes.deletions,
-        codebook=codebook,
-        index=index,
-        gate=measured.report,
+        codebook=chosen.codebook,
+        index=chosen.index,
+        lexical=chosen.lexical,
+        gate=chosen.gate,
         windows=run.recipe.corpus.long == "split",
     )
 

@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dpr import __version__
-from dpr.errors import DprError
-from dpr.search.hits import Hit
+from dpr.errors import DprError, RecipeError
+from dpr.search.hits import Hit, Side
 from dpr.search.retrieve import Retriever
 from ray_jobs.serve.api_page import docs_page
 from ray_jobs.serve.batch import Batcher
@@ -23,6 +23,7 @@ from ray_jobs.serve.messages import (
     MAX_BODY_BYTES,
     ErrorBody,
     Health,
+    HitSide,
     SearchHit,
     SearchRequest,
     SearchResponse,
@@ -51,6 +52,7 @@ def make_app(retriever: Retriever) -> FastAPI:
         exception_handlers={
             RequestValidationError: _bad_request,
             HTTPException: _http_error,
+            RecipeError: _cannot_be_asked,
             DprError: _own_error,
             Exception: _bug,
         },
@@ -69,7 +71,9 @@ def _add_search(app: FastAPI, retriever: Retriever) -> None:
         """Find the passages that answer one question (`query`) or several (`queries`)."""
         started = time.perf_counter()
         questions = request.questions()
-        answer = await batcher.search(questions, request.k, exact=request.exact)
+        if request.mode is not None:
+            retriever.check_mode(request.mode)
+        answer = await batcher.search(questions, request.k, mode=request.mode, exact=request.exact)
         results = [
             SearchResult(query=question, hits=[_hit(hit) for hit in hits], lost_tokens=lost_tokens)
             for question, hits, lost_tokens in zip(questions, answer.hits, answer.lost_tokens, strict=True)
@@ -122,7 +126,20 @@ class _BodyLimit:
 
 
 def _hit(hit: Hit) -> SearchHit:
-    return SearchHit(rank=hit.rank, score=hit.score, id=hit.id, title=hit.title, text=hit.text, extra=hit.extra)
+    return SearchHit(
+        rank=hit.rank,
+        score=hit.score,
+        id=hit.id,
+        title=hit.title,
+        text=hit.text,
+        extra=hit.extra,
+        dense=_side(hit.dense),
+        bm25=_side(hit.bm25),
+    )
+
+
+def _side(side: Side | None) -> HitSide | None:
+    return None if side is None else HitSide(rank=side.rank, score=side.score)
 
 
 def _milliseconds(seconds: float) -> float:
@@ -147,6 +164,10 @@ async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     }.get(error.status_code, str(error.detail))
     # bytes that are no text at all are answered as text that is no JSON
     return _error(422 if error.status_code == 400 else error.status_code, message)
+
+
+async def _cannot_be_asked(_: Request, error: RecipeError) -> JSONResponse:
+    return _error(422, str(error))
 
 
 async def _own_error(_: Request, error: DprError) -> JSONResponse:

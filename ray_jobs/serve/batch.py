@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Protocol
 
+from dpr.formats.manifest import SearchMode
 from dpr.search.retrieve import Answer
 
 BATCH_QUESTIONS = 64
@@ -20,7 +21,7 @@ BATCH_QUESTIONS = 64
 class Searcher(Protocol):
     """What answers a batch: `dpr.search.retrieve.Retriever`."""
 
-    def search(self, questions: Sequence[str], k: int, *, exact: bool) -> Answer:
+    def search(self, questions: Sequence[str], k: int, *, mode: SearchMode | None, exact: bool) -> Answer:
         """Return the best k passages for each question."""
 
 
@@ -28,12 +29,13 @@ class Searcher(Protocol):
 class _Request:
     questions: Sequence[str]
     k: int
+    mode: SearchMode | None
     exact: bool
     answer: asyncio.Future[Answer]
 
     def goes_with(self, other: "_Request") -> bool:
         # the candidates of an index depend on k, and no answer may depend on who else was asking
-        return (self.k, self.exact) == (other.k, other.exact)
+        return (self.k, self.mode, self.exact) == (other.k, other.mode, other.exact)
 
 
 class Batcher:
@@ -45,9 +47,9 @@ class Batcher:
         self._waiting: deque[_Request] = deque()
         self._work: asyncio.Task[None] | None = None
 
-    async def search(self, questions: Sequence[str], k: int, *, exact: bool) -> Answer:
+    async def search(self, questions: Sequence[str], k: int, *, mode: SearchMode | None = None, exact: bool) -> Answer:
         """Return the best k passages for each question, and the timings of the batch that they were part of."""
-        request = _Request(questions, k, exact, asyncio.get_running_loop().create_future())
+        request = _Request(questions, k, mode, exact, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._answer_all())
@@ -60,7 +62,7 @@ class Batcher:
     async def _answer(self, batch: Sequence[_Request]) -> None:
         questions = [question for request in batch for question in request.questions]
         first, loop = batch[0], asyncio.get_running_loop()
-        search = partial(self._searcher.search, questions, first.k, exact=first.exact)
+        search = partial(self._searcher.search, questions, first.k, mode=first.mode, exact=first.exact)
         try:
             found = await loop.run_in_executor(self._thread, search)
         except Exception as error:

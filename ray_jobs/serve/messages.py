@@ -6,6 +6,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from dpr.formats.manifest import SearchMode
+
 MAX_K = 1000
 MAX_QUERIES = 256
 MAX_QUERY_CHARS = 10_000
@@ -19,6 +21,7 @@ ALLOWED = {
     "query": _TEXT,
     "queries": f"a list of 1 to {MAX_QUERIES} texts, each {_TEXT}",
     "k": f"an integer from 1 to {MAX_K}",
+    "mode": "dense, bm25 or hybrid",
     "exact": "true or false",
 }
 
@@ -36,8 +39,10 @@ class SearchRequest(_Message):
     """Several questions, encoded together."""
     k: int = Field(10, ge=1, le=MAX_K)
     """Hits per question."""
+    mode: SearchMode | None = None
+    """Search by vectors (`dense`), by words (`bm25`) or by both (`hybrid`). Without it, as the snapshot says."""
     exact: bool = False
-    """Compare with every stored vector instead of using the index: slower, and exact."""
+    """Compare with every stored vector instead of using the index: slower, and exact. Without effect on `bm25`."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -51,13 +56,22 @@ class SearchRequest(_Message):
         return [self.query] if self.query is not None else self.queries or []
 
 
+class HitSide(_Message):
+    """What one kind of search says of a passage."""
+
+    rank: int | None
+    """1 is the best; null if only the other kind of search found it."""
+    score: float
+    """Inner product of the vectors, or BM25; higher is better."""
+
+
 class SearchHit(_Message):
     """One passage of an answer."""
 
     rank: int
     """1 is the best."""
     score: float
-    """Inner product of the vectors of question and passage; higher is better."""
+    """What the rank follows from: inner product, BM25, or both fused; higher is better."""
     id: str
     """The passage's own id, as the corpus gave it."""
     title: str
@@ -66,6 +80,10 @@ class SearchHit(_Message):
     """Its whole text; of a long text that is split into windows, the window that scores best."""
     extra: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
     """The extra columns that the recipe names, by name; times in ISO 8601, in UTC."""
+    dense: HitSide | None
+    """Rank and inner product by vectors; null in mode `bm25`."""
+    bm25: HitSide | None
+    """Rank and score by words; null in mode `dense`."""
 
 
 class SearchResult(_Message):

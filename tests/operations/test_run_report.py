@@ -62,7 +62,7 @@ def test_a_night_is_reported(first_nights: FirstNights, tmp_path: Path) -> None:
         "quarantined": {"duplicate id": 1, "no text": 1},
     }
     stages = {stage.stage: stage for stage in report.stages}
-    names = ["scan", "diff", "embed", "copy", "build", "merge", "truth", "sentences", "gate"]
+    names = ["scan", "diff", "embed", "copy", "build", "merge", "invert", "truth", "sentences", "gate"]
     assert [stage.stage for stage in report.stages] == names
     assert stages["scan"].read_bytes == collection.path.stat().st_size
     assert (stages["embed"].rows, stages["copy"].rows, stages["merge"].rows) == (1, 1, 2)

@@ -22,7 +22,20 @@ context = ray.init(
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
-TASKS = ("scan", "diff", "write", "copy", "train", "build", "merge", "questions", "truth", "sentences", "gate")
+TASKS = (
+    "scan",
+    "diff",
+    "write",
+    "copy",
+    "train",
+    "build",
+    "merge",
+    "invert",
+    "questions",
+    "truth",
+    "sentences",
+    "gate",
+)
 """Steps that run as tasks, named by their last step."""
 SHARED = ("load_known_keys", "shared_tokenizer")
 STEPS = re.compile(rf"ray::(.*Map\(.*|{'|'.join(TASKS + SHARED)})")

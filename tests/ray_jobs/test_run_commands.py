@@ -35,7 +35,7 @@ def test_plan_on_ray_writes_nothing_and_the_run_keeps_its_estimate(
     assert code == 0
     assert (ran["snapshot"], ran["published"], ran["cost"]["passages"]) == (1, True, 60)
     stages = [stage["stage"] for stage in ran["stages"]]
-    assert stages == ["scan", "diff", "embed", "train", "build", "merge", "questions", "truth", "gate"]
+    assert stages == ["scan", "diff", "embed", "train", "build", "merge", "invert", "questions", "truth", "gate"]
     assert [stage for stage in stages if f"{stage:<9} " not in err] == []
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from dpr.formats.manifest import SearchMode
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
 from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher
@@ -17,15 +18,15 @@ class Echo:
     """Answers each question with itself; "poison" cannot be answered. Waits for `go` before each batch."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[list[str], int, bool]] = []
+        self.batches: list[tuple[list[str], int, SearchMode | None, bool]] = []
         self.threads: set[int] = set()
         self.begun = threading.Event()
         self.go = threading.Semaphore(0)
 
-    def search(self, questions: Sequence[str], k: int, *, exact: bool) -> Answer:
+    def search(self, questions: Sequence[str], k: int, *, mode: SearchMode | None, exact: bool) -> Answer:
         self.begun.set()
         self.go.acquire()
-        self.batches.append((list(questions), k, exact))
+        self.batches.append((list(questions), k, mode, exact))
         self.threads.add(threading.get_ident())
         if "poison" in questions:
             raise ValueError("poison")
@@ -54,18 +55,26 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
             asyncio.create_task(batcher.search(questions, k, exact=exact))
             for questions, k, exact in [(["b"], 1, False), (["c"], 2, False), (["d", "e"], 1, False), (["f"], 1, True)]
         ]
+        later.append(asyncio.create_task(batcher.search(["g"], 1, mode="bm25", exact=False)))
         await asyncio.sleep(0)
         echo.go.release(10)
         return echo, await asyncio.gather(first, *later)
 
     echo, answers = asyncio.run(ask())
-    assert echo.batches == [(["first"], 1, False), (["b", "d", "e"], 1, False), (["c"], 2, False), (["f"], 1, True)]
+    assert echo.batches == [
+        (["first"], 1, None, False),
+        (["b", "d", "e"], 1, None, False),
+        (["c"], 2, None, False),
+        (["f"], 1, None, True),
+        (["g"], 1, "bm25", False),
+    ]
     assert [[[hit.id for hit in hits] for hits in answer.hits] for answer in answers] == [
         [["first"]],
         [["b"]],
         [["c", "c"]],
         [["d"], ["e"]],
         [["f"]],
+        [["g"]],
     ]
     assert [answer.lost_tokens for answer in answers] == [[5], [1], [1], [1, 1], [1]]
     assert {(answer.encode_seconds, answer.search_seconds) for answer in answers} == {(0.5, 0.25)}
@@ -85,7 +94,7 @@ def test_batches_are_bounded_and_a_larger_request_goes_alone() -> None:
         return echo
 
     echo = asyncio.run(ask())
-    assert [len(questions) for questions, _, _ in echo.batches] == [BATCH_QUESTIONS, 3, BATCH_QUESTIONS + 1]
+    assert [len(questions) for questions, *_ in echo.batches] == [BATCH_QUESTIONS, 3, BATCH_QUESTIONS + 1]
 
 
 def test_a_question_that_cannot_be_answered_fails_alone() -> None:
@@ -116,4 +125,4 @@ def test_a_client_that_has_gone_costs_nothing() -> None:
         await asyncio.gather(first, kept, gone, return_exceptions=True)
         return echo
 
-    assert [questions for questions, _, _ in asyncio.run(ask()).batches] == [["first"], ["kept"]]
+    assert [questions for questions, *_ in asyncio.run(ask()).batches] == [["first"], ["kept"]]

@@ -1,4 +1,6 @@
-"""After any history of nights the answers are those of an index of the last corpus, built from nothing by plain FAISS.
+"""After any history of nights the answers are those of an index of the last corpus, built from nothing.
+
+That index is one of plain FAISS, and for searching by words one of bm25s.
 
 Shapes: N passages, Q questions, K hits, D dimensions.
 """
@@ -20,9 +22,11 @@ from dpr.encoder.spec import resolve
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import numbers
 from dpr.operations.rollback import rollback
+from dpr.recipe import LexicalConfig
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever
 from tests.collection import FirstNights
+from tests.lexical.oracle import bm25s_scores
 from tests.tiny import WORDS, random_texts
 
 K = 20
@@ -137,9 +141,12 @@ class History:
         with Retriever.open(self.collection.store) as retriever:
             found = retriever.search(questions, K).hits
             exact = retriever.search(questions, K, exact=True).hits
+            by_words = retriever.search(questions, K, mode="bm25").hits
+        bm25_QN = bm25s_scores([rows[id_][0] for id_ in ids], questions, LexicalConfig())
         for q in range(len(questions)):
             truth = dict(zip(ids, exact_QN[q].tolist(), strict=True))
             assert_best(exact[q], truth)
+            assert_best(by_words[q], {id_: score for id_, score in zip(ids, bm25_QN[q].tolist(), strict=True) if score})
             visited = {ids[row]: float(score) for score, row in zip(scores_QN[q], rows_QN[q], strict=True) if row >= 0}
             visited |= {id_: truth[id_] for id_ in loose}
             if self.rescore:

@@ -37,6 +37,7 @@ KILLS_PER_STAGE = {
     "train": 2,
     "build": 3,
     "merge": 2,
+    "invert": 1,
     "questions": 1,
     "truth": 2,
     "gate": 1,

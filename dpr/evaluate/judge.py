@@ -1,0 +1,64 @@
+"""Which candidates of a search answer their question, and the rank of the first that does, in each mode.
+
+Shapes: C candidates of a question, K hits.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.evaluate.answers import first_correct_rank
+from dpr.evaluate.questions import QuestionSet
+from dpr.formats.manifest import FusionSettings, SearchMode
+from dpr.lexical.fusion import NOT_FOUND, Candidates
+from dpr.search.hits import Hit
+from dpr.search.segment_set import SegmentSet
+
+QUESTIONS_AT_ONCE = 200
+"""Questions whose candidates' ids or texts are in memory at a time."""
+Places = npt.NDArray[np.intp]
+"""Of candidates, or of questions."""
+
+
+class Judge:
+    """Tells which candidates answer their questions. A candidate is looked at when it is asked for."""
+
+    def __init__(self, questions: QuestionSet, segments: SegmentSet, found: Sequence[Candidates]) -> None:
+        self.found = found
+        self._questions, self._segments = questions, segments
+        self._ids = np.empty(0, np.int64)
+        self._values: list[str] = []
+        self._is_right: dict[tuple[int, int], bool] = {}
+
+    def reading(self, questions: Places) -> Iterator[int]:
+        """Yield the questions; while one is the last that was yielded, `rank` may be called for it."""
+        for first in range(0, len(questions), QUESTIONS_AT_ONCE):
+            some = questions[first : first + QUESTIONS_AT_ONCE].tolist()
+            self._ids = np.unique(np.concatenate([self.found[question].ids_C for question in some]))
+            column = "text" if self._questions.answers == "strings" else "id"
+            self._values = self._segments.column(column, self._ids)
+            for question in some:
+                self._is_right.clear()
+                yield question
+
+    def rank(self, question: int, places: Iterable[int]) -> int | None:
+        """Return the rank of the first right candidate among those at `places`, best first; None if none is."""
+        return next((rank for rank, place in enumerate(places, 1) if self._answers(question, place)), None)
+
+    def _answers(self, question: int, place: int) -> bool:
+        if (question, place) not in self._is_right:
+            value = self._values[int(np.searchsorted(self._ids, self.found[question].ids_C[place]))]
+            asked = self._questions.questions[question]
+            rank = first_correct_rank(asked, self._questions.answers, [Hit(1, 0.0, value, "", value)])
+            self._is_right[question, place] = rank is not None
+        return self._is_right[question, place]
+
+
+def ranked_places(candidates: Candidates, mode: SearchMode, hybrid: FusionSettings, k: int) -> Places:
+    """Return the places of the first k candidates in a mode, best first; as a search for k hits ranks them."""
+    if mode == "hybrid":
+        return candidates.best(hybrid.model_copy(update={"candidates": max(k, hybrid.candidates)}), k)[1]
+    ranks_C = candidates.dense_ranks_C if mode == "dense" else candidates.bm25_ranks_C
+    order_C: Places = np.argsort(ranks_C, kind="stable")
+    return order_C[np.count_nonzero(ranks_C == NOT_FOUND) :][:k]

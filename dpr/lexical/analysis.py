@@ -1,0 +1,112 @@
+"""From text to terms: lower case, words of two characters or more, without stop words, stemmed.
+
+This is what bm25s, and most of the field, do before BM25. The words are those of the regular expression `WORD`; stop
+words are those of bm25s, stemmers those of Snowball (PyStemmer).
+"""
+
+import hashlib
+import re
+from array import array
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import Stemmer
+from bm25s import stopwords
+
+from dpr.errors import RecipeError
+from dpr.fingerprint import fingerprint
+from dpr.recipe import LexicalConfig
+
+WORD = re.compile(r"(?u)\b\w\w+\b")
+Hashes = npt.NDArray[np.uint64]
+"""Terms are stored and compared by their BLAKE2b of 64 bits. That any two of ten million terms share a hash has a
+probability of 3e-6."""
+STOP_WORDS = {
+    name.removeprefix("STOPWORDS_").lower(): frozenset(words)
+    for name, words in vars(stopwords).items()
+    if name.startswith("STOPWORDS_") and not name.endswith("_PLUS")
+}
+STOP_WORDS["english"] = STOP_WORDS.pop("en")
+_LEFT_OUT = -1
+"""The number of a stop word."""
+
+
+class Analyzer:
+    """Turns texts into terms, as the `lexical` section of a recipe says."""
+
+    def __init__(self, config: LexicalConfig) -> None:
+        """Raise RecipeError as `check_language` does."""
+        check_language(config)
+        self.stop_words = STOP_WORDS[config.language] if config.stop_words else frozenset[str]()
+        # each word is stemmed once, so the stemmer needs no cache
+        self._stemmer = Stemmer.Stemmer(config.language, 0) if config.stemming else None
+        self.analysis_id = fingerprint(
+            {
+                "word": WORD.pattern,
+                "stop_words": sorted(self.stop_words),
+                "stemmer": [config.language, Stemmer.version()] if config.stemming else None,
+            }
+        )
+        """What the terms of a text depend on: terms of different ids never meet."""
+
+    def terms(self, text: str) -> list[str]:
+        """Return the terms of a text in their order, repetitions included."""
+        words = WORD.findall(text.lower())
+        return [self.stem(word) for word in words if word not in self.stop_words]
+
+    def stem(self, word: str) -> str:
+        """Return the stem of a word in lower case; the word itself without stemming."""
+        return str(self._stemmer.stemWord(word)) if self._stemmer else word
+
+
+class NumberedTerms(dict[str, int]):
+    """Gives each term of some texts a number, from 0 on; a dictionary of words, so that each is looked at once."""
+
+    def __init__(self, analyzer: Analyzer) -> None:
+        super().__init__()
+        self._analyzer = analyzer
+        self._numbers: dict[str, int] = {}
+
+    def __missing__(self, word: str) -> int:
+        analyzer = self._analyzer
+        is_left_out = word in analyzer.stop_words
+        number = _LEFT_OUT if is_left_out else self._numbers.setdefault(analyzer.stem(word), len(self._numbers))
+        self[word] = number
+        return number
+
+    @property
+    def hashes(self) -> Hashes:
+        """Return the hashes of all terms so far, by number."""
+        return term_hashes(list(self._numbers))
+
+    def number(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """Return the numbers of all terms of some texts, one text after the other, and how many terms each text has."""
+        numbers, ends = array("i"), array("q", [0])
+        for text in texts:
+            numbers.extend(map(self.__getitem__, WORD.findall(text.lower())))
+            ends.append(len(numbers))
+        numbers_M = np.frombuffer(numbers, np.int32)
+        kept_M = numbers_M != _LEFT_OUT
+        kept_before = np.concatenate([[0], np.cumsum(kept_M, dtype=np.int64)])
+        return numbers_M[kept_M], np.diff(kept_before[np.frombuffer(ends, np.int64)])
+
+
+def term_hashes(terms: Sequence[str]) -> Hashes:
+    """Return the hashes (T,) uint64 of terms."""
+    digests = (hashlib.blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest() for term in terms)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def check_language(config: LexicalConfig) -> None:
+    """Raise RecipeError for a language that is to have a stemmer, or stop words, and has none here."""
+    if config.stemming and config.language not in Stemmer.algorithms():
+        raise RecipeError(
+            f"lexical.language is {config.language!r}, which has no stemmer; set lexical.stemming to false, or name "
+            f"one of {', '.join(Stemmer.algorithms())}"
+        )
+    if config.stop_words and config.language not in STOP_WORDS:
+        raise RecipeError(
+            f"lexical.language is {config.language!r}, of which no stop words are known; set lexical.stop_words to "
+            f"false, or name one of {', '.join(sorted(STOP_WORDS))}"
+        )

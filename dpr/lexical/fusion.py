@@ -1,0 +1,83 @@
+"""Fusion: one ranking from the results of dense search and of BM25.
+
+Both fusions rank the union of the best candidates of each side:
+
+- *linear*: BM25 + weight * inner product (Karpukhin et al. 2020, section 5.1; their weight is 1.1 for unnormalised
+  vectors). Each candidate has its true score on both sides, whichever side found it.
+- *rrf*: the sum of 1 / (60 + rank) over the sides that found it (Cormack et al. 2009). It needs no scale, so it suits
+  vectors of any length.
+
+Shapes: C candidates of one question, K hits.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.formats import MISSING
+from dpr.formats.manifest import FusionSettings
+from dpr.index.truth import Ids
+
+RRF_CONSTANT = 60
+FIXED_WEIGHT = 20.0
+"""Weight for vectors of unit length where no questions are there to tune it by."""
+FIXED_CANDIDATES = 200
+NOT_FOUND = 0
+"""Stands in an array of ranks for a candidate that the side did not find."""
+Ranks = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The union of what both sides found for one question."""
+
+    ids_C: Ids
+    """Ascending."""
+    dense_scores_C: Floats
+    dense_ranks_C: Ranks
+    bm25_scores_C: Floats
+    bm25_ranks_C: Ranks
+
+    def scores(self, settings: FusionSettings) -> Floats:
+        """Return the fused scores (C,); -inf for those beyond the settings' number of candidates on both sides."""
+        if settings.fusion == "linear":
+            scores_C = self.bm25_scores_C + settings.weight * self.dense_scores_C
+        else:
+            scores_C = _reciprocal(self.dense_ranks_C) + _reciprocal(self.bm25_ranks_C)
+        most = settings.candidates
+        inside_C = _within(self.dense_ranks_C, most) | _within(self.bm25_ranks_C, most)
+        return np.where(inside_C, scores_C, -np.inf)
+
+    def best(self, settings: FusionSettings, k: int) -> tuple[Floats, npt.NDArray[np.intp]]:
+        """Return the scores (K,) and places (K,) of the best candidates; equal scores rank by lower id."""
+        scores_C = self.scores(settings)
+        order_K = np.argsort(-scores_C, kind="stable")[:k]
+        order_K = order_K[np.isfinite(scores_C[order_K])]
+        return scores_C[order_K], order_K
+
+
+def fixed_settings(*, unit_length: bool) -> FusionSettings:
+    """Return how to fuse where there are no questions to tune by."""
+    return FusionSettings(fusion="linear" if unit_length else "rrf", weight=FIXED_WEIGHT, candidates=FIXED_CANDIDATES)
+
+
+def ranks_of(found_K: Ids, ids_C: Ids) -> Ranks:
+    """Return the rank (C,) of each id in a result (K,), best first; 0 for those that it does not hold.
+
+    `ids_C` ascend and hold all that was found.
+    """
+    ranks_C = np.full(len(ids_C), NOT_FOUND, np.int64)
+    found_K = found_K[found_K != MISSING]
+    ranks_C[np.searchsorted(ids_C, found_K)] = np.arange(1, len(found_K) + 1)
+    return ranks_C
+
+
+def _within(ranks_C: Ranks, most: int) -> npt.NDArray[np.bool_]:
+    within_C: npt.NDArray[np.bool_] = (ranks_C != NOT_FOUND) & (ranks_C <= most)
+    return within_C
+
+
+def _reciprocal(ranks_C: Ranks) -> Floats:
+    return np.where(ranks_C == NOT_FOUND, 0.0, 1.0 / (RRF_CONSTANT + ranks_C))

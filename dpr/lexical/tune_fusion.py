@@ -1,0 +1,71 @@
+"""Choosing how to fuse: settings to try, the best of them on some questions, and whether a mode is better than another.
+
+The gain of a question is 1 / log2(1 + rank) of its first right passage, if that is among the first ten: nDCG@10 of a
+question that has one right passage.
+
+Shapes: Q questions, S settings.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.formats.manifest import FusionSettings
+from dpr.lexical.fusion import FIXED_CANDIDATES, FIXED_WEIGHT, NOT_FOUND, Candidates
+from dpr.recipe import LexicalConfig
+
+GAIN_DEPTH = 10
+CANDIDATES = (50, 100, FIXED_CANDIDATES)
+WEIGHT_TIMES = tuple(2 ** (power / 2) for power in range(-8, 5))
+"""Weights are tried around the one with which both sides count alike: from a sixteenth of it to four times."""
+MIN_LOSS = 0.001
+"""Fewer candidates are chosen if the mean gain is lower by less than this."""
+NORMAL_95 = 1.96
+Gains = npt.NDArray[np.float64]
+
+
+def settings_to_try(found: Sequence[Candidates], config: LexicalConfig) -> list[FusionSettings]:
+    """Return the settings to try on questions, for what a recipe leaves open; those with fewer candidates first."""
+    weights = [config.weight] if config.weight is not None else list(_weights(found))
+    made = []
+    for most in [config.candidates] if config.candidates is not None else CANDIDATES:
+        made += [FusionSettings(fusion="linear", weight=weight, candidates=most) for weight in weights]
+        if config.weight is None:
+            made.append(FusionSettings(fusion="rrf", weight=FIXED_WEIGHT, candidates=most))
+    return made
+
+
+def _weights(found: Sequence[Candidates]) -> Iterator[float]:
+    """Yield weights around the ratio of spreads: best score minus worst of what a side found, over all questions."""
+    dense = sum(_spread(each.dense_scores_C[each.dense_ranks_C != NOT_FOUND]) for each in found)
+    bm25 = sum(_spread(each.bm25_scores_C[each.bm25_ranks_C != NOT_FOUND]) for each in found)
+    alike = bm25 / dense if dense and bm25 else FIXED_WEIGHT
+    yield from (float(f"{times * alike:.3g}") for times in WEIGHT_TIMES)
+
+
+def _spread(scores_C: Gains) -> float:
+    return float(np.ptp(scores_C)) if len(scores_C) else 0.0
+
+
+def gain(rank: int | None) -> float:
+    """Return the gain of a question whose first right passage has this rank; None: it was not found."""
+    return 1.0 / math.log2(1 + rank) if rank is not None and rank <= GAIN_DEPTH else 0.0
+
+
+def best_settings(settings: Sequence[FusionSettings], gains_QS: Gains) -> FusionSettings:
+    """Return the settings with the largest mean gain; those with fewer candidates if they lose next to nothing."""
+    means_S = gains_QS.mean(axis=0)
+    best = means_S.max()
+    fewest = min(each.candidates for each, mean in zip(settings, means_S, strict=True) if mean >= best - MIN_LOSS)
+    among = [place for place, each in enumerate(settings) if each.candidates == fewest]
+    return settings[max(among, key=lambda place: means_S[place])]
+
+
+def difference(gains_Q: Gains, others_Q: Gains) -> tuple[float, float, float]:
+    """Return the mean difference of the gains of the same questions, and its 95% interval (normal approximation)."""
+    differences_Q = gains_Q - others_Q
+    mean = float(differences_Q.mean())
+    error = float(differences_Q.std(ddof=1)) / math.sqrt(len(differences_Q)) if len(differences_Q) > 1 else math.inf
+    return mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error

@@ -1,0 +1,58 @@
+"""Hybrid search: the best by vectors and the best by words, ranked together.
+
+Shapes: Q questions, D dimensions, C candidates of a side, U candidates of both.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dpr.formats import MISSING
+from dpr.index.candidates import exact_scores
+from dpr.index.truth import Ids, Scores
+from dpr.lexical.fusion import Candidates, Floats, ranks_of
+from dpr.search.lexical_search import LexicalSearch
+from dpr.search.vector_search import VectorSearch
+
+
+class HybridSearch:
+    """A snapshot's index of vectors and its index of words, over the same rows."""
+
+    def __init__(self, vectors: VectorSearch, words: LexicalSearch) -> None:
+        self.vectors, self.words = vectors, words
+
+    def candidates(
+        self, questions: Sequence[str], questions_QD: Scores, most: int, *, exact: bool = False
+    ) -> list[Candidates]:
+        """Return the candidates of each question: the best `most` of each side, with their true scores on both.
+
+        `exact`: the best by vectors are found by brute force.
+        """
+        _, dense_QC = (self.vectors.exact if exact else self.vectors.top)(questions_QD, most)
+        found = self.words.search(questions, most, dense_QC)
+        ids_QU = _unions(dense_QC, found.ids_QK)
+        scores_QU = exact_scores(questions_QD, ids_QU, self.vectors.segments.fetching(ids_QU))
+        made = []
+        for question, (ids_U, scores_U) in enumerate(zip(ids_QU, scores_QU, strict=True)):
+            there_U = ids_U != MISSING
+            ids_U = ids_U[there_U]
+            by_words, by_vectors = found.ids_QK[question], dense_QC[question]
+            bm25_U = np.zeros(len(ids_U))
+            _put(bm25_U, ids_U, by_vectors, found.others_QC[question])
+            _put(bm25_U, ids_U, by_words, found.scores_QK[question])
+            dense_ranks_U, bm25_ranks_U = ranks_of(by_vectors, ids_U), ranks_of(by_words, ids_U)
+            made.append(Candidates(ids_U, scores_U[there_U].astype(np.float64), dense_ranks_U, bm25_U, bm25_ranks_U))
+        return made
+
+
+def _unions(ids_QC: Ids, others_QC: Ids) -> Ids:
+    """Return the different ids of each row of both, ascending, after as many -1 as fill the rows."""
+    ids_QU = np.sort(np.concatenate([ids_QC, others_QC], axis=1), axis=1)
+    ids_QU[:, 1:][ids_QU[:, 1:] == ids_QU[:, :-1]] = MISSING
+    ids_QU.sort(axis=1)
+    return ids_QU
+
+
+def _put(scores_U: Floats, ids_U: Ids, ids_C: Ids, scores_C: Scores) -> None:
+    there_C = ids_C != MISSING
+    scores_U[np.searchsorted(ids_U, ids_C[there_C])] = scores_C[there_C]

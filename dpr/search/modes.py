@@ -1,0 +1,87 @@
+"""The three ways of searching a snapshot: by vectors, by words (BM25), and by both together.
+
+Shapes: Q questions, K hits, D dimensions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dpr.errors import RecipeError
+from dpr.formats.manifest import FusionSettings, SearchMode, Snapshot
+from dpr.index.truth import Ids, Scores
+from dpr.lexical.fusion import Candidates, fixed_settings
+from dpr.search.hits import Hit, Side
+from dpr.search.hybrid_search import HybridSearch
+from dpr.search.lexical_search import LexicalSearch
+from dpr.search.segment_set import SegmentSet
+from dpr.search.vector_search import VectorSearch
+from dpr.store import Store
+
+
+class ModeSearch:
+    """A snapshot that can be searched by vectors, and where it has an index of words, by words and by both."""
+
+    def __init__(
+        self, vectors: VectorSearch, words: LexicalSearch | None, fusion: FusionSettings, default: SearchMode
+    ) -> None:
+        self._vectors, self._lexical, self._fusion, self.default = vectors, words, fusion, default
+
+    @classmethod
+    def open(cls, store: Store, snapshot: Snapshot) -> "ModeSearch":
+        """Load what a snapshot names, verified. Raises IntegrityError for what does not belong together."""
+        body = snapshot.body
+        vectors = VectorSearch.open(store, body)
+        if body.lexical is None:
+            return cls(vectors, None, fixed_settings(unit_length=False), "dense")
+        words = LexicalSearch.open(store, body.lexical, body.segments, body.deletions)
+        return cls(vectors, words, body.lexical.hybrid, body.lexical.mode)
+
+    def check(self, mode: SearchMode) -> None:
+        """Raise RecipeError if the snapshot cannot be searched in this mode."""
+        if mode != "dense":
+            self._words(mode)
+
+    def _words(self, mode: SearchMode) -> LexicalSearch:
+        if self._lexical is None:
+            raise RecipeError(
+                f"mode {mode} needs an index of words, and this snapshot has none; ask with mode dense, or run its "
+                "recipe with lexical.build: true"
+            )
+        return self._lexical
+
+    def dense(self, questions_QD: Scores, k: int, *, exact: bool = False) -> list[list[Hit]]:
+        """Return the best k by vectors: through the index, or (`exact`) by brute force."""
+        scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(questions_QD, k)
+        found = _hits(self._vectors.segments, scores_QK, ids_QK)
+        return [[replace(hit, dense=Side(hit.rank, hit.score)) for hit in hits] for hits in found]
+
+    def bm25(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+        """Return the best k by words: fewer where fewer passages share a word with the question."""
+        found = self._words("bm25").search(questions, k)
+        hits_by_question = _hits(self._vectors.segments, found.scores_QK, found.ids_QK)
+        return [[replace(hit, bm25=Side(hit.rank, hit.score)) for hit in hits] for hits in hits_by_question]
+
+    def hybrid(self, questions: Sequence[str], questions_QD: Scores, k: int, *, exact: bool = False) -> list[list[Hit]]:
+        """Return the best k by both; of each side, at least k candidates are compared."""
+        settings = self._fusion.model_copy(update={"candidates": max(k, self._fusion.candidates)})
+        search = HybridSearch(self._vectors, self._words("hybrid"))
+        found = search.candidates(questions, questions_QD, settings.candidates, exact=exact)
+        return [self._hybrid_hits(candidates, settings, k) for candidates in found]
+
+    def _hybrid_hits(self, candidates: Candidates, settings: FusionSettings, k: int) -> list[Hit]:
+        scores_K, places_K = candidates.best(settings, k)
+        hits = self._vectors.segments.hits(scores_K.astype(np.float32), candidates.ids_C[places_K])
+        return [
+            replace(
+                hit,
+                dense=Side(int(candidates.dense_ranks_C[at]) or None, float(candidates.dense_scores_C[at])),
+                bm25=Side(int(candidates.bm25_ranks_C[at]) or None, float(candidates.bm25_scores_C[at])),
+            )
+            for hit, at in zip(hits, places_K, strict=True)
+        ]
+
+
+def _hits(segments: SegmentSet, scores_QK: Scores, ids_QK: Ids) -> list[list[Hit]]:
+    return [segments.hits(scores_K, ids_K) for scores_K, ids_K in zip(scores_QK, ids_QK, strict=True)]

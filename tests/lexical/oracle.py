@@ -1,0 +1,50 @@
+"""BM25 from two sources that know nothing of segments: bm25s on all texts, and the formula."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+import Stemmer
+
+from dpr.recipe import LexicalConfig
+
+Scores = npt.NDArray[np.float64]
+
+
+def tokens(texts: Sequence[str], config: LexicalConfig) -> list[list[str]]:
+    """Return the terms of texts as bm25s makes them."""
+    stemmer = Stemmer.Stemmer(config.language) if config.stemming else None
+    stop_words = config.language if config.stop_words else None
+    made = bm25s.tokenize(list(texts), stopwords=stop_words, stemmer=stemmer, return_ids=False, show_progress=False)
+    return [list(terms) for terms in made]
+
+
+def bm25s_scores(texts: Sequence[str], questions: Sequence[str], config: LexicalConfig) -> Scores:
+    """Return the scores (Q, N) of one bm25s index over all texts."""
+    index = bm25s.BM25(method="lucene", k1=config.k1, b=config.b)
+    index.index(tokens(texts, config), show_progress=False)
+    found = []
+    for terms in tokens(questions, config):
+        known = [term for term in terms if term in index.vocab_dict]
+        found.append(index.get_scores(known) if known else np.zeros(len(texts)))
+    return np.stack(found).astype(np.float64)
+
+
+def formula_scores(texts: Sequence[str], questions: Sequence[str], config: LexicalConfig) -> Scores:
+    """Return the scores (Q, N) by Lucene's formula, one passage and one term at a time."""
+    documents = [Counter(terms) for terms in tokens(texts, config)]
+    average = sum(document.total() for document in documents) / len(documents)
+    scores = np.zeros((len(questions), len(texts)))
+    for q, terms in enumerate(tokens(questions, config)):
+        for term in terms:
+            frequency = sum(term in document for document in documents)
+            idf = math.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))
+            for n, document in enumerate(documents):
+                if term not in document:
+                    continue
+                norm = config.k1 * (1 - config.b + config.b * document.total() / average)
+                scores[q, n] += idf * document[term] / (document[term] + norm)
+    return scores

@@ -1,0 +1,132 @@
+"""BM25 over segments with dead rows gives the scores of one index over the live texts.
+
+Shapes: Q questions, N texts, K hits, C other ids.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpr.errors import IntegrityError, RecipeError
+from dpr.lexical.analysis import Analyzer, check_language, term_hashes
+from dpr.lexical.bm25 import Bm25, Found
+from dpr.lexical.postings import invert, map_postings, write_postings
+from dpr.recipe import LexicalConfig
+from tests.lexical.oracle import bm25s_scores, formula_scores, tokens
+from tests.tiny import random_texts
+
+TEXTS = [*random_texts(120, max_words=30).values(), "", "the of", "w1 w1 w1 W1, (w1)"]
+QUESTIONS = ["w1 w2 w3", "w7", "w150 w20 w150 w150", "what is the w9?", "nowhere", ""]
+CONFIGS = [LexicalConfig(), LexicalConfig(k1=1.5, b=0.75), LexicalConfig(k1=0), LexicalConfig(k1=1.2, b=1)]
+CUTS = [0, 50, 51, 90, len(TEXTS)]
+
+
+def search(texts: Sequence[str], dead: set[int], config: LexicalConfig, others_QC: object = None) -> Found:
+    """Search texts that are cut into segments 3, 4, 5, …, some of whose rows are dead."""
+    analyzer = Analyzer(config)
+    segments = {}
+    for number, (first, last) in enumerate(pairwise(CUTS), 3):
+        live = np.array([n not in dead for n in range(first, last)])
+        segments[number] = invert(texts[first:last], analyzer), live
+    hashes = [term_hashes(analyzer.terms(question)) for question in QUESTIONS]
+    return Bm25(segments, config.k1, config.b).search(hashes, len(texts), others_QC)  # type: ignore[arg-type]
+
+
+def id_of(text: int) -> int:
+    segment = int(np.searchsorted(CUTS, text, side="right")) - 1
+    return (segment + 3) << 32 | (text - CUTS[segment])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("dead", [set(), {0, 3, 50, 121}, set(range(51, 90)) | {7}])
+def test_scores_are_those_of_one_index_over_the_live_texts(config: LexicalConfig, dead: set[int]) -> None:
+    live = [n for n in range(len(TEXTS)) if n not in dead]
+    live_texts = [TEXTS[n] for n in live]
+    expected_QN = bm25s_scores(live_texts, QUESTIONS, config)
+    np.testing.assert_allclose(expected_QN, formula_scores(live_texts, QUESTIONS, config), atol=1e-4)
+    every_QC = np.tile([*map(id_of, live), -1], (len(QUESTIONS), 1))
+    found = search(TEXTS, dead, config, every_QC)
+    np.testing.assert_allclose(found.others_QC[:, :-1], expected_QN, atol=1e-4)
+    for question, scores_N in enumerate(expected_QN):
+        there = found.ids_QK[question] >= 0
+        ids, scores = found.ids_QK[question][there].tolist(), found.scores_QK[question][there]
+        by_id = dict(zip(map(id_of, live), scores_N.tolist(), strict=True))
+        assert len(set(ids)) == len(ids) == np.count_nonzero(scores_N)
+        np.testing.assert_allclose(scores, sorted(scores_N[scores_N > 0], reverse=True), atol=1e-4)
+        np.testing.assert_allclose(scores, [by_id[id_] for id_ in ids], atol=1e-4)
+        assert (np.diff(scores) <= 0).all()
+
+
+def test_the_first_of_equal_texts_come_first_however_few_are_asked_for() -> None:
+    analyzer = Analyzer(LexicalConfig())
+    live = np.ones(40, np.bool_)
+    segments = {number: (invert(["w1 w2"] * 40, analyzer), live) for number in (2, 0)}
+    found = Bm25(segments, 0.9, 0.4).search([term_hashes(["w1"])], 45)
+    assert found.ids_QK[0].tolist() == [*range(40), *(2 << 32 | row for row in range(5))]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LexicalConfig(),
+        LexicalConfig(stemming=False),
+        LexicalConfig(stop_words=False),
+        LexicalConfig(language="german"),
+        LexicalConfig(language="french", stop_words=False, stemming=False),
+    ],
+)
+def test_terms_are_those_of_bm25s(config: LexicalConfig) -> None:
+    texts = [
+        "The QUICK brown foxes' running, x y2 naïve_ÉTÉ 3.14",
+        "Die Häuser und die Straßen",
+        "ΑΣ it's İstanbul",
+        "",
+    ]
+    analyzer = Analyzer(config)
+    assert [analyzer.terms(text) for text in texts] == tokens(texts, config)
+
+
+def test_analyses_that_differ_have_different_ids() -> None:
+    configs = [
+        LexicalConfig(),
+        LexicalConfig(language="german"),
+        LexicalConfig(stemming=False),
+        LexicalConfig(stop_words=False),
+    ]
+    assert len({Analyzer(config).analysis_id for config in configs}) == len(configs)
+    assert Analyzer(LexicalConfig(k1=2, b=0)).analysis_id == Analyzer(LexicalConfig()).analysis_id
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (LexicalConfig(language="japanese"), "'japanese', which has no stemmer; set lexical.stemming to false"),
+        (LexicalConfig(language="finnish"), "'finnish', of which no stop words are known; set lexical.stop_words"),
+        (LexicalConfig(language="English"), "'English', which has no stemmer"),
+    ],
+)
+def test_a_language_without_stemmer_or_stop_words_is_refused(config: LexicalConfig, sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        check_language(config)
+    check_language(config.model_copy(update={"stemming": False, "stop_words": False}))
+
+
+def test_a_stored_part_is_mapped_as_it_was_written(tmp_path: Path) -> None:
+    texts = [*TEXTS, "w5 " * 70_000]  # a count and a length beyond 16 bits
+    made = invert(texts, Analyzer(LexicalConfig()))
+    for name in ("a", "b"):
+        write_postings(made, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    mapped = map_postings(tmp_path / "a", len(texts), "a")
+    for name, array in vars(made).items():
+        np.testing.assert_array_equal(getattr(mapped, name), array)
+        assert getattr(mapped, name).dtype == array.dtype
+    assert int(mapped.lengths[-1]) == 70_000
+    with pytest.raises(IntegrityError, match="a has 124 rows, and its segment 9"):
+        map_postings(tmp_path / "a", 9, "a")
+    (tmp_path / "c").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    with pytest.raises(IntegrityError, match="c is not a lexical part"):
+        map_postings(tmp_path / "c", 9, "c")

@@ -1,0 +1,44 @@
+"""Fusion against the formulas, written out for one candidate at a time."""
+
+import numpy as np
+import pytest
+
+from dpr.formats.manifest import FusionSettings
+from dpr.lexical.fusion import Candidates, ranks_of
+
+DENSE = {10: 0.9, 20: 0.8, 30: 0.7, 40: 0.1, 50: 0.3}
+BM25 = {10: 1.0, 20: 0.0, 30: 9.0, 40: 8.0, 50: 2.0}
+BY_DENSE, BY_WORDS = [10, 20, 30], [30, 40, 50]
+"""What each side found, best first."""
+IDS = np.array(sorted(DENSE))
+CANDIDATES = Candidates(
+    ids_C=IDS,
+    dense_scores_C=np.array([DENSE[id_] for id_ in sorted(DENSE)]),
+    dense_ranks_C=ranks_of(np.array([*BY_DENSE, -1]), IDS),
+    bm25_scores_C=np.array([BM25[id_] for id_ in sorted(BM25)]),
+    bm25_ranks_C=ranks_of(np.array(BY_WORDS), IDS),
+)
+
+
+def settings(fusion: str, weight: float = 10.0, candidates: int = 3) -> FusionSettings:
+    return FusionSettings.model_validate({"fusion": fusion, "weight": weight, "candidates": candidates})
+
+
+def test_the_linear_combination_adds_true_scores_of_both_sides() -> None:
+    expected = {id_: BM25[id_] + 10 * DENSE[id_] for id_ in DENSE}
+    scores, places = CANDIDATES.best(settings("linear"), 4)
+    assert CANDIDATES.ids_C[places].tolist() == sorted(expected, key=lambda id_: -expected[id_])[:4]
+    assert scores == pytest.approx(sorted(expected.values(), reverse=True)[:4])
+
+
+def test_reciprocal_ranks_are_added_over_the_sides_that_found_a_candidate() -> None:
+    expected = {id_: sum(1 / (61 + side.index(id_)) for side in (BY_DENSE, BY_WORDS) if id_ in side) for id_ in DENSE}
+    scores, places = CANDIDATES.best(settings("rrf"), 5)
+    assert CANDIDATES.ids_C[places].tolist() == sorted(expected, key=lambda id_: (-expected[id_], id_))
+    assert scores == pytest.approx(sorted(expected.values(), reverse=True))
+
+
+@pytest.mark.parametrize("fusion", ["linear", "rrf"])
+def test_only_the_first_of_each_side_are_candidates(fusion: str) -> None:
+    _, places = CANDIDATES.best(settings(fusion, candidates=1), 5)
+    assert sorted(CANDIDATES.ids_C[places].tolist()) == [10, 30]

@@ -1,0 +1,104 @@
+"""The gate tunes the fusion on one half of the questions, measures on the other, and decides the default mode."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpr.formats.manifest import ModesReport, SnapshotBody
+from dpr.search.retrieve import Retriever
+from dpr.stages.gate import split_questions
+from tests.collection import Collection, FirstNights
+from tests.tiny import WORDS, Quiet
+
+QUESTIONS = 120
+
+
+def rare_words(rows: int) -> dict[str, str]:
+    """Return passages each of which has a word of its own, which the encoder does not know."""
+    rng = np.random.default_rng(2)
+    return {f"p{n:03d}": " ".join([*rng.choice(WORDS, 12), f"rare{n:03d}"]) for n in range(rows)}
+
+
+def write_questions(folder: Path, asked: list[tuple[str, list[str]]]) -> str:
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps({"question": text, "answers": answers}) + "\n" for text, answers in asked))
+    return str(path)
+
+
+def asked_collection(
+    first_nights: FirstNights, tmp_path: Path, asked: list[tuple[str, list[str]]], **fields: object
+) -> Collection:
+    """Return a collection whose second night had these questions."""
+    collection = first_nights.copy(tmp_path / "collection", rare_words(QUESTIONS))
+    gate = {"questions": write_questions(tmp_path, asked), "min_recall": 0, **fields}
+    collection.change(gate=gate)
+    collection.night()
+    return collection
+
+
+def modes_of(body: SnapshotBody) -> ModesReport:
+    assert body.gate.modes is not None
+    return body.gate.modes
+
+
+def by_word(n: int) -> tuple[str, list[str]]:
+    """A question that only words answer."""
+    return f"w{n % 7} rare{n:03d}", [f"p{n:03d}"]
+
+
+def test_hybrid_becomes_the_default_where_it_is_better(first_nights: FirstNights, tmp_path: Path) -> None:
+    asked = [by_word(n) for n in range(QUESTIONS)]
+    collection = asked_collection(first_nights, tmp_path, asked)
+    body = collection.body(2)
+    modes = modes_of(body)
+    assert body.lexical is not None
+    assert body.lexical.mode == "hybrid"
+    assert (modes.tuned_on, modes.measured_on) == (60, 60)
+    assert modes.difference_low > 0
+    # figures are those of answers to the questions that were not tuned on
+    _, held_out = split_questions(QUESTIONS, 7)
+    texts, answers = [asked[n][0] for n in held_out], [asked[n][1] for n in held_out]
+    with Retriever.open(collection.store) as retriever:
+        for mode in ("dense", "bm25", "hybrid"):
+            found = retriever.search(texts, 20, mode=mode).hits
+            ranks = [
+                next((hit.rank for hit in hits if hit.id in right), None)
+                for hits, right in zip(found, answers, strict=True)
+            ]
+            assert modes.accuracy[mode]["20"] == pytest.approx(np.mean([rank is not None for rank in ranks]))
+            gains = [1 / np.log2(1 + rank) if rank and rank <= 10 else 0 for rank in ranks]
+            assert modes.ndcg[mode] == pytest.approx(np.mean(gains))
+        by_default = retriever.search(texts[:1], 3).hits
+        assert by_default == retriever.search(texts[:1], 3, mode="hybrid").hits
+
+
+def test_dense_stays_the_default_where_words_tell_nothing(first_nights: FirstNights, tmp_path: Path) -> None:
+    ids = [f"p{n:03d}" for n in range(QUESTIONS)]
+    drawn = np.random.default_rng(1).permutation(ids)
+    asked = [(f"w{n % 7} rare{n:03d}", [str(drawn[n])]) for n in range(QUESTIONS)]
+    body = asked_collection(first_nights, tmp_path, asked).body(2)
+    assert body.lexical is not None
+    assert body.lexical.mode == "dense"
+    assert modes_of(body).difference_low <= 0
+
+
+def test_few_questions_measure_and_do_not_tune(first_nights: FirstNights, tmp_path: Path) -> None:
+    asked = [(f"rare{n:03d}", [f"rare{n:03d}"]) for n in range(40)]
+    body = asked_collection(first_nights, tmp_path, asked, answers="strings").body(2)
+    modes = modes_of(body)
+    assert body.lexical is not None
+    assert (modes.tuned_on, modes.measured_on) == (0, 40)
+    assert (body.lexical.hybrid.weight, body.lexical.hybrid.candidates) == (20.0, 200)
+    assert body.lexical.mode == "hybrid"
+    assert modes.ndcg["bm25"] == 1.0
+
+
+def test_the_same_questions_are_not_measured_again(first_nights: FirstNights, tmp_path: Path) -> None:
+    asked = [by_word(n) for n in range(QUESTIONS)]
+    collection = asked_collection(first_nights, tmp_path, asked)
+    collection.change(resources={"compact_below": 0.4})  # so that there is something to do
+    progress = Quiet()
+    assert collection.night(progress=progress).snapshot.body == collection.body(2)
+    assert progress.rows["modes"] == 0
