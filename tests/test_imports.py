@@ -56,7 +56,13 @@ LAYERS = (
 )
 """A module imports from its own unit and from units of earlier rows; units of one row do not know each other."""
 
-ONLY_IN = {"faiss": "dpr.index", "ray": "ray_jobs", "s3fs": "dpr.store", "transformers": "dpr.encoder"}
+ONLY_IN = {
+    "faiss": "dpr.index",
+    "numba": "dpr.lexical",
+    "ray": "ray_jobs",
+    "s3fs": "dpr.store",
+    "transformers": "dpr.encoder",
+}
 """Package → the only unit whose modules import it."""
 
 RANK = {unit: rank for rank, row in enumerate(LAYERS) for unit in row}

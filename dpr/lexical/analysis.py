@@ -7,12 +7,12 @@ words are those of bm25s, stemmers those of Snowball (PyStemmer).
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import Stemmer
-from bm25s import stopwords
 
 from dpr.errors import RecipeError
 from dpr.fingerprint import fingerprint
@@ -22,12 +22,6 @@ WORD = re.compile(r"(?u)\b\w\w+\b")
 Hashes = npt.NDArray[np.uint64]
 """Terms are stored and compared by their BLAKE2b of 64 bits. That any two of ten million terms share a hash has a
 probability of 3e-6."""
-STOP_WORDS = {
-    name.removeprefix("STOPWORDS_").lower(): frozenset(words)
-    for name, words in vars(stopwords).items()
-    if name.startswith("STOPWORDS_") and not name.endswith("_PLUS")
-}
-STOP_WORDS["english"] = STOP_WORDS.pop("en")
 _LEFT_OUT = -1
 """The number of a stop word."""
 
@@ -38,7 +32,7 @@ class Analyzer:
     def __init__(self, config: LexicalConfig) -> None:
         """Raise RecipeError as `check_language` does."""
         check_language(config)
-        self.stop_words = STOP_WORDS[config.language] if config.stop_words else frozenset[str]()
+        self.stop_words = stop_words()[config.language] if config.stop_words else frozenset[str]()
         # each word is stemmed once, so the stemmer needs no cache
         self._stemmer = Stemmer.Stemmer(config.language, 0) if config.stemming else None
         self.analysis_id = fingerprint(
@@ -98,15 +92,28 @@ def term_hashes(terms: Sequence[str]) -> Hashes:
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
+@cache
+def stop_words() -> dict[str, frozenset[str]]:
+    """Return the stop words that bm25s knows, by the English name of their language."""
+    from bm25s import stopwords  # it imports SciPy, which takes a fifth of a second, and most commands need neither
+
+    lists = {name.removeprefix("STOPWORDS_").lower(): words for name, words in vars(stopwords).items()}
+    names = {"english": "en"} | {name: name for name in lists if name in Stemmer.algorithms()}
+    return {name: frozenset(lists[own]) for name, own in names.items()}
+
+
 def check_language(config: LexicalConfig) -> None:
     """Raise RecipeError for a language that is to have a stemmer, or stop words, and has none here."""
-    if config.stemming and config.language not in Stemmer.algorithms():
+    known: list[tuple[str, str, Collection[str]]] = []
+    if config.stemming:
+        known.append(("no stemmer", "lexical.stemming", Stemmer.algorithms()))
+    if config.stop_words:
+        known.append(("no stop words", "lexical.stop_words", stop_words()))
+    lacking = [(what, field) for what, field, languages in known if config.language not in languages]
+    if lacking:
+        whats, fields = (" and ".join(words) for words in zip(*lacking, strict=True))
+        possible = sorted(set.intersection(*(set(languages) for _, _, languages in known)))
         raise RecipeError(
-            f"lexical.language is {config.language!r}, which has no stemmer; set lexical.stemming to false, or name "
-            f"one of {', '.join(Stemmer.algorithms())}"
-        )
-    if config.stop_words and config.language not in STOP_WORDS:
-        raise RecipeError(
-            f"lexical.language is {config.language!r}, of which no stop words are known; set lexical.stop_words to "
-            f"false, or name one of {', '.join(sorted(STOP_WORDS))}"
+            f"lexical.language is {config.language!r}, which has {whats} here; set {fields} to false, or name one of "
+            f"{', '.join(possible)}"
         )

@@ -13,15 +13,17 @@ Shapes: Q questions, K hits, C candidates, N rows of a segment, T terms of a que
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from dpr.index.hardware import BULK_QUESTIONS, bulk_threads
 from dpr.index.live_rows import Mask
 from dpr.index.merging import ROW_BITS, ROW_MASK
-from dpr.index.truth import Ids, Scores, best_of, empty_topk
+from dpr.index.truth import Ids, Scores, empty_topk
 from dpr.lexical.analysis import Hashes
 from dpr.lexical.postings import Postings
 
@@ -46,35 +48,6 @@ class _Segment:
     """k1 * (1 - b + b * length / average length); infinite for dead rows, which so score 0."""
     has_dead: bool
 
-    def spans(self, terms_T: Hashes) -> npt.NDArray[np.int64]:
-        """Return where the postings of terms start and stop (T, 2); nowhere if the segment has none of a term."""
-        places_T = np.searchsorted(self.postings.terms, terms_T)
-        there_T = np.zeros(len(terms_T), np.bool_)
-        inside_T = places_T < len(self.postings.terms)
-        there_T[inside_T] = self.postings.terms[places_T[inside_T]] == terms_T[inside_T]
-        starts_T = self.postings.starts[places_T * there_T].astype(np.int64)
-        stops_T = self.postings.starts[(places_T + 1) * there_T].astype(np.int64)
-        return np.stack([starts_T, np.where(there_T, stops_T, starts_T)], axis=1)
-
-    def frequencies(self, spans_T2: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return in how many live rows each term occurs (T,)."""
-        if not self.has_dead:
-            frequencies_T: npt.NDArray[np.int64] = spans_T2[:, 1] - spans_T2[:, 0]
-            return frequencies_T
-        rows = (self.postings.rows[start:stop] for start, stop in spans_T2.tolist())
-        return np.array([np.count_nonzero(np.isfinite(self.norm_N[rows_p])) for rows_p in rows], np.int64)
-
-    def scores(self, spans_T2: npt.NDArray[np.int64], weights_T: Floats) -> Floats:
-        """Return the scores (N,) of all rows."""
-        spans = spans_T2.tolist()
-        rows_P = np.concatenate([self.postings.rows[start:stop] for start, stop in spans])
-        counts_P = np.concatenate([self.postings.counts[start:stop] for start, stop in spans]).astype(np.float32)
-        gains_P = self.norm_N[rows_P]
-        gains_P += counts_P
-        np.divide(counts_P, gains_P, out=gains_P)
-        gains_P *= np.repeat(weights_T, spans_T2[:, 1] - spans_T2[:, 0])
-        return np.bincount(rows_P, gains_P, len(self.norm_N)).astype(np.float32)
-
 
 class Bm25:
     """Several segments, ready to be searched; they are mapped, and one number a row is held in memory."""
@@ -94,50 +67,43 @@ class Bm25:
         """Return the k best rows for each question, and the scores of other ids, which may be -1.
 
         A question is the hashes of its terms; a term that it repeats counts as often. Equal scores rank by lower id.
+        Many questions are answered by several threads.
         """
         others_QC = np.empty((len(questions), 0), np.int64) if others_QC is None else others_QC
         scores_QK, ids_QK = empty_topk(len(questions), k)
         scores_QC = np.zeros(others_QC.shape, np.float32)
-        for question, hashes in enumerate(questions):
-            scores_QK[question], ids_QK[question] = self._search(hashes, k, others_QC[question], scores_QC[question])
+
+        def answer(question: int) -> None:
+            best, others = (scores_QK[question], ids_QK[question]), (others_QC[question], scores_QC[question])
+            self._search(questions[question], *best, *others)
+
+        if len(questions) > BULK_QUESTIONS:
+            with ThreadPoolExecutor(bulk_threads()) as pool:
+                list(pool.map(answer, range(len(questions))))
+        else:
+            list(map(answer, range(len(questions))))
         return Found(scores_QK, ids_QK, scores_QC)
 
-    def _search(self, hashes: Hashes, k: int, others_C: Ids, scores_C: Floats) -> tuple[Scores, Ids]:
+    def _search(self, hashes: Hashes, scores_K: Floats, ids_K: Ids, others_C: Ids, scores_C: Floats) -> None:
+        """Find the best for one question, and the scores of the others."""
+        from dpr.lexical import kernels  # Numba takes half a second to import
+
         terms_T, repeats_T = np.unique(hashes, return_counts=True)
-        spans = [segment.spans(terms_T) for segment in self._segments]
         frequencies_T = np.zeros(len(terms_T), np.int64)
-        for segment, spans_T2 in zip(self._segments, spans, strict=True):
-            frequencies_T += segment.frequencies(spans_T2)
+        spans = []
+        for segment in self._segments:
+            postings = segment.postings
+            spans_T2 = kernels.find_spans(postings.terms, postings.starts, terms_T)
+            spans.append(spans_T2)
+            if segment.has_dead:
+                frequencies_T += kernels.count_living(segment.norm_N, postings.rows, spans_T2)
+            else:
+                frequencies_T += spans_T2[:, 1] - spans_T2[:, 0]
         weights_T = repeats_T * np.log1p((self.rows - frequencies_T + 0.5) / (frequencies_T + 0.5))
-        best = _Best(k)
+        weights_T = weights_T.astype(np.float32)
         for segment, spans_T2 in zip(self._segments, spans, strict=True):
-            if (spans_T2[:, 1] > spans_T2[:, 0]).any():
-                scores_N = segment.scores(spans_T2, weights_T.astype(np.float32))
-                best.add(segment.first_id, scores_N)
-                here_C = (others_C & ~ROW_MASK) == segment.first_id
-                scores_C[here_C] = scores_N[others_C[here_C] & ROW_MASK]
-        return best.ranked()
-
-
-class _Best:
-    """Keeps the best rows of the segments so far, which come in ascending order."""
-
-    def __init__(self, k: int) -> None:
-        self._k = k
-        self._floor = 0.0
-        self._scores = np.empty(0, np.float32)
-        self._ids = np.empty(0, np.int64)
-
-    def add(self, first_id: int, scores_N: Floats) -> None:
-        # a row as good as the worst of k that are kept has a higher id than they, so it is none of the best
-        rows = np.flatnonzero(scores_N > self._floor)
-        self._scores = np.concatenate([self._scores, scores_N[rows]])
-        self._ids = np.concatenate([self._ids, first_id | rows])
-        if len(self._scores) > self._k:
-            self._floor = float(np.partition(self._scores, -self._k)[-self._k])
-            kept = self._scores >= self._floor
-            self._scores, self._ids = self._scores[kept], self._ids[kept]
-
-    def ranked(self) -> tuple[Scores, Ids]:
-        scores_1K, ids_1K = best_of(self._scores[None], self._ids[None], self._k)
-        return scores_1K[0], ids_1K[0]
+            postings = segment.postings
+            scores_N = kernels.sum_scores(segment.norm_N, postings.rows, postings.counts, spans_T2, weights_T)
+            kernels.keep_best(scores_N, segment.first_id, scores_K, ids_K)
+            here_C = (others_C & ~ROW_MASK) == segment.first_id
+            scores_C[here_C] = scores_N[others_C[here_C] & ROW_MASK]

@@ -13,16 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.formats.manifest import FusionSettings
-from dpr.lexical.fusion import FIXED_CANDIDATES, FIXED_WEIGHT, NOT_FOUND, Candidates
+from dpr.lexical.fusion import FIXED_WEIGHT, NOT_FOUND, Candidates
 from dpr.recipe import LexicalConfig
 
 GAIN_DEPTH = 10
-CANDIDATES = (50, 100, FIXED_CANDIDATES)
+CANDIDATES = (20, 50, 100, 200)
 WEIGHT_TIMES = tuple(2 ** (power / 2) for power in range(-8, 5))
 """Weights are tried around the one with which both sides count alike: from a sixteenth of it to four times."""
 MIN_LOSS = 0.001
 """Fewer candidates are chosen if the mean gain is lower by less than this."""
 NORMAL_95 = 1.96
+MIN_QUESTIONS = 20
+"""Fewer questions do not tell whether one mode is better than another."""
 Gains = npt.NDArray[np.float64]
 
 
@@ -64,8 +66,13 @@ def best_settings(settings: Sequence[FusionSettings], gains_QS: Gains) -> Fusion
 
 
 def difference(gains_Q: Gains, others_Q: Gains) -> tuple[float, float, float]:
-    """Return the mean difference of the gains of the same questions, and its 95% interval (normal approximation)."""
+    """Return the mean difference of the gains of the same questions, and its 95% interval (normal approximation).
+
+    With fewer than `MIN_QUESTIONS` it tells nothing: the interval is that of all possible values.
+    """
     differences_Q = gains_Q - others_Q
     mean = float(differences_Q.mean())
-    error = float(differences_Q.std(ddof=1)) / math.sqrt(len(differences_Q)) if len(differences_Q) > 1 else math.inf
+    if len(differences_Q) < MIN_QUESTIONS:
+        return mean, -1.0, 1.0
+    error = float(differences_Q.std(ddof=1)) / math.sqrt(len(differences_Q))
     return mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error

@@ -34,6 +34,8 @@ class Workload(Document):
     new_row_bytes: float
     """Stored size of a passage without its vector."""
     dim: int
+    word_row_bytes: float = 0.0
+    """Size of a passage in the index of words; 0: none is built."""
     index_row_bytes: int
     """Bytes of a vector in the serving index: code and id."""
     train_rows: int
@@ -146,7 +148,7 @@ def _segment_bytes(work: Workload) -> float:
 
 
 def _read_bytes(work: Workload) -> int:
-    """Return the sum over the stages: scan, diff, embed and copy, train, build, merge, gate."""
+    """Return the sum over the stages: scan, diff, embed and copy, train, build, invert, merge, gate."""
     all_vectors = FLOAT16_BYTES * work.dim * work.passages
     return int(
         work.corpus_bytes
@@ -154,6 +156,7 @@ def _read_bytes(work: Workload) -> int:
         + work.new_row_bytes * (work.embed + work.copy_rows)
         + FLOAT16_BYTES * work.dim * work.train_rows
         + _segment_bytes(work)
+        + (work.new_row_bytes * (work.embed + work.copy_rows) if work.word_row_bytes else 0.0)
         + work.index_row_bytes * work.passages
         + (work.index_row_bytes + work.new_row_bytes) * work.passages
         + all_vectors
@@ -161,11 +164,11 @@ def _read_bytes(work: Workload) -> int:
 
 
 def _written_bytes(work: Workload) -> int:
-    """Return the sum over the stages: scan (keys, new passages), embed and copy, build, merge."""
+    """Return the sum over the stages: scan (keys, new passages), embed and copy, build, invert, merge."""
     return int(
         HASH_ROW_BYTES * work.passages
         + work.new_row_bytes * work.embed
         + _segment_bytes(work)
-        + work.index_row_bytes * (work.embed + work.copy_rows)
+        + (work.index_row_bytes + work.word_row_bytes) * (work.embed + work.copy_rows)
         + work.index_row_bytes * work.passages
     )

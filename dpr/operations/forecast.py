@@ -17,6 +17,9 @@ from dpr.run import Run
 from dpr.stages.diff import Changes
 from dpr.stages.embed import compute_of, embed_context
 
+WORDS_SHARE = 0.7
+"""Size of a lexical part, as a share of the stored texts: 0.6 for segments of 50,000 passages, 0.9 for 1,300."""
+
 
 class Forecast(Document):
     """What `dpr plan` reports."""
@@ -142,6 +145,7 @@ def _work(run: Run, found: Survey, tokens_per_passage: float) -> Workload:
         copy_units=math.ceil(copied / max_rows),
         tokens=round(embed * tokens_per_passage),
         new_row_bytes=found.new_row_bytes,
+        word_row_bytes=WORDS_SHARE * found.new_row_bytes if run.recipe.lexical.build else 0.0,
         dim=run.spec.dim,
         index_row_bytes=index.bytes_per_vector,
         train_rows=0 if run.base else index.train_rows,

@@ -11,7 +11,7 @@ import numpy as np
 from dpr.errors import RecipeError
 from dpr.formats.manifest import FusionSettings, SearchMode, Snapshot
 from dpr.index.truth import Ids, Scores
-from dpr.lexical.fusion import Candidates, fixed_settings
+from dpr.lexical.fusion import Candidates
 from dpr.search.hits import Hit, Side
 from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
@@ -24,9 +24,10 @@ class ModeSearch:
     """A snapshot that can be searched by vectors, and where it has an index of words, by words and by both."""
 
     def __init__(
-        self, vectors: VectorSearch, words: LexicalSearch | None, fusion: FusionSettings, default: SearchMode
+        self, vectors: VectorSearch, words: tuple[LexicalSearch, FusionSettings] | None, default: SearchMode
     ) -> None:
-        self._vectors, self._lexical, self._fusion, self.default = vectors, words, fusion, default
+        """`words`: the index of words, and how it is fused with vectors; `default`: the mode of who names none."""
+        self._vectors, self._lexical, self.default = vectors, words, default
 
     @classmethod
     def open(cls, store: Store, snapshot: Snapshot) -> "ModeSearch":
@@ -34,16 +35,16 @@ class ModeSearch:
         body = snapshot.body
         vectors = VectorSearch.open(store, body)
         if body.lexical is None:
-            return cls(vectors, None, fixed_settings(unit_length=False), "dense")
+            return cls(vectors, None, "dense")
         words = LexicalSearch.open(store, body.lexical, body.segments, body.deletions)
-        return cls(vectors, words, body.lexical.hybrid, body.lexical.mode)
+        return cls(vectors, (words, body.lexical.hybrid), body.lexical.mode)
 
     def check(self, mode: SearchMode) -> None:
         """Raise RecipeError if the snapshot cannot be searched in this mode."""
         if mode != "dense":
             self._words(mode)
 
-    def _words(self, mode: SearchMode) -> LexicalSearch:
+    def _words(self, mode: SearchMode) -> tuple[LexicalSearch, FusionSettings]:
         if self._lexical is None:
             raise RecipeError(
                 f"mode {mode} needs an index of words, and this snapshot has none; ask with mode dense, or run its "
@@ -59,15 +60,16 @@ class ModeSearch:
 
     def bm25(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
         """Return the best k by words: fewer where fewer passages share a word with the question."""
-        found = self._words("bm25").search(questions, k)
+        words, _ = self._words("bm25")
+        found = words.search(questions, k)
         hits_by_question = _hits(self._vectors.segments, found.scores_QK, found.ids_QK)
         return [[replace(hit, bm25=Side(hit.rank, hit.score)) for hit in hits] for hits in hits_by_question]
 
     def hybrid(self, questions: Sequence[str], questions_QD: Scores, k: int, *, exact: bool = False) -> list[list[Hit]]:
         """Return the best k by both; of each side, at least k candidates are compared."""
-        settings = self._fusion.model_copy(update={"candidates": max(k, self._fusion.candidates)})
-        search = HybridSearch(self._vectors, self._words("hybrid"))
-        found = search.candidates(questions, questions_QD, settings.candidates, exact=exact)
+        words, fusion = self._words("hybrid")
+        settings = fusion.model_copy(update={"candidates": max(k, fusion.candidates)})
+        found = HybridSearch(self._vectors, words).candidates(questions, questions_QD, settings.candidates, exact=exact)
         return [self._hybrid_hits(candidates, settings, k) for candidates in found]
 
     def _hybrid_hits(self, candidates: Candidates, settings: FusionSettings, k: int) -> list[Hit]:

@@ -23,8 +23,7 @@ from dpr.formats import layout
 from dpr.formats.manifest import FusionSettings, GateReport, IndexEntry, LexicalEntry, ModesReport, SearchMode
 from dpr.formats.records import ObjectRef, Result, read_record
 from dpr.index.hardware import Hardware, faiss_threads
-from dpr.lexical.fusion import FIXED_CANDIDATES
-from dpr.lexical.tune_fusion import GAIN_DEPTH, best_settings, difference, gain, settings_to_try
+from dpr.lexical.tune_fusion import CANDIDATES, GAIN_DEPTH, best_settings, difference, gain, settings_to_try
 from dpr.run import Run
 from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
@@ -102,14 +101,14 @@ class MeasureModes:
 
     def __init__(self, context: IndexContext, at: Sequence[int], hardware: Hardware) -> None:
         self._context, self._hardware = context, hardware
-        self._at = [k for k in at if k <= FIXED_CANDIDATES]
+        self._at = [k for k in at if k <= max(CANDIDATES)]
 
     def __call__(self, unit: ModesUnit) -> ModesResult:
         context = self._context
         store = open_store(context.store_url)
         check_room(store, "modes", unit.record, serving_need(unit.index))
         segments = SegmentSet.open(store, context.segments, context.deletions, verify=False)
-        most = max(FIXED_CANDIDATES, unit.lexical.config.candidates or 0)
+        most = max(*CANDIDATES, unit.lexical.config.candidates or 0)
         with faiss_threads(self._hardware.threads):
             few, deeper = search_settings(unit.index)
             vectors = VectorSearch(open_index(store, unit.index, segments), few, segments, deeper)
@@ -131,7 +130,7 @@ class MeasureModes:
             rows=len(found), hybrid=hybrid, mode=mode, report=report.model_copy(update={"choice": choice})
         )
 
-    def _tune(self, judge: "Judge", lexical: LexicalEntry, questions: Places) -> FusionSettings:
+    def _tune(self, judge: Judge, lexical: LexicalEntry, questions: Places) -> FusionSettings:
         settings = settings_to_try([judge.found[question] for question in questions], lexical.config)
         gains_QS = np.zeros((len(questions), len(settings)))
         for row, question in enumerate(judge.reading(questions)):
@@ -140,7 +139,7 @@ class MeasureModes:
                 gains_QS[row, place] = gain(judge.rank(question, places))
         return best_settings(settings, gains_QS)
 
-    def _report(self, judge: "Judge", hybrid: FusionSettings, questions: Places, tuned_on: int) -> ModesReport:
+    def _report(self, judge: Judge, hybrid: FusionSettings, questions: Places, tuned_on: int) -> ModesReport:
         """Measure all modes; ranks beyond the settings' candidates are found with as many candidates as ranks."""
         depths = sorted({GAIN_DEPTH, *self._at})
         ranks: dict[SearchMode, dict[int, list[int | None]]] = {mode: {k: [] for k in depths} for mode in MODES}
@@ -170,9 +169,8 @@ def _describe(report: ModesReport, hybrid: FusionSettings, mode: SearchMode, *, 
     """Return the choice in one sentence: what was chosen, and what was measured."""
     how = f"BM25 + {hybrid.weight:g} * inner product" if hybrid.fusion == "linear" else "reciprocal rank fusion"
     gains = ", ".join(f"{name} {value:.4f}" for name, value in report.ndcg.items())
-    why = (
-        "the recipe says so" if is_given else "hybrid is better" if mode == "hybrid" else "hybrid is not clearly better"
-    )
+    better = "hybrid is better" if mode == "hybrid" else "hybrid is not clearly better"
+    why = "the recipe says so" if is_given else better
     interval = f"{report.difference:+.4f}, 95% interval {report.difference_low:+.4f} to {report.difference_high:+.4f}"
     return (
         f"{mode} is the default, since {why}: nDCG@{GAIN_DEPTH} {gains}; hybrid against dense {interval}; hybrid is "

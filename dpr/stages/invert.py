@@ -60,7 +60,7 @@ def index_words(run: Run, segments: Sequence[SegmentEntry]) -> LexicalEntry | No
     pairs = zip(segments, results, strict=True)
     parts = [LexicalPartEntry(segment=entry.number, object=result.part) for entry, result in pairs]
     towers = run.spec.passage, run.spec.question
-    hybrid = fixed_settings(unit_length=all(tower.normalize for tower in towers))
+    hybrid = fixed_settings(config, unit_length=all(tower.normalize for tower in towers))
     mode = "dense" if config.mode == "auto" else config.mode
     return LexicalEntry(config=config, parts=parts, hybrid=hybrid, mode=mode)
 

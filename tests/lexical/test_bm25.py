@@ -103,9 +103,15 @@ def test_analyses_that_differ_have_different_ids() -> None:
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (LexicalConfig(language="japanese"), "'japanese', which has no stemmer; set lexical.stemming to false"),
-        (LexicalConfig(language="finnish"), "'finnish', of which no stop words are known; set lexical.stop_words"),
-        (LexicalConfig(language="English"), "'English', which has no stemmer"),
+        (
+            LexicalConfig(language="japanese"),
+            "'japanese', which has no stemmer and no stop words here; set lexical.stemming and",
+        ),
+        (LexicalConfig(language="finnish"), "'finnish', which has no stop words here; set lexical.stop_words to false"),
+        (
+            LexicalConfig(language="English"),
+            "'English', which has no stemmer and no stop words here; .* or name one of danish, dutch, english",
+        ),
     ],
 )
 def test_a_language_without_stemmer_or_stop_words_is_refused(config: LexicalConfig, sentence: str) -> None:

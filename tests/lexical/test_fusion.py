@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dpr.formats.manifest import FusionSettings
-from dpr.lexical.fusion import Candidates, ranks_of
+from dpr.lexical.fusion import Candidates, fixed_settings, ranks_of
+from dpr.recipe import LexicalConfig
 
 DENSE = {10: 0.9, 20: 0.8, 30: 0.7, 40: 0.1, 50: 0.3}
 BM25 = {10: 1.0, 20: 0.0, 30: 9.0, 40: 8.0, 50: 2.0}
@@ -36,6 +37,22 @@ def test_reciprocal_ranks_are_added_over_the_sides_that_found_a_candidate() -> N
     scores, places = CANDIDATES.best(settings("rrf"), 5)
     assert CANDIDATES.ids_C[places].tolist() == sorted(expected, key=lambda id_: (-expected[id_], id_))
     assert scores == pytest.approx(sorted(expected.values(), reverse=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "unit_length", "expected"),
+    [
+        (LexicalConfig(), True, ("linear", 20.0, 50)),
+        (LexicalConfig(), False, ("rrf", 20.0, 50)),
+        (LexicalConfig(weight=1.1), False, ("linear", 1.1, 50)),
+        (LexicalConfig(candidates=70), True, ("linear", 20.0, 70)),
+    ],
+)
+def test_without_questions_recipe_and_length_of_vectors_decide(
+    config: LexicalConfig, unit_length: bool, expected: tuple[str, float, int]
+) -> None:
+    made = fixed_settings(config, unit_length=unit_length)
+    assert (made.fusion, made.weight, made.candidates) == expected
 
 
 @pytest.mark.parametrize("fusion", ["linear", "rrf"])

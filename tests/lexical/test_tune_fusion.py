@@ -29,8 +29,8 @@ def test_weights_lie_around_the_ratio_of_what_the_sides_found() -> None:
     assert weights[0] == pytest.approx(alike / 16, rel=0.01)
     assert weights[-1] == pytest.approx(alike * 4, rel=0.01)
     assert pytest.approx(alike) in weights
-    assert {each.candidates for each in tried} == {50, 100, 200}
-    assert {each.candidates for each in tried if each.fusion == "rrf"} == {50, 100, 200}
+    assert {each.candidates for each in tried} == {20, 50, 100, 200}
+    assert {each.candidates for each in tried if each.fusion == "rrf"} == {20, 50, 100, 200}
 
 
 def test_what_the_recipe_gives_is_not_tuned() -> None:
@@ -61,4 +61,4 @@ def test_the_interval_of_a_difference_holds_the_true_one_in_95_of_100_samples() 
         assert low < mean < high
         held += low <= 0.02 <= high
     assert 930 <= held <= 970
-    assert difference(np.ones(1), np.zeros(1)) == (1.0, -math.inf, math.inf)
+    assert difference(np.ones(19), np.zeros(19)) == (1.0, -1.0, 1.0)  # too few to tell

@@ -17,6 +17,7 @@ WORK = Workload(
     copy_units=1,
     tokens=12_000,
     new_row_bytes=200.0,
+    word_row_bytes=140.0,
     dim=10,
     index_row_bytes=18,
     train_rows=500,
@@ -69,10 +70,10 @@ def test_on_cpus_encoding_and_tokenising_share_the_cores(overlap: bool) -> None:
 def test_bytes_by_stage() -> None:
     cost = estimate(WORK, SPEEDS, cluster(8, 2, 1.0), None)
     segments = 120 * (200 + 20)
-    # scan, diff, embed and copy, train, build, merge, gate
-    assert cost.read_bytes == 8_000 + 33_000 + 120 * 200 + 500 * 20 + segments + 18_000 + (18_000 + 200_000 + 20_000)
-    # keys, new passages, segments, parts, index
-    assert cost.written_bytes == 33_000 + 100 * 200 + segments + 120 * 18 + 18_000
+    before_merge = 8_000 + 33_000 + 120 * 200 + 500 * 20 + segments + 120 * 200  # scan to invert
+    assert cost.read_bytes == before_merge + 18_000 + (18_000 + 200_000 + 20_000)  # merge, gate
+    # keys, new passages, segments, parts, lexical parts, index
+    assert cost.written_bytes == 33_000 + 100 * 200 + segments + 120 * 18 + 120 * 140 + 18_000
 
 
 def test_nothing_to_embed_needs_no_encoder() -> None:

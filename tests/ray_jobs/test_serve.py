@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from dpr.errors import DprError, EncoderError, IntegrityError, ServeError, StoreError
+from dpr.formats.manifest import SearchMode
 from dpr.recipe import ServeConfig
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever
@@ -176,8 +177,14 @@ def check_own_hits(found: Any, ranked: list[Hit]) -> None:
 
 def check_hits(found: Any, expected: list[Hit]) -> None:
     """Equal, but for the rounding of encoding in another process."""
-    assert [{**hit, "score": None} for hit in found] == [{**vars(hit), "score": None} for hit in expected]
-    assert [hit["score"] for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    for hit, wanted in zip(found, map(asdict, expected), strict=True):
+        assert [hit[name] for name in ("rank", "id", "title", "text")] == [
+            wanted[name] for name in ("rank", "id", "title", "text")
+        ]
+        assert hit["score"] == pytest.approx(wanted["score"], abs=1e-4)
+        for side in ("dense", "bm25"):
+            assert (hit[side] is None) == (wanted[side] is None)
+            assert hit[side] is None or hit[side] == pytest.approx(wanted[side], abs=1e-4)
 
 
 def test_health_says_what_is_served(client: httpx.Client, retriever: Retriever) -> None:
@@ -221,6 +228,14 @@ def test_one_question_gets_the_retrievers_hits(
     check_hits(answer["results"][0]["hits"], retriever.search([texts[3]], 7, exact=exact).hits[0])
     timings = answer["timings_ms"]
     assert 0 < timings["encode"] + timings["search"] <= timings["total"]
+
+
+@pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
+def test_a_question_may_name_a_mode(
+    client: httpx.Client, retriever: Retriever, texts: list[str], mode: SearchMode
+) -> None:
+    answer = ask(client, query=texts[3], k=7, mode=mode)
+    check_hits(answer["results"][0]["hits"], retriever.search([texts[3]], 7, mode=mode).hits[0])
 
 
 def test_several_questions_are_answered_in_order(client: httpx.Client, retriever: Retriever, texts: list[str]) -> None:
@@ -274,8 +289,9 @@ TEXT = "a text of 1 to 10,000 characters that is not blank"
         ({"query": "a", "k": 1001}, "field k is 1001; it must be an integer from 1 to 1000"),
         ({"query": "a", "k": "5"}, 'field k is "5"; it must be an integer from 1 to 1000'),
         ({"query": "a", "k": None}, "field k is null; it must be an integer from 1 to 1000"),
+        ({"query": "a", "mode": "words"}, 'field mode is "words"; it must be dense, bm25 or hybrid'),
         ({"query": "a", "exact": 1}, "field exact is 1; it must be true or false"),
-        ({"query": "a", "top": 3}, 'field "top" is unknown; the fields are query, queries, k, exact'),
+        ({"query": "a", "top": 3}, 'field "top" is unknown; the fields are query, queries, k, mode, exact'),
         ([1], f"the body is not a JSON object; send one such as {EXAMPLE} as Content-Type application/json"),
     ],
 )

@@ -26,7 +26,8 @@ CONFIG = LexicalConfig()
 
 @pytest.fixture
 def collection(first_nights: FirstNights, tmp_path: Path) -> Collection:
-    return first_nights.copy(tmp_path / "collection", random_texts(90, max_words=40))
+    # so many candidates that every passage is one
+    return first_nights.copy(tmp_path / "collection", random_texts(90, max_words=40), lexical={"candidates": 100})
 
 
 def assert_answers_are_right(collection: Collection) -> None:

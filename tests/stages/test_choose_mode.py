@@ -90,7 +90,7 @@ def test_few_questions_measure_and_do_not_tune(first_nights: FirstNights, tmp_pa
     modes = modes_of(body)
     assert body.lexical is not None
     assert (modes.tuned_on, modes.measured_on) == (0, 40)
-    assert (body.lexical.hybrid.weight, body.lexical.hybrid.candidates) == (20.0, 200)
+    assert (body.lexical.hybrid.weight, body.lexical.hybrid.candidates) == (20.0, 50)
     assert body.lexical.mode == "hybrid"
     assert modes.ndcg["bm25"] == 1.0
 
