@@ -27,7 +27,8 @@ def unnamed(collection: Collection) -> set[str]:
         records |= {f"{questions}/vectors.json"}
         stems = [f"segments/{body['encoder_id']}/{segment['segment_id']}" for segment in body["segments"]]
         records |= {name for name in files if name.endswith(".json") and name.partition(".sentences-")[0] in stems}
-        prefixes += [f"{run}/", f"{questions}/measured-", *(f"{questions}/{segment}-" for segment in segments)]
+        results = [f"{questions}/{kind}-" for kind in ("measured", "modes", *segments)]
+        prefixes += [f"{run}/", *results]
         if f"{run}/plan.json" in files:
             records |= set(_read(collection, f"{run}/plan.json")["scans"])
         for record in records & files:

@@ -219,10 +219,11 @@ def test_what_a_run_that_died_has_made_stays_for_a_day_after_its_last_sign_of_li
     needed = {
         name
         for name in nights.files() - before
-        if name.startswith(("scans/", "segments/", "parts/", "truth/", "deletions/", "runs/"))
+        if name.startswith(("scans/", "segments/", "parts/", "lexical/", "truth/", "deletions/", "runs/"))
         and "/measured-" not in name
     }
-    assert {name.partition("/")[0] for name in needed} == {"scans", "segments", "deletions", "parts", "truth", "runs"}
+    folders = {name.partition("/")[0] for name in needed}
+    assert folders == {"scans", "segments", "deletions", "parts", "lexical", "truth", "runs"}
     let_pass(nights.store, 2 * DAY)  # a long run, of which one object is new
     sign = max(name for name in needed if name.startswith(f"{last}/"))
     os.utime(nights.file(sign))
