@@ -40,9 +40,7 @@ class LexicalSearch:
                 segment.number: (part, dead.live_mask(segment))
                 for segment, part in zip(segments, postings, strict=True)
             }
-        made = cls(Bm25(parts, entry.config.k1, entry.config.b), Analyzer(entry.config))
-        made.search([""], 1)  # compiles what the first question would wait for
-        return made
+        return cls(Bm25(parts, entry.config.k1, entry.config.b), Analyzer(entry.config))
 
     def search(self, questions: Sequence[str], k: int, others_QC: Ids | None = None) -> Found:
         """Return the best k for each question, and the scores of other ids, as `Bm25.search` does."""

@@ -63,6 +63,10 @@ class Retriever:
             marker.close()
             raise
 
+    def warm_up(self) -> None:
+        """Search once in the default mode, so that no question waits for what is compiled at the first."""
+        self.search(["warm up"], 1)
+
     def close(self) -> None:
         """Tell the store that its snapshot is not read any more."""
         self._marker.close()

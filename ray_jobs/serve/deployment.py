@@ -23,6 +23,7 @@ class _Replica:
 
     def __init__(self, store_url: str, model: str | None = None) -> None:
         self._retriever = Retriever.open(open_store(store_url), model=model)
+        self._retriever.warm_up()
 
     def __del__(self) -> None:
         """Close the snapshot. Serve calls this when a replica stops; Python also calls it if none was opened."""
