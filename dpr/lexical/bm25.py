@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads
 from dpr.index.live_rows import Mask
-from dpr.index.merging import ROW_BITS, ROW_MASK
+from dpr.index.merging import ROW_BITS
 from dpr.index.truth import Ids, Scores, empty_topk
 from dpr.lexical.analysis import Hashes
 from dpr.lexical.postings import Postings
@@ -105,5 +105,4 @@ class Bm25:
             postings = segment.postings
             scores_N = kernels.sum_scores(segment.norm_N, postings.rows, postings.counts, spans_T2, weights_T)
             kernels.keep_best(scores_N, segment.first_id, scores_K, ids_K)
-            here_C = (others_C & ~ROW_MASK) == segment.first_id
-            scores_C[here_C] = scores_N[others_C[here_C] & ROW_MASK]
+            kernels.pick_scores(scores_N, segment.first_id, others_C, scores_C)

@@ -2,7 +2,7 @@
 
 Each is compiled when it is first called, in less than a second, and lets other threads run meanwhile.
 
-Shapes: N rows of a segment, W terms of a segment, T terms of a question, P postings, K hits.
+Shapes: N rows of a segment, W terms of a segment, T terms of a question, P postings, K hits, C other ids.
 """
 
 import numpy as np
@@ -72,3 +72,14 @@ def keep_best(
                 place -= 1
             scores_K[place], ids_K[place] = score, first_id | row
             floor = max(np.float32(0), scores_K[last])
+
+
+@njit(nogil=True)
+def pick_scores(
+    scores_N: NDArray[np.float32], first_id: int, others_C: NDArray[np.int64], scores_C: NDArray[np.float32]
+) -> None:
+    """Copy the scores of those other ids that are rows of this segment; its rows have the ids from `first_id` on."""
+    for place in range(len(others_C)):
+        row = others_C[place] - first_id
+        if 0 <= row < len(scores_N):
+            scores_C[place] = scores_N[row]
