@@ -24,6 +24,7 @@ from dpr.index.contents import stored_ids
 from dpr.index.faiss_file import read_faiss
 from dpr.index.loose_index import loose_ids
 from dpr.index.merging import ROW_BITS
+from dpr.lexical.postings import map_postings
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
 from dpr.store import Store
@@ -41,7 +42,8 @@ class Problem:
 def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tuple[int, list[Problem]]:
     """Check every object that the snapshots name; return how many were checked, and what is wrong.
 
-    Sizes, existence and counts always; with `deep` every checksum, each segment's rows and keys, the index's ids.
+    Sizes, existence and counts always; with `deep` every checksum, each segment's rows and keys, the ids of the index,
+    and the rows of the index of words.
     """
     problems: list[Problem] = []
     checked: set[str] = set()
@@ -104,6 +106,9 @@ def _check_contents(store: Store, body: SnapshotBody) -> None:
         id_hashes.append(hashes.take(pa.array(live)))
         index_ids.append((entry.number << ROW_BITS) | live)
     expected = np.concatenate(index_ids)
+    if body.lexical is not None:
+        for part, entry in zip(body.lexical.parts, body.segments, strict=True):
+            map_postings(fetch_object(store, part.object), entry.rows, part.object.name)
     _check_each_once(join_hashes(id_hashes), expected, "key" if body.windows else "passage id")
     found = [_live_ids(store, shard, expected) for shard in body.index.shards]
     found.append(_loose_ids(store, body))

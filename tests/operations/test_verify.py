@@ -93,14 +93,16 @@ KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "codebook": lambda body: body["codebook"]["object"],
     "old shard": lambda body: body["index"]["shards"][0]["object"],
     "new shard": lambda body: body["index"]["shards"][1]["object"],
+    "lexical part": lambda body: body["lexical"]["parts"][0]["object"],
 }
 
 
 def objects_of(copy: Copy, number: int) -> Iterator[str]:
-    """Codebook, index shards, segments and their parts, and a deletion set."""
+    """Codebook, index shards, segments and their parts, lexical ones included, and a deletion set."""
     body = json.loads((copy.folder / layout.snapshot(number)).read_text())["body"]
     yield body["codebook"]["object"]["name"]
     yield from (shard["object"]["name"] for shard in body["index"]["shards"])
+    yield from (part["object"]["name"] for part in body["lexical"]["parts"])
     for segment in body["segments"]:
         yield segment["object"]["name"]
         stem = layout.part(body["codebook"]["object"]["sha256"], segment["object"]["sha256"])
@@ -113,7 +115,7 @@ def test_a_sound_store_has_no_problems(copy: Copy) -> None:
     for deep in (False, True):
         checked, problems = verify(copy.store, [1, 2], deep=deep)
         assert problems == []
-        assert checked == len({name for number in (1, 2) for name in objects_of(copy, number)}) == 10
+        assert checked == len({name for number in (1, 2) for name in objects_of(copy, number)}) == 13
     assert list(copy.store.list("readers/")) == []
 
 
@@ -245,8 +247,17 @@ def test_a_deletion_set_of_other_rows_is_found(copy: Copy) -> None:
     assert "they are not the 1 that the snapshot counts" in problem
 
 
+def test_words_of_another_segment_are_found(copy: Copy) -> None:
+    parts = copy.body["lexical"]["parts"]
+    parts[0]["object"], parts[2]["object"] = parts[2]["object"], parts[0]["object"]
+    assert copy.problems(deep=False) == []
+    (problem,) = copy.problems(deep=True)
+    assert "rows, and its segment" in problem
+
+
 def test_an_index_of_other_rows_is_found(copy: Copy) -> None:
-    copy.body["segments"][1]["number"] = copy.body["next_segment_number"]
+    for entry, field in ((copy.body["segments"][1], "number"), (copy.body["lexical"]["parts"][1], "segment")):
+        entry[field] = copy.body["next_segment_number"]
     copy.body["next_segment_number"] += 1
     (problem,) = copy.problems(deep=True)
     assert "vectors of which" in problem

@@ -62,6 +62,7 @@ def assert_answers_are_right(collection: Collection) -> None:
             assert np.count_nonzero(better > 1e-4) < (hit.dense.rank or 0) <= np.count_nonzero(better > -1e-4)
 
 
+@pytest.mark.slow
 def test_nights_that_add_delete_and_change_answer_as_one_index(collection: Collection) -> None:
     assert_answers_are_right(collection)
     for gone in [f"p{n:03d}" for n in range(0, 24, 2)]:

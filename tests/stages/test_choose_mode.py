@@ -12,6 +12,7 @@ from dpr.stages.gate import split_questions
 from tests.collection import Collection, FirstNights
 from tests.tiny import WORDS, Quiet
 
+pytestmark = pytest.mark.slow
 QUESTIONS = 120
 
 
