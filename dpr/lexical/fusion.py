@@ -11,6 +11,7 @@ Shapes: C candidates of one question, K hits.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,34 @@ class Candidates:
         order_K = np.argsort(-scores_C, kind="stable")[:k]
         order_K = order_K[np.isfinite(scores_C[order_K])]
         return scores_C[order_K], order_K
+
+    def of_passages(self, owners_C: Ids) -> "Candidates":
+        """Return the candidates with those of one owner as one, where they are windows of long texts.
+
+        A passage has the best score and the best rank of its windows on each side, and the id of the one whose vector
+        is nearest.
+        """
+        _, groups_C = np.unique(owners_C, return_inverse=True)
+        order_C = np.lexsort((-self.dense_scores_C, groups_C))
+        starts = np.flatnonzero(np.diff(groups_C[order_C], prepend=-1))
+        ids_P = self.ids_C[order_C[starts]]
+        ascending_P = np.argsort(ids_P)
+
+        def best(values_C: npt.NDArray[Any], pick: np.ufunc) -> npt.NDArray[Any]:
+            return pick.reduceat(values_C[order_C], starts)[ascending_P] if len(starts) else values_C
+
+        def first(ranks_C: Ranks) -> Ranks:
+            last = np.iinfo(np.int64).max
+            ranks_P = best(np.where(ranks_C == NOT_FOUND, last, ranks_C), np.minimum)
+            return np.where(ranks_P == last, NOT_FOUND, ranks_P)
+
+        return Candidates(
+            ids_P[ascending_P],
+            best(self.dense_scores_C, np.maximum),
+            first(self.dense_ranks_C),
+            best(self.bm25_scores_C, np.maximum),
+            first(self.bm25_ranks_C),
+        )
 
 
 def fixed_settings(config: LexicalConfig, *, unit_length: bool) -> FusionSettings:

@@ -7,30 +7,34 @@ Shapes: Q questions, C candidates, K hits.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dpr.formats import MISSING
 from dpr.index.truth import Ids, Scores, empty_topk
 
 FIRST_WIDTH, WIDER = 2, 4
 """Rows asked for at first, and then, as multiples of k and of the rows asked for before."""
-SearchRows = Callable[[Scores, int], tuple[Scores, Ids]]
-"""From questions (Q, D) and a number of rows to the best of them: (scores_QC, ids_QC), best first."""
+SearchRows = Callable[[Any, int], tuple[Scores, Ids]]
+"""From questions (Q, …) and a number of rows to the best of them: (scores_QC, ids_QC), best first."""
 Owners = Callable[[Ids], Ids]
 """From index ids to numbers of their passages, -1 for -1."""
 
 
-def best_passages(search: SearchRows, owners: Owners, questions_QD: Scores, k: int, rows: int) -> tuple[Scores, Ids]:
+def best_passages(
+    search: SearchRows, owners: Owners, questions_Q: npt.NDArray[Any], k: int, rows: int
+) -> tuple[Scores, Ids]:
     """Return the best window of each of the k best passages: (scores_QK float32, ids_QK int64), -inf and -1 if fewer.
 
-    `rows` are all that can be found.
+    Questions are vectors (Q, D), or texts (Q,). `rows` are all that can be found.
     """
-    scores_QK, ids_QK = empty_topk(len(questions_QD), k)
-    open_Q = np.arange(len(questions_QD))
+    scores_QK, ids_QK = empty_topk(len(questions_Q), k)
+    open_Q = np.arange(len(questions_Q))
     width = FIRST_WIDTH * k
     while len(open_Q):
-        found = search(questions_QD[open_Q], min(width, rows))
+        found = search(questions_Q[open_Q], min(width, rows))
         scores_QK[open_Q], ids_QK[open_Q] = first_of_passages(found, owners(found[1]), k)
         open_Q = open_Q[ids_QK[open_Q, -1] == MISSING] if width < rows else open_Q[:0]
         width *= WIDER

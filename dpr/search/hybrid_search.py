@@ -26,6 +26,8 @@ class HybridSearch:
     ) -> list[Candidates]:
         """Return the candidates of each question: the best `most` of each side, with their true scores on both.
 
+        Windows of one passage are one candidate.
+
         `exact`: the best by vectors are found by brute force.
         """
         _, dense_QC = (self.vectors.exact if exact else self.vectors.top)(questions_QD, most)
@@ -41,7 +43,8 @@ class HybridSearch:
             _put(bm25_U, ids_U, by_vectors, found.others_QC[question])
             _put(bm25_U, ids_U, by_words, found.scores_QK[question])
             dense_ranks_U, bm25_ranks_U = ranks_of(by_vectors, ids_U), ranks_of(by_words, ids_U)
-            made.append(Candidates(ids_U, scores_U[there_U].astype(np.float64), dense_ranks_U, bm25_U, bm25_ranks_U))
+            both = Candidates(ids_U, scores_U[there_U].astype(np.float64), dense_ranks_U, bm25_U, bm25_ranks_U)
+            made.append(both.of_passages(self.vectors.passages(ids_U)) if self.vectors.windows else both)
         return made
 
 

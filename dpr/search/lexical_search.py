@@ -10,7 +10,7 @@ from dpr.formats.deletions import read_deletions
 from dpr.formats.manifest import LexicalEntry, LexicalPartEntry, SegmentEntry
 from dpr.formats.objects import fetch_object
 from dpr.formats.records import ObjectRef
-from dpr.index.truth import Ids
+from dpr.index.truth import Ids, Scores
 from dpr.lexical.analysis import Analyzer, term_hashes
 from dpr.lexical.bm25 import Bm25, Found
 from dpr.lexical.postings import Postings, map_postings
@@ -41,6 +41,11 @@ class LexicalSearch:
                 for segment, part in zip(segments, postings, strict=True)
             }
         return cls(Bm25(parts, entry.config.k1, entry.config.b), Analyzer(entry.config))
+
+    def best(self, questions: Sequence[str], k: int) -> tuple[Scores, Ids]:
+        """Return the best k for each question: (scores_QK float32, ids_QK int64); -inf and -1 where there are fewer."""
+        found = self.search(questions, k)
+        return found.scores_QK, found.ids_QK
 
     def search(self, questions: Sequence[str], k: int, others_QC: Ids | None = None) -> Found:
         """Return the best k for each question, and the scores of other ids, as `Bm25.search` does."""

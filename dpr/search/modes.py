@@ -12,6 +12,7 @@ from dpr.errors import RecipeError
 from dpr.formats.manifest import FusionSettings, SearchMode, Snapshot
 from dpr.index.truth import Ids, Scores
 from dpr.lexical.fusion import Candidates
+from dpr.search.best_windows import best_passages
 from dpr.search.hits import Hit, Side
 from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
@@ -61,8 +62,13 @@ class ModeSearch:
     def bm25(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
         """Return the best k by words: fewer where fewer passages share a word with the question."""
         words, _ = self._words("bm25")
-        found = words.search(questions, k)
-        hits_by_question = _hits(self._vectors.segments, found.scores_QK, found.ids_QK)
+        segments = self._vectors.segments
+        if self._vectors.windows:
+            asked_Q = np.array(questions, object)
+            scores_QK, ids_QK = best_passages(words.best, segments.owners, asked_Q, k, segments.rows)
+        else:
+            scores_QK, ids_QK = words.best(questions, k)
+        hits_by_question = _hits(segments, scores_QK, ids_QK)
         return [[replace(hit, bm25=Side(hit.rank, hit.score)) for hit in hits] for hits in hits_by_question]
 
     def hybrid(self, questions: Sequence[str], questions_QD: Scores, k: int, *, exact: bool = False) -> list[list[Hit]]:

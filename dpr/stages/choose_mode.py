@@ -46,6 +46,8 @@ class ModesUnit:
     lexical: LexicalEntry
     questions: QuestionSet
     vectors: ObjectRef
+    windows: bool
+    """Whether rows may be windows of long texts."""
     rows: int
     read_bytes: int
 
@@ -93,7 +95,9 @@ def _plan_modes(
     )
     record = layout.record(layout.modes(context.encoder_id, questions_id, modes_id))
     read_bytes = index.size_bytes + lexical.size_bytes
-    return ModesUnit(record, index, lexical, questions, vectors.vectors, len(questions.questions), read_bytes)
+    windows = run.recipe.corpus.long == "split"
+    rows = len(questions.questions)
+    return ModesUnit(record, index, lexical, questions, vectors.vectors, windows, rows, read_bytes)
 
 
 class MeasureModes:
@@ -111,7 +115,8 @@ class MeasureModes:
         most = max(*CANDIDATES, unit.lexical.config.candidates or 0)
         with faiss_threads(self._hardware.threads):
             few, deeper = search_settings(unit.index)
-            vectors = VectorSearch(open_index(store, unit.index, segments), few, segments, deeper)
+            index = open_index(store, unit.index, segments)
+            vectors = VectorSearch(index, few, segments, deeper, windows=unit.windows)
             words = LexicalSearch.open(store, unit.lexical, context.segments, context.deletions)
             found = HybridSearch(vectors, words).candidates(
                 unit.questions.texts, read_questions(store, unit.vectors), most

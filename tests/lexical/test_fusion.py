@@ -59,3 +59,17 @@ def test_without_questions_recipe_and_length_of_vectors_decide(
 def test_only_the_first_of_each_side_are_candidates(fusion: str) -> None:
     _, places = CANDIDATES.best(settings(fusion, candidates=1), 5)
     assert sorted(CANDIDATES.ids_C[places].tolist()) == [10, 30]
+
+
+def test_windows_of_a_passage_are_one_candidate() -> None:
+    owner = {10: 7, 20: 8, 30: 7, 40: 9, 50: 8}
+    found = CANDIDATES.of_passages(np.array([owner[id_] for id_ in IDS.tolist()]))
+    for place, id_ in enumerate(found.ids_C.tolist()):
+        windows = [other for other in DENSE if owner[other] == owner[id_]]
+        assert DENSE[id_] == max(DENSE[window] for window in windows)
+        assert found.dense_scores_C[place] == max(DENSE[window] for window in windows)
+        assert found.bm25_scores_C[place] == max(BM25[window] for window in windows)
+        for ranks_C, side in ((found.dense_ranks_C, BY_DENSE), (found.bm25_ranks_C, BY_WORDS)):
+            assert ranks_C[place] == min((side.index(w) + 1 for w in windows if w in side), default=0)
+    assert found.ids_C.tolist() == sorted(found.ids_C.tolist())
+    assert len(found.ids_C) == 3

@@ -112,6 +112,10 @@ def test_windows_are_rows_and_answers_name_each_passage_once(split: Collection) 
         assert {word for window in mine for word in window.split()} == set(text.split())
     with Retriever.open(split.store) as retriever:
         questions = [split.corpus["long3"][-40:], "w5 w6", long_text(5, 10)]
+        for mode in ("bm25", "hybrid"):
+            for hits in retriever.search(questions, 20, mode=mode).hits:
+                assert len({hit.id for hit in hits}) == len(hits)
+        assert retriever.search(questions[:1], 1, mode="bm25").hits[0][0].id == "long3"
         vectors_QD = retriever.encode(questions).astype(np.float64)
         for k in (1, 5, 38, 60):
             exact, by_index = (retriever.search(questions, k, exact=exact).hits for exact in (True, False))
