@@ -28,7 +28,8 @@ from dpr.engine.executor import LocalExecutor
 from dpr.evaluate.answers import first_correct_rank
 from dpr.evaluate.judge import Judge
 from dpr.evaluate.questions import Question, QuestionSet, load_questions
-from dpr.formats.manifest import FusionSettings, Snapshot, SnapshotBody
+from dpr.formats.lexical_entry import FusionSettings
+from dpr.formats.manifest import Snapshot, SnapshotBody
 from dpr.lexical.tune_fusion import gain
 from dpr.recipe import Recipe
 from dpr.run_recipe import run_recipe

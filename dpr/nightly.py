@@ -5,7 +5,8 @@ A unit that is done is not done again, so a run that died is continued by starti
 
 from dataclasses import dataclass
 
-from dpr.formats.manifest import CodebookEntry, IndexEntry, LexicalEntry, SnapshotBody
+from dpr.formats.lexical_entry import LexicalEntry
+from dpr.formats.manifest import CodebookEntry, IndexEntry, SnapshotBody
 from dpr.run import Run
 from dpr.stages import (
     build,

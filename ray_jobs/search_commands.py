@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dpr.formats.manifest import SearchMode
+from dpr.formats.lexical_entry import SearchMode
 from dpr.search.hits import Side
 from dpr.store import open_store
 from ray_jobs.cli_common import Fields, Json, Model, SnapshotNumber, StoreArgument, show

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dpr.evaluate.answers import first_correct_rank
 from dpr.evaluate.questions import QuestionSet
-from dpr.formats.manifest import FusionSettings, SearchMode
+from dpr.formats.lexical_entry import FusionSettings, SearchMode
 from dpr.lexical.fusion import NOT_FOUND, Candidates
 from dpr.search.hits import Hit
 from dpr.search.segment_set import SegmentSet

@@ -13,11 +13,11 @@ from dpr.errors import IntegrityError
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.cut_texts import CutTexts
+from dpr.formats.lexical_entry import LexicalEntry, ModesReport
 from dpr.formats.records import Document, Identifier, ObjectRef
-from dpr.recipe import EncoderConfig, LexicalConfig
+from dpr.recipe import EncoderConfig
 
 FORMAT: Final = 3
-SearchMode = Literal["dense", "bm25", "hybrid"]
 
 
 class TowerDescription(Document):
@@ -135,61 +135,6 @@ class IndexEntry(Document):
     @property
     def size_bytes(self) -> int:
         return sum(shard.object.size_bytes for shard in self.shards)
-
-
-class LexicalPartEntry(Document):
-    """The words of one segment."""
-
-    segment: int
-    """Number of the segment."""
-    object: ObjectRef
-
-
-class FusionSettings(Document):
-    """How the results of dense search and of BM25 become one ranking (`dpr.lexical.fusion`)."""
-
-    fusion: Literal["linear", "rrf"]
-    """`linear`: BM25 + weight * inner product; `rrf`: reciprocal rank fusion."""
-    weight: float
-    """Of the inner product; without effect on `rrf`."""
-    candidates: int
-    """Best passages of each kind of search that are ranked anew."""
-
-
-class LexicalEntry(Document):
-    """The index of words: one part a segment. What BM25 knows of the whole corpus is counted when it is opened."""
-
-    config: LexicalConfig
-    """How texts become terms, and the constants of BM25."""
-    parts: list[LexicalPartEntry]
-    """In the order of the segments."""
-    hybrid: FusionSettings
-    mode: SearchMode
-    """How questions are answered that name no mode."""
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(part.object.size_bytes for part in self.parts)
-
-
-class ModesReport(Document):
-    """How well each mode of search answers the questions of the recipe."""
-
-    tuned_on: int
-    """Questions that the fusion was tuned on; 0: it was not tuned."""
-    measured_on: int
-    """Other questions, which all that follows was measured on."""
-    ndcg: dict[SearchMode, float]
-    """Mode → mean of 1 / log2(1 + rank) of the first right passage, if it is among the first ten."""
-    accuracy: dict[SearchMode, dict[str, float]]
-    """Mode → rank → share of questions answered within it."""
-    difference: float
-    """Hybrid minus dense, of `ndcg`."""
-    difference_low: float
-    difference_high: float
-    """Its 95% interval, over pairs of the same question."""
-    choice: str
-    """What was chosen, in one sentence."""
 
 
 class GateReport(Document):

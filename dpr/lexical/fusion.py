@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.formats import MISSING
-from dpr.formats.manifest import FusionSettings
+from dpr.formats.lexical_entry import FusionSettings
 from dpr.index.truth import Ids
 from dpr.recipe import LexicalConfig
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dpr.formats.manifest import FusionSettings
+from dpr.formats.lexical_entry import FusionSettings
 from dpr.lexical.fusion import FIXED_WEIGHT, NOT_FOUND, Candidates
 from dpr.recipe import LexicalConfig
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from dpr.formats.deletions import read_deletions
-from dpr.formats.manifest import LexicalEntry, LexicalPartEntry, SegmentEntry
+from dpr.formats.lexical_entry import LexicalEntry, LexicalPartEntry
+from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import fetch_object
 from dpr.formats.records import ObjectRef
 from dpr.index.truth import Ids, Scores

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from dpr.errors import RecipeError
-from dpr.formats.manifest import FusionSettings, SearchMode, Snapshot
+from dpr.formats.lexical_entry import FusionSettings, SearchMode
+from dpr.formats.manifest import Snapshot
 from dpr.index.truth import Ids, Scores
 from dpr.lexical.fusion import Candidates
 from dpr.search.best_windows import best_passages

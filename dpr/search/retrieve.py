@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Self
 from dpr.encoder.compute import Compute
 from dpr.encoder.spec import resolve_question
 from dpr.encoder.tower import TowerSpec
-from dpr.formats.manifest import SearchMode, Snapshot, SnapshotBody
+from dpr.formats.lexical_entry import SearchMode
+from dpr.formats.manifest import Snapshot, SnapshotBody
 from dpr.formats.markers import Marker
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.truth import Scores

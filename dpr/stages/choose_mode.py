@@ -20,7 +20,8 @@ from dpr.evaluate.judge import Judge, Places, ranked_places
 from dpr.evaluate.questions import QuestionSet
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
-from dpr.formats.manifest import FusionSettings, GateReport, IndexEntry, LexicalEntry, ModesReport, SearchMode
+from dpr.formats.lexical_entry import FusionSettings, LexicalEntry, ModesReport, SearchMode
+from dpr.formats.manifest import GateReport, IndexEntry
 from dpr.formats.records import ObjectRef, Result, read_record
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.lexical.tune_fusion import CANDIDATES, GAIN_DEPTH, best_settings, difference, gain, settings_to_try

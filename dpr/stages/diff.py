@@ -5,29 +5,24 @@ Everything is compared as 128-bit hashes in arrays (32 bytes a corpus passage, 3
 Shapes: N rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from dpr.corpus.hashes import first_of_each, places
-from dpr.corpus.reading import read_again
 from dpr.corpus.rows import Slice
 from dpr.engine.room import check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
-from dpr.errors import CorpusError
 from dpr.evaluate.questions import describe_unknown, unknown_ids
 from dpr.formats import layout
 from dpr.formats.changes import put_changes
 from dpr.formats.deletions import DeletionSet
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import put_object
-from dpr.formats.quarantine import QuarantinedRow, write_quarantine
 from dpr.formats.records import ObjectRef, Result
 from dpr.formats.segment import join_hashes
 from dpr.recipe import CorpusConfig
@@ -50,10 +45,10 @@ from dpr.stages.quarantine_limits import (
     collect_quarantine,
     max_unusable,
 )
+from dpr.stages.repeated_ids import put_duplicates, read_repeated, too_many_duplicates
 from dpr.stages.scan import ScanResult
 from dpr.stages.segment_rows import segment_rows
 from dpr.store import PARALLEL_READS, Store, open_store
-from dpr.store.temporary import temporary_folder
 
 
 class Changes(Result):
@@ -177,7 +172,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     first, repeated = first_with_id(corpus, unit.slices)
     duplicates = int(repeated.sum())
     if duplicates > unit.max_duplicates:
-        raise _too_many_duplicates(corpus, unit, repeated, int(first.sum()) + duplicates)
+        raise too_many_duplicates(corpus, unit.slices, repeated, int(first.sum()) + duplicates)
     held = read_held_rows(store, unit.base, unit.retired, unit.base_deletions)
     row_of_held = places(held.key, corpus.key)
     alive = row_of_held >= 0
@@ -194,6 +189,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     tables, next_number = plan_segments(
         SegmentCut(unit.encoder_id, unit.segment_rows), new, held, alive & kept.moved, kept.next_segment_number
     )
+    later = read_repeated(unit.slices, unit.corpus, corpus, repeated)
     return Changes(
         rows=int(first.sum()),
         new=len(new.key),
@@ -207,19 +203,8 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         next_segment_number=next_number,
         deletions=DeletionSet(kept.dead).put(store),
         changes=put_changes(store, unit.run_id, [table for _, table in tables]),
-        duplicate_rows=_store_duplicates(store, unit, corpus, repeated),
+        duplicate_rows=put_duplicates(store, layout.duplicates(unit.run_id), later) if repeated.any() else None,
         unknown_answers=unknown_ids(unit.answers, corpus.id_hash),
-    )
-
-
-def _too_many_duplicates(corpus: CorpusRows, unit: DiffUnit, repeated: Mask, passages: int) -> CorpusError:
-    example = int(np.argmax(repeated))
-    slice_ = unit.slices[corpus.slice[example]]
-    return CorpusError(
-        f"{int(repeated.sum())} of {passages} passages have the id of an earlier one, more unusable rows than the "
-        "recipe allows (limits); nothing was published: look at columns.id, at the first of them (position "
-        f"{slice_.input_position(int(corpus.position[example])):,} of {slice_.path}), and for files that are in the "
-        "corpus twice"
     )
 
 
@@ -247,22 +232,3 @@ def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) ->
 def text_source(slices: Sequence[Slice], scans: Sequence[ScanResult], number: int) -> TextSource:
     """Return where the texts of a slice are."""
     return TextSource(number, slices[number], scans[number].passages)
-
-
-def _store_duplicates(store: Store, unit: DiffUnit, corpus: CorpusRows, repeated: Mask) -> ObjectRef | None:
-    """Quarantine the later passages of each id, with their raw bytes read again from the corpus."""
-    if not repeated.any():
-        return None
-
-    def rows() -> Iterator[QuarantinedRow]:
-        for number in np.unique(corpus.slice[repeated]).tolist():
-            positions = set(corpus.position[repeated & (corpus.slice == number)].tolist())
-            for row in read_again(unit.slices[number], unit.corpus, positions):
-                if row.passage is not None:
-                    reason = f"duplicate id: an earlier passage has {row.passage.id!r}"
-                    yield QuarantinedRow(row.source, unit.slices[number].input_position(row.position), reason, row.raw)
-
-    with temporary_folder() as folder:
-        path = Path(folder, "duplicates.parquet")
-        write_quarantine(path, rows())
-        return put_object(store, layout.duplicates(unit.run_id), path)

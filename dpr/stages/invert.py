@@ -12,7 +12,8 @@ from pathlib import Path
 from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.formats import layout
-from dpr.formats.manifest import LexicalEntry, LexicalPartEntry, SegmentEntry
+from dpr.formats.lexical_entry import LexicalEntry, LexicalPartEntry
+from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import open_parts, put_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.formats.segment import FLOAT16_BYTES, iter_groups

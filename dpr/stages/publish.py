@@ -3,15 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpr.formats.manifest import (
-    CodebookEntry,
-    GateReport,
-    IndexEntry,
-    LexicalEntry,
-    SegmentEntry,
-    Snapshot,
-    SnapshotBody,
-)
+from dpr.formats.lexical_entry import LexicalEntry
+from dpr.formats.manifest import CodebookEntry, GateReport, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
 from dpr.formats.snapshots import check_live, publish_body
 from dpr.run import Run
 from dpr.stages.diff import Changes

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Protocol
 
-from dpr.formats.manifest import SearchMode
+from dpr.formats.lexical_entry import SearchMode
 from dpr.search.retrieve import Answer
 
 BATCH_QUESTIONS = 64

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from dpr.formats.manifest import SearchMode
+from dpr.formats.lexical_entry import SearchMode
 
 MAX_K = 1000
 MAX_QUERIES = 256

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dpr.formats.manifest import FusionSettings
+from dpr.formats.lexical_entry import FusionSettings
 from dpr.lexical.fusion import Candidates, fixed_settings, ranks_of
 from dpr.recipe import LexicalConfig
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from dpr.formats.manifest import FusionSettings
+from dpr.formats.lexical_entry import FusionSettings
 from dpr.lexical.fusion import Candidates
 from dpr.lexical.tune_fusion import best_settings, difference, gain, settings_to_try
 from dpr.recipe import LexicalConfig

@@ -27,7 +27,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from dpr.errors import DprError, EncoderError, IntegrityError, ServeError, StoreError
-from dpr.formats.manifest import SearchMode
+from dpr.formats.lexical_entry import SearchMode
 from dpr.recipe import ServeConfig
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever

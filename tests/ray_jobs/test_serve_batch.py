@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from dpr.formats.manifest import SearchMode
+from dpr.formats.lexical_entry import SearchMode
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
 from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpr.formats.manifest import ModesReport, SnapshotBody
+from dpr.formats.lexical_entry import ModesReport
+from dpr.formats.manifest import SnapshotBody
 from dpr.search.retrieve import Retriever
 from dpr.stages.gate import split_questions
 from tests.collection import Collection, FirstNights
