@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 QUICK := not ray and not s3 and not slow and not gpu
-# as many processes as there are CPUs, among which tests/marks.py divides the tests; --no-loadscope-reorder: in its order
+# tests/marks.py says how many processes, and divides the tests among them; --no-loadscope-reorder: in its order
 PYTEST := $(BIN)/python -m pytest -n auto --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

@@ -38,6 +38,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     return ByFileOrRay(config, log)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one process more than there are CPUs, since tests of Ray wait for a third of their time."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test, and put the files first that take long, so that no process has such a one left at the end."""
     for item in items:

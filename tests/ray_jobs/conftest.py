@@ -13,7 +13,7 @@ import pytest
 from ray_jobs import cli
 from tests.ray_jobs.local_ray import LocalRay
 
-STAGES = "scan|diff|encoder|embed|copy|index|train|build|merge|questions|truth|sentences|gate|search"
+STAGES = "scan|diff|encoder|embed|copy|index|train|build|merge|invert|questions|truth|sentences|gate|search|modes"
 OUR_LINE = re.compile(rf"({STAGES}) +\S.*")
 """A line of progress: its topic is a stage, or what a stage has chosen."""
 Dpr = Callable[..., tuple[int, str, str]]

@@ -76,7 +76,7 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
         [["f"]],
         [["g"]],
     ]
-    assert [answer.lost_tokens for answer in answers] == [[5], [1], [1], [1, 1], [1]]
+    assert [answer.lost_tokens for answer in answers] == [[5], [1], [1], [1, 1], [1], [1]]
     assert {(answer.encode_seconds, answer.search_seconds) for answer in answers} == {(0.5, 0.25)}
     assert len(echo.threads) == 1
     assert threading.get_ident() not in echo.threads

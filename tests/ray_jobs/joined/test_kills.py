@@ -41,6 +41,7 @@ KILLS_PER_STAGE = {
     "questions": 1,
     "truth": 2,
     "gate": 1,
+    "modes": 1,
 }
 STAGES = tuple(KILLS_PER_STAGE)[1:]
 PLACES = ("start", *STAGES, "publish")
