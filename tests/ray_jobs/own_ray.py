@@ -35,6 +35,7 @@ TASKS = (
     "truth",
     "sentences",
     "gate",
+    "modes",
 )
 """Steps that run as tasks, named by their last step."""
 SHARED = ("load_known_keys", "shared_tokenizer")
