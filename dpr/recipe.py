@@ -83,6 +83,11 @@ class CorpusConfig(_Config):
     rescan: Literal["changed", "always"] = "changed"
     """Which files a run reads: those whose size, time or ETag changed, or all."""
 
+    @property
+    def splits_long(self) -> bool:
+        """Return whether long texts become windows, so that several rows may be one passage."""
+        return self.long == "split"
+
     @model_validator(mode="after")
     def _overlap_is_shorter(self) -> Self:
         if self.overlap_words >= self.passage_words:

@@ -98,7 +98,7 @@ def plan_slices(
     slices = [slice_ for source in sources for slice_ in _source_slices(source, kinds, corpus.slice_bytes)]
     check_left_out(corpus, slices, left_out, kinds)
     check_extra(corpus, kinds)
-    if corpus.long == "split":
+    if corpus.splits_long:
         slices = [slice_.model_copy(update={"windows": windows}) for slice_ in slices]
     return CorpusPlan(
         slices,

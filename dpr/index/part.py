@@ -14,7 +14,6 @@ Shapes: L lists, N rows, B bytes of a code.
 
 import contextlib
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +25,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from dpr.errors import IndexBuildError, IntegrityError
+from dpr.formats.tensor_file import TensorHeader, read_tensor_header
 
-HEADER_LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 1 << 20
 ROW_BYTES = 4
 """Of a row number, which lies beside each code."""
-METADATA, CODEBOOK = "__metadata__", "codebook"
-"""Where safetensors keeps metadata, and our key in it."""
+CODEBOOK = "codebook"
+"""Our key in the file's metadata."""
 PartSource = Path | BinaryIO | io.RawIOBase
 """A file's path, or something open that can be read and sought by one thread at a time."""
 TENSORS = {"list_sizes": ("U32", np.uint32), "rows": ("U32", np.uint32), "codes": ("U8", np.uint8)}
@@ -94,9 +92,9 @@ class PartFile:
         """
         self._file, self._name = file, name
         with self._opened() as source:
-            header, self._data_start = self._header(source)
-        self._tensors = {tensor: entry for tensor, entry in header.items() if tensor != METADATA}
-        self._check_codebook(header.get(METADATA, {}).get(CODEBOOK), codebook_sha256)
+            header = self._header(source)
+        self._tensors = header.tensors
+        self._check_codebook(header.metadata.get(CODEBOOK), codebook_sha256)
         self.ntotal, self.code_bytes = self._shape("codes", 2)
         (lists,) = self._shape("list_sizes", 1)
         ends_L = np.cumsum(self._read("list_sizes", 0, lists), dtype=np.int64)
@@ -117,17 +115,15 @@ class PartFile:
         """Return the codes (n, B) uint8 at positions `start` to `stop` of the list order."""
         return self._read("codes", start, stop)
 
-    def _header(self, source: BinaryIO | io.RawIOBase) -> tuple[dict[str, Any], int]:
-        """Return the header of the file, and where its data starts."""
-        length = int.from_bytes(source.read(HEADER_LENGTH_BYTES) or b"", "little")
+    def _header(self, source: BinaryIO | io.RawIOBase) -> TensorHeader:
         try:
-            header = json.loads(source.read(length) or b"") if 0 < length < MAX_HEADER_BYTES else {}
+            header = read_tensor_header(source)
         except ValueError:
-            header = {}
-        types = {name: entry.get("dtype") for name, entry in header.items() if name != METADATA}
+            header = TensorHeader({}, {})
+        types = {name: place.dtype for name, place in header.tensors.items()}
         if types != {name: dtype for name, (dtype, _) in TENSORS.items()}:
             raise IntegrityError(f"{self._name} is not an index part (tensors {', '.join(TENSORS)}); build it again")
-        return header, HEADER_LENGTH_BYTES + length
+        return header
 
     def _check_codebook(self, found: str | None, expected: str) -> None:
         if found != expected:
@@ -137,16 +133,16 @@ class PartFile:
             )
 
     def _shape(self, tensor: str, axes: int) -> tuple[int, ...]:
-        shape = tuple(self._tensors[tensor]["shape"])
+        shape = self._tensors[tensor].shape
         if len(shape) != axes:
             raise IntegrityError(f"{self._name}: tensor {tensor} has shape {shape}, not {axes} axes; build it again")
         return shape
 
     def _read(self, tensor: str, start: int, stop: int) -> npt.NDArray[Any]:
-        width = self._tensors[tensor]["shape"][1:]
-        array = np.empty((stop - start, *width), TENSORS[tensor][1])
+        place = self._tensors[tensor]
+        array = np.empty((stop - start, *place.shape[1:]), TENSORS[tensor][1])
         with self._opened() as source:
-            source.seek(self._data_start + self._tensors[tensor]["data_offsets"][0] + start * array.strides[0])
+            source.seek(place.start + start * array.strides[0])
             found = source.readinto(array.reshape(-1).view(np.uint8).data) if array.size else 0  # type: ignore[union-attr]
         if found != array.nbytes:
             raise IntegrityError(f"{self._name} ends before its {tensor} do; build it again")

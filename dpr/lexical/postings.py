@@ -14,7 +14,6 @@ It holds counts and no scores: these depend on the whole corpus, which changes e
 Shapes: N rows, T terms, P postings.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,10 +24,9 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from dpr.errors import IntegrityError
+from dpr.formats.tensor_file import TensorPlace, read_tensor_header
 from dpr.lexical.analysis import Analyzer, Hashes, NumberedTerms
 
-HEADER_LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 1 << 16
 TYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
 MEMORY_TIMES = 20
 """Memory that inverting takes, as a multiple of the compressed texts; 18 was measured."""
@@ -74,12 +72,10 @@ def map_postings(path: Path, rows: int, name: str) -> Postings:
     Raises IntegrityError, with `name`, if it is none.
     """
     data = np.memmap(path, np.uint8, "r")
-    length = int.from_bytes(data[:HEADER_LENGTH_BYTES].tobytes(), "little")
     try:
-        header = json.loads(data[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + min(length, MAX_HEADER_BYTES)].tobytes())
-        arrays = {
-            field.name: _tensor(data[HEADER_LENGTH_BYTES + length :], header[field.name]) for field in fields(Postings)
-        }
+        with path.open("rb") as file:
+            tensors = read_tensor_header(file).tensors
+        arrays = {field.name: _array(data, tensors[field.name]) for field in fields(Postings)}
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{name} is not a lexical part; delete it and its record, and run again") from error
     postings = Postings(**arrays)
@@ -88,6 +84,5 @@ def map_postings(path: Path, rows: int, name: str) -> Postings:
     return postings
 
 
-def _tensor(data: npt.NDArray[np.uint8], entry: dict[str, Any]) -> npt.NDArray[Any]:
-    start, stop = entry["data_offsets"]
-    return np.asarray(data[start:stop]).view(TYPES[entry["dtype"]])
+def _array(data: npt.NDArray[np.uint8], place: TensorPlace) -> npt.NDArray[Any]:
+    return np.asarray(data[place.start : place.stop]).view(TYPES[place.dtype])

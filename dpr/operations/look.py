@@ -66,8 +66,8 @@ class Look:
         files = len({file.path for s in self.slices for file in s.files} | {s.path for s in self.slices if not s.files})
         formats = ", ".join(sorted({slice_.format for slice_ in self.slices}))
         size = f"{files:,} file{'s' * (files != 1)}, {self.input_bytes / 1e6:,.1f} MB, {formats}"
-        said = f"{size}; {'all' if self.is_whole else 'a sample of'} {self.rows:,} rows read"
-        return f"{said}, {self.describe_unusable()}" if self.reasons else f"{said}, all can be used"
+        usable = self.describe_unusable() if self.reasons else "all can be used"
+        return f"{size}; {'all' if self.is_whole else 'a sample of'} {self.rows:,} rows read, {usable}"
 
     def describe_unusable(self) -> str:
         """Say how many rows cannot be used, with the commonest reason and an example of it."""

@@ -96,8 +96,7 @@ def _plan_modes(
     )
     record = layout.record(layout.modes(context.encoder_id, questions_id, modes_id))
     read_bytes = index.size_bytes + lexical.size_bytes
-    windows = run.recipe.corpus.long == "split"
-    rows = len(questions.questions)
+    windows, rows = run.recipe.corpus.splits_long, len(questions.questions)
     return ModesUnit(record, index, lexical, questions, vectors.vectors, windows, rows, read_bytes)
 
 

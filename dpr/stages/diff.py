@@ -123,7 +123,7 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
     if changes.unknown_answers:
         run.progress.message("gate", describe_unknown(changes.unknown_answers, len(unit.answers)))
     # where one counts windows and the other does not, nothing can be said
-    comparable = run.live is not None and run.live.body.windows == (run.recipe.corpus.long == "split")
+    comparable = run.live is not None and run.live.body.windows == run.recipe.corpus.splits_long
     before = run.live.body.passages if run.live and comparable else 0
     check_size(changes.rows, before, limits, allow_shrink=allow_shrink)
     return changes

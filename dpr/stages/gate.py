@@ -85,7 +85,7 @@ class GateResult(Result):
 def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexEntry) -> tuple[IndexEntry, GateResult]:
     """Measure an index; returns it with the search settings that were chosen, and the measurement."""
     depth = max(context.config.recall_at, *run.recipe.gate.at)
-    truth = find_truth(run, context, depth * (WINDOWS_DEEPER if _has_windows(run) else 1))
+    truth = find_truth(run, context, depth * (WINDOWS_DEEPER if run.recipe.corpus.splits_long else 1))
     new = new_sentences(run, context, codebook)
     step = Step("gate", partial(MeasureIndex, context, run.recipe.gate, run.executor.hardware()), "trainer")
     work = Work.of(recorded(run.store.url, GateResult, step))
@@ -93,10 +93,6 @@ def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexE
     run.progress.message("search", result.report.settings)
     chosen = {name: getattr(result, name) for name in ("nprobe", "margin", "rescore", "deeper")}
     return index.model_copy(update=chosen), result
-
-
-def _has_windows(run: Run) -> bool:
-    return run.recipe.corpus.long == "split"
 
 
 def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth, new: NewSentences | None) -> GateUnit:
@@ -111,12 +107,12 @@ def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth,
             "answers": [list(q.answers) for q in questions.questions] if questions else None,
             "gate": run.recipe.gate.model_dump(mode="json", include={"answers", "at"}),
             "aims": context.config.model_dump(mode="json", include=aims),
-            **({"windows": True} if _has_windows(run) else {}),
+            **({"windows": True} if run.recipe.corpus.splits_long else {}),
         }
     )
     record = layout.record(layout.measured(context.encoder_id, truth.questions_id, measure_id))
     rows = len(truth.ids_QK)
-    return GateUnit(record, index, truth, questions, new, rows, index.size_bytes, windows=_has_windows(run))
+    return GateUnit(record, index, truth, questions, new, rows, index.size_bytes, windows=run.recipe.corpus.splits_long)
 
 
 class MeasureIndex:

@@ -35,7 +35,7 @@ def snapshot_body(run: Run, changes: Changes, segments: Sequence[SegmentEntry], 
         index=chosen.index,
         lexical=chosen.lexical,
         gate=chosen.gate,
-        windows=run.recipe.corpus.long == "split",
+        windows=run.recipe.corpus.splits_long,
     )
 
 
