@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
-from dpr.encoder.tokens import LoadedTokenizer, TowerTokenizer, load_tokenizer
+from dpr.encoder.tokens import LoadedTokenizer, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
 
 OVERLAP = 4
@@ -29,11 +28,8 @@ class TextWindows:
     """Splits the texts of passages so that a tower reads all of them. Several threads may call it."""
 
     def __init__(self, tower: TowerSpec, loaded: LoadedTokenizer | None = None) -> None:
-        loaded = loaded or load_tokenizer(tower)
         self._tower = tower
         self._tokenizer = TowerTokenizer(tower, loaded=loaded)
-        self._plain = Tokenizer.from_str(loaded.json)
-        self._plain.no_truncation()
 
     def split(self, titles: Sequence[str], texts: Sequence[str]) -> list[list[str]]:
         """Return the windows of each of N texts, in their order; one that is short enough is its own only window.
@@ -47,7 +43,7 @@ class TextWindows:
         long = np.flatnonzero(lost_N).tolist()
         for first in range(0, len(long), _ENCODED_AT_ONCE):
             rows = long[first : first + _ENCODED_AT_ONCE]
-            encoded = self._plain.encode_batch([texts[row] for row in rows], add_special_tokens=False)
+            encoded = self._tokenizer.uncut.encode_batch([texts[row] for row in rows], add_special_tokens=False)
             for row, encoding in zip(rows, encoded, strict=True):
                 offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
                 starts = np.maximum.accumulate(offsets[:, 0]) if len(offsets) else offsets[:, 0]
@@ -57,7 +53,7 @@ class TextWindows:
     def _windows(self, title: str, text: str, starts: Bounds) -> list[str]:
         """Return the windows of a text whose tokens begin at characters `starts`."""
         is_pair = self._tower.title_join == "pair"
-        specials = self._plain.num_special_tokens_to_add(is_pair=is_pair)
+        specials = self._tokenizer.uncut.num_special_tokens_to_add(is_pair=is_pair)
         room = self._tower.max_tokens - specials
         alone = self._tokenizer.passages([title], [""])
         size = self._tower.max_tokens - int(alone.lengths()[0] + alone.lost_N[0])

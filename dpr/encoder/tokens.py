@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -91,9 +92,15 @@ class TowerTokenizer:
         loaded = loaded or load_tokenizer(tower)
         self._tower, self._threads = tower, threads
         self._tokenizer = Tokenizer.from_str(loaded.json)
-        self._uncut = Tokenizer.from_str(loaded.json)
-        self._uncut.no_truncation()
+        self._json = loaded.json
         self._words = by_words(self._tokenizer, tower.max_tokens, threads) if loaded.cuts_right else None
+
+    @cached_property
+    def uncut(self) -> Tokenizer:
+        """Return the same tokenizer without a token limit. It is made when it is first needed, which it seldom is."""
+        made = Tokenizer.from_str(self._json)
+        made.no_truncation()
+        return made
 
     def passages(self, titles: Sequence[str], texts: Sequence[str]) -> TokenBatch:
         """Return the tokens of N passages. Raises ValueError if there are not as many titles as texts.
@@ -144,7 +151,7 @@ class TowerTokenizer:
         lost_N = np.zeros(len(inputs), np.int64)
         cut = [row for row, encoding in enumerate(encodings) if encoding.overflowing]
         if cut and not isinstance(inputs[0], str):
-            whole = self._uncut.encode_batch_fast([inputs[row] for row in cut])
+            whole = self.uncut.encode_batch_fast([inputs[row] for row in cut])
             lost_N[cut] = [len(each) - len(encodings[row]) for row, each in zip(cut, whole, strict=True)]
         else:
             specials = self._tokenizer.num_special_tokens_to_add(is_pair=False)

@@ -90,7 +90,7 @@ def test_a_title_that_leaves_no_room(windows: TextWindows) -> None:
     (found,) = windows.split([title], [text])
     if windows._tower.title_join == "pair":  # the title loses its end, and the text nothing
         assert len(found) > 3
-        tokens = windows._plain.encode_batch(found, add_special_tokens=False)
+        tokens = windows._tokenizer.uncut.encode_batch(found, add_special_tokens=False)
         assert max(map(len, tokens)) <= (LIMIT - 3) // 2
         assert is_covered(text, found)
     else:
