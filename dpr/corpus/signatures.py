@@ -1,4 +1,4 @@
-"""What bytes look like, told from their beginning: for choosing how to unpack a file, and for saying what it is."""
+"""Recognise a file by its first bytes: how to unpack it, and what an error says that it looks like."""
 
 from typing import Final, Literal
 
