@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from benchmarks.processes import name_and_peak, objects_of, with_descendants
 from tests.tiny import make_encoder, write_jsonl
 
 VOCABULARY = 20_000
@@ -143,10 +143,6 @@ def run_night(setting: Setting, name: str, changed: int) -> Night:
     return night
 
 
-def objects_of(store: Path) -> set[Path]:
-    return {path for path in store.rglob("*") if path.is_file()}
-
-
 def watch(pid: int, night: Night) -> None:
     """Note the peaks of a process and of all that descend from it; the last look counts, since peaks only grow."""
     for process in with_descendants(pid):
@@ -155,32 +151,3 @@ def watch(pid: int, night: Night) -> None:
             night.driver_bytes = max(night.driver_bytes, peak)
         else:
             night.workers[name] = max(night.workers.get(name, 0), peak)
-
-
-def with_descendants(pid: int) -> Iterator[int]:
-    """Yield a process, if it runs, and all that descend from it."""
-    parents = dict(all_processes())
-    for process in parents:
-        line = [process]
-        while line[-1] in parents and line[-1] != pid:
-            line.append(parents[line[-1]])
-        if line[-1] == pid:
-            yield process
-
-
-def all_processes() -> Iterator[tuple[int, int]]:
-    """(process, its parent) of all that run."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            yield int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue  # it ended meanwhile
-
-
-def name_and_peak(process: int) -> tuple[str, int]:
-    try:
-        name = Path(f"/proc/{process}/cmdline").read_text().split("\0")[0].split("(")[0]
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    except OSError:
-        return "", 0
-    return Path(name).name, int(found[1]) * 1024 if found else 0

@@ -29,7 +29,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from night import name_and_peak, objects_of, with_descendants
+from processes import name_and_peak, objects_of, with_descendants
 
 from dpr.engine.run_units import StageReport
 from dpr.formats.manifest import GateReport

@@ -3,12 +3,10 @@
 A unit that is done is not done again, so a run that died is continued by starting it again.
 """
 
-from dataclasses import dataclass
-
-from dpr.formats.lexical_entry import LexicalEntry
-from dpr.formats.manifest import CodebookEntry, IndexEntry, SnapshotBody
+from dpr.formats.manifest import SnapshotBody
 from dpr.run import Run
 from dpr.stages import (
+    ask_ahead,
     build,
     choose_mode,
     copy_rows,
@@ -22,30 +20,8 @@ from dpr.stages import (
     scan,
     settle,
     train,
-    write_segment,
 )
-
-
-@dataclass(frozen=True)
-class Segments:
-    """The segments made from the corpus, and what led to them."""
-
-    scans: list[scan.ScanResult]
-    changes: diff.Changes
-    embedded: list[write_segment.MadeSegment]
-    settled: settle.Settled
-
-
-@dataclass(frozen=True)
-class Indexed:
-    """The index made from the segments, and what led to it."""
-
-    context: train.IndexContext
-    codebook: CodebookEntry
-    choice: drift.CodebookChoice
-    shards: list[merge.ShardResult]
-    index: IndexEntry
-    lexical: LexicalEntry | None
+from dpr.stages.made import Indexed, Segments
 
 
 def make_segments(run: Run, *, allow_shrink: bool = False) -> Segments:
@@ -62,8 +38,9 @@ def make_index(run: Run, made: Segments) -> Indexed:
     """Train the codebook or keep the base's, code each segment once, merge the parts; index the words, too."""
     context = train.index_context(run, made.settled.segments, made.changes.deletions)
     codebook, choice = drift.train(run, context)
-    parts = build.build(run, made.settled.segments, codebook, choice)
-    index, shards = merge.merge_index(run, context, codebook, choice, parts)
+    with ask_ahead.question_encoders_loading(run, context, codebook):
+        parts = build.build(run, made.settled.segments, codebook, choice)
+        index, shards = merge.merge_index(run, context, codebook, choice, parts)
     lexical = invert.index_words(run, made.settled.segments)
     return Indexed(context, codebook, choice, shards, index, lexical)
 

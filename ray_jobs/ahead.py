@@ -1,18 +1,31 @@
-"""A stage that begins before its units are known: its actors load while other stages run."""
+"""Stages that begin before their units are known: their workers load while other stages run."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
+from typing import Any, Protocol
 
 import ray
 import ray.data
 
-from ray_jobs.transport import Row
+from dpr.engine.stage import Work
+from ray_jobs.heartbeats import Handle
+from ray_jobs.transport import Row, all_with_work
 
 ACTOR_REQUEST_SECONDS = 5.0
 """Ray Data requests actors within about one second; a longer wait would delay a run that can do without them."""
 Source = Callable[[Row], Iterator[Row]]
+
+
+class Begun(Protocol):
+    """A stage that has begun."""
+
+    def run(self, units: Sequence[Row]) -> Iterator[Row]:
+        """Send the units through the steps, and yield the results as they come."""
+
+    def cancel(self) -> None:
+        """Release the workers; this does not wait until they have ended."""
 
 
 class Feed:
@@ -37,7 +50,30 @@ class Feed:
         return self._units
 
 
-class BegunStage:
+class BegunTask:
+    """A task that runs from now on: it makes its operators, waits for units, and does them one after another.
+
+    `options` are those of the Ray task.
+    """
+
+    def __init__(self, work: Work[Any, Any], heartbeats: Handle, **options: Any) -> None:
+        self._feed = ray.remote(Feed).options(num_cpus=0).remote()
+        self._results = ray.remote(_do_all).options(**options).remote(self._feed, ray.put(work), heartbeats)
+
+    def run(self, units: Sequence[Row]) -> Iterator[Row]:
+        self._feed.give.remote(list(units))
+        yield from ray.get(self._results)
+
+    def cancel(self) -> None:
+        self._feed.give.remote([])
+
+
+def _do_all(feed: "ray.actor.ActorHandle[Feed]", work: Work[Any, Any], heartbeats: Handle) -> list[Row]:
+    """Make the operators of some work, and return the results of all units that the feed gives."""
+    return all_with_work(work, lambda: ray.get(feed.units.remote()), heartbeats)
+
+
+class BegunDataset:
     """A dataset that runs from now on, and makes its actors before it has units.
 
     `with_steps` adds a stage's operators to a dataset of units.
@@ -55,7 +91,6 @@ class BegunStage:
         ray.wait([self._feed.called.remote()], timeout=ACTOR_REQUEST_SECONDS)
 
     def run(self, units: Sequence[Row]) -> Iterator[Row]:
-        """Send the units through the steps, and yield the results as they come."""
         self._feed.give.remote(list(units))
         while (result := self._results.get()) is not None:
             if isinstance(result, Exception):
@@ -63,7 +98,6 @@ class BegunStage:
             yield result
 
     def cancel(self) -> None:
-        """Release the actors; this does not wait until they have ended."""
         self._feed.give.remote([])
 
     def _pump(self) -> None:

@@ -43,7 +43,7 @@ class Placement:
 
     def is_task(self, step: Step[Any, Any]) -> bool:
         """Return whether a step runs in any worker, made anew for each unit."""
-        return step.on in ("task", "coder") or (step.on == "trainer" and not self.gpu_share(step))
+        return step.on in ("task", "coder", "asker") or (step.on == "trainer" and not self.gpu_share(step))
 
     def may_load_ahead(self) -> bool:
         """Return whether encoders should load while other stages run.
@@ -86,7 +86,7 @@ class Placement:
         """Return how many GPUs a step holds."""
         if step.on == "encoder":
             return self._gpus_per_encoder()
-        share = {"trainer": 1.0, "coder": 1 / CODERS_PER_GPU}.get(step.on, 0.0)
+        share = {"trainer": 1.0, "coder": 1 / CODERS_PER_GPU, "asker": 1 / CODERS_PER_GPU}.get(step.on, 0.0)
         return share if _cluster_gpus() else 0.0
 
     def pool(self, step: Step[Any, Any], units: int) -> Pool:

@@ -22,7 +22,7 @@ from dpr.engine.stage import A, B, Work
 from dpr.index.hardware import Hardware
 from dpr.recipe import Resources
 from dpr.store.requests import count_elsewhere
-from ray_jobs.ahead import BegunStage
+from ray_jobs.ahead import Begun, BegunDataset, BegunTask
 from ray_jobs.failures import stage_error
 from ray_jobs.oversight import Listener, Oversight
 from ray_jobs.placement import Placement
@@ -46,7 +46,7 @@ class RayExecutor:
     def __init__(self, resources: Resources, listener: Listener | None = None) -> None:
         self._placement = Placement(resources)
         self._oversight = Oversight(resources.idle_seconds, listener)
-        self._begun: dict[str, BegunStage] = {}
+        self._begun: dict[str, Begun] = {}
         self._uncounted: list[Counts] = []
         context = DataContext.get_current()
         context.enable_progress_bars = False
@@ -55,8 +55,12 @@ class RayExecutor:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
     def begin(self, stage: str, work: Work[Any, Any]) -> None:
-        if self._placement.may_load_ahead():
-            self._begun[stage] = BegunStage(lambda units: self._with_steps(units, work, MANY_UNITS))
+        if not self._placement.may_load_ahead():
+            return
+        if _is_for_all(work):
+            self._begun[stage] = self._one_for_all(work)
+        else:
+            self._begun[stage] = BegunDataset(lambda units: self._with_steps(units, work, MANY_UNITS))
 
     def cancel(self, stage: str) -> None:
         if (begun := self._begun.pop(stage, None)) is not None:
@@ -92,6 +96,8 @@ class RayExecutor:
             self.cancel(stage)  # an error of encoders that nobody needs is ignored
         elif (begun := self._begun.pop(stage, None)) is not None:
             yield from map(unpack, begun.run([pack(unit) for unit in units]))
+        elif _is_for_all(work):
+            yield from map(unpack, self._one_for_all(work).run([pack(unit) for unit in units]))
         elif len(units) == 1 or all(self._placement.is_task(step) for step in work.steps):
             yield from self._tasks(work, units)
         else:
@@ -122,6 +128,17 @@ class RayExecutor:
                     )
         return dataset
 
+    def _one_for_all(self, work: Work[Any, Any]) -> BegunTask:
+        """Begin a task that will do all units of some work."""
+        return BegunTask(
+            work,
+            self._oversight.heartbeats,
+            num_cpus=1,
+            num_gpus=max(self._placement.gpu_share(step) for step in work.steps),
+            max_retries=LOST_RETRIES,
+            name=work.steps[-1].name,
+        )
+
     def _tasks(self, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
         """Yield the results of one task a unit, as they come.
 
@@ -146,6 +163,11 @@ class RayExecutor:
         finally:
             for unfinished in running:
                 ray.cancel(unfinished)
+
+
+def _is_for_all(work: Work[Any, Any]) -> bool:
+    """Tell whether one task does all units of some work."""
+    return all(step.on == "asker" for step in work.steps)
 
 
 class _Handle:

@@ -4,7 +4,7 @@ A value is pickled, as Ray pickles everything that it sends between its own proc
 """
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -72,3 +72,16 @@ def run_work(work: Work[Any, Any], unit: Any, heartbeats: Handle) -> Row:
         with beating(heartbeats, step.name, unit.record):
             unit = step.make()(unit)
     return pack(unit, take_counts())
+
+
+def all_with_work(work: Work[Any, Any], wait_for_units: Callable[[], Sequence[Row]], heartbeats: Handle) -> list[Row]:
+    """Make all steps once, wait for units, and send each through; returns the packed results."""
+    operators = [(step.name, step.make()) for step in work.steps]
+    results = []
+    for row in wait_for_units():
+        unit = unpack(row)
+        for name, operator in operators:
+            with beating(heartbeats, name, unit.record):
+                unit = operator(unit)
+        results.append(pack(unit, take_counts()))
+    return results

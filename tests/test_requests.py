@@ -117,11 +117,11 @@ def test_a_stage_sends_no_more_requests_than_it_has_objects(tmp_path: Path, enco
         {
             "scan": 2 * slices,  # keys and new passages
             "diff": 2 * slices + 1,  # the changes file
-            "embed": 2 * SEGMENTS + slices + SEGMENTS,  # footer and rows of the changes, texts once, segments
+            "embed": 2 * SEGMENTS + slices + 2 * SEGMENTS,  # footer and rows of the changes, texts; segments and words
             "train": 3 * SEGMENTS + 1,  # footer, first page and rows of each; the codebook
             "build": 1 + 2 * SEGMENTS,
             "merge": SEGMENTS + 1,
-            "invert": 3 * SEGMENTS,  # footer and texts of each; the part
+            "invert": 0,  # the embed stage wrote the words
             "questions": 1,
             "truth": 1 + SEGMENTS,
             "gate": 1,
@@ -145,7 +145,7 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
     assert {stage.stage: stage.units - stage.done_before for stage in report.stages if stage.units > 1} == {
         "scan": slices,
         "build": made,
-        "invert": made,
+        "invert": 0,  # the units that wrote the segments wrote the words
         "truth": made,
         "sentences": made,
     }
@@ -154,11 +154,11 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
         {
             "scan": 2 * slices,
             "diff": 2 * slices + 2,  # changes and deletion set
-            "embed": 4,
-            "copy": 4,
+            "embed": 5,
+            "copy": 5,
             "build": 2 * made,
             "merge": made + 2,  # the deletion set, too
-            "invert": 3 * made,
+            "invert": 0,
             "truth": 1 + made,
             "sentences": 2 * made,  # texts of some rows; vectors
             "gate": 1 + made,  # and the sentences' vectors
@@ -185,10 +185,10 @@ def test_a_machine_without_a_cache_reads_what_it_needs_of_the_base(
         {
             "scan": 2 * slices + SEGMENTS,  # the hashes of small segments come with the footer
             "diff": 2 * slices + 2,
-            "embed": 4,
+            "embed": 5,
             "build": 3,  # the codebook, too
             "merge": 4,
-            "invert": 3,
+            "invert": 0,
             "truth": 2,
             "sentences": 2,
             # shard, loose rows, deletions, questions, sentences; footer, first page and rows of each segment

@@ -11,11 +11,12 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from dpr.formats.records import Result, read_record, write_record
 from dpr.store import open_store
 
-Place = Literal["task", "actor", "encoder", "trainer", "coder"]
+Place = Literal["task", "actor", "encoder", "trainer", "coder", "asker"]
 """Where a step runs. `task`: cheap to make, so it is made anew for every unit. `actor`: made once, in a long-lived
 worker. `encoder`: an actor that holds the model, and the GPU or CPU threads that the recipe gives it; it is called for
 several units at once. `trainer`: a task that holds a whole GPU where there is one, else all CPUs of a machine. `coder`:
-a task that shares a GPU where there is one."""
+a task that shares a GPU where there is one. `asker`: a coder that does all units of its stage, since making it takes
+longer than a unit does."""
 
 
 class Tracked(Protocol):

@@ -5,10 +5,13 @@ words are those of bm25s, stemmers those of Snowball (PyStemmer).
 """
 
 import hashlib
+import importlib.util
 import re
+import runpy
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -95,9 +98,12 @@ def term_hashes(terms: Sequence[str]) -> Hashes:
 @cache
 def stop_words() -> dict[str, frozenset[str]]:
     """Return the stop words that bm25s knows, by the English name of their language."""
-    from bm25s import stopwords  # it imports SciPy, which takes a fifth of a second, and most commands need neither
-
-    lists = {name.removeprefix("STOPWORDS_").lower(): words for name, words in vars(stopwords).items()}
+    package = importlib.util.find_spec("bm25s")
+    if package is None or package.origin is None:
+        raise RecipeError("package bm25s, whose stop words lexical.stop_words means, is not installed; install it")
+    # this file alone, since the package imports JAX where that is installed, and JAX takes all memory of a GPU
+    stopwords = runpy.run_path(str(Path(package.origin).with_name("stopwords.py")))
+    lists = {name.removeprefix("STOPWORDS_").lower(): words for name, words in stopwords.items()}
     names = {"english": "en"} | {name: name for name in lists if name in Stemmer.algorithms()}
     return {name: frozenset(lists[own]) for name, own in names.items()}
 

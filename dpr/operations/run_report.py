@@ -13,11 +13,11 @@ from dpr.formats import layout
 from dpr.formats.manifest import GateReport, SnapshotBody
 from dpr.formats.records import Document
 from dpr.index.contents import Verification
-from dpr.nightly import Indexed, Segments
 from dpr.operations.estimate import Cost, measured_cost
 from dpr.run import Run
 from dpr.stages.drift import Drift
 from dpr.stages.embed_meter import STEPS, Encoding
+from dpr.stages.made import Indexed, Segments
 from dpr.stages.scan import plan_scan, trusted_files
 from dpr.store import Store
 from dpr.store.requests import move_outside

@@ -21,7 +21,7 @@ from dpr.encoder.tokens import LoadedTokenizer, TokenBatch, TowerTokenizer, load
 from dpr.engine.stage import Done, Stage, Step, Work, recorded
 from dpr.formats import layout
 from dpr.formats.records import ObjectRef
-from dpr.recipe import CorpusConfig, EncoderConfig
+from dpr.recipe import CorpusConfig, EncoderConfig, LexicalConfig
 from dpr.run import Run
 from dpr.stages.diff import Changes, text_source
 from dpr.stages.embed_meter import BusyClock, EncodingWatch
@@ -41,6 +41,7 @@ class EmbedContext:
     encoder: EncoderConfig
     encoder_id: str
     corpus: CorpusConfig
+    lexical: LexicalConfig
 
     def open_spec(self) -> EncoderSpec:
         """Resolve the encoder on this machine. Raises EncoderError if it is another one than the driver's."""
@@ -111,7 +112,7 @@ def segment_units(run: Run, changes: Changes, scans: Sequence[ScanResult], kind:
 
 def embed_context(run: Run) -> EmbedContext:
     """Return what the steps of a run need."""
-    return EmbedContext(run.store.url, run.spec.config, run.spec.encoder_id, run.recipe.corpus)
+    return EmbedContext(run.store.url, run.spec.config, run.spec.encoder_id, run.recipe.corpus, run.recipe.lexical)
 
 
 def compute_of(run: Run) -> Compute:
@@ -132,7 +133,7 @@ def embed_work(run: Run) -> EmbedWork:
 
 def write_step(context: EmbedContext) -> Step[Vectored, Done[SegmentResult]]:
     """Return the step that writes segments."""
-    make = partial(WriteSegment, context.store_url, context.encoder_id, context.corpus)
+    make = partial(WriteSegment, context.store_url, context.encoder_id, context.corpus, context.lexical)
     return recorded(context.store_url, SegmentResult, Step("write", make))
 
 

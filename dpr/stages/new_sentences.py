@@ -20,7 +20,7 @@ from dpr.index.sample import sample_rows
 from dpr.index.truth import Scores
 from dpr.recipe import EncoderConfig
 from dpr.run import Run
-from dpr.stages.question_vectors import encode_questions, put_questions, read_questions, sentences_of
+from dpr.stages.question_vectors import put_questions, question_encoder, read_questions, sentences_of
 from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
 
@@ -40,6 +40,8 @@ class SentencesUnit:
 
     record: str
     stem: str
+    number: int
+    """The segment's number in the snapshot."""
     segment: ObjectRef
     drawn: tuple[int, ...]
     read_bytes: int = 0
@@ -64,34 +66,38 @@ class NewSentences:
 
 def new_sentences(run: Run, context: IndexContext, codebook: CodebookEntry) -> NewSentences | None:
     """Encode sentences of the newest segments since the codebook was trained; None if there are none."""
+    stage = sentences_stage(run, context, codebook)
+    if not stage.units:
+        return None
+    results = run.results(stage)
+    return NewSentences(tuple(unit.number for unit in stage.units), tuple(result.vectors for result in results))
+
+
+def sentences_stage(run: Run, context: IndexContext, codebook: CodebookEntry) -> Stage[SentencesUnit, SentenceVectors]:
+    """Plan the stage: a unit for each of the newest segments since the codebook was trained."""
     later = [entry for entry in context.segments if entry.number > codebook.last_segment and entry.live_rows]
     newest = sorted(later, key=lambda entry: -entry.number)[: OF_ALL // OF_A_SEGMENT]
-    if not newest:
-        return None
     make = partial(EncodeSentences, run.store.url, run.spec.config, context.config.seed)
-    work = Work.of(recorded(run.store.url, SentenceVectors, Step("sentences", make, "trainer")))
-    units = [_plan_sentences(run, context, entry) for entry in newest]
-    results = run.results(Stage("sentences", units, SentenceVectors, work))
-    numbers = tuple(entry.number for entry in newest)
-    return NewSentences(numbers, tuple(result.vectors for result in results))
+    work = Work.of(recorded(run.store.url, SentenceVectors, Step("sentences", make, "asker")))
+    return Stage("sentences", [_unit(run, context, entry) for entry in newest], SentenceVectors, work)
 
 
-def _plan_sentences(run: Run, context: IndexContext, entry: SegmentEntry) -> SentencesUnit:
+def _unit(run: Run, context: IndexContext, entry: SegmentEntry) -> SentencesUnit:
     """Return the unit of a segment: rows are drawn from those that live when it is first asked."""
     how = fingerprint([run.spec.config.precision, str(context.config.seed)])
     stem = layout.sentences(run.spec.encoder_id, entry.segment_id, how)
     live = read_deletions(run.store, context.deletions).live_rows(entry)
     (ranks,) = sample_rows([len(live)], OF_A_SEGMENT, context.config.seed)
-    return SentencesUnit(layout.record(stem), stem, entry.object, tuple(live[ranks].tolist()))
+    return SentencesUnit(layout.record(stem), stem, entry.number, entry.object, tuple(live[ranks].tolist()))
 
 
 class EncodeSentences:
     """Takes one sentence of each drawn passage of a segment, and encodes it as a question."""
 
     def __init__(self, store_url: str, encoder: EncoderConfig, seed: int) -> None:
-        self._store, self._encoder, self._seed = open_store(store_url), encoder, seed
+        self._store, self._seed, self._encoder = open_store(store_url), seed, question_encoder(encoder)
 
     def __call__(self, unit: SentencesUnit) -> SentenceVectors:
         texts = sentences_of(self._store, unit.segment, unit.drawn, self._seed)
-        vectors_QD, _ = encode_questions(self._encoder, texts)
+        vectors_QD = self._encoder.encode_counted(texts).vectors_QD
         return SentenceVectors(rows=len(vectors_QD), vectors=put_questions(self._store, unit.stem, vectors_QD))

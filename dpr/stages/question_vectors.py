@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,9 @@ from dpr.run import Run
 from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
 from dpr.store.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    from dpr.encoder.encode import QuestionEncoder
 
 STAND_INS = 200
 """Passages drawn where the recipe names no questions: enough to tune by, no measure of accuracy."""
@@ -69,27 +73,33 @@ class QuestionUnit:
 
 def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVectors]:
     """Return an id for the questions, and their vectors: those of the recipe, or of sentences that stand in."""
+    if (kept := kept_stand_ins(run, context)) is not None:
+        return kept
+    questions_id, stage = questions_stage(run, context)
+    return questions_id, run.result(stage)
+
+
+def questions_stage(run: Run, context: IndexContext) -> tuple[str, Stage[QuestionUnit, QuestionVectors]]:
+    """Return an id for the questions, and the stage of one unit that encodes them."""
     texts: tuple[str, ...] = ()
     drawn: tuple[tuple[SegmentEntry, int], ...] = ()
     if run.plan.questions is not None:
         texts = tuple(run.plan.questions.texts)
         questions_id = fingerprint([run.plan.questions.gate_id, run.spec.config.precision])
-    elif (kept := _kept_stand_ins(run, context)) is not None:
-        return kept
     else:
         drawn = draw_stand_ins(context, read_deletions(run.store, context.deletions))
         rows = [[entry.object.sha256, str(row)] for entry, row in drawn]
         questions_id = fingerprint([rows, str(context.config.seed), run.spec.config.precision])
     stem = layout.questions(run.spec.encoder_id, questions_id)
     unit = QuestionUnit(layout.record(stem), stem, texts, drawn)
-    step = Step("questions", partial(EncodeQuestions, run.store.url, run.spec.config, context.config.seed), "trainer")
+    step = Step("questions", partial(EncodeQuestions, run.store.url, run.spec.config, context.config.seed), "asker")
     work = Work.of(recorded(run.store.url, QuestionVectors, step))
-    return questions_id, run.result(Stage("questions", [unit], QuestionVectors, work))
+    return questions_id, Stage("questions", [unit], QuestionVectors, work)
 
 
-def _kept_stand_ins(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:
+def kept_stand_ins(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:
     """Return the stand-ins of the base; None if too few of them are still live in the same segments."""
-    if run.base is None or run.base.body.gate.question_kind != "sentences":
+    if run.plan.questions is not None or run.base is None or run.base.body.gate.question_kind != "sentences":
         return None
     questions_id = run.base.body.gate.questions_id
     record = layout.record(layout.questions(run.spec.encoder_id, questions_id))
@@ -123,13 +133,15 @@ class EncodeQuestions:
     """Encodes questions, or sentences of the passages that were drawn."""
 
     def __init__(self, store_url: str, encoder: EncoderConfig, seed: int) -> None:
-        self._store, self._encoder, self._seed = open_store(store_url), encoder, seed
+        self._store, self._seed, self._encoder = open_store(store_url), seed, question_encoder(encoder)
 
     def __call__(self, unit: QuestionUnit) -> QuestionVectors:
-        vectors_QD, cut = encode_questions(self._encoder, unit.texts or self._sentences(unit.drawn))
-        drawn = [(entry.object.sha256, row) for entry, row in unit.drawn]
+        encoded = self._encoder.encode_counted(unit.texts or self._sentences(unit.drawn))
         return QuestionVectors(
-            rows=len(vectors_QD), vectors=put_questions(self._store, unit.stem, vectors_QD), drawn=drawn, cut=cut
+            rows=len(encoded.vectors_QD),
+            vectors=put_questions(self._store, unit.stem, encoded.vectors_QD),
+            drawn=[(entry.object.sha256, row) for entry, row in unit.drawn],
+            cut=encoded.cut,
         )
 
     def _sentences(self, drawn: Sequence[tuple[SegmentEntry, int]]) -> list[str]:
@@ -146,12 +158,11 @@ def sentences_of(store: Store, segment: ObjectRef, rows: Sequence[int], seed: in
     return [draw_sentence(text, seed + row) for row, text in zip(rows, texts, strict=True)]
 
 
-def encode_questions(encoder: EncoderConfig, texts: Sequence[str]) -> tuple[Scores, CutTexts]:
-    """Return vectors (Q, D) float32 of questions, and what these lost to the token limit."""
+def question_encoder(encoder: EncoderConfig) -> "QuestionEncoder":
+    """Load what encodes questions."""
     from dpr.encoder.encode import QuestionEncoder  # PyTorch, needed only where there are new questions
 
-    encoded = QuestionEncoder(resolve(encoder).question, Compute(encoder.precision)).encode_counted(texts)
-    return encoded.vectors_QD, encoded.cut
+    return QuestionEncoder(resolve(encoder).question, Compute(encoder.precision))
 
 
 def put_questions(store: Store, stem: str, vectors_QD: Scores) -> ObjectRef:

@@ -1,4 +1,4 @@
-"""The last step of a segment's unit, embedded or copied: write the segment, and the rows that have no vector.
+"""The last step of a segment's unit, embedded or copied: write the segment, its words, and the rows without a vector.
 
 Shapes: N rows, D dimensions.
 """
@@ -22,8 +22,10 @@ from dpr.formats.objects import open_parts, put_object
 from dpr.formats.quarantine import QuarantinedRow, write_quarantine
 from dpr.formats.records import ObjectRef, Result
 from dpr.formats.segment import Vectors, check_segment, passage_columns, write_segment
-from dpr.recipe import CorpusConfig
+from dpr.lexical.postings import MEMORY_TIMES
+from dpr.recipe import CorpusConfig, LexicalConfig
 from dpr.stages.passages import TextSource, passages_at
+from dpr.stages.write_words import WriteWords
 from dpr.store import Store, open_store
 from dpr.store.temporary import temporary_folder
 
@@ -73,11 +75,12 @@ class Vectored:
     def record(self) -> str:
         return self.unit.record
 
-    @property
-    def need(self) -> Need:
-        """What writing the segment takes: its vectors, which are not compressed, and some texts beside them."""
+    def need(self, *, with_words: bool) -> Need:
+        """Return what writing takes: vectors, which are not compressed, and words, about as large as the texts are."""
         vector_bytes = (len(self.vectors_ND) - len(self.refused)) * self.vectors_ND[:1].nbytes
-        return Need(vector_bytes, vector_bytes, smaller="lower resources.segment_rows")
+        word_bytes = self.unit.read_bytes if with_words else 0
+        written_bytes, memory_bytes = vector_bytes + word_bytes, MEMORY_TIMES * word_bytes
+        return Need(written_bytes, written_bytes, memory_bytes=memory_bytes, smaller="lower resources.segment_rows")
 
 
 class SegmentResult(Result):
@@ -96,14 +99,20 @@ class SegmentResult(Result):
 
 
 class WriteSegment:
-    """Writes a unit's segment, and beside it the rows that the encoder refused, for the quarantine of every run."""
+    """Writes a unit's segment and its words, and the rows that the encoder refused, for the quarantine of every run."""
 
-    def __init__(self, store_url: str, encoder_id: str, corpus: CorpusConfig) -> None:
+    def __init__(self, store_url: str, encoder_id: str, corpus: CorpusConfig, lexical: LexicalConfig) -> None:
         self._store, self._encoder_id, self._corpus = open_store(store_url), encoder_id, corpus
+        self._write_words = WriteWords.of(self._store, lexical)
 
     def __call__(self, done: Vectored) -> SegmentResult:
         started, unit = time.perf_counter(), done.unit
-        check_room(self._store, "embed" if done.passages is None else "copy", unit.record, done.need)
+        check_room(
+            self._store,
+            "embed" if done.passages is None else "copy",
+            unit.record,
+            done.need(with_words=self._write_words is not None),
+        )
         passages = done.passages
         if passages is None:
             columns = passage_columns(self._corpus.columns.extra)
@@ -121,6 +130,8 @@ class WriteSegment:
                 write_segment(path, passages, vectors_ND, self._encoder_id)
                 check_segment(path, self._encoder_id, vectors_ND, len(vectors_ND))
                 segment = put_object(self._store, unit.stem, path)
+        if segment is not None and self._write_words is not None:
+            self._write_words.record(segment, passages)
         return SegmentResult(
             rows=len(vectors_ND),
             segment=segment,

@@ -49,8 +49,9 @@ def ray_with_a_gpu(local_ray: LocalRay) -> None:
     local_ray.use(cpus=2, gpus=1)
 
 
-def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhile(tmp_path: Path) -> None:
-    executor, work = RayExecutor(Resources()), load(tmp_path)
+@pytest.mark.parametrize("on", ["encoder", "asker"])
+def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhile(tmp_path: Path, on: Place) -> None:
+    executor, work = RayExecutor(Resources()), load(tmp_path, on)
     executor.begin("embed", work)
     (made,) = wait_until_made(tmp_path)
     (tmp_path / "scan").mkdir()
@@ -62,12 +63,19 @@ def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhi
     assert sorted((replace(unit, process=0) for unit in done), key=lambda unit: unit.number) == units
 
 
+def test_an_asker_that_was_not_begun_is_made_once_for_all_units(tmp_path: Path) -> None:
+    done = list(RayExecutor(Resources()).run("sentences", load(tmp_path, "asker"), samples(4)))
+    assert sorted(unit.number for unit in done) == [0, 1, 2, 3]
+    assert [f"made-{process}" for process in {unit.process for unit in done}] == wait_until_made(tmp_path)
+
+
+@pytest.mark.parametrize("on", ["encoder", "asker"])
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_stage_without_units_gives_nothing_and_releases_the_gpu(
-    tmp_path: Path, *, begun: bool, cancelled: bool
+    tmp_path: Path, on: Place, *, begun: bool, cancelled: bool
 ) -> None:
-    executor, work = RayExecutor(Resources()), load(tmp_path)
+    executor, work = RayExecutor(Resources()), load(tmp_path, on)
     if begun:
         executor.begin("embed", work)
         wait_until_made(tmp_path)
@@ -79,9 +87,10 @@ def test_a_stage_without_units_gives_nothing_and_releases_the_gpu(
     assert alone.number == 0
 
 
-def test_what_goes_wrong_while_loading_is_raised_by_the_stage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on", ["encoder", "asker"])
+def test_what_goes_wrong_while_loading_is_raised_by_the_stage(tmp_path: Path, on: Place) -> None:
     (tmp_path / "refuse").touch()
-    executor, work = RayExecutor(Resources()), load(tmp_path)
+    executor, work = RayExecutor(Resources()), load(tmp_path, on)
     executor.begin("embed", work)
     with pytest.raises(DprError, match="this is refused") as refused:
         list(executor.run("embed", work, samples(1)))

@@ -37,7 +37,7 @@ KILLS_PER_STAGE = {
     "train": 2,
     "build": 3,
     "merge": 2,
-    "invert": 1,
+    "invert": 0,  # the embed stage writes the words
     "questions": 1,
     "truth": 2,
     "gate": 1,

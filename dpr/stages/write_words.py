@@ -1,0 +1,58 @@
+"""Write a lexical part: the words of one segment as an inverted file.
+
+Whoever makes a segment holds its texts and writes its words, too; the invert stage makes the parts that are missing.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from dpr.formats import layout
+from dpr.formats.objects import put_object
+from dpr.formats.records import ObjectRef, Result, write_record
+from dpr.lexical.analysis import Analyzer
+from dpr.lexical.postings import invert, write_postings
+from dpr.recipe import LexicalConfig
+from dpr.store import Store
+from dpr.store.temporary import temporary_folder
+
+
+class LexicalPartResult(Result):
+    """A lexical part; `rows` are all rows of its segment, dead ones included."""
+
+    part: ObjectRef
+
+
+@dataclass(frozen=True)
+class WriteWords:
+    """Writes the lexical part of a segment under one rule that turns texts into terms."""
+
+    store: Store
+    analyzer: Analyzer
+
+    @classmethod
+    def of(cls, store: Store, config: LexicalConfig) -> "WriteWords | None":
+        """Return the writer that a recipe asks for; None if it wants no index of words."""
+        return cls(store, Analyzer(config)) if config.build else None
+
+    def __call__(self, segment: ObjectRef, texts: Iterable[str]) -> LexicalPartResult:
+        postings = invert(texts, self.analyzer)
+        with temporary_folder() as folder:
+            path = Path(folder, "words.safetensors")
+            write_postings(postings, path)
+            stem = layout.lexical_part(self.analyzer.analysis_id, segment.sha256)
+            return LexicalPartResult(rows=len(postings.lengths), part=put_object(self.store, stem, path))
+
+    def record(self, segment: ObjectRef, passages: pa.Table) -> None:
+        """Write the part of a segment of these passages, and its record, as the invert stage would."""
+        stem = layout.lexical_part(self.analyzer.analysis_id, segment.sha256)
+        write_record(self.store, layout.record(stem), self(segment, indexed_texts(passages)))
+
+
+def indexed_texts(passages: pa.Table) -> Iterator[str]:
+    """Yield the text of each row whose words are indexed: title and text, joined by a space."""
+    for batch in passages.select(["title", "text"]).to_batches(max_chunksize=10_000):
+        titles, texts = batch["title"].to_pylist(), batch["text"].to_pylist()
+        yield from (f"{title} {text}" for title, text in zip(titles, texts, strict=True))
