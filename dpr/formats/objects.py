@@ -27,12 +27,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def put_object(store: Store, stem: str, path: Path) -> ObjectRef:
+def put_object(store: Store, stem: str, path: Path, sha256: str | None = None) -> ObjectRef:
     """Store a local file as `STEM-DIGEST.SUFFIX`, unless it is there already, and return its reference.
 
-    The suffix is the file's own. The same bytes have the same name, so storing them again changes nothing.
+    The suffix is the file's own. The same bytes have the same name, so storing them again changes nothing. `sha256` is
+    the file's digest, if the caller has computed it.
     """
-    sha256 = file_sha256(path)
+    sha256 = sha256 or file_sha256(path)
     name = f"{stem}-{sha256[: layout.SHORT_DIGEST]}{path.suffix}"
     store.put_file_if_absent(name, path)
     return ObjectRef(name=name, size_bytes=path.stat().st_size, sha256=sha256)

@@ -10,13 +10,14 @@ Shapes: L lists, N vectors, n vectors of a range of lists in one part, D dimensi
 """
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import faiss
 import numpy as np
@@ -34,8 +35,8 @@ ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
 MAX_SEGMENT_NUMBER = 2**31 - 1
 BUFFER_BYTES = 64 * 2**20
-ENCODERS = 2
-"""Ranges of lists that are encoded at once."""
+MIN_ENCODERS, MAX_ENCODERS = 2, 8
+"""Ranges of lists that are encoded at once, between which the CPUs decide."""
 ADD_ROWS = 32_768
 
 Rows = npt.NDArray[np.int64]
@@ -60,7 +61,8 @@ def merge(codebook: faiss.Index, parts: Iterable[PartRef], path: Path, buffer_by
     """Merge parts, in the given order, into a FAISS index file at `path`; return the number of vectors in it.
 
     The same codebook and parts give the same bytes. With inverted lists, memory holds nine times the buffer (or the
-    largest list, if that is more), the codebook, and four bytes per list and part; without lists, it holds the index.
+    largest list, if that is more; up to 27 times from 16 CPUs on), the codebook, and four bytes per list and part;
+    without lists, it holds the index.
     Raises IntegrityError, with both numbers or digests, for a part that does not fit its segment or the codebook, and
     IndexBuildError for a kind that cannot be merged or a disk that fills up. No file is left after an error.
     """
@@ -135,15 +137,15 @@ class _LivePart:
         sizes_L = starts[1:] - starts[:-1]
         return sizes_L if not len(self._dead) else self._kept(sizes_L, self._file.rows(0, self._file.ntotal))[0]
 
-    def read(self, first: int, last: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-        """Read lists `first` to `last`: return their live sizes, then ids (n,) and codes (n, B) list by list."""
+    def read(self, first: int, last: int) -> "_Read":
+        """Read lists `first` to `last`."""
         starts = self._file.list_starts_L[first : last + 1].astype(np.int64)
         rows_n, codes_nB = self._file.rows(starts[0], starts[-1]), self._file.codes(starts[0], starts[-1])
         sizes = starts[1:] - starts[:-1]
         if len(self._dead):
             sizes, keep_n = self._kept(sizes, rows_n)
             rows_n, codes_nB = rows_n[keep_n], codes_nB[keep_n]
-        return sizes, index_ids(self.segment_number, rows_n), codes_nB
+        return _Read(sizes, index_ids(self.segment_number, rows_n), codes_nB)
 
     def _kept(
         self, sizes: npt.NDArray[np.int64], rows_n: npt.NDArray[np.uint32]
@@ -154,6 +156,15 @@ class _LivePart:
         keep_n = ~dead[rows_n]
         lists_n = np.repeat(np.arange(len(sizes)), sizes)
         return np.bincount(lists_n[keep_n], minlength=len(sizes)), keep_n
+
+
+class _Read(NamedTuple):
+    """A range of lists of one part, list by list."""
+
+    sizes: npt.NDArray[np.int64]
+    """Live vectors in each list."""
+    ids_n: npt.NDArray[np.int64]
+    codes_nB: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -175,13 +186,20 @@ class _Parts:
         ids_N = np.empty(sizes.sum(), np.int64)
         codes_NB = np.empty((len(ids_N), self.parts[0].code_bytes if self.parts else 0), np.uint8)
         free = np.cumsum(sizes) - sizes
+
+        def place(part: _Read, free: npt.NDArray[np.int64]) -> None:
+            starts = np.cumsum(part.sizes) - part.sizes
+            places_n = np.repeat(free - starts, part.sizes) + np.arange(len(part.ids_n))
+            ids_N[places_n], codes_NB[places_n] = part.ids_n, part.codes_nB
+
         for start in range(0, len(self.parts), PARALLEL_READS):
             next_parts = self.parts[start : start + PARALLEL_READS]
-            for part_sizes, part_ids, part_codes in self.pool.map(lambda part: part.read(first, last), next_parts):
-                part_starts = np.cumsum(part_sizes) - part_sizes
-                places = np.repeat(free - part_starts, part_sizes) + np.arange(len(part_ids))
-                ids_N[places], codes_NB[places] = part_ids, part_codes
-                free += part_sizes
+            placing = []
+            for part in self.pool.map(lambda part: part.read(first, last), next_parts):
+                placing.append(self.pool.submit(place, part, free))
+                free = free + part.sizes  # another array: the one before is in use
+            for placed in placing:
+                placed.result()
         return ids_N, codes_NB
 
 
@@ -193,11 +211,12 @@ def _merge_lists(writer: ListWriter, parts: _Parts, file: BinaryIO, buffer_bytes
         raise IntegrityError(f"the lists of the parts hold {total} live vectors and their segments {live} live rows")
     file.write(writer.head(sizes_L))
     encoded: deque[Future[Codes]] = deque()
-    with ThreadPoolExecutor(ENCODERS) as pool:  # they encode while the next range is gathered and the last is written
+    encoders = max(MIN_ENCODERS, min(MAX_ENCODERS, len(os.sched_getaffinity(0)) // 2))
+    with ThreadPoolExecutor(encoders) as pool:  # they encode while the next range is gathered and the last is written
         for first, last in _ranges(writer.bytes_of(sizes_L), buffer_bytes):
             ids_N, codes_NB = parts.gather(first, last, sizes_L[first:last])
             encoded.append(pool.submit(writer.encode, sizes_L[first:last], codes_NB, ids_N))
-            if len(encoded) > ENCODERS:
+            if len(encoded) > encoders:
                 file.write(encoded.popleft().result().data)
         for waiting in encoded:
             file.write(waiting.result().data)
@@ -221,9 +240,9 @@ def _merge_codes(codebook: faiss.Index, parts: Sequence[_LivePart], path: Path) 
     table = core(faiss.downcast_index(index.index))
     ids = [np.empty(0, np.int64)]
     for part in parts:
-        _, part_ids, codes_NB = part.read(0, 1)
-        table.add_sa_codes(codes_NB)
-        ids.append(part_ids)
+        read = part.read(0, 1)
+        table.add_sa_codes(read.codes_nB)
+        ids.append(read.ids_n)
     ids_N = np.concatenate(ids)
     faiss.copy_array_to_vector(ids_N, index.id_map)
     set_ntotal(index, len(ids_N))

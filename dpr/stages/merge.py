@@ -19,7 +19,7 @@ from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.deletions import RowSet, dead_digest, read_row_set
 from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, ShardEntry
-from dpr.formats.objects import fetch_into, fetch_object, put_object
+from dpr.formats.objects import fetch_into, fetch_object, file_sha256, put_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.contents import Verification, decoded_sample, verify_index
 from dpr.index.faiss_file import read_faiss
@@ -169,8 +169,11 @@ class MergeShard:
                 rows = merge(codebook, self._parts(store, unit, Path(folder)), path)
             else:
                 rows = build_whole(codebook, self._live_vectors(store, unit), path)
-            verification = self._verify(store, unit, path)
-            return ShardResult(rows=rows, shard=put_object(store, unit.stem, path), verification=verification)
+            with ThreadPoolExecutor(1) as pool:  # hashing gigabytes takes as long as verifying them
+                digest = pool.submit(file_sha256, path)
+                verification = self._verify(store, unit, path)
+                shard = put_object(store, unit.stem, path, digest.result())
+            return ShardResult(rows=rows, shard=shard, verification=verification)
 
     def _parts(self, store: Store, unit: MergeUnit, folder: Path) -> list[PartRef]:
         # each is read once for every range of lists, so a remote one is fetched whole, beside the index it goes into
