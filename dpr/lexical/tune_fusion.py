@@ -1,4 +1,4 @@
-"""Choosing how to fuse: settings to try, the best of them on some questions, and whether a mode is better than another.
+"""Choosing how to fuse: settings to try, and the best of them on some questions.
 
 The gain of a question is 1 / log2(1 + rank) of its first right passage, if that is among the first ten: nDCG@10 of a
 question that has one right passage.
@@ -22,9 +22,6 @@ WEIGHT_TIMES = tuple(2 ** (power / 2) for power in range(-8, 5))
 """Weights are tried around the one with which both sides count alike: from a sixteenth of it to four times."""
 MIN_LOSS = 0.001
 """Fewer candidates are chosen if the mean gain is lower by less than this."""
-NORMAL_95 = 1.96
-MIN_QUESTIONS = 20
-"""Fewer questions do not tell whether one mode is better than another."""
 Gains = npt.NDArray[np.float64]
 
 
@@ -63,16 +60,3 @@ def best_settings(settings: Sequence[FusionSettings], gains_QS: Gains) -> Fusion
     fewest = min(each.candidates for each, mean in zip(settings, means_S, strict=True) if mean >= best - MIN_LOSS)
     among = [place for place, each in enumerate(settings) if each.candidates == fewest]
     return settings[max(among, key=lambda place: means_S[place])]
-
-
-def difference(gains_Q: Gains, others_Q: Gains) -> tuple[float, float, float]:
-    """Return the mean difference of the gains of the same questions, and its 95% interval (normal approximation).
-
-    With fewer than `MIN_QUESTIONS` it tells nothing: the interval is that of all possible values.
-    """
-    differences_Q = gains_Q - others_Q
-    mean = float(differences_Q.mean())
-    if len(differences_Q) < MIN_QUESTIONS:
-        return mean, -1.0, 1.0
-    error = float(differences_Q.std(ddof=1)) / math.sqrt(len(differences_Q))
-    return mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error

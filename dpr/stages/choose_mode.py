@@ -18,13 +18,14 @@ from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.errors import IntegrityError
 from dpr.evaluate.judge import Judge, Places, ranked_places
 from dpr.evaluate.questions import QuestionSet
+from dpr.evaluate.significance import paired_difference
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.lexical_entry import FusionSettings, LexicalEntry, ModesReport, SearchMode
 from dpr.formats.manifest import GateReport, IndexEntry
 from dpr.formats.records import ObjectRef, Result, read_record
 from dpr.index.hardware import Hardware, faiss_threads
-from dpr.lexical.tune_fusion import CANDIDATES, GAIN_DEPTH, best_settings, difference, gain, settings_to_try
+from dpr.lexical.tune_fusion import CANDIDATES, GAIN_DEPTH, best_settings, gain, settings_to_try
 from dpr.run import Run
 from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
@@ -154,7 +155,7 @@ class MeasureModes:
                     places = ranked_places(judge.found[question], mode, hybrid, k)
                     ranks[mode][k].append(judge.rank(question, places))
         gains = {mode: np.array([gain(rank) for rank in found[GAIN_DEPTH]]) for mode, found in ranks.items()}
-        mean, low, high = difference(gains["hybrid"], gains["dense"])
+        hybrid_gain = paired_difference(gains["hybrid"], gains["dense"])
         return ModesReport(
             tuned_on=tuned_on,
             measured_on=len(questions),
@@ -163,9 +164,9 @@ class MeasureModes:
                 mode: {str(k): sum(rank is not None for rank in found[k]) / len(questions) for k in self._at}
                 for mode, found in ranks.items()
             },
-            difference=mean,
-            difference_low=low,
-            difference_high=high,
+            difference=hybrid_gain.mean,
+            difference_low=hybrid_gain.low,
+            difference_high=hybrid_gain.high,
             choice="",
         )
 
