@@ -15,6 +15,7 @@ from rich.console import Console
 from demo.python_docs import write_corpus
 from dpr.errors import DprError
 from dpr.recipe_file import load_recipe
+from dpr.run_recipe import Allowed
 from ray_jobs.jobs import run_whole
 from ray_jobs.serve.service import serve_store
 from ray_jobs.tables import print_outcome
@@ -40,7 +41,7 @@ def demo() -> None:
     console = Console(soft_wrap=True, highlight=False)
     started = time.perf_counter()
     write_corpus(CORPUS)
-    print_outcome(console, run_whole(str(RECIPE)))
+    print_outcome(console, run_whole(str(RECIPE), Allowed()))
     recipe = load_recipe(RECIPE)
     with serve_store(recipe.store, recipe.serve, None) as url:
         for question in QUESTIONS:

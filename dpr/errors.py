@@ -19,7 +19,7 @@ class RecipeError(DprError):
 class CorpusError(DprError):
     """Input that cannot be read as the corpus the recipe names."""
 
-    exit_code = 3
+    exit_code = 9
 
 
 class OtherFileError(CorpusError):
@@ -67,7 +67,7 @@ class PublishRaceError(ConflictError):
 class GateError(DprError):
     """The gate measured less than the recipe demands, so nothing was published."""
 
-    exit_code = 9
+    exit_code = 3
 
 
 class ServeError(DprError):

@@ -208,6 +208,12 @@ class GateConfig(_Config):
     """Recall of the index against exact search that it must reach: of the first `index.recall_at` hits."""
     min_accuracy: dict[int, Share] = {}
     """Share of questions that must be answered within the first so many hits, e.g. {5: 0.7}."""
+    max_drop: Share | None = 0.02
+    """By how much the share of questions answered, within any rank of `at`, may fall below that of the live snapshot on
+    the same questions. A fall that chance explains never stops a run. null: they are not compared."""
+    after_publish: str | None = None
+    """Shell command that looks at the new snapshot once it is published, with its store and number in DPR_STORE and
+    DPR_SNAPSHOT. If it fails, the snapshot before becomes live again. null: none."""
 
 
 class Limits(_Config):

@@ -8,6 +8,7 @@ from dpr.errors import PublishRaceError
 from dpr.formats.manifest import Snapshot
 from dpr.formats.snapshots import latest_snapshot
 from dpr.nightly import make_body, make_index, make_segments
+from dpr.operations.after_publish import check_published
 from dpr.operations.run_report import Clock, RunReport, make_report, put_report
 from dpr.recipe import Recipe
 from dpr.run import Plan, Run
@@ -31,10 +32,20 @@ class Outcome:
     """None: there was nothing to do."""
 
 
-def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
+@dataclass(frozen=True)
+class Allowed:
+    """What a person allows this run, which would stop it otherwise."""
+
+    shrink: bool = False
+    """A corpus that lost more than limits.max_shrink."""
+    force: str | None = None
+    """A snapshot that the gate refuses; the reason why."""
+
+
+def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, allowed: Allowed = Allowed()) -> Outcome:
     """Bring the collection of a recipe up to date; `finished_run` tells whether there is anything to do."""
     plan = Plan.of(recipe)
-    return finished_run(plan) or run_plan(plan, executor, progress, allow_shrink=allow_shrink)
+    return finished_run(plan) or run_plan(plan, executor, progress, allowed)
 
 
 def finished_run(plan: Plan) -> Outcome | None:
@@ -54,8 +65,7 @@ def run_plan(
     plan: Plan,
     executor: Executor,
     progress: Progress,
-    *,
-    allow_shrink: bool = False,
+    allowed: Allowed = Allowed(),
     lease_seconds: float = LEASE_SECONDS,
 ) -> Outcome:
     """Carry a plan out, holding the store's lease; a run that is silent for `lease_seconds` loses it.
@@ -64,7 +74,7 @@ def run_plan(
     used.
     """
     try:
-        outcome = _hold_lease_and_run(plan, executor, progress, allow_shrink=allow_shrink, lease_seconds=lease_seconds)
+        outcome = _hold_lease_and_run(plan, executor, progress, allowed, lease_seconds)
     finally:
         others = take_outside()
     if outcome.report is None:
@@ -73,25 +83,27 @@ def run_plan(
 
 
 def _hold_lease_and_run(
-    plan: Plan, executor: Executor, progress: Progress, *, allow_shrink: bool, lease_seconds: float
+    plan: Plan, executor: Executor, progress: Progress, allowed: Allowed, lease_seconds: float
 ) -> Outcome:
     store = open_store(plan.recipe.store)
     with Lease.acquire(store, f"run of {plan.recipe.store}", lease_seconds) as lease:
         prove_put_if_absent(store)
         for _ in range(PUBLISH_ATTEMPTS - 1):
             try:
-                return _attempt(Run(plan, executor, progress, lease), allow_shrink=allow_shrink)
+                return _attempt(Run(plan, executor, progress, lease), allowed)
             except PublishRaceError:
                 plan = Plan.of(plan.recipe)
-        return _attempt(Run(plan, executor, progress, lease), allow_shrink=allow_shrink)
+        return _attempt(Run(plan, executor, progress, lease), allowed)
 
 
-def _attempt(run: Run, *, allow_shrink: bool) -> Outcome:
+def _attempt(run: Run, allowed: Allowed) -> Outcome:
     clock = Clock()
-    made = make_segments(run, allow_shrink=allow_shrink)
+    made = make_segments(run, allow_shrink=allowed.shrink)
     indexed = make_index(run, made)
     body, measured = make_body(run, made, indexed)
     report = make_report(run, clock, made, indexed, body)
     put_report(run.store, report)  # a run that fails its gate has one, too
-    snapshot, published = publish(run, body, measured)
+    snapshot, published = publish(run, body, measured, allowed.force)
+    if published and run.recipe.gate.after_publish is not None:
+        check_published(run.store, snapshot, run.recipe.gate.after_publish)
     return Outcome(snapshot, published, report)

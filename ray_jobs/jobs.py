@@ -12,7 +12,7 @@ from dpr.engine.executor import Executor, LocalExecutor
 from dpr.nightly import make_index, make_segments
 from dpr.recipe_file import load_recipe
 from dpr.run import Plan, Run
-from dpr.run_recipe import Outcome, finished_run, run_plan
+from dpr.run_recipe import Allowed, Outcome, finished_run, run_plan
 from dpr.stages.diff import diff
 from dpr.stages.scan import scan
 from dpr.store import open_store
@@ -34,7 +34,7 @@ def plan_of(recipe_path: str) -> Plan:
     return Plan.of(recipe)
 
 
-def run_whole(recipe_path: str, *, allow_shrink: bool = False, local: bool = False) -> Outcome:
+def run_whole(recipe_path: str, allowed: Allowed, *, local: bool = False) -> Outcome:
     """Run a recipe from corpus to published snapshot, on Ray or (`local`) in this process.
 
     Ray is started only if there is work.
@@ -44,7 +44,7 @@ def run_whole(recipe_path: str, *, allow_shrink: bool = False, local: bool = Fal
         show_notes(plan, ConsoleProgress(console(stderr=True)))
         return finished
     with ConsoleProgress(console(stderr=True)) as progress, executor_for(plan, progress, local=local) as executor:
-        return run_plan(plan, executor, progress, allow_shrink=allow_shrink)
+        return run_plan(plan, executor, progress, allowed)
 
 
 def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local: bool = False) -> str:
@@ -106,9 +106,10 @@ def main(stop: str | None, description: str) -> None:
         allow_shrink: Annotated[
             bool, typer.Option("--allow-shrink", help="Accept a corpus that lost more than limits.max_shrink.")
         ] = False,
+        force: Annotated[str | None, typer.Option(help="Why to publish a snapshot that the gate refuses.")] = None,
     ) -> None:
         if stop is None:
-            print(describe(run_whole(recipe, allow_shrink=allow_shrink)))
+            print(describe(run_whole(recipe, Allowed(allow_shrink, force))))
         else:
             print(run_until(recipe, stop, allow_shrink=allow_shrink))
 

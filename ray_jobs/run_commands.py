@@ -61,16 +61,18 @@ def run(
     json_: Json = False,
     local: Local = False,
     allow_shrink: Annotated[bool, typer.Option(help="Accept a corpus that lost more than limits.max_shrink.")] = False,
+    force: Annotated[str | None, typer.Option(metavar="REASON", help="Publish what the gate refuses.")] = None,
     until: Annotated[Stop | None, typer.Option(help="Stop there; publish nothing.")] = None,
 ) -> None:
     """Bring the collection of a recipe up to date: scan, embed, train, build, merge, gate, publish."""
+    from dpr.run_recipe import Allowed
     from ray_jobs import jobs, tables
 
     if until is not None:
         line = jobs.run_until(recipe, until, allow_shrink=allow_shrink, local=local)
         show(json_, {"until": until, "made": line}, lambda console: console.print(line, highlight=False))
         return
-    outcome = jobs.run_whole(recipe, allow_shrink=allow_shrink, local=local)
+    outcome = jobs.run_whole(recipe, Allowed(allow_shrink, force), local=local)
     gate, report = outcome.snapshot.body.gate, outcome.report
     document: Fields = {"snapshot": outcome.snapshot.number, "published": outcome.published}
     document |= report.model_dump(mode="json") if report else {"gate": gate.model_dump(mode="json")}

@@ -17,7 +17,7 @@ from dpr.engine.progress import Progress
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import read_snapshot
 from dpr.recipe import Recipe
-from dpr.run_recipe import Outcome, run_recipe
+from dpr.run_recipe import Allowed, Outcome, run_recipe
 from dpr.search.vector_search import VectorSearch
 from dpr.store import Store, open_store
 from tests.tiny import Quiet, random_texts
@@ -66,11 +66,11 @@ class Collection:
             self.path.write_text(rows)
 
     def night(
-        self, executor: Executor | None = None, progress: Progress | None = None, *, allow_shrink: bool = False
+        self, executor: Executor | None = None, progress: Progress | None = None, allowed: Allowed | None = None
     ) -> Outcome:
         """Run the recipe over the corpus as it is now."""
         self.write_corpus()
-        return run_recipe(self.recipe, executor or LocalExecutor(), progress or Quiet(), allow_shrink=allow_shrink)
+        return run_recipe(self.recipe, executor or LocalExecutor(), progress or Quiet(), allowed or Allowed())
 
     def write_recipe(self) -> Path:
         """Write the recipe and the corpus for another process; returns the path of the recipe."""

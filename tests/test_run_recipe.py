@@ -19,6 +19,7 @@ from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, StoreE
 from dpr.formats.snapshots import latest_snapshot, numbers
 from dpr.operations.rollback import rollback
 from dpr.recipe import CorpusConfig
+from dpr.run_recipe import Allowed
 from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore, Store
 from tests.collection import Collection, FirstNights
@@ -176,7 +177,7 @@ def test_a_shrunken_corpus_needs_permission(tmp_path: Path, first_nights: FirstN
     collection.corpus = dict(list(collection.corpus.items())[:20])
     with pytest.raises(CorpusError, match="shrank from 30 to 20"):
         collection.night()
-    assert collection.night(allow_shrink=True).snapshot.body.passages == 20
+    assert collection.night(allowed=Allowed(shrink=True)).snapshot.body.passages == 20
 
 
 class _RollsBack(Quiet):

@@ -133,6 +133,10 @@ def measured(encoder_id: str, questions_id: str, measure_id: str) -> str:
     return f"{TRUTH}{encoder_id}/{questions_id}/measured-{measure_id}"
 
 
+def answer_ranks(encoder_id: str, questions_id: str, measure_id: str) -> str:
+    return f"{TRUTH}{encoder_id}/{questions_id}/ranks-{measure_id}"
+
+
 def modes(encoder_id: str, questions_id: str, modes_id: str) -> str:
     return f"{TRUTH}{encoder_id}/{questions_id}/modes-{modes_id}"
 
@@ -155,6 +159,10 @@ def duplicates(run_id: str) -> str:
 
 def quarantine(run_id: str) -> str:
     return f"{run(run_id)}quarantine"
+
+
+def lost_questions(run_id: str) -> str:
+    return f"{run(run_id)}lost"
 
 
 def reports(run_id: str) -> str:

@@ -170,6 +170,9 @@ class GateReport(Document):
     """Rank → share of questions answered within it, by the index; empty without questions of the recipe."""
     accuracy_exact: dict[str, float] = Field(default_factory=dict)
     """The same by exact search."""
+    ranks: ObjectRef | None = None
+    """The rank at which the index answers each question (`dpr.stages.answer_ranks`); None without questions of the
+    recipe."""
     modes: ModesReport | None = None
     """None: the snapshot has no index of words, or the recipe no questions."""
 
@@ -207,6 +210,8 @@ class SnapshotBody(Document):
                 yield shard.left_out
         if self.index.loose is not None:
             yield self.index.loose
+        if self.gate.ranks is not None:
+            yield self.gate.ranks
         if self.lexical is not None:
             yield from (part.object for part in self.lexical.parts)
         yield from (entry.object for entry in self.segments)

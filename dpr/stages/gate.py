@@ -5,6 +5,7 @@ Shapes: Q questions, K neighbours.
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,10 @@ from dpr.recipe import GateConfig
 from dpr.run import Run
 from dpr.search.segment_set import SegmentSet
 from dpr.search.vector_search import VectorSearch, open_index
+from dpr.stages.answer_ranks import put_ranks, shares_within
 from dpr.stages.find_truth import Truth, find_truth
 from dpr.stages.new_sentences import NewSentences, new_sentences
-from dpr.stages.passages_found import WINDOWS_DEEPER, recall_of_segments, share_answered, true_passages
+from dpr.stages.passages_found import WINDOWS_DEEPER, answered_ranks, recall_of_segments, true_passages
 from dpr.stages.question_vectors import read_questions
 from dpr.stages.train import IndexContext
 from dpr.store import open_store
@@ -45,6 +47,8 @@ class GateUnit:
     """The one unit of the stage: an index, and what it is measured against."""
 
     record: str
+    ranks_stem: str
+    """What the name of the object with the ranks of answers begins with."""
     index: IndexEntry
     truth: Truth
     questions: QuestionSet | None
@@ -110,9 +114,10 @@ def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth,
             **({"windows": True} if run.recipe.corpus.splits_long else {}),
         }
     )
-    record = layout.record(layout.measured(context.encoder_id, truth.questions_id, measure_id))
-    rows = len(truth.ids_QK)
-    return GateUnit(record, index, truth, questions, new, rows, index.size_bytes, windows=run.recipe.corpus.splits_long)
+    names = context.encoder_id, truth.questions_id, measure_id
+    record, ranks_stem = layout.record(layout.measured(*names)), layout.answer_ranks(*names)
+    rows, windows = len(truth.ids_QK), run.recipe.corpus.splits_long
+    return GateUnit(record, ranks_stem, index, truth, questions, new, rows, index.size_bytes, windows=windows)
 
 
 class MeasureIndex:
@@ -147,7 +152,7 @@ class MeasureIndex:
                 (recall,) = known.some(held_out).recalls(ids_QK[held_out], at, [at])
             of_new = scores_QK[asked:], ids_QK[asked:]
             new_recall = recall_of_segments(unit.new.segments, search, sentences_QD, of_new) if unit.new else None
-            by_index, exactly = self._accuracies(unit, search, questions_QD, (scores_QK[:asked], ids_QK[:asked]), true)
+            answered = self._answered(unit, search, questions_QD, ids_QK[:asked], true[1])
         report = GateReport(
             questions=asked,
             question_kind="sentences" if unit.questions is None else "questions",
@@ -164,8 +169,9 @@ class MeasureIndex:
             predicted_ms=round(tuned.predicted_ms, 6),
             meets_latency=tuned.meets_latency,
             settings=describe(tuned, context.config),
-            accuracy_index=by_index,
-            accuracy_exact=exactly,
+            accuracy_index=shares_within(answered.by_index, self._gate.at),
+            accuracy_exact=shares_within(answered.exactly, self._gate.at),
+            ranks=put_ranks(store, unit.ranks_stem, unit.questions, answered.by_index) if unit.questions else None,
         )
         return GateResult(
             rows=len(questions_QD),
@@ -186,27 +192,30 @@ class MeasureIndex:
             return tuned, None
         return tuned, tune(index, known, config, deepest, tuned.settings.nprobe)
 
-    def _accuracies(
-        self,
-        unit: GateUnit,
-        search: VectorSearch,
-        questions_QD: Scores,
-        found: tuple[Scores, Ids],
-        true: tuple[Scores, Ids],
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the shares of questions answered, by the index and exactly; none without answers.
+    def _answered(
+        self, unit: GateUnit, search: VectorSearch, questions_QD: Scores, ids_QK: Ids, true_QK: Ids
+    ) -> "_Answered":
+        """Return the ranks of answers by the index and by exact search; none without answers.
 
-        Ranks up to `recall_at` are those of `found`, a search for so many hits, as a user has them.
+        The index is searched as for users: `ids_QK` are the first `recall_at` hits, and those behind come from a search
+        for more.
         """
         if unit.questions is None:
-            return {}, {}
+            return _Answered([], [])
         few, depth = self._context.config.recall_at, max(self._gate.at)
-        by_index = share_answered(unit.questions, search.segments, found, [k for k in self._gate.at if k <= few])
+        by_index = answered_ranks(unit.questions, search.segments, ids_QK)
         if depth > few:
-            more = search.top(questions_QD, depth)
-            by_index |= share_answered(unit.questions, search.segments, more, [k for k in self._gate.at if k > few])
-        exact = true[0][:, :depth], true[1][:, :depth]
-        return by_index, share_answered(unit.questions, search.segments, exact, self._gate.at)
+            more = answered_ranks(unit.questions, search.segments, search.top(questions_QD, depth)[1])
+            later = [None if rank is None else max(rank, few + 1) for rank in more]
+            by_index = [rank or other for rank, other in zip(by_index, later, strict=True)]
+        return _Answered(by_index, answered_ranks(unit.questions, search.segments, true_QK[:, :depth]))
+
+
+class _Answered(NamedTuple):
+    """The rank of the first hit that answers each question; None: none does."""
+
+    by_index: list[int | None]
+    exactly: list[int | None]
 
 
 def _all_settings(report: GateReport, deeper: Tuned | None) -> str:

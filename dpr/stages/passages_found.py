@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpr.evaluate.answers import accuracy
+from dpr.evaluate.answers import first_correct_rank
 from dpr.evaluate.questions import QuestionSet
 from dpr.formats import MISSING
 from dpr.index.candidates import rescore
@@ -51,20 +51,20 @@ def recall_of_segments(
     return recall_of_new((found[0], search.passages(found[1])), (scores_QK, search.passages(ids_QK)))
 
 
-def share_answered(
-    questions: QuestionSet, segments: SegmentSet, found: tuple[Scores, Ids], at: Sequence[int]
-) -> dict[str, float]:
-    """Rank → share of questions answered within it. Only the column that decides is read, each part of it once."""
-    scores_QK, ids_QK = found
+def answered_ranks(questions: QuestionSet, segments: SegmentSet, ids_QK: Ids) -> list[int | None]:
+    """Return the rank of the first hit that answers each question, None if none does.
+
+    Only the column that decides is read, each part of it once.
+    """
     there_QK = ids_QK >= 0
     by_text = questions.answers == "strings"
     values = iter(segments.column("text" if by_text else "id", ids_QK[there_QK]))
-    hits = []
-    for scores_K, there_K in zip(scores_QK, there_QK, strict=True):
-        ranked = enumerate(scores_K[there_K].tolist(), 1)
-        hits.append([_hit(rank, score, next(values), by_text=by_text) for rank, score in ranked])
-    return {str(k): share for k, share in accuracy(questions, hits, at).items()}
+    ranks = []
+    for question, there_K in zip(questions.questions, there_QK, strict=True):
+        hits = [_hit(rank, next(values), by_text=by_text) for rank in range(1, int(there_K.sum()) + 1)]
+        ranks.append(first_correct_rank(question, questions.answers, hits))
+    return ranks
 
 
-def _hit(rank: int, score: float, value: str, *, by_text: bool) -> Hit:
-    return Hit(rank, score, "" if by_text else value, "", value if by_text else "")
+def _hit(rank: int, value: str, *, by_text: bool) -> Hit:
+    return Hit(rank, 0.0, "" if by_text else value, "", value if by_text else "")

@@ -1,14 +1,19 @@
 """The publish stage: bind everything together, and make it the next snapshot if the gate is satisfied."""
 
+import getpass
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dpr.errors import GateError
 from dpr.formats.lexical_entry import LexicalEntry
 from dpr.formats.manifest import CodebookEntry, GateReport, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
 from dpr.formats.snapshots import check_live, publish_body
 from dpr.run import Run
 from dpr.stages.diff import Changes
 from dpr.stages.gate import GateResult
+from dpr.stages.gate_drop import check_drop
 from dpr.stages.gate_limits import check_gate
 
 
@@ -39,16 +44,34 @@ def snapshot_body(run: Run, changes: Changes, segments: Sequence[SegmentEntry], 
     )
 
 
-def publish(run: Run, body: SnapshotBody, measured: GateResult) -> tuple[Snapshot, bool]:
+def publish(run: Run, body: SnapshotBody, measured: GateResult, force: str | None = None) -> tuple[Snapshot, bool]:
     """Make `body` the next snapshot; returns the live snapshot, and whether it is a new one.
 
-    None is made if the live one has the same body. Raises GateError if the gate demands more, ConflictError if the
-    lease was lost, PublishRaceError if another publisher was first.
+    None is made if the live one has the same body. Raises GateError if the gate demands more, unless `force` gives a
+    reason why it is to be published all the same, which the snapshot's note keeps. Raises ConflictError if the lease
+    was lost, PublishRaceError if another publisher was first.
     """
-    check_gate(run.recipe, measured)
+    note = ""
+    try:
+        check_gate(run.recipe, measured)
+        check_drop(run, body.gate)
+    except GateError as error:
+        if force is None:
+            raise
+        note = f"forced by {_who()}: {force} (the gate said: {error})"
+        run.progress.message("gate", note)
     run.check_lease()
     if run.live is not None and run.live.body.body_id() == body.body_id():
         check_live(run.store, run.live.number)
         return run.live, False
     parent = run.live.number if run.live else None
-    return publish_body(run.store, body, parent, run_id=run.run_id, inputs=run.plan.inputs), True
+    return publish_body(run.store, body, parent, run_id=run.run_id, inputs=run.plan.inputs, note=note), True
+
+
+def _who() -> str:
+    """Return user and host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = f"user {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

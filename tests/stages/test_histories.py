@@ -23,6 +23,7 @@ from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import numbers
 from dpr.operations.rollback import rollback
 from dpr.recipe import LexicalConfig
+from dpr.run_recipe import Allowed
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever
 from tests.collection import FirstNights
@@ -99,7 +100,7 @@ class History:
 
     def night(self) -> SnapshotBody:
         """Bring the collection up to date."""
-        outcome = self.collection.night(allow_shrink=True)
+        outcome = self.collection.night(allowed=Allowed(shrink=True))
         self.past.append(dict(self.corpus))
         if outcome.published:
             assert outcome.report is not None

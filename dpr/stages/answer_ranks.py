@@ -1,0 +1,53 @@
+"""At which rank each question of the gate was answered, kept with the snapshot for comparison with the next one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.evaluate.questions import QuestionSet
+from dpr.fingerprint import fingerprint
+from dpr.formats.objects import fetch_object, put_object
+from dpr.formats.records import ObjectRef
+from dpr.store import Store
+from dpr.store.temporary import temporary_folder
+
+SCHEMA = pa.schema([("question", pa.string()), ("answers", pa.string()), ("rank", pa.int32())])
+"""`answers` is a fingerprint of what counts as an answer; a question without rank was not answered."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and what counts as its answer: comparable only with itself."""
+
+    question: str
+    answers: str
+
+
+def put_ranks(store: Store, stem: str, questions: QuestionSet, ranks: Sequence[int | None]) -> ObjectRef:
+    """Store the rank of the first answer to each question; None: not answered."""
+    rows = {
+        "question": questions.texts,
+        "answers": [fingerprint([questions.answers, *question.answers]) for question in questions.questions],
+        "rank": list(ranks),
+    }
+    with temporary_folder() as folder:
+        path = Path(folder, "ranks.parquet")
+        pq.write_table(pa.table(rows, schema=SCHEMA), path, compression="zstd")
+        return put_object(store, stem, path)
+
+
+def read_ranks(store: Store, ref: ObjectRef) -> Mapping[Asked, int | None]:
+    """Return the rank of the first answer to each question, verified."""
+    table = pq.read_table(fetch_object(store, ref), schema=SCHEMA)
+    asked = map(Asked, table["question"].to_pylist(), table["answers"].to_pylist())
+    return dict(zip(asked, table["rank"].to_pylist(), strict=True))
+
+
+def shares_within(ranks: Sequence[int | None], at: Sequence[int]) -> dict[str, float]:
+    """Rank → share of questions answered within it (paper, section 5); empty without questions."""
+    if not ranks:
+        return {}
+    return {str(k): sum(rank is not None and rank <= k for rank in ranks) / len(ranks) for k in at}

@@ -1,0 +1,156 @@
+"""The gate compares a snapshot with the live one, question by question: a real loss stops the run, chance does not."""
+
+import getpass
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertModel
+
+from dpr.errors import GateError
+from dpr.formats.snapshots import latest_snapshot
+from dpr.run_recipe import Allowed
+from dpr.search.retrieve import Retriever
+from tests.collection import Collection, FirstNights
+from tests.tiny import Quiet, make_encoder, random_texts
+
+pytestmark = pytest.mark.slow
+PASSAGES = 150
+DROP = 0.02
+
+
+def questions_about(corpus: dict[str, str]) -> dict[str, str]:
+    """Return a question for each passage: half of its words, in another order."""
+    rng = np.random.default_rng(5)
+    asked = {}
+    for id_, text in corpus.items():
+        words = text.split()
+        asked[id_] = " ".join(rng.permutation(words)[: max(1, len(words) // 2)])
+    return asked
+
+
+@pytest.fixture
+def asked(tmp_path: Path, first_nights: FirstNights) -> tuple[Collection, dict[str, str]]:
+    """Give a collection whose live snapshot was measured with questions, and these by passage."""
+    collection = first_nights.copy(tmp_path / "collection", random_texts(PASSAGES, min_words=6))
+    questions = questions_about(collection.corpus)
+    path = tmp_path / "questions.jsonl"
+    rows = ({"question": text, "answers": [id_]} for id_, text in questions.items())
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    collection.change(gate={"questions": str(path), "min_recall": 0, "at": [1, 5], "max_drop": DROP})
+    collection.night()
+    return collection, questions
+
+
+def damaged(folder: Path, share: float) -> Path:
+    """Make the encoder of the collection again; a share of all words are one and the same to it."""
+    model = BertModel.from_pretrained(make_encoder(folder), add_pooling_layer=False)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        words = model.embeddings.word_embeddings.weight
+        lost = torch.rand(len(words)) < share
+        words[lost] = words[lost].mean(dim=0)
+    model.save_pretrained(folder)
+    return folder
+
+
+def shaken(folder: Path, seed: int) -> Path:
+    """Make the encoder of the collection again, with a little noise in what it knows of words."""
+    model = BertModel.from_pretrained(make_encoder(folder), add_pooling_layer=False)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        words = model.embeddings.word_embeddings.weight
+        words += 0.1 * words.std() * torch.randn_like(words)
+    model.save_pretrained(folder)
+    return folder
+
+
+def answered(collection: Collection, questions: dict[str, str], k: int) -> set[str]:
+    """Return the questions that the live snapshot answers within the first k hits."""
+    with Retriever.open(collection.store) as retriever:
+        found = retriever.search(list(questions.values()), 20, mode="dense").hits
+    pairs = zip(questions.items(), found, strict=True)
+    return {text for (id_, text), hits in pairs if id_ in {hit.id for hit in hits[:k]}}
+
+
+def test_a_damaged_encoder_is_refused_and_the_questions_that_it_lost_are_listed(
+    asked: tuple[Collection, dict[str, str]], tmp_path: Path
+) -> None:
+    collection, questions = asked
+    before = {k: answered(collection, questions, k) for k in (1, 5)}
+    collection.change(encoder={"model": str(damaged(tmp_path / "damaged", 0.9))})
+    with pytest.raises(GateError, match=r"gate\.max_drop allows 0\.02; nothing was published") as refused:
+        collection.night()
+    assert GateError.exit_code == 3
+    live = latest_snapshot(collection.store)
+    assert live is not None
+    assert live.number == 2
+
+    collection.night(allowed=Allowed(force="the old model is withdrawn"))
+    live = latest_snapshot(collection.store)
+    assert live is not None
+    assert live.number == 3
+    assert live.note.startswith(f"forced by {getpass.getuser()}@")
+    assert ": the old model is withdrawn (the gate said: top-" in live.note
+    (stored,) = (collection.folder / "store" / "runs").rglob("lost-*.jsonl")
+    assert stored.name in str(refused.value)
+    listed = [json.loads(line) for line in stored.read_text().splitlines()]
+    for k in (1, 5):
+        lost = before[k] - answered(collection, questions, k)
+        assert len(lost) > DROP * len(questions)
+        assert {row["question"] for row in listed if row["within"] == k} == lost
+
+
+def test_a_difference_that_chance_explains_does_not_stop_a_night(
+    asked: tuple[Collection, dict[str, str]], tmp_path: Path
+) -> None:
+    collection, questions = asked
+    before = {k: answered(collection, questions, k) for k in (1, 5)}
+    falls = []
+    for seed in range(3):
+        gate = {**collection.recipe.gate.model_dump(), "max_drop": 0.0}
+        collection.change(encoder={"model": str(shaken(tmp_path / f"shaken-{seed}", seed))}, gate=gate)
+        assert collection.night().published
+        after = {k: answered(collection, questions, k) for k in (1, 5)}
+        falls += [len(before[k]) - len(after[k]) for k in (1, 5)]
+        before = after
+    assert max(falls) > 0  # a night was worse than the one before
+
+
+def test_questions_with_other_answers_are_not_compared(
+    asked: tuple[Collection, dict[str, str]], tmp_path: Path
+) -> None:
+    collection, questions = asked
+    path = tmp_path / "wrong.jsonl"
+    rows = [{"question": text, "answers": ["p000" if id_ != "p000" else "p001"]} for id_, text in questions.items()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    collection.change(gate={**collection.recipe.gate.model_dump(), "questions": str(path)})
+    progress = Quiet()
+    assert collection.night(progress=progress).published
+    assert any("they have 0 questions with the same answers in common" in text for text in progress.messages)
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 4", 4), ("echo it is broken; false", 1)])
+def test_a_check_that_fails_after_publishing_rolls_back(
+    asked: tuple[Collection, dict[str, str]], command: str, code: int
+) -> None:
+    collection, _ = asked
+    old = collection.body(2)
+    collection.corpus["p000"] = "w1 w2 w3"
+    check = f'test "$DPR_SNAPSHOT" = 3 && test "$DPR_STORE" = "{collection.store.url}" && {command}'
+    collection.change(gate={**collection.recipe.gate.model_dump(), "after_publish": check})
+    with pytest.raises(GateError, match=f"ended with code {code} for snapshot 3: .*; snapshot 4 is live"):
+        collection.night()
+    live = latest_snapshot(collection.store)
+    assert live is not None
+    assert (live.number, live.body) == (4, old)
+    assert live.note == "rollback to 2"
+
+
+def test_a_check_that_succeeds_leaves_the_snapshot(asked: tuple[Collection, dict[str, str]]) -> None:
+    collection, _ = asked
+    collection.corpus["p000"] = "w1 w2 w3"
+    collection.change(gate={**collection.recipe.gate.model_dump(), "after_publish": 'test "$DPR_SNAPSHOT" = 3'})
+    assert collection.night().snapshot.number == 3
