@@ -54,6 +54,8 @@ def summary(snapshot: Snapshot) -> Fields:
         "nprobe": body.index.nprobe,
         "rescore": body.index.rescore,
         "mode": body.lexical.mode if body.lexical else "dense",
+        "recall": f"{body.gate.recall:.4f}",
+        "answered": ", ".join(f"top-{rank} {share:.4f}" for rank, share in body.gate.accuracy_index.items()),
         "note": snapshot.note,
     }
 

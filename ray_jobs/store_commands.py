@@ -80,10 +80,19 @@ def report(
 
 
 @app.command()
-def history(store: StoreArgument, json_: Json = False) -> None:
+def history(
+    store: StoreArgument,
+    report: Annotated[Path | None, typer.Option(help="Folder to draw accuracy and recall into.")] = None,
+    json_: Json = False,
+) -> None:
     """List all snapshots, oldest first; the last one is live."""
     opened = open_store(store)
-    rows = [summary(read_snapshot(opened, number)) for number in numbers(opened)]
+    snapshots = [read_snapshot(opened, number) for number in numbers(opened)]
+    rows = [summary(snapshot) for snapshot in snapshots]
+    if report is not None and snapshots:
+        from dpr.operations.nights_report import write_nights
+
+        write_nights(opened, snapshots, report)
     show(json_, rows, lambda console: console.print(table(f"snapshots of {opened.url}", rows)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 INCHES = (8.0, 4.4)
 DOTS_PER_INCH = 144
@@ -55,6 +55,32 @@ class KindMemory:
     kind: str
     bytes_per_vector: float
     chosen: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure of several snapshots."""
+
+    name: str
+    values: Sequence[float | None]
+    """None: it was not measured."""
+
+
+def draw_nights(title: str, snapshots: Sequence[int], lines: Sequence[Line], theme: Theme) -> bytes:
+    """Draw figures by snapshot, a line each."""
+
+    def draw(axes: Axes) -> None:
+        for line, shade in zip(lines, np.linspace(0.4, 1.0, len(lines)), strict=True):
+            points = [(x, y) for x, y in zip(snapshots, line.values, strict=True) if y is not None]
+            x, y = [x for x, _ in points], [y for _, y in points]
+            axes.plot(x, y, "o-", color=theme.series, alpha=shade, lw=1.4, ms=3.5, zorder=2)
+            if points:
+                axes.annotate(line.name, points[-1], (6, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.margins(x=0.12)
+        axes.set_xlabel("snapshot")
+
+    return _picture(title, draw, theme)
 
 
 def draw_recall(points: Sequence[SearchPoint], target: float, theme: Theme) -> bytes:

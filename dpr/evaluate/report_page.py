@@ -4,6 +4,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
+
+from dpr.errors import StoreError
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; }
@@ -45,6 +48,23 @@ def render(title: str, facts: Mapping[str, object], sections: Sequence[Section])
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
         f'<body><h1>{escape(title)}</h1>\n<table id="facts">{listed}</table>\n{body}</body></html>\n'
     )
+
+
+def write_page(folder: Path, name: str, title: str, facts: Mapping[str, object], sections: Sequence[Section]) -> Path:
+    """Write the page and its pictures as PNG files into a folder, and return the page's path.
+
+    Raises StoreError if that fails.
+    """
+    page = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            for theme, png in section.pictures.items():
+                (folder / f"{section.name}{'' if theme == 'light' else '-dark'}.png").write_bytes(png)
+        page.write_text(render(title, facts, sections), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"report {folder} cannot be written: {error.strerror}; name another folder") from error
+    return page
 
 
 def _section(section: Section) -> str:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dpr.errors import StoreError
 from dpr.evaluate.pictures import THEMES, KindMemory, SearchPoint, draw_lists, draw_memory, draw_recall
-from dpr.evaluate.report_page import Section, render
+from dpr.evaluate.report_page import Section, write_page
 from dpr.formats import layout
 from dpr.formats.manifest import Snapshot, SnapshotBody
 from dpr.formats.records import read_record
@@ -56,18 +55,7 @@ def write_report(store: Store, snapshot: Snapshot, folder: Path) -> Path:
         "recall@20 while tuning": body.gate.tuned_recall,
         "settings": body.gate.settings,
     }
-    page = folder / "report.html"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for section in sections:
-            for theme, png in section.pictures.items():
-                (folder / f"{section.name}{'' if theme == 'light' else '-dark'}.png").write_bytes(png)
-        page.write_text(render(f"Index of snapshot {snapshot.number}", facts, sections), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(
-            f"report {folder} cannot be written: {error.strerror}; name another folder with --out"
-        ) from error
-    return page
+    return write_page(folder, "report.html", f"Index of snapshot {snapshot.number}", facts, sections)
 
 
 def _recall_section(store: Store, body: SnapshotBody, search: VectorSearch) -> list[Section]:

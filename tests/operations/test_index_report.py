@@ -87,5 +87,5 @@ def test_what_the_gate_measured_is_shown_as_long_as_it_is_kept(exact: Collection
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written(exact: Collection, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(StoreError, match=r"cannot be written: .*; name another folder with --out"):
+    with pytest.raises(StoreError, match=r"cannot be written: .*; name another folder"):
         report(exact, tmp_path / "taken")
