@@ -193,10 +193,11 @@ class GateConfig(_Config):
     """What is measured before a snapshot is published, and what it must reach."""
 
     questions: str | None = None
-    """JSONL of {"question", "answers": [passage ids or strings]}, or a BEIR folder or its `queries.jsonl`;
-    null: sentences of 200 passages stand in."""
-    answers: Literal["ids", "strings"] = "ids"
-    """What counts as a hit: the passage's id, or the answer string within its text (paper, section 5)."""
+    """JSONL of {"question", "answers": [passage ids or strings]}, a BEIR folder, or a file in another format of the
+    field, all found by looking; null: sentences of 200 passages stand in."""
+    answers: Literal["ids", "strings", "regex"] = "ids"
+    """What counts as a hit: the passage's id, or an answer within its text: a string (paper, section 5), or a regular
+    expression."""
     qrels: str | None = None
     """Qrels file (BEIR's or TREC's) that selects and labels the questions, or a folder that holds `test.tsv`; null:
     `qrels/test.tsv`, `qrels.test.tsv` or `qrels.tsv` of the BEIR folder, or else those of another split."""

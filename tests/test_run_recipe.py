@@ -15,7 +15,7 @@ from dpr.corpus.slices import CorpusPlan, plan_slices
 from dpr.encoder.compute import Compute
 from dpr.encoder.encode import QuestionEncoder
 from dpr.encoder.spec import resolve
-from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, StoreError
+from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, RecipeError, StoreError
 from dpr.formats.snapshots import latest_snapshot, numbers
 from dpr.operations.rollback import rollback
 from dpr.recipe import CorpusConfig
@@ -151,11 +151,15 @@ def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
     assert failed > 0.8 * len(cases)
 
 
+STRINGS = {"questions": "{}/questions.jsonl", "answers": "strings"}
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
         ({"corpus": {"path": "{}/none.jsonl"}}, CorpusError, "none.jsonl"),
-        ({"gate": {"questions": "{}/questions.jsonl", "min_accuracy": {1: 1.0}, "at": [1]}}, GateError, "top-1"),
+        ({"gate": STRINGS | {"min_accuracy": {1: 1.0}, "at": [1]}}, GateError, "top-1"),
+        ({"gate": {"questions": "{}/questions.jsonl"}}, RecipeError, "none of the 1 passage ids"),
         ({"index": {"factory": "IVF4096,Flat"}}, IndexBuildError, "4096"),
         ({"index": {"factory": "Nonsense"}}, IndexBuildError, "Nonsense"),
     ],

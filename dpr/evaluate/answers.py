@@ -1,15 +1,18 @@
 """Answer matching: whether a passage answers a question.
 
 By string as the paper does (section 5.1 and its released evaluation): the answer's words occur consecutively in the
-passage, after Unicode NFD normalisation and case folding. By id: the passage, or its document, is the one named.
+passage, after Unicode NFD normalisation and case folding. By regular expression, as that evaluation does for
+CuratedTREC: the pattern is found in the passage, whatever the case, where `^` and `$` match at lines. By id: the
+passage, or its document, is the one named.
 """
 
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 import regex
 
-from dpr.evaluate.questions import Question, QuestionSet
+from dpr.evaluate.questions import AnswerKind, Question, QuestionSet
 from dpr.search.hits import Hit
 
 # DrQA's SimpleTokenizer: runs of letters, digits and marks, or any one other visible character
@@ -28,21 +31,38 @@ def has_answer(answers: Sequence[str], text: str) -> bool:
     return any(f" {' '.join(answer)} " in haystack for answer in map(words, answers) if answer)
 
 
+def matches_pattern(patterns: Sequence[str], text: str) -> bool:
+    """Return whether any of the regular expressions is found in `text`."""
+    normalised = unicodedata.normalize("NFD", text)
+    return any(_compiled(pattern).search(normalised) is not None for pattern in patterns)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> regex.Pattern[str]:
+    flags = regex.IGNORECASE | regex.UNICODE | regex.MULTILINE
+    return regex.compile(unicodedata.normalize("NFD", pattern), flags)
+
+
 def names_passage(answers: Sequence[str], passage_id: str) -> bool:
     """Return whether the answers name the passage, or the document that it is a numbered part of (`document#3`)."""
-    return passage_id in answers or passage_id.rpartition("#")[0] in answers
+    return passage_id in answers or document_of(passage_id) in answers
 
 
-def first_correct_rank(question: Question, answers_are: str, hits: Sequence[Hit]) -> int | None:
+def document_of(passage_id: str) -> str:
+    """Return the document that a passage is a numbered part of; empty if it is none."""
+    return passage_id.rpartition("#")[0]
+
+
+def is_right(question: Question, answers_are: AnswerKind, hit: Hit) -> bool:
+    """Return whether a hit answers the question."""
+    if answers_are == "ids":
+        return names_passage(question.answers, hit.id)
+    return (has_answer if answers_are == "strings" else matches_pattern)(question.answers, hit.text)
+
+
+def first_correct_rank(question: Question, answers_are: AnswerKind, hits: Sequence[Hit]) -> int | None:
     """Return the rank of the first hit that answers the question, or None."""
-    for hit in hits:
-        if answers_are == "strings":
-            correct = has_answer(question.answers, hit.text)
-        else:
-            correct = names_passage(question.answers, hit.id)
-        if correct:
-            return hit.rank
-    return None
+    return next((hit.rank for hit in hits if is_right(question, answers_are, hit)), None)
 
 
 def accuracy(questions: QuestionSet, hits: Sequence[Sequence[Hit]], at: Sequence[int]) -> dict[int, float]:

@@ -36,7 +36,7 @@ class Judge:
         for first in range(0, len(questions), QUESTIONS_AT_ONCE):
             some = questions[first : first + QUESTIONS_AT_ONCE].tolist()
             self._ids = np.unique(np.concatenate([self.found[question].ids_C for question in some]))
-            column = "text" if self._questions.answers == "strings" else "id"
+            column = "id" if self._questions.answers == "ids" else "text"
             self._values = self._segments.column(column, self._ids)
             for question in some:
                 self._is_right.clear()

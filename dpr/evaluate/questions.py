@@ -1,36 +1,49 @@
-"""Questions with known answers: JSONL written for a collection, or a BEIR folder with relevance judgements."""
+"""Questions with known answers, in any of the formats of the field (`dpr.evaluate.question_formats`)."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import regex
 
 from dpr.corpus.hashes import places
-from dpr.corpus.rows import is_utf8
 from dpr.errors import RecipeError
-from dpr.evaluate.qrels import find_qrels, first_file, read_lines, read_qrels
+from dpr.evaluate.qrels import Qrels, find_qrels, read_qrels
+from dpr.evaluate.question_formats import Asked, read_asked
+from dpr.evaluate.text_files import first_file, folder_of, is_folder
 from dpr.fingerprint import fingerprint, id_hash
 from dpr.recipe import GateConfig
+
+AnswerKind = Literal["ids", "strings", "regex"]
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question and what answers it: passage ids, or strings that must stand in the passage."""
+    """A question and what answers it: passage ids, or strings or regular expressions that its passages contain."""
 
     text: str
     answers: tuple[str, ...]
+    id: str = ""
+    """As its file has it, or its number there."""
+    grades: tuple[int, ...] = ()
+    """How relevant each answer is, where qrels say it; else all are equal."""
+
+    @property
+    def relevance(self) -> Mapping[str, int]:
+        """How relevant each passage is that answers."""
+        return dict(zip(self.answers, self.grades or [1] * len(self.answers), strict=True))
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The questions of a gate; `answers` says what their answers are."""
+    """Questions; `answers` says what their answers are."""
 
     questions: tuple[Question, ...]
-    answers: str
+    answers: AnswerKind
+    notes: tuple[str, ...] = ()
+    """What of the files was left out, a sentence each."""
 
     @property
     def gate_id(self) -> str:
@@ -56,22 +69,108 @@ def load_questions(gate: GateConfig, seed: int) -> QuestionSet | None:
     """
     if gate.questions is None:
         return None
-    path = Path(gate.questions)
-    if path.is_dir():
-        queries = first_file([path / "queries.jsonl"])
+    found = read_questions(gate.questions, gate.qrels, gate.answers)
+    return draw(found, gate.max_questions, seed)
+
+
+def draw(found: QuestionSet, most: int, seed: int) -> QuestionSet:
+    """Return at most so many of the questions, in their order, drawn at random with `seed`."""
+    if len(found.questions) <= most:
+        return found
+    chosen = np.sort(np.random.default_rng(seed).choice(len(found.questions), most, replace=False))
+    return replace(found, questions=tuple(found.questions[row] for row in chosen.tolist()))
+
+
+def read_questions(path: str, qrels: str | None, answers: AnswerKind | None = None) -> QuestionSet:
+    """Return the questions of a file, or of a BEIR folder, with their answers.
+
+    `qrels`: a file, or a folder of them; None: those beside the file, if its questions have no answers of their own.
+    `answers`: what the answers are; None: as qrels or the format say, else ids. Raises RecipeError as `load_questions`.
+    """
+    file = path
+    if is_folder(path):
+        queries = first_file([f"{path.rstrip('/')}/queries.jsonl"])
         if queries is None:
             raise RecipeError(f"{path} has no queries.jsonl or queries.jsonl.gz; a BEIR folder has one")
-        found = _read_beir(path, queries, gate)
-    elif _is_beir(path):
-        found = _read_beir(path.parent, path, gate)
+        file = queries
+    asked = list(read_asked(file))
+    judged = None
+    if asked and (qrels is not None or asked[0].form == "query"):
+        judged = read_qrels(find_qrels(folder_of(file), qrels))
+    kind = answers or ("strings" if judged is None and any(each.form == "dpr" for each in asked) else "ids")
+    if judged is not None:
+        questions, notes = _judged(asked, judged, kind)
     else:
-        found = _read_jsonl(path)
-    if not found:
-        raise RecipeError(f"gate.questions {path} holds no question with an answer; give at least one")
-    if len(found) > gate.max_questions:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(found), gate.max_questions, replace=False))
-        found = [found[row] for row in chosen]
-    return QuestionSet(tuple(found), gate.answers)
+        questions, notes = _answered(asked, kind)
+    if not questions:
+        raise RecipeError(f"questions {path} hold no question with an answer; give at least one")
+    if kind == "regex":
+        _check_patterns(questions)
+    return QuestionSet(tuple(questions), kind, tuple(notes))
+
+
+def _judged(asked: Sequence[Asked], qrels: Qrels, kind: AnswerKind) -> tuple[list[Question], list[str]]:
+    """Return the questions that qrels judge; their answers are what the qrels name, or strings of their own."""
+    questions: dict[str, Question] = {}
+    without = []
+    for each in asked:
+        if each.id not in qrels:
+            continue
+        if each.id in questions:
+            raise RecipeError(f"{each.place}: a question with the id {each.id!r} stands before it; ids occur once")
+        passages = qrels[each.id]
+        if kind == "ids":
+            questions[each.id] = Question(each.text, tuple(passages), each.id, tuple(passages.values()))
+        elif each.answers:
+            questions[each.id] = Question(each.text, each.answers, each.id)
+        else:
+            without.append(each.id)
+    notes = []
+    if absent := [name for name in qrels if name not in questions and name not in without]:
+        notes.append(_left_out(len(absent), "queries that qrels judge are not among the questions", absent[0]))
+    if without:
+        notes.append(_left_out(len(without), "questions have no answer and are left out", without[0]))
+    return list(questions.values()), notes
+
+
+def _answered(asked: Sequence[Asked], kind: AnswerKind) -> tuple[list[Question], list[str]]:
+    """Return questions with the answers of their own file."""
+    questions, without = [], []
+    has_ids = len({each.id for each in asked}) == len(asked)
+    for number, each in enumerate(asked, 1):
+        found = each.passages if kind == "ids" and each.form == "dpr" else each.answers
+        name = each.id if has_ids and each.id else str(number)
+        if found:
+            questions.append(Question(each.text, found, name))
+        elif each.answers:
+            without.append(name)
+        else:
+            raise RecipeError(
+                f'{each.place}: a question is {{"question": text, "answers": […]}} with at least one answer, or is '
+                f"judged by qrels; got {each.text[:70]!r} without any"
+            )
+    if without and not questions:
+        raise RecipeError(
+            f"{asked[0].place}: the answers are strings, and no passage is named by its id; say so: gate.answers: "
+            "strings, or --answers strings"
+        )
+    note = _left_out(len(without), "questions name no passage and are left out", without[0]) if without else ""
+    return questions, [note] if note else []
+
+
+def _left_out(count: int, what: str, example: str) -> str:
+    return f"{count:,} {what}, such as {example!r}"
+
+
+def _check_patterns(questions: Sequence[Question]) -> None:
+    for question in questions:
+        for answer in question.answers:
+            try:
+                regex.compile(answer)
+            except regex.error as error:
+                raise RecipeError(
+                    f"question {question.id}: the answer {answer[:70]!r} is no regular expression ({error})"
+                ) from error
 
 
 def unknown_ids(answers: Sequence[str], id_hashes: pa.FixedSizeBinaryArray) -> list[str]:
@@ -89,62 +188,16 @@ def unknown_ids(answers: Sequence[str], id_hashes: pa.FixedSizeBinaryArray) -> l
 
 
 def describe_unknown(unknown: Sequence[str], answers: int) -> str:
-    """Say how many of so many ids that answer questions are not in the corpus, with an example."""
+    """Say how many of so many ids that answer questions are not in the corpus, with an example.
+
+    Raises RecipeError if none is: then nothing can be measured.
+    """
+    if len(unknown) == answers:
+        raise RecipeError(
+            f"none of the {answers:,} passage ids that answer questions is in the corpus, such as {unknown[0]!r}; name "
+            "the questions and qrels of this corpus, or say that answers are strings"
+        )
     return (
         f"{len(unknown):,} of {answers:,} passage ids that answer questions are not in the corpus, such as "
         f"{unknown[0]!r}; questions that have no other answer count as not answered"
     )
-
-
-def _is_beir(path: Path) -> bool:
-    """Tell whether a file holds BEIR's queries, whose answers are in qrels."""
-    first = next(read_lines(path), None)
-    document = _json_object(first[1], path, first[0]) if first else {}
-    return "_id" in document and "question" not in document
-
-
-def _read_jsonl(path: Path) -> list[Question]:
-    questions = []
-    for number, line in read_lines(path):
-        document = _json_object(line, path, number)
-        text, answers = document.get("question"), document.get("answers")
-        if not _is_text(text) or not isinstance(answers, list) or not answers:
-            raise RecipeError(
-                f'{path}, line {number}: a question is {{"question": text, "answers": […]}}, got {line[:70]!r}'
-            )
-        questions.append(Question(str(text), tuple(map(str, answers))))
-    return questions
-
-
-def _read_beir(folder: Path, queries: Path, gate: GateConfig) -> list[Question]:
-    relevant = read_qrels(find_qrels(folder, gate.qrels))
-    questions = []
-    for number, line in read_lines(queries):
-        document = _json_object(line, queries, number)
-        name = str(document.get("_id"))
-        if name not in relevant:
-            continue
-        metadata = document.get("metadata")
-        strings = metadata.get("answers", []) if isinstance(metadata, dict) else []
-        answers = relevant[name] if gate.answers == "ids" else strings
-        if not _is_text(document.get("text")) or not isinstance(answers, list):
-            raise RecipeError(
-                f'{queries}, line {number}: a query is {{"_id": id, "text": text}}, and its metadata has '
-                f'"answers": […] if gate.answers is strings; got {line[:70]!r}'
-            )
-        questions.append(Question(document["text"], tuple(map(str, answers))))
-    return [question for question in questions if question.answers]
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and is_utf8(value)
-
-
-def _json_object(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        document = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}, line {number} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise RecipeError(f"{path}, line {number} is not a JSON object: {line[:80]!r}")
-    return document

@@ -120,6 +120,8 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
     work = Work.of(recorded(run.store.url, Changes, Step("diff", partial(FindChanges, run.store.url))))
     unit = plan_diff(run, run.slices, scans, allowed - unusable)
     changes = run.result(Stage("diff", [unit], Changes, work))
+    for note in run.plan.questions.notes if run.plan.questions else ():
+        run.progress.message("gate", note)
     if changes.unknown_answers:
         run.progress.message("gate", describe_unknown(changes.unknown_answers, len(unit.answers)))
     # where one counts windows and the other does not, nothing can be said

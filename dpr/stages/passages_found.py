@@ -57,7 +57,7 @@ def answered_ranks(questions: QuestionSet, segments: SegmentSet, ids_QK: Ids) ->
     Only the column that decides is read, each part of it once.
     """
     there_QK = ids_QK >= 0
-    by_text = questions.answers == "strings"
+    by_text = questions.answers != "ids"
     values = iter(segments.column("text" if by_text else "id", ids_QK[there_QK]))
     ranks = []
     for question, there_K in zip(questions.questions, there_QK, strict=True):

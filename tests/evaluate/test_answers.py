@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpr.evaluate.answers import accuracy, first_correct_rank, has_answer, names_passage, words
+from dpr.evaluate.answers import accuracy, first_correct_rank, has_answer, matches_pattern, names_passage, words
 from dpr.evaluate.questions import Question, QuestionSet
 from dpr.search.hits import Hit
 
@@ -36,6 +36,25 @@ def test_has_answer_is_a_run_of_words(text: list[str], answer: list[str]) -> Non
     n = len(answer)
     expected = any(text[start : start + n] == answer for start in range(len(text) - n + 1))
     assert has_answer([" ".join(answer)], " ".join(text)) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "expected"),
+    [
+        (r"19\d\d", "born in 1963", True),
+        (r"Ada\s+(King|Lovelace)", "ADA LOVELACE", True),  # whatever the case
+        ("caf\u00e9", "the CAFE\u0301 was full", True),  # composed and decomposed letters are the same
+        (r"york", "a newyorker", True),  # a pattern need not match whole words
+        (r"^two$", "one\ntwo\nthree", True),  # lines
+        (r"one.two", "one\ntwo", False),
+        (r"\bcat\b", "concatenate", False),
+    ],
+)
+def test_patterns_match_as_in_the_released_evaluation(pattern: str, text: str, expected: bool) -> None:
+    assert matches_pattern([pattern], text) is expected
+    assert first_correct_rank(Question("q", (pattern,)), "regex", [Hit(1, 0.0, "", "", text)]) == (
+        1 if expected else None
+    )
 
 
 def test_words_splits_as_drqa_does() -> None:

@@ -22,8 +22,10 @@ def test_a_beir_folder_gives_ids_or_strings(tmp_path: Path) -> None:
     qrels = tmp_path / "qrels.dev.tsv"
     qrels.write_text("query-id\tcorpus-id\tscore\nq1\tp1\t1\nq1\tp2\t2\nq3\tp9\t0\n")
     gate = GateConfig(questions=str(tmp_path), qrels=str(qrels))
-    assert load_questions(gate, 0).questions == (Question("who?", ("p1", "p2")),)
-    assert load_questions(gate.model_copy(update={"answers": "strings"}), 0).questions == (Question("who?", ("Ada",)),)
+    assert load_questions(gate, 0).questions == (Question("who?", ("p1", "p2"), "q1", (1, 2)),)
+    assert load_questions(gate.model_copy(update={"answers": "strings"}), 0).questions == (
+        Question("who?", ("Ada",), "q1"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_qrels_are_found_where_beir_has_them(tmp_path: Path, file: str, named: s
     for questions in (tmp_path, tmp_path / "queries.jsonl"):
         found = load_questions(GateConfig(questions=str(questions), qrels=qrels), 0)
         assert found is not None
-        assert found.questions == (Question("who?", ("p1",)),)
+        assert found.questions == (Question("who?", ("p1",), "q1", (1,)),)
 
 
 def test_trec_qrels_and_byte_order_marks_are_read(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_trec_qrels_and_byte_order_marks_are_read(tmp_path: Path) -> None:
     (tmp_path / "queries.jsonl").write_text('{"_id": 1, "text": "who?"}\n', encoding="utf-8-sig")
     found = load_questions(GateConfig(questions=str(tmp_path)), 0)
     assert found is not None
-    assert found.questions == (Question("who?", ("p1", "p3")),)
+    assert found.questions == (Question("who?", ("p1", "p3"), "1", (2, 1)),)
 
 
 def test_a_folder_without_qrels_says_where_they_are_looked_for(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_what_is_kept_of_questions_depends_on_their_texts_alone() -> None:
         ('{"question": 7, "answers": ["b"]}', "line 1: a question is"),
         ("nonsense", "line 1 is not JSON"),
         ("[1]", "not a JSON object"),
-        ("[" * 5000, "line 1 is not JSON"),
+        ("[" * 5000, "value 1 is not JSON"),
         ('{"question": " ", "answers": ["b"]}', "line 1: a question is"),
         ('{"question": "\\ud83d", "answers": ["b"]}', "line 1: a question is"),
         ("", "no question"),
@@ -133,10 +135,12 @@ GOOD_QUERY = '{"_id": "q1", "text": "who?", "metadata": {"answers": ["Ada"]}}'
     [
         ("query\tdocument\nq1\tp1\n", GOOD_QUERY, "is not one of a BEIR qrels file"),
         ("query-id\tcorpus-id\tscore\nq1\tp1\tmuch\n", GOOD_QUERY, "is not one of a BEIR qrels file"),
+        ("q1\t0\tp1\t0.5\n", GOOD_QUERY, "score is a whole number"),
+        ("q1 Q0 p1 1 12.5 bm25\n", GOOD_QUERY, "or a TREC one"),
         ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", None, "has no queries.jsonl"),
-        ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", "{", "line 1 is not JSON"),
-        ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", '{"_id": "q1"}', "line 1: a query is"),
-        ("query-id\tcorpus-id\tscore\nq2\tp1\t1\n", GOOD_QUERY, "holds no question with an answer"),
+        ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", "{", "value 1 is not JSON"),
+        ("query-id\tcorpus-id\tscore\nq1\tp1\t1\n", '{"_id": "q1"}', "line 1: a question is"),
+        ("query-id\tcorpus-id\tscore\nq2\tp1\t1\n", GOOD_QUERY, "hold no question with an answer"),
     ],
 )
 def test_bad_beir_folders_are_one_sentence(tmp_path: Path, qrels: str, query: str | None, message: str) -> None:
@@ -153,5 +157,5 @@ def test_answers_that_are_not_a_list_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tp1\t1\n")
     (tmp_path / "queries.jsonl").write_text(GOOD_QUERY.replace('["Ada"]', '"Ada"') + "\n")
     gate = GateConfig(questions=str(tmp_path), qrels=str(tmp_path / "qrels.tsv"), answers="strings")
-    with pytest.raises(RecipeError, match="line 1: a query is"):
+    with pytest.raises(RecipeError, match="line 1: a question is"):
         load_questions(gate, 0)

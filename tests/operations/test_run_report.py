@@ -108,7 +108,7 @@ def test_every_attempt_has_its_own_report_and_the_last_counts(first_nights: Firs
     """A run that fails its gate is reported too; started again with a lower demand, it is the same run."""
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"question": "w1", "answers": ["nothing"]}) + "\n")
-    gate = {"questions": str(questions), "min_accuracy": {1: 1.0}, "at": [1]}
+    gate = {"questions": str(questions), "answers": "strings", "min_accuracy": {1: 1.0}, "at": [1]}
     collection = first_nights.copy(tmp_path / "collection")
     collection.change(gate=gate)
     with pytest.raises(GateError, match=r"top-1 accuracy is 0\.0000"):

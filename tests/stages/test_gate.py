@@ -16,7 +16,7 @@ import pytest
 from dpr.encoder.compute import Compute
 from dpr.encoder.encode import QuestionEncoder
 from dpr.encoder.spec import resolve
-from dpr.errors import GateError
+from dpr.errors import GateError, RecipeError
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import numbers
 from dpr.stages.gate import split_questions
@@ -158,6 +158,9 @@ def test_accuracy_is_demanded_rank_by_rank(tmp_path: Path, first_nights: FirstNi
     collection = first_nights.copy(tmp_path)
     (tmp_path / "questions.jsonl").write_text(json.dumps({"question": "w1", "answers": ["nothing"]}) + "\n")
     collection.change(gate={"questions": str(tmp_path / "questions.jsonl"), "at": [1, 5], "min_accuracy": {5: 0.7}})
+    with pytest.raises(RecipeError, match="none of the 1 passage ids that answer questions is in the corpus"):
+        collection.night()
+    collection.change(gate={"answers": "strings"})
     assert_matches(
         refused(collection),
         r"top-5 accuracy is 0\.0000, the recipe demands 0\.7 \(gate\.min_accuracy\); nothing was published: look at "
