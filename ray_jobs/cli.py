@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ray_jobs import run_commands, search_commands, store_commands
+from ray_jobs import evaluation_commands, run_commands, search_commands, store_commands
 from ray_jobs.guard import guarded
 
 EXIT_CODES = """Exit codes: 0 done; 1 a bug; 2 recipe or command line; 3 corpus; 4 encoder; 5 store; 6 checksum
@@ -18,7 +18,7 @@ app = typer.Typer(
     help="Keep a dense index in step with a changing text corpus, and ask it questions.",
     epilog=EXIT_CODES,
 )
-for commands in (run_commands, search_commands, store_commands):
+for commands in (run_commands, search_commands, evaluation_commands, store_commands):
     app.add_typer(commands.app)
 
 

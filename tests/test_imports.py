@@ -45,6 +45,7 @@ LAYERS = (
     ("ray_jobs.jobs", "ray_jobs.serve"),
     (
         "ray_jobs.embed",
+        "ray_jobs.evaluation_commands",
         "ray_jobs.index",
         "ray_jobs.nightly",
         "ray_jobs.run_commands",

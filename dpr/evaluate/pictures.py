@@ -1,4 +1,4 @@
-"""Pictures of an index as PNG: recall against latency, sizes of lists, memory by kind; for light and for dark pages.
+"""Pictures of an index and of an evaluation as PNG, for light and for dark pages.
 
 Drawn without pyplot, so nothing global is touched and no display is needed.
 """
@@ -6,12 +6,15 @@ Drawn without pyplot, so nothing global is touched and no display is needed.
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from dpr.evaluate.significance import Interval
 
 INCHES = (8.0, 4.4)
 DOTS_PER_INCH = 144
@@ -26,11 +29,14 @@ class Theme:
     faint: str
     series: str
     chosen: str
+    third: str
 
 
 THEMES = {
-    "light": Theme(paper="#ffffff", ink="#1f2328", faint="#d5d9de", series="#3b6fb6", chosen="#c2410c"),
-    "dark": Theme(paper="#161b22", ink="#e6edf3", faint="#363d47", series="#79a8e8", chosen="#f59e5b"),
+    "light": Theme(
+        paper="#ffffff", ink="#1f2328", faint="#d5d9de", series="#3b6fb6", chosen="#c2410c", third="#5b8c5a"
+    ),
+    "dark": Theme(paper="#161b22", ink="#e6edf3", faint="#363d47", series="#79a8e8", chosen="#f59e5b", third="#8fc98d"),
 }
 
 
@@ -81,6 +87,15 @@ def draw_nights(title: str, snapshots: Sequence[int], lines: Sequence[Line], the
         axes.set_xlabel("snapshot")
 
     return _picture(title, draw, theme)
+
+
+@dataclass(frozen=True)
+class AccuracyLine:
+    """How many questions one search answers within each rank."""
+
+    name: str
+    ks: Sequence[int]
+    intervals: Sequence[Interval]
 
 
 def draw_recall(points: Sequence[SearchPoint], target: float, theme: Theme) -> bytes:
@@ -145,6 +160,28 @@ def draw_memory(kinds: Sequence[KindMemory], theme: Theme) -> bytes:
         axes.grid(visible=False, axis="y")
 
     return _picture("Memory by kind", draw, theme)
+
+
+def draw_accuracy(lines: Sequence[AccuracyLine], theme: Theme) -> bytes:
+    """Draw accuracy against k, a line with its 95% interval for each search."""
+
+    def draw(axes: Axes) -> None:
+        styles = cycle(zip((theme.series, theme.third, theme.chosen), ("--", ":", "-"), strict=True))
+        for line, (colour, style) in zip(lines, styles, strict=False):
+            low, high = ([getattr(each, end) for each in line.intervals] for end in ("low", "high"))
+            axes.fill_between(line.ks, low, high, color=colour, alpha=0.15, lw=0, zorder=1)
+            means = [each.mean for each in line.intervals]
+            axes.plot(line.ks, means, style, color=colour, lw=1.8, zorder=2, label=line.name)
+        axes.set_xscale("log")
+        axes.set_xlim(1, max(2, lines[0].ks[-1]))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("k, the number of hits that are looked at")
+        axes.set_ylabel("share of questions answered")
+        axes.legend(loc="lower right", fontsize=8)
+
+    return _picture("Accuracy against k", draw, theme)
 
 
 def _picture(title: str, draw: Callable[[Axes], None], theme: Theme) -> bytes:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -15,7 +15,8 @@ body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sa
   max-width: 60rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; font-size: 0.9rem; margin: 0.8rem 0; }
-td, th { border-bottom: 1px solid var(--faint); padding: 0.25rem 0.9rem 0.25rem 0; text-align: left; }
+td, th { border-bottom: 1px solid var(--faint); padding: 0.25rem 0.9rem 0.25rem 0; text-align: left;
+  vertical-align: top; }
 td.number { font-variant-numeric: tabular-nums; text-align: right; }
 tr.chosen { font-weight: 600; }
 img { height: auto; max-width: 100%; }
@@ -25,16 +26,16 @@ summary { cursor: pointer; }
 
 @dataclass(frozen=True)
 class Section:
-    """A picture, what it says, and its numbers."""
+    """A picture, what it says, and its numbers; or a table without a picture."""
 
     name: str
     """Of the picture's files."""
     title: str
     description: str
-    pictures: Mapping[str, bytes]
-    """PNG by theme: `light` and `dark`."""
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    """PNG by theme: `light` and `dark`; or none."""
     chosen: int | None = None
     """The row that is marked."""
 
@@ -74,11 +75,14 @@ def _section(section: Section) -> str:
         f"<tr{marked if number == section.chosen else ''}>{''.join(map(_cell, row))}</tr>"
         for number, row in enumerate(section.rows)
     )
+    start = f'<section id="{escape(section.name)}"><h2>{escape(section.title)}</h2><p>{escape(section.description)}</p>'
+    table = f"<table><tr>{head}</tr>{rows}</table>" if section.columns else ""
+    if not section.pictures:
+        return f"{start}{table}</section>\n"
     return (
-        f'<section id="{escape(section.name)}"><h2>{escape(section.title)}</h2><p>{escape(section.description)}</p>'
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{_data(section.pictures["dark"])}">'
+        f'{start}<picture><source media="(prefers-color-scheme: dark)" srcset="{_data(section.pictures["dark"])}">'
         f'<img src="{_data(section.pictures["light"])}" alt="{escape(section.title)}"></picture>'
-        f"<details><summary>numbers</summary><table><tr>{head}</tr>{rows}</table></details></section>\n"
+        f"<details><summary>numbers</summary>{table}</details></section>\n"
     )
 
 

@@ -134,7 +134,7 @@ def _list_section(search: VectorSearch) -> list[Section]:
     )
     pictures = {name: draw_lists(sizes_L, theme) for name, theme in THEMES.items()}
     return [
-        Section("lists", "Sizes of the inverted lists", description, pictures, ("vectors in a list", "lists"), rows)
+        Section("lists", "Sizes of the inverted lists", description, ("vectors in a list", "lists"), rows, pictures)
     ]
 
 
