@@ -217,19 +217,18 @@ def _interval_table(title: str, rankings: Sequence["Ranking"]) -> Table:
         drawn.add_column(ranking.name, justify="right")
     for name in rankings[0].metrics.names:
         intervals = [ranking.intervals[name] for ranking in rankings]
-        drawn.add_row(name, *(f"{each.mean:.4f}\n[dim]{each.low:.4f} to {each.high:.4f}[/dim]" for each in intervals))
+        drawn.add_row(name, *(f"{each.mean:.4f}\n{each.low:.4f} to {each.high:.4f}" for each in intervals))
     return drawn
 
 
 def _difference_table(comparison: "Comparison") -> Table:
     drawn = Table(title=f"A: {comparison.a.name}\nB: {comparison.b.name}", title_justify="left")
-    for column in ("metric", "A", "B", "B minus A", "95% interval", "p", "won", "lost", "tied"):
+    for column in ("metric", "A", "B", "B minus A", "p", "won/lost"):
         drawn.add_column(column, justify="left" if column == "metric" else "right")
     for name, found in comparison.differences.items():
         means = (f"{ranking.intervals[name].mean:.4f}" for ranking in (comparison.a, comparison.b))
-        counts = (f"{count:,}" for count in (found.won, found.lost, found.tied))
-        interval = f"{found.low:+.4f} to {found.high:+.4f}"
-        drawn.add_row(name, *means, f"{found.mean:+.4f}", interval, f"{found.p_value:.4f}", *counts)
+        difference = f"{found.mean:+.4f}\n{found.low:+.4f} to {found.high:+.4f}"
+        drawn.add_row(name, *means, difference, f"{found.p_value:.4f}", f"{found.won:,}/{found.lost:,}")
     return drawn
 
 

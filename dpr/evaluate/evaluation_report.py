@@ -76,8 +76,8 @@ def _metrics_section(rankings: Sequence[Ranking]) -> Section:
         name="metrics",
         title="Metrics",
         description="Means over questions, with their 95% intervals.",
-        columns=("", *names),
-        rows=[(ranking.name, *(_interval_cell(ranking.intervals[name]) for name in names)) for ranking in rankings],
+        columns=("metric", *(ranking.name for ranking in rankings)),
+        rows=[(name, *(_interval_cell(ranking.intervals[name]) for ranking in rankings)) for name in names],
     )
 
 

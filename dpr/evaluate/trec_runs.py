@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import fsspec
+import numpy as np
 
 from dpr.errors import OutputError, RecipeError
 from dpr.evaluate.metrics import Judged
@@ -41,14 +42,19 @@ def read_run(path: str) -> dict[str, list[Hit]]:
 
 
 def write_run(path: str, tag: str, questions: Sequence[Question], judged: Sequence[Judged]) -> None:
-    """Write the answers to questions as a run; raises RecipeError for ids that no run can hold."""
+    """Write the answers to questions as a run; raises RecipeError for ids that no run can hold.
+
+    TREC's tools order equal scores by id. So an equal score is lowered by the least that float32 can express.
+    """
     lines = []
     for question, answer in zip(questions, judged, strict=True):
+        lowest = np.float32(np.inf)
         for rank, (passage, score) in enumerate(zip(answer.ids, answer.scores, strict=True), 1):
             for name in (question.id, passage):
                 if not name or any(letter.isspace() for letter in name):
                     raise RecipeError(f"the id {name!r} is empty or has white space, so a TREC run cannot hold it")
-            lines.append(f"{question.id} Q0 {passage} {rank} {score!r} {tag}\n")
+            lowest = min(np.float32(score), np.nextafter(lowest, np.float32(-np.inf)))
+            lines.append(f"{question.id} Q0 {passage} {rank} {lowest!s} {tag}\n")
     try:
         with fsspec.open(path, "w", encoding="utf-8", compression="infer") as file:
             file.writelines(lines)

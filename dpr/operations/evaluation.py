@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os.path import isfile
+from os.path import exists, isfile
 
 from dpr.errors import RecipeError
 from dpr.evaluate.absent_passages import absent_passages
@@ -33,7 +33,7 @@ class Contender:
     @classmethod
     def parse(cls, text: str) -> "Contender":
         """Read `STORE`, `STORE@SNAPSHOT`, either with `:MODE`, or the path of a run file."""
-        if isfile(text):
+        if exists(text):  # whatever its name looks like
             return cls(text)
         found = _CONTENDER.fullmatch(text)
         if found is None or (found["mode"] is not None and found["mode"] not in MODES):

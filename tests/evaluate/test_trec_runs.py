@@ -14,7 +14,7 @@ from dpr.search.hits import Hit
 
 QUESTIONS = QuestionSet((Question("a", ("p1", "p4"), "q1", (2, 1)), Question("b", ("p2",), "q2", (1,))), "ids")
 HITS = [
-    [Hit(1, 9.5, "p3", "", ""), Hit(2, 1 / 3, "p1", "", ""), Hit(3, 0.1, "p4", "", "")],
+    [Hit(1, 9.5, "p3", "", ""), Hit(2, 0.375, "p1", "", ""), Hit(3, 0.25, "p4", "", "")],
     [Hit(1, 2.0, "p2", "", "")],
 ]
 
@@ -33,6 +33,17 @@ def test_a_run_is_read_as_it_was_written_and_by_the_library(tmp_path: Path, name
         qrels = {question.id: dict(question.relevance) for question in QUESTIONS.questions}
         theirs = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, ir_measures.read_trec_run(path))
         assert ranking.intervals["nDCG@10"].mean == pytest.approx(theirs[ir_measures.nDCG @ 10])
+
+
+def test_equal_scores_are_written_so_that_the_order_stays(tmp_path: Path) -> None:
+    path, tied = str(tmp_path / "run"), [Hit(rank, 2.5, f"p{rank}", "", "") for rank in range(1, 30)]
+    questions = QuestionSet((Question("a", ("p1",), "q1"),), "ids")
+    write_run(path, "bm25", questions.questions, list(judge(questions, [tied])))
+    read = read_run(path)["q1"]
+    assert [hit.id for hit in read] == [hit.id for hit in tied]
+    assert [hit.score for hit in read] == pytest.approx([2.5] * 29, rel=1e-5)
+    theirs = ir_measures.calc_aggregate([ir_measures.RR], {"q1": {"p1": 1}}, ir_measures.read_trec_run(path))
+    assert theirs[ir_measures.RR] == 1.0
 
 
 def test_the_score_decides_and_then_the_rank(tmp_path: Path) -> None:
