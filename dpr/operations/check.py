@@ -106,7 +106,7 @@ class RecipeCheck:
         if questions is None:
             return "none; sentences of passages will stand in for them, which measures recall and no accuracy"
         answers = questions.passage_ids
-        asked = f"{len(questions.questions):,} questions"
+        asked = "; ".join([f"{len(questions.questions):,} questions", *questions.notes])
         if not answers or self._look is None:
             return asked
         documents = {name.rpartition("#")[0] for name in self._look.ids}

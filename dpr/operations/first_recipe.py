@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from dpr.corpus.input_files import find_files
 from dpr.errors import CorpusError, RecipeError
-from dpr.evaluate.questions import QuestionSet, load_questions
+from dpr.evaluate.questions import QuestionSet, read_questions
 from dpr.operations.look import Look, look_at
 from dpr.recipe import Columns, CorpusConfig, GateConfig, Limits
 
@@ -103,10 +103,12 @@ def first_recipe(corpus_path: str, questions_path: str | None) -> FirstRecipe:
         except CorpusError:
             raise error from None  # the first says what the file is
     gate = GateConfig(questions=_absolute(questions_path) if questions_path else _beir_questions(path))
-    questions = load_questions(gate, 0)
-    if questions and look.is_whole and not look.ids.intersection(questions.passage_ids):
-        gate = gate.model_copy(update={"answers": "strings"})
-        questions = load_questions(gate, 0)
+    questions = None
+    if gate.questions is not None:
+        questions = read_questions(gate.questions, None)
+        if questions.answers == "ids" and look.is_whole and not look.ids.intersection(questions.passage_ids):
+            questions = read_questions(gate.questions, None, "strings")
+        gate = gate.model_copy(update={"answers": questions.answers})
     return FirstRecipe(corpus, look, fields, gate, questions)
 
 
@@ -159,7 +161,7 @@ def _beir_questions(path: str) -> str | None:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _quoted(value: str | int | None) -> str:

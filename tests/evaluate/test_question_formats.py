@@ -4,6 +4,7 @@ import bz2
 import csv
 import gzip
 import json
+import uuid
 from pathlib import Path
 
 import fsspec
@@ -11,6 +12,7 @@ import pytest
 
 from dpr.errors import RecipeError
 from dpr.evaluate.questions import Question, QuestionSet, read_questions
+from tests.services.endpoint import S3Endpoint
 
 ANSWERED = [("who got the first nobel prize", ["Wilhelm Conrad Röntgen"]), ('who said "no"', ["it's", 'a "b"', "12"])]
 QRELS = "7 0 p1 2\n7 0 p2 0\n9 0 p3 1\n8 0 p3 1\n"
@@ -124,6 +126,17 @@ def test_urls_are_read_as_files_are() -> None:
     )
     with pytest.raises(RecipeError, match=r"questions nowhere://x cannot be read: "):
         read_questions("nowhere://x", None)
+
+
+def test_questions_lie_on_s3(moto_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    moto_endpoint.use(monkeypatch)
+    client, bucket = moto_endpoint.client(), f"questions-{uuid.uuid4().hex}"
+    client.create_bucket(Bucket=bucket)
+    client.put_object(Bucket=bucket, Key="beir/queries.jsonl.gz", Body=gzip.compress(b'{"_id": "7", "text": "a?"}\n'))
+    client.put_object(Bucket=bucket, Key="beir/qrels/test.tsv", Body=QRELS.encode())
+    assert read_questions(f"s3://{bucket}/beir/", None).questions == (Question("a?", ("p1",), "7", (2,)),)
+    with pytest.raises(RecipeError, match=r"questions s3://.*/none.jsonl cannot be read: "):
+        read_questions(f"s3://{bucket}/none.jsonl", None)
 
 
 @pytest.mark.parametrize(

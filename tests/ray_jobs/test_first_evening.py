@@ -122,6 +122,9 @@ def test_string_answers_are_told_from_ids(tmp_path: Path, monkeypatch: pytest.Mo
     Path("q.jsonl").write_text('{"question": "w1?", "answers": ["w1"]}\n')
     assert dpr("init", "c.jsonl", "--questions", "q.jsonl")[0] == 0
     assert yaml.safe_load(Path("recipe.yaml").read_text())["gate"]["answers"] == "strings"
+    Path("nq-dev.csv").write_text("w1?\t['w1', 'w2']\n")  # DPR's
+    assert dpr("init", "c.jsonl", "--questions", "nq-dev.csv", "--out", "dpr.yaml")[0] == 0
+    assert yaml.safe_load(Path("dpr.yaml").read_text())["gate"]["answers"] == "strings"
 
 
 def test_check_says_all_that_is_wrong_and_ends_with_the_code_of_the_first(tmp_path: Path, dpr: Dpr) -> None:
