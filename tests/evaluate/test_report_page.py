@@ -40,3 +40,13 @@ def test_nothing_that_is_shown_becomes_markup() -> None:
     assert "<script" not in html
     assert page.text.count(HOSTILE) == 8  # title and heading, fact and value, heading and description, two cells
     assert page.tables == [[[HOSTILE, HOSTILE]], [[HOSTILE], [HOSTILE]]]
+
+
+def test_a_section_may_be_a_table_alone_or_a_sentence_alone() -> None:
+    html = render("Index", {}, [section(pictures={}), section(pictures={}, columns=(), rows=())])
+    page = HtmlPage(html)
+    assert page.open == []
+    assert page.tables == [[], [["a", "b"], ["1", "x"], ["2", "y"]]]
+    assert page.sources == []
+    assert page.text.count("What it shows.") == 2
+    assert "<details>" not in html  # nothing is hidden where there is no picture
