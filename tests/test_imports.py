@@ -40,7 +40,7 @@ LAYERS = (
         "ray_jobs.tables",
         "ray_jobs.transport",
     ),
-    ("ray_jobs.ahead", "ray_jobs.connect"),
+    ("ray_jobs.ahead", "ray_jobs.connect", "ray_jobs.evaluation_tables"),
     ("ray_jobs.ray_executor",),
     ("ray_jobs.jobs", "ray_jobs.serve"),
     (
