@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from dpr.errors import CorpusError
 from tests.ray_jobs.conftest import Dpr
 from tests.tiny import make_encoder, random_texts
 
@@ -110,7 +111,7 @@ def test_init_overwrites_nothing_and_says_what_it_cannot_read(
     assert dpr("init", "nothing.jsonl", "--out", "other.yaml")[0] == 3
     write_json(tmp_path / "odd.jsonl", ("number", "words"))
     code, _, err = dpr("init", "odd.jsonl", "--out", "other.yaml")
-    assert (code, err.count("\n")) == (3, 1)
+    assert (code, err.count("\n")) == (CorpusError.exit_code, 1)
     assert "'number', 'words'" in err
     assert dpr("init", "c.jsonl", "--questions", "nothing", "--out", "other.yaml")[0] == 2
     assert not Path("other.yaml").exists()
@@ -139,7 +140,7 @@ def test_check_says_all_that_is_wrong_and_ends_with_the_code_of_the_first(tmp_pa
     )
     code, out, err = dpr("check", recipe, "--json")
     found = {row["topic"]: row for row in json.loads(out)}
-    assert (code, err) == (3, "")
+    assert (code, err) == (CorpusError.exit_code, "")
     assert [topic for topic, row in found.items() if not row["ok"]] == ["corpus", "encoder", "store", "questions"]
     assert (
         "9 of 10 rows (90.0%) cannot be used, most of them for 'duplicate id' (6 rows, such as line 5 of "
