@@ -108,7 +108,7 @@ def test_init_overwrites_nothing_and_says_what_it_cannot_read(
         "error: recipe recipe.yaml is there already; name another file with --out, or remove it\n",
     )
     assert Path("recipe.yaml").read_text() == "mine"
-    assert dpr("init", "nothing.jsonl", "--out", "other.yaml")[0] == 3
+    assert dpr("init", "nothing.jsonl", "--out", "other.yaml")[0] == CorpusError.exit_code
     write_json(tmp_path / "odd.jsonl", ("number", "words"))
     code, _, err = dpr("init", "odd.jsonl", "--out", "other.yaml")
     assert (code, err.count("\n")) == (CorpusError.exit_code, 1)
