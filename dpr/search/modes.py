@@ -41,6 +41,10 @@ class ModeSearch:
         words = LexicalSearch.open(store, body.lexical, body.segments, body.deletions)
         return cls(vectors, (words, body.lexical.hybrid), body.lexical.mode)
 
+    def known_share(self) -> float:
+        """Return the share of some stored passages that a search by their own vectors finds (`VectorSearch`)."""
+        return self._vectors.known_share()
+
     def check(self, mode: SearchMode) -> None:
         """Raise RecipeError if the snapshot cannot be searched in this mode."""
         if mode != "dense":

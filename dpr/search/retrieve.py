@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 class Answer:
     """Hits of one batch of questions, and where the time went."""
 
+    snapshot: int
+    """Number of the snapshot that all hits come from."""
+    encoder_id: str
     hits: list[list[Hit]]
     lost_tokens: list[int]
     """Tokens that each question lost to the encoder's token limit."""
@@ -47,18 +50,24 @@ class Retriever:
         weakref.finalize(self, marker.let_go).atexit = False
 
     @classmethod
-    def open(cls, store: Store, number: int | None = None, model: str | None = None) -> "Retriever":
+    def open(
+        cls, store: Store, number: int | None = None, model: str | None = None, like: "Retriever | None" = None
+    ) -> "Retriever":
         """Load snapshot `number` (default: the live one); `model` is where to find or fetch its question model.
 
-        Garbage collection keeps what the snapshot names until the retriever is closed or dropped. Raises
-        EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
+        The encoder of `like` is used if it is that of the snapshot, so that memory holds one. Garbage collection keeps
+        what the snapshot names until the retriever is closed or dropped. Raises EncoderError, showing both ids, if the
+        model found is not the encoder of the snapshot.
         """
         from dpr.encoder.encode import QuestionEncoder  # PyTorch takes seconds to import, and is needed here alone
 
         snapshot, marker = open_snapshot(store, number)
         try:
-            precision = snapshot.body.encoder.config.precision
-            encoder = QuestionEncoder(question_tower(snapshot, model), Compute(precision))
+            description = snapshot.body.encoder
+            if like is not None and like.body.encoder == description:
+                encoder = like._encoder
+            else:
+                encoder = QuestionEncoder(question_tower(snapshot, model), Compute(description.config.precision))
             return cls(snapshot.number, snapshot.body, encoder, ModeSearch.open(store, snapshot), marker)
         except BaseException:
             marker.close()
@@ -67,6 +76,10 @@ class Retriever:
     def warm_up(self) -> None:
         """Search once in the default mode, so that no question waits for what is compiled at the first."""
         self.search(["warm up"], 1)
+
+    def known_share(self) -> float:
+        """Return the share of some stored passages that a search by their own vectors finds (`VectorSearch`)."""
+        return self._modes.known_share()
 
     def close(self) -> None:
         """Tell the store that its snapshot is not read any more."""
@@ -111,7 +124,14 @@ class Retriever:
                 hits = self._modes.dense(asked.vectors_QD, k, exact=exact)
             else:
                 hits = self._modes.hybrid(questions, asked.vectors_QD, k, exact=exact)
-        return Answer(hits, lost_tokens, encoded - started, time.perf_counter() - encoded)
+        return Answer(
+            self.number,
+            self.body.encoder_id,
+            hits,
+            lost_tokens,
+            encode_seconds=encoded - started,
+            search_seconds=time.perf_counter() - encoded,
+        )
 
 
 def question_tower(snapshot: Snapshot, model: str | None) -> TowerSpec:

@@ -101,6 +101,14 @@ class SegmentSet:
                 if len(rows):
                     yield (number << ROW_BITS) | rows, vectors_nD[rows - first]
 
+    def some_live(self, rows: int) -> Ids:
+        """Return index ids (n,) of at most so many live rows, the first of segments evenly spread over all."""
+        entries = [entry for _, entry in sorted(self._entries.items()) if entry.live_rows]
+        chosen = entries[:: max(1, len(entries) // rows)]
+        each = -(-rows // max(1, len(chosen)))
+        ids = [(entry.number << ROW_BITS) | self._deletions.live_rows(entry)[:each] for entry in chosen]
+        return np.concatenate([np.empty(0, np.int64), *ids])[:rows].astype(np.int64)
+
     def live_rows(self) -> LiveRows:
         """Return which ids live."""
         return LiveRows({number: self._deletions.live_mask(entry) for number, entry in self._entries.items()})

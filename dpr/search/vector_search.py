@@ -22,6 +22,10 @@ from dpr.search.best_windows import best_passages
 from dpr.search.segment_set import SegmentSet
 from dpr.store import Store
 
+KNOWN_ROWS, KNOWN_HITS = 16, 20
+"""Stored vectors that a new snapshot is asked for, and hits among which each of them must be."""
+ROUNDING = 1e-3
+"""Scores of codes that differ by less, relatively, count as equal."""
 MORE_LISTS = 4
 """Times as many lists as before are visited where too few live rows were found."""
 
@@ -116,6 +120,20 @@ class VectorSearch:
         if not settings.rescore:
             return scores_QC, ids_QC
         return rescore(questions_QD, ids_QC, self.segments.fetching(ids_QC), k)
+
+    def known_share(self) -> float:
+        """Return the share of some stored vectors that are found by themselves, or by others that score as high.
+
+        It tells whether index and segments belong together, and is no measure of recall.
+        """
+        ids_N = self.segments.some_live(KNOWN_ROWS)
+        if not len(ids_N):
+            return 1.0
+        vectors_ND = self.segments.vectors(ids_N).astype(np.float32)
+        scores_NK, found_NK = self.top(vectors_ND, KNOWN_HITS)
+        own_N = np.einsum("nd,nd->n", vectors_ND, vectors_ND)
+        is_there_N = (self.passages(found_NK) == self.passages(ids_N)[:, np.newaxis]).any(axis=1)
+        return float((is_there_N | (scores_NK.min(axis=1) >= own_N * (1 - ROUNDING))).mean())
 
     def exact(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
         """Return the best k of all live vectors, by brute force."""

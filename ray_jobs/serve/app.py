@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dpr import __version__
 from dpr.errors import DprError, RecipeError
+from dpr.operations.follow import Follower
 from dpr.search.hits import Hit, Side
-from dpr.search.retrieve import Retriever
 from ray_jobs.serve.api_page import docs_page
 from ray_jobs.serve.batch import Batcher
 from ray_jobs.serve.messages import (
@@ -41,8 +41,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {  # FastAPI's own type
 }
 
 
-def make_app(retriever: Retriever) -> FastAPI:
-    """Return the application that answers with `retriever`."""
+def make_app(follower: Follower) -> FastAPI:
+    """Return the application that answers from the snapshot that `follower` has."""
     app = FastAPI(
         title="dpr",
         version=__version__,
@@ -58,13 +58,13 @@ def make_app(retriever: Retriever) -> FastAPI:
         },
     )
     app.add_middleware(_BodyLimit)
-    _add_search(app, retriever)
-    _add_pages(app, retriever)
+    _add_search(app, follower)
+    _add_pages(app, follower)
     return app
 
 
-def _add_search(app: FastAPI, retriever: Retriever) -> None:
-    batcher = Batcher(retriever)
+def _add_search(app: FastAPI, follower: Follower) -> None:
+    batcher = Batcher(follower)
 
     @app.post("/v1/search", response_model=SearchResponse, responses=_ERRORS)
     async def search(request: SearchRequest) -> Response:
@@ -72,7 +72,8 @@ def _add_search(app: FastAPI, retriever: Retriever) -> None:
         started = time.perf_counter()
         questions = request.questions()
         if request.mode is not None:
-            retriever.check_mode(request.mode)
+            with follower.snapshot() as retriever:
+                retriever.check_mode(request.mode)
         answer = await batcher.search(questions, request.k, mode=request.mode, exact=request.exact)
         results = [
             SearchResult(query=question, hits=[_hit(hit) for hit in hits], lost_tokens=lost_tokens)
@@ -84,18 +85,28 @@ def _add_search(app: FastAPI, retriever: Retriever) -> None:
             total=_milliseconds(time.perf_counter() - started),
         )
         response = SearchResponse(
-            snapshot=retriever.number, encoder_id=retriever.body.encoder_id, results=results, timings_ms=timings
+            snapshot=answer.snapshot, encoder_id=answer.encoder_id, results=results, timings_ms=timings
         )
         return Response(response.model_dump_json(), media_type="application/json")
 
 
-def _add_pages(app: FastAPI, retriever: Retriever) -> None:
-    body = retriever.body
-
+def _add_pages(app: FastAPI, follower: Follower) -> None:
     @app.get("/v1/health")
     async def health() -> Health:
-        """Tell what is served. Answers as soon as a replica is ready."""
-        return Health(ready=True, snapshot=retriever.number, encoder_id=body.encoder_id, passages=body.passages)
+        """Tell what is served, and whether it is the newest. Answers as soon as a replica is ready."""
+        state = follower.state
+        with follower.snapshot() as retriever:
+            body = retriever.body
+            return Health(
+                ready=True,
+                snapshot=retriever.number,
+                encoder_id=body.encoder_id,
+                passages=body.passages,
+                since=state.since,
+                live=state.live,
+                loading=state.loading,
+                problem=state.problem,
+            )
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

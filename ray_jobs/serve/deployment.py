@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from dpr.search.retrieve import Retriever
+from dpr.operations.follow import Follower
 from dpr.store import open_store
 from ray_jobs.serve.app import make_app
 
@@ -19,19 +19,18 @@ LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 class _Replica:
-    """One process that answers questions against the snapshot that was live when it started."""
+    """One process that answers questions against the live snapshot, and changes to the next one by itself."""
 
     def __init__(self, store_url: str, model: str | None = None) -> None:
-        self._retriever = Retriever.open(open_store(store_url), model=model)
-        self._retriever.warm_up()
+        self._follower = Follower(open_store(store_url), model)
 
     def __del__(self) -> None:
         """Close the snapshot. Serve calls this when a replica stops; Python also calls it if none was opened."""
-        if hasattr(self, "_retriever"):
-            self._retriever.close()
+        if hasattr(self, "_follower"):
+            self._follower.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._retriever)
+        return make_app(self._follower)
 
 
 SearchReplica = serve.deployment(

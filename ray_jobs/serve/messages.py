@@ -132,6 +132,14 @@ class Health(_Message):
     """Fingerprint of its encoder."""
     passages: int
     """Passages that can be found."""
+    since: str
+    """When it began to answer from this snapshot: UTC, ISO 8601."""
+    live: int
+    """Number of the newest snapshot that it has seen in the store."""
+    loading: int | None
+    """Number of the snapshot that it is opening, to answer from it next."""
+    problem: str
+    """Why it does not answer from the newest snapshot; empty: it does."""
 
 
 class ErrorBody(_Message):

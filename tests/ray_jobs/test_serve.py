@@ -1,6 +1,7 @@
 """The search service over real HTTP: a user starts it, asks it and stops it, and nothing of it is left."""
 
 import dataclasses
+import datetime
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -28,6 +30,7 @@ from starlette.types import Receive, Scope, Send
 
 from dpr.errors import DprError, EncoderError, IntegrityError, ServeError, StoreError
 from dpr.formats.lexical_entry import SearchMode
+from dpr.operations.rollback import rollback
 from dpr.recipe import ServeConfig
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever
@@ -52,13 +55,18 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> LocalStore:
+def collection(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Collection:
     index = {"factory": "IVF8,Flat", "nprobe": 2, "rescore": 20}
     corpus = random_texts(PASSAGES, max_words=20)
     # two of eight lists: not as good as the gate demands, so that exact search answers otherwise
     made = Collection(tmp_path_factory.mktemp("serve"), encoder, corpus, index=index, gate={"min_recall": 0.0})
     assert made.night().published
-    return LocalStore(Path(made.recipe.store))
+    return made
+
+
+@pytest.fixture(scope="module")
+def store(collection: Collection) -> LocalStore:
+    return LocalStore(Path(collection.recipe.store))
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +196,11 @@ def check_hits(found: Any, expected: list[Hit]) -> None:
 
 
 def test_health_says_what_is_served(client: httpx.Client, retriever: Retriever) -> None:
-    health = {"ready": True, "snapshot": 1, "encoder_id": retriever.body.encoder_id, "passages": PASSAGES}
-    assert client.get("/v1/health").json() == health
+    health = client.get("/v1/health").json()
+    since = datetime.datetime.fromisoformat(health.pop("since"))
+    assert datetime.timedelta() <= datetime.datetime.now(datetime.UTC) - since < datetime.timedelta(hours=1)
+    served = {"ready": True, "snapshot": 1, "encoder_id": retriever.body.encoder_id, "passages": PASSAGES}
+    assert health == served | {"live": 1, "loading": None, "problem": ""}
 
 
 def test_before_it_is_ready_it_says_when_to_ask_again(service: Service) -> None:
@@ -369,6 +380,45 @@ def test_it_listens_on_loopback_but_for_one_port_of_a_replica_that_wants_the_tok
         with pytest.raises(grpc.RpcError) as refused_call:
             call(b"", timeout=30)
     assert refused_call.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_it_follows_what_is_published_without_a_failed_request(
+    service: Service, client: httpx.Client, collection: Collection, retriever: Retriever
+) -> None:
+    """Snapshot 2 has one more passage; 3 is a rollback to 1."""
+    answers: list[httpx.Response] = []
+    done = threading.Event()
+
+    def ask_on() -> None:
+        with httpx.Client(base_url=service.url, timeout=60) as own:
+            while not done.is_set():
+                answers.append(own.post("/v1/search", json={"query": "w1 w2 w3 w4", "k": 1, "exact": True}))
+
+    def wait_for(number: int) -> None:
+        for _ in range(300):
+            if client.get("/v1/health").json()["snapshot"] == number:
+                return
+            time.sleep(0.1)
+        raise AssertionError(client.get("/v1/health").json())
+
+    before = retriever.search(["w1 w2 w3 w4"], 1, exact=True).hits[0][0]
+    with ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask_on) for _ in range(4)]
+        try:
+            collection.corpus["just this"] = "w1 w2 w3 w4"
+            assert collection.night().snapshot.number == 2
+            wait_for(2)
+            assert ask(client, query="w1 w2 w3 w4", k=1)["results"][0]["hits"][0]["id"] == "just this"
+            del collection.corpus["just this"]
+            rollback(collection.store, 1)
+            wait_for(3)
+        finally:
+            done.set()
+        for each in asking:
+            each.result()
+    assert {answer.status_code for answer in answers} == {200}
+    found = {(body["snapshot"], body["results"][0]["hits"][0]["id"]) for body in (a.json() for a in answers)}
+    assert found == {(1, before.id), (2, "just this"), (3, before.id)}
 
 
 def test_interrupted_it_stops_all_that_it_started_and_prints_no_more(service: Service) -> None:

@@ -31,6 +31,8 @@ class Echo:
         if "poison" in questions:
             raise ValueError("poison")
         return Answer(
+            1,
+            "encoder",
             [[Hit(1, 1.0, question, "", "")] * k for question in questions],
             [len(question) for question in questions],
             0.5,

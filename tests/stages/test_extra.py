@@ -14,9 +14,9 @@ from fastapi import FastAPI
 
 from dpr.errors import CorpusError
 from dpr.formats.snapshots import read_snapshot
+from dpr.operations.follow import Follower
 from dpr.operations.verify import verify
 from dpr.recipe import Columns
-from dpr.search.retrieve import Retriever
 from dpr.search.vector_search import VectorSearch
 from ray_jobs.serve.app import make_app
 from tests.collection import QUESTIONS_QD, Collection
@@ -62,8 +62,8 @@ def test_extra_columns_come_back_in_hits_and_a_changed_value_embeds_nothing(tmp_
     collection = Collection(tmp_path / "night", encoder, corpus={"path": str(path), "columns": columns})
     first = collection.night().snapshot
     assert hits(collection, first.number) == EXPECTED
-    with Retriever.open(collection.store) as retriever:
-        assert served(make_app(retriever)) == EXPECTED
+    with Follower(collection.store) as follower:
+        assert served(make_app(follower)) == EXPECTED
     (entry,) = first.body.segments
     table = pq.read_table(collection.file(entry.object.name))
     assert table["extra"].to_pylist()[0]["meta.at"] == datetime.datetime(2024, 2, 3, tzinfo=datetime.UTC)

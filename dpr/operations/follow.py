@@ -1,0 +1,195 @@
+"""Follow a store: answer from its live snapshot, and change to the next one while questions are answered.
+
+A thread looks for a newer number every few seconds. It opens the snapshot beside the one that is in use, checks it, and
+exchanges one reference. A question that is under way keeps the snapshot that it began with; the last one closes it.
+"""
+
+import logging
+import random
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from dpr.engine.room import check_room
+from dpr.errors import DprError, IntegrityError, RoomError, StoreError
+from dpr.formats import layout
+from dpr.formats.lexical_entry import SearchMode
+from dpr.formats.objects import bytes_to_fetch
+from dpr.formats.snapshots import numbers, read_snapshot
+from dpr.search.retrieve import Answer, Retriever
+from dpr.stages.gate import serving_need
+from dpr.store import Store
+
+POLL_SECONDS = 5.0
+SPREAD = 0.2
+"""By so much, relatively, the time between two looks varies, so that many replicas do not look at once."""
+MIN_KNOWN = 0.5
+"""Share of some stored passages that a search by their own vectors must find, or find others that score as high."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Following:
+    """What a follower knows of the store."""
+
+    since: str
+    """When it began to answer from its snapshot: UTC, ISO 8601."""
+    live: int
+    """Number of the newest snapshot that it has seen."""
+    loading: int | None = None
+    """Number of the snapshot that is being opened."""
+    problem: str = ""
+    """Why it does not answer from the newest snapshot, or cannot look; empty: it does."""
+
+
+class _Held:
+    """An open snapshot, and how many questions use it."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self.retriever = retriever
+        self.users = 0
+        self.is_old = False
+
+
+class Follower:
+    """Answers from the live snapshot of a store; a context manager that closes it."""
+
+    def __init__(self, store: Store, model: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
+        """Open the live snapshot, and begin to follow; `model` as for `Retriever.open`."""
+        self._store, self._model, self._poll_seconds = store, model, poll_seconds
+        self._lock = threading.Lock()
+        self._held = _Held(_opened(Retriever.open(store, model=model)))
+        self.state = Following(_now(), self._held.retriever.number)
+        self._refused: int | None = None
+        self._ended = threading.Event()
+        weakref.finalize(self, self._ended.set).atexit = False
+        # the thread holds no reference, so that a follower nobody uses is closed
+        threading.Thread(target=_follow, args=(weakref.ref(self), self._ended), name="follow", daemon=True).start()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Retriever]:
+        """Give the snapshot in use; it stays open within the block, whatever is published meanwhile."""
+        with self._lock:
+            held = self._held
+            held.users += 1
+        try:
+            yield held.retriever
+        finally:
+            with self._lock:
+                held.users -= 1
+                is_last = held.is_old and not held.users
+            if is_last:
+                held.retriever.close()
+
+    def search(
+        self, questions: Sequence[str], k: int = 10, *, mode: SearchMode | None = None, exact: bool = False
+    ) -> Answer:
+        """Return the best k passages for each question, all from one snapshot, as `Retriever.search` does."""
+        with self.snapshot() as retriever:
+            return retriever.search(questions, k, mode=mode, exact=exact)
+
+    def look(self) -> bool:
+        """Change to the newest snapshot, if there is a newer one that can be used; tell whether it changed.
+
+        What cannot be used is kept in `state`. A snapshot that is damaged is not tried again.
+        """
+        try:
+            live = numbers(self._store)[-1]
+        except (StoreError, OSError, IndexError) as error:
+            self._note(f"the store cannot be looked at: {error}")
+            return False
+        if live == self._held.retriever.number:
+            self.state = replace(self.state, live=live, problem="")
+            return False
+        if live == self._refused:
+            return False
+        self.state = replace(self.state, live=live, loading=live)
+        try:
+            self._change(live)
+        except (StoreError, RoomError, OSError, MemoryError) as error:  # the next look may succeed
+            self._note(f"snapshot {live} cannot be opened yet: {error}")
+            return False
+        except DprError as error:
+            self._refused = live
+            self._note(f"snapshot {live} is refused: {error}")
+            return False
+        return True
+
+    def _change(self, number: int) -> None:
+        """Open a snapshot and use it from now on."""
+        index = read_snapshot(self._store, number).body.index
+        fetched_bytes = sum(bytes_to_fetch(self._store, shard.object) for shard in index.shards)
+        need = replace(serving_need(index), cache_bytes=fetched_bytes)
+        check_room(self._store, "serve", layout.snapshot(number), need)
+        new = _Held(_opened(Retriever.open(self._store, number, self._model, like=self._held.retriever)))
+        with self._lock:
+            old, self._held = self._held, new
+            old.is_old, is_unused = True, not old.users
+        self.state = Following(_now(), number)
+        _log.warning("answers come from snapshot %d now", number)
+        if is_unused:
+            old.retriever.close()
+
+    def _note(self, problem: str) -> None:
+        if problem != self.state.problem:
+            _log.warning("%s; answers still come from snapshot %d", problem, self._held.retriever.number)
+        self.state = replace(self.state, loading=None, problem=problem)
+
+    def close(self) -> None:
+        """Stop following, and close the snapshot."""
+        self._ended.set()
+        self._held.retriever.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def poll_seconds(self) -> float:
+        """Return the time until the next look, in seconds."""
+        return self._poll_seconds * random.uniform(1 - SPREAD, 1 + SPREAD)
+
+
+def _follow(follower: "weakref.ref[Follower]", ended: threading.Event) -> None:
+    """Look again and again, until the follower is closed or nobody has it any more."""
+    while (alive := follower()) is not None:
+        seconds = alive.poll_seconds
+        del alive
+        if ended.wait(seconds):
+            return
+        if (alive := follower()) is not None:
+            alive.look()
+            del alive
+
+
+def _opened(retriever: Retriever) -> Retriever:
+    """Return a snapshot that was tried: known passages are found, and nothing is compiled at the first question.
+
+    Raises IntegrityError if they are not found.
+    """
+    try:
+        found = retriever.known_share()
+        if found < MIN_KNOWN:
+            raise IntegrityError(
+                f"only {found:.0%} of some passages of snapshot {retriever.number} are found by their own vectors; "
+                "run `dpr verify --deep`, and roll back or run the recipe again"
+            )
+        retriever.warm_up()
+    except BaseException:
+        retriever.close()
+        raise
+    return retriever
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

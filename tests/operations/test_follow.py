@@ -1,0 +1,157 @@
+"""A follower answers from the live snapshot, and changes to the next one while questions are asked."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dpr.engine.room
+from dpr.formats.manifest import SnapshotBody
+from dpr.operations.follow import Follower
+from dpr.operations.gc import collect
+from dpr.operations.rollback import rollback
+from dpr.search.retrieve import Answer, Retriever
+from dpr.store.lease import Lease
+from tests.collection import Collection, FirstNights
+from tests.tiny import make_encoder, random_texts
+
+pytestmark = pytest.mark.slow
+SLOW = 3600.0
+"""Seconds between looks, where a test looks itself."""
+QUESTIONS = ["w1 w2 w3", "w150", "w7 w8 w9 w10"]
+
+
+@pytest.fixture
+def collection(first_nights: FirstNights, tmp_path: Path) -> Collection:
+    return first_nights.copy(tmp_path / "collection")
+
+
+def markers(collection: Collection) -> list[str]:
+    """Return the numbers of the snapshots that readers have marked, ascending."""
+    return sorted(path.name.partition("-")[0].lstrip("0") for path in (collection.folder / "store/readers").glob("*"))
+
+
+def exact_ids(collection: Collection, body: SnapshotBody, answer: Answer, retriever: Retriever) -> list[set[str]]:
+    """Return the ids of the best passages of a snapshot by brute force, as many as the answer has."""
+    rows = collection.live_rows(body)
+    ids, vectors_ND = list(rows), np.stack([vector for _, vector in rows.values()])
+    best_QN = np.argsort(-(retriever.encode(QUESTIONS) @ vectors_ND.T), axis=1)
+    return [{ids[row] for row in best_N[: len(hits)]} for best_N, hits in zip(best_QN, answer.hits, strict=True)]
+
+
+def wait_for(is_true: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if is_true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing happened for half a minute")
+
+
+def test_every_answer_comes_from_exactly_one_snapshot(collection: Collection) -> None:
+    answers: list[Answer] = []
+    done = threading.Event()
+    with Follower(collection.store, poll_seconds=0.02) as follower, Retriever.open(collection.store) as retriever:
+
+        def ask() -> None:
+            while not done.is_set():
+                answers.append(follower.search(QUESTIONS, 5, mode="dense"))
+
+        with ThreadPoolExecutor(2) as threads:
+            asking = [threads.submit(ask) for _ in range(2)]
+            try:
+                for night in range(2, 6):
+                    collection.corpus |= random_texts(5, f"night{night}-", seed=night)
+                    del collection.corpus[next(iter(collection.corpus))]
+                    assert collection.night().snapshot.number == night
+                    wait_for(lambda number=night: follower.state.live == number and not follower.state.problem)
+                    wait_for(lambda number=night: answers[-1].snapshot == number)
+            finally:
+                done.set()
+            for each in asking:
+                each.result()
+        assert {answer.snapshot for answer in answers} == {1, 2, 3, 4, 5}
+        assert [answer.snapshot for answer in answers] != sorted({answer.snapshot for answer in answers})
+        last = {answer.snapshot: answer for answer in answers}
+        right = {n: exact_ids(collection, collection.body(n), last[n], retriever) for n in last}
+        for answer in answers:
+            assert [{hit.id for hit in hits} for hits in answer.hits] == right[answer.snapshot]
+        wait_for(lambda: markers(collection) == ["1", "5"])  # the retriever's, and the follower's
+    assert markers(collection) == []
+
+
+def test_a_snapshot_in_use_stays_until_its_last_question(collection: Collection) -> None:
+    with Follower(collection.store, poll_seconds=SLOW) as follower:
+        with follower.snapshot() as old:
+            collection.corpus = random_texts(20, "other")
+            collection.night()
+            rollback(collection.store, 1)
+            collection.corpus |= {"more": "w1 w2"}
+            collection.night()
+            assert follower.look()
+            assert markers(collection) == ["1", "4"]
+            with Lease.acquire(collection.store, "collection of garbage") as lease:
+                collect(collection.store, 1, lease)
+            assert {hit.id for hit in old.search(["w1"], 20).hits[0]} <= set(random_texts(30))
+        assert markers(collection) == ["4"]
+        assert follower.search(["w1 w2"], 1).snapshot == 4
+
+
+def test_a_damaged_snapshot_is_refused_and_a_rollback_is_followed(collection: Collection) -> None:
+    with Follower(collection.store, poll_seconds=SLOW) as follower:
+        collection.corpus |= random_texts(20, "new")
+        body = collection.night().snapshot.body
+        (new,) = [entry for entry in body.segments if entry not in collection.body(1).segments]
+        path = collection.file(new.object.name)
+        path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
+        assert not follower.look()
+        assert follower.state.problem.startswith("snapshot 2 is refused: ")
+        assert follower.state.live == 2
+        assert follower.search(["w1"], 1).snapshot == 1
+        assert not follower.look()  # it is not read again
+        rollback(collection.store, 1)
+        assert follower.look()
+        assert (follower.search(["w1"], 1).snapshot, follower.state.problem) == (3, "")
+
+
+def test_a_store_that_vanishes_is_reported_and_answers_go_on(collection: Collection) -> None:
+    store = collection.folder / "store"
+    with Follower(collection.store, poll_seconds=SLOW) as follower:
+        before = follower.search(QUESTIONS, 5).hits
+        store.rename(collection.folder / "away")
+        assert not follower.look()
+        assert follower.state.problem.startswith("the store cannot be looked at: ")
+        assert follower.search(QUESTIONS, 5).hits == before
+        (collection.folder / "away").rename(store)
+        assert not follower.look()
+        assert follower.state.problem == ""
+
+
+def test_a_snapshot_for_which_there_is_no_memory_is_tried_again(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Follower(collection.store, poll_seconds=SLOW) as follower:
+        collection.corpus |= random_texts(20, "new")
+        collection.night()
+        with monkeypatch.context() as full:
+            full.setattr(dpr.engine.room, "memory_available", lambda: 0)
+            assert not follower.look()
+        assert "snapshot 2 cannot be opened yet: " in follower.state.problem
+        assert follower.search(["w1"], 1).snapshot == 1
+        assert follower.look()
+        assert follower.search(["w1"], 1).snapshot == 2
+
+
+def test_another_encoder_comes_together_with_its_index(collection: Collection, tmp_path: Path) -> None:
+    with Follower(collection.store, poll_seconds=SLOW) as follower:
+        old = follower.search(["w1"], 1)
+        collection.change(encoder={"model": str(make_encoder(tmp_path / "other", seed=5, dim=48))})
+        body = collection.night().snapshot.body
+        assert follower.look()
+        new = follower.search(["w1"], 1)
+        assert old.encoder_id != new.encoder_id == body.encoder_id
+        with Retriever.open(collection.store) as retriever:
+            assert new.hits == retriever.search(["w1"], 1).hits
