@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from dpr.engine.room import check_room
-from dpr.errors import DprError, IntegrityError, RoomError, StoreError
+from dpr.errors import IntegrityError, RoomError, StoreError
 from dpr.formats import layout
 from dpr.formats.lexical_entry import SearchMode
 from dpr.formats.objects import bytes_to_fetch
@@ -100,10 +100,12 @@ class Follower:
         What cannot be used is kept in `state`. A snapshot that is damaged is not tried again.
         """
         try:
-            live = numbers(self._store)[-1]
-        except (StoreError, OSError, IndexError) as error:
-            self._note(f"the store cannot be looked at: {error}")
-            return False
+            there = numbers(self._store)
+        except (StoreError, OSError) as error:
+            return self._stay("the store cannot be looked at", error)
+        if not there:
+            return self._stay("the store cannot be looked at", "it holds no snapshot any more")
+        live = there[-1]
         if live == self._held.retriever.number:
             self.state = replace(self.state, live=live, problem="")
             return False
@@ -111,23 +113,23 @@ class Follower:
             return False
         self.state = replace(self.state, live=live, loading=live)
         try:
-            self._change(live)
+            return self._change(live)
         except (StoreError, RoomError, OSError, MemoryError) as error:  # the next look may succeed
-            self._note(f"snapshot {live} cannot be opened yet: {error}")
-            return False
-        except DprError as error:
+            return self._stay(f"snapshot {live} cannot be opened yet", error)
+        except Exception as error:  # whatever it is: answers go on, and health says why they are not the newest
             self._refused = live
-            self._note(f"snapshot {live} is refused: {error}")
-            return False
-        return True
+            return self._stay(f"snapshot {live} is refused", error)
 
-    def _change(self, number: int) -> None:
-        """Open a snapshot and use it from now on."""
+    def _change(self, number: int) -> bool:
+        """Open a snapshot and use it from now on, unless this follower was closed meanwhile."""
         index = read_snapshot(self._store, number).body.index
         fetched_bytes = sum(bytes_to_fetch(self._store, shard.object) for shard in index.shards)
         need = replace(serving_need(index), cache_bytes=fetched_bytes)
         check_room(self._store, "serve", layout.snapshot(number), need)
         new = _Held(_opened(Retriever.open(self._store, number, self._model, like=self._held.retriever)))
+        if self._ended.is_set():
+            new.retriever.close()
+            return False
         with self._lock:
             old, self._held = self._held, new
             old.is_old, is_unused = True, not old.users
@@ -135,11 +137,14 @@ class Follower:
         _log.warning("answers come from snapshot %d now", number)
         if is_unused:
             old.retriever.close()
+        return True
 
-    def _note(self, problem: str) -> None:
-        if problem != self.state.problem:
-            _log.warning("%s; answers still come from snapshot %d", problem, self._held.retriever.number)
-        self.state = replace(self.state, loading=None, problem=problem)
+    def _stay(self, problem: str, reason: object) -> bool:
+        """Note why nothing was changed; the log gets each problem once, as the amounts in its reason may vary."""
+        if not self.state.problem.startswith(problem):
+            _log.warning("%s: %s; answers still come from snapshot %d", problem, reason, self._held.retriever.number)
+        self.state = replace(self.state, loading=None, problem=f"{problem}: {reason}")
+        return False
 
     def close(self) -> None:
         """Stop following, and close the snapshot."""

@@ -121,7 +121,7 @@ def gate_taken(folder: Path) -> tuple[int, int]:
         first_shards=2,
     )
     truth = Truth("q", NOTHING, np.empty((0, 1), np.float32), np.empty((0, 1), np.int64), CutTexts())
-    unit = GateUnit("r", index, truth, None, None, 0, 0)
+    unit = GateUnit("r", "s", index, truth, None, None, 0, 0)
     return unit.need.memory_bytes, peak_growth(lambda: open_shards([folder / "index.faiss"] * 2))
 
 

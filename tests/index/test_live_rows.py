@@ -3,6 +3,8 @@
 Shapes: N rows, Q questions, K hits.
 """
 
+from functools import cache
+
 import faiss
 import numpy as np
 import pytest
@@ -28,8 +30,9 @@ def test_live_rows_are_those_of_the_masks(lives: dict[int, list[bool]], ids: lis
     assert rows.contain(encoded).tolist() == expected
 
 
-def shards_of(factory: str, rng: np.random.Generator) -> tuple[faiss.Index, list[faiss.Index], np.ndarray]:
-    vectors_ND = rng.normal(size=(3_000, 32)).astype(np.float32)
+@cache  # training a rotation takes half of a minute
+def shards_of(factory: str) -> tuple[faiss.Index, list[faiss.Index], np.ndarray]:
+    vectors_ND = np.random.default_rng(1).normal(size=(3_000, 32)).astype(np.float32)
     codebook = faiss.index_factory(32, factory, faiss.METRIC_INNER_PRODUCT)
     codebook.train(vectors_ND)
     shards = []
@@ -63,7 +66,7 @@ def plain_search(index: faiss.Index, questions_QD: np.ndarray, k: int, nprobe: i
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_hits_are_those_of_an_index_of_the_living_alone(factory: str, dead_share: float) -> None:
     rng = np.random.default_rng(0)
-    codebook, shards, vectors_ND = shards_of(factory, rng)
+    codebook, shards, vectors_ND = shards_of(factory)
     masks = {number: rng.random(1_000) >= dead_share for number in range(3)}
     masks[1][:] = False  # a shard of which nothing lives
     living = faiss.clone_index(codebook)

@@ -40,7 +40,7 @@ def reports(outcome: Outcome, stage: str) -> list[StageReport]:
 def write_questions(path: Path, questions: list[str]) -> dict[str, Any]:
     """Write questions; returns the gate of a recipe that asks them."""
     path.write_text("".join(json.dumps({"question": text, "answers": ["p000"]}) + "\n" for text in questions))
-    return {"questions": str(path), "at": [1]}
+    return {"questions": str(path), "answers": "strings", "at": [1]}
 
 
 def drawn(collection: Collection, body: SnapshotBody) -> set[tuple[str, int]]:

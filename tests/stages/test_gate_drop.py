@@ -109,7 +109,7 @@ def test_a_difference_that_chance_explains_does_not_stop_a_night(
     collection, questions = asked
     before = {k: answered(collection, questions, k) for k in (1, 5)}
     falls = []
-    for seed in range(3):
+    for seed in range(2):
         gate = {**collection.recipe.gate.model_dump(), "max_drop": 0.0}
         collection.change(encoder={"model": str(shaken(tmp_path / f"shaken-{seed}", seed))}, gate=gate)
         assert collection.night().published
@@ -132,16 +132,15 @@ def test_questions_with_other_answers_are_not_compared(
     assert any("they have 0 questions with the same answers in common" in text for text in progress.messages)
 
 
-@pytest.mark.parametrize(("command", "code"), [("exit 4", 4), ("echo it is broken; false", 1)])
 def test_a_check_that_fails_after_publishing_rolls_back(
-    asked: tuple[Collection, dict[str, str]], command: str, code: int
+    asked: tuple[Collection, dict[str, str]],
 ) -> None:
     collection, _ = asked
     old = collection.body(2)
     collection.corpus["p000"] = "w1 w2 w3"
-    check = f'test "$DPR_SNAPSHOT" = 3 && test "$DPR_STORE" = "{collection.store.url}" && {command}'
+    check = f'test "$DPR_SNAPSHOT" = 3 && test "$DPR_STORE" = "{collection.store.url}" && echo broken && exit 4'
     collection.change(gate={**collection.recipe.gate.model_dump(), "after_publish": check})
-    with pytest.raises(GateError, match=f"ended with code {code} for snapshot 3: .*; snapshot 4 is live"):
+    with pytest.raises(GateError, match="ended with code 4 for snapshot 3: broken; snapshot 4 is live"):
         collection.night()
     live = latest_snapshot(collection.store)
     assert live is not None

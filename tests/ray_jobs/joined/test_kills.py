@@ -31,15 +31,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KILLS_PER_STAGE = {
     "start": 1,
     "scan": 3,
-    "diff": 2,
+    "diff": 1,
     "embed": 3,
-    "copy": 2,
-    "train": 2,
+    "copy": 1,
+    "train": 1,
     "build": 3,
-    "merge": 2,
+    "merge": 1,
     "invert": 0,  # the embed stage writes the words
     "questions": 1,
-    "truth": 2,
+    "truth": 1,
     "gate": 1,
     "modes": 1,
 }
@@ -225,9 +225,10 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_snapshot(
     counting = CountingExecutor()
     expected = undisturbed.night(counting).snapshot
     assert counting.units.keys() == set(STAGES)
+    records = counting.units + Counter({stage: counting.units[stage] for stage in ("embed", "copy")})  # words, too
     started = time.monotonic()
     finished = Finished(Path(killed.recipe.store))
-    killer = Killer(lasting_ray, killed.write_recipe(), draw_kills(counting.units), finished)
+    killer = Killer(lasting_ray, killed.write_recipe(), draw_kills(records), finished)
     killer.until_done()
     for (victim, stage), count in sorted(killer.kills.items(), key=lambda item: item[0][1]):
         print(f"{count:3} × {victim} in {stage}")
@@ -237,7 +238,7 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_snapshot(
     assert live_snapshot(killed.store).body.to_bytes() == expected.body.to_bytes()
     assert numbers(killed.store) == [1]
     assert killer.finished.written_again() == []
-    assert len(killer.finished.records) == len(record_files(Path(undisturbed.recipe.store))) == counting.units.total()
+    assert len(killer.finished.records) == len(record_files(Path(undisturbed.recipe.store))) == records.total()
     assert total >= MIN_KILLS
     victims = Counter(victim.partition(" ")[0] for victim, _ in killer.kills.elements())
     assert min(victims["driver"], victims["worker"]) >= MIN_KILLS // 3
