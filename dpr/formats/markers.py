@@ -43,7 +43,7 @@ class Marker:
     """
 
     def __init__(self, store: Store, number: int) -> None:
-        self._store, self.name = store, layout.reader(number, uuid.uuid4().hex)
+        self._store, self._number, self.name = store, number, layout.reader(number, uuid.uuid4().hex)
         self._done = threading.Event()
         since = datetime.now(UTC).isoformat(timespec="seconds")
         self._content = _Content(process=ProcessName.own(), since=since).to_bytes()
@@ -79,9 +79,14 @@ class Marker:
     def _beat_until_done(self) -> None:
         while not self._done.wait(BEAT_SECONDS):
             with suppress(StoreError):  # the next heartbeat may succeed
-                self._store.put(self.name, self._content)
+                if self._is_there():
+                    self._store.put(self.name, self._content)
         with suppress(StoreError):  # it expires when it is not renewed
             self._store.delete(self.name)
+
+    def _is_there(self) -> bool:
+        """Return whether the store is there: to put into a folder that was moved would make another in its place."""
+        return self._store.exists(self.name) or self._store.exists(layout.snapshot(self._number))
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,24 @@ def test_a_store_that_cannot_be_written_is_read_without_a_marker_and_one_warning
     assert store.url in record.getMessage()
 
 
+def test_a_store_that_was_moved_is_not_made_anew_and_its_marker_is_renewed_when_it_is_back(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpr.formats.markers.BEAT_SECONDS", 0.01)
+    folder = Path(store.url)
+    store.put(layout.snapshot(3), b"{}")
+    with Marker(store, 3) as marker:
+        folder.rename(folder.with_name("moved"))
+        time.sleep(0.1)
+        assert not folder.exists()
+        folder.with_name("moved").rename(folder)
+        (folder / marker.name).unlink()  # as garbage collection does with one that was silent for long
+        until = time.monotonic() + 60
+        while living(store) != [3]:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
 def test_a_marker_counts_until_its_reader_was_silent_for_long(store: LocalStore) -> None:
     with Marker(store, 7) as marker:
         now = store_time(store)
