@@ -6,8 +6,8 @@ the same way. To be searched they are turned into FAISS's FastScan, which looks 
 Shapes: D dimensions, L lists.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import faiss
 
@@ -23,53 +23,66 @@ ONE_BY_ONE = 11
 """FAISS's number for FastScan that takes the questions, and not the lists, one after another."""
 
 
-def open_shards(paths: Sequence[Path]) -> list[faiss.Index]:
-    """Open the shards of an index, in memory and in the form that is searched fastest.
+Shard: TypeAlias = faiss.Index
+"""An open shard."""
 
-    They share their coarse centroids, and memory holds no second copy of their lists. Raises IntegrityError as
-    `read_faiss` does.
+
+def open_shard(path: Path, other: Shard | None = None) -> Shard:
+    """Open a shard of an index, in memory and in the form that is searched fastest; there is no second copy of lists.
+
+    It shares the coarse centroids of `other`, an open shard of the same codebook, and either may be dropped before the
+    other. Raises IntegrityError as `read_faiss` does.
     """
-    shards: list[faiss.Index] = []
-    for path in paths:
-        shards.append(open_shard(path, shards[0] if shards else None))
-    return shards
-
-
-def open_shard(path: Path, first: faiss.Index | None = None) -> faiss.Index:
-    """Open one shard; it shares the coarse centroids of `first`, a shard of the same codebook, if that is given."""
     index = read_faiss(path, mapped=True)
     if not packed_when_opened(index):
         del index  # or both would be in memory
         index = read_faiss(path)
-        if first is not None and inverted(index) is not None:
-            _share_centroids(inverted(index), inverted(first))
+        if (ivf := inverted(index)) is not None:
+            own = _take_centroids(ivf)
+            _set_centroids(index, ivf, own if other is None else _owner(other))
         return index
     fast = faiss.IndexIVFPQFastScan(index)
-    flat = faiss.downcast_index(index.quantizer)
-    ranked = isinstance(flat, faiss.IndexFlat) and flat.ntotal >= RANKED_BY_CODE_FROM_LISTS and flat.d in CENTROID_DIMS
-    fast.own_fields = first is None
-    if first is not None:
-        fast.quantizer = first.quantizer
-    elif ranked:
-        fast.quantizer = _ranked_by_code(flat)
-    else:
-        index.own_fields = False  # the coarse centroids go along, the mapped lists do not
+    own = _take_centroids(index)
+    fast.own_fields = False
+    _set_centroids(fast, fast, _searched_centroids(own) if other is None else _owner(other))
     fast.orig_invlists = None
     fast.implem = ONE_BY_ONE
-    del fast.referenced_objects  # the mapped index, of which nothing is needed any more
     return fast
 
 
-def _share_centroids(ivf: faiss.IndexIVF, first: faiss.IndexIVF) -> None:
-    """Let an index use the centroids of another, which must outlive it; its own are freed."""
-    own = faiss.downcast_index(ivf.quantizer)
+def _take_centroids(ivf: faiss.IndexIVF) -> faiss.IndexPreTransform:
+    """Take the coarse centroids from an index; returns their new owner."""
     ivf.own_fields = False
-    ivf.quantizer = first.quantizer
-    # freed by FAISS, since Python's wrapper of an object that it did not make must not free it
-    own.reset()
-    owner = faiss.IndexIDMap(own)
+    return _owned(ivf.quantizer)
+
+
+def _owned(centroids: faiss.Index) -> faiss.IndexPreTransform:
+    """Return what frees coarse centroids when Python drops it.
+
+    Python's wrapper of an object that FAISS made must not free it, and that of an object that holds it may.
+    """
+    owner = faiss.IndexPreTransform(centroids)
     owner.own_fields = True
     del owner.referenced_objects
+    return owner
+
+
+def _set_centroids(index: faiss.Index, ivf: faiss.IndexIVF, owner: faiss.IndexPreTransform) -> None:
+    """Let an open shard use coarse centroids, and hold their owner; it holds nothing else, such as a mapped index."""
+    ivf.quantizer = owner.index
+    index.referenced_objects = [owner]
+
+
+def _owner(index: faiss.Index) -> faiss.IndexPreTransform:
+    (owner,) = index.referenced_objects
+    return owner
+
+
+def _searched_centroids(owner: faiss.IndexPreTransform) -> faiss.IndexPreTransform:
+    """Return coarse centroids in the form that is searched fastest."""
+    flat = faiss.downcast_index(owner.index)
+    ranked = isinstance(flat, faiss.IndexFlat) and flat.ntotal >= RANKED_BY_CODE_FROM_LISTS and flat.d in CENTROID_DIMS
+    return _owned(_ranked_by_code(flat)) if ranked else owner
 
 
 def _ranked_by_code(flat: faiss.IndexFlat) -> faiss.Index:

@@ -15,6 +15,7 @@ from dpr.index.truth import Ids, Scores
 from dpr.lexical.analysis import Analyzer, term_hashes
 from dpr.lexical.bm25 import Bm25, Found
 from dpr.lexical.postings import Postings, map_postings
+from dpr.search.opened import OpenObjects
 from dpr.store import PARALLEL_READS, Store
 
 
@@ -26,17 +27,26 @@ class LexicalSearch:
 
     @classmethod
     def open(
-        cls, store: Store, entry: LexicalEntry, segments: Sequence[SegmentEntry], deletions: ObjectRef | None
+        cls,
+        store: Store,
+        entry: LexicalEntry,
+        segments: Sequence[SegmentEntry],
+        deletions: ObjectRef | None,
+        opened: OpenObjects | None = None,
     ) -> "LexicalSearch":
-        """Fetch, verify and map the words of all segments. Raises IntegrityError for what does not belong together."""
-        dead = read_deletions(store, deletions)
+        """Fetch, verify and map the words of all segments, but for those that are `opened` already.
 
-        def opened(pair: tuple[LexicalPartEntry, SegmentEntry]) -> Postings:
+        Raises IntegrityError for what does not belong together.
+        """
+        dead = read_deletions(store, deletions)
+        shared = opened or OpenObjects()
+
+        def take(pair: tuple[LexicalPartEntry, SegmentEntry]) -> Postings:
             part, segment = pair
-            return map_postings(fetch_object(store, part.object), segment.rows, part.object.name)
+            return shared.take("words", part.object.sha256, lambda: _map_part(store, part.object, segment.rows))
 
         with ThreadPoolExecutor(PARALLEL_READS) as pool:
-            postings = pool.map(opened, zip(entry.parts, segments, strict=True))
+            postings = pool.map(take, zip(entry.parts, segments, strict=True))
             parts = {
                 segment.number: (part, dead.live_mask(segment))
                 for segment, part in zip(segments, postings, strict=True)
@@ -51,3 +61,7 @@ class LexicalSearch:
     def search(self, questions: Sequence[str], k: int, others_QC: Ids | None = None) -> Found:
         """Return the best k for each question, and the scores of other ids, as `Bm25.search` does."""
         return self._index.search([term_hashes(self._analyzer.terms(text)) for text in questions], k, others_QC)
+
+
+def _map_part(store: Store, ref: ObjectRef, rows: int) -> Postings:
+    return map_postings(fetch_object(store, ref), rows, ref.name)

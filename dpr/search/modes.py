@@ -17,6 +17,7 @@ from dpr.search.best_windows import best_passages
 from dpr.search.hits import Hit, Side
 from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
+from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet
 from dpr.search.vector_search import VectorSearch
 from dpr.store import Store
@@ -32,13 +33,16 @@ class ModeSearch:
         self._vectors, self._lexical, self.default = vectors, words, default
 
     @classmethod
-    def open(cls, store: Store, snapshot: Snapshot) -> "ModeSearch":
-        """Load what a snapshot names, verified. Raises IntegrityError for what does not belong together."""
+    def open(cls, store: Store, snapshot: Snapshot, opened: OpenObjects | None = None) -> "ModeSearch":
+        """Load what a snapshot names, verified, but for what is `opened` already.
+
+        Raises IntegrityError for what does not belong together.
+        """
         body = snapshot.body
-        vectors = VectorSearch.open(store, body)
+        vectors = VectorSearch.open(store, body, opened)
         if body.lexical is None:
             return cls(vectors, None, "dense")
-        words = LexicalSearch.open(store, body.lexical, body.segments, body.deletions)
+        words = LexicalSearch.open(store, body.lexical, body.segments, body.deletions, opened)
         return cls(vectors, (words, body.lexical.hybrid), body.lexical.mode)
 
     def known_share(self) -> float:

@@ -7,7 +7,7 @@ Shapes: N rows, D dimensions, K hits.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import cache
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from dpr.index.live_rows import LiveRows
 from dpr.index.merging import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
 from dpr.search.hits import Hit
+from dpr.search.opened import OpenObjects
 from dpr.search.vectors import MappedVectors, SegmentVectors
 from dpr.store import Store
 from dpr.store.cache import local_cache
@@ -40,9 +41,14 @@ class SegmentSet:
     """The segments of a snapshot, by number."""
 
     def __init__(
-        self, store: Store, entries: Sequence[SegmentEntry], vectors: Sequence[SegmentVectors], deletions: DeletionSet
+        self,
+        store: Store,
+        entries: Sequence[SegmentEntry],
+        vectors: Sequence[SegmentVectors],
+        deletions: DeletionSet,
+        opened: OpenObjects,
     ) -> None:
-        self._store, self._deletions = store, deletions
+        self._store, self._deletions, self._opened = store, deletions, opened
         self._entries = {entry.number: entry for entry in entries}
         self._vectors = {entry.number: opened for entry, opened in zip(entries, vectors, strict=True)}
         self.dim = vectors[0].dim if vectors else 0
@@ -50,20 +56,32 @@ class SegmentSet:
         self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self._is_remote else None
         self.rows = sum(entry.rows for entry in entries)
         """Rows of all segments, dead ones included."""
-        self._passages = cache(self._open_passages)
-        self._owners = cache(self._read_owners)
+        # no functools.cache: it would hold this object in a circle, and what it has mapped after its last use
+        self._texts: dict[int, pa.Table] = {}
+        self._owners: dict[int, Ids] = {}
 
     @classmethod
     def open(
-        cls, store: Store, entries: Sequence[SegmentEntry], deletions: ObjectRef | None, *, verify: bool = True
+        cls,
+        store: Store,
+        entries: Sequence[SegmentEntry],
+        deletions: ObjectRef | None,
+        *,
+        verify: bool = True,
+        opened: OpenObjects | None = None,
     ) -> "SegmentSet":
         """Open the segments of a snapshot.
 
         With `verify`, files of a remote store are fetched into the cache, and all checksums are verified; otherwise
-        vectors are read where they lie, which suits a few questions.
+        vectors are read where they lie, which suits a few questions. What is `opened` already is shared.
         """
-        opened = [SegmentVectors.open(store, entry.object, verify=verify) for entry in entries]
-        return cls(store, entries, opened, read_deletions(store, deletions))
+        opened = opened or OpenObjects()
+        form = "vectors, verified" if verify else "vectors"
+        vectors = [
+            opened.take(form, entry.object.sha256, partial(SegmentVectors.open, store, entry.object, verify=verify))
+            for entry in entries
+        ]
+        return cls(store, entries, vectors, read_deletions(store, deletions), opened)
 
     def vectors(self, ids_N: Ids) -> Vectors:
         """Return the stored vectors (N, D) float16 of index ids (N,); fastest if those of a segment come together."""
@@ -118,7 +136,7 @@ class SegmentSet:
         hits: list[Hit] = []
         for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
             if id_ != MISSING:
-                row = self._passages(id_ >> ROW_BITS).slice(id_ & ROW_MASK, 1).to_pylist()[0]
+                row = self._texts_of(id_ >> ROW_BITS).slice(id_ & ROW_MASK, 1).to_pylist()[0]
                 extra = {name: shown(value) for name, value in (row.pop(EXTRA, None) or {}).items()}
                 hits.append(Hit(rank=len(hits) + 1, score=score, **row, extra=extra))
         return hits
@@ -148,7 +166,9 @@ class SegmentSet:
         numbers_QC = ids_QC >> ROW_BITS
         for number in np.unique(numbers_QC[ids_QC != MISSING]).tolist():
             there_QC = numbers_QC == number
-            found_QC[there_QC] = self._owners(number)[ids_QC[there_QC] & ROW_MASK]
+            if number not in self._owners:
+                self._owners[number] = self._read_owners(number)
+            found_QC[there_QC] = self._owners[number][ids_QC[there_QC] & ROW_MASK]
         return found_QC
 
     def _read_owners(self, number: int) -> Ids:
@@ -167,13 +187,32 @@ class SegmentSet:
                 values = parquet.read_row_group(group, columns=[name])[name].combine_chunks()
                 yield from values.take(pa.array(rows_n[groups_n == group] % ROW_GROUP_ROWS)).to_pylist()
 
-    def _open_passages(self, number: int) -> pa.Table:
+    def prepare_texts(self, like: "SegmentSet") -> None:
+        """Open now what `like` has open of texts, and the texts of segments that it does not have.
+
+        So a question does not wait longer here than there for texts that have to be unpacked.
+        """
+        there = {entry.object.sha256: number in like._texts for number, entry in like._entries.items()}
+        for number, entry in self._entries.items():
+            if there.get(entry.object.sha256, True):
+                self._texts_of(number)
+
+    def _texts_of(self, number: int) -> pa.Table:
+        found = self._texts.get(number)
+        if found is None:
+            sha256 = self._entries[number].object.sha256
+            found = self._opened.take("texts", sha256, lambda: self._open_texts(number))
+            self._texts[number] = found
+        return found
+
+    def _open_texts(self, number: int) -> pa.Table:
         ref = self._entries[number].object
-        path = local_cache().fetch(f"texts/{ref.sha256}.arrow", lambda temporary: self._unpack(ref, temporary))
+        path = local_cache().fetch(f"texts/{ref.sha256}.arrow", lambda temporary: self._unpack(number, temporary))
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
-    def _unpack(self, ref: ObjectRef, path: Path) -> None:
-        file = fetch_object(self._store, ref)
+    def _unpack(self, number: int, path: Path) -> None:
+        # what is open can be read, even if the store has vanished and the cache has lost its copy
+        file = self._vectors[number].open_mapped() or fetch_object(self._store, self._entries[number].object)
         with damage_explained(file):
             stored = pq.read_schema(file)
         # the extra columns are those of the night that wrote the segment

@@ -5,6 +5,7 @@ Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner produc
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -13,12 +14,14 @@ from dpr.formats import MISSING
 from dpr.formats.loose import read_loose
 from dpr.formats.manifest import IndexEntry, SnapshotBody
 from dpr.formats.objects import fetch_object
+from dpr.formats.records import ObjectRef
 from dpr.index.candidates import SearchSettings, rescore
 from dpr.index.loose_index import LooseIndex, loose_ids
 from dpr.index.serving_index import ServingIndex
-from dpr.index.shards import open_shards
+from dpr.index.shards import Shard, open_shard
 from dpr.index.truth import Ids, Scores, exact_topk
 from dpr.search.best_windows import best_passages
+from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet
 from dpr.store import Store
 
@@ -36,12 +39,22 @@ def search_settings(entry: IndexEntry) -> tuple[SearchSettings, SearchSettings |
     return few, SearchSettings(**entry.deeper.model_dump()) if entry.deeper else None
 
 
-def open_index(store: Store, entry: IndexEntry, segments: SegmentSet) -> ServingIndex:
-    """Fetch, verify and load all shards of an index over these segments."""
-    shards = open_shards([fetch_object(store, shard.object) for shard in entry.shards])
+def open_index(
+    store: Store, entry: IndexEntry, segments: SegmentSet, opened: OpenObjects | None = None
+) -> ServingIndex:
+    """Fetch, verify and load all shards of an index over these segments, but for those that are `opened` already."""
+    shards: list[Shard] = []
+    opened = opened or OpenObjects()
+    for shard in entry.shards:
+        open_it = partial(_open_shard, store, shard.object, shards[0] if shards else None)
+        shards.append(opened.take("shard", shard.object.sha256, open_it))
     dead_shares = [1.0 - shard.live_rows / shard.rows for shard in entry.shards]
     live = segments.live_rows() if any(dead_shares) else None
     return ServingIndex(shards, live, dead_shares, _open_loose(store, entry, segments.dim))
+
+
+def _open_shard(store: Store, ref: ObjectRef, other: Shard | None) -> Shard:
+    return open_shard(fetch_object(store, ref), other)
 
 
 def _open_loose(store: Store, entry: IndexEntry, dim: int) -> LooseIndex | None:
@@ -76,11 +89,14 @@ class VectorSearch:
         self.index, self.settings, self.segments, self.deeper = index, settings, segments, deeper
 
     @classmethod
-    def open(cls, store: Store, body: SnapshotBody) -> "VectorSearch":
-        """Load index and segments of a snapshot, verified. Raises IntegrityError for what does not belong together."""
+    def open(cls, store: Store, body: SnapshotBody, opened: OpenObjects | None = None) -> "VectorSearch":
+        """Load index and segments of a snapshot, verified, but for what is `opened` already.
+
+        Raises IntegrityError for what does not belong together.
+        """
         body.check()
-        segments = SegmentSet.open(store, body.segments, body.deletions)
-        index = open_index(store, body.index, segments)
+        segments = SegmentSet.open(store, body.segments, body.deletions, opened=opened)
+        index = open_index(store, body.index, segments, opened)
         if index.dim != body.encoder.dim:
             raise IntegrityError(
                 f"index {body.index.index_id} has {index.dim} dimensions, and encoder {body.encoder_id} gives "

@@ -7,9 +7,11 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpr.errors import IntegrityError
@@ -60,6 +62,10 @@ class SegmentVectors:
 
     def __len__(self) -> int:
         return self._layout.rows
+
+    def open_mapped(self) -> BinaryIO | None:
+        """Return the whole file of a mapped segment, to be read from memory; None if it is not mapped."""
+        return None if self._mapped is None else pa.BufferReader(pa.py_buffer(self._mapped))
 
     def rows(self, rows_N: npt.NDArray[np.int64]) -> Vectors:
         """Return the vectors (N, D) float16 of rows (N,), in their order."""

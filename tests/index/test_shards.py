@@ -1,5 +1,6 @@
 """Shards are searched as one index: against that index."""
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dpr.index.choose import choose
 from dpr.index.coding import build_part
 from dpr.index.cost import search_cost
 from dpr.index.faiss_file import read_faiss, write_faiss
+from dpr.index.kinds import inverted
 from dpr.index.merging import PartRef, merge
 from dpr.index.part import write_part
 from dpr.index.recall import KnownQuestions
@@ -108,6 +110,27 @@ def test_shards_are_tuned_as_the_one_index(
     assert tuned[0].settings == tuned[1].settings
     assert tuned[0].recall == tuned[1].recall
     assert tuned[1].predicted_ms > tuned[0].predicted_ms  # coarse centroids are compared in each shard
+
+
+@pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "OPQ4,IVF8,PQ4x6", "IVF8_HNSW8,SQ8"])
+def test_a_shard_outlives_the_one_whose_centroids_it_shares(
+    factory: str, vectors_ND: npt.NDArray[np.float16], questions_QD: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    """A later snapshot may have the second shard of an earlier one, and not the first."""
+    index = train(vectors_ND.astype(np.float32), choose(IndexConfig(factory=factory), 1500, 16), seed=1)
+    index.add(vectors_ND.astype(np.float32))
+    write_faiss(index, tmp_path / "index")
+    alone = search(open_shard(tmp_path / "index"), questions_QD, 20, 3)
+    first = open_shard(tmp_path / "index")
+    second = open_shard(tmp_path / "index", first)
+    assert int(inverted(second).quantizer.this) == int(inverted(first).quantizer.this)
+    is_there = weakref.ref(first)
+    del first
+    assert is_there() is None
+    third = open_shard(tmp_path / "index", second)
+    del second
+    for expected, found in zip(alone, search(third, questions_QD, 20, 3), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("factory", ["IVF8,PQ8x4", "IVF8,PQ1x4"])

@@ -3,6 +3,7 @@
 Shapes: N rows, D dimensions, K hits.
 """
 
+import gc
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import ROW_GROUP_ROWS
 from dpr.index.merging import ROW_BITS
+from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet
 from dpr.store import LocalStore
 from tests.formats.samples import RemoteStore, flip_a_bit, put_segment, random_vectors
@@ -158,6 +160,47 @@ def test_texts_stay_readable_when_the_cache_loses_them(stored: Stored, cache: Pa
     for path in (cache / "entries").glob("texts/*"):
         path.unlink()
     assert segments.hits(one, np.array([id_of(0, 2)]))[0].id == "id-2"
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_texts_that_were_never_shown_are_readable_when_store_and_cache_are_gone(
+    stored: Stored, cache: Path, tmp_path: Path, remote: bool
+) -> None:
+    copy = copy_of(stored, tmp_path / "copy")
+    segments = copy.open(remote=remote)
+    for folder in (copy.folder, cache):
+        shutil.rmtree(folder)
+    (hit,) = segments.hits(np.ones(1, np.float32), np.array([id_of(3, 5)]))
+    assert (hit.id, hit.title, hit.text) == passage_of(3, 5)
+
+
+def test_a_second_set_shares_what_both_have_and_neither_keeps_more(stored: Stored, cache: Path, tmp_path: Path) -> None:
+    """Without a search for circles of references, which would come late and stop all threads."""
+    copy, one = copy_of(stored, tmp_path / "copy"), np.ones(1, np.float32)
+    store, opened = RemoteStore(copy.folder), OpenObjects()
+    gc.disable()
+    try:
+        old = SegmentSet.open(store, copy.entries[:2], copy.deletions, opened=opened)
+        old.hits(one, np.array([id_of(3, 5)]))
+        old.owners(np.array([id_of(3, 5)]))
+        unopened, shown, new = (entry.object.sha256 for entry in copy.entries)
+        store.reads.clear()
+        second = SegmentSet.open(store, copy.entries, copy.deletions, opened=opened)
+        assert [method for method, _ in store.reads] == ["fetch"]  # of the third
+        second.prepare_texts(old)
+        assert set(unpacked(cache)) == {f"{shown}.arrow", f"{new}.arrow"}
+        del old
+        assert {shown, unopened, new} <= mapped(cache)
+        del second
+        assert mapped(cache) == set()
+    finally:
+        gc.enable()
+
+
+def mapped(cache: Path) -> set[str]:
+    """Return the names, without suffixes, of the files of a cache that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {Path(line.split()[-1]).stem for line in lines if str(cache) in line}
 
 
 @pytest.mark.slow
