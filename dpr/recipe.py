@@ -261,6 +261,8 @@ class ServeConfig(_Config):
     """Port it binds to."""
     replicas: Annotated[int, Field(ge=1)] = 1
     """Processes that each hold encoder and index."""
+    poll_seconds: Annotated[float, Field(gt=0.0)] = 5.0
+    """Time between two looks for a newer snapshot."""
 
 
 class Recipe(_Config):

@@ -112,8 +112,13 @@ def memory_available(root: Path = _ROOT) -> int | None:
     machine = _sizes(root / "proc/meminfo")
     if "MemAvailable" not in machine:  # not Linux
         return None
-    own_bytes = _sizes(root / "proc/self/status").get("RssAnon", 0) + machine.get("SwapFree", 0)
+    own_bytes = memory_held(root) + machine.get("SwapFree", 0)
     return min([machine["MemAvailable"], *_left_by_limits(root)]) + own_bytes
+
+
+def memory_held(root: Path = _ROOT) -> int:
+    """Return the bytes of memory that this process holds and `memory_available` counts; 0 where nobody says."""
+    return _sizes(root / "proc/self/status").get("RssAnon", 0)
 
 
 def _left_by_limits(root: Path) -> Iterator[int]:

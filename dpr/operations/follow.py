@@ -12,24 +12,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from dpr.engine.room import check_room
+from dpr.engine.room import Need, check_room, memory_held
 from dpr.errors import IntegrityError, RoomError, StoreError
 from dpr.formats import layout
 from dpr.formats.lexical_entry import SearchMode
+from dpr.formats.manifest import SnapshotBody
 from dpr.formats.objects import bytes_to_fetch
+from dpr.formats.segment import FLOAT16_BYTES, HASH
 from dpr.formats.snapshots import numbers, read_snapshot
 from dpr.search.retrieve import Answer, Retriever
-from dpr.stages.gate import serving_need
+from dpr.search.segment_set import texts_key
+from dpr.stages.gate import LOADED_SHARE
 from dpr.store import Store
+from dpr.store.cache import local_cache
 
 POLL_SECONDS = 5.0
 SPREAD = 0.2
 """By so much, relatively, the time between two looks varies, so that many replicas do not look at once."""
 MIN_KNOWN = 0.5
 """Share of some stored passages that a search by their own vectors must find, or find others that score as high."""
+
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 10.0, 600.0
+"""Between two attempts to open a snapshot that the store did not give: each may fetch all of it."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +75,7 @@ class Follower:
         self._held = _Held(_opened(Retriever.open(store, model=model)))
         self.state = Following(_now(), self._held.retriever.number)
         self._refused: int | None = None
+        self._delayed, self._pause_seconds, self._again = 0, FIRST_PAUSE_SECONDS, 0.0
         self._ended = threading.Event()
         weakref.finalize(self, self._ended.set).atexit = False
         # the thread holds no reference, so that a follower nobody uses is closed
@@ -85,7 +94,7 @@ class Follower:
                 held.users -= 1
                 is_last = held.is_old and not held.users
             if is_last:
-                held.retriever.close()
+                held.retriever.let_go()  # no question waits for the store
 
     def search(
         self, questions: Sequence[str], k: int = 10, *, mode: SearchMode | None = None, exact: bool = False
@@ -109,12 +118,18 @@ class Follower:
         if live == self._held.retriever.number:
             self.state = replace(self.state, live=live, problem="")
             return False
-        if live == self._refused:
+        if live == self._refused or (live == self._delayed and monotonic() < self._again):
             return False
         self.state = replace(self.state, live=live, loading=live)
         try:
             return self._change(live)
-        except (StoreError, RoomError, OSError, MemoryError) as error:  # the next look may succeed
+        except RoomError as error:  # found out at once, so the next look tries again
+            return self._stay(f"snapshot {live} cannot be opened yet", error)
+        except (StoreError, OSError, MemoryError) as error:
+            self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
+            if live != self._delayed:
+                self._delayed, self._pause_seconds = live, FIRST_PAUSE_SECONDS
+            self._again = monotonic() + self._pause_seconds
             return self._stay(f"snapshot {live} cannot be opened yet", error)
         except Exception as error:  # whatever it is: answers go on, and health says why they are not the newest
             self._refused = live
@@ -122,10 +137,10 @@ class Follower:
 
     def _change(self, number: int) -> bool:
         """Open a snapshot and use it from now on, unless this follower was closed meanwhile."""
-        index = read_snapshot(self._store, number).body.index
-        fetched_bytes = sum(bytes_to_fetch(self._store, shard.object) for shard in index.shards)
-        need = replace(serving_need(index), cache_bytes=fetched_bytes)
-        check_room(self._store, "serve", layout.snapshot(number), need)
+        body = read_snapshot(self._store, number).body
+        check_room(
+            self._store, "serve", layout.snapshot(number), need_beside(self._store, body, self._held.retriever.body)
+        )
         new = _Held(_opened(Retriever.open(self._store, number, self._model, like=self._held.retriever)))
         if self._ended.is_set():
             new.retriever.close()
@@ -163,6 +178,26 @@ class Follower:
     def poll_seconds(self) -> float:
         """Return the time until the next look, in seconds."""
         return self._poll_seconds * random.uniform(1 - SPREAD, 1 + SPREAD)
+
+
+def need_beside(store: Store, body: SnapshotBody, held: SnapshotBody) -> Need:
+    """Return what a snapshot takes beside one that is open: its new shards, and files and texts that are not here yet.
+
+    The memory is that of this process with the new shards, less than it really takes.
+    """
+    known = {ref.sha256 for ref in held.objects()}
+    shards = [shard.object for shard in body.index.shards if shard.object.sha256 not in known]
+    segments = [entry for entry in body.segments if entry.object.sha256 not in known]
+    words = [part.object for part in body.lexical.parts] if body.lexical else []
+    files = [*shards, *(entry.object for entry in segments), *(ref for ref in words if ref.sha256 not in known)]
+    packed = [entry for entry in segments if local_cache().find(texts_key(entry.object)) is None]
+    row_bytes = FLOAT16_BYTES * body.encoder.dim + 2 * HASH.byte_width
+    texts_bytes = sum(max(0, entry.object.size_bytes - row_bytes * entry.rows) for entry in packed)
+    return Need(
+        cache_bytes=sum(bytes_to_fetch(store, ref) for ref in files) + texts_bytes,
+        memory_bytes=memory_held() + int(LOADED_SHARE * sum(ref.size_bytes for ref in shards)),
+        smaller="set index.memory_gb to half of what there is",
+    )
 
 
 def _follow(follower: "weakref.ref[Follower]", ended: threading.Event) -> None:

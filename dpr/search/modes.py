@@ -27,23 +27,30 @@ class ModeSearch:
     """A snapshot that can be searched by vectors, and where it has an index of words, by words and by both."""
 
     def __init__(
-        self, vectors: VectorSearch, words: tuple[LexicalSearch, FusionSettings] | None, default: SearchMode
+        self,
+        vectors: VectorSearch,
+        words: tuple[LexicalSearch, FusionSettings] | None,
+        default: SearchMode,
+        opened: OpenObjects | None = None,
     ) -> None:
         """`words`: the index of words, and how it is fused with vectors; `default`: the mode of who names none."""
         self._vectors, self._lexical, self.default = vectors, words, default
+        self._opened = opened or OpenObjects()
 
     @classmethod
-    def open(cls, store: Store, snapshot: Snapshot, opened: OpenObjects | None = None) -> "ModeSearch":
-        """Load what a snapshot names, verified, but for what is `opened` already.
+    def open(cls, store: Store, snapshot: Snapshot, like: "ModeSearch | None" = None) -> "ModeSearch":
+        """Load what a snapshot names, verified, but for what `like`, another open snapshot, has already.
 
         Raises IntegrityError for what does not belong together.
         """
-        body = snapshot.body
+        body, opened = snapshot.body, like._opened if like else OpenObjects()
         vectors = VectorSearch.open(store, body, opened)
+        if like is not None:
+            vectors.segments.prepare_texts(like._vectors.segments)
         if body.lexical is None:
-            return cls(vectors, None, "dense")
+            return cls(vectors, None, "dense", opened)
         words = LexicalSearch.open(store, body.lexical, body.segments, body.deletions, opened)
-        return cls(vectors, (words, body.lexical.hybrid), body.lexical.mode)
+        return cls(vectors, (words, body.lexical.hybrid), body.lexical.mode, opened)
 
     def known_share(self) -> float:
         """Return the share of some stored passages that a search by their own vectors finds (`VectorSearch`)."""

@@ -14,7 +14,7 @@ from dpr.encoder.compute import Compute
 from dpr.encoder.spec import resolve_question
 from dpr.encoder.tower import TowerSpec
 from dpr.formats.lexical_entry import SearchMode
-from dpr.formats.manifest import Snapshot, SnapshotBody
+from dpr.formats.manifest import Snapshot
 from dpr.formats.markers import Marker
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.truth import Scores
@@ -43,10 +43,9 @@ class Answer:
 class Retriever:
     """A snapshot, ready to answer questions in this process; a context manager that closes it."""
 
-    def __init__(
-        self, number: int, body: SnapshotBody, encoder: "QuestionEncoder", modes: ModeSearch, marker: Marker
-    ) -> None:
-        self.number, self.body, self._encoder, self._modes, self._marker = number, body, encoder, modes, marker
+    def __init__(self, snapshot: Snapshot, encoder: "QuestionEncoder", modes: ModeSearch, marker: Marker) -> None:
+        self.number, self.body = snapshot.number, snapshot.body
+        self._encoder, self._modes, self._marker = encoder, modes, marker
         weakref.finalize(self, marker.let_go).atexit = False
 
     @classmethod
@@ -55,9 +54,9 @@ class Retriever:
     ) -> "Retriever":
         """Load snapshot `number` (default: the live one); `model` is where to find or fetch its question model.
 
-        The encoder of `like` is used if it is that of the snapshot, so that memory holds one. Garbage collection keeps
-        what the snapshot names until the retriever is closed or dropped. Raises EncoderError, showing both ids, if the
-        model found is not the encoder of the snapshot.
+        What it has in common with `like`, another open snapshot, is shared: encoder, segments, shards, words; and texts
+        are prepared as far as they are there. Garbage collection keeps what the snapshot names until the retriever is
+        closed or dropped. Raises EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
         """
         from dpr.encoder.encode import QuestionEncoder  # PyTorch takes seconds to import, and is needed here alone
 
@@ -68,7 +67,7 @@ class Retriever:
                 encoder = like._encoder
             else:
                 encoder = QuestionEncoder(question_tower(snapshot, model), Compute(description.config.precision))
-            return cls(snapshot.number, snapshot.body, encoder, ModeSearch.open(store, snapshot), marker)
+            return cls(snapshot, encoder, ModeSearch.open(store, snapshot, like._modes if like else None), marker)
         except BaseException:
             marker.close()
             raise
@@ -84,6 +83,10 @@ class Retriever:
     def close(self) -> None:
         """Tell the store that its snapshot is not read any more."""
         self._marker.close()
+
+    def let_go(self) -> None:
+        """Do so without waiting for the store."""
+        self._marker.let_go()
 
     def __enter__(self) -> Self:
         return self

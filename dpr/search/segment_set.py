@@ -207,7 +207,7 @@ class SegmentSet:
 
     def _open_texts(self, number: int) -> pa.Table:
         ref = self._entries[number].object
-        path = local_cache().fetch(f"texts/{ref.sha256}.arrow", lambda temporary: self._unpack(number, temporary))
+        path = local_cache().fetch(texts_key(ref), lambda temporary: self._unpack(number, temporary))
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
     def _unpack(self, number: int, path: Path) -> None:
@@ -220,3 +220,8 @@ class SegmentSet:
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for table in iter_groups(file, schema.names):
                 writer.write_table(table.cast(schema))
+
+
+def texts_key(segment: ObjectRef) -> str:
+    """Return what the unpacked texts of a segment are called in this machine's cache."""
+    return f"texts/{segment.sha256}.arrow"

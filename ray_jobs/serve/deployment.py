@@ -5,11 +5,11 @@ A cluster's Serve config (a KubeRay RayService) names it as `import_path: ray_jo
 """
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from dpr.operations.follow import Follower
+from dpr.operations.follow import POLL_SECONDS, Follower
 from dpr.store import open_store
 from ray_jobs.serve.app import make_app
 
@@ -21,8 +21,8 @@ LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 class _Replica:
     """One process that answers questions against the live snapshot, and changes to the next one by itself."""
 
-    def __init__(self, store_url: str, model: str | None = None) -> None:
-        self._follower = Follower(open_store(store_url), model)
+    def __init__(self, store_url: str, model: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
+        self._follower = Follower(open_store(store_url), model, poll_seconds)
 
     def __del__(self) -> None:
         """Close the snapshot. Serve calls this when a replica stops; Python also calls it if none was opened."""
@@ -50,8 +50,10 @@ class Arguments(BaseModel):
     """Folder or `s3://bucket/prefix`."""
     model: str | None = None
     """Where the snapshot's model lies on these machines, if elsewhere than when it was made."""
+    poll_seconds: float = Field(POLL_SECONDS, gt=0.0)
+    """Time between two looks for a newer snapshot."""
 
 
 def application(arguments: Arguments) -> serve.Application:
     """Return the application of a Serve config."""
-    return SearchReplica.bind(arguments.store, arguments.model)
+    return SearchReplica.bind(arguments.store, arguments.model, arguments.poll_seconds)

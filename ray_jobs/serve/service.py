@@ -156,7 +156,7 @@ def _start(store_url: str, config: ServeConfig, address: str, model: str | None)
     try:
         http_options = {"host": address, "port": config.port}
         serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=LOGGING)
-        serve.run(replica.bind(store_url, model), name="search", route_prefix="/")
+        serve.run(replica.bind(store_url, model, config.poll_seconds), name="search", route_prefix="/")
     except (RayError, RuntimeError, TimeoutError) as error:
         raise _start_error(_replica_message() or str(error)) from error
 

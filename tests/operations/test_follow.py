@@ -17,6 +17,8 @@ from dpr.operations.rollback import rollback
 from dpr.search.retrieve import Answer, Retriever
 from dpr.store.lease import Lease
 from tests.collection import Collection, FirstNights
+from tests.disk import fill_disk, small_disk
+from tests.formats.samples import RemoteStore
 from tests.tiny import make_encoder, random_texts
 
 pytestmark = pytest.mark.slow
@@ -96,7 +98,7 @@ def test_a_snapshot_in_use_stays_until_its_last_question(collection: Collection)
             with Lease.acquire(collection.store, "collection of garbage") as lease:
                 collect(collection.store, 1, lease)
             assert {hit.id for hit in old.search(["w1"], 20).hits[0]} <= set(random_texts(30))
-        assert markers(collection) == ["4"]
+        wait_for(lambda: markers(collection) == ["4"])
         assert follower.search(["w1 w2"], 1).snapshot == 4
 
 
@@ -143,6 +145,75 @@ def test_a_snapshot_for_which_there_is_no_memory_is_tried_again(
         assert follower.search(["w1"], 1).snapshot == 1
         assert follower.look()
         assert follower.search(["w1"], 1).snapshot == 2
+
+
+def test_a_disk_too_small_for_what_is_new_is_reported(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from an object store: files come into the cache, which is full but for the first snapshot."""
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        monkeypatch.setenv("DPR_CACHE", str(disk / "cache"))
+        with Follower(RemoteStore(collection.folder / "store"), poll_seconds=SLOW) as follower:
+            collection.corpus |= random_texts(60, "new", seed=3)
+            collection.night()
+            fill_disk(disk / "other")
+            assert not follower.look()
+            assert "of disk for the cache in" in follower.state.problem
+            assert follower.search(["w1"], 1).snapshot == 1
+            (disk / "other").unlink()
+            assert follower.look()
+            assert follower.search(["w1"], 1).snapshot == 2
+
+
+@pytest.mark.usefixtures("no_loose_rows")
+def test_only_what_is_new_is_fetched_and_nothing_of_the_old_snapshot_stays_open(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPR_CACHE", str(tmp_path / "cache"))
+    store = RemoteStore(collection.folder / "store")
+    with Follower(store, poll_seconds=SLOW) as follower:
+        follower.search(QUESTIONS, 5)
+        collection.corpus |= random_texts(20, "new")
+        collection.corpus.pop("p000")
+        new = collection.night().snapshot.body
+        store.reads.clear()
+        assert follower.look()
+        old = {ref.sha256 for ref in collection.body(1).objects()}
+        served = [*(shard.object for shard in new.index.shards), *(entry.object for entry in new.segments)]
+        served += [part.object for part in new.lexical.parts] if new.lexical else []
+        served += [new.deletions] if new.deletions else []
+        fresh = [ref for ref in served if ref.sha256 not in old]
+        assert 0 < len(fresh) < len(served)
+        assert sorted(size for method, size in store.reads if method == "fetch") == sorted(r.size_bytes for r in fresh)
+        collection.corpus = random_texts(40, "other", seed=9)
+        last = collection.night().snapshot.body
+        assert follower.look()
+        assert {ref.sha256 for ref in last.objects() if ref != last.codebook.object}.isdisjoint(old)
+        maps = Path("/proc/self/maps").read_text()
+        assert last.segments[0].object.sha256 in maps
+        assert not [sha256 for sha256 in old if sha256 in maps]
+
+
+def test_what_the_store_does_not_give_is_asked_for_less_and_less_often(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("dpr.operations.follow.monotonic", lambda: now)
+    with Follower(collection.store, poll_seconds=SLOW) as follower:
+        collection.corpus |= random_texts(20, "new")
+        body = collection.night().snapshot.body
+        (new,) = [entry for entry in body.segments if entry not in collection.body(1).segments]
+        path = collection.file(new.object.name)
+        path.rename(path.with_suffix(".away"))
+        for pause_seconds in (10, 20, 40):
+            assert not follower.look()
+            path.with_suffix(".away").rename(path)
+            now += pause_seconds - 1
+            assert not follower.look()
+            path.rename(path.with_suffix(".away"))
+            now += 2
+        path.with_suffix(".away").rename(path)
+        assert follower.look()
 
 
 def test_another_encoder_comes_together_with_its_index(collection: Collection, tmp_path: Path) -> None:
