@@ -252,6 +252,21 @@ class Resources(_Config):
     """What this machine's cache may hold, in 10⁹ bytes; null: $DPR_CACHE_GB, or 50."""
 
 
+class RerankConfig(_Config):
+    """A cross-encoder that reads a question together with each of the best passages, and orders them anew."""
+
+    model: str
+    """Local folder, `package:NAME/folder`, `s3://…` folder, or hub id of a cross-encoder."""
+    revision: str | None = None
+    """Hub revision (commit, tag)."""
+    top: Annotated[int, Field(ge=1, le=1000)] = 50
+    """How many of the best passages are read; no more hits than these can be asked for."""
+    label: Annotated[int, Field(ge=0)] | None = None
+    """Which of several labels means that a passage answers; null: the model has one label only."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic on a GPU; on a CPU it is always fp32."""
+
+
 class ServeConfig(_Config):
     """The search service."""
 
@@ -277,4 +292,6 @@ class Recipe(_Config):
     gate: GateConfig = GateConfig()
     limits: Limits = Limits()
     resources: Resources = Resources()
+    rerank: RerankConfig | None = None
+    """null: answers are not re-ranked."""
     serve: ServeConfig = ServeConfig()

@@ -83,6 +83,8 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
                     and _resolve_model(recipe.encoder.question_model, folder),
                 }
             ),
+            "rerank": recipe.rerank
+            and recipe.rerank.model_copy(update={"model": _resolve_model(recipe.rerank.model, folder)}),
             "gate": recipe.gate.model_copy(
                 update={
                     "questions": questions and resolve_path(questions, folder),

@@ -45,7 +45,7 @@ class TowerEncoder:
         on_cpu = device.type == "cpu"
         threads = (compute.threads or torch.get_num_threads()) if on_cpu else GPU_THREADS
         self.dim = tower.dim
-        self._pool = _start_pool(threads)
+        self._pool = start_pool(threads)
         network = load_network(tower).to(torch.float32, device)
         precision = self._pool.submit(choose_precision, network, tower, compute.precision, device).result()
         chosen = choose_forward(network, tower, precision.dtype, device, packing=compute.packing == "auto")
@@ -136,7 +136,7 @@ class PassageEncoder:
         return self._encoder.encode(self._tokenizer.passages(titles, texts), np.float16)
 
 
-def _start_pool(threads: int) -> ThreadPoolExecutor:
+def start_pool(threads: int) -> ThreadPoolExecutor:
     """Start threads in each of which PyTorch computes alone; the rest of the process keeps its number of threads."""
     before, started = torch.get_num_threads(), threading.Barrier(threads + 1)
 

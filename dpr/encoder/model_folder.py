@@ -26,7 +26,7 @@ ENCODER_HALVES = ("longt5", "mt5", "t5", "umt5")
 UNLIMITED = 1_000_000
 """The token limit of models that have none, far beyond any passage."""
 
-_SETTINGS = tuple(
+SETTINGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
@@ -87,7 +87,7 @@ def read_folder(folder: Path, reference: str, side: Side) -> Folder:
         raise EncoderError(
             f"model {reference} is the encoder-decoder {architecture}; only plain encoders are supported"
         )
-    plain = Folder(path, config, "plain", architecture, None, _tokenizer_limit(path, reference))
+    plain = Folder(path, config, "plain", architecture, None, tokenizer_limit(path, reference))
     if modules:
         return _sentence_transformers(plain, folder, modules, reference, side)
     if architecture in DPR_SIDES:
@@ -96,7 +96,7 @@ def read_folder(folder: Path, reference: str, side: Side) -> Folder:
 
 
 def _sentence_transformers(plain: Folder, folder: Path, modules: list[Module], reference: str, side: Side) -> Folder:
-    documents = (read_json(plain.path / name, reference, optional=True) for name in _SETTINGS)
+    documents = (read_json(plain.path / name, reference, optional=True) for name in SETTINGS)
     settings: dict[str, Any] = next(filter(None, documents), {})
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction" or settings.get("query_expansion"):
@@ -153,7 +153,7 @@ def _pooling(settings: Mapping[str, Any], reference: str) -> str:
     return "+".join(modes)
 
 
-def _tokenizer_limit(path: Path, reference: str) -> int | None:
+def tokenizer_limit(path: Path, reference: str) -> int | None:
     """Return `model_max_length` of the tokenizer; None if it has no limit (transformers then writes a huge number)."""
     limit = read_json(path / "tokenizer_config.json", reference, optional=True).get("model_max_length")
     return int(limit) if limit is not None and limit < 10**6 else None

@@ -114,7 +114,9 @@ def _head_module(module: Module, reference: str) -> HeadModule:
         inputs=_size(settings, "in_features", module, reference),
         outputs=_size(settings, "out_features", module, reference),
         bias=bool(settings.get("bias", True)),
-        activation=_activation(settings, reference),
+        activation=activation_name(
+            str(settings.get("activation_function", "torch.nn.modules.activation.Tanh")), "a Dense module", reference
+        ),
         residual=bool(settings.get("use_residual", False)),
     )
 
@@ -129,12 +131,12 @@ def _size(settings: Mapping[str, Any], name: str, module: Module, reference: str
     )
 
 
-def _activation(settings: Mapping[str, Any], reference: str) -> str:
-    stated = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))
+def activation_name(stated: str, where: str, reference: str) -> str:
+    """Return the one of ACTIVATIONS that a folder states for some part. Raises EncoderError for any other."""
     package, _, name = stated.rpartition(".")
     if not package.startswith("torch.nn") or name not in ACTIVATIONS:
         raise EncoderError(
-            f"model {reference} has a Dense module with the activation {stated}; those of torch.nn that are supported "
+            f"model {reference} has {where} with the activation {stated}; those of torch.nn that are supported "
             f"are {', '.join(ACTIVATIONS)}, so name another model"
         )
     return name

@@ -6,6 +6,7 @@ Shapes: B rows of a batch, L tokens of its longest row, H hidden size, D dimensi
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,34 +85,48 @@ def load_network(tower: TowerSpec) -> Network:
     """
     if tower.architecture == "StaticEmbedding":
         return Network(StaticBody(tower.folder, tower.reference), None, tower)
-    config = read_json(tower.folder / "config.json", tower.reference)
-    if config.get("model_type") not in CONFIG_MAPPING:
-        raise EncoderError(
-            f"model {tower.reference} is of type {config.get('model_type')!r}, which transformers does not know, and "
-            "code that comes with a model is never run; name a model of a known type"
-        )
-    model_class, attribute = _DPR.get(tower.architecture, (_class_of(tower.architecture, config["model_type"]), ""))
-    try:
-        with _quietly():
-            loaded, info = model_class.from_pretrained(tower.folder, output_loading_info=True, **_LOADING)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise EncoderError(
-            f"model {tower.reference} cannot be loaded ({' '.join(str(error).split())[:300]}); fetch its folder again"
-        ) from error
-    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # a head that is not used
-    if missing:
-        others = sorted(info["unexpected_keys"])
-        instead = f", and has others, e.g. {others[0]}, so that they are those of another network" if others else ""
-        raise EncoderError(
-            f"model {tower.reference} lacks {len(missing)} of the weights that a {type(loaded).__name__} needs, e.g. "
-            f"{missing[0]}{instead}; fetch its folder again, or name another model"
-        )
-    loaded.eval()
+    model_type = known_type(tower.folder, tower.reference)
+    model_class, attribute = _DPR.get(tower.architecture, (_class_of(tower.architecture, model_type), ""))
+    loaded = load_weights(model_class, tower.folder, tower.reference, unused="pooler")
     loaded.config.use_cache = False  # decoders would keep the keys and values of every token
     if not attribute:
         return Network(loaded, None, tower)
     inner = getattr(loaded, attribute)
     return Network(inner.bert_model, inner.encode_proj if inner.projection_dim > 0 else None, tower)
+
+
+def known_type(folder: Path, reference: str) -> str:
+    """Return the type of the network in a folder. Raises EncoderError if transformers does not know it."""
+    found = read_json(folder / "config.json", reference).get("model_type")
+    if found not in CONFIG_MAPPING:
+        raise EncoderError(
+            f"model {reference} is of type {found!r}, which transformers does not know, and "
+            "code that comes with a model is never run; name a model of a known type"
+        )
+    return str(found)
+
+
+def load_weights(model_class: Any, folder: Path, reference: str, *, unused: str | None = None) -> Any:
+    """Load a network of one of transformers' classes in float32 on the CPU, for inference.
+
+    Weights whose names contain `unused` may be missing. Raises EncoderError if others are, or if it cannot be loaded.
+    """
+    try:
+        with _quietly():
+            loaded, info = model_class.from_pretrained(folder, output_loading_info=True, **_LOADING)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise EncoderError(
+            f"model {reference} cannot be loaded ({' '.join(str(error).split())[:300]}); fetch its folder again"
+        ) from error
+    missing = sorted(name for name in info["missing_keys"] if unused is None or unused not in name)
+    if missing:
+        others = sorted(info["unexpected_keys"])
+        instead = f", and has others, e.g. {others[0]}, so that they are those of another network" if others else ""
+        raise EncoderError(
+            f"model {reference} lacks {len(missing)} of the weights that a {type(loaded).__name__} needs, e.g. "
+            f"{missing[0]}{instead}; fetch its folder again, or name another model"
+        )
+    return loaded.eval()
 
 
 def _class_of(architecture: str, model_type: str) -> Any:

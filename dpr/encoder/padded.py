@@ -25,26 +25,34 @@ class PaddedForward:
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """See Forward."""
-        ids_BL, types_BL, mask_BL = (self._to_device(x) for x in _padded(tokens, self._network.pad_id))
+        ids_BL, types_BL, mask_BL = (self._to_device(x) for x in padded(tokens, self._network.pad_id))
         hidden_BLH = self._network.hidden(ids_BL, types_BL, mask_BL)
         pooled_BH = pool_padded(hidden_BLH, mask_BL, self._tower.pooling, self._skip)
         return self._network.project(pooled_BH).cpu()
 
     def batches(self, lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
-        """See Forward. The longest rows come first, so that the lengths within a batch differ as little as possible."""
-        order_N = np.argsort(-lengths_N, kind="stable")
-        batches, first = [], 0
-        while first < len(order_N):
-            count = max(1, tokens // max(1, int(lengths_N[order_N[first]])))
-            batches.append(order_N[first : first + count])
-            first += count
-        return batches
+        """See Forward."""
+        return batches_by_length(lengths_N, tokens)
 
     def _to_device(self, array: npt.NDArray[Any] | None) -> Any:
         return None if array is None else torch.from_numpy(array).to(self._device)
 
 
-def _padded(
+def batches_by_length(lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
+    """Return the row numbers of each batch, which is at most `tokens` tokens with its padding, or one row.
+
+    The longest rows come first, so that the lengths within a batch differ as little as possible.
+    """
+    order_N = np.argsort(-lengths_N, kind="stable")
+    batches, first = [], 0
+    while first < len(order_N):
+        count = max(1, tokens // max(1, int(lengths_N[order_N[first]])))
+        batches.append(order_N[first : first + count])
+        first += count
+    return batches
+
+
+def padded(
     tokens: TokenBatch, pad_id: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
     """Return ids and types (B, L), and the mask (B, L), which is 1 at real tokens, and None if nothing is padded."""

@@ -92,11 +92,11 @@ def read_tower(
         reference=reference,
         folder=found.path.absolute(),
         architecture=found.architecture,
-        digest=digest or _digest(found, reference),
+        digest=digest or folder_digest(found, reference),
         pooling=pooling,
         normalize=normalize,
         prefix=found.prefix if prefix is None else prefix,
-        max_tokens=_max_tokens(config, found, reference),
+        max_tokens=token_limit(config, found, reference),
         title_join=config.title_join or found.title_join,
         lowercase=found.lowercase,
         dim=_dim(config, found, pooling, reference),
@@ -139,7 +139,8 @@ def _check_side(config: EncoderConfig, found: Folder, reference: str, side: Side
         )
 
 
-def _digest(found: Folder, reference: str) -> str:
+def folder_digest(found: Folder, reference: str) -> str:
+    """Return the digest of weights, configuration and tokenizer. Raises EncoderError if they cannot be used."""
     weights = weight_files(found.path, reference)
     static = found.kind == "static"
     rows = table_shape(found.path, reference)[0] if static else _number(found, reference, "vocab_size")
@@ -151,7 +152,8 @@ def _digest(found: Folder, reference: str) -> str:
     )
 
 
-def _max_tokens(config: EncoderConfig, found: Folder, reference: str) -> int:
+def token_limit(config: EncoderConfig, found: Folder, reference: str) -> int:
+    """Return beyond how many tokens inputs are cut, special ones included. Raises EncoderError if nothing says it."""
     positions = found.config.get("max_position_embeddings", found.config.get("n_positions"))
     if _is_relative(found.config):
         # positions are distances, so that longer texts than those of the training can be encoded, too

@@ -31,3 +31,5 @@ class Hit:
     """Its inner product; None: vectors were not asked."""
     bm25: Side | None = None
     """Its BM25 score; None: words were not asked."""
+    before: Side | None = None
+    """Its rank and score before it was re-ranked; None: it was not."""
