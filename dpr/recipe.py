@@ -20,6 +20,8 @@ CorpusFormat = Literal[
     "lance",
 ]
 ExtraType = Literal["string", "integer", "float", "boolean", "timestamp"]
+MAX_RERANKED = 1000
+"""Passages that a cross-encoder reads for one question, at most: each costs a forward pass."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -259,7 +261,7 @@ class RerankConfig(_Config):
     """Local folder, `package:NAME/folder`, `s3://…` folder, or hub id of a cross-encoder."""
     revision: str | None = None
     """Hub revision (commit, tag)."""
-    top: Annotated[int, Field(ge=1, le=1000)] = 50
+    top: Annotated[int, Field(ge=1, le=MAX_RERANKED)] = 50
     """How many of the best passages are read; no more hits than these can be asked for."""
     label: Annotated[int, Field(ge=0)] | None = None
     """Which of several labels means that a passage answers; null: the model has one label only."""

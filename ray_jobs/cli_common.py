@@ -20,6 +20,14 @@ Model = Annotated[
     str | None,
     typer.Option(help="Folder or address of the snapshot's model, if it has moved; it may be fetched from there."),
 ]
+Rerank = Annotated[
+    str | None,
+    typer.Option("--rerank", metavar="MODEL", help="Cross-encoder that orders the best hits anew: folder or address."),
+]
+RerankTop = Annotated[int, typer.Option("--rerank-top", min=1, max=1000, help="How many hits it reads.")]
+RerankLabel = Annotated[
+    int | None, typer.Option("--rerank-label", min=0, help="Which of its labels means an answer, if it has several.")
+]
 SnapshotNumber = Annotated[int | None, typer.Option("--snapshot", help="Snapshot to use; default: the live one.")]
 
 

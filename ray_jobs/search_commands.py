@@ -7,9 +7,19 @@ import typer
 from rich.console import Console
 
 from dpr.formats.lexical_entry import SearchMode
-from dpr.search.hits import Side
+from dpr.search.hits import Hit, Side
 from dpr.store import open_store
-from ray_jobs.cli_common import Fields, Json, Model, SnapshotNumber, StoreArgument, show
+from ray_jobs.cli_common import (
+    Fields,
+    Json,
+    Model,
+    Rerank,
+    RerankLabel,
+    RerankTop,
+    SnapshotNumber,
+    StoreArgument,
+    show,
+)
 from ray_jobs.output import console
 
 app = typer.Typer()
@@ -27,36 +37,53 @@ def search(
     exact: Annotated[bool, typer.Option("--exact", help="Compare all vectors instead of using the index.")] = False,
     snapshot: SnapshotNumber = None,
     model: Model = None,
+    rerank: Rerank = None,
+    rerank_top: RerankTop = 50,
+    rerank_label: RerankLabel = None,
     json_: Json = False,
 ) -> None:
     """Ask a question, without a service."""
+    from dpr.recipe import RerankConfig
+    from dpr.search.rerank import Reranker, check_depth
     from dpr.search.retrieve import Retriever
 
+    reranker = None
+    if rerank is not None:
+        check_depth(k, rerank_top)
+        reranker = Reranker.open(RerankConfig(model=rerank, top=rerank_top, label=rerank_label))
     with Retriever.open(open_store(store), snapshot, model) as retriever:
-        answer = retriever.search([question], k, mode=mode, exact=exact)
-    hits, lost_tokens = [asdict(hit) for hit in answer.hits[0]], answer.lost_tokens[0]
+        answer = retriever.search([question], reranker.top if reranker else k, mode=mode, exact=exact)
+    (hits,) = reranker.rerank([question], answer.hits, k) if reranker else answer.hits
+    lost_tokens = answer.lost_tokens[0]
 
     def draw(console: Console) -> None:
         if lost_tokens:
             console.print(f"the question is longer than the encoder's token limit: {lost_tokens:,} tokens were cut off")
-        for hit in answer.hits[0]:
-            console.print(f"{hit.rank}  {hit.score:.3f}  ", end="", highlight=False, style="bold")
-            console.print(f"{hit.title}  ({hit.id})", highlight=False, style="cyan")
-            if hit.dense and hit.bm25:
-                console.print(
-                    f"   {_side('dense', hit.dense)}, {_side('bm25', hit.bm25)}", highlight=False, style="dim"
-                )
-            console.print(f"   {hit.text}\n", highlight=False)
-            if hit.extra:
-                values = ", ".join(f"{name}: {value}" for name, value in hit.extra.items() if value is not None)
-                console.print(f"   {values}\n", highlight=False, style="dim")
+        for hit in hits:
+            _draw(console, hit)
 
     document: Fields = {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id}
-    show(json_, document | {"hits": hits, "lost_tokens": lost_tokens}, draw)
+    if reranker is not None:
+        document["rerank"] = {"model": reranker.model, "reranker_id": reranker.reranker_id, "top": reranker.top}
+    show(json_, document | {"hits": [asdict(hit) for hit in hits], "lost_tokens": lost_tokens}, draw)
+
+
+def _draw(console: Console, hit: Hit) -> None:
+    console.print(f"{hit.rank}  {hit.score:.3f}  ", end="", highlight=False, style="bold")
+    console.print(f"{hit.title}  ({hit.id})", highlight=False, style="cyan")
+    sides = [_side("before", hit.before)] if hit.before else []
+    if hit.dense and hit.bm25:
+        sides += [_side("dense", hit.dense), _side("bm25", hit.bm25)]
+    if sides:
+        console.print(f"   {', '.join(sides)}", highlight=False, style="dim")
+    console.print(f"   {hit.text}\n", highlight=False)
+    if hit.extra:
+        values = ", ".join(f"{name}: {value}" for name, value in hit.extra.items() if value is not None)
+        console.print(f"   {values}\n", highlight=False, style="dim")
 
 
 def _side(name: str, side: Side) -> str:
-    """Say what one kind of search found: its rank, or that the other kind alone found it, and its score."""
+    """Say what one kind of search, or that before re-ranking, found: its rank, or that the other alone found it."""
     return f"{name} {side.score:.3f} ({'found by the other alone' if side.rank is None else f'rank {side.rank}'})"
 
 

@@ -3,8 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import BertConfig
 
 WORDS = [f"w{number}" for number in range(200)]
 
@@ -14,7 +18,29 @@ def make_encoder(
 ) -> Path:
     """Make a plain BERT folder (the recipe must state `pooling`) whose vocabulary is `words`, letters and digits."""
     import torch  # seconds, which tests without an encoder are spared
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertModel
+
+    config = _save_tokenizer(folder, dim, words, max_tokens)
+    torch.manual_seed(seed)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def make_cross_encoder(folder: Path, seed: int = 0) -> Path:
+    """Make a cross-encoder with one label, as sentence-transformers reads it, over the same words."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    config = _save_tokenizer(folder, 32, WORDS, 64)
+    config.num_labels, config.initializer_range = 1, 0.2  # at 0.02 all scores would be nearly the same
+    torch.manual_seed(seed)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def _save_tokenizer(folder: Path, dim: int, words: Sequence[str], max_tokens: int) -> "BertConfig":
+    """Save a tokenizer over words, letters and digits; return the configuration of a network for it."""
+    from transformers import BertConfig, BertTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
     letters = [chr(code) for code in (*range(97, 123), *range(48, 58))]
@@ -22,8 +48,7 @@ def make_encoder(
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(pieces)))
     tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=max_tokens)
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(seed)
-    config = BertConfig(
+    return BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=dim,
         num_hidden_layers=2,
@@ -31,8 +56,6 @@ def make_encoder(
         intermediate_size=2 * dim,
         max_position_embeddings=max_tokens,
     )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    return folder
 
 
 def random_texts(rows: int, name: str = "p", seed: int = 0, min_words: int = 3, max_words: int = 12) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dpr.encoder.compute import Compute
 from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.errors import RecipeError
-from dpr.recipe import RerankConfig
+from dpr.recipe import MAX_RERANKED, RerankConfig
 from dpr.search.hits import Hit, Side
 
 if TYPE_CHECKING:
@@ -28,24 +28,25 @@ class Reranker:
 
         return cls(CrossEncoder(resolve_cross_encoder(config), Compute(precision=config.precision)), config.top)
 
-    def check(self, k: int) -> None:
-        """Raise RecipeError if more hits are asked for than are read."""
-        if k > self.top:
-            raise RecipeError(
-                f"{k} hits are asked for, and the best {self.top} are re-ranked; ask for {self.top} at most, or let "
-                "more be re-ranked with rerank.top (--rerank-top), at most 1000"
-            )
-
     def rerank(self, questions: Sequence[str], hits_by_question: Sequence[Sequence[Hit]], k: int) -> list[list[Hit]]:
         """Return the best k of the first `top` hits of each question, by the scores of the cross-encoder.
 
-        It reads title and text. Hits with equal scores keep their order. Raises RecipeError as `check` does.
+        It reads title and text. Hits with equal scores keep their order. Raises RecipeError as `check_depth` does.
         """
-        self.check(k)
+        check_depth(k, self.top)
         read = [hits[: self.top] for hits in hits_by_question]
         asked = [question for question, hits in zip(questions, read, strict=True) for _ in hits]
         scores = iter(self._encoder.score(asked, [passage_text(hit) for hits in read for hit in hits]).tolist())
         return [_ordered(hits, [next(scores) for _ in hits])[:k] for hits in read]
+
+
+def check_depth(k: int, top: int) -> None:
+    """Raise RecipeError if more hits are asked for than are re-ranked."""
+    if k > top:
+        raise RecipeError(
+            f"{k} hits are asked for, and the best {top} are re-ranked; ask for {top} at most, or let more be "
+            f"re-ranked with rerank.top (--rerank-top), at most {MAX_RERANKED}"
+        )
 
 
 def passage_text(hit: Hit) -> str:

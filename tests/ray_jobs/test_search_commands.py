@@ -1,0 +1,62 @@
+"""`dpr search --rerank`, as a user types it, against sentence-transformers."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sentence_transformers import CrossEncoder
+
+from tests.collection import Collection, FirstNights
+from tests.ray_jobs.conftest import Dpr
+from tests.tiny import make_cross_encoder, random_texts
+
+pytestmark = pytest.mark.without_ray
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cross_encoder(tmp_path_factory.mktemp("cross") / "model")
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory, first_nights: FirstNights) -> Collection:
+    return first_nights.copy(tmp_path_factory.mktemp("searched"), random_texts(30))
+
+
+def test_search_orders_the_best_hits_anew(collection: Collection, model: Path, dpr: Dpr) -> None:
+    plain = json.loads(dpr("search", collection.store.url, "w1 w2", "-k", 9, "--json")[1])["hits"]
+    asked = ("search", collection.store.url, "w1 w2", "-k", 4, "--rerank", model, "--rerank-top", 9)
+    code, out, _ = dpr(*asked, "--json")
+    document = json.loads(out)
+    ranked = CrossEncoder(str(model), device="cpu").rank("w1 w2", [hit["text"] for hit in plain])
+    assert code == 0
+    assert (document["rerank"]["model"], document["rerank"]["top"]) == (str(model), 9)
+    assert [hit["id"] for hit in document["hits"]] == [plain[int(each["corpus_id"])]["id"] for each in ranked[:4]]
+    for hit, each in zip(document["hits"], ranked, strict=False):
+        before = plain[int(each["corpus_id"])]
+        assert hit["score"] == pytest.approx(each["score"], abs=1e-4)
+        assert hit["before"] == {"rank": before["rank"], "score": pytest.approx(before["score"], abs=1e-4)}
+    code, out, _ = dpr(*asked)
+    assert code == 0
+    assert f"before {document['hits'][0]['before']['score']:.3f} (rank {document['hits'][0]['before']['rank']})" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("-k", 51), 2, "51 hits are asked for, and the best 50 are re-ranked; ask for 50 at most"),
+        (("--rerank-label", 1), 4, "has 1 label; set it to 0 at most"),
+    ],
+)
+def test_what_cannot_be_re_ranked_is_one_sentence(
+    collection: Collection, model: Path, dpr: Dpr, arguments: tuple[object, ...], code: int, sentence: str
+) -> None:
+    ended, out, err = dpr("search", collection.store.url, "w1", "--rerank", model, *arguments)
+    assert (ended, out, err.count("\n")) == (code, "", 1)
+    assert sentence in err
+
+
+def test_a_re_ranker_of_another_kind_is_one_sentence(collection: Collection, encoder: Path, dpr: Dpr) -> None:
+    code, out, err = dpr("search", collection.store.url, "w1", "--rerank", encoder)
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert f"model {encoder} is a BertModel, which has no head that scores" in err
