@@ -43,7 +43,7 @@ def demo() -> None:
     write_corpus(CORPUS)
     print_outcome(console, run_whole(str(RECIPE), Allowed()))
     recipe = load_recipe(RECIPE)
-    with serve_store(recipe.store, recipe.serve, None) as url:
+    with serve_store(recipe.store, recipe.serve, None, recipe.rerank) as url:
         for question in QUESTIONS:
             print_answer(console, url, question)
     seconds = time.perf_counter() - started

@@ -6,7 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dpr.errors import RecipeError
 from dpr.formats.lexical_entry import SearchMode
+from dpr.recipe import RerankConfig, ServeConfig
+from dpr.recipe_file import load_recipe
 from dpr.search.hits import Hit, Side
 from dpr.store import open_store
 from ray_jobs.cli_common import (
@@ -43,7 +46,6 @@ def search(
     json_: Json = False,
 ) -> None:
     """Ask a question, without a service."""
-    from dpr.recipe import RerankConfig
     from dpr.search.rerank import Reranker, check_depth
     from dpr.search.retrieve import Retriever
 
@@ -94,11 +96,24 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind to.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that each hold encoder and index.")] = 1,
     model: Model = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="RECIPE", help="Recipe whose section rerank names a cross-encoder.")
+    ] = None,
 ) -> None:
     """Serve the live snapshot over HTTP until interrupted."""
-    from dpr.recipe import ServeConfig
     from ray_jobs.serve.service import serve_store, wait_for_interrupt
 
-    with serve_store(store, ServeConfig(host=host, port=port, replicas=replicas), model) as url:
+    rerank = _rerank_section(recipe) if recipe is not None else None
+    with serve_store(store, ServeConfig(host=host, port=port, replicas=replicas), model, rerank) as url:
         console().print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
         wait_for_interrupt()
+
+
+def _rerank_section(path: str) -> RerankConfig:
+    found = load_recipe(path).rerank
+    if found is None:
+        raise RecipeError(
+            f"recipe {path} has no section rerank, and dpr serve reads nothing else of it; add one that names a model, "
+            "or leave --recipe out"
+        )
+    return found

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from dpr.encoder.compute import Compute
+from dpr.encoder.cross_encoder import CrossEncoder
+from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.encoder.encode import PassageEncoder, QuestionEncoder
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.engine.room import Need, check_room
@@ -46,6 +48,7 @@ class RecipeCheck:
         topics: dict[str, Callable[[], str]] = {
             "corpus": self._corpus,
             "encoder": self._encoder,
+            "re-ranker": self._reranker,
             "store": self._open_store,
             "room": self._room,
             "questions": self._questions,
@@ -69,6 +72,14 @@ class RecipeCheck:
             raise EncoderError(f"model {spec.config.model} gives a vector that is not finite; take another model")
         self._spec = spec
         return f"{spec.config.model}, {spec.dim} dimensions, encoded a passage; encoder id {spec.encoder_id}"
+
+    def _reranker(self) -> str:
+        config = self._recipe.rerank
+        if config is None:
+            return "none; answers are not re-ranked"
+        encoder = CrossEncoder(resolve_cross_encoder(config), Compute(precision=config.precision))
+        (score,) = encoder.score(["a question"], ["a passage"])
+        return f"{encoder.spec.name}, scored a pair ({score:.4f}); re-ranker id {encoder.spec.reranker_id}"
 
     def _open_store(self) -> str:
         store = open_store(self._recipe.store)

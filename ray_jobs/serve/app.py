@@ -16,6 +16,7 @@ from dpr import __version__
 from dpr.errors import DprError, RecipeError
 from dpr.operations.follow import Follower
 from dpr.search.hits import Hit, Side
+from dpr.search.rerank import Reranker
 from ray_jobs.serve.api_page import docs_page
 from ray_jobs.serve.batch import Batcher
 from ray_jobs.serve.messages import (
@@ -24,6 +25,7 @@ from ray_jobs.serve.messages import (
     ErrorBody,
     Health,
     HitSide,
+    NamedReranker,
     SearchHit,
     SearchRequest,
     SearchResponse,
@@ -31,6 +33,7 @@ from ray_jobs.serve.messages import (
     Timings,
     sentence,
 )
+from ray_jobs.serve.reranking import Reranked, RerankQueue
 
 _DESCRIPTION = "Dense passage retrieval: questions in, the passages that answer them out, with scores and timings."
 _ERRORS: dict[int | str, dict[str, Any]] = {  # FastAPI's own type
@@ -41,8 +44,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {  # FastAPI's own type
 }
 
 
-def make_app(follower: Follower) -> FastAPI:
-    """Return the application that answers from the snapshot that `follower` has."""
+def make_app(follower: Follower, reranker: Reranker | None = None) -> FastAPI:
+    """Return the application that answers from the snapshot that `follower` has, re-ranked for those who want it."""
     app = FastAPI(
         title="dpr",
         version=__version__,
@@ -58,12 +61,12 @@ def make_app(follower: Follower) -> FastAPI:
         },
     )
     app.add_middleware(_BodyLimit)
-    _add_search(app, follower)
+    _add_search(app, follower, RerankQueue(reranker))
     _add_pages(app, follower)
     return app
 
 
-def _add_search(app: FastAPI, follower: Follower) -> None:
+def _add_search(app: FastAPI, follower: Follower, queue: RerankQueue) -> None:
     batcher = Batcher(follower)
 
     @app.post("/v1/search", response_model=SearchResponse, responses=_ERRORS)
@@ -74,18 +77,28 @@ def _add_search(app: FastAPI, follower: Follower) -> None:
         if request.mode is not None:
             with follower.snapshot() as retriever:
                 retriever.check_mode(request.mode)
-        answer = await batcher.search(questions, request.k, mode=request.mode, exact=request.exact)
+        reranker = queue.checked(questions, request.k) if request.rerank else None
+        depth = reranker.top if reranker else request.k
+        answer = await batcher.search(questions, depth, mode=request.mode, exact=request.exact)
+        found = Reranked(answer.hits)
+        if reranker is not None:
+            found = await queue.rerank(reranker, questions, answer.hits, request.k)
         results = [
             SearchResult(query=question, hits=[_hit(hit) for hit in hits], lost_tokens=lost_tokens)
-            for question, hits, lost_tokens in zip(questions, answer.hits, answer.lost_tokens, strict=True)
+            for question, hits, lost_tokens in zip(questions, found.hits, answer.lost_tokens, strict=True)
         ]
         timings = Timings(
             encode=_milliseconds(answer.encode_seconds),
             search=_milliseconds(answer.search_seconds),
+            rerank=_milliseconds(found.seconds),
             total=_milliseconds(time.perf_counter() - started),
         )
         response = SearchResponse(
-            snapshot=answer.snapshot, encoder_id=answer.encoder_id, results=results, timings_ms=timings
+            snapshot=answer.snapshot,
+            encoder_id=answer.encoder_id,
+            reranker=_named(reranker),
+            results=results,
+            timings_ms=timings,
         )
         return Response(response.model_dump_json(), media_type="application/json")
 
@@ -146,7 +159,14 @@ def _hit(hit: Hit) -> SearchHit:
         extra=hit.extra,
         dense=_side(hit.dense),
         bm25=_side(hit.bm25),
+        before=_side(hit.before),
     )
+
+
+def _named(reranker: Reranker | None) -> NamedReranker | None:
+    if reranker is None:
+        return None
+    return NamedReranker(model=reranker.model, reranker_id=reranker.reranker_id, top=reranker.top)
 
 
 def _side(side: Side | None) -> HitSide | None:

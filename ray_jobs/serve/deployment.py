@@ -10,35 +10,14 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from dpr.operations.follow import POLL_SECONDS, Follower
+from dpr.recipe import RerankConfig
+from dpr.search.rerank import Reranker
 from dpr.store import open_store
 from ray_jobs.serve.app import make_app
 
 MAX_ONGOING_REQUESTS = 512
 """Per replica; what comes beyond is refused with 503 instead of piling up."""
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
-
-
-class _Replica:
-    """One process that answers questions against the live snapshot, and changes to the next one by itself."""
-
-    def __init__(self, store_url: str, model: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
-        self._follower = Follower(open_store(store_url), model, poll_seconds)
-
-    def __del__(self) -> None:
-        """Close the snapshot. Serve calls this when a replica stops; Python also calls it if none was opened."""
-        if hasattr(self, "_follower"):
-            self._follower.close()
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._follower)
-
-
-SearchReplica = serve.deployment(
-    serve.ingress()(_Replica),
-    name="search",
-    max_ongoing_requests=MAX_ONGOING_REQUESTS,
-    logging_config=LOGGING,
-)
 
 
 class Arguments(BaseModel):
@@ -52,8 +31,34 @@ class Arguments(BaseModel):
     """Where the snapshot's model lies on these machines, if elsewhere than when it was made."""
     poll_seconds: float = Field(POLL_SECONDS, gt=0.0)
     """Time between two looks for a newer snapshot."""
+    rerank: RerankConfig | None = None
+    """Section `rerank` of a recipe: the cross-encoder of requests that want to be re-ranked."""
+
+
+class _Replica:
+    """One process that answers questions against the live snapshot, and changes to the next one by itself."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._reranker = Reranker.open(arguments.rerank) if arguments.rerank else None
+        self._follower = Follower(open_store(arguments.store), arguments.model, arguments.poll_seconds)
+
+    def __del__(self) -> None:
+        """Close the snapshot. Serve calls this when a replica stops; Python also calls it if none was opened."""
+        if hasattr(self, "_follower"):
+            self._follower.close()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return make_app(self._follower, self._reranker)
+
+
+SearchReplica = serve.deployment(
+    serve.ingress()(_Replica),
+    name="search",
+    max_ongoing_requests=MAX_ONGOING_REQUESTS,
+    logging_config=LOGGING,
+)
 
 
 def application(arguments: Arguments) -> serve.Application:
     """Return the application of a Serve config."""
-    return SearchReplica.bind(arguments.store, arguments.model, arguments.poll_seconds)
+    return SearchReplica.bind(arguments)

@@ -23,6 +23,7 @@ ALLOWED = {
     "k": f"an integer from 1 to {MAX_K}",
     "mode": "dense, bm25 or hybrid",
     "exact": "true or false",
+    "rerank": "true or false",
 }
 
 
@@ -43,6 +44,8 @@ class SearchRequest(_Message):
     """Search by vectors (`dense`), by words (`bm25`) or by both (`hybrid`). Without it, as the snapshot says."""
     exact: bool = False
     """Compare with every stored vector instead of using the index: slower, and exact. Without effect on `bm25`."""
+    rerank: bool = False
+    """Let the cross-encoder of the service order the best passages anew. Without one, such a request is refused."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -57,12 +60,12 @@ class SearchRequest(_Message):
 
 
 class HitSide(_Message):
-    """What one kind of search says of a passage."""
+    """What one kind of search, or the search before re-ranking, says of a passage."""
 
     rank: int | None
     """1 is the best; null if only the other kind of search found it."""
     score: float
-    """Inner product of the vectors, or BM25; higher is better."""
+    """Inner product of the vectors, BM25, or both fused; higher is better."""
 
 
 class SearchHit(_Message):
@@ -71,7 +74,7 @@ class SearchHit(_Message):
     rank: int
     """1 is the best."""
     score: float
-    """What the rank follows from: inner product, BM25, or both fused; higher is better."""
+    """What the rank follows from: inner product, BM25, both fused, or that of the re-ranker; higher is better."""
     id: str
     """The passage's own id, as the corpus gave it."""
     title: str
@@ -84,6 +87,8 @@ class SearchHit(_Message):
     """Rank and inner product by vectors; null in mode `bm25`."""
     bm25: HitSide | None
     """Rank and score by words; null in mode `dense`."""
+    before: HitSide | None
+    """Rank and score before re-ranking; null if it was not asked for."""
 
 
 class SearchResult(_Message):
@@ -104,8 +109,21 @@ class Timings(_Message):
     """Time to encode the batch that these questions were part of."""
     search: float
     """Time to search the index and to fetch the texts."""
+    rerank: float
+    """Time to re-rank these questions; 0 if it was not asked for."""
     total: float
     """Time from the request's arrival in the replica to its answer, with the wait for the batch before."""
+
+
+class NamedReranker(_Message):
+    """The cross-encoder that ordered the hits."""
+
+    model: str
+    """Where it comes from, as the recipe names it, with the commit of a hub model."""
+    reranker_id: str
+    """Fingerprint of all that its scores depend on."""
+    top: int
+    """How many of the best passages of each question it read."""
 
 
 class SearchResponse(_Message):
@@ -115,6 +133,8 @@ class SearchResponse(_Message):
     """Number of the snapshot that was searched."""
     encoder_id: str
     """Fingerprint of the encoder of question and passages."""
+    reranker: NamedReranker | None
+    """What ordered the hits anew; null if that was not asked for."""
     results: list[SearchResult]
     """One for each question, in the order of the request; a single `query` gives a list of one."""
     timings_ms: Timings

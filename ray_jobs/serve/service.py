@@ -18,15 +18,16 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 
+from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.errors import DprError, ServeError
 from dpr.formats.snapshots import live_snapshot
-from dpr.recipe import ServeConfig
+from dpr.recipe import RerankConfig, ServeConfig
 from dpr.search.retrieve import question_tower
 from dpr.store import open_store
 from ray_jobs.connect import connected, named_cluster
 from ray_jobs.failures import quoted_error
 from ray_jobs.output import console
-from ray_jobs.serve.deployment import LOGGING, SearchReplica
+from ray_jobs.serve.deployment import LOGGING, Arguments, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
 from ray_jobs.serve.starting import proxy_environment
 
@@ -37,19 +38,25 @@ STOP_SECONDS = 15.0
 
 
 @contextmanager
-def serve_store(store_url: str, config: ServeConfig, model: str | None = None) -> Iterator[str]:
+def serve_store(
+    store_url: str, config: ServeConfig, model: str | None = None, rerank: RerankConfig | None = None
+) -> Iterator[str]:
     """Serve the live snapshot of a store while the block runs; gives the service's URL once it answers.
 
     Starts a Ray of its own unless this process is connected to one. Everything it started is stopped with the block,
     also when the block ends by Ctrl-C or SIGTERM. Before anything is started, it raises StoreError for a store without
-    a snapshot, ServeError for an address it cannot listen at, and EncoderError for another model than the snapshot's.
+    a snapshot, ServeError for an address it cannot listen at, and EncoderError for another model than the snapshot's,
+    or a `rerank` model that cannot re-rank.
     """
     store = open_store(store_url)
     snapshot = live_snapshot(store)
     address = _check_address(config)
     reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    model = os.path.abspath(model) if model and os.path.isdir(model) else model
+    model = _absolute(model) if model else None
     question_tower(snapshot, model)
+    if rerank is not None:
+        rerank = rerank.model_copy(update={"model": _absolute(rerank.model)})
+        resolve_cross_encoder(rerank)
     own_ray = not ray.is_initialized() and not named_cluster()
     with ExitStack() as stack:
         stack.enter_context(_signals_restored())
@@ -62,7 +69,8 @@ def serve_store(store_url: str, config: ServeConfig, model: str | None = None) -
         # Ray's own handler of SIGTERM aborts the process; a shell's background job starts with SIGINT ignored
         _on_signals(signal.default_int_handler, signal.SIGINT, signal.SIGTERM)
         try:
-            _start(store.url, config, address, model)
+            arguments = Arguments(store=store.url, model=model, poll_seconds=config.poll_seconds, rerank=rerank)
+            _start(config, address, arguments)
             _wait_until_ready(reached_at, config.port)
             yield f"http://[{reached_at}]:{config.port}" if ":" in reached_at else f"http://{reached_at}:{config.port}"
         finally:
@@ -78,6 +86,11 @@ def wait_for_interrupt() -> None:
             signal.pause()
     except KeyboardInterrupt:
         return
+
+
+def _absolute(model: str) -> str:
+    """Return the address of a model that does not depend on the folder of this process."""
+    return os.path.abspath(model) if os.path.isdir(model) else model
 
 
 def _check_address(config: ServeConfig) -> str:
@@ -143,7 +156,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start(store_url: str, config: ServeConfig, address: str, model: str | None) -> None:
+def _start(config: ServeConfig, address: str, arguments: Arguments) -> None:
     """Start Serve and the replicas on the connected Ray, and wait until Serve says that they run."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     cpus = ray.cluster_resources().get("CPU", 1.0) / config.replicas
@@ -156,7 +169,7 @@ def _start(store_url: str, config: ServeConfig, address: str, model: str | None)
     try:
         http_options = {"host": address, "port": config.port}
         serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=LOGGING)
-        serve.run(replica.bind(store_url, model, config.poll_seconds), name="search", route_prefix="/")
+        serve.run(replica.bind(arguments), name="search", route_prefix="/")
     except (RayError, RuntimeError, TimeoutError) as error:
         raise _start_error(_replica_message() or str(error)) from error
 

@@ -56,6 +56,12 @@ def test_what_cannot_be_re_ranked_is_one_sentence(
     assert sentence in err
 
 
+def test_a_recipe_without_a_re_ranker_is_one_sentence(collection: Collection, dpr: Dpr) -> None:
+    code, out, err = dpr("serve", collection.store.url, "--recipe", collection.write_recipe())
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "has no section rerank" in err
+
+
 def test_a_re_ranker_of_another_kind_is_one_sentence(collection: Collection, encoder: Path, dpr: Dpr) -> None:
     code, out, err = dpr("search", collection.store.url, "w1", "--rerank", encoder)
     assert (code, out, err.count("\n")) == (4, "", 1)

@@ -24,24 +24,29 @@ import grpc
 import httpx
 import pytest
 import ray
+from sentence_transformers import CrossEncoder
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.errors import DprError, EncoderError, IntegrityError, ServeError, StoreError
 from dpr.formats.lexical_entry import SearchMode
+from dpr.operations.follow import Follower
 from dpr.operations.rollback import rollback
-from dpr.recipe import ServeConfig
+from dpr.recipe import RerankConfig, ServeConfig
 from dpr.search.hits import Hit
+from dpr.search.rerank import Reranker
 from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore
+from ray_jobs.serve.app import make_app
 from ray_jobs.serve.haproxy import find_haproxy
 from ray_jobs.serve.starting import middlewares, proxy_environment
 from tests.collection import Collection
 from tests.ray_jobs.listening import listening_at
 from tests.ray_jobs.local_ray import LocalRay
 from tests.services.endpoint import free_ports
-from tests.tiny import make_encoder, random_texts
+from tests.tiny import make_cross_encoder, make_encoder, random_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
 """Ray's own models; it warns when ray.serve is first imported, so that is done within tests."""
@@ -59,7 +64,9 @@ def collection(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Colle
     index = {"factory": "IVF8,Flat", "nprobe": 2, "rescore": 20}
     corpus = random_texts(PASSAGES, max_words=20)
     # two of eight lists: not as good as the gate demands, so that exact search answers otherwise
-    made = Collection(tmp_path_factory.mktemp("serve"), encoder, corpus, index=index, gate={"min_recall": 0.0})
+    folder = tmp_path_factory.mktemp("serve")
+    rerank = {"model": str(make_cross_encoder(folder / "cross")), "top": 12}
+    made = Collection(folder, encoder, corpus, index=index, gate={"min_recall": 0.0}, rerank=rerank)
     assert made.night().published
     return made
 
@@ -105,18 +112,18 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(store: LocalStore) -> Iterator[Service]:
-    """One service for all tests up to the one that stops it."""
-    with serving(store) as started:
+def service(store: LocalStore, collection: Collection) -> Iterator[Service]:
+    """One service, which can re-rank, for all tests up to the one that stops it."""
+    with serving(store, "--recipe", str(collection.write_recipe())) as started:
         yield started
 
 
 @contextmanager
-def serving(store: LocalStore) -> Iterator[Service]:
+def serving(store: LocalStore, *options: str) -> Iterator[Service]:
     """Start a service, and kill what is left of it when the block ends."""
     port, mark = free_port(), uuid.uuid4().hex
     process = subprocess.Popen(
-        [sys.executable, "-m", "ray_jobs.cli", "serve", store.url, "--port", str(port)],
+        [sys.executable, "-m", "ray_jobs.cli", "serve", store.url, "--port", str(port), *options],
         env=os.environ | {"TEST_MARK": mark},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -249,6 +256,54 @@ def test_a_question_may_name_a_mode(
     check_hits(answer["results"][0]["hits"], retriever.search([texts[3]], 7, mode=mode).hits[0])
 
 
+@pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
+def test_a_question_may_be_re_ranked(
+    client: httpx.Client, collection: Collection, retriever: Retriever, texts: list[str], mode: SearchMode
+) -> None:
+    assert collection.recipe.rerank is not None
+    model = collection.recipe.rerank.model
+    questions = [texts[3], texts[8]]
+    answer = ask(client, queries=questions, k=5, mode=mode, rerank=True)
+    assert answer["reranker"] == {
+        "model": model,
+        "reranker_id": resolve_cross_encoder(collection.recipe.rerank).reranker_id,
+        "top": 12,
+    }
+    assert answer["timings_ms"]["rerank"] > 0
+    found = retriever.search(questions, 12, mode=mode).hits
+    for question, read, result in zip(questions, found, answer["results"], strict=True):
+        ranked = CrossEncoder(model, device="cpu").rank(question, [hit.text for hit in read])[:5]
+        assert [hit["id"] for hit in result["hits"]] == [read[int(each["corpus_id"])].id for each in ranked]
+        for rank, (hit, each) in enumerate(zip(result["hits"], ranked, strict=True), 1):
+            before = read[int(each["corpus_id"])]
+            assert (hit["rank"], hit["before"]["rank"]) == (rank, before.rank)
+            assert (hit["score"], hit["before"]["score"]) == pytest.approx((each["score"], before.score), abs=1e-3)
+
+
+def test_who_wants_no_re_ranking_gets_none(client: httpx.Client, texts: list[str]) -> None:
+    answer = ask(client, query=texts[3], k=5)
+    assert (answer["reranker"], answer["timings_ms"]["rerank"]) == (None, 0)
+    assert [hit["before"] for hit in answer["results"][0]["hits"]] == [None] * 5
+
+
+@pytest.mark.without_ray
+def test_too_many_pairs_or_no_re_ranker_are_one_sentence(store: LocalStore, collection: Collection) -> None:
+    assert collection.recipe.rerank is not None
+    many = Reranker.open(collection.recipe.rerank.model_copy(update={"top": 1000}))
+    sentences = {
+        None: "field rerank is true, and this service has no re-ranker; leave it out, or serve with a recipe that "
+        "has a rerank section (dpr serve STORE --recipe RECIPE)",
+        many: "6 questions with 1000 passages each are 6,000 pairs to re-rank, and a request may have 5,000; send 5 "
+        "questions at most",
+    }
+    with Follower(store) as follower:
+        for reranker, message in sentences.items():
+            own = TestClient(make_app(follower, reranker))
+            answer = own.post("/v1/search", json={"queries": ["w1"] * 6, "rerank": True})
+            assert (answer.status_code, answer.json()) == (422, {"error": message})
+            assert own.post("/v1/search", json={"query": "w1"}).status_code == 200
+
+
 def test_several_questions_are_answered_in_order(client: httpx.Client, retriever: Retriever, texts: list[str]) -> None:
     questions = [texts[5], "été ☕ 東京", texts[6], texts[5]]
     answer = ask(client, queries=questions)
@@ -302,7 +357,13 @@ TEXT = "a text of 1 to 10,000 characters that is not blank"
         ({"query": "a", "k": None}, "field k is null; it must be an integer from 1 to 1000"),
         ({"query": "a", "mode": "words"}, 'field mode is "words"; it must be dense, bm25 or hybrid'),
         ({"query": "a", "exact": 1}, "field exact is 1; it must be true or false"),
-        ({"query": "a", "top": 3}, 'field "top" is unknown; the fields are query, queries, k, mode, exact'),
+        ({"query": "a", "rerank": 5}, "field rerank is 5; it must be true or false"),
+        (
+            {"query": "a", "rerank": True, "k": 13},
+            "13 hits are asked for, and the best 12 are re-ranked; ask for 12 at most, or let more be re-ranked with "
+            "rerank.top (--rerank-top), at most 1000",
+        ),
+        ({"query": "a", "top": 3}, 'field "top" is unknown; the fields are query, queries, k, mode, exact, rerank'),
         ([1], f"the body is not a JSON object; send one such as {EXAMPLE} as Content-Type application/json"),
     ],
 )
@@ -446,11 +507,11 @@ def wait_until_ended(service: Service, names: set[str]) -> None:
         time.sleep(0.1)
 
 
-def refused(store_url: str, model: str | None = None, **config: Any) -> DprError:
+def refused(store_url: str, model: str | None = None, rerank: RerankConfig | None = None, **config: Any) -> DprError:
     """The error with which serving ends before Ray is started."""
     from ray_jobs.serve.service import serve_store
 
-    with pytest.raises(DprError) as caught, serve_store(store_url, ServeConfig(**config), model):
+    with pytest.raises(DprError) as caught, serve_store(store_url, ServeConfig(**config), model, rerank):
         pass
     assert not ray.is_initialized()
     return caught.value
@@ -515,6 +576,13 @@ def test_another_encoder_is_refused_with_both_ids(store: LocalStore, retriever: 
     ids = re.findall(r"encoder ([0-9a-f]{16})", str(error))
     assert ids[0] == retriever.body.encoder_id
     assert len(set(ids)) == 2
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_re_ranker_of_another_kind_is_refused(store: LocalStore, encoder: Path) -> None:
+    error = refused(store.url, rerank=RerankConfig(model=str(encoder)), port=free_port())
+    assert isinstance(error, EncoderError)
+    assert f"model {encoder} is a BertModel, which has no head that scores" in str(error)
 
 
 def test_on_a_ray_that_runs_already_a_broken_replica_says_why_and_the_next_one_serves(
