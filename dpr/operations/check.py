@@ -18,7 +18,7 @@ from dpr.evaluate.questions import load_questions
 from dpr.formats.snapshots import latest_snapshot
 from dpr.index.choose import choose
 from dpr.operations.look import Look, look_at
-from dpr.recipe import Recipe
+from dpr.recipe import Recipe, RerankConfig
 from dpr.store import Store, open_store
 from dpr.store.base import PROBES
 from dpr.store.proof import prove_put_if_absent
@@ -48,11 +48,12 @@ class RecipeCheck:
         topics: dict[str, Callable[[], str]] = {
             "corpus": self._corpus,
             "encoder": self._encoder,
-            "re-ranker": self._reranker,
             "store": self._open_store,
             "room": self._room,
             "questions": self._questions,
         }
+        if (rerank := self._recipe.rerank) is not None:
+            topics["re-ranker"] = lambda: _reranker(rerank)
         return [_finding(topic, look) for topic, look in topics.items()]
 
     def _corpus(self) -> str:
@@ -72,14 +73,6 @@ class RecipeCheck:
             raise EncoderError(f"model {spec.config.model} gives a vector that is not finite; take another model")
         self._spec = spec
         return f"{spec.config.model}, {spec.dim} dimensions, encoded a passage; encoder id {spec.encoder_id}"
-
-    def _reranker(self) -> str:
-        config = self._recipe.rerank
-        if config is None:
-            return "none; answers are not re-ranked"
-        encoder = CrossEncoder(resolve_cross_encoder(config), Compute(precision=config.precision))
-        (score,) = encoder.score(["a question"], ["a passage"])
-        return f"{encoder.spec.name}, scored a pair ({score:.4f}); re-ranker id {encoder.spec.reranker_id}"
 
     def _open_store(self) -> str:
         store = open_store(self._recipe.store)
@@ -126,6 +119,12 @@ class RecipeCheck:
         if self._look.is_whole and not found:
             raise RecipeError(f"{known}, such as {answers[0]!r}; look at gate.questions, gate.answers and columns.id")
         return known
+
+
+def _reranker(config: RerankConfig) -> str:
+    encoder = CrossEncoder(resolve_cross_encoder(config), Compute(precision=config.precision))
+    (score,) = encoder.score(["a question"], ["a passage"])
+    return f"{encoder.spec.name}, scored a pair ({score:.4f}); re-ranker id {encoder.spec.reranker_id}"
 
 
 def _finding(topic: str, look: Callable[[], str]) -> Finding:

@@ -12,7 +12,7 @@ import yaml
 
 from dpr.errors import CorpusError
 from tests.ray_jobs.conftest import Dpr
-from tests.tiny import make_encoder, random_texts
+from tests.tiny import make_cross_encoder, make_encoder, random_texts
 
 pytestmark = [pytest.mark.without_ray, pytest.mark.slow]
 TEXTS = random_texts(30)
@@ -149,3 +149,19 @@ def test_check_says_all_that_is_wrong_and_ends_with_the_code_of_the_first(tmp_pa
     assert "none does not exist" in found["encoder"]["found"]
     assert "is a file" in found["store"]["found"]
     assert "0 of 1 passage ids" in found["questions"]["found"]
+
+
+def test_check_loads_the_re_ranker(tmp_path: Path, encoder: Path, dpr: Dpr) -> None:
+    (tmp_path / "c.jsonl").write_text('{"id": "a", "title": "", "text": "w1"}\n')
+    make_cross_encoder(tmp_path / "cross")
+    found = {}
+    for model in ("./cross", encoder):
+        recipe = tmp_path / "recipe.yaml"
+        text = f"store: ./s\ncorpus: {{path: c.jsonl}}\nencoder: {{model: {encoder}, pooling: mean}}\n"
+        recipe.write_text(f"{text}rerank: {{model: {model}}}\n")
+        rows = json.loads(dpr("check", recipe, "--json")[1])
+        found[model] = next((row["ok"], row["found"]) for row in rows if row["topic"] == "re-ranker")
+    assert found["./cross"][0]
+    assert found["./cross"][1].startswith(f"{tmp_path}/cross, scored a pair (0.")
+    assert not found[encoder][0]
+    assert "is a BertModel, which has no head that scores" in found[encoder][1]
