@@ -289,12 +289,12 @@ def test_who_wants_no_re_ranking_gets_none(client: httpx.Client, texts: list[str
 @pytest.mark.without_ray
 def test_too_many_pairs_or_no_re_ranker_are_one_sentence(store: LocalStore, collection: Collection) -> None:
     assert collection.recipe.rerank is not None
-    many = Reranker.open(collection.recipe.rerank.model_copy(update={"top": 1000}))
+    many = Reranker.open(collection.recipe.rerank.model_copy(update={"top": 200}))
     sentences = {
         None: "field rerank is true, and this service has no re-ranker; leave it out, or serve with a recipe that "
         "has a rerank section (dpr serve STORE --recipe RECIPE)",
-        many: "6 questions with 1000 passages each are 6,000 pairs to re-rank, and a request may have 5,000; send 5 "
-        "questions at most",
+        many: "6 questions with 200 passages each are 1,200 pairs to re-rank, and a request may have 1,000; send 5 at "
+        "once at most",
     }
     with Follower(store) as follower:
         for reranker, message in sentences.items():
