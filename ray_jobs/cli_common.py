@@ -2,14 +2,18 @@
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from dpr.formats.manifest import Snapshot
+from dpr.recipe import MAX_RERANKED, RerankConfig
 from ray_jobs.output import console, print_json
+
+if TYPE_CHECKING:
+    from dpr.search.rerank import Reranker
 
 Fields = dict[str, object]
 """A row of a table: column → value."""
@@ -24,7 +28,7 @@ Rerank = Annotated[
     str | None,
     typer.Option("--rerank", metavar="MODEL", help="Cross-encoder that orders the best hits anew: folder or address."),
 ]
-RerankTop = Annotated[int, typer.Option("--rerank-top", min=1, max=1000, help="How many hits it reads.")]
+RerankTop = Annotated[int, typer.Option("--rerank-top", min=1, max=MAX_RERANKED, help="How many hits it reads.")]
 RerankLabel = Annotated[
     int | None, typer.Option("--rerank-label", min=0, help="Which of its labels means an answer, if it has several.")
 ]
@@ -37,6 +41,19 @@ class Stop(enum.StrEnum):
     SCAN = "scan"
     EMBED = "embed"
     INDEX = "index"
+
+
+def opened_reranker(model: str, top: int, label: int | None, k: int) -> "Reranker":
+    """Load the re-ranker that the command line names. Raises RecipeError if it is to give more hits than it reads."""
+    from dpr.search.rerank import Reranker, check_depth
+
+    check_depth(k, top)
+    return Reranker.open(RerankConfig(model=model, top=top, label=label))
+
+
+def reranker_fields(reranker: "Reranker") -> Fields:
+    """Return what an answer says of the re-ranker that ordered it, for JSON."""
+    return {"model": reranker.model, "reranker_id": reranker.reranker_id, "top": reranker.top}
 
 
 def show(as_json: bool, document: object, draw: Callable[[Console], None]) -> None:

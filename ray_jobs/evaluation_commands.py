@@ -11,7 +11,19 @@ from rich.console import Console
 from dpr.evaluate.questions import AnswerKind, QuestionSet, draw, read_questions
 from dpr.formats.snapshots import live_snapshot, read_snapshot
 from dpr.store import open_store
-from ray_jobs.cli_common import Fields, Json, Model, SnapshotNumber, StoreArgument, show
+from ray_jobs.cli_common import (
+    Fields,
+    Json,
+    Model,
+    Rerank,
+    RerankLabel,
+    RerankTop,
+    SnapshotNumber,
+    StoreArgument,
+    opened_reranker,
+    reranker_fields,
+    show,
+)
 from ray_jobs.evaluation_tables import (
     difference_fields,
     difference_table,
@@ -73,6 +85,9 @@ def evaluate(
     ] = None,
     report: Report = None,
     model: Model = None,
+    rerank: Rerank = None,
+    rerank_top: RerankTop = 50,
+    rerank_label: RerankLabel = None,
     json_: Json = False,
 ) -> None:
     """Measure how well a snapshot answers questions, in each mode, with 95% intervals."""
@@ -84,7 +99,9 @@ def evaluate(
     asked = _questions(questions, qrels, answers, max_questions)
     opened = open_store(store)
     body = (live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot)).body
-    evaluator = Evaluator(asked, Metrics(_ranks(at), asked.answers), exact, model)
+    metrics = Metrics(_ranks(at), asked.answers)
+    reranker = None if rerank is None else opened_reranker(rerank, rerank_top, rerank_label, metrics.depth)
+    evaluator = Evaluator(asked, metrics, exact, model, reranker)
     measured = evaluator.measure(Contender(store, snapshot, modes_of(body, [each.value for each in mode or []])))
     rankings, notes = measured.rankings, [*asked.notes, *measured.notes]
     comparisons = [Comparison(rankings[0], other) for other in rankings[1:]]
@@ -96,6 +113,7 @@ def evaluate(
         "questions": len(asked.questions),
         "answers": asked.answers,
         "exact": exact,
+        "rerank": None if reranker is None else reranker_fields(reranker),
         "modes": {ranking.name: interval_fields(ranking) for ranking in rankings},
         "differences": {f"{c.b.name} - {c.a.name}": difference_fields(c) for c in comparisons},
         "unanswered": without,

@@ -21,6 +21,8 @@ from ray_jobs.cli_common import (
     RerankTop,
     SnapshotNumber,
     StoreArgument,
+    opened_reranker,
+    reranker_fields,
     show,
 )
 from ray_jobs.output import console
@@ -46,13 +48,9 @@ def search(
     json_: Json = False,
 ) -> None:
     """Ask a question, without a service."""
-    from dpr.search.rerank import Reranker, check_depth
     from dpr.search.retrieve import Retriever
 
-    reranker = None
-    if rerank is not None:
-        check_depth(k, rerank_top)
-        reranker = Reranker.open(RerankConfig(model=rerank, top=rerank_top, label=rerank_label))
+    reranker = None if rerank is None else opened_reranker(rerank, rerank_top, rerank_label, k)
     with Retriever.open(open_store(store), snapshot, model) as retriever:
         answer = retriever.search([question], reranker.top if reranker else k, mode=mode, exact=exact)
     (hits,) = reranker.rerank([question], answer.hits, k) if reranker else answer.hits
@@ -66,7 +64,7 @@ def search(
 
     document: Fields = {"snapshot": retriever.number, "encoder_id": retriever.body.encoder_id}
     if reranker is not None:
-        document["rerank"] = {"model": reranker.model, "reranker_id": reranker.reranker_id, "top": reranker.top}
+        document["rerank"] = reranker_fields(reranker)
     show(json_, document | {"hits": [asdict(hit) for hit in hits], "lost_tokens": lost_tokens}, draw)
 
 

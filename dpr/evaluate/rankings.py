@@ -18,6 +18,7 @@ from dpr.evaluate.trec_runs import read_run
 from dpr.formats.lexical_entry import SearchMode
 
 if TYPE_CHECKING:
+    from dpr.search.rerank import Reranker
     from dpr.search.retrieve import Retriever
 
 QUESTIONS_AT_ONCE = 64
@@ -39,16 +40,33 @@ class Ranking:
         return dict(zip(self.metrics.names, mean_intervals(self.values_QM), strict=True))
 
 
-def search_all(
-    retriever: "Retriever", questions: QuestionSet, metrics: Metrics, mode: SearchMode, *, exact: bool = False
-) -> Ranking:
-    """Ask a snapshot all questions in one mode. Raises RecipeError if it cannot be searched in this mode."""
+@dataclass(frozen=True)
+class Way:
+    """How questions are asked."""
+
+    mode: SearchMode
+    exact: bool = False
+    """Whether all vectors are compared instead of using the index."""
+    reranker: "Reranker | None" = None
+
+    @property
+    def name(self) -> str:
+        """Return what the ranking is called."""
+        return self.mode if self.reranker is None else f"{self.mode}-reranked"
+
+
+def search_all(retriever: "Retriever", questions: QuestionSet, metrics: Metrics, way: Way) -> Ranking:
+    """Ask a snapshot all questions in one way.
+
+    Raises RecipeError if it cannot be searched in this mode, or if fewer hits are re-ranked than the metrics need.
+    """
     judged: list[Judged] = []
+    depth = way.reranker.top if way.reranker else metrics.depth
     for first in range(0, len(questions.questions), QUESTIONS_AT_ONCE):
         some = QuestionSet(questions.questions[first : first + QUESTIONS_AT_ONCE], questions.answers)
-        answer = retriever.search(some.texts, metrics.depth, mode=mode, exact=exact)
-        judged += judge(some, answer.hits)
-    return Ranking(mode, metrics, tuple(judged), metrics.values(questions.questions, judged))
+        hits = retriever.search(some.texts, depth, mode=way.mode, exact=way.exact).hits
+        judged += judge(some, way.reranker.rerank(some.texts, hits, metrics.depth) if way.reranker else hits)
+    return Ranking(way.name, metrics, tuple(judged), metrics.values(questions.questions, judged))
 
 
 def read_ranking(path: str, questions: QuestionSet, metrics: Metrics) -> tuple[Ranking, list[str]]:

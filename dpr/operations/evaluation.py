@@ -9,10 +9,11 @@ from dpr.errors import RecipeError
 from dpr.evaluate.absent_passages import absent_passages
 from dpr.evaluate.metrics import Metrics
 from dpr.evaluate.questions import QuestionSet, describe_unknown
-from dpr.evaluate.rankings import Ranking, read_ranking, search_all
+from dpr.evaluate.rankings import Ranking, Way, read_ranking, search_all
 from dpr.evaluate.trec_runs import is_run
 from dpr.formats.lexical_entry import SearchMode
 from dpr.formats.manifest import SnapshotBody
+from dpr.search.rerank import Reranker
 from dpr.search.retrieve import Retriever
 from dpr.store import open_store
 
@@ -50,7 +51,7 @@ class Measurement:
     """What was measured of one contender."""
 
     rankings: tuple[Ranking, ...]
-    """One for each mode."""
+    """One for each mode, and then one for each mode re-ranked."""
     snapshot: int | None
     """Its number; None for a run file."""
     absent: tuple[str, ...]
@@ -69,6 +70,8 @@ class Evaluator:
     """Whether all vectors are compared instead of using the index."""
     model: str | None = None
     """Where the question model is, if it has moved."""
+    reranker: Reranker | None = None
+    """What orders the hits of each mode anew, to be measured beside the modes themselves."""
 
     def measure(self, contender: Contender) -> Measurement:
         """Ask a contender all questions.
@@ -86,7 +89,9 @@ class Evaluator:
                 retriever.check_mode(mode)
             absent = absent_passages(store, body, answers)
             notes = [describe_unknown(absent, len(answers))] if absent else []
-            rankings = [search_all(retriever, self.questions, self.metrics, mode, exact=self.exact) for mode in modes]
+            rerankers = [None] if self.reranker is None else [None, self.reranker]
+            ways = [Way(mode, self.exact, reranker) for reranker in rerankers for mode in modes]
+            rankings = [search_all(retriever, self.questions, self.metrics, way) for way in ways]
         return Measurement(tuple(rankings), retriever.number, tuple(absent), tuple(notes))
 
     def measure_both(self, a: Contender, b: Contender) -> tuple[Ranking, Ranking, list[str]]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
+from sentence_transformers import CrossEncoder
 
 from dpr.search.retrieve import Retriever
 from tests.collection import Collection, FirstNights
 from tests.evaluate.html_page import HtmlPage
 from tests.ray_jobs.conftest import Dpr
-from tests.tiny import WORDS
+from tests.tiny import WORDS, make_cross_encoder
 
 pytestmark = [pytest.mark.without_ray, pytest.mark.slow]
 PASSAGES, ASKED = 80, 40
@@ -87,6 +88,31 @@ def test_runs_are_what_the_figures_were_calculated_from(nights: Collection, dpr:
         expected = ir_measures.calc_aggregate([measure], qrels(nights), run)[measure]
         assert found["nDCG@10"]["mean"] == pytest.approx(expected, abs=1e-6)
     assert document["differences"]["bm25 - dense"]["nDCG@10"]["won"] > 0
+
+
+def test_re_ranked_figures_are_those_of_sentence_transformers(nights: Collection, dpr: Dpr, tmp_path: Path) -> None:
+    model = make_cross_encoder(tmp_path / "cross")
+    asked = ("eval", nights.store.url, *files(nights), "--mode", "bm25", "-k", 10, "--rerank", model)
+    code, out, _ = dpr(*asked, "--rerank-top", 12, "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert list(document["modes"]) == ["bm25", "bm25-reranked"]
+    assert (document["rerank"]["model"], document["rerank"]["top"]) == (str(model), 12)
+    texts = [json.loads(line)["text"] for line in (nights.folder / "queries.jsonl").read_text().splitlines()]
+    with Retriever.open(nights.store) as retriever:
+        found = retriever.search(texts, 12, mode="bm25").hits
+    theirs, run = CrossEncoder(str(model), device="cpu"), {}
+    for n, hits in enumerate(found):
+        ranked = theirs.rank(texts[n], [hit.text for hit in hits])[:10] if hits else []
+        run[f"q{n}"] = {hits[int(each["corpus_id"])].id: -float(rank) for rank, each in enumerate(ranked)}
+    for name in ("nDCG@10", "R@10"):
+        measure = ir_measures.parse_measure(name)
+        expected = ir_measures.calc_aggregate([measure], qrels(nights), run)[measure]
+        assert document["modes"]["bm25-reranked"][name]["mean"] == pytest.approx(expected, abs=1e-6)
+    assert document["differences"]["bm25-reranked - bm25"]["nDCG@10"]["lost"] > 0
+    code, out, err = dpr(*asked, "--rerank-top", 9)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "10 hits are asked for, and the best 9 are re-ranked" in err
 
 
 def test_what_was_left_out_is_counted_and_listed(nights: Collection, dpr: Dpr) -> None:

@@ -56,6 +56,7 @@ def test_what_cannot_be_re_ranked_is_one_sentence(
     assert sentence in err
 
 
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")  # Ray Serve's own
 def test_a_recipe_without_a_re_ranker_is_one_sentence(collection: Collection, dpr: Dpr) -> None:
     code, out, err = dpr("serve", collection.store.url, "--recipe", collection.write_recipe())
     assert (code, out, err.count("\n")) == (2, "", 1)
