@@ -6,7 +6,6 @@ A unit that is done is not done again, so a run that died is continued by starti
 from dpr.formats.manifest import SnapshotBody
 from dpr.run import Run
 from dpr.stages import (
-    ask_ahead,
     build,
     choose_mode,
     copy_rows,
@@ -15,6 +14,7 @@ from dpr.stages import (
     embed,
     gate,
     invert,
+    load_ahead,
     merge,
     publish,
     scan,
@@ -26,9 +26,10 @@ from dpr.stages.made import Indexed, Segments
 
 def make_segments(run: Run, *, allow_shrink: bool = False) -> Segments:
     """Scan the corpus, find what changed, embed what is new, copy what moved."""
-    with embed.encoders_loading(run) as work:
-        scans = scan.scan(run)
-        changes = diff.diff(run, scans, allow_shrink=allow_shrink)
+    work = embed.begin_encoders(run)
+    scans = scan.scan(run)
+    changes = diff.diff(run, scans, allow_shrink=allow_shrink)
+    load_ahead.begin_index(run, changes)
     embedded = embed.embed(run, work, changes, scans)
     copied = copy_rows.copy_rows(run, changes, scans, embedded)
     return Segments(scans, changes, embedded, settle.settle(run, scans, changes, [*embedded, *copied]))
@@ -38,9 +39,9 @@ def make_index(run: Run, made: Segments) -> Indexed:
     """Train the codebook or keep the base's, code each segment once, merge the parts; index the words, too."""
     context = train.index_context(run, made.settled.segments, made.changes.deletions)
     codebook, choice = drift.train(run, context)
-    with ask_ahead.question_encoders_loading(run, context, codebook):
-        parts = build.build(run, made.settled.segments, codebook, choice)
-        index, shards = merge.merge_index(run, context, codebook, choice, parts)
+    gate.begin_gate(run, context)
+    parts = build.build(run, made.settled.segments, codebook, choice)
+    index, shards = merge.merge_index(run, context, codebook, choice, parts)
     lexical = invert.index_words(run, made.settled.segments)
     return Indexed(context, codebook, choice, shards, index, lexical)
 

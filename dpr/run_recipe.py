@@ -97,6 +97,13 @@ def _hold_lease_and_run(
 
 
 def _attempt(run: Run, allowed: Allowed) -> Outcome:
+    try:
+        return _carry_out(run, allowed)
+    finally:
+        run.executor.release()
+
+
+def _carry_out(run: Run, allowed: Allowed) -> Outcome:
     clock = Clock()
     made = make_segments(run, allow_shrink=allowed.shrink)
     indexed = make_index(run, made)

@@ -25,6 +25,9 @@ TOKENIZER_CPUS = 0.25
 """CPUs that Ray counts for such a thread: it waits while scans run, which use its CPU meanwhile."""
 CODERS_PER_GPU = 8
 """Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
+SMALL_SHARE = 1 / CODERS_PER_GPU
+LARGE_SHARE = 1 - SMALL_SHARE
+"""What an encoder or a trainer holds of a GPU that it uses alone: beside it, one process loads for a later stage."""
 
 
 class Pool(TypedDict):
@@ -84,16 +87,24 @@ class Placement:
 
     def gpu_share(self, step: Step[Any, Any]) -> float:
         """Return how many GPUs a step holds."""
-        if step.on == "encoder":
-            return self._gpus_per_encoder()
-        share = {"trainer": 1.0, "coder": 1 / CODERS_PER_GPU, "asker": 1 / CODERS_PER_GPU}.get(step.on, 0.0)
-        return share if _cluster_gpus() else 0.0
+        if step.on == "encoder" and self._resources.gpus_per_encoder is not None:
+            return self._resources.gpus_per_encoder
+        shares = {"encoder": LARGE_SHARE, "trainer": LARGE_SHARE, "coder": SMALL_SHARE, "asker": SMALL_SHARE}
+        return shares.get(step.on, 0.0) if _cluster_gpus() else 0.0
+
+    def small_gpu_share(self) -> float:
+        """Return how much of a GPU a process holds that loads for a later stage."""
+        return SMALL_SHARE if _cluster_gpus() else 0.0
+
+    def coders(self) -> int:
+        """Return how many coders run at once."""
+        return int(CODERS_PER_GPU * _cluster_gpus())
 
     def pool(self, step: Step[Any, Any], units: int) -> Pool:
         """Return the actors of a step that gets so many units at most."""
         if step.on == "actor":
             return self._tokenizers(units)
-        return self._encoders(units)
+        return self._encoders(step, units)
 
     def _tokenizers(self, units: int) -> Pool:
         threads = self.tokenizer_threads()
@@ -106,7 +117,7 @@ class Placement:
         compute = ActorPoolStrategy(min_size=low, max_size=max(low, min(units, high)))
         return {"compute": compute, "num_cpus": cpus * threads}
 
-    def _encoders(self, units: int) -> Pool:
+    def _encoders(self, step: Step[Any, Any], units: int) -> Pool:
         low = min(units, self._resources.encoders)
         compute = ActorPoolStrategy(
             min_size=low,
@@ -114,7 +125,7 @@ class Placement:
             max_concurrent_calls_per_actor=UNITS_PER_ENCODER,
             enable_true_multi_threading=True,
         )
-        return {"compute": compute, "num_cpus": ACTOR_CPUS, "num_gpus": self._gpus_per_encoder()}
+        return {"compute": compute, "num_cpus": ACTOR_CPUS, "num_gpus": self.gpu_share(step)}
 
     def _tokenizing_cpus(self) -> float:
         """Return the CPUs that tokenisers may hold beside GPUs: the writer and each encoder must find room, too."""

@@ -57,14 +57,22 @@ class RayExecutor:
     def begin(self, stage: str, work: Work[Any, Any]) -> None:
         if not self._placement.may_load_ahead():
             return
-        if _is_for_all(work):
+        if all(step.on in ("asker", "trainer") for step in work.steps):
             self._begun[stage] = self._one_for_all(work)
         else:
             self._begun[stage] = BegunDataset(lambda units: self._with_steps(units, work, MANY_UNITS))
 
-    def cancel(self, stage: str) -> None:
-        if (begun := self._begun.pop(stage, None)) is not None:
-            begun.cancel()
+    def release(self, *stages: str) -> None:
+        for stage in stages or list(self._begun):
+            if (begun := self._begun.pop(stage, None)) is not None:
+                begun.cancel()
+
+    def warm(self, prepare: Callable[[], None]) -> None:
+        if self._placement.may_load_ahead():
+            gpus, coders = self._placement.small_gpu_share(), self._placement.coders()
+            warm = ray.remote(_call).options(num_cpus=0, num_gpus=gpus, max_retries=0, name="warm")
+            for _ in range(coders):
+                warm.remote(prepare)  # nobody waits for it, and what fails here fails again where it is needed
 
     def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
         with self._oversight.watch(stage, [unit.record for unit in units]) as under_way:
@@ -93,7 +101,7 @@ class RayExecutor:
 
     def _results(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
         if not units:
-            self.cancel(stage)  # an error of encoders that nobody needs is ignored
+            self.release(stage)  # an error of encoders that nobody needs is ignored
         elif (begun := self._begun.pop(stage, None)) is not None:
             yield from map(unpack, begun.run([pack(unit) for unit in units]))
         elif _is_for_all(work):
@@ -129,12 +137,12 @@ class RayExecutor:
         return dataset
 
     def _one_for_all(self, work: Work[Any, Any]) -> BegunTask:
-        """Begin a task that will do all units of some work."""
+        """Begin a task that will do all units of some work; it finds room beside an encoder."""
         return BegunTask(
             work,
             self._oversight.heartbeats,
-            num_cpus=1,
-            num_gpus=max(self._placement.gpu_share(step) for step in work.steps),
+            num_cpus=0,  # or a machine of few CPUs had none left while it waits
+            num_gpus=self._placement.small_gpu_share(),
             max_retries=LOST_RETRIES,
             name=work.steps[-1].name,
         )
@@ -163,6 +171,10 @@ class RayExecutor:
         finally:
             for unfinished in running:
                 ray.cancel(unfinished)
+
+
+def _call(prepare: Callable[[], None]) -> None:
+    prepare()
 
 
 def _is_for_all(work: Work[Any, Any]) -> bool:

@@ -27,10 +27,13 @@ class Executor(Protocol):
     """Where units run."""
 
     def begin(self, stage: str, work: Work[Any, Any]) -> None:
-        """Load what the steps need while other stages run, if that helps; `run` or `cancel` must follow."""
+        """Load what the steps need while other stages run, if that helps; `run` or `release` must follow."""
 
-    def cancel(self, stage: str) -> None:
-        """Release what `begin` took, since `run` will not be called."""
+    def release(self, *stages: str) -> None:
+        """Release what `begin` took for these stages, or for all, as far as `run` was not called."""
+
+    def warm(self, prepare: Callable[[], None]) -> None:
+        """Start processes for the coders of later stages, if that helps, and call `prepare` in each."""
 
     def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
         """Send every unit through all steps; results come in any order. Raises UnitError if one fails."""
@@ -58,7 +61,10 @@ class LocalExecutor:
     def begin(self, stage: str, work: Work[Any, Any]) -> None:
         pass
 
-    def cancel(self, stage: str) -> None:
+    def release(self, *stages: str) -> None:
+        pass
+
+    def warm(self, prepare: Callable[[], None]) -> None:
         pass
 
     def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:  # noqa: ARG002

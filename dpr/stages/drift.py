@@ -67,7 +67,11 @@ def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoic
     if choice.reuse is None:
         choice.plan.reasons.append(describe_training(choice.plan, run.executor.hardware()))
     run.progress.message("index", choice.description)
-    return choice.reuse or train_codebook(run, context, choice.plan), choice
+    if choice.reuse is not None:
+        run.executor.release("train")
+        return choice.reuse, choice
+    run.executor.warm(run.executor.hardware().prepare)  # the stages after this one code segments
+    return train_codebook(run, context, choice.plan), choice
 
 
 def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | None) -> CodebookChoice:

@@ -7,8 +7,7 @@ Shapes: N rows, D dimensions.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,19 +63,11 @@ class Tokenised:
         return self.unit.record
 
 
-@contextmanager
-def encoders_loading(run: Run) -> Iterator[EmbedWork]:
-    """Load encoders within the block, where that helps; gives the work that `embed` is to be called with.
-
-    A block that fails releases them.
-    """
+def begin_encoders(run: Run) -> EmbedWork:
+    """Load encoders from now on, where that helps; returns the work that `embed` is to be called with."""
     work = embed_work(run)
     run.executor.begin("embed", work)
-    try:
-        yield work
-    except BaseException:
-        run.executor.cancel("embed")
-        raise
+    return work
 
 
 def embed(run: Run, work: EmbedWork, changes: Changes, scans: Sequence[ScanResult]) -> list[MadeSegment]:

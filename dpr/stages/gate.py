@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.engine.room import Need, check_room
-from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.engine.stage import Done, Stage, Step, Work, recorded
 from dpr.evaluate.questions import QuestionSet
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
@@ -91,12 +91,22 @@ def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexE
     depth = max(context.config.recall_at, *run.recipe.gate.at)
     truth = find_truth(run, context, depth * (WINDOWS_DEEPER if run.recipe.corpus.splits_long else 1))
     new = new_sentences(run, context, codebook)
-    step = Step("gate", partial(MeasureIndex, context, run.recipe.gate, run.executor.hardware()), "trainer")
-    work = Work.of(recorded(run.store.url, GateResult, step))
-    result = run.result(Stage("gate", [_plan_gate(run, context, index, truth, new)], GateResult, work))
+    unit = _plan_gate(run, context, index, truth, new)
+    result = run.result(Stage("gate", [unit], GateResult, _gate_work(run, context)))
     run.progress.message("search", result.report.settings)
     chosen = {name: getattr(result, name) for name in ("nprobe", "margin", "rescore", "deeper")}
     return index.model_copy(update=chosen), result
+
+
+def begin_gate(run: Run, context: IndexContext) -> None:
+    """Load what the stage needs from now on, where that helps."""
+    run.executor.begin("gate", _gate_work(run, context))
+
+
+def _gate_work(run: Run, context: IndexContext) -> Work[GateUnit, Done[GateResult]]:
+    make = partial(MeasureIndex, context, run.recipe.gate, run.executor.hardware())
+    step: Step[GateUnit, GateResult] = Step("gate", make, "trainer")
+    return Work.of(recorded(run.store.url, GateResult, step))
 
 
 def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth, new: NewSentences | None) -> GateUnit:

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.engine.stage import Done, Stage, Step, Work, recorded
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.deletions import read_deletions
@@ -68,6 +68,7 @@ def new_sentences(run: Run, context: IndexContext, codebook: CodebookEntry) -> N
     """Encode sentences of the newest segments since the codebook was trained; None if there are none."""
     stage = sentences_stage(run, context, codebook)
     if not stage.units:
+        run.executor.release(stage.name)
         return None
     results = run.results(stage)
     return NewSentences(tuple(unit.number for unit in stage.units), tuple(result.vectors for result in results))
@@ -77,9 +78,15 @@ def sentences_stage(run: Run, context: IndexContext, codebook: CodebookEntry) ->
     """Plan the stage: a unit for each of the newest segments since the codebook was trained."""
     later = [entry for entry in context.segments if entry.number > codebook.last_segment and entry.live_rows]
     newest = sorted(later, key=lambda entry: -entry.number)[: OF_ALL // OF_A_SEGMENT]
-    make = partial(EncodeSentences, run.store.url, run.spec.config, context.config.seed)
-    work = Work.of(recorded(run.store.url, SentenceVectors, Step("sentences", make, "asker")))
-    return Stage("sentences", [_unit(run, context, entry) for entry in newest], SentenceVectors, work)
+    units = [_unit(run, context, entry) for entry in newest]
+    return Stage("sentences", units, SentenceVectors, sentences_work(run))
+
+
+def sentences_work(run: Run) -> Work[SentencesUnit, Done[SentenceVectors]]:
+    """Return the work of the stage, which is known before its units are: the encoder loads meanwhile."""
+    make = partial(EncodeSentences, run.store.url, run.spec.config, run.recipe.index.seed)
+    step: Step[SentencesUnit, SentenceVectors] = Step("sentences", make, "asker")
+    return Work.of(recorded(run.store.url, SentenceVectors, step))
 
 
 def _unit(run: Run, context: IndexContext, entry: SegmentEntry) -> SentencesUnit:

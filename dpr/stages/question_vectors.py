@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from dpr.encoder.compute import Compute
 from dpr.encoder.spec import resolve
-from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.engine.stage import Done, Stage, Step, Work, recorded
 from dpr.evaluate.sentences import draw_sentence
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
@@ -74,6 +74,7 @@ class QuestionUnit:
 def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVectors]:
     """Return an id for the questions, and their vectors: those of the recipe, or of sentences that stand in."""
     if (kept := kept_stand_ins(run, context)) is not None:
+        run.executor.release("questions")
         return kept
     questions_id, stage = questions_stage(run, context)
     return questions_id, run.result(stage)
@@ -92,9 +93,14 @@ def questions_stage(run: Run, context: IndexContext) -> tuple[str, Stage[Questio
         questions_id = fingerprint([rows, str(context.config.seed), run.spec.config.precision])
     stem = layout.questions(run.spec.encoder_id, questions_id)
     unit = QuestionUnit(layout.record(stem), stem, texts, drawn)
-    step = Step("questions", partial(EncodeQuestions, run.store.url, run.spec.config, context.config.seed), "asker")
-    work = Work.of(recorded(run.store.url, QuestionVectors, step))
-    return questions_id, Stage("questions", [unit], QuestionVectors, work)
+    return questions_id, Stage("questions", [unit], QuestionVectors, questions_work(run))
+
+
+def questions_work(run: Run) -> Work[QuestionUnit, Done[QuestionVectors]]:
+    """Return the work of the stage, which is known before its unit is: the encoder loads meanwhile."""
+    make = partial(EncodeQuestions, run.store.url, run.spec.config, run.recipe.index.seed)
+    step: Step[QuestionUnit, QuestionVectors] = Step("questions", make, "asker")
+    return Work.of(recorded(run.store.url, QuestionVectors, step))
 
 
 def kept_stand_ins(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:

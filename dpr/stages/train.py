@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.engine.room import Need, check_room
-from dpr.engine.stage import Stage, Step, Work, recorded
+from dpr.engine.stage import Done, Stage, Step, Work, recorded
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.deletions import read_deletions
@@ -76,6 +76,7 @@ class TrainUnit:
     """The one unit of the stage: the index to train, and its training sample."""
 
     record: str
+    context: IndexContext
     codebook_id: str
     plan: IndexPlan
     rows: int
@@ -94,10 +95,14 @@ class TrainResult(Result):
 
 def train_codebook(run: Run, context: IndexContext, plan: IndexPlan) -> CodebookEntry:
     """Train a new codebook."""
-    hardware = run.executor.hardware()
-    step = Step("train", partial(TrainCodebook, context, hardware), "trainer")
-    work = Work.of(recorded(context.store_url, TrainResult, step))
-    return run.result(Stage("train", [plan_training(context, plan)], TrainResult, work)).codebook
+    stage = Stage("train", [plan_training(context, plan)], TrainResult, train_work(run))
+    return run.result(stage).codebook
+
+
+def train_work(run: Run) -> Work[TrainUnit, Done[TrainResult]]:
+    """Return the work of the stage, which is known before its unit is: a trainer loads while passages are encoded."""
+    step: Step[TrainUnit, TrainResult] = Step("train", partial(TrainCodebook, run.executor.hardware()), "trainer")
+    return Work.of(recorded(run.store.url, TrainResult, step))
 
 
 def plan_training(context: IndexContext, plan: IndexPlan) -> TrainUnit:
@@ -113,7 +118,7 @@ def plan_training(context: IndexContext, plan: IndexPlan) -> TrainUnit:
     )
     rows = min(plan.train_rows, context.rows)
     record = layout.record(layout.codebook(context.encoder_id, codebook_id))
-    return TrainUnit(record, codebook_id, plan, rows, rows * 2 * context.dim)
+    return TrainUnit(record, context, codebook_id, plan, rows, rows * 2 * context.dim)
 
 
 def train_need(unit: TrainUnit, dim: int, hardware: Hardware) -> Need:
@@ -125,11 +130,12 @@ def train_need(unit: TrainUnit, dim: int, hardware: Hardware) -> Need:
 class TrainCodebook:
     """Samples vectors over all segments and trains the codebook."""
 
-    def __init__(self, context: IndexContext, hardware: Hardware) -> None:
-        self._context, self._hardware = context, hardware
+    def __init__(self, hardware: Hardware) -> None:
+        hardware.prepare()
+        self._hardware = hardware
 
     def __call__(self, unit: TrainUnit) -> TrainResult:
-        context, plan = self._context, unit.plan
+        context, plan = unit.context, unit.plan
         store = open_store(context.store_url)
         check_room(store, "train", unit.record, train_need(unit, context.dim, self._hardware))
         sample_ND, held_out_ND = _training_sample(store, context, plan)

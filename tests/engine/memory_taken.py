@@ -82,7 +82,7 @@ def train_taken(folder: Path) -> tuple[int, int]:
     entry = SegmentEntry(number=0, segment_id="s", rows=rows, object=ref)
     context = IndexContext(store.url, ENCODER, DIM, CONFIG, (entry,), None)
     unit = plan_training(context, choose(CONFIG, rows, DIM))
-    return train_need(unit, DIM, CPU).memory_bytes, peak_growth(lambda: TrainCodebook(context, CPU)(unit))
+    return train_need(unit, DIM, CPU).memory_bytes, peak_growth(lambda: TrainCodebook(CPU)(unit))
 
 
 def made_part(folder: Path) -> tuple[faiss.Index, PartRef]:

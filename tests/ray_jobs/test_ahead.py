@@ -87,7 +87,7 @@ def test_a_stage_without_units_gives_nothing_and_releases_the_gpu(
         executor.begin("embed", work)
         wait_until_made(tmp_path)
     if cancelled:
-        executor.cancel("embed")
+        executor.release("embed")
     else:
         assert list(executor.run("embed", work, [])) == []
     (alone,) = executor.run("train", load(tmp_path, "trainer"), samples(1))  # holds the only GPU

@@ -101,9 +101,9 @@ class Watched(LocalExecutor):
         self.calls.append(f"begin {stage}")
         super().begin(stage, work)
 
-    def cancel(self, stage: str) -> None:
-        self.calls.append(f"cancel {stage}")
-        super().cancel(stage)
+    def release(self, *stages: str) -> None:
+        self.calls.append(" ".join(["release", *stages]))
+        super().release(*stages)
 
     def run(self, stage: str, work: Work[Any, Any], units: Sequence[Any]) -> Iterator[Any]:
         self.calls.append(f"run {stage}")
@@ -117,12 +117,13 @@ def test_encoders_load_while_the_corpus_is_scanned_and_are_released_if_that_fail
     executor = Watched()
     with pytest.raises(CorpusError, match="the corpus holds no usable passage"):
         collection.night(executor)
-    assert executor.calls == ["begin embed", "run scan", "cancel embed"]
+    assert executor.calls == ["begin embed", "run scan", "release"]
     collection.corpus = {"some": "w1"}
     executor = Watched()
     collection.night(executor)
-    assert executor.calls[:4] == ["begin embed", "run scan", "run diff", "run embed"]
-    assert "cancel embed" not in executor.calls
+    begun = ["begin embed", "run scan", "run diff", "begin train", "begin questions", "run embed"]
+    assert executor.calls[: len(begun)] == begun
+    assert executor.calls[-1] == "release"
 
 
 def test_a_segment_that_lost_a_row_is_refused_with_both_numbers() -> None:

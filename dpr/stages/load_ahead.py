@@ -1,0 +1,23 @@
+"""What loads while passages are encoded, because a later stage will need it at once.
+
+Loading an encoder or PyTorch takes seconds, where coding a few segments or encoding some hundred questions takes a
+fraction of one.
+"""
+
+from dpr.run import Run
+from dpr.stages.diff import Changes
+from dpr.stages.new_sentences import sentences_work
+from dpr.stages.question_vectors import questions_work
+from dpr.stages.train import train_work
+
+
+def begin_index(run: Run, changes: Changes) -> None:
+    """Load what the stages behind `embed` will need, if something is embedded."""
+    if not changes.embed_rows:
+        return
+    run.executor.warm(run.executor.hardware().prepare)
+    if run.base is None:
+        run.executor.begin("train", train_work(run))
+        run.executor.begin("questions", questions_work(run))
+    else:
+        run.executor.begin("sentences", sentences_work(run))
