@@ -76,7 +76,7 @@ class CorpusConfig(_Config):
     """Words per passage when documents are split (paper, section 4.1: 100)."""
     overlap_words: Annotated[int, Field(ge=0, le=9_999)] = 0
     """Words that a passage repeats from the one before it."""
-    slice_bytes: Annotated[int, Field(ge=1_000)] = 16 * 2**20
+    slice_bytes: Annotated[int, Field(ge=1_000)] = 64 * 2**20
     """Input bytes that one scan unit reads."""
     max_passage_chars: Annotated[int, Field(ge=1)] = 100_000
     """Longer passages are quarantined."""

@@ -27,7 +27,9 @@ CODERS_PER_GPU = 8
 """Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
 SMALL_SHARE = 1 / CODERS_PER_GPU
 LARGE_SHARE = 1 - SMALL_SHARE
-"""What an encoder or a trainer holds of a GPU that it uses alone: beside it, one process loads for a later stage."""
+"""What an encoder or a trainer holds of a GPU that it uses alone: beside it, processes load for later stages."""
+LOADING_SHARE = SMALL_SHARE / 16
+"""What each of these holds: they compute when the GPU is free."""
 
 
 class Pool(TypedDict):
@@ -92,9 +94,9 @@ class Placement:
         shares = {"encoder": LARGE_SHARE, "trainer": LARGE_SHARE, "coder": SMALL_SHARE, "asker": SMALL_SHARE}
         return shares.get(step.on, 0.0) if _cluster_gpus() else 0.0
 
-    def small_gpu_share(self) -> float:
+    def loading_share(self) -> float:
         """Return how much of a GPU a process holds that loads for a later stage."""
-        return SMALL_SHARE if _cluster_gpus() else 0.0
+        return LOADING_SHARE if _cluster_gpus() else 0.0
 
     def coders(self) -> int:
         """Return how many coders run at once."""

@@ -69,7 +69,7 @@ class RayExecutor:
 
     def warm(self, prepare: Callable[[], None]) -> None:
         if self._placement.may_load_ahead():
-            gpus, coders = self._placement.small_gpu_share(), self._placement.coders()
+            gpus, coders = self._placement.loading_share(), self._placement.coders()
             warm = ray.remote(_call).options(num_cpus=0, num_gpus=gpus, max_retries=0, name="warm")
             for _ in range(coders):
                 warm.remote(prepare)  # nobody waits for it, and what fails here fails again where it is needed
@@ -142,7 +142,7 @@ class RayExecutor:
             work,
             self._oversight.heartbeats,
             num_cpus=0,  # or a machine of few CPUs had none left while it waits
-            num_gpus=self._placement.small_gpu_share(),
+            num_gpus=self._placement.loading_share(),
             max_retries=LOST_RETRIES,
             name=work.steps[-1].name,
         )

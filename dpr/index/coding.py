@@ -40,6 +40,13 @@ class FaissCoder:
         lists_N = padded_N8.view("<i8")[:, 0]
         return Coded(lists_N, encoded_NB[:, self._number_bytes :], self._distances(whole_ND, lists_N))
 
+    def decode(self, coded: Coded) -> npt.NDArray[np.float32]:
+        """Return the vectors (N, D) that codes stand for."""
+        lists_N8 = coded.lists_N.astype("<i8").view(np.uint8).reshape(-1, 8)
+        encoded_NB = np.concatenate([lists_N8[:, : self._number_bytes], coded.codes_NB], axis=1)
+        decoded_ND: npt.NDArray[np.float32] = self._codebook.sa_decode(encoded_NB)
+        return decoded_ND
+
     def _distances(self, vectors_ND: npt.NDArray[np.float32], lists_N: Lists) -> npt.NDArray[np.float32]:
         if self._coarse_LD is None:
             return np.zeros(len(vectors_ND), np.float32)
@@ -59,6 +66,14 @@ def coder(codebook: faiss.Index, hardware: Hardware) -> Coder:
     from dpr.index.torch_index import TorchCoder
 
     return TorchCoder(codebook, device)
+
+
+def prepare(hardware: Hardware) -> None:
+    """Load what training and coding need on a GPU, which takes seconds, if there is one."""
+    if hardware.device is not None:
+        from dpr.index.torch_index import load_kernels
+
+        load_kernels(hardware.device)
 
 
 def build_part(

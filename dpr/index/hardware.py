@@ -44,13 +44,6 @@ class Hardware:
 
         return cls("cuda" if torch.cuda.is_available() else None)
 
-    def prepare(self) -> None:
-        """Load what computing on the device needs, which takes seconds, if there is a device."""
-        if self.device is not None:
-            import torch
-
-            torch.zeros(1, device=self.device)
-
     def device_for(self, index: faiss.Index) -> str | None:
         """Return the device that an index is trained and coded on; None if FAISS does it."""
         flat = type(index) in TORCH_KINDS and isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat)

@@ -42,6 +42,14 @@ def train_in_torch(index: faiss.IndexIVF, sample_ND: Floats, seed: int, device: 
     index.is_trained = True
 
 
+def load_kernels(device: str) -> None:
+    """Train an index on a few vectors and code them: a GPU loads each kernel at its first use, which takes seconds."""
+    points_ND = np.random.default_rng(0).standard_normal((1024, 16), np.float32)
+    index = faiss.index_factory(16, "IVF4,PQ4x4")
+    train_in_torch(index, points_ND, 0, device)
+    TorchCoder(index, device)(points_ND, "random vectors")
+
+
 def _at_most(points_ND: Tensor, rows: int, seed: int) -> Tensor:
     """Return all points, or a random sample of `rows` of them."""
     if len(points_ND) <= rows:

@@ -14,8 +14,10 @@ import numpy.typing as npt
 from dpr.errors import IndexBuildError
 from dpr.index.candidates import search
 from dpr.index.choose import IndexPlan, new_index
+from dpr.index.coding import FaissCoder
 from dpr.index.hardware import CPU, Floats, Hardware, Lists, as_float32, check_width
-from dpr.index.kinds import copy_index, core, inverted, reason
+from dpr.index.kinds import copy_index, core, inverted, list_count, reason
+from dpr.index.part import Coded
 from dpr.index.sample import ROWS_PER_LIST
 
 PROBE_ROWS = 500
@@ -122,16 +124,24 @@ def _rotations(codebook: faiss.Index) -> list[faiss.OPQMatrix]:
     return [transform for transform in chain if isinstance(transform, faiss.OPQMatrix)]
 
 
-def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> float:
+def quantisation_error(codebook: faiss.Index, vectors_ND: Floats) -> tuple[float, Coded | None]:
     """Return the mean squared error of coded vectors (N, D), relative to their mean squared norm; 0 if exact.
 
-    Raises IndexBuildError for vectors of another width or that are not finite.
+    Also returns the coded vectors, if the codebook has lists. Raises IndexBuildError for vectors of another width or
+    that are not finite.
     """
     vectors_ND = as_float32(vectors_ND, codebook.d, "vectors")
-    inner = core(codebook)
-    codec = faiss.downcast_index(inner.storage) if hasattr(inner, "storage") else codebook
-    error_ND = codec.sa_decode(codec.sa_encode(vectors_ND)) - vectors_ND
-    return float(np.square(error_ND, dtype=np.float64).sum() / np.square(vectors_ND, dtype=np.float64).sum())
+    coded = None
+    if list_count(codebook):
+        coder = FaissCoder(codebook)
+        coded = coder(vectors_ND, "vectors")
+        error_ND = coder.decode(coded) - vectors_ND
+    else:
+        inner = core(codebook)
+        codec = faiss.downcast_index(inner.storage) if hasattr(inner, "storage") else codebook
+        error_ND = codec.sa_decode(codec.sa_encode(vectors_ND)) - vectors_ND
+    error = np.square(error_ND, dtype=np.float64).sum() / np.square(vectors_ND, dtype=np.float64).sum()
+    return float(error), coded
 
 
 def list_imbalance(lists: int, lists_N: Lists) -> float | None:

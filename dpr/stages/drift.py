@@ -4,13 +4,14 @@ Shapes: N rows, D dimensions.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from dpr.errors import IndexBuildError
 from dpr.formats.manifest import CodebookEntry
 from dpr.formats.objects import fetch_object
 from dpr.formats.records import Document
 from dpr.index.choose import IndexPlan, choose, factory_of, fits, keep
-from dpr.index.coding import FaissCoder
+from dpr.index.coding import prepare
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import list_count
 from dpr.index.loose_index import max_new
@@ -70,7 +71,7 @@ def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoic
     if choice.reuse is not None:
         run.executor.release("train")
         return choice.reuse, choice
-    run.executor.warm(run.executor.hardware().prepare)  # the stages after this one code segments
+    run.executor.warm(partial(prepare, run.executor.hardware()))  # the stages after this one code segments
     return train_codebook(run, context, choice.plan), choice
 
 
@@ -129,9 +130,10 @@ def measure_drift(store: Store, context: IndexContext, base: CodebookEntry) -> D
         return Drift(rows=rows, quantisation_error=0.0, list_imbalance=None)
     sample_ND = sample_vectors(store, later, context.deletions, FIGURE_ROWS, seed=0)
     codebook = read_faiss(fetch_object(store, base.object))
-    error = quantisation_error(codebook, sample_ND) / base.quantisation_error - 1.0 if base.quantisation_error else 0.0
-    growth, lists = None, list_count(codebook)
-    imbalance = list_imbalance(lists, FaissCoder(codebook)(sample_ND, "vectors").lists_N) if lists else None
+    error, coded = quantisation_error(codebook, sample_ND)
+    error = error / base.quantisation_error - 1.0 if base.quantisation_error else 0.0
+    growth = None
+    imbalance = list_imbalance(list_count(codebook), coded.lists_N) if coded else None
     if base.list_imbalance is not None and imbalance is not None:
         growth = imbalance_growth(base.list_imbalance, imbalance, rows / context.rows)
     return Drift(rows=rows, quantisation_error=error, list_imbalance=growth)

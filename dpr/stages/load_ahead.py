@@ -4,6 +4,9 @@ Loading an encoder or PyTorch takes seconds, where coding a few segments or enco
 fraction of one.
 """
 
+from functools import partial
+
+from dpr.index.coding import prepare
 from dpr.run import Run
 from dpr.stages.diff import Changes
 from dpr.stages.new_sentences import sentences_work
@@ -15,7 +18,7 @@ def begin_index(run: Run, changes: Changes) -> None:
     """Load what the stages behind `embed` will need, if something is embedded."""
     if not changes.embed_rows:
         return
-    run.executor.warm(run.executor.hardware().prepare)
+    run.executor.warm(partial(prepare, run.executor.hardware()))
     if run.base is None:
         run.executor.begin("train", train_work(run))
         run.executor.begin("questions", questions_work(run))

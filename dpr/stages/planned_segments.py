@@ -20,9 +20,10 @@ from dpr.stages.held_rows import HeldRows, Mask, Rows
 
 SPREAD = 16
 """A small night has up to so many segments to embed: with fewer, most workers would wait while a few work. A large one
-begins with so many of a quarter of the rows, and as many of half of them: a GPU waits less for the first tokens."""
+begins with so many of a third of the rows, and as many of two thirds: a GPU waits less for the first tokens."""
 MIN_SPREAD_ROWS = 1_000
-"""Each of them has so many rows at least, and more than a quarter of what a segment may have: small ones get joined."""
+"""Each of them has so many rows at least, and a third of what a segment may have: those that have lost rows until they
+hold less than a quarter are joined (`dpr.corpus.compaction`)."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _planned(
 
 def _embed_pieces(rows: int, segment_rows: int) -> list[npt.NDArray[np.int64]]:
     """Row numbers cut into pieces that become segments; see SPREAD."""
-    small = max(MIN_SPREAD_ROWS, segment_rows // 4 + 1)
+    small = max(MIN_SPREAD_ROWS, segment_rows // 3)
     first = [small] * SPREAD + [2 * small] * SPREAD
     if 2 * small > segment_rows or rows < sum(first) + SPREAD * segment_rows:
         return _pieces(rows, segment_rows, min(SPREAD, rows // small))

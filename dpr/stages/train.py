@@ -21,7 +21,7 @@ from dpr.formats.manifest import CodebookEntry, SegmentEntry
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.choose import IndexPlan
-from dpr.index.coding import FaissCoder
+from dpr.index.coding import prepare
 from dpr.index.faiss_file import write_faiss
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.kinds import list_count
@@ -131,7 +131,7 @@ class TrainCodebook:
     """Samples vectors over all segments and trains the codebook."""
 
     def __init__(self, hardware: Hardware) -> None:
-        hardware.prepare()
+        prepare(hardware)
         self._hardware = hardware
 
     def __call__(self, unit: TrainUnit) -> TrainResult:
@@ -141,9 +141,7 @@ class TrainCodebook:
         sample_ND, held_out_ND = _training_sample(store, context, plan)
         with faiss_threads(self._hardware.threads):
             codebook = train(sample_ND, plan, context.config.seed, self._hardware)
-            error = quantisation_error(codebook, held_out_ND)
-            lists = list_count(codebook)
-            coded = FaissCoder(codebook)(held_out_ND, "vectors held out") if lists else None
+            error, coded = quantisation_error(codebook, held_out_ND)
         with temporary_folder() as folder:
             path = Path(folder, "codebook.faiss")
             write_faiss(codebook, path)
@@ -155,7 +153,7 @@ class TrainCodebook:
             corpus_rows=context.rows,
             last_segment=max(entry.number for entry in context.segments),
             quantisation_error=error,
-            list_imbalance=list_imbalance(lists, coded.lists_N) if coded else None,
+            list_imbalance=list_imbalance(list_count(codebook), coded.lists_N) if coded else None,
             far_distance=_far_distance(coded.distances_N) if coded else None,
             object=ref,
         )

@@ -139,7 +139,7 @@ def test_a_codebook_is_as_good_as_that_of_faiss(factory: str, sample_ND: Floats)
     for name, hardware in (("torch", TORCH), ("faiss", Hardware())):
         index = train(sample_ND, plan_of(factory), seed=1, hardware=hardware)
         assert (index.is_trained, index.ntotal, index.quantizer.ntotal) == (True, 0, 64)
-        error = quantisation_error(index, base_ND)
+        error, _ = quantisation_error(index, base_ND)
         index.add(base_ND)
         index.nprobe = 8
         ids = index.search(questions_QD, 20)[1]

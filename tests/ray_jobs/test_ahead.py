@@ -15,6 +15,7 @@ from dpr.errors import CorpusError, DprError
 from dpr.recipe import Resources
 from ray_jobs.ray_executor import RayExecutor
 from tests.ray_jobs.local_ray import LocalRay
+from tests.ray_jobs.test_placement import Where
 from tests.ray_jobs.units import Sample, samples
 
 
@@ -61,6 +62,18 @@ def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhi
     done = list(executor.run("embed", work, units))
     assert {f"made-{unit.process}" for unit in done} == {made}
     assert sorted((replace(unit, process=0) for unit in done), key=lambda unit: unit.number) == units
+
+
+def test_coders_run_in_the_processes_that_were_warmed(tmp_path: Path) -> None:
+    executor = RayExecutor(Resources())
+    executor.warm(partial(Load, tmp_path))
+    wait_until_made(tmp_path)
+    for number in range(20):  # a process that is not idle yet may not take the first one
+        (done,) = executor.run("build", Work.of(Step("where", Where, "coder")), samples(1))
+        if (tmp_path / f"made-{done.process}").exists():
+            return
+        time.sleep(0.1 * number)
+    raise AssertionError("no coder ran in a process that was warmed")
 
 
 def test_an_asker_that_was_not_begun_is_made_once_for_all_units(tmp_path: Path) -> None:

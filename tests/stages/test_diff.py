@@ -288,9 +288,10 @@ def test_too_many_duplicates_stop_the_diff(tmp_path: Path) -> None:
         (5_100, [1_020] * 5),  # more than the three that are needed
         (20_000, [1_250] * 16),
         (34_000, [2_000] * 17),
+        (100_000, [1_000] * 16 + [2_000] * 42),
     ],
 )
-def test_a_small_night_is_spread_over_up_to_sixteen_segments_of_more_than_half_the_rows(
+def test_a_small_night_is_spread_over_sixteen_segments_and_a_large_one_begins_with_small_ones(
     rows: int, sizes: list[int]
 ) -> None:
     numbers = np.arange(rows)
