@@ -56,14 +56,20 @@ def _first_problem(error: ValidationError) -> str:
 def resolve_path(reference: str, folder: Path) -> str:
     """Return `reference` as it is if it is a URL, a `package:` reference or absolute, else below `folder`.
 
-    Raises RecipeError for the home folder of a user who has none.
+    Raises RecipeError for the home folder of a user who has none, and for what cannot be the name of a file here.
     """
-    if "://" in reference or reference.startswith("package:") or os.path.isabs(reference):
+    if "://" in reference or reference.startswith("package:"):
         return reference
     try:
-        return os.path.normpath(folder / Path(reference).expanduser())
+        os.fsencode(reference)
+        return reference if os.path.isabs(reference) else os.path.normpath(folder / Path(reference).expanduser())
     except RuntimeError as error:
         raise RecipeError(f"path {reference}: this user has no home folder that ~ could mean; write it out") from error
+    except UnicodeEncodeError as error:
+        raise RecipeError(
+            f"path {reference} cannot be a file name where names are in {error.encoding}, as the locale says; set "
+            "LC_ALL=C.UTF-8"
+        ) from error
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:

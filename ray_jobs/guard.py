@@ -1,9 +1,10 @@
 """Turn an error of the project into a line on stderr and an exit code; nothing else does that."""
 
+import os
 import sys
 from collections.abc import Callable
 
-from dpr.errors import DprError
+from dpr.errors import DprError, RecipeError
 from ray_jobs.output import console, guard_streams
 
 
@@ -12,6 +13,7 @@ def guarded(work: Callable[[], object]) -> int:
     guard_streams()
     try:
         try:
+            _check_surroundings()
             work()
         finally:
             if sys.stdout is not None:
@@ -20,3 +22,13 @@ def guarded(work: Callable[[], object]) -> int:
         console(stderr=True).print(f"error: {error}", highlight=False)
         return error.exit_code
     return 0
+
+
+def _check_surroundings() -> None:
+    """Raise RecipeError where no command can work, before a library fails with less telling words."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise RecipeError("the current folder is not there any more; change to another one, and start again") from error
+    if sys.flags.optimize > 1:
+        raise RecipeError("Python leaves out docstrings (-OO or PYTHONOPTIMIZE=2), which Ray needs; start without that")

@@ -11,6 +11,8 @@ from dpr.errors import OutputError
 
 UNREAD = 141
 """Exit code of a program that SIGPIPE ends, as a shell shows it."""
+_WIDTH = 80
+"""Columns of a terminal that has none (COLUMNS=0): rich would print nothing."""
 
 
 class _Sink(io.FileIO):
@@ -53,7 +55,9 @@ def guard_streams() -> None:
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console for whole lines, in which brackets are brackets, and names and ids stay whole for scripts."""
-    return Console(stderr=stderr, soft_wrap=True, markup=False)
+    made = Console(stderr=stderr, soft_wrap=True, markup=False)
+    made.width = made.width or _WIDTH
+    return made
 
 
 def print_json(document: object) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from dpr.corpus.fields import LAYOUTS, fields_of, has_default_names, missing_extra, partition_values
 from dpr.corpus.rows import Fields, FileKind, InputFile, UnusableRecordError
 from dpr.corpus.signatures import COMPRESSED_SUFFIXES, UTF8_BOM, Compression
-from dpr.corpus.tsv import DELIMITERS, iter_records, split_csv, split_plain, split_tsv
+from dpr.corpus.tsv import DELIMITERS, SEPARATOR_LINE, iter_records, split_csv, split_plain, split_tsv
 from dpr.errors import OtherFileError
 from dpr.recipe import Columns, CorpusConfig
 
@@ -71,7 +71,12 @@ def delimited_kind(
 
 
 def _delimiter(head: bytes, corpus: CorpusConfig) -> str:
-    """Return what separates the fields of CSV: what gives the names that are looked for, or else what comes first."""
+    """Return what separates the fields of CSV: as its first line states, else what gives the names that are looked for.
+
+    If neither tells, it is what comes first.
+    """
+    if stated := SEPARATOR_LINE.match(head):
+        return stated[1].decode()
     first = head.removeprefix(UTF8_BOM).lstrip().partition(b"\n")[0].decode("utf-8", "replace").removesuffix("\r")
     for delimiter in DELIMITERS:
         if _has_names(fields := _split(first, delimiter)) or _names_columns(fields, corpus):

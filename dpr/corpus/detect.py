@@ -22,6 +22,7 @@ from dpr.corpus.signatures import (
     PARQUET_MAGIC,
     UTF8_BOM,
     Compression,
+    archive_of,
     compression_of,
     looks_like,
 )
@@ -92,6 +93,8 @@ def _kind_of_text(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKin
         is_whole = is_whole and len(head) < _HEAD_BYTES
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise OtherFileError(f"corpus file {file.path} is UTF-16 text; save it as UTF-8")
+    if archive := archive_of(head):  # the lines of a file in it would be read, all but the first
+        raise OtherFileError(f"corpus file {file.path} is {archive}; unpack it, and name the folder or the files")
     lines = _first_lines(head, is_whole=is_whole)
     if is_whole and not lines:
         return FileKind(format="empty", reason="it has only empty lines")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
-from dpr.corpus.local_files import find_local
+from dpr.corpus.local_files import find_local, is_hidden_name
 from dpr.corpus.rows import InputFile, is_utf8
 from dpr.errors import CorpusError
 
@@ -176,7 +177,9 @@ def _with_utf8_names(files: list[InputFile]) -> list[InputFile]:
     """Return `files`; raise CorpusError if one has a name that a store could not hold."""
     for file in files:
         if not is_utf8(file.path):
-            raise CorpusError(f"corpus file {file.path!r} has a name that is not UTF-8; rename it")
+            encoding = sys.getfilesystemencoding()
+            advice = "rename it" if encoding == "utf-8" else f"the locale's encoding is {encoding}: set LC_ALL=C.UTF-8"
+            raise CorpusError(f"corpus file {file.path!r} has a name that is not UTF-8; {advice}")
     return files
 
 
@@ -185,9 +188,7 @@ def _url(filesystem: Any, name: str) -> str:
 
 
 def _is_hidden(name: str, root: str) -> bool:
-    parts = PurePosixPath(relative_path(name, root)).parts
-    # a folder of Hive's, key=value, is a column whatever its name
-    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts)
+    return any(map(is_hidden_name, PurePosixPath(relative_path(name, root)).parts))
 
 
 def _is_glob(path: str) -> bool:

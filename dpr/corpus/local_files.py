@@ -1,65 +1,98 @@
 """Walking local folders: links are followed, and what several names lead to is listed once."""
 
 import os
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from dpr.errors import CorpusError
+
+
+def is_hidden_name(name: str) -> bool:
+    """Tell whether a file or folder of this name is hidden: it begins with `_` or `.`, and is no `key=value`."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def find_local(root: str, max_depth: int | None = None) -> list[str]:
     """Return the paths of all files below the folder `root`, sorted; with `max_depth` 1, those directly in it.
 
-    Linked files and folders are followed. A file that several names lead to is listed once, by a name without links if
-    there is one. So loops do no harm. Raises OSError for a folder that may not be read, and CorpusError for a link that
-    leads nowhere.
+    Linked files and folders are followed. A file that several names lead to is listed once: by a name that is not
+    hidden if there is one, and of these by one without links. So loops do no harm, and what lies in a hidden folder is
+    found by the link to it. Raises OSError for a folder that may not be read, and CorpusError for a link that leads
+    nowhere, unless it is hidden.
     """
-    found: dict[str, str] = {}
-    seen = {os.path.realpath(root)}
-    folders, linked_files = [_Folder(root, os.path.realpath(root), 0)], list[str]()
-    while folders:
-        links: list[tuple[str, int]] = []
-        for folder in folders:
-            for entry, real, depth in _entries(folder, max_depth, seen):
-                if not entry.is_symlink():
-                    found.setdefault(real, entry.path)
-                elif entry.is_dir():
-                    links.append((entry.path, depth))
-                else:
-                    linked_files.append(entry.path)
-        # plain folders come first, so that a folder that is also linked keeps its own name
-        folders = [_Folder(path, os.path.realpath(path), depth) for path, depth in sorted(links)]
-        folders = [folder for folder in folders if _is_new(folder.real, seen)]
-    for path in sorted(linked_files):
-        if not os.path.exists(path):
-            raise CorpusError(f"corpus file {path} is a link to what is not there; mend the link or remove it")
-        found.setdefault(os.path.realpath(path), path)
-    return sorted(found.values())
+    walk = _Walk(max_depth)
+    hidden = walk.below([_Entry(root, os.path.realpath(root), 0, "folder")])
+    walk.below(hidden, is_hidden=True)
+    return sorted(walk.found.values())
 
 
-class _Folder(NamedTuple):
+class _Entry(NamedTuple):
     path: str
     real: str
-    """Its path without links."""
+    """Its path without links; of a link, where the link itself stands."""
     depth: int
+    kind: Literal["folder", "file", "link"]
 
 
-def _entries(folder: _Folder, max_depth: int | None, seen: set[str]) -> Iterator[tuple["os.DirEntry[str]", str, int]]:
-    """Yield the files and links below a folder, links not followed: entry, path without links, and depth."""
-    if folder.depth == max_depth:
-        return
-    with os.scandir(folder.path) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        real = os.path.join(folder.real, entry.name)
-        if entry.is_dir(follow_symlinks=False):
-            if _is_new(real, seen):
-                yield from _entries(_Folder(entry.path, real, folder.depth + 1), max_depth, seen)
-        elif entry.is_symlink() or entry.is_file():  # a socket or a pipe is no file
-            yield entry, real, folder.depth + 1
+class _Walk:
+    def __init__(self, max_depth: int | None) -> None:
+        self._max_depth = max_depth
+        self._seen: set[str] = set()
+        """Folders that were listed, by their paths without links."""
+        self.found: dict[str, str] = {}
+        """Path without links of each file → the path that it is listed by."""
+
+    def below(self, entries: list[_Entry], *, is_hidden: bool = False) -> list[_Entry]:
+        """Find the files among `entries` and below them; return what is hidden below them and was not looked at.
+
+        `is_hidden`: the entries are hidden themselves, and so is all that is below them.
+        """
+        hidden: list[_Entry] = []
+        links = list[_Entry]()
+        linked_files = list[_Entry]()
+        waiting = list(entries)
+        while waiting or links:
+            if not waiting:
+                # plain folders come first, so that a folder that is also linked keeps its own name
+                followed = map(_followed, sorted(links, reverse=True))
+                waiting, links = [], []
+                for link in followed:
+                    (waiting if link.kind == "folder" else linked_files).append(link)
+                continue
+            entry = waiting.pop()
+            if entry.kind == "link":
+                links.append(entry)
+            elif entry.kind == "file":
+                self.found.setdefault(entry.real, entry.path)
+            else:
+                for inside in self._inside(entry):
+                    name = os.path.basename(inside.path)
+                    (hidden if not is_hidden and is_hidden_name(name) else waiting).append(inside)
+        for file in sorted(linked_files):
+            if os.path.exists(file.path):
+                self.found.setdefault(file.real, file.path)
+            elif not is_hidden:
+                raise CorpusError(f"corpus file {file.path} is a link to what is not there; mend the link or remove it")
+        return hidden
+
+    def _inside(self, folder: _Entry) -> list[_Entry]:
+        """Return what a folder holds, if it was not listed before and does not lie too deep."""
+        if folder.depth == self._max_depth or folder.real in self._seen:
+            return []
+        self._seen.add(folder.real)
+        with os.scandir(folder.path) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        kinds = [(entry, _kind(entry)) for entry in ordered]
+        depth = folder.depth + 1
+        return [_Entry(entry.path, os.path.join(folder.real, entry.name), depth, kind) for entry, kind in kinds if kind]
 
 
-def _is_new(folder: str, seen: set[str]) -> bool:
-    is_new = folder not in seen
-    seen.add(folder)
-    return is_new
+def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "link"] | None:
+    """Return what an entry of a folder is; None for a socket or a pipe, which is no file."""
+    if entry.is_symlink():
+        return "link"
+    return "folder" if entry.is_dir() else "file" if entry.is_file() else None
+
+
+def _followed(link: _Entry) -> _Entry:
+    """Return what a link leads to, by the link's name."""
+    return link._replace(real=os.path.realpath(link.path), kind="folder" if os.path.isdir(link.path) else "file")

@@ -1,6 +1,7 @@
 """Records of TSV and CSV: fields between tabs or commas, quoted as Python's csv does it, or not at all."""
 
 import csv
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Final, NamedTuple
@@ -14,6 +15,8 @@ from dpr.recipe import CorpusConfig
 
 DELIMITERS: Final = (",", ";", "\t", "|")
 """What may stand between the fields of CSV."""
+SEPARATOR_LINE: Final = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([,;\t|])"?\r?\n')
+"""The line that Excel writes before the header of CSV, to say what stands between the fields."""
 CSV_BYTES_PER_CHAR: Final = 4
 """The most bytes that a character takes; a quote, which is doubled, takes two."""
 _SPARE_BYTES: Final = 2**20
@@ -122,11 +125,13 @@ def iter_records(file: IO[bytes], max_bytes: int, delimiter: str) -> Iterator[tu
     """Yield (offset, bytes, reason why it is none) of each record of CSV, which may be of several lines.
 
     A record that is longer than `max_bytes`, or whose quotes are not closed or not doubled, gives its first line as one
-    that cannot be used.
+    that cannot be used. The line by which Excel states the delimiter is none.
     """
     lines = _Lines(file, max_bytes)
     while lines.has_more():
         first = lines.take()
+        if first.start == 0 and SEPARATOR_LINE.fullmatch(first.data):
+            continue
         if first.is_cut:
             yield first.start, first.data, "longer than max_passage_chars"
             continue

@@ -47,8 +47,14 @@ class TowerEncoder:
         self.dim = tower.dim
         self._pool = start_pool(threads)
         network = load_network(tower).to(torch.float32, device)
-        precision = self._pool.submit(choose_precision, network, tower, compute.precision, device).result()
-        chosen = choose_forward(network, tower, precision.dtype, device, packing=compute.packing == "auto")
+        try:
+            precision = self._pool.submit(choose_precision, network, tower, compute.precision, device).result()
+            chosen = choose_forward(network, tower, precision.dtype, device, packing=compute.packing == "auto")
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise EncoderError(
+                f"model {tower.reference} was loaded, and its network ({tower.architecture}) fails on a short text: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; name another model"
+            ) from error
         tokens = compute.tokens_per_batch or (CPU_TOKENS[precision.dtype] if on_cpu else GPU_TOKENS)
         place = f"{threads} thread{'s' if threads > 1 else ''} on {device}"
         self._choice = f"{precision.reason}; {chosen.description}, {tokens} tokens a batch, {place}"

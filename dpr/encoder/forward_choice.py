@@ -8,7 +8,7 @@ from dpr.encoder.memory import WithinMemory
 from dpr.encoder.network import Forward, Network
 from dpr.encoder.packed import PACKED_POOLINGS, supports
 from dpr.encoder.packed_forward import PackedForward
-from dpr.encoder.padded import PaddedForward
+from dpr.encoder.padded import EqualLengthsForward, PaddedForward, padding_changes
 from dpr.encoder.tokens import SHORTEST
 from dpr.encoder.tower import TowerSpec
 
@@ -46,8 +46,10 @@ def choose_forward(
             reason = f"packing does not run here: {' '.join(str(error).split())[:200]}"
         else:
             return ForwardChoice(_limited(packed, device), "packed without padding")
-    padded = PaddedForward(network.to(dtype, device), tower, device)
-    return ForwardChoice(_limited(padded, device), f"padded to nearly equal lengths ({reason})")
+    equal = padding_changes(network, device)
+    padded = (EqualLengthsForward if equal else PaddedForward)(network.to(dtype, device), tower, device)
+    how = "rows of equal length at a time, since padding changes vectors" if equal else "padded to nearly equal lengths"
+    return ForwardChoice(_limited(padded, device), f"{how} ({reason})")
 
 
 def _limited(forward: Forward, device: torch.device) -> Forward:

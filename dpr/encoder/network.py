@@ -4,7 +4,7 @@ Shapes: B rows of a batch, L tokens of its longest row, H hidden size, D dimensi
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, DPRContextEncoder, DPRQuestionEncoder
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import logging
 
 from dpr.encoder.head import load_head
@@ -31,6 +35,9 @@ _DPR = {
     "DPRContextEncoder": (DPRContextEncoder, "ctx_encoder"),
     "DPRQuestionEncoder": (DPRQuestionEncoder, "question_encoder"),
 }
+
+_DIRECTIONS = ("is_causal", "use_bidirectional_attention")
+"""Fields of a decoder's configuration that say whether its tokens look ahead."""
 
 
 class Forward(Protocol):
@@ -97,13 +104,30 @@ def load_network(tower: TowerSpec) -> Network:
 
 def known_type(folder: Path, reference: str) -> str:
     """Return the type of the network in a folder. Raises EncoderError if transformers does not know it."""
-    found = read_json(folder / "config.json", reference).get("model_type")
+    config = read_json(folder / "config.json", reference)
+    found = config.get("model_type")
     if found not in CONFIG_MAPPING:
         raise EncoderError(
             f"model {reference} is of type {found!r}, which transformers does not know, and "
             "code that comes with a model is never run; name a model of a known type"
         )
+    _check_direction(config, str(found), reference)
     return str(found)
+
+
+def _check_direction(config: Mapping[str, Any], model_type: str, reference: str) -> None:
+    """Raise EncoderError if code that is not run may let a decoder look ahead, which its configuration does not state.
+
+    gte-Qwen2 and stella are such models: transformers' own networks would silently give other vectors.
+    """
+    code = next((value for name, value in (config.get("auto_map") or {}).items() if name.startswith("AutoModel")), None)
+    is_decoder = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if code is not None and is_decoder and not any(name in config for name in _DIRECTIONS):
+        raise EncoderError(
+            f"model {reference} brings code of its own for a decoder ({code}), which is never run and may let tokens "
+            'look ahead; write "is_causal": false into its config.json if they do, as in gte-Qwen2 and stella, else '
+            '"is_causal": true, or name another model'
+        )
 
 
 def load_weights(model_class: Any, folder: Path, reference: str, *, unused: str | None = None) -> Any:

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dpr.encoder.network import Network
 from dpr.encoder.pooling import pool_padded
 from dpr.encoder.tokens import TokenBatch, prompt_tokens
 from dpr.encoder.tower import TowerSpec
+
+_TRIED_TOKENS = 4
+"""Two tokens and their padding; every model reads so many."""
+_SAME_COSINE = 0.9999
 
 
 class PaddedForward:
@@ -36,6 +40,31 @@ class PaddedForward:
 
     def _to_device(self, array: npt.NDArray[Any] | None) -> Any:
         return None if array is None else torch.from_numpy(array).to(self._device)
+
+
+class EqualLengthsForward(PaddedForward):
+    """A Forward for networks whose vectors padding would change: only rows of equal length share a batch."""
+
+    def batches(self, lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
+        """See Forward."""
+        mixed = super().batches(lengths_N, tokens)
+        ends = [np.flatnonzero(np.diff(lengths_N[rows_B])) + 1 for rows_B in mixed]
+        return [part for rows_B, at in zip(mixed, ends, strict=True) for part in np.split(rows_B, at)]
+
+
+def padding_changes(network: Network, device: torch.device) -> bool:
+    """Tell whether a row's token vectors change if it is padded, since the network mixes tokens without its mask.
+
+    FNet and ConvBERT are such networks. `network` is float32 and on `device`.
+    """
+    rng = np.random.default_rng(0)
+    ids_BL = torch.from_numpy(rng.integers(0, network.vocabulary, (1, _TRIED_TOKENS))).to(device)
+    types_BL, mask_BL = torch.zeros_like(ids_BL), torch.ones_like(ids_BL)
+    mask_BL[:, 2:] = 0
+    with torch.inference_mode():
+        padded_BLH = network.hidden(ids_BL, types_BL, mask_BL)[:, :2]
+        alone_BLH = network.hidden(ids_BL[:, :2], types_BL[:, :2], None)
+    return bool((nn.functional.cosine_similarity(padded_BLH, alone_BLH, dim=-1) < _SAME_COSINE).any())
 
 
 def batches_by_length(lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,37 @@ def test_damage_is_an_error_and_never_a_smaller_corpus(tmp_path: Path, packing: 
     assert len(plan_slices(CorpusConfig(path=str(path))).slices) == 1
     path.write_bytes(data[:-20])
     with pytest.raises(CorpusError, match=rf"c\.jsonl\.{packing} is damaged or cut short .*; fetch it again"):
+        read(path)
+
+
+def test_forms_that_only_some_tools_write_are_read(tmp_path: Path) -> None:
+    data = lines_of("jsonl", 20)
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"  # pzstd begins with such a frame
+    forms = {
+        "a.zst": skipped + skipped + zstandard.compress(data) + skipped,
+        "a.lz4": skipped + lz4.frame.compress(data),
+        "a.lzma": lzma.compress(data, lzma.FORMAT_ALONE),
+    }
+    (tmp_path / "a.jsonl").write_bytes(data)
+    expected = [row.passage for row in read(tmp_path / "a.jsonl")]
+    for name, packed in forms.items():
+        (tmp_path / name).write_bytes(packed)
+        assert [row.passage for row in read(tmp_path / name)] == expected, name
+
+
+@pytest.mark.parametrize("packing", [bytes, gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_archive_is_named_and_its_bytes_are_not_taken_for_rows(
+    tmp_path: Path, kind: str, packing: Callable[[bytes], bytes]
+) -> None:
+    """But for the first line of each file in it, which stands behind a header, all would be read."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(lines_of("jsonl", 20))
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), kind, folder))
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(packing(archive.read_bytes()))
+    with pytest.raises(CorpusError, match=rf"c\.jsonl is a {kind} archive.*; unpack it, and name the folder"):
         read(path)
 
 

@@ -131,6 +131,23 @@ def test_links_are_followed_and_what_they_lead_to_is_read_once(tmp_path: Path) -
         plan(folder)
 
 
+def test_what_lies_in_a_hidden_folder_is_read_by_the_links_to_it(tmp_path: Path) -> None:
+    """Mounted volumes of Kubernetes, git-annex and DVC keep files in hidden folders, and show links to them."""
+    folder = tmp_path / "d"
+    write(folder / "..2024_01_01" / "a.jsonl", "a")
+    (folder / "..data").symlink_to("..2024_01_01")
+    (folder / "a.jsonl").symlink_to("..data/a.jsonl")
+    write(folder / ".cache" / "v1" / "b.jsonl", "b")
+    (folder / "current").symlink_to(".cache/v1")
+    write(folder / ".cache" / "v0" / "old.jsonl", "old")
+    (folder / ".#lock").symlink_to("nobody@nowhere")
+    for path in (folder, f"{folder}/**/*.jsonl"):
+        assert ids(path) == ["a", "b"]
+    assert plan(folder).hidden == 1, "what is read is not hidden, and a link to nothing is no file"
+    assert ids(f"{folder}/*.jsonl") == ["a"]
+    assert ids(f"{folder}/.cache/*/*.jsonl") == ["b", "old"]
+
+
 def test_an_empty_part_is_a_part_without_rows(tmp_path: Path) -> None:
     def parquet(rows: int) -> bytes:
         sink = io.BytesIO()

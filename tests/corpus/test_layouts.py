@@ -41,6 +41,8 @@ def passages(path: Path, **fields: Any) -> list[Passage | None]:
         ("a.csv", "\n\r\nid,text\n\n1,one\n2,two\n", {}),
         ("a.csv", 'id;"title";text\n1;T;one\n2;"U";two\n', {}),
         ("a.csv", "1;one\n2;two\n", {}),
+        ("a.csv", "sep=;\r\nid;title;text\r\n1;T;one\r\n2;U;two\r\n", {}),  # Excel
+        ("a.csv", '\ufeff"sep=|"\n1|one\n2|two\n', {}),
         ("a.csv", '1|"T"|one\n2|U, V; W|two\n', {"names": ["id", "title", "text"]}),
         ("a", 'id,title,text\n1,T,one\n2,"U",two\n', {}),
         ("a.csv", "T,1,one\nU,2,two\n", {"names": ["title", "id", "text"]}),

@@ -39,11 +39,21 @@ NETWORKS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
     "gte": ("GteConfig", "GteModel", {"pad_token_id": 0}),
     "t5": ("T5Config", "T5EncoderModel", _T5),
     "t5 with decoder": ("T5Config", "T5Model", _T5),
+    "mt5": ("MT5Config", "MT5EncoderModel", _T5),
+    "bert with a head": ("BertConfig", "BertForMaskedLM", {}),
+    "eurobert": ("EuroBertConfig", "EuroBertModel", {"num_key_value_heads": 4, "pad_token_id": 0}),
+    "mistral": ("MistralConfig", "MistralModel", _DECODER),
+    "gemma2": ("Gemma2Config", "Gemma2Model", _DECODER),
     "qwen2": ("Qwen2Config", "Qwen2Model", _DECODER),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", _DECODER),
     "gemma3": ("Gemma3TextConfig", "Gemma3TextModel", _DECODER | {"use_bidirectional_attention": True}),
 }
 """Name → configuration, network and fields of the configuration beside the common sizes."""
+MIXERS: Mapping[str, tuple[str, str, dict[str, Any]]] = {
+    "fnet": ("FNetConfig", "FNetModel", {}),
+    "convbert": ("ConvBertConfig", "ConvBertModel", {"embedding_size": 32}),
+}
+"""Networks that mix tokens with their padding."""
 
 
 def save_kind(
@@ -52,12 +62,13 @@ def save_kind(
     """Save a folder of Transformer, Pooling and `head`.
 
     `head` holds the names of modules, or (in, out, fields) of Dense ones. `stated`: include_prompt, settings (those of
-    the Transformer), settings_name, tokenizer, and fields of config_sentence_transformers.json.
+    the Transformer), settings_name, tokenizer, config (fields of config.json), and fields of
+    config_sentence_transformers.json.
     """
-    config_name, model_name, fields = NETWORKS[network]
+    config_name, model_name, fields = {**NETWORKS, **MIXERS}[network]
     sizes = {name: value for name, value in SIZES.items() if name != "initializer_range"}
     torch.manual_seed(0)
-    config = getattr(transformers, config_name)(**{**sizes, **fields})
+    config = getattr(transformers, config_name)(**{**sizes, **fields, **stated.pop("config", {})})
     model = getattr(transformers, model_name)(config).eval()
     with torch.no_grad():
         for weight in model.parameters():

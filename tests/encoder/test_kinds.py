@@ -13,7 +13,7 @@ from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.encoder.tokens import TowerTokenizer
 from dpr.errors import EncoderError
 from dpr.recipe import EncoderConfig
-from tests.encoder.kinds import NETWORKS, save_kind, save_static
+from tests.encoder.kinds import MIXERS, NETWORKS, save_kind, save_static
 from tests.encoder.models import edit_json
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -76,6 +76,43 @@ def test_a_pooling_with_prompts(tmp_path: Path, pooling: Any, include_prompt: bo
 def test_the_last_token_of_a_decoder_whatever_side_is_padded(tmp_path: Path, side: str) -> None:
     prompts = {"query": "Instruct: history\nQuery:", "document": ""}
     assert_same(save_kind(tmp_path, "qwen3", pooling="lasttoken", tokenizer={"padding_side": side}, prompts=prompts))
+
+
+@pytest.mark.parametrize("looks_ahead", [False, True])
+def test_a_decoder_with_code_of_its_own_must_say_whether_it_looks_ahead(tmp_path: Path, looks_ahead: bool) -> None:
+    """gte-Qwen2 and stella do, by code that is not run: without a word in config.json, other vectors would result."""
+    code = {"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
+    silent = resolve(EncoderConfig(model=str(save_kind(tmp_path / "a", "qwen2", pooling="cls", config=code))))
+    with pytest.raises(EncoderError, match=r'for a decoder \(modeling_qwen\.Qwen2Model\).* "is_causal": false into'):
+        TowerEncoder(silent.passage, FP32)
+    stated = save_kind(tmp_path / "b", "qwen2", pooling="cls", config={**code, "is_causal": not looks_ahead})
+    spec = resolve(EncoderConfig(model=str(stated)))
+    tokens = TowerTokenizer(spec.passage).passages([""] * 2, ["king one", "king two"])
+    first_ND = TowerEncoder(spec.passage, FP32).encode(tokens, np.float32)
+    # the first token of both is the same: it can differ only if it sees what follows
+    assert (np.abs(first_ND[0] - first_ND[1]).max() > 1e-3) == looks_ahead
+    if looks_ahead:
+        assert_same(stated)
+
+
+@pytest.mark.parametrize("network", MIXERS)
+def test_a_network_that_padding_would_change_gives_what_a_text_gives_alone(tmp_path: Path, network: str) -> None:
+    folder = save_kind(tmp_path, network)
+    spec = resolve(EncoderConfig(model=str(folder)))
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    encoder = TowerEncoder(spec.passage, FP32)
+    assert "rows of equal length at a time, since padding changes vectors" in encoder.choice
+    texts = [*PASSAGES, "war", "the first city of the king."]
+    found_ND = encoder.encode(TowerTokenizer(spec.passage).passages([""] * len(texts), texts), np.float32)
+    assert (unit(found_ND) * unit(theirs.encode(texts, batch_size=1))).sum(1).min() >= 0.9999
+
+
+def test_a_network_that_fails_is_one_sentence(tmp_path: Path) -> None:
+    folder = save_kind(tmp_path, "convbert", config={"conv_kernel_size": 4})  # keeps one token less
+    with pytest.raises(
+        EncoderError, match=r"its network \(ConvBertModel\) fails on a short text: RuntimeError: .*; name"
+    ):
+        TowerEncoder(resolve(EncoderConfig(model=str(folder))).passage, FP32)
 
 
 @pytest.mark.parametrize(

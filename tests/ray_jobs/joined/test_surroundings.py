@@ -73,6 +73,56 @@ def test_stdout_may_be_full_or_closed_and_know_ascii_alone(tmp_path: Path, first
     assert ended.stdout.decode("ascii").startswith(f"{tmp_path}/[red]\\xe9/store\n")
 
 
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.without_ray
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("surroundings", "code", "sentence"),
+    [
+        ({"COLUMNS": "0"}, 5, b"error: store "),
+        ({"PYTHONOPTIMIZE": "2"}, 2, b"error: Python leaves out docstrings (-OO or PYTHONOPTIMIZE=2), which Ray needs"),
+        ({"gone": "the current folder"}, 2, b"error: the current folder is not there any more; change to another one"),
+    ],
+)
+def test_surroundings_that_no_command_works_in_are_named(
+    tmp_path: Path, surroundings: dict[str, str], code: int, sentence: bytes
+) -> None:
+    gone = "cd $(mktemp -d -p .) && rmdir $PWD; " if "gone" in surroundings else ""
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"{gone}exec {sys.executable} -m ray_jobs.cli status nowhere"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | surroundings,
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (code, b"")
+    assert ended.stderr.startswith(sentence)
+    assert ended.stderr.count(b"\n") == 1
+
+
+@pytest.mark.without_ray
+@pytest.mark.slow
+def test_names_that_the_locale_cannot_spell_are_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("store: s\ncorpus: {path: é.jsonl}\nencoder: {model: ./m}\n", "utf-8")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/é.jsonl").write_text('{"id": "a", "title": "", "text": "x"}\n')
+    (tmp_path / "folder.yaml").write_text("store: s\ncorpus: {path: d}\nencoder: {model: ./m}\n", "utf-8")
+    said = {}
+    for name in ("recipe.yaml", "folder.yaml"):
+        command = [sys.executable, "-m", "ray_jobs.cli", "check", name]
+        environment = os.environ | ASCII | {"PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        said[name] = ended.returncode, ended.stdout + ended.stderr
+    code, words = said["recipe.yaml"]
+    assert (code, words.count("\n")) == (2, 1)
+    assert r"path \xe9.jsonl cannot be a file name where names are in ascii" in words
+    code, words = said["folder.yaml"]
+    assert code == 9
+    assert "has a name that is not UTF-8; the locale's encoding is ascii: set LC_ALL=C.UTF-8" in words
+
+
 @pytest.mark.without_ray
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_json_is_json_in_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
