@@ -2,29 +2,34 @@
 
 import sys
 
-import typer
-
-from ray_jobs import evaluation_commands, run_commands, search_commands, store_commands
 from ray_jobs.guard import guarded
 
-EXIT_CODES = """Exit codes: 0 done; 1 a bug; 2 recipe or command line; 3 corpus; 4 encoder; 5 store; 6 checksum
-or count; 7 index; 8 another run is first; 9 the gate; 10 service; 11 a unit failed, start the run again; 12 cluster;
-13 disk or memory; 14 stdout."""
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Keep a dense index in step with a changing text corpus, and ask it questions.",
-    epilog=EXIT_CODES,
-)
-for commands in (run_commands, search_commands, evaluation_commands, store_commands):
-    app.add_typer(commands.app)
+EXIT_CODES = """Exit codes: 0 done; 1 a bug; 2 recipe or command line; 3 the gate; 4 encoder; 5 store; 6
+checksum or count; 7 index; 8 another run is first; 9 corpus; 10 service; 11 a unit failed, start the run again; 12
+cluster; 13 disk or memory; 14 stdout."""
 
 
 def main() -> None:
     """Run the command line; an error of the project becomes one line on stderr and its exit code."""
-    sys.exit(guarded(app))
+    sys.exit(guarded(_run))
+
+
+def _run() -> None:
+    # imported here, so that a file that stands in place of a library is named
+    import typer
+
+    from ray_jobs import evaluation_commands, run_commands, search_commands, store_commands
+
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Keep a dense index in step with a changing text corpus, and ask it questions.",
+        epilog=EXIT_CODES,
+    )
+    for commands in (run_commands, search_commands, evaluation_commands, store_commands):
+        app.add_typer(commands.app)
+    app()
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 from ray._common.network_utils import parse_address
@@ -14,11 +16,14 @@ from ray.job_config import JobConfig
 
 from dpr.errors import ClusterError
 from dpr.stages.segment_rows import MIN_CORES
+from dpr.store.temporary import temporary_root
 from ray_jobs.ray_output import quiet_ray
 
 ANSWER_SECONDS = 10.0
 MAX_FOLDER_BYTES = 40
 """Longest name of the folder for Ray's files: Ray adds 65 bytes, and the path of a socket may have 107."""
+STORE_BYTES = 10**9
+"""What Ray's processes share on a disk: units and results are small."""
 _PASSED_ON = ("DPR_CACHE_GB",)
 
 
@@ -80,6 +85,8 @@ def _knock(address: str) -> None:
 
 def _start(cpus: int | None, gpus: int | None) -> None:
     try:
+        if not _keeps_token():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         with _loopback():
             ray.init(
                 address="local",
@@ -90,11 +97,31 @@ def _start(cpus: int | None, gpus: int | None) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 job_config=_Job(),
+                **_object_store(),
                 _node_ip_address="127.0.0.1",
                 _temp_dir=_short_folder(get_default_ray_temp_dir()),
             )
     except Exception as error:  # Ray raises plain ones, too: when its processes do not start in time, for example
         raise ClusterError(f"Ray cannot be started here: {_first_line(error)}; mend that, or pass --local") from error
+
+
+def _keeps_token() -> bool:
+    """Tell whether Ray finds a token for its processes, or can keep a new one in the user's home folder."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return True
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that nobody can write to
+        return False
+    return os.access(folder, os.W_OK) or (folder / "auth_token").is_file()
+
+
+def _object_store() -> dict[str, str | int]:
+    """Return where Ray keeps what its processes share, if this machine has no memory for that under /dev/shm."""
+    if os.access("/dev/shm", os.W_OK):
+        return {}
+    return {"_plasma_directory": str(temporary_root()), "object_store_memory": STORE_BYTES}
 
 
 def _short_folder(folder: str) -> str:

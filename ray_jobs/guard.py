@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dpr.errors import DprError, RecipeError
 from ray_jobs.output import console, guard_streams
+from ray_jobs.stand_ins import stand_in
 
 
 def guarded(work: Callable[[], object]) -> int:
@@ -19,9 +20,22 @@ def guarded(work: Callable[[], object]) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except DprError as error:
-        console(stderr=True).print(f"error: {error}", highlight=False)
-        return error.exit_code
+        return _told(error)
+    except Exception as error:
+        if (file := stand_in(error)) is None:
+            raise
+        return _told(
+            RecipeError(
+                f"{file} is imported in place of the library of that name, since its folder is in PYTHONPATH; rename "
+                "it, or take the folder out of PYTHONPATH"
+            )
+        )
     return 0
+
+
+def _told(error: DprError) -> int:
+    console(stderr=True).print(f"error: {error}", highlight=False)
+    return error.exit_code
 
 
 def _check_surroundings() -> None:

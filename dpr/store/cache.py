@@ -202,7 +202,7 @@ def _folder() -> Path:
             return Path(base, "dpr")
         return Path.home().absolute() / ".cache" / "dpr"
     except (OSError, RuntimeError) as error:
-        raise StoreError(f"there is no folder for the cache ({error}); set DPR_CACHE to one") from error
+        raise StoreError(f"there is no folder for the cache ({error}); set HOME or DPR_CACHE to one") from error
 
 
 def _max_bytes() -> int:

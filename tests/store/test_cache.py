@@ -103,7 +103,7 @@ class TestPlaceAndBound:
         command = (sys.executable, "-c", "import dpr.store.cache; " + code)
         done = subprocess.run(command, env=inherited, cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.startswith("StoreError there is no folder for the cache (")
-        assert done.stdout.strip().endswith("); set DPR_CACHE to one")
+        assert done.stdout.strip().endswith("); set HOME or DPR_CACHE to one")
 
 
 class TestEntries:

@@ -20,6 +20,17 @@ SHADOWS = ("tokenizers", "torch", "json", "ray", "pyarrow", "typing_extensions",
 DEAD_PROXY = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "ALL_PROXY", "grpc_proxy"), "http://127.0.0.1:9")
 
 
+def bare_system() -> list[str]:
+    """Return a command that runs others as a user without a name, and without shared memory; [] where it may not."""
+    bare = 'mount -t tmpfs -o ro none /dev/shm && exec unshare --user --map-user=54321 --map-group=54321 "$@"'
+    command = ["unshare", "--mount", "sh", "-c", bare, "sh"]
+    try:
+        subprocess.run([*command, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return command
+
+
 def write_shadows(folder: Path) -> Path:
     """Write scripts that must not be imported."""
     folder.mkdir()
@@ -31,17 +42,21 @@ def write_shadows(folder: Path) -> Path:
 
 
 def test_a_run_needs_neither_a_clean_folder_nor_a_home_nor_short_paths(tmp_path: Path, encoder: Path) -> None:
-    """Files are named like dependencies, PYTHONPATH has an empty entry, proxies are dead, the terminal knows ASCII."""
+    """Files are named like dependencies, PYTHONPATH has an empty entry, proxies are dead, the terminal knows ASCII.
+
+    Where the system lets this test do so, the user has no name, and so no home, and there is no shared memory.
+    """
     texts = random_texts(30) | {"é": "w1 東京"}
     recipe = Collection(tmp_path / "collection", encoder, texts).write_recipe()
     temporary = tmp_path / ("x" * 100)
     temporary.mkdir()
     environment = os.environ | DEAD_PROXY
     environment |= {"PYTHONPATH": f"{os.pathsep}{ROOT}", "TMPDIR": str(temporary), "PYTHONIOENCODING": "ascii"}
+    environment["DPR_CACHE"] = str(tmp_path / "cache")
     for name in ("HOME", "RAY_ADDRESS", "RAY_TMPDIR"):
         environment.pop(name, None)
     ended = subprocess.run(
-        [sys.executable, "-m", "ray_jobs.nightly", "--recipe", str(recipe)],
+        [*bare_system(), sys.executable, "-m", "ray_jobs.nightly", "--recipe", str(recipe)],
         cwd=write_shadows(tmp_path / "here"),
         env=environment,
         capture_output=True,
@@ -71,6 +86,27 @@ def test_stdout_may_be_full_or_closed_and_know_ascii_alone(tmp_path: Path, first
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     ended = subprocess.run(command, env=environment, capture_output=True, check=True)
     assert ended.stdout.decode("ascii").startswith(f"{tmp_path}/[red]\\xe9/store\n")
+
+
+@pytest.mark.without_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["raise RuntimeError(1)", "Tokenizer = None", ""])
+def test_a_script_of_pythonpath_that_is_taken_for_a_library_is_named(tmp_path: Path, encoder: Path, text: str) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/tokenizers.py").write_text(text)
+    recipe = Collection(tmp_path / "collection", encoder, random_texts(3)).write_recipe()
+    ended = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.cli", "run", recipe, "--local"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(["scripts", str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines()[-1].startswith(
+        f"error: {tmp_path}/scripts/tokenizers.py is imported in place of the library of that name"
+    )
 
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -103,24 +139,26 @@ def test_surroundings_that_no_command_works_in_are_named(
 
 
 @pytest.mark.without_ray
-@pytest.mark.slow
 def test_names_that_the_locale_cannot_spell_are_named(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("store: s\ncorpus: {path: é.jsonl}\nencoder: {model: ./m}\n", "utf-8")
     (tmp_path / "d").mkdir()
     (tmp_path / "d/é.jsonl").write_text('{"id": "a", "title": "", "text": "x"}\n')
-    (tmp_path / "folder.yaml").write_text("store: s\ncorpus: {path: d}\nencoder: {model: ./m}\n", "utf-8")
-    said = {}
-    for name in ("recipe.yaml", "folder.yaml"):
-        command = [sys.executable, "-m", "ray_jobs.cli", "check", name]
-        environment = os.environ | ASCII | {"PYTHONPATH": str(ROOT)}
-        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        said[name] = ended.returncode, ended.stdout + ended.stderr
-    code, words = said["recipe.yaml"]
-    assert (code, words.count("\n")) == (2, 1)
-    assert r"path \xe9.jsonl cannot be a file name where names are in ascii" in words
-    code, words = said["folder.yaml"]
-    assert code == 9
-    assert "has a name that is not UTF-8; the locale's encoding is ascii: set LC_ALL=C.UTF-8" in words
+    code = "from dpr.corpus.input_files import find_files; from dpr.recipe_file import load_recipe\n"
+    for call in ("load_recipe('recipe.yaml')", "find_files('d')"):
+        code += f"try: {call}\nexcept Exception as error: print(type(error).__name__, ascii(str(error)))\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | ASCII | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    recipe, folder = ended.stdout.splitlines()
+    assert recipe.startswith("RecipeError ")
+    assert r"path \xe9.jsonl cannot be a file name where names are in ascii" in recipe
+    assert folder.startswith("CorpusError ")
+    assert "has a name that is not UTF-8; the locale's encoding is ascii: set LC_ALL=C.UTF-8" in folder
 
 
 @pytest.mark.without_ray
