@@ -3,6 +3,8 @@
 A message is one sentence that says what is wrong, where, which value, what is allowed and what to do.
 """
 
+from collections.abc import Collection
+
 
 class DprError(Exception):
     """Base of all errors that a user can fix; any other exception that escapes is a bug in dpr."""
@@ -23,7 +25,14 @@ class CorpusError(DprError):
 
 
 class OtherFileError(CorpusError):
-    """A file that is sound, but of no known format, or without the columns that the recipe names."""
+    """A file that is sound, but of no known format, or without the columns that the recipe names.
+
+    `columns`: the names of those that it has, where they are known.
+    """
+
+    def __init__(self, message: str, columns: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.columns = tuple(columns)
 
 
 class EncoderError(DprError):

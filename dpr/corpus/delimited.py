@@ -58,7 +58,7 @@ def delimited_kind(
         fields = _fields(file.path, corpus, columns)
     except OtherFileError as error:
         doubt = ", or corpus.names if the first line of the file is no header" if header else ""
-        raise OtherFileError(f"{error}{doubt}") from error
+        raise OtherFileError(f"{error}{doubt}", error.columns) from error
     return FileKind(
         format="csv" if is_csv else "dpr-tsv",
         compression=compression,

@@ -53,7 +53,7 @@ def check_names(
             continue
         without = " (null: passages have no titles)" if role == "title" else ""
         raise OtherFileError(
-            f"corpus file {path} has no column {name!r}, only {given}; set columns.{role} in the recipe{without}"
+            f"corpus file {path} has no column {name!r}, only {given}; set columns.{role} in the recipe{without}", given
         )
 
 

