@@ -10,6 +10,7 @@ from pathlib import Path
 import lz4.frame
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pypdf
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +20,7 @@ from dpr.errors import CorpusError
 from dpr.recipe import Columns, CorpusFormat
 from tests.corpus.reading import read
 
-ENDINGS = ["jsonl", "json", "tsv", "csv", "parquet", "arrow", "txt", "md", "bin", "jsonl.gz", "csv.zst", "json.xz"]
+ENDINGS = ["jsonl", "json", "tsv", "csv", "parquet", "arrow", "txt", "md", "html", "pdf", "bin", "jsonl.gz", "csv.zst"]
 FORMATS: list[CorpusFormat] = ["auto", "jsonl", "beir", "json", "tsv", "csv", "parquet", "arrow", "documents"]
 RECORDS = [{"id": str(n), "title": "T", "text": f"text {n}", "meta": {"lang": "de"}} for n in range(3)]
 
@@ -33,6 +34,14 @@ def tables() -> list[bytes]:
     return [sink.getvalue() for sink in sinks]
 
 
+def pdf() -> bytes:
+    document, sink = pypdf.PdfWriter(), io.BytesIO()
+    document.add_blank_page(100, 100)
+    document.add_metadata({"/Title": "T"})
+    document.write(sink)
+    return sink.getvalue()
+
+
 LINES = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
 VALID = [
     LINES,
@@ -42,6 +51,8 @@ VALID = [
     b"1\tone\n2\ttwo\n",
     *(pack(LINES) for pack in (gzip.compress, bz2.compress, lzma.compress, zstandard.compress, lz4.frame.compress)),
     *tables(),
+    b"<html><head><title>T</title></head><body><h1>H</h1><p>one<br>two</body></html>",
+    pdf(),
 ]
 BRACKETS = [b'{"id": "1"', b"}", b"[", b"]"]
 PIECES = [*BRACKETS, b'"', b"\\", b",", b"\t", b"\n", b"\r\n", b"id\ttext\n", b"id,text\n", b"\xff"]

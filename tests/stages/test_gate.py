@@ -19,7 +19,8 @@ from dpr.encoder.spec import resolve
 from dpr.errors import GateError, RecipeError
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import numbers
-from dpr.stages.gate import split_questions
+from dpr.stages.gate import GateResult, split_questions
+from dpr.stages.gate_limits import check_gate
 from tests.collection import Collection, FirstNights
 from tests.tiny import Quiet, random_texts
 
@@ -152,6 +153,26 @@ def test_an_index_that_misses_min_recall_is_refused_with_what_to_do(tmp_path: Pa
 def assert_matches(message: str, pattern: str) -> None:
     with pytest.raises(ValueError, match=f"^{pattern}$"):
         raise ValueError(message)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "measured", "is_refused"), [(0.99, 0.17, True), (0.99, 0.63, True), (0.99, 0.92, False)]
+)
+def test_recall_that_is_not_that_of_tuning_is_refused(
+    tmp_path: Path, first_nights: FirstNights, tuned: float, measured: float, is_refused: bool
+) -> None:
+    """Whatever the recipe demands: such figures once stood beside each other, and the search served was another one."""
+    collection = first_nights.copy(tmp_path)
+    collection.change(gate={"min_recall": 0.0})
+    report = collection.body(1).gate.model_copy(update={"tuned_recall": tuned, "recall": measured})
+    result = GateResult(
+        rows=1, report=report, nprobe=1, margin=None, rescore=0, deeper=None, recall_target=0.998, curve=[]
+    )
+    if is_refused:
+        with pytest.raises(GateError, match=f"is {tuned:.4f} for the questions .* and {measured:.4f} for the others"):
+            check_gate(collection.recipe, result)
+    else:
+        check_gate(collection.recipe, result)
 
 
 def test_accuracy_is_demanded_rank_by_rank(tmp_path: Path, first_nights: FirstNights) -> None:
