@@ -10,6 +10,8 @@ from dpr.errors import RecipeError
 from dpr.formats.lexical_entry import SearchMode
 from dpr.recipe import RerankConfig, ServeConfig
 from dpr.recipe_file import load_recipe
+from dpr.search.filters import EXAMPLE as FILTER_EXAMPLE
+from dpr.search.filters import parse_filter_text
 from dpr.search.hits import Hit, Side
 from dpr.store import open_store
 from ray_jobs.cli_common import (
@@ -45,14 +47,18 @@ def search(
     rerank: Rerank = None,
     rerank_top: RerankTop = 50,
     rerank_label: RerankLabel = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", metavar="JSON", help=f"Rank only passages that match: {FILTER_EXAMPLE}.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Ask a question, without a service."""
     from dpr.search.retrieve import Retriever
 
+    where = None if filter_ is None else parse_filter_text(filter_)
     reranker = None if rerank is None else opened_reranker(rerank, rerank_top, rerank_label, k)
     with Retriever.open(open_store(store), snapshot, model) as retriever:
-        answer = retriever.search([question], reranker.top if reranker else k, mode=mode, exact=exact)
+        answer = retriever.search([question], reranker.top if reranker else k, mode=mode, exact=exact, where=where)
     (hits,) = reranker.rerank([question], answer.hits, k) if reranker else answer.hits
     lost_tokens = answer.lost_tokens[0]
 

@@ -17,6 +17,7 @@ from dpr.formats import MISSING
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads, faiss_threads
 from dpr.index.kinds import inverted, reason, transformed
 from dpr.index.products import row_products, slices
+from dpr.index.row_bits import RowBits
 from dpr.index.truth import Ids, Scores, best_of, empty_topk
 
 TASK_CANDIDATES = 4_096
@@ -69,14 +70,19 @@ def nearest_lists(
 
 
 def search(
-    index: faiss.Index, questions_QD: Scores, k: int, nprobe: int, lists: Lists | None = None
+    index: faiss.Index,
+    questions_QD: Scores,
+    k: int,
+    nprobe: int,
+    lists: Lists | None = None,
+    rows: RowBits | None = None,
 ) -> tuple[Scores, Ids]:
     """Return the k best by the index's own scores: (scores_QK float32, ids_QK int64); -inf and -1 where it found fewer.
 
     `nprobe` (at most all lists) holds for this call alone, so threads may search one index with different settings.
-    If `lists` are given, they are visited. More than `BULK_QUESTIONS` questions are searched by all threads, unless
-    `faiss_threads` sets a limit. Raises EncoderError for questions of another width, IndexBuildError for a kind that
-    cannot be searched this way.
+    If `lists` are given, they are visited, and if `rows` are given with them, no others are found. More than
+    `BULK_QUESTIONS` questions are searched by all threads, unless `faiss_threads` sets a limit. Raises EncoderError for
+    questions of another width, IndexBuildError for a kind that cannot be searched this way.
     """
     if questions_QD.ndim != 2 or questions_QD.shape[1] != index.d:
         raise EncoderError(
@@ -88,7 +94,7 @@ def search(
             if lists is None:
                 scores_QK, ids_QK = index.search(questions_QD, k, params=_parameters(index, nprobe))
             else:
-                scores_QK, ids_QK = _search_lists(index, questions_QD, k, lists)
+                scores_QK, ids_QK = _search_lists(index, questions_QD, k, lists, rows)
     except RuntimeError as error:
         raise IndexBuildError(
             f"FAISS cannot search an index of kind {type(index).__name__} by inner product with nprobe {nprobe} and "
@@ -98,14 +104,17 @@ def search(
     return scores_QK, ids_QK
 
 
-def _search_lists(index: faiss.Index, questions_QD: Scores, k: int, lists: Lists) -> tuple[Scores, Ids]:
+def _search_lists(
+    index: faiss.Index, questions_QD: Scores, k: int, lists: Lists, rows: RowBits | None
+) -> tuple[Scores, Ids]:
     ivf, vectors_QD = _inverted_lists(index), transformed(index, questions_QD)
     numbers_QP = np.ascontiguousarray(lists[1])
     # FastScan rounds the coarse scores of a question together, so what stands for no list must not be far from them
     coarse_QP = np.where(numbers_QP == MISSING, np.maximum(lists[0][:, :1], MIN_SCORE), lists[0])
     scores_QK, ids_QK = np.empty((len(vectors_QD), k), np.float32), np.empty((len(vectors_QD), k), np.int64)
     arrays = [faiss.swig_ptr(array) for array in (numbers_QP, coarse_QP, scores_QK, ids_QK)]
-    parameters = faiss.SearchParametersIVF(nprobe=numbers_QP.shape[1])
+    selector = None if rows is None else rows.selector
+    parameters = faiss.SearchParametersIVF(nprobe=numbers_QP.shape[1], sel=selector)
     # Python's own search_preassigned takes no parameters, and without them nprobe would be the index's
     ivf.search_preassigned_c(len(vectors_QD), faiss.swig_ptr(vectors_QD), k, *arrays, False, parameters)
     return scores_QK, ids_QK

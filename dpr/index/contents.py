@@ -3,6 +3,7 @@
 Shapes: L lists, N vectors, n sampled vectors, D dimensions, B bytes of a list number and a code.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -83,6 +84,14 @@ def stored_ids(index: faiss.Index, file: Path | None = None) -> Ids:
         start, size = int(starts_L[number]), int(sizes_L[number])
         ids_N[start : start + size] = _ids_of(ivf, number, size, file)
     return ids_N
+
+
+def iter_lists(index: faiss.Index) -> Iterator[tuple[int, Ids]]:
+    """Yield number and ids (N,) of each inverted list that is not empty. The ids are a view: keep the index alive."""
+    ivf, sizes_L = inverted(index), list_sizes(index)
+    if ivf is not None:
+        for number in np.flatnonzero(sizes_L).tolist():
+            yield number, _ids_of(ivf, number, int(sizes_L[number]), None)
 
 
 def _ids_of(ivf: faiss.IndexIVF, number: int, size: int, file: Path | None) -> Ids:

@@ -21,6 +21,7 @@ from dpr.formats import MISSING
 from dpr.formats.loose import LooseRows
 from dpr.index.hardware import Floats
 from dpr.index.merging import ROW_BITS
+from dpr.index.row_bits import RowBits
 from dpr.index.truth import Ids, Scores
 
 NEW_ROWS = 400
@@ -54,8 +55,12 @@ class LooseIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
-    def search(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
-        """Return the k best: (scores_QK float32, ids_QK int64); -inf and -1 where there are fewer."""
-        scores_QK, ids_QK = self._index.search(np.ascontiguousarray(questions_QD, np.float32), k)
+    def search(self, questions_QD: Scores, k: int, rows: RowBits | None = None) -> tuple[Scores, Ids]:
+        """Return the k best, if `rows` are given of these: (scores_QK float32, ids_QK int64).
+
+        Where there are fewer, score -inf and id -1 are returned.
+        """
+        parameters = faiss.SearchParameters(sel=rows.selector) if rows is not None else None
+        scores_QK, ids_QK = self._index.search(np.ascontiguousarray(questions_QD, np.float32), k, params=parameters)
         scores_QK[ids_QK == MISSING] = -np.inf
         return scores_QK, ids_QK

@@ -23,11 +23,14 @@ import numpy.typing as npt
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads
 from dpr.index.live_rows import Mask
 from dpr.index.merging import ROW_BITS
+from dpr.index.row_bits import Bits, RowBits
 from dpr.index.truth import Ids, Scores, empty_topk
 from dpr.lexical.analysis import Hashes
 from dpr.lexical.postings import Postings
 
 Floats = npt.NDArray[np.float32]
+_ALL: Bits = np.empty(0, np.uint8)
+"""Stands for the bits of all rows."""
 
 
 class Found(NamedTuple):
@@ -63,19 +66,23 @@ class Bm25:
             norm_N[~live] = np.inf
             self._segments.append(_Segment(number << ROW_BITS, postings, norm_N, not live.all()))
 
-    def search(self, questions: Sequence[Hashes], k: int, others_QC: Ids | None = None) -> Found:
+    def search(
+        self, questions: Sequence[Hashes], k: int, others_QC: Ids | None = None, rows: RowBits | None = None
+    ) -> Found:
         """Return the k best rows for each question, and the scores of other ids, which may be -1.
 
+        `rows`: no others are found; scores are those of a search for all.
         A question is the hashes of its terms; a term that it repeats counts as often. Equal scores rank by lower id.
         Many questions are answered by several threads.
         """
         others_QC = np.empty((len(questions), 0), np.int64) if others_QC is None else others_QC
         scores_QK, ids_QK = empty_topk(len(questions), k)
         scores_QC = np.zeros(others_QC.shape, np.float32)
+        wanted_B = _ALL if rows is None else rows.bits_B
 
         def answer(question: int) -> None:
             best, others = (scores_QK[question], ids_QK[question]), (others_QC[question], scores_QC[question])
-            self._search(questions[question], *best, *others)
+            self._search(questions[question], wanted_B, best, others)
 
         if len(questions) > BULK_QUESTIONS:
             with ThreadPoolExecutor(bulk_threads()) as pool:
@@ -84,8 +91,8 @@ class Bm25:
             list(map(answer, range(len(questions))))
         return Found(scores_QK, ids_QK, scores_QC)
 
-    def _search(self, hashes: Hashes, scores_K: Floats, ids_K: Ids, others_C: Ids, scores_C: Floats) -> None:
-        """Find the best for one question, and the scores of the others."""
+    def _search(self, hashes: Hashes, wanted_B: Bits, best: tuple[Floats, Ids], others: tuple[Ids, Floats]) -> None:
+        """Fill in the best for one question (scores_K, ids_K), and for the others (ids_C, scores_C) the scores."""
         from dpr.lexical import kernels  # Numba takes half a second to import
 
         terms_T, repeats_T = np.unique(hashes, return_counts=True)
@@ -104,5 +111,5 @@ class Bm25:
         for segment, spans_T2 in zip(self._segments, spans, strict=True):
             postings = segment.postings
             scores_N = kernels.sum_scores(segment.norm_N, postings.rows, postings.counts, spans_T2, weights_T)
-            kernels.keep_best(scores_N, segment.first_id, scores_K, ids_K)
-            kernels.pick_scores(scores_N, segment.first_id, others_C, scores_C)
+            kernels.keep_best(scores_N, segment.first_id, wanted_B, *best)
+            kernels.pick_scores(scores_N, segment.first_id, *others)

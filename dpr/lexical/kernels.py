@@ -2,7 +2,8 @@
 
 Each is compiled when it is first called, in less than a second, and lets other threads run meanwhile.
 
-Shapes: N rows of a segment, W terms of a segment, T terms of a question, P postings, K hits, C other ids.
+Shapes: N rows of a segment, W terms of a segment, T terms of a question, P postings, K hits, C other ids,
+B bytes of bits of index ids.
 """
 
 import numpy as np
@@ -57,15 +58,28 @@ def sum_scores(
 
 
 @njit(nogil=True)
+def is_set(bits_B: NDArray[np.uint8], id_: int) -> bool:
+    """Return whether the bit of an index id is set; beyond the last bit none is."""
+    return id_ >> 3 < len(bits_B) and bits_B[id_ >> 3] >> (id_ & 7) & 1 == 1
+
+
+@njit(nogil=True)
 def keep_best(
-    scores_N: NDArray[np.float32], first_id: int, scores_K: NDArray[np.float32], ids_K: NDArray[np.int64]
+    scores_N: NDArray[np.float32],
+    first_id: int,
+    wanted_B: NDArray[np.uint8],
+    scores_K: NDArray[np.float32],
+    ids_K: NDArray[np.int64],
 ) -> None:
-    """Put rows that score more than 0 among the best, which are sorted; of equal scores, those that came first stay."""
+    """Put rows that score more than 0 among the best, which are sorted; of equal scores, those that came first stay.
+
+    Only ids whose bit in `wanted_B` is set are put there; if it is empty, all are.
+    """
     last = len(scores_K) - 1
     floor = max(np.float32(0), scores_K[last])
     for row in range(len(scores_N)):
         score = scores_N[row]
-        if score > floor:
+        if score > floor and (len(wanted_B) == 0 or is_set(wanted_B, first_id | row)):
             place = last
             while place > 0 and scores_K[place - 1] < score:
                 scores_K[place], ids_K[place] = scores_K[place - 1], ids_K[place - 1]

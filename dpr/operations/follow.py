@@ -24,6 +24,7 @@ from dpr.formats.manifest import SnapshotBody
 from dpr.formats.objects import bytes_to_fetch
 from dpr.formats.segment import FLOAT16_BYTES, HASH
 from dpr.formats.snapshots import numbers, read_snapshot
+from dpr.search.filters import Filter
 from dpr.search.retrieve import Answer, Retriever
 from dpr.search.segment_set import texts_key
 from dpr.stages.gate import LOADED_SHARE
@@ -97,11 +98,17 @@ class Follower:
                 held.retriever.let_go()  # no question waits for the store
 
     def search(
-        self, questions: Sequence[str], k: int = 10, *, mode: SearchMode | None = None, exact: bool = False
+        self,
+        questions: Sequence[str],
+        k: int = 10,
+        *,
+        mode: SearchMode | None = None,
+        exact: bool = False,
+        where: Filter | None = None,
     ) -> Answer:
         """Return the best k passages for each question, all from one snapshot, as `Retriever.search` does."""
         with self.snapshot() as retriever:
-            return retriever.search(questions, k, mode=mode, exact=exact)
+            return retriever.search(questions, k, mode=mode, exact=exact, where=where)
 
     def look(self) -> bool:
         """Change to the newest snapshot, if there is a newer one that can be used; tell whether it changed.

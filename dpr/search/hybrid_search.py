@@ -11,6 +11,7 @@ from dpr.formats import MISSING
 from dpr.index.candidates import exact_scores
 from dpr.index.truth import Ids, Scores
 from dpr.lexical.fusion import Candidates, Floats, ranks_of
+from dpr.search.filtered_rows import FilteredRows
 from dpr.search.lexical_search import LexicalSearch
 from dpr.search.vector_search import VectorSearch
 
@@ -22,16 +23,22 @@ class HybridSearch:
         self.vectors, self.words = vectors, words
 
     def candidates(
-        self, questions: Sequence[str], questions_QD: Scores, most: int, *, exact: bool = False
+        self,
+        questions: Sequence[str],
+        questions_QD: Scores,
+        most: int,
+        *,
+        exact: bool = False,
+        rows: FilteredRows | None = None,
     ) -> list[Candidates]:
         """Return the candidates of each question: the best `most` of each side, with their true scores on both.
 
         Windows of one passage are one candidate.
 
-        `exact`: the best by vectors are found by brute force.
+        `exact`: the best by vectors are found by brute force. `rows`: no others are candidates.
         """
-        _, dense_QC = (self.vectors.exact if exact else self.vectors.top)(questions_QD, most)
-        found = self.words.search(questions, most, dense_QC)
+        _, dense_QC = (self.vectors.exact if exact else self.vectors.top)(questions_QD, most, rows)
+        found = self.words.search(questions, most, dense_QC, rows=None if rows is None else rows.bits)
         ids_QU = _unions(dense_QC, found.ids_QK)
         scores_QU = exact_scores(questions_QD, ids_QU, self.vectors.segments.fetching(ids_QU))
         made = []

@@ -11,6 +11,7 @@ from dpr.formats.lexical_entry import LexicalEntry, LexicalPartEntry
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import fetch_object
 from dpr.formats.records import ObjectRef
+from dpr.index.row_bits import RowBits
 from dpr.index.truth import Ids, Scores
 from dpr.lexical.analysis import Analyzer, term_hashes
 from dpr.lexical.bm25 import Bm25, Found
@@ -53,14 +54,16 @@ class LexicalSearch:
             }
         return cls(Bm25(parts, entry.config.k1, entry.config.b), Analyzer(entry.config))
 
-    def best(self, questions: Sequence[str], k: int) -> tuple[Scores, Ids]:
+    def best(self, questions: Sequence[str], k: int, *, rows: RowBits | None = None) -> tuple[Scores, Ids]:
         """Return the best k for each question: (scores_QK float32, ids_QK int64); -inf and -1 where there are fewer."""
-        found = self.search(questions, k)
+        found = self.search(questions, k, rows=rows)
         return found.scores_QK, found.ids_QK
 
-    def search(self, questions: Sequence[str], k: int, others_QC: Ids | None = None) -> Found:
+    def search(
+        self, questions: Sequence[str], k: int, others_QC: Ids | None = None, *, rows: RowBits | None = None
+    ) -> Found:
         """Return the best k for each question, and the scores of other ids, as `Bm25.search` does."""
-        return self._index.search([term_hashes(self._analyzer.terms(text)) for text in questions], k, others_QC)
+        return self._index.search([term_hashes(self._analyzer.terms(text)) for text in questions], k, others_QC, rows)
 
 
 def _map_part(store: Store, ref: ObjectRef, rows: int) -> Postings:

@@ -5,6 +5,7 @@ Shapes: Q questions, K hits, D dimensions.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from dpr.formats.manifest import Snapshot
 from dpr.index.truth import Ids, Scores
 from dpr.lexical.fusion import Candidates
 from dpr.search.best_windows import best_passages
+from dpr.search.filtered_rows import FilteredRows
+from dpr.search.filters import Filter
 from dpr.search.hits import Hit, Side
 from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
@@ -69,29 +72,46 @@ class ModeSearch:
             )
         return self._lexical
 
-    def dense(self, questions_QD: Scores, k: int, *, exact: bool = False) -> list[list[Hit]]:
-        """Return the best k by vectors: through the index, or (`exact`) by brute force."""
-        scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(questions_QD, k)
+    def rows(self, where: Filter) -> FilteredRows:
+        """Return the rows that match a filter. Raises RecipeError as `RowFilters.rows` does."""
+        return self._vectors.filters.rows(where)
+
+    def dense(
+        self, questions_QD: Scores, k: int, *, exact: bool = False, rows: FilteredRows | None = None
+    ) -> list[list[Hit]]:
+        """Return the best k by vectors, of all or of some rows: through the index, or (`exact`) by brute force."""
+        scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(questions_QD, k, rows)
         found = _hits(self._vectors.segments, scores_QK, ids_QK)
         return [[replace(hit, dense=Side(hit.rank, hit.score)) for hit in hits] for hits in found]
 
-    def bm25(self, questions: Sequence[str], k: int) -> list[list[Hit]]:
+    def bm25(self, questions: Sequence[str], k: int, *, rows: FilteredRows | None = None) -> list[list[Hit]]:
         """Return the best k by words: fewer where fewer passages share a word with the question."""
         words, _ = self._words("bm25")
         segments = self._vectors.segments
+        best = partial(words.best, rows=None if rows is None else rows.bits)
         if self._vectors.windows:
             asked_Q = np.array(questions, object)
-            scores_QK, ids_QK = best_passages(words.best, segments.owners, asked_Q, k, segments.rows)
+            there = segments.rows if rows is None else len(rows)
+            scores_QK, ids_QK = best_passages(best, segments.owners, asked_Q, k, there)
         else:
-            scores_QK, ids_QK = words.best(questions, k)
+            scores_QK, ids_QK = best(questions, k)
         hits_by_question = _hits(segments, scores_QK, ids_QK)
         return [[replace(hit, bm25=Side(hit.rank, hit.score)) for hit in hits] for hits in hits_by_question]
 
-    def hybrid(self, questions: Sequence[str], questions_QD: Scores, k: int, *, exact: bool = False) -> list[list[Hit]]:
+    def hybrid(
+        self,
+        questions: Sequence[str],
+        questions_QD: Scores,
+        k: int,
+        *,
+        exact: bool = False,
+        rows: FilteredRows | None = None,
+    ) -> list[list[Hit]]:
         """Return the best k by both; of each side, at least k candidates are compared."""
         words, fusion = self._words("hybrid")
         settings = fusion.model_copy(update={"candidates": max(k, fusion.candidates)})
-        found = HybridSearch(self._vectors, words).candidates(questions, questions_QD, settings.candidates, exact=exact)
+        both = HybridSearch(self._vectors, words)
+        found = both.candidates(questions, questions_QD, settings.candidates, exact=exact, rows=rows)
         return [self._hybrid_hits(candidates, settings, k) for candidates in found]
 
     def _hybrid_hits(self, candidates: Candidates, settings: FusionSettings, k: int) -> list[Hit]:

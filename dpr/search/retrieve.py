@@ -18,6 +18,7 @@ from dpr.formats.manifest import Snapshot
 from dpr.formats.markers import Marker
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.truth import Scores
+from dpr.search.filters import Filter
 from dpr.search.hits import Hit
 from dpr.search.modes import ModeSearch
 from dpr.store import Store
@@ -38,6 +39,8 @@ class Answer:
     """Tokens that each question lost to the encoder's token limit."""
     encode_seconds: float
     search_seconds: float
+    filter_seconds: float = 0.0
+    """Time to find the rows that match the filter, unless they were known."""
 
 
 class Retriever:
@@ -104,36 +107,53 @@ class Retriever:
         """Raise RecipeError if the snapshot cannot be searched in this mode."""
         self._modes.check(mode)
 
+    def prepare_filter(self, where: Filter) -> None:
+        """Find the rows that match a filter, for the next search with it.
+
+        Raises RecipeError if the snapshot lacks a column of the filter, or has it with another type.
+        """
+        self._modes.rows(where)
+
     def search(
-        self, questions: Sequence[str], k: int = 10, *, mode: SearchMode | None = None, exact: bool = False
+        self,
+        questions: Sequence[str],
+        k: int = 10,
+        *,
+        mode: SearchMode | None = None,
+        exact: bool = False,
+        where: Filter | None = None,
     ) -> Answer:
         """Return the best k passages for each question.
 
         `mode`: by vectors, by words, or by both; None: as the snapshot says. `exact`: vectors are compared by brute
-        force instead of the index. Raises RecipeError as `check_mode` does.
+        force instead of the index. `where`: only passages that match are ranked. Raises RecipeError as `check_mode` and
+        `prepare_filter` do.
         """
         mode = mode or self._modes.default
         self._modes.check(mode)
         started = time.perf_counter()
+        rows = None if where is None else self._modes.rows(where)
+        filtered = started if rows is None else time.perf_counter()
         lost_tokens = [0] * len(questions)
         if mode == "bm25":
-            encoded = started
-            hits = self._modes.bm25(questions, k)
+            encoded = filtered
+            hits = self._modes.bm25(questions, k, rows=rows)
         else:
             asked = self._encoder.encode_counted(questions)
             lost_tokens = asked.lost_Q.tolist()
             encoded = time.perf_counter()
             if mode == "dense":
-                hits = self._modes.dense(asked.vectors_QD, k, exact=exact)
+                hits = self._modes.dense(asked.vectors_QD, k, exact=exact, rows=rows)
             else:
-                hits = self._modes.hybrid(questions, asked.vectors_QD, k, exact=exact)
+                hits = self._modes.hybrid(questions, asked.vectors_QD, k, exact=exact, rows=rows)
         return Answer(
             self.number,
             self.body.encoder_id,
             hits,
             lost_tokens,
-            encode_seconds=encoded - started,
+            encode_seconds=encoded - filtered,
             search_seconds=time.perf_counter() - encoded,
+            filter_seconds=filtered - started,
         )
 
 

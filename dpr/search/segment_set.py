@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +24,10 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, Vectors, iter_groups
-from dpr.index.live_rows import LiveRows
+from dpr.index.live_rows import LiveRows, Mask
 from dpr.index.merging import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
+from dpr.search.extra_columns import ColumnCache, ExtraColumns
 from dpr.search.hits import Hit
 from dpr.search.opened import OpenObjects
 from dpr.search.vectors import MappedVectors, SegmentVectors
@@ -56,6 +58,8 @@ class SegmentSet:
         self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self._is_remote else None
         self.rows = sum(entry.rows for entry in entries)
         """Rows of all segments, dead ones included."""
+        # the next snapshot, opened beside this one, takes the same cache
+        self.extra = ExtraColumns(self._entries, self._file, opened.take("columns", "", ColumnCache))
         # no functools.cache: it would hold this object in a circle, and what it has mapped after its last use
         self._texts: dict[int, pa.Table] = {}
         self._owners: dict[int, Ids] = {}
@@ -127,9 +131,14 @@ class SegmentSet:
         ids = [(entry.number << ROW_BITS) | self._deletions.live_rows(entry)[:each] for entry in chosen]
         return np.concatenate([np.empty(0, np.int64), *ids])[:rows].astype(np.int64)
 
+    def live_masks(self) -> Iterator[tuple[int, Mask]]:
+        """Yield the number of each segment, and which of its rows live."""
+        for number, entry in self._entries.items():
+            yield number, self._deletions.live_mask(entry)
+
     def live_rows(self) -> LiveRows:
         """Return which ids live."""
-        return LiveRows({number: self._deletions.live_mask(entry) for number, entry in self._entries.items()})
+        return LiveRows(dict(self.live_masks()))
 
     def hits(self, scores_K: Scores, ids_K: Ids) -> list[Hit]:
         """Return hits in rank order; those that are missing (fewer than K were found) are left out."""
@@ -171,6 +180,10 @@ class SegmentSet:
             found_QC[there_QC] = self._owners[number][ids_QC[there_QC] & ROW_MASK]
         return found_QC
 
+    def _file(self, number: int) -> Path | BinaryIO:
+        """Open a segment's file. What is mapped can be read, even if the store has vanished."""
+        return self._vectors[number].open_mapped() or open_parts(self._store, self._entries[number].object)
+
     def _read_owners(self, number: int) -> Ids:
         file = open_parts(self._store, self._entries[number].object)
         hashes = [id_hash(id_)[:8] for table in iter_groups(file, ["id"]) for id_ in table["id"].to_pylist()]
@@ -211,7 +224,7 @@ class SegmentSet:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
     def _unpack(self, number: int, path: Path) -> None:
-        # what is open can be read, even if the store has vanished and the cache has lost its copy
+        # what is mapped can be read, even if the store has vanished and the cache has lost its copy
         file = self._vectors[number].open_mapped() or fetch_object(self._store, self._entries[number].object)
         with damage_explained(file):
             stored = pq.read_schema(file)

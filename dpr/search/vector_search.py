@@ -20,7 +20,8 @@ from dpr.index.loose_index import LooseIndex, loose_ids
 from dpr.index.serving_index import ServingIndex
 from dpr.index.shards import Shard, open_shard
 from dpr.index.truth import Ids, Scores, exact_topk
-from dpr.search.best_windows import best_passages
+from dpr.search.best_windows import SearchRows, best_passages
+from dpr.search.filtered_rows import FilteredRows, RowFilters
 from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet
 from dpr.store import Store
@@ -87,6 +88,7 @@ class VectorSearch:
         """
         self.windows = windows
         self.index, self.settings, self.segments, self.deeper = index, settings, segments, deeper
+        self.filters = RowFilters(segments, index)
 
     @classmethod
     def open(cls, store: Store, body: SnapshotBody, opened: OpenObjects | None = None) -> "VectorSearch":
@@ -109,30 +111,49 @@ class VectorSearch:
         """Return what stands for the passages of rows (Q, K): the rows themselves, unless these may be windows."""
         return self.segments.owners(ids_QK) if self.windows else ids_QK
 
-    def top(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
+    def top(self, questions_QD: Scores, k: int, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:
         """Return the best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64).
+
+        `rows`: no others are found.
 
         A question whose lists hold fewer than k live rows visits more of them, until k are found or all are visited.
         Where rows are windows, each passage is there once, with its best window.
         """
-        if not self.windows:
-            return self._top_rows(questions_QD, k)
-        return best_passages(self._top_rows, self.segments.owners, questions_QD, k, self.segments.rows)
+        if rows is not None and rows.few is None and rows.index is None:
+            return self.exact(questions_QD, k, rows)
+        return self._passages(partial(self._top_rows, rows=rows), questions_QD, k, rows)
 
-    def _top_rows(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
+    def _passages(
+        self, search: SearchRows, questions_QD: Scores, k: int, rows: FilteredRows | None
+    ) -> tuple[Scores, Ids]:
+        """Return the best k that `search` finds, each passage once."""
+        if not self.windows:
+            return search(questions_QD, k)
+        there = self.segments.rows if rows is None else len(rows)
+        return best_passages(search, self.segments.owners, questions_QD, k, there)
+
+    def _top_rows(self, questions_QD: Scores, k: int, *, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:
         """Return the best k rows."""
         settings = self.settings if self.deeper is None or k <= self.settings.at else self.deeper
-        scores_QK, ids_QK = self._visit(questions_QD, k, settings)
-        last = min(k, self.index.living_rows) - 1
+        scores_QK, ids_QK = self._visit(questions_QD, k, settings, rows)
+        last = min(k, self.index.living_rows if rows is None else len(rows)) - 1
         while settings.nprobe < self.index.lists and (short := np.flatnonzero(ids_QK[:, last] == MISSING)).size:
             settings = replace(settings, nprobe=MORE_LISTS * settings.nprobe, margin=None)
-            scores_QK[short], ids_QK[short] = self._visit(questions_QD[short], k, settings)
+            scores_QK[short], ids_QK[short] = self._visit(questions_QD[short], k, settings, rows)
         return scores_QK, ids_QK
 
-    def _visit(self, questions_QD: Scores, k: int, settings: SearchSettings) -> tuple[Scores, Ids]:
-        scores_QC, ids_QC = self.index.search(
-            questions_QD, settings.candidates(k), settings.nprobe, settings.margin, settings.at
-        )
+    def _visit(
+        self, questions_QD: Scores, k: int, settings: SearchSettings, rows: FilteredRows | None
+    ) -> tuple[Scores, Ids]:
+        candidates = settings.candidates(k)
+        if rows is not None and rows.few is not None:
+            scores_QC, ids_QC = rows.few.search(questions_QD, candidates)
+        elif rows is not None and rows.index is not None:
+            scores_QC, ids_QC = rows.index.search(questions_QD, candidates, settings.nprobe)
+        else:
+            scores_QC, ids_QC = self.index.search(
+                questions_QD, candidates, settings.nprobe, settings.margin, settings.at
+            )
         if not settings.rescore:
             return scores_QC, ids_QC
         return rescore(questions_QD, ids_QC, self.segments.fetching(ids_QC), k)
@@ -151,9 +172,16 @@ class VectorSearch:
         is_there_N = (self.passages(found_NK) == self.passages(ids_N)[:, np.newaxis]).any(axis=1)
         return float((is_there_N | (scores_NK.min(axis=1) >= own_N * (1 - ROUNDING))).mean())
 
-    def exact(self, questions_QD: Scores, k: int) -> tuple[Scores, Ids]:
-        """Return the best k of all live vectors, by brute force."""
-        return self.exact_among(questions_QD, k)
+    def exact(self, questions_QD: Scores, k: int, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:
+        """Return the best k of all live vectors, or of those of some rows, by brute force."""
+        if rows is None:
+            return self.exact_among(questions_QD, k)
+
+        def search(some_qD: Scores, width: int) -> tuple[Scores, Ids]:
+            blocks = ((ids_n, self.segments.vectors(ids_n)) for ids_n in rows.id_blocks())
+            return exact_topk(some_qD, blocks, width)
+
+        return self._passages(search, questions_QD, k, rows)
 
     def exact_among(self, questions_QD: Scores, k: int, numbers: Collection[int] | None = None) -> tuple[Scores, Ids]:
         """Return the best k of the live vectors of some segments, None: of all, by brute force."""
@@ -161,6 +189,4 @@ class VectorSearch:
         def search(some_qD: Scores, width: int) -> tuple[Scores, Ids]:
             return exact_topk(some_qD, self.segments.live_blocks(numbers), width)
 
-        if not self.windows:
-            return search(questions_QD, k)
-        return best_passages(search, self.segments.owners, questions_QD, k, self.segments.rows)
+        return self._passages(search, questions_QD, k, None)

@@ -19,6 +19,7 @@ from dpr.search.hits import Hit, Side
 from dpr.search.rerank import Reranker
 from ray_jobs.serve.api_page import docs_page
 from ray_jobs.serve.batch import Batcher
+from ray_jobs.serve.filtering import FilterQueue
 from ray_jobs.serve.messages import (
     EXAMPLE,
     MAX_BODY_BYTES,
@@ -67,7 +68,7 @@ def make_app(follower: Follower, reranker: Reranker | None = None) -> FastAPI:
 
 
 def _add_search(app: FastAPI, follower: Follower, queue: RerankQueue) -> None:
-    batcher = Batcher(follower)
+    batcher, filters = Batcher(follower), FilterQueue(follower)
 
     @app.post("/v1/search", response_model=SearchResponse, responses=_ERRORS)
     async def search(request: SearchRequest) -> Response:
@@ -78,8 +79,9 @@ def _add_search(app: FastAPI, follower: Follower, queue: RerankQueue) -> None:
             with follower.snapshot() as retriever:
                 retriever.check_mode(request.mode)
         reranker = queue.checked(questions, request.k) if request.rerank else None
-        depth = reranker.top if reranker else request.k
-        answer = await batcher.search(questions, depth, mode=request.mode, exact=request.exact)
+        way = request.way(reranker.top if reranker else request.k)
+        filter_seconds = await filters.prepare(way.where) if way.where else 0.0
+        answer = await batcher.search(questions, way)
         found = Reranked(answer.hits)
         if reranker is not None:
             found = await queue.rerank(reranker, questions, answer.hits, request.k)
@@ -88,6 +90,7 @@ def _add_search(app: FastAPI, follower: Follower, queue: RerankQueue) -> None:
             for question, hits, lost_tokens in zip(questions, found.hits, answer.lost_tokens, strict=True)
         ]
         timings = Timings(
+            filter=_milliseconds(filter_seconds + answer.filter_seconds),
             encode=_milliseconds(answer.encode_seconds),
             search=_milliseconds(answer.search_seconds),
             rerank=_milliseconds(found.seconds),

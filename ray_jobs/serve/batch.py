@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Protocol
 
 from dpr.formats.lexical_entry import SearchMode
+from dpr.search.filters import Filter
 from dpr.search.retrieve import Answer
 
 BATCH_QUESTIONS = 64
@@ -21,21 +22,30 @@ BATCH_QUESTIONS = 64
 class Searcher(Protocol):
     """What answers a batch: `dpr.search.retrieve.Retriever`."""
 
-    def search(self, questions: Sequence[str], k: int, *, mode: SearchMode | None, exact: bool) -> Answer:
+    def search(
+        self, questions: Sequence[str], k: int, *, mode: SearchMode | None, exact: bool, where: Filter | None
+    ) -> Answer:
         """Return the best k passages for each question."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How questions are searched for. Only those that are searched for alike go together into a batch.
+
+    The candidates of an index depend on k, too, and no answer may depend on who else was asking.
+    """
+
+    k: int
+    mode: SearchMode | None = None
+    exact: bool = False
+    where: Filter | None = None
 
 
 @dataclass(frozen=True)
 class _Request:
     questions: Sequence[str]
-    k: int
-    mode: SearchMode | None
-    exact: bool
+    way: Way
     answer: asyncio.Future[Answer]
-
-    def goes_with(self, other: "_Request") -> bool:
-        # the candidates of an index depend on k, and no answer may depend on who else was asking
-        return (self.k, self.mode, self.exact) == (other.k, other.mode, other.exact)
 
 
 class Batcher:
@@ -47,9 +57,9 @@ class Batcher:
         self._waiting: deque[_Request] = deque()
         self._work: asyncio.Task[None] | None = None
 
-    async def search(self, questions: Sequence[str], k: int, *, mode: SearchMode | None = None, exact: bool) -> Answer:
+    async def search(self, questions: Sequence[str], way: Way) -> Answer:
         """Return the best k passages for each question, and the timings of the batch that they were part of."""
-        request = _Request(questions, k, mode, exact, asyncio.get_running_loop().create_future())
+        request = _Request(questions, way, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._answer_all())
@@ -62,7 +72,8 @@ class Batcher:
     async def _answer(self, batch: Sequence[_Request]) -> None:
         questions = [question for request in batch for question in request.questions]
         first, loop = batch[0], asyncio.get_running_loop()
-        search = partial(self._searcher.search, questions, first.k, mode=first.mode, exact=first.exact)
+        way = first.way
+        search = partial(self._searcher.search, questions, way.k, mode=way.mode, exact=way.exact, where=way.where)
         try:
             found = await loop.run_in_executor(self._thread, search)
         except Exception as error:
@@ -87,7 +98,7 @@ class Batcher:
         for request in self._waiting:
             if request.answer.done():
                 continue
-            fits = not batch or (batch[0].goes_with(request) and questions + len(request.questions) <= BATCH_QUESTIONS)
+            fits = not batch or (batch[0].way == request.way and questions + len(request.questions) <= BATCH_QUESTIONS)
             (batch if fits else left).append(request)
             questions += len(request.questions) if fits else 0
         self._waiting = left

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from dpr.formats.lexical_entry import SearchMode
+from dpr.search.filters import EXAMPLE as FILTER_EXAMPLE
+from dpr.search.filters import parse_filter
+from ray_jobs.serve.batch import Way
 
 MAX_K = 1000
 MAX_QUERIES = 256
@@ -24,6 +27,7 @@ ALLOWED = {
     "mode": "dense, bm25 or hybrid",
     "exact": "true or false",
     "rerank": "true or false",
+    "filter": f"a filter over the extra columns, such as {FILTER_EXAMPLE}",
 }
 
 
@@ -46,6 +50,9 @@ class SearchRequest(_Message):
     """Compare with every stored vector instead of using the index: slower, and exact. Without effect on `bm25`."""
     rerank: bool = False
     """Let the cross-encoder of the service order the best passages anew. Without one, such a request is refused."""
+    filter: dict[str, object] | None = Field(None, examples=[{"lang": "de", "year": {"gte": 1990, "lt": 2000}}])
+    """Rank only passages whose extra columns match: a value, `{"in": […]}`, or a range with `gt`, `gte`, `lt`, `lte`;
+    `and` and `or` take lists of filters, and `not` takes one."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -53,6 +60,11 @@ class SearchRequest(_Message):
             which = "neither query nor queries" if self.query is None else "both query and queries"
             raise ValueError(f"the body has {which}; it must have exactly one of them, such as {EXAMPLE}")
         return self
+
+    def way(self, k: int) -> Way:
+        """Return how the best k are searched for. Raises RecipeError for a filter that is none."""
+        where = None if self.filter is None else parse_filter(self.filter)
+        return Way(k, self.mode, self.exact, where)
 
     def questions(self) -> Sequence[str]:
         """Return the questions in order, whichever field holds them."""
@@ -105,6 +117,8 @@ class SearchResult(_Message):
 class Timings(_Message):
     """Time taken, in milliseconds. Questions that arrive together are encoded and searched as one batch."""
 
+    filter: float
+    """Time to find the passages that match the filter; hardly any if it was asked for before, 0 without one."""
     encode: float
     """Time to encode the batch that these questions were part of."""
     search: float

@@ -1,4 +1,4 @@
-"""`dpr search --rerank`, as a user types it, against sentence-transformers."""
+"""`dpr search` as a user types it: with `--rerank`, against sentence-transformers, and with `--filter`."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from sentence_transformers import CrossEncoder
 
 from tests.collection import Collection, FirstNights
 from tests.ray_jobs.conftest import Dpr
+from tests.ray_jobs.serve_api import PASSAGES, extra_of, make_collection
 from tests.tiny import make_cross_encoder, random_texts
 
 pytestmark = pytest.mark.without_ray
@@ -67,3 +68,22 @@ def test_a_re_ranker_of_another_kind_is_one_sentence(collection: Collection, enc
     code, out, err = dpr("search", collection.store.url, "w1", "--rerank", encoder)
     assert (code, out, err.count("\n")) == (4, "", 1)
     assert f"model {encoder} is a BertModel, which has no head that scores" in err
+
+
+def test_search_ranks_only_what_a_filter_leaves(tmp_path: Path, encoder: Path, dpr: Dpr) -> None:
+    store = make_collection(tmp_path, encoder).store
+    code, out, _ = dpr(
+        "search", store.url, "w1 w2", "-k", 50, "--filter", '{"lang": "de", "year": {"lt": 1990}}', "--json"
+    )
+    found = [hit["extra"] for hit in json.loads(out)["hits"]]
+    expected = [extra_of(number) for number in range(PASSAGES)]
+    expected = [extra for extra in expected if extra["lang"] == "de" and extra["year"] < 1990]
+    assert (code, len(found)) == (0, len(expected))
+    assert all(extra in expected for extra in found)
+    for wrong, sentence in (
+        ("{", "is not JSON"),
+        ('{"lnag": 1}', "its extra columns are lang (string), year (integer)"),
+    ):
+        code, out, err = dpr("search", store.url, "w1", "--filter", wrong)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert sentence in err

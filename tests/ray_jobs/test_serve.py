@@ -363,7 +363,10 @@ TEXT = "a text of 1 to 10,000 characters that is not blank"
             "13 hits are asked for, and the best 12 are re-ranked; ask for 12 at most, or let more be re-ranked with "
             "rerank.top (--rerank-top), at most 1000",
         ),
-        ({"query": "a", "top": 3}, 'field "top" is unknown; the fields are query, queries, k, mode, exact, rerank'),
+        (
+            {"query": "a", "top": 3},
+            'field "top" is unknown; the fields are query, queries, k, mode, exact, rerank, filter',
+        ),
         ([1], f"the body is not a JSON object; send one such as {EXAMPLE} as Content-Type application/json"),
     ],
 )

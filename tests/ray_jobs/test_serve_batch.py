@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from dpr.formats.lexical_entry import SearchMode
+from dpr.search.filters import Filter, parse_filter
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
-from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher
+from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher, Way
 
 pytestmark = pytest.mark.without_ray
 
@@ -18,15 +19,17 @@ class Echo:
     """Answers each question with itself; "poison" cannot be answered. Waits for `go` before each batch."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[list[str], int, SearchMode | None, bool]] = []
+        self.batches: list[tuple[list[str], Way]] = []
         self.threads: set[int] = set()
         self.begun = threading.Event()
         self.go = threading.Semaphore(0)
 
-    def search(self, questions: Sequence[str], k: int, *, mode: SearchMode | None, exact: bool) -> Answer:
+    def search(
+        self, questions: Sequence[str], k: int, *, mode: SearchMode | None, exact: bool, where: Filter | None
+    ) -> Answer:
         self.begun.set()
         self.go.acquire()
-        self.batches.append((list(questions), k, mode, exact))
+        self.batches.append((list(questions), Way(k, mode, exact, where)))
         self.threads.add(threading.get_ident())
         if "poison" in questions:
             raise ValueError("poison")
@@ -42,7 +45,7 @@ class Echo:
 
 async def busy(echo: Echo, batcher: Batcher) -> asyncio.Task[Answer]:
     """Send a question, and return once its batch is being answered, so that later questions have to wait."""
-    first = asyncio.create_task(batcher.search(["first"], 1, exact=False))
+    first = asyncio.create_task(batcher.search(["first"], Way(1)))
     while not echo.begun.is_set():
         await asyncio.sleep(0.001)
     return first
@@ -54,21 +57,31 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
         batcher = Batcher(echo)
         first = await busy(echo, batcher)
         later = [
-            asyncio.create_task(batcher.search(questions, k, exact=exact))
-            for questions, k, exact in [(["b"], 1, False), (["c"], 2, False), (["d", "e"], 1, False), (["f"], 1, True)]
+            asyncio.create_task(batcher.search(questions, way))
+            for questions, way in [
+                (["b"], Way(1)),
+                (["c"], Way(2)),
+                (["d", "e"], Way(1)),
+                (["f"], Way(1, exact=True)),
+                (["g"], Way(1, "bm25")),
+                (["h"], Way(1, where=parse_filter({"year": 1}))),
+                (["i"], Way(1, where=parse_filter({"year": True}))),
+                (["j"], Way(1, where=parse_filter({"year": 1}))),
+            ]
         ]
-        later.append(asyncio.create_task(batcher.search(["g"], 1, mode="bm25", exact=False)))
         await asyncio.sleep(0)
         echo.go.release(10)
         return echo, await asyncio.gather(first, *later)
 
     echo, answers = asyncio.run(ask())
     assert echo.batches == [
-        (["first"], 1, None, False),
-        (["b", "d", "e"], 1, None, False),
-        (["c"], 2, None, False),
-        (["f"], 1, None, True),
-        (["g"], 1, "bm25", False),
+        (["first"], Way(1)),
+        (["b", "d", "e"], Way(1)),
+        (["c"], Way(2)),
+        (["f"], Way(1, exact=True)),
+        (["g"], Way(1, "bm25")),
+        (["h", "j"], Way(1, where=parse_filter({"year": 1}))),
+        (["i"], Way(1, where=parse_filter({"year": True}))),
     ]
     assert [[[hit.id for hit in hits] for hits in answer.hits] for answer in answers] == [
         [["first"]],
@@ -77,8 +90,11 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
         [["d"], ["e"]],
         [["f"]],
         [["g"]],
+        [["h"]],
+        [["i"]],
+        [["j"]],
     ]
-    assert [answer.lost_tokens for answer in answers] == [[5], [1], [1], [1, 1], [1], [1]]
+    assert [answer.lost_tokens for answer in answers] == [[5], [1], [1], [1, 1], *[[1]] * 5]
     assert {(answer.encode_seconds, answer.search_seconds) for answer in answers} == {(0.5, 0.25)}
     assert len(echo.threads) == 1
     assert threading.get_ident() not in echo.threads
@@ -89,8 +105,8 @@ def test_batches_are_bounded_and_a_larger_request_goes_alone() -> None:
         echo = Echo()
         batcher = Batcher(echo)
         large = [f"large{number}" for number in range(BATCH_QUESTIONS + 1)]
-        searches = [batcher.search([f"q{number}"], 1, exact=False) for number in range(BATCH_QUESTIONS + 3)]
-        tasks = [asyncio.create_task(one) for one in [*searches, batcher.search(large, 1, exact=False)]]
+        searches = [batcher.search([f"q{number}"], Way(1)) for number in range(BATCH_QUESTIONS + 3)]
+        tasks = [asyncio.create_task(one) for one in [*searches, batcher.search(large, Way(1))]]
         echo.go.release(10)
         await asyncio.gather(*tasks)
         return echo
@@ -104,7 +120,7 @@ def test_a_question_that_cannot_be_answered_fails_alone() -> None:
         echo = Echo()
         batcher = Batcher(echo)
         echo.go.release(10)
-        searches = [batcher.search([question], 1, exact=False) for question in ("a", "poison", "b")]
+        searches = [batcher.search([question], Way(1)) for question in ("a", "poison", "b")]
         return await asyncio.gather(*searches, return_exceptions=True)
 
     before, poison, after = asyncio.run(ask())
@@ -120,7 +136,7 @@ def test_a_client_that_has_gone_costs_nothing() -> None:
         echo = Echo()
         batcher = Batcher(echo)
         first = await busy(echo, batcher)
-        gone, kept = (asyncio.create_task(batcher.search([question], 1, exact=False)) for question in ("gone", "kept"))
+        gone, kept = (asyncio.create_task(batcher.search([question], Way(1))) for question in ("gone", "kept"))
         await asyncio.sleep(0)
         gone.cancel()
         echo.go.release(10)
