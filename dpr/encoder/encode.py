@@ -89,11 +89,11 @@ class TowerEncoder:
 
 @dataclass(frozen=True)
 class EncodedQuestions:
-    """Vectors of questions, and what the questions lost to the token limit."""
+    """Vectors of questions, or of passages, and what these lost to the token limit."""
 
     vectors_QD: npt.NDArray[np.float32]
     lost_Q: npt.NDArray[np.int64]
-    """Tokens that each question lost."""
+    """Tokens that each lost."""
     cut: CutTexts
 
 
@@ -106,8 +106,9 @@ class QuestionEncoder:
     """
 
     def __init__(self, tower: TowerSpec, compute: Compute = Compute()) -> None:
+        self.tower = tower
         self._tokenizer = TowerTokenizer(tower)
-        self._encoder = TowerEncoder(tower, compute)
+        self.network = TowerEncoder(tower, compute)
 
     def encode(self, questions: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return vectors (Q, D) float32. Raises EncoderError as `encode_counted` does."""
@@ -119,7 +120,7 @@ class QuestionEncoder:
         Raises EncoderError for a question whose vector is zero or not finite, since nothing can be ranked by it.
         """
         tokens = self._tokenizer.questions(questions)
-        vectors_QD: npt.NDArray[np.float32] = self._encoder.encode(tokens, np.float32)
+        vectors_QD: npt.NDArray[np.float32] = self.network.encode(tokens, np.float32)
         usable_Q = np.isfinite(vectors_QD).all(axis=1) & vectors_QD.any(axis=1)
         for row in np.flatnonzero(~usable_Q).tolist():
             fault = "zero" if np.isfinite(vectors_QD[row]).all() else "NaN or infinity"
@@ -133,13 +134,19 @@ class QuestionEncoder:
 class PassageEncoder:
     """Turns passages into vectors: E_P of the paper."""
 
-    def __init__(self, tower: TowerSpec, compute: Compute = Compute()) -> None:
+    def __init__(self, tower: TowerSpec, compute: Compute = Compute(), network: TowerEncoder | None = None) -> None:
+        """`network`: a loaded one of the same model, which is not loaded again."""
         self._tokenizer = TowerTokenizer(tower)
-        self._encoder = TowerEncoder(tower, compute)
+        self._network = network or TowerEncoder(tower, compute)
 
     def encode(self, titles: Sequence[str], texts: Sequence[str]) -> npt.NDArray[np.float16]:
         """Return vectors (N, D) float16. Raises ValueError if there are not as many titles as texts."""
-        return self._encoder.encode(self._tokenizer.passages(titles, texts), np.float16)
+        return self._network.encode(self._tokenizer.passages(titles, texts), np.float16)
+
+    def encode_counted(self, texts: Sequence[str]) -> EncodedQuestions:
+        """Return vectors of passages without titles, not rounded yet, and what these lost to the token limit."""
+        tokens = self._tokenizer.passages([""] * len(texts), texts)
+        return EncodedQuestions(self._network.encode(tokens, np.float32), tokens.lost_N, tokens.cut())
 
 
 def start_pool(threads: int) -> ThreadPoolExecutor:

@@ -4,7 +4,7 @@ Similarity is the dot product of the two towers' vectors, sim(q, p) = E_Q(q) · 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dpr.encoder.sources import FoundModel, fetch_model, find_model, pin_commit, split_revision
 from dpr.encoder.tower import TowerSpec, identity_of, read_tower
@@ -128,6 +128,24 @@ def resolve_question(description: EncoderDescription, model: str | None, snapsho
             f"{snapshot} contradicts itself: its encoder id {encoder_id} stands for the question model "
             f"{tower.reference}, and its description is of another one; publish a new snapshot or roll back"
         )
+    return tower
+
+
+def resolve_passage(description: EncoderDescription, question: TowerSpec) -> TowerSpec:
+    """Find the passage tower of an encoder whose question tower was found.
+
+    If both are one model, nothing is read again. Raises EncoderError if the model is not on this machine, or another.
+    """
+    config, stored = description.config, description.passage
+    if config.question_model in (None, config.model):
+        fields = stored.model_dump(exclude={"reference", "architecture", "digest", "head"})
+        return replace(question, **fields)
+    found = find_model(config.model, config.revision)
+    if found is None:
+        raise EncoderError(f"the passage model {config.model} is not on this machine; fetch it before you serve")
+    tower = read_tower(config, "passage", config.model, found.folder)
+    if tower.identity() != identity_of(stored):
+        raise EncoderError(f"the passage model {config.model} of this machine is not the one that made the snapshot")
     return tower
 
 

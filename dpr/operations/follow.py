@@ -71,7 +71,7 @@ class Follower:
 
     def __init__(self, store: Store, model: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
         """Open the live snapshot, and begin to follow; `model` as for `Retriever.open`."""
-        self._store, self._model, self._poll_seconds = store, model, poll_seconds
+        self.store, self._model, self._poll_seconds = store, model, poll_seconds
         self._lock = threading.Lock()
         self._held = _Held(_opened(Retriever.open(store, model=model)))
         self.state = Following(_now(), self._held.retriever.number)
@@ -116,7 +116,7 @@ class Follower:
         What cannot be used is kept in `state`. A snapshot that is damaged is not tried again.
         """
         try:
-            there = numbers(self._store)
+            there = numbers(self.store)
         except (StoreError, OSError) as error:
             return self._stay("the store cannot be looked at", error)
         if not there:
@@ -144,11 +144,11 @@ class Follower:
 
     def _change(self, number: int) -> bool:
         """Open a snapshot and use it from now on, unless this follower was closed meanwhile."""
-        body = read_snapshot(self._store, number).body
+        body = read_snapshot(self.store, number).body
         check_room(
-            self._store, "serve", layout.snapshot(number), need_beside(self._store, body, self._held.retriever.body)
+            self.store, "serve", layout.snapshot(number), need_beside(self.store, body, self._held.retriever.body)
         )
-        new = _Held(_opened(Retriever.open(self._store, number, self._model, like=self._held.retriever)))
+        new = _Held(_opened(Retriever.open(self.store, number, self._model, like=self._held.retriever)))
         if self._ended.is_set():
             new.retriever.close()
             return False

@@ -3,6 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+Extra = Mapping[str, str | int | float | bool | None]
+"""The extra columns that the recipe names, sorted by name; times in ISO 8601, in UTC."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stored passage."""
+
+    id: str
+    title: str
+    texts: list[str]
+    """Its text; where it is split, its windows in their order."""
+    extra: Extra
+
 
 @dataclass(frozen=True)
 class Side:
@@ -25,8 +39,7 @@ class Hit:
     id: str
     title: str
     text: str
-    extra: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
-    """The extra columns that the recipe names, sorted by name; times in ISO 8601, in UTC."""
+    extra: Extra = field(default_factory=dict)
     dense: Side | None = None
     """Its inner product; None: vectors were not asked."""
     bm25: Side | None = None

@@ -17,7 +17,7 @@ from dpr.lexical.fusion import Candidates
 from dpr.search.best_windows import best_passages
 from dpr.search.filtered_rows import FilteredRows
 from dpr.search.filters import Filter
-from dpr.search.hits import Hit, Side
+from dpr.search.hits import Hit, Passage, Side
 from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
 from dpr.search.opened import OpenObjects
@@ -71,6 +71,10 @@ class ModeSearch:
                 "recipe with lexical.build: true"
             )
         return self._lexical
+
+    def passage(self, id_: str) -> Passage | None:
+        """Return the passage with this id; None if there is none."""
+        return self._vectors.segments.passage(id_)
 
     def rows(self, where: Filter) -> FilteredRows:
         """Return the rows that match a filter. Raises RecipeError as `RowFilters.rows` does."""

@@ -18,8 +18,9 @@ from dpr.formats.manifest import Snapshot
 from dpr.formats.markers import Marker
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.truth import Scores
+from dpr.search.embeddings import Embedder
 from dpr.search.filters import Filter
-from dpr.search.hits import Hit
+from dpr.search.hits import Hit, Passage
 from dpr.search.modes import ModeSearch
 from dpr.store import Store
 
@@ -49,6 +50,7 @@ class Retriever:
     def __init__(self, snapshot: Snapshot, encoder: "QuestionEncoder", modes: ModeSearch, marker: Marker) -> None:
         self.number, self.body = snapshot.number, snapshot.body
         self._encoder, self._modes, self._marker = encoder, modes, marker
+        self.embedder = Embedder(snapshot.body.encoder, encoder)
         weakref.finalize(self, marker.let_go).atexit = False
 
     @classmethod
@@ -102,6 +104,10 @@ class Retriever:
     def encode(self, questions: Sequence[str]) -> Scores:
         """Return the vectors (Q, D) float32 of questions. Raises EncoderError as `QuestionEncoder.encode` does."""
         return self._encoder.encode(questions)
+
+    def passage(self, id_: str) -> Passage | None:
+        """Return the passage with this id; None if there is none."""
+        return self._modes.passage(id_)
 
     def check_mode(self, mode: SearchMode) -> None:
         """Raise RecipeError if the snapshot cannot be searched in this mode."""

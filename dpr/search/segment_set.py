@@ -7,13 +7,15 @@ Shapes: N rows, D dimensions, K hits.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dpr.fingerprint import id_hash
@@ -28,10 +30,10 @@ from dpr.index.live_rows import LiveRows, Mask
 from dpr.index.merging import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
 from dpr.search.extra_columns import ColumnCache, ExtraColumns
-from dpr.search.hits import Hit
+from dpr.search.hits import Hit, Passage
 from dpr.search.opened import OpenObjects
 from dpr.search.vectors import MappedVectors, SegmentVectors
-from dpr.store import Store
+from dpr.store import PARALLEL_READS, Store
 from dpr.store.cache import local_cache
 
 TEXT_COLUMNS = ["id", "title", "text"]
@@ -145,10 +147,31 @@ class SegmentSet:
         hits: list[Hit] = []
         for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
             if id_ != MISSING:
-                row = self._texts_of(id_ >> ROW_BITS).slice(id_ & ROW_MASK, 1).to_pylist()[0]
-                extra = {name: shown(value) for name, value in (row.pop(EXTRA, None) or {}).items()}
-                hits.append(Hit(rank=len(hits) + 1, score=score, **row, extra=extra))
+                (row,) = self._rows(id_ >> ROW_BITS, np.array([id_ & ROW_MASK]))
+                hits.append(Hit(rank=len(hits) + 1, score=score, **row))
         return hits
+
+    def _rows(self, number: int, rows_n: Ids) -> list[dict[str, Any]]:
+        """Return id, title, text and extra columns of rows (n,) of a segment, by name; their values differ in type."""
+        texts, found = self._texts_of(number), []
+        for row in rows_n.tolist():
+            (fields,) = texts.slice(row, 1).to_pylist()
+            extra = {name: shown(value) for name, value in (fields.pop(EXTRA, None) or {}).items()}
+            found.append(fields | {"extra": extra})
+        return found
+
+    def passage(self, id_: str) -> Passage | None:
+        """Return the live passage with this id, None if there is none; the ids of all segments are read for it."""
+
+        def find(entry: SegmentEntry) -> list[dict[str, Any]]:
+            groups = iter_groups(self._file(entry.number), ["id"])
+            same_N = np.concatenate([[], *(pc.equal(table["id"], id_).to_numpy() for table in groups)]).astype(np.bool_)
+            rows_n = np.flatnonzero(same_N)
+            return self._rows(entry.number, rows_n[self._deletions.live_mask(entry)[rows_n]]) if len(rows_n) else []
+
+        with ThreadPoolExecutor(PARALLEL_READS) as pool:
+            rows = [row for found in pool.map(find, self._entries.values()) for row in found]
+        return Passage(id_, rows[0]["title"], [row["text"] for row in rows], rows[0]["extra"]) if rows else None
 
     def column(self, name: str, ids_N: Ids) -> list[str]:
         """Return one text column (`id`, `title` or `text`) of index ids (N,), for reading many at once.

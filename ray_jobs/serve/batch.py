@@ -4,19 +4,21 @@ So a lone question is never delayed, and batches grow with the load.
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from dpr.formats.lexical_entry import SearchMode
 from dpr.search.filters import Filter
 from dpr.search.retrieve import Answer
 
 BATCH_QUESTIONS = 64
+T = TypeVar("T")
 
 
 class Searcher(Protocol):
@@ -64,6 +66,15 @@ class Batcher:
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._answer_all())
         return await request.answer
+
+    async def run(self, work: Callable[[], T]) -> tuple[T, float]:
+        """Do other work in the thread that answers batches, between two of them; also return its seconds."""
+
+        def timed() -> tuple[T, float]:
+            started = time.perf_counter()
+            return work(), time.perf_counter() - started
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
 
     async def _answer_all(self) -> None:
         while batch := self._next_batch():

@@ -1,13 +1,11 @@
 """Typed requests and answers, and the one sentence that says what is wrong with a request."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from dpr.formats.lexical_entry import SearchMode
-from dpr.search.filters import EXAMPLE as FILTER_EXAMPLE
 from dpr.search.filters import parse_filter
 from ray_jobs.serve.batch import Way
 
@@ -19,23 +17,14 @@ EXAMPLE = '{"query": "how do I sort a list?", "k": 5}'
 
 Query = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARS, pattern=r"\S")]
 
-_TEXT = f"a text of 1 to {MAX_QUERY_CHARS:,} characters that is not blank"
-ALLOWED = {
-    "query": _TEXT,
-    "queries": f"a list of 1 to {MAX_QUERIES} texts, each {_TEXT}",
-    "k": f"an integer from 1 to {MAX_K}",
-    "mode": "dense, bm25 or hybrid",
-    "exact": "true or false",
-    "rerank": "true or false",
-    "filter": f"a filter over the extra columns, such as {FILTER_EXAMPLE}",
-}
 
+class Message(BaseModel):
+    """What all requests and answers have in common."""
 
-class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
-class SearchRequest(_Message):
+class SearchRequest(Message):
     """Questions to answer: exactly one of `query` and `queries`."""
 
     query: Query | None = Field(None, examples=["how do I sort a list?"])
@@ -71,7 +60,7 @@ class SearchRequest(_Message):
         return [self.query] if self.query is not None else self.queries or []
 
 
-class HitSide(_Message):
+class HitSide(Message):
     """What one kind of search, or the search before re-ranking, says of a passage."""
 
     rank: int | None
@@ -80,7 +69,7 @@ class HitSide(_Message):
     """Inner product of the vectors, BM25, or both fused; higher is better."""
 
 
-class SearchHit(_Message):
+class SearchHit(Message):
     """One passage of an answer."""
 
     rank: int
@@ -103,7 +92,7 @@ class SearchHit(_Message):
     """Rank and score before re-ranking; null if it was not asked for."""
 
 
-class SearchResult(_Message):
+class SearchResult(Message):
     """The answer to one question."""
 
     query: str
@@ -114,7 +103,7 @@ class SearchResult(_Message):
     """Tokens of the question that the encoder did not read, since it is longer than the encoder's token limit."""
 
 
-class Timings(_Message):
+class Timings(Message):
     """Time taken, in milliseconds. Questions that arrive together are encoded and searched as one batch."""
 
     filter: float
@@ -129,7 +118,16 @@ class Timings(_Message):
     """Time from the request's arrival in the replica to its answer, with the wait for the batch before."""
 
 
-class NamedReranker(_Message):
+class StepTimings(Message):
+    """Time taken by a request that is no search, in milliseconds."""
+
+    work: float
+    """Time of the work itself."""
+    total: float
+    """Time from the request's arrival in the replica to its answer, with the wait for others."""
+
+
+class NamedReranker(Message):
     """The cross-encoder that ordered the hits."""
 
     model: str
@@ -140,7 +138,7 @@ class NamedReranker(_Message):
     """How many of the best passages of each question it read."""
 
 
-class SearchResponse(_Message):
+class SearchResponse(Message):
     """Answers, and what they were made with."""
 
     snapshot: int
@@ -155,7 +153,7 @@ class SearchResponse(_Message):
     """Time taken."""
 
 
-class Health(_Message):
+class Health(Message):
     """A replica that is ready to answer."""
 
     ready: bool
@@ -176,29 +174,69 @@ class Health(_Message):
     """Why it does not answer from the newest snapshot; empty: it does."""
 
 
-class ErrorBody(_Message):
+class Ready(Message):
+    """A replica that takes requests."""
+
+    ready: bool
+    """Always true: before it is ready, a replica gets no requests, and the service answers 503."""
+    snapshot: int
+    """Number of the snapshot it serves."""
+
+
+class PassageAnswer(Message):
+    """A stored passage."""
+
+    snapshot: int
+    """Number of the snapshot that it was read from."""
+    encoder_id: str
+    """Fingerprint of the encoder of that snapshot."""
+    id: str
+    """The passage's own id, as the corpus gave it."""
+    title: str
+    """Its title, empty if it has none."""
+    texts: list[str]
+    """Its text; of a long text that is split, its windows in their order."""
+    extra: Mapping[str, str | int | float | bool | None]
+    """The extra columns that the recipe names, by name; times in ISO 8601, in UTC."""
+    timings_ms: StepTimings
+    """Time taken."""
+
+
+class SnapshotSummary(Message):
+    """One snapshot of the store."""
+
+    number: int
+    """Its number; the highest one is live."""
+    parent: int | None
+    """Number of the snapshot that was live before it."""
+    published_at: str
+    """When it was published: UTC, ISO 8601."""
+    passages: int
+    """Passages that can be found."""
+    encoder_id: str
+    """Fingerprint of its encoder."""
+    recall: float
+    """Recall of its index against exact search, as its gate measured it."""
+    note: str
+    """Why it was published if it is not the result of a run, such as a rollback."""
+
+
+class SnapshotList(Message):
+    """The newest snapshots of the store."""
+
+    serving: int
+    """Number of the snapshot that this replica serves."""
+    snapshots: list[SnapshotSummary]
+    """The newest first."""
+
+
+def milliseconds(seconds: float) -> float:
+    """Return seconds as answers give them."""
+    return round(seconds * 1000, 3)
+
+
+class ErrorBody(Message):
     """What every answer other than 200 holds."""
 
     error: str
     """One sentence: what is wrong, which value, what is allowed."""
-
-
-def sentence(problem: Mapping[str, Any]) -> str:
-    """Return one sentence on the first of pydantic's problems with a request's body."""
-    kind, where, value = problem["type"], [str(part) for part in problem["loc"][1:]], problem["input"]
-    if kind == "json_invalid":
-        return f"the body is not JSON ({problem['ctx']['error']}, character {where[0]}); send one such as {EXAMPLE}"
-    if kind == "value_error":
-        return str(problem["ctx"]["error"])
-    if kind == "extra_forbidden":
-        return f"field {_shown('.'.join(where))} is unknown; the fields are {', '.join(ALLOWED)}"
-    if not where:
-        return f"the body is not a JSON object; send one such as {EXAMPLE} as Content-Type application/json"
-    allowed = ALLOWED[where[0]] if len(where) == 1 else _TEXT
-    return f"field {'.'.join(where)} is {_shown(value)}; it must be {allowed}"
-
-
-def _shown(value: object) -> str:
-    # as JSON, cut if long; lone surrogates have no UTF-8 and would break the answer
-    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"

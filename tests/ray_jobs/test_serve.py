@@ -415,7 +415,7 @@ def test_the_api_is_described_without_loading_anything(client: httpx.Client) -> 
     assert page.headers["Content-Security-Policy"] == "default-src 'none'; style-src 'unsafe-inline'"
     assert not re.search(r"<script|(src|href)=\W?(https?:)?//|@import|url\(", page.text)
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {"/v1/search", "/v1/health"}
+    assert {"/v1/search", "/v1/health"} < set(document["paths"])
     for name, schema in document["components"]["schemas"].items():
         assert f'id="{name}"' in page.text
         for field, described in schema["properties"].items():

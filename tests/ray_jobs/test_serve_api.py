@@ -1,16 +1,23 @@
 """The HTTP application without Ray: what each route answers, against the retriever and the stored files."""
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules
 from starlette.testclient import TestClient
 
+from dpr.formats.snapshots import publish_body, read_snapshot
 from dpr.search.filters import parse_filter
 from dpr.search.retrieve import Retriever
-from tests.collection import Collection
-from tests.ray_jobs.serve_api import client_of, make_collection
+from tests.collection import Collection, FirstNights
+from tests.ray_jobs.serve_api import PASSAGES, client_of, make_collection
+from tests.tiny import WORDS, random_texts
 
 pytestmark = pytest.mark.without_ray
 
@@ -80,3 +87,126 @@ def test_every_field_is_described(client: TestClient) -> None:
         for field, described in schema["properties"].items():
             assert f"<code>{field}</code>" in page
             assert described["description"], (name, field)
+
+
+def test_a_passage_comes_by_its_id(client: TestClient, collection: Collection, retriever: Retriever) -> None:
+    (entry,) = retriever.body.segments[:1]
+    for row in pq.read_table(collection.file(entry.object.name)).slice(3, 4).to_pylist():
+        answer = client.get(f"/v1/passages/{row['id']}").json()
+        assert answer.pop("timings_ms")["total"] > 0
+        assert answer == {
+            "snapshot": 1,
+            "encoder_id": retriever.body.encoder_id,
+            "id": row["id"],
+            "title": "",
+            "texts": [row["text"]],
+            "extra": row["extra"],
+        }
+    missing = client.get("/v1/passages/no/such%20id")
+    message = "snapshot 1 has no passage with this id; ids are those of the corpus"
+    assert (missing.status_code, missing.json()) == (404, {"error": message})
+
+
+def test_dead_passages_are_gone_and_windows_come_in_order(first_nights: FirstNights, tmp_path: Path) -> None:
+    texts = random_texts(20) | {"a/b é": " ".join(WORDS[:90])}
+    fields: Any = {"corpus": {"long": "split"}, "encoder": {"max_tokens": 24}}
+    changing = first_nights.copy(tmp_path / "windows", texts, **fields)
+    del changing.corpus["p003"]
+    changing.night()
+    with client_of(changing.store) as client:
+        found = client.get("/v1/passages/a/b%20%C3%A9").json()["texts"]
+        assert len(found) > 3
+        assert list(dict.fromkeys(" ".join(found).split())) == WORDS[:90]
+        assert client.get("/v1/passages/p003").status_code == 404
+        assert client.get("/v1/passages/p004").json()["texts"] == [texts["p004"]]
+
+
+def test_snapshots_are_listed_the_newest_first(client: TestClient, tmp_path: Path, collection: Collection) -> None:
+    listed = client.get("/v1/snapshots").json()
+    body = collection.body(1)
+    published = read_snapshot(collection.store, 1).published_at
+    assert listed == {
+        "serving": 1,
+        "snapshots": [
+            {
+                "number": 1,
+                "parent": None,
+                "published_at": published,
+                "passages": PASSAGES,
+                "encoder_id": body.encoder_id,
+                "recall": body.gate.recall,
+                "note": "",
+            }
+        ],
+    }
+    other = collection.copy(tmp_path / "copy")
+    publish_body(other.store, body, 1, run_id="later", inputs=None, note="again")
+    with client_of(other.store) as later:
+        assert [one["number"] for one in later.get("/v1/snapshots").json()["snapshots"]] == [2, 1]
+        assert [one["number"] for one in later.get("/v1/snapshots?limit=1").json()["snapshots"]] == [2]
+        assert later.get("/v1/ready").json() == {"ready": True, "snapshot": 2}
+    wrong = client.get("/v1/snapshots?limit=0")
+    assert (wrong.status_code, wrong.json()) == (
+        422,
+        {"error": 'field limit is "0"; it must be a whole number from 1 to 100'},
+    )
+
+
+def test_vectors_are_those_of_sentence_transformers(client: TestClient, collection: Collection) -> None:
+    texts = [f"w{n} w{n + 1} w3" for n in range(40)]
+    bert = modules.Transformer(str(collection.model), max_seq_length=64)
+    peer = SentenceTransformer(modules=[bert, modules.Pooling(32, "mean"), modules.Normalize()], device="cpu")
+    expected_ND = peer.encode(texts)
+    for model in ("question", "passage"):
+        answer = client.post("/v1/embeddings", json={"input": texts, "model": model}).json()
+        assert [one["index"] for one in answer["data"]] == list(range(40))
+        found_ND = np.array([one["embedding"] for one in answer["data"]])
+        np.testing.assert_allclose(found_ND, expected_ND, atol=2e-3)
+        assert answer["usage"] == {"prompt_tokens": 40 * 5, "total_tokens": 40 * 5, "lost_tokens": 0}
+        assert (answer["object"], answer["model"], answer["snapshot"]) == ("list", model, 1)
+    short = {"input": texts[0], "model": "question", "dimensions": 8}
+    (one,) = client.post("/v1/embeddings", json=short).json()["data"]
+    kept_d = expected_ND[0, :8] / np.linalg.norm(expected_ND[0, :8])
+    np.testing.assert_allclose(one["embedding"], kept_d, atol=5e-3)
+    (coded,) = client.post("/v1/embeddings", json=short | {"encoding_format": "base64"}).json()["data"]
+    np.testing.assert_array_equal(
+        np.frombuffer(base64.b64decode(coded["embedding"]), "<f4"), np.array(one["embedding"], np.float32)
+    )
+
+
+def test_passages_have_the_vectors_that_the_store_has(client: TestClient, collection: Collection) -> None:
+    rows = collection.live_rows(collection.body(1))
+    texts, vectors = zip(*rows.values(), strict=True)
+    answer = client.post("/v1/embeddings", json={"input": list(texts), "model": "passage"}).json()
+    np.testing.assert_allclose([one["embedding"] for one in answer["data"]], np.stack(vectors), atol=2e-3)
+
+
+EMBED = '{"input": "how do I sort a list?", "model": "question"}'
+INPUT = "a text of 1 to 100,000 characters that is not blank, or a list of 1 to 256 of them"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"model": "question"}, f"the body has no field input; send one such as {EMBED}"),
+        ({"input": [], "model": "question"}, f"field input is []; it must be {INPUT}"),
+        ({"input": " ", "model": "question"}, f'field input is " "; it must be {INPUT}'),
+        ({"input": ["a", 5], "model": "question"}, f'field input is ["a", 5]; it must be {INPUT}'),
+        ({"input": "a", "model": "gpt"}, 'field model is "gpt"; it must be question or passage'),
+        (
+            {"input": "a", "model": "question", "dimensions": 0},
+            "field dimensions is 0; it must be a whole number from 1 on, or null",
+        ),
+        (
+            {"input": "a", "model": "question", "dimensions": 33},
+            "dimensions is 33, and vectors of this encoder have 32; ask for fewer",
+        ),
+        (
+            {"input": "a", "model": "question", "k": 1},
+            'field "k" is unknown; the fields are input, model, dimensions, encoding_format, user',
+        ),
+    ],
+)
+def test_what_cannot_be_embedded_is_one_sentence(client: TestClient, body: Any, message: str) -> None:
+    response = client.post("/v1/embeddings", json=body)
+    assert (response.status_code, response.json()) == (422, {"error": message})

@@ -1,0 +1,55 @@
+"""The one sentence that says what is wrong with a request."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dpr.search.filters import EXAMPLE as FILTER_EXAMPLE
+from ray_jobs.serve.embedding_messages import EMBED_EXAMPLE, MAX_INPUT_CHARS, MAX_INPUTS
+from ray_jobs.serve.messages import EXAMPLE, MAX_K, MAX_QUERIES, MAX_QUERY_CHARS
+
+_TEXT = f"a text of 1 to {MAX_QUERY_CHARS:,} characters that is not blank"
+_SEARCH = {
+    "query": _TEXT,
+    "queries": f"a list of 1 to {MAX_QUERIES} texts, each {_TEXT}",
+    "k": f"an integer from 1 to {MAX_K}",
+    "mode": "dense, bm25 or hybrid",
+    "exact": "true or false",
+    "rerank": "true or false",
+    "filter": f"a filter over the extra columns, such as {FILTER_EXAMPLE}",
+}
+_EMBED = {
+    "input": f"a text of 1 to {MAX_INPUT_CHARS:,} characters that is not blank, or a list of 1 to {MAX_INPUTS} of them",
+    "model": "question or passage",
+    "dimensions": "a whole number from 1 on, or null",
+    "encoding_format": "float or base64",
+    "user": "a text, or null",
+}
+_OTHER = {"limit": "a whole number from 1 to 100"}
+_ALLOWED = {"/v1/search": (_SEARCH, EXAMPLE), "/v1/embeddings": (_EMBED, EMBED_EXAMPLE)}
+"""What the fields of the body of a route may be, and an example of a body."""
+
+
+def sentence(problem: Mapping[str, Any], path: str) -> str:
+    """Return one sentence on the first of pydantic's problems with a request to this path."""
+    kind, where, value = problem["type"], [str(part) for part in problem["loc"][1:]], problem["input"]
+    allowed, example = _ALLOWED.get(path, (_OTHER, ""))
+    if kind == "json_invalid":
+        return f"the body is not JSON ({problem['ctx']['error']}, character {where[0]}); send one such as {example}"
+    if kind == "value_error":
+        return str(problem["ctx"]["error"])
+    if kind == "extra_forbidden":
+        return f"field {_shown('.'.join(where))} is unknown; the fields are {', '.join(allowed)}"
+    if not where:
+        return f"the body is not a JSON object; send one such as {example} as Content-Type application/json"
+    if where[0] == "input":  # it names the kinds that were tried, too
+        where = where[:1]
+    if kind == "missing":
+        return f"the body has no field {where[0]}; send one such as {example}"
+    return f"field {'.'.join(where)} is {_shown(value)}; it must be {allowed[where[0]] if len(where) == 1 else _TEXT}"
+
+
+def _shown(value: object) -> str:
+    # as JSON, cut if long; lone surrogates have no UTF-8 and would break the answer
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"

@@ -1,0 +1,76 @@
+"""Requests for vectors and their answers, in the form of OpenAI's embeddings."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from dpr.search.embeddings import Tower
+from ray_jobs.serve.messages import Message, StepTimings
+
+MAX_INPUTS, MAX_INPUT_CHARS = 256, 100_000
+EMBED_EXAMPLE = '{"input": "how do I sort a list?", "model": "question"}'
+
+InputText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INPUT_CHARS, pattern=r"\S")]
+
+
+class EmbeddingRequest(Message):
+    """Texts to be turned into vectors."""
+
+    input: InputText | Annotated[list[InputText], Field(min_length=1, max_length=MAX_INPUTS)] = Field(
+        examples=["how do I sort a list?"]
+    )
+    """One text, or several. The encoder cuts a text that is longer than its own token limit."""
+    model: Tower
+    """`question`: the tower that reads questions; `passage`: that of passages, which then have no title."""
+    dimensions: int | None = Field(None, ge=1)
+    """Keep the first so many components only, scaled to length 1 if whole vectors are."""
+    encoding_format: Literal["float", "base64"] = "float"
+    """`base64`: the components as float32, little endian."""
+    user: str | None = None
+    """Accepted, since clients send it, and not used."""
+
+    def texts(self) -> Sequence[str]:
+        """Return the texts in order, in whichever form they came."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class Embedding(Message):
+    """The vector of one text."""
+
+    object: Literal["embedding"] = "embedding"
+    """Always `embedding`."""
+    index: int
+    """Place of the text in the request, from 0."""
+    embedding: list[float] | str
+    """The vector."""
+
+
+class Usage(Message):
+    """What the texts came to."""
+
+    prompt_tokens: int
+    """Tokens that the encoder read."""
+    total_tokens: int
+    """The same."""
+    lost_tokens: int
+    """Tokens that it did not read, since texts are longer than its token limit."""
+
+
+class EmbeddingResponse(Message):
+    """Vectors, and what they were made with."""
+
+    object: Literal["list"] = "list"
+    """Always `list`."""
+    data: list[Embedding]
+    """One for each text, in the order of the request."""
+    model: Tower
+    """As in the request."""
+    usage: Usage
+    """Tokens."""
+    snapshot: int
+    """Number of the snapshot whose encoder it is."""
+    encoder_id: str
+    """Fingerprint of the encoder."""
+    timings_ms: StepTimings
+    """Time taken."""

@@ -1,0 +1,71 @@
+"""What every answer other than 200 says: one sentence, as JSON."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from dpr.errors import DprError, RecipeError, StoreError
+from ray_jobs.serve.bad_fields import sentence
+from ray_jobs.serve.messages import EXAMPLE, MAX_BODY_BYTES, ErrorBody
+
+RETRY_SECONDS = 1
+ERRORS: dict[int | str, dict[str, Any]] = {  # FastAPI's own type
+    400: {"model": ErrorBody, "description": "The request is no HTTP that can be read."},
+    413: {"model": ErrorBody, "description": f"The body is larger than {MAX_BODY_BYTES:,} bytes."},
+    422: {"model": ErrorBody, "description": "The body is not a request; the sentence says which field, and why."},
+    500: {"model": ErrorBody, "description": "The service failed."},
+    503: {"model": ErrorBody, "description": "More is asked at once than the service takes; ask again."},
+}
+
+
+def handlers() -> Mapping[Any, Callable[..., Any]]:
+    """Return what answers each kind of error, as FastAPI takes it."""
+    return {
+        RequestValidationError: _bad_request,
+        HTTPException: _http_error,
+        RecipeError: _cannot_be_asked,
+        StoreError: _store_error,
+        DprError: _own_error,
+        Exception: _bug,
+    }
+
+
+def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return an answer of one sentence."""
+    return JSONResponse(ErrorBody(error=message).model_dump(), status, headers)
+
+
+async def _bad_request(request: Request, error: RequestValidationError) -> JSONResponse:
+    return refusal(422, sentence(error.errors()[0], request.url.path))
+
+
+async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    path = request.url.path
+    message = {
+        400: f"the body is not JSON; send one such as {EXAMPLE}",
+        404: f"there is nothing at {path}; /docs shows what there is",
+        405: f"{path} does not take {request.method}; /docs shows what it takes",
+        413: f"the body is larger than {MAX_BODY_BYTES:,} bytes; send fewer questions at once",
+    }.get(error.status_code, str(error.detail))
+    # bytes that are no text at all are answered as text that is no JSON
+    return refusal(422 if error.status_code == 400 else error.status_code, message, error.headers)
+
+
+async def _cannot_be_asked(_: Request, error: RecipeError) -> JSONResponse:
+    return refusal(422, str(error))
+
+
+async def _store_error(_: Request, error: StoreError) -> JSONResponse:
+    return refusal(503, str(error), {"Retry-After": str(RETRY_SECONDS)})
+
+
+async def _own_error(_: Request, error: DprError) -> JSONResponse:
+    return refusal(500, str(error))
+
+
+async def _bug(_: Request, error: Exception) -> JSONResponse:
+    return refusal(500, f"the service failed with {type(error).__name__}; its log has the details")

@@ -1,0 +1,108 @@
+"""What is there: GET /v1/passages/{id}, /v1/snapshots, /v1/health, /v1/ready."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Response
+
+from dpr.formats.snapshots import numbers, read_snapshot
+from dpr.operations.follow import Follower
+from dpr.search.hits import Passage
+from ray_jobs.serve.messages import (
+    ErrorBody,
+    Health,
+    PassageAnswer,
+    Ready,
+    SnapshotList,
+    SnapshotSummary,
+    StepTimings,
+    milliseconds,
+)
+from ray_jobs.serve.refusals import ERRORS, refusal
+
+_NO_PASSAGE: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorBody, "description": "There is no passage with this id."}
+}
+
+
+def add_store_routes(app: FastAPI, follower: Follower) -> None:
+    """Add the routes."""
+    _add_health(app, follower)
+
+    @app.get("/v1/passages/{passage_id:path}", response_model=PassageAnswer, responses=ERRORS | _NO_PASSAGE)
+    async def passage(
+        passage_id: Annotated[str, Path(description="The passage's own id.", examples=["42"])],
+    ) -> Response:
+        """Return a passage by its id; the ids of all segments are read for it."""
+        started = time.perf_counter()
+
+        def find() -> tuple[Passage | None, int, str]:
+            with follower.snapshot() as retriever:
+                return retriever.passage(passage_id), retriever.number, retriever.body.encoder_id
+
+        found, number, encoder_id = await asyncio.to_thread(find)
+        if found is None:
+            return refusal(404, f"snapshot {number} has no passage with this id; ids are those of the corpus")
+        taken = milliseconds(time.perf_counter() - started)
+        answer = PassageAnswer(
+            snapshot=number,
+            encoder_id=encoder_id,
+            id=found.id,
+            title=found.title,
+            texts=found.texts,
+            extra=found.extra,
+            timings_ms=StepTimings(work=taken, total=taken),
+        )
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    @app.get("/v1/snapshots", responses=ERRORS)
+    async def snapshots(
+        limit: Annotated[int, Query(ge=1, le=100, description="How many, at most.")] = 20,
+    ) -> SnapshotList:
+        """List the newest snapshots of the store."""
+
+        def read() -> list[SnapshotSummary]:
+            return [_summary(follower, number) for number in reversed(numbers(follower.store)[-limit:])]
+
+        found = await asyncio.to_thread(read)
+        with follower.snapshot() as retriever:
+            return SnapshotList(serving=retriever.number, snapshots=found)
+
+
+def _add_health(app: FastAPI, follower: Follower) -> None:
+    @app.get("/v1/health")
+    async def health() -> Health:
+        """Tell what is served, and whether it is the newest. Answers as soon as a replica is ready."""
+        state = follower.state
+        with follower.snapshot() as retriever:
+            body = retriever.body
+            return Health(
+                ready=True,
+                snapshot=retriever.number,
+                encoder_id=body.encoder_id,
+                passages=body.passages,
+                since=state.since,
+                live=state.live,
+                loading=state.loading,
+                problem=state.problem,
+            )
+
+    @app.get("/v1/ready")
+    async def ready() -> Ready:
+        """Tell that requests are taken, for probes."""
+        with follower.snapshot() as retriever:
+            return Ready(ready=True, snapshot=retriever.number)
+
+
+def _summary(follower: Follower, number: int) -> SnapshotSummary:
+    snapshot = read_snapshot(follower.store, number)
+    return SnapshotSummary(
+        number=number,
+        parent=snapshot.parent,
+        published_at=snapshot.published_at,
+        passages=snapshot.body.passages,
+        encoder_id=snapshot.body.encoder_id,
+        recall=snapshot.body.gate.recall,
+        note=snapshot.note,
+    )
