@@ -280,6 +280,11 @@ class ServeConfig(_Config):
     """Processes that each hold encoder and index."""
     poll_seconds: Annotated[float, Field(gt=0.0)] = 5.0
     """Time between two looks for a newer snapshot."""
+    keys_file: str | None = None
+    """File with the hashed keys of who may ask, as `dpr key` writes it; null: those of the environment variable
+    DPR_SERVE_KEYS, and without it whoever reaches the service may ask."""
+    access_log: str | None = None
+    """File to which each request adds a line of JSON; null: none."""
 
 
 class Recipe(_Config):

@@ -1,7 +1,8 @@
-"""The commands of `dpr` that answer questions: search, serve."""
+"""The commands of `dpr` that answer questions, and say who may ask: search, serve, key."""
 
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -103,14 +104,35 @@ def serve(
     recipe: Annotated[
         str | None, typer.Option(metavar="RECIPE", help="Recipe whose section rerank names a cross-encoder.")
     ] = None,
+    keys: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Hashed keys of who may ask, as `dpr key` writes them.")
+    ] = None,
+    access_log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Add a line of JSON to this file for each request.")
+    ] = None,
 ) -> None:
     """Serve the live snapshot over HTTP until interrupted."""
     from ray_jobs.serve.service import serve_store, wait_for_interrupt
 
     rerank = _rerank_section(recipe) if recipe is not None else None
-    with serve_store(store, ServeConfig(host=host, port=port, replicas=replicas), model, rerank) as url:
+    config = ServeConfig(host=host, port=port, replicas=replicas, keys_file=keys, access_log=access_log)
+    with serve_store(store, config, model, rerank) as url:
         console().print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
         wait_for_interrupt()
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, and . _ -")],
+    file: Annotated[str, typer.Option("--file", metavar="FILE", help="File of keys to which its hash is added.")],
+    role: Annotated[
+        Literal["search", "admin"], typer.Option(help="What it opens: admin may also ask for exact search.")
+    ] = "search",
+) -> None:
+    """Make a key of the service, print it once, and add its hash to a file; a running service takes it at once."""
+    from ray_jobs.serve.keys import add_key
+
+    print(add_key(Path(file), name, role))
 
 
 def _rerank_section(path: str) -> RerankConfig:

@@ -5,7 +5,7 @@ It knows nothing of Ray: the deployment wraps it, and any ASGI server can run it
 
 import time
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,8 +16,11 @@ from dpr.search.hits import Hit, Side
 from dpr.search.rerank import Reranker
 from ray_jobs.serve.api_page import docs_page
 from ray_jobs.serve.batch import Batcher
+from ray_jobs.serve.doors import Doors, role_of
 from ray_jobs.serve.embedding_route import add_embeddings
 from ray_jobs.serve.filtering import FilterQueue
+from ray_jobs.serve.front import AccessLog, Front
+from ray_jobs.serve.keys import KeyRing
 from ray_jobs.serve.messages import (
     MAX_BODY_BYTES,
     HitSide,
@@ -29,15 +32,23 @@ from ray_jobs.serve.messages import (
     Timings,
     milliseconds,
 )
-from ray_jobs.serve.refusals import ERRORS, handlers
+from ray_jobs.serve.refusals import ERRORS, handlers, refusal
 from ray_jobs.serve.reranking import Reranked, RerankQueue
 from ray_jobs.serve.store_routes import add_store_routes
 
 _DESCRIPTION = "Dense passage retrieval: questions in, the passages that answer them out, with scores and timings."
 
 
-def make_app(follower: Follower, reranker: Reranker | None = None) -> FastAPI:
-    """Return the application that answers from the snapshot that `follower` has, re-ranked for those who want it."""
+def make_app(
+    follower: Follower,
+    reranker: Reranker | None = None,
+    keys: KeyRing | None = None,
+    access_log: AccessLog | None = None,
+) -> FastAPI:
+    """Return the application that answers from the snapshot that `follower` has, re-ranked for those who want it.
+
+    `keys`: None: whoever reaches it may ask for everything.
+    """
     app = FastAPI(
         title="dpr",
         version=__version__,
@@ -47,6 +58,9 @@ def make_app(follower: Follower, reranker: Reranker | None = None) -> FastAPI:
         exception_handlers=dict(handlers()),
     )
     app.add_middleware(_BodyLimit)
+    if keys is not None:
+        app.add_middleware(Doors, keys=keys)
+    app.add_middleware(Front, access_log=access_log)
     batcher = Batcher(follower)
     _add_search(app, follower, batcher, RerankQueue(reranker))
     add_embeddings(app, follower, batcher)
@@ -59,9 +73,11 @@ def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: Reran
     filters = FilterQueue(follower)
 
     @app.post("/v1/search", response_model=SearchResponse, responses=ERRORS)
-    async def search(request: SearchRequest) -> Response:
+    async def search(request: SearchRequest, http: Request) -> Response:
         """Find the passages that answer one question (`query`) or several (`queries`)."""
         started = time.perf_counter()
+        if request.exact and role_of(http.scope) != "admin":
+            return refusal(403, "field exact is true, and only keys of role admin may ask for it; leave it out")
         questions = request.questions()
         if request.mode is not None:
             with follower.snapshot() as retriever:

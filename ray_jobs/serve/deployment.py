@@ -4,6 +4,8 @@ A cluster's Serve config (a KubeRay RayService) names it as `import_path: ray_jo
 `args: {store: s3://bucket/prefix}`.
 """
 
+from pathlib import Path
+
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
@@ -14,6 +16,8 @@ from dpr.recipe import RerankConfig
 from dpr.search.rerank import Reranker
 from dpr.store import open_store
 from ray_jobs.serve.app import make_app
+from ray_jobs.serve.front import AccessLog
+from ray_jobs.serve.keys import key_ring
 
 MAX_ONGOING_REQUESTS = 512
 """Per replica; what comes beyond is refused with 503 instead of piling up."""
@@ -31,6 +35,12 @@ class Arguments(BaseModel):
     """Where the snapshot's model lies on these machines, if elsewhere than when it was made."""
     poll_seconds: float = Field(POLL_SECONDS, gt=0.0)
     """Time between two looks for a newer snapshot."""
+    keys_file: str | None = None
+    """File with hashed keys on the machines of the replicas, which is read again when it changes."""
+    keys: str = ""
+    """Lines of such a file; by default those of the environment variable DPR_SERVE_KEYS."""
+    access_log: str | None = None
+    """File to which each request adds a line of JSON."""
     rerank: RerankConfig | None = None
     """Section `rerank` of a recipe: the cross-encoder of requests that want to be re-ranked."""
 
@@ -39,6 +49,8 @@ class _Replica:
     """One process that answers questions against the live snapshot, and changes to the next one by itself."""
 
     def __init__(self, arguments: Arguments) -> None:
+        self._keys = key_ring(arguments.keys_file, arguments.keys)
+        self._access_log = AccessLog(Path(arguments.access_log)) if arguments.access_log else None
         self._reranker = Reranker.open(arguments.rerank) if arguments.rerank else None
         self._follower = Follower(open_store(arguments.store), arguments.model, arguments.poll_seconds)
 
@@ -48,7 +60,7 @@ class _Replica:
             self._follower.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._follower, self._reranker)
+        return make_app(self._follower, self._reranker, self._keys, self._access_log)
 
 
 SearchReplica = serve.deployment(

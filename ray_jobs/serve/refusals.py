@@ -14,7 +14,8 @@ from ray_jobs.serve.messages import EXAMPLE, MAX_BODY_BYTES, ErrorBody
 
 RETRY_SECONDS = 1
 ERRORS: dict[int | str, dict[str, Any]] = {  # FastAPI's own type
-    400: {"model": ErrorBody, "description": "The request is no HTTP that can be read."},
+    401: {"model": ErrorBody, "description": "The service has keys, and the request has none of them."},
+    403: {"model": ErrorBody, "description": "The key does not open this."},
     413: {"model": ErrorBody, "description": f"The body is larger than {MAX_BODY_BYTES:,} bytes."},
     422: {"model": ErrorBody, "description": "The body is not a request; the sentence says which field, and why."},
     500: {"model": ErrorBody, "description": "The service failed."},
@@ -30,7 +31,6 @@ def handlers() -> Mapping[Any, Callable[..., Any]]:
         RecipeError: _cannot_be_asked,
         StoreError: _store_error,
         DprError: _own_error,
-        Exception: _bug,
     }
 
 
@@ -65,7 +65,3 @@ async def _store_error(_: Request, error: StoreError) -> JSONResponse:
 
 async def _own_error(_: Request, error: DprError) -> JSONResponse:
     return refusal(500, str(error))
-
-
-async def _bug(_: Request, error: Exception) -> JSONResponse:
-    return refusal(500, f"the service failed with {type(error).__name__}; its log has the details")

@@ -1,6 +1,7 @@
 """Start and stop the service on this machine; whatever prevents that is named in one sentence."""
 
 import errno
+import ipaddress
 import logging
 import os
 import re
@@ -29,6 +30,7 @@ from ray_jobs.failures import quoted_error
 from ray_jobs.output import console
 from ray_jobs.serve.deployment import LOGGING, Arguments, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
+from ray_jobs.serve.keys import KEYS_VARIABLE, key_ring
 from ray_jobs.serve.starting import proxy_environment
 
 READY_SECONDS = 60.0
@@ -51,6 +53,7 @@ def serve_store(
     store = open_store(store_url)
     snapshot = live_snapshot(store)
     address = _check_address(config)
+    _check_keys(config, address)
     reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     model = _absolute(model) if model else None
     question_tower(snapshot, model)
@@ -69,7 +72,15 @@ def serve_store(
         # Ray's own handler of SIGTERM aborts the process; a shell's background job starts with SIGINT ignored
         _on_signals(signal.default_int_handler, signal.SIGINT, signal.SIGTERM)
         try:
-            arguments = Arguments(store=store.url, model=model, poll_seconds=config.poll_seconds, rerank=rerank)
+            arguments = Arguments(
+                store=store.url,
+                model=model,
+                poll_seconds=config.poll_seconds,
+                keys_file=config.keys_file and os.path.abspath(config.keys_file),
+                keys=os.environ.get(KEYS_VARIABLE, ""),
+                access_log=config.access_log and os.path.abspath(config.access_log),
+                rerank=rerank,
+            )
             _start(config, address, arguments)
             _wait_until_ready(reached_at, config.port)
             yield f"http://[{reached_at}]:{config.port}" if ":" in reached_at else f"http://{reached_at}:{config.port}"
@@ -110,6 +121,15 @@ def _check_address(config: ServeConfig) -> str:
         }.get(error.errno or 0, f"{where} cannot be listened at: {error.strerror or error}; choose another")
         raise ServeError(reason) from error
     return str(address)
+
+
+def _check_keys(config: ServeConfig, address: str) -> None:
+    """Raise ServeError for keys that cannot be used, and if other machines could ask without one."""
+    if key_ring(config.keys_file) is None and not ipaddress.ip_address(address).is_loopback:
+        raise ServeError(
+            f"{config.host} can be reached from other machines, and the service has no keys; make some with `dpr key` "
+            f"and name their file with --keys (or in {KEYS_VARIABLE}), or listen at 127.0.0.1"
+        )
 
 
 def _on_signals(handler: Callable[[int, FrameType | None], object] | int, *numbers: int) -> None:
@@ -179,7 +199,7 @@ def _wait_until_ready(address: str, port: int) -> None:
     while not _answers(address, port):
         if time.monotonic() > give_up:
             raise ServeError(
-                f"port {port} of {address} gave no answer to /v1/health for {READY_SECONDS:.0f} s; try again"
+                f"port {port} of {address} gave no answer to /v1/ready for {READY_SECONDS:.0f} s; try again"
             )
         time.sleep(0.1)
 
@@ -187,7 +207,7 @@ def _wait_until_ready(address: str, port: int) -> None:
 def _answers(address: str, port: int) -> bool:
     connection = HTTPConnection(address, port, timeout=READY_SECONDS)
     try:
-        connection.request("GET", "/v1/health")
+        connection.request("GET", "/v1/ready")
         return connection.getresponse().status == HTTPStatus.OK
     except (OSError, HTTPException):
         return False

@@ -1,0 +1,96 @@
+"""Around all routes: a request's id, headers that browsers heed, a line in the access log, and an answer to every bug.
+
+A line is a JSON object. It holds no question, no key, and no part of an address after the question mark.
+"""
+
+import json
+import logging
+import re
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ray_jobs.serve.refusals import refusal
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+"""A route's own take their place. None of them lets pages of other origins in (CORS)."""
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+_log = logging.getLogger(__name__)
+
+
+class AccessLog:
+    """A file to which each request adds a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", buffering=1, encoding="utf-8")
+
+    def write(self, **fields: str | int | float | None) -> None:
+        """Add a line."""
+        self._file.write(json.dumps(fields) + "\n")
+
+
+class Front:
+    """What every request passes first, and every answer last."""
+
+    def __init__(self, app: ASGIApp, access_log: AccessLog | None = None) -> None:
+        self._app, self._access_log = app, access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, request_id = time.perf_counter(), _request_id(scope)
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = {name.lower() for name, _ in message["headers"]}
+                added = HEADERS | {"X-Request-Id": request_id}
+                more = [(name.lower().encode(), value.encode()) for name, value in added.items()]
+                message = {**message, "headers": [*message["headers"], *(one for one in more if one[0] not in own)]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except Exception as error:
+            _log.exception("request %s failed", request_id)
+            if status:  # its answer has begun, so that only the connection can end
+                raise
+            message = f"the service failed with {type(error).__name__}; its log has the details"
+            await refusal(500, message)(scope, receive, answer)
+        finally:
+            self._note(scope, request_id, status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        if self._access_log is not None:
+            client = scope.get("client")
+            self._access_log.write(
+                time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                request_id=request_id,
+                client=client[0] if client else None,
+                key=scope["state"].get("key"),
+                method=scope["method"],
+                path=scope["path"],
+                status=status or 499,
+                milliseconds=round(seconds * 1000, 3),
+            )
+
+
+def _request_id(scope: Scope) -> str:
+    """Return the id that the asker gave, if it is a plain one, else a new one."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
