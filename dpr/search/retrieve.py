@@ -48,7 +48,7 @@ class Retriever:
     """A snapshot, ready to answer questions in this process; a context manager that closes it."""
 
     def __init__(self, snapshot: Snapshot, encoder: "QuestionEncoder", modes: ModeSearch, marker: Marker) -> None:
-        self.number, self.body = snapshot.number, snapshot.body
+        self.number, self.body, self.published_at = snapshot.number, snapshot.body, snapshot.published_at
         self._encoder, self._modes, self._marker = encoder, modes, marker
         self.embedder = Embedder(snapshot.body.encoder, encoder)
         weakref.finalize(self, marker.let_go).atexit = False

@@ -7,8 +7,7 @@ import time
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from dpr import __version__
 from dpr.operations.follow import Follower
@@ -21,8 +20,8 @@ from ray_jobs.serve.embedding_route import add_embeddings
 from ray_jobs.serve.filtering import FilterQueue
 from ray_jobs.serve.front import AccessLog, Front
 from ray_jobs.serve.keys import KeyRing
+from ray_jobs.serve.limits import Limits
 from ray_jobs.serve.messages import (
-    MAX_BODY_BYTES,
     HitSide,
     NamedReranker,
     SearchHit,
@@ -32,6 +31,7 @@ from ray_jobs.serve.messages import (
     Timings,
     milliseconds,
 )
+from ray_jobs.serve.metrics import Metrics
 from ray_jobs.serve.refusals import ERRORS, handlers, refusal
 from ray_jobs.serve.reranking import Reranked, RerankQueue
 from ray_jobs.serve.store_routes import add_store_routes
@@ -57,19 +57,20 @@ def make_app(
         redoc_url=None,
         exception_handlers=dict(handlers()),
     )
-    app.add_middleware(_BodyLimit)
+    metrics = Metrics()
+    app.add_middleware(Limits, metrics=metrics)
     if keys is not None:
         app.add_middleware(Doors, keys=keys)
-    app.add_middleware(Front, access_log=access_log)
-    batcher = Batcher(follower)
-    _add_search(app, follower, batcher, RerankQueue(reranker))
+    app.add_middleware(Front, metrics=metrics, access_log=access_log)
+    batcher = Batcher(follower, metrics)
+    _add_search(app, follower, batcher, RerankQueue(reranker), metrics)
     add_embeddings(app, follower, batcher)
     add_store_routes(app, follower)
-    _add_docs(app)
+    _add_pages(app, follower, metrics)
     return app
 
 
-def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: RerankQueue) -> None:
+def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: RerankQueue, metrics: Metrics) -> None:
     filters = FilterQueue(follower)
 
     @app.post("/v1/search", response_model=SearchResponse, responses=ERRORS)
@@ -84,11 +85,15 @@ def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: Reran
                 retriever.check_mode(request.mode)
         reranker = queue.checked(questions, request.k) if request.rerank else None
         way = request.way(reranker.top if reranker else request.k)
-        filter_seconds = await filters.prepare(way.where) if way.where else 0.0
+        filter_seconds = 0.0
+        if way.where is not None:
+            filter_seconds = await filters.prepare(way.where)
+            metrics.step("filter", filter_seconds)
         answer = await batcher.search(questions, way)
         found = Reranked(answer.hits)
         if reranker is not None:
             found = await queue.rerank(reranker, questions, answer.hits, request.k)
+            metrics.step("rerank", found.seconds)
         results = [
             SearchResult(query=question, hits=[_hit(hit) for hit in hits], lost_tokens=lost_tokens)
             for question, hits, lost_tokens in zip(questions, found.hits, answer.lost_tokens, strict=True)
@@ -110,33 +115,17 @@ def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: Reran
         return Response(response.model_dump_json(), media_type="application/json")
 
 
-def _add_docs(app: FastAPI) -> None:
+def _add_pages(app: FastAPI, follower: Follower, metrics: Metrics) -> None:
+    @app.get("/metrics", include_in_schema=False)
+    async def measured() -> Response:
+        return Response(metrics.text(follower), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(
             docs_page(app.openapi()),
             headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
         )
-
-
-class _BodyLimit:
-    """Stops reading a body that is too large. Starlette's own limit does not answer in JSON."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        read_bytes = 0
-
-        async def limited() -> Message:
-            nonlocal read_bytes
-            message = await receive()
-            read_bytes += len(message.get("body", b""))
-            if read_bytes > MAX_BODY_BYTES:
-                raise HTTPException(413)
-            return message
-
-        await self._app(scope, limited, send)
 
 
 def _hit(hit: Hit) -> SearchHit:

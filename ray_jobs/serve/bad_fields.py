@@ -8,7 +8,7 @@ from dpr.search.filters import EXAMPLE as FILTER_EXAMPLE
 from ray_jobs.serve.embedding_messages import EMBED_EXAMPLE, MAX_INPUT_CHARS, MAX_INPUTS
 from ray_jobs.serve.messages import EXAMPLE, MAX_K, MAX_QUERIES, MAX_QUERY_CHARS
 
-_TEXT = f"a text of 1 to {MAX_QUERY_CHARS:,} characters that is not blank"
+_TEXT = f"a text of 1 to {MAX_QUERY_CHARS:,} characters that is not blank and holds no NUL"
 _SEARCH = {
     "query": _TEXT,
     "queries": f"a list of 1 to {MAX_QUERIES} texts, each {_TEXT}",
@@ -19,7 +19,8 @@ _SEARCH = {
     "filter": f"a filter over the extra columns, such as {FILTER_EXAMPLE}",
 }
 _EMBED = {
-    "input": f"a text of 1 to {MAX_INPUT_CHARS:,} characters that is not blank, or a list of 1 to {MAX_INPUTS} of them",
+    "input": f"a text of 1 to {MAX_INPUT_CHARS:,} characters that is not blank and holds no NUL, or a list of 1 to "
+    f"{MAX_INPUTS} of them",
     "model": "question or passage",
     "dimensions": "a whole number from 1 on, or null",
     "encoding_format": "float or base64",

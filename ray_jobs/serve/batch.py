@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -16,9 +16,16 @@ from typing import Protocol, TypeVar
 from dpr.formats.lexical_entry import SearchMode
 from dpr.search.filters import Filter
 from dpr.search.retrieve import Answer
+from ray_jobs.serve.metrics import Metrics
 
 BATCH_QUESTIONS = 64
+MAX_WAITING_QUESTIONS = 2048
+"""About three seconds of a MiniLM on two CPU cores."""
 T = TypeVar("T")
+
+
+class BusyError(Exception):
+    """More questions wait than are taken."""
 
 
 class Searcher(Protocol):
@@ -48,19 +55,27 @@ class _Request:
     questions: Sequence[str]
     way: Way
     answer: asyncio.Future[Answer]
+    since: float = field(default_factory=time.perf_counter)
 
 
 class Batcher:
     """Gathers the requests of one event loop, and answers them in a thread, so that the loop is never blocked."""
 
-    def __init__(self, searcher: Searcher) -> None:
-        self._searcher = searcher
+    def __init__(self, searcher: Searcher, metrics: Metrics | None = None) -> None:
+        self._searcher, self._metrics = searcher, metrics or Metrics()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._waiting: deque[_Request] = deque()
         self._work: asyncio.Task[None] | None = None
 
     async def search(self, questions: Sequence[str], way: Way) -> Answer:
-        """Return the best k passages for each question, and the timings of the batch that they were part of."""
+        """Return the best k passages for each question, and the timings of the batch that they were part of.
+
+        Raises BusyError if too many questions wait.
+        """
+        waiting = sum(len(request.questions) for request in self._waiting if not request.answer.done())
+        if waiting + len(questions) > MAX_WAITING_QUESTIONS:
+            raise BusyError(f"{waiting:,} questions wait for an answer, and no more are taken; ask again in a moment")
+        self._metrics.waiting(waiting + len(questions))
         request = _Request(questions, way, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         if self._work is None or self._work.done():
@@ -94,6 +109,7 @@ class Batcher:
             elif not first.answer.done():
                 first.answer.set_exception(error)
             return
+        self._metrics.batch(len(questions), found)
         hits, lost_tokens = iter(found.hits), iter(found.lost_tokens)
         for request in batch:
             asked = len(request.questions)
@@ -113,4 +129,7 @@ class Batcher:
             (batch if fits else left).append(request)
             questions += len(request.questions) if fits else 0
         self._waiting = left
+        self._metrics.waiting(sum(len(request.questions) for request in left))
+        for request in batch:
+            self._metrics.waited(time.perf_counter() - request.since)
         return batch

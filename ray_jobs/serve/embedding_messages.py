@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from dpr.search.embeddings import Tower
-from ray_jobs.serve.messages import Message, StepTimings
+from ray_jobs.serve.messages import NOT_BLANK, Message, StepTimings
 
 MAX_INPUTS, MAX_INPUT_CHARS = 256, 100_000
 EMBED_EXAMPLE = '{"input": "how do I sort a list?", "model": "question"}'
 
-InputText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INPUT_CHARS, pattern=r"\S")]
+InputText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INPUT_CHARS, pattern=NOT_BLANK)]
 
 
 class EmbeddingRequest(Message):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ray_jobs.serve.metrics import Metrics
 from ray_jobs.serve.refusals import refusal
 
 HEADERS = {
@@ -24,6 +25,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """A route's own take their place. None of them lets pages of other origins in (CORS)."""
+CLOSED = 499
+"""Stands for the status of a request whose client left before there was an answer, as nginx has it."""
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 _log = logging.getLogger(__name__)
@@ -43,8 +46,8 @@ class AccessLog:
 class Front:
     """What every request passes first, and every answer last."""
 
-    def __init__(self, app: ASGIApp, access_log: AccessLog | None = None) -> None:
-        self._app, self._access_log = app, access_log
+    def __init__(self, app: ASGIApp, metrics: Metrics, access_log: AccessLog | None = None) -> None:
+        self._app, self._metrics, self._access_log = app, metrics, access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,6 +79,8 @@ class Front:
             self._note(scope, request_id, status, time.perf_counter() - started)
 
     def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")  # few, whatever is asked for
+        self._metrics.request(route, scope["method"], status or CLOSED, seconds)
         if self._access_log is not None:
             client = scope.get("client")
             self._access_log.write(
@@ -85,7 +90,7 @@ class Front:
                 key=scope["state"].get("key"),
                 method=scope["method"],
                 path=scope["path"],
-                status=status or 499,
+                status=status or CLOSED,
                 milliseconds=round(seconds * 1000, 3),
             )
 

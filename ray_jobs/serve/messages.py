@@ -11,11 +11,14 @@ from ray_jobs.serve.batch import Way
 
 MAX_K = 1000
 MAX_QUERIES = 256
+MAX_HITS = 25_600
+"""Of all questions of a request together."""
 MAX_QUERY_CHARS = 10_000
+NOT_BLANK = r"^[^\x00]*[^\s\x00][^\x00]*$"
 MAX_BODY_BYTES = 16 * 2**20
 EXAMPLE = '{"query": "how do I sort a list?", "k": 5}'
 
-Query = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARS, pattern=r"\S")]
+Query = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHARS, pattern=NOT_BLANK)]
 
 
 class Message(BaseModel):
@@ -48,6 +51,12 @@ class SearchRequest(Message):
         if (self.query is None) == (self.queries is None):
             which = "neither query nor queries" if self.query is None else "both query and queries"
             raise ValueError(f"the body has {which}; it must have exactly one of them, such as {EXAMPLE}")
+        hits = len(self.questions()) * self.k
+        if hits > MAX_HITS:
+            raise ValueError(
+                f"{len(self.questions())} questions with k {self.k} ask for {hits:,} hits, and a request may ask for "
+                f"{MAX_HITS:,}; send fewer at once, or a smaller k"
+            )
         return self
 
     def way(self, k: int) -> Way:

@@ -10,12 +10,14 @@ from starlette.exceptions import HTTPException
 
 from dpr.errors import DprError, RecipeError, StoreError
 from ray_jobs.serve.bad_fields import sentence
+from ray_jobs.serve.batch import BusyError
 from ray_jobs.serve.messages import EXAMPLE, MAX_BODY_BYTES, ErrorBody
 
-RETRY_SECONDS = 1
+RETRY_SECONDS, MAX_MESSAGE_CHARS = 1, 1000
 ERRORS: dict[int | str, dict[str, Any]] = {  # FastAPI's own type
     401: {"model": ErrorBody, "description": "The service has keys, and the request has none of them."},
     403: {"model": ErrorBody, "description": "The key does not open this."},
+    408: {"model": ErrorBody, "description": "The body took too long to come."},
     413: {"model": ErrorBody, "description": f"The body is larger than {MAX_BODY_BYTES:,} bytes."},
     422: {"model": ErrorBody, "description": "The body is not a request; the sentence says which field, and why."},
     500: {"model": ErrorBody, "description": "The service failed."},
@@ -28,6 +30,7 @@ def handlers() -> Mapping[Any, Callable[..., Any]]:
     return {
         RequestValidationError: _bad_request,
         HTTPException: _http_error,
+        BusyError: _busy,
         RecipeError: _cannot_be_asked,
         StoreError: _store_error,
         DprError: _own_error,
@@ -35,7 +38,9 @@ def handlers() -> Mapping[Any, Callable[..., Any]]:
 
 
 def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return an answer of one sentence."""
+    """Return an answer of one sentence, cut if names that somebody sent make it long."""
+    message = message.encode("utf-8", "backslashreplace").decode()  # lone surrogates have no UTF-8
+    message = message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]}…"
     return JSONResponse(ErrorBody(error=message).model_dump(), status, headers)
 
 
@@ -53,6 +58,10 @@ async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     }.get(error.status_code, str(error.detail))
     # bytes that are no text at all are answered as text that is no JSON
     return refusal(422 if error.status_code == 400 else error.status_code, message, error.headers)
+
+
+async def _busy(_: Request, error: BusyError) -> JSONResponse:
+    return refusal(503, str(error), {"Retry-After": str(RETRY_SECONDS)})
 
 
 async def _cannot_be_asked(_: Request, error: RecipeError) -> JSONResponse:

@@ -333,7 +333,7 @@ def test_fifty_at_once_get_their_own_answers(service: Service, retriever: Retrie
 
 
 EXAMPLE = '{"query": "how do I sort a list?", "k": 5}'
-TEXT = "a text of 1 to 10,000 characters that is not blank"
+TEXT = "a text of 1 to 10,000 characters that is not blank and holds no NUL"
 
 
 @pytest.mark.parametrize(

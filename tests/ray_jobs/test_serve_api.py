@@ -182,7 +182,7 @@ def test_passages_have_the_vectors_that_the_store_has(client: TestClient, collec
 
 
 EMBED = '{"input": "how do I sort a list?", "model": "question"}'
-INPUT = "a text of 1 to 100,000 characters that is not blank, or a list of 1 to 256 of them"
+INPUT = "a text of 1 to 100,000 characters that is not blank and holds no NUL, or a list of 1 to 256 of them"
 
 
 @pytest.mark.parametrize(

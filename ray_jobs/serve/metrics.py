@@ -1,0 +1,90 @@
+"""What Prometheus reads at /metrics: how many requests there were, where their time went, and what is served.
+
+Each replica counts for itself, and its label tells it apart, since a scrape through the proxy reaches any one of them.
+"""
+
+import uuid
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from dpr.operations.follow import Follower
+from dpr.search.retrieve import Answer
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+QUESTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The measurements of one replica."""
+
+    def __init__(self) -> None:
+        self._registry, self._replica = CollectorRegistry(), uuid.uuid4().hex[:8]
+        self._requests = Counter(
+            "dpr_requests", "Requests answered.", ["replica", "path", "method", "status"], registry=self._registry
+        )
+        self._request_seconds = self._histogram("dpr_request_seconds", "Time from request to answer.", ["path"])
+        self._queue_seconds = self._histogram("dpr_queue_seconds", "Wait of a request for the batch before.")
+        self._step_seconds = self._histogram("dpr_step_seconds", "Time of a batch in each step.", ["step"])
+        self._batch_questions = self._histogram(
+            "dpr_batch_questions", "Questions that were answered together.", buckets=QUESTIONS
+        )
+        self._waiting = self._gauge("dpr_waiting_questions", "Questions that wait for a batch.")
+        self._refused = Counter(
+            "dpr_refused_requests",
+            "Requests refused for overload or time.",
+            ["replica", "why"],
+            registry=self._registry,
+        )
+        self._snapshot = self._gauge("dpr_snapshot_number", "Number of the snapshot that is served.")
+        self._live = self._gauge("dpr_live_snapshot_number", "Number of the newest snapshot that was seen.")
+        self._published = self._gauge(
+            "dpr_snapshot_published_timestamp_seconds", "When the snapshot that is served was published."
+        )
+        self._passages = self._gauge("dpr_passages", "Passages that can be found.")
+
+    def request(self, path: str, method: str, status: int, seconds: float) -> None:
+        """Count a request to a route."""
+        self._requests.labels(self._replica, path, method, str(status)).inc()
+        self._request_seconds.labels(self._replica, path).observe(seconds)
+
+    def refused(self, why: str) -> None:
+        """Count a request that was refused for a reason other than its content."""
+        self._refused.labels(self._replica, why).inc()
+
+    def waited(self, seconds: float) -> None:
+        """Note how long a request waited for its batch."""
+        self._queue_seconds.labels(self._replica).observe(seconds)
+
+    def waiting(self, questions: int) -> None:
+        """Note how many questions wait."""
+        self._waiting.labels(self._replica).set(questions)
+
+    def batch(self, questions: int, answer: Answer) -> None:
+        """Note what a batch took."""
+        self._batch_questions.labels(self._replica).observe(questions)
+        self.step("encode", answer.encode_seconds)
+        self.step("search", answer.search_seconds)
+
+    def step(self, step: str, seconds: float) -> None:
+        """Note what a step took."""
+        self._step_seconds.labels(self._replica, step).observe(seconds)
+
+    def text(self, follower: Follower) -> bytes:
+        """Return all of it in Prometheus' text format."""
+        with follower.snapshot() as retriever:
+            self._snapshot.labels(self._replica).set(retriever.number)
+            self._passages.labels(self._replica).set(retriever.body.passages)
+            published = datetime.fromisoformat(retriever.published_at).timestamp()
+            self._published.labels(self._replica).set(published)
+        self._live.labels(self._replica).set(follower.state.live)
+        text: bytes = generate_latest(self._registry)
+        return text
+
+    def _histogram(
+        self, name: str, meaning: str, labels: list[str] | None = None, buckets: tuple[float, ...] = SECONDS
+    ) -> Histogram:
+        return Histogram(name, meaning, ["replica", *(labels or [])], buckets=buckets, registry=self._registry)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(name, meaning, ["replica"], registry=self._registry)
