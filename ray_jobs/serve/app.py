@@ -34,6 +34,7 @@ from ray_jobs.serve.messages import (
 from ray_jobs.serve.metrics import Metrics
 from ray_jobs.serve.refusals import ERRORS, handlers, refusal
 from ray_jobs.serve.reranking import Reranked, RerankQueue
+from ray_jobs.serve.search_page import add_search_page
 from ray_jobs.serve.store_routes import add_store_routes
 
 _DESCRIPTION = "Dense passage retrieval: questions in, the passages that answer them out, with scores and timings."
@@ -67,6 +68,7 @@ def make_app(
     add_embeddings(app, follower, batcher)
     add_store_routes(app, follower)
     _add_pages(app, follower, metrics)
+    add_search_page(app)
     return app
 
 

@@ -1,0 +1,29 @@
+"""The page at / to search in: three files that load nothing from anywhere else."""
+
+from importlib.resources import files
+
+from fastapi import FastAPI, Response
+
+_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+"""Path → name and type of a file of the folder `page`."""
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def add_search_page(app: FastAPI) -> None:
+    """Add the page and what it loads."""
+    for path, (name, media_type) in _FILES.items():
+        _add_file(app, path, files("ray_jobs.serve").joinpath("page", name).read_bytes(), media_type)
+
+
+def _add_file(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
+    @app.get(path, include_in_schema=False)
+    async def file() -> Response:
+        headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache", "Content-Type": media_type}
+        return Response(content, headers=headers)
