@@ -6,7 +6,7 @@ unpacked into this machine's cache the first time that one of them is shown.
 Shapes: N rows, D dimensions, K hits.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -60,6 +60,7 @@ class SegmentSet:
         self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self._is_remote else None
         self.rows = sum(entry.rows for entry in entries)
         """Rows of all segments, dead ones included."""
+        self._file = partial(_open_file, store, self._entries, self._vectors)
         # the next snapshot, opened beside this one, takes the same cache
         self.extra = ExtraColumns(self._entries, self._file, opened.take("columns", "", ColumnCache))
         # no functools.cache: it would hold this object in a circle, and what it has mapped after its last use
@@ -203,10 +204,6 @@ class SegmentSet:
             found_QC[there_QC] = self._owners[number][ids_QC[there_QC] & ROW_MASK]
         return found_QC
 
-    def _file(self, number: int) -> Path | BinaryIO:
-        """Open a segment's file. What is mapped can be read, even if the store has vanished."""
-        return self._vectors[number].open_mapped() or open_parts(self._store, self._entries[number].object)
-
     def _read_owners(self, number: int) -> Ids:
         file = open_parts(self._store, self._entries[number].object)
         hashes = [id_hash(id_)[:8] for table in iter_groups(file, ["id"]) for id_ in table["id"].to_pylist()]
@@ -256,6 +253,13 @@ class SegmentSet:
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for table in iter_groups(file, schema.names):
                 writer.write_table(table.cast(schema))
+
+
+def _open_file(
+    store: Store, entries: Mapping[int, SegmentEntry], vectors: Mapping[int, SegmentVectors], number: int
+) -> Path | BinaryIO:
+    """Open a segment's file. What is mapped can be read, even if the store has vanished."""
+    return vectors[number].open_mapped() or open_parts(store, entries[number].object)
 
 
 def texts_key(segment: ObjectRef) -> str:
