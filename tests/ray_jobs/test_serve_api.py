@@ -17,7 +17,7 @@ from dpr.search.filters import parse_filter
 from dpr.search.retrieve import Retriever
 from tests.collection import Collection, FirstNights
 from tests.ray_jobs.serve_api import PASSAGES, client_of, make_collection
-from tests.tiny import WORDS, random_texts
+from tests.tiny import WORDS, make_encoder, random_texts
 
 pytestmark = pytest.mark.without_ray
 
@@ -179,6 +179,25 @@ def test_passages_have_the_vectors_that_the_store_has(client: TestClient, collec
     texts, vectors = zip(*rows.values(), strict=True)
     answer = client.post("/v1/embeddings", json={"input": list(texts), "model": "passage"}).json()
     np.testing.assert_allclose([one["embedding"] for one in answer["data"]], np.stack(vectors), atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("towers", ["two models", "two prefixes"])
+def test_towers_that_differ_are_told_apart(tmp_path: Path, encoder: Path, towers: str) -> None:
+    """The vectors of passages are those of the store, and those of questions are others."""
+    other = make_encoder(tmp_path / "other", seed=1)
+    differing = {
+        "two models": {"question_model": str(other)},
+        "two prefixes": {"passage_prefix": "w7 ", "max_tokens": 16},
+    }
+    collection = Collection(tmp_path / "towers", encoder, random_texts(9), encoder=differing[towers])
+    collection.night()
+    texts, vectors = zip(*collection.live_rows(collection.body(1)).values(), strict=True)
+    with client_of(collection.store) as client, Retriever.open(collection.store) as retriever:
+        for model, expected_ND in (("passage", np.stack(vectors)), ("question", retriever.encode(texts))):
+            answer = client.post("/v1/embeddings", json={"input": texts, "model": model}).json()
+            np.testing.assert_allclose([one["embedding"] for one in answer["data"]], expected_ND, atol=2e-3)
+    assert np.abs(np.stack(vectors) - expected_ND).max() > 0.02
 
 
 EMBED = '{"input": "how do I sort a list?", "model": "question"}'

@@ -15,6 +15,7 @@ from tests.collection import Collection
 from tests.search.filter_oracle import matches
 from tests.tiny import WORDS, random_texts
 
+pytestmark = pytest.mark.slow
 QUESTIONS = ["w1 w2 w3", "w7 w8", "w150 w20"]
 FILTERS: list[dict[str, Any]] = [
     {"lang": "de"},

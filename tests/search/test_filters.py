@@ -109,7 +109,7 @@ def test_one_and_true_are_not_the_same_filter() -> None:
     assert parse_filter({"a": 1, "b": 2}) == parse_filter({"b": 2, "a": 1})
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(deadline=None, max_examples=40, derandomize=True)
 @given(FILTERS)
 def test_every_right_filter_is_taken(document: Any) -> None:
     bind(parse_filter(document), TYPES)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 @given(JSON)
 def test_whatever_json_it_is_nothing_but_one_sentence_is_raised(document: Any) -> None:
     sentence = "filter"
