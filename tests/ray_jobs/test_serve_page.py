@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from playwright.sync_api import sync_playwright
 from starlette.testclient import TestClient
 
 from dpr.formats.snapshots import publish_body
@@ -56,13 +57,14 @@ def served(app: FastAPI) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     binary = shutil.which("chromium")
+    if binary is None and os.environ.get("DPR_REQUIRE_SERVICES") == "1":
+        raise RuntimeError("there is no chromium on this machine; install Debian's package chromium")
     if binary is None:
         pytest.skip("there is no chromium on this machine")
     # the sandbox of Chromium does not work for root
     options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as running:
+    with sync_playwright() as running:
         started = running.chromium.launch(executable_path=binary, args=options)
         yield started
         started.close()
