@@ -2,14 +2,17 @@
 
 import os
 import reprlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dpr.errors import RecipeError
 from dpr.recipe import Recipe
 from dpr.recipe_yaml import read_yaml
 
+M = TypeVar("M", bound=BaseModel)
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
@@ -19,17 +22,21 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 
     Raises RecipeError naming the file, the field, the value and what is allowed.
     """
-    path = Path(path)
+    return checked_document(Path(path), Recipe, "store, corpus and encoder", _anchored)
+
+
+def checked_document(path: Path, kind: type[M], needs: str, anchored: Callable[[M, Path], M]) -> M:
+    """Return what a YAML file holds as a document of a kind, in which `anchored` makes paths absolute.
+
+    `needs` names the fields that it must have. Raises RecipeError as `load_recipe` does.
+    """
     document = read_yaml(path)
     if document is None:
-        raise RecipeError(f"recipe {path} is empty; it needs store, corpus and encoder")
+        raise RecipeError(f"recipe {path} is empty; it needs {needs}")
     if not isinstance(document, dict):
-        raise RecipeError(
-            f"recipe {path} holds a {type(document).__name__}, not a mapping of fields; "
-            "it needs store, corpus and encoder"
-        )
+        raise RecipeError(f"recipe {path} holds a {type(document).__name__}, not a mapping of fields; it needs {needs}")
     try:
-        return _anchored(Recipe.model_validate(document), path.resolve().parent)
+        return anchored(kind.model_validate(document), path.resolve().parent)
     except ValidationError as error:
         raise RecipeError(f"recipe {path}: {_first_problem(error)}") from error
     except RecipeError as error:
@@ -84,13 +91,13 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
             "corpus": recipe.corpus.model_copy(update={"path": corpus_path}),
             "encoder": recipe.encoder.model_copy(
                 update={
-                    "model": _resolve_model(recipe.encoder.model, folder),
+                    "model": resolve_model(recipe.encoder.model, folder),
                     "question_model": recipe.encoder.question_model
-                    and _resolve_model(recipe.encoder.question_model, folder),
+                    and resolve_model(recipe.encoder.question_model, folder),
                 }
             ),
             "rerank": recipe.rerank
-            and recipe.rerank.model_copy(update={"model": _resolve_model(recipe.rerank.model, folder)}),
+            and recipe.rerank.model_copy(update={"model": resolve_model(recipe.rerank.model, folder)}),
             "gate": recipe.gate.model_copy(
                 update={
                     "questions": questions and resolve_path(questions, folder),
@@ -101,7 +108,8 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     )
 
 
-def _resolve_model(reference: str, folder: Path) -> str:
+def resolve_model(reference: str, folder: Path) -> str:
+    """Return the reference of a model, in which a path relative to `folder` is absolute."""
     # "org/name" may be a hub id: it is a folder only if it says so (./, ../) or is there
     if reference.startswith((".", "~")) or os.path.isdir(folder / reference):
         return resolve_path(reference, folder)

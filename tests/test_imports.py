@@ -23,7 +23,7 @@ LAYERS = (
     ("dpr.search",),
     ("dpr.evaluate",),
     ("dpr.engine",),
-    ("dpr.run",),
+    ("dpr.run", "dpr.train"),
     ("dpr.stages",),
     ("dpr.nightly",),
     ("dpr.operations",),

@@ -1,0 +1,1 @@
+"""Training of the two encoders: data, objective, loop, checkpoints, and the mining of hard negatives."""

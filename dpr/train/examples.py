@@ -1,0 +1,88 @@
+"""A training example: a question, passages that answer it, and hard negatives, which look as if they did."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from dpr.corpus.rows import MAX_RAW_BYTES, is_utf8
+from dpr.fingerprint import content_hash
+from dpr.formats.quarantine import QuarantinedRow
+
+
+@dataclass(frozen=True)
+class TrainingPassage:
+    """A passage of an example."""
+
+    text: str
+    title: str = ""
+    id: str | None = None
+
+    @cached_property
+    def hash(self) -> bytes:
+        """Content hash: passages of the same title and text are one passage, whatever their ids."""
+        return content_hash(self.title, self.text)
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """One question with what is known of passages for it."""
+
+    question: str
+    positives: tuple[TrainingPassage, ...]
+    """Passages that answer it, at least one."""
+    negatives: tuple[TrainingPassage, ...] = ()
+    """Hard negatives: passages that do not answer it, and that a search finds all the same."""
+    answers: tuple[str, ...] = ()
+    left_out: int = 0
+    """Passages of the input that have no text."""
+
+
+Read = TrainingExample | QuarantinedRow
+"""What a row of the input gives: an example, or the reason why it gives none."""
+Place = tuple[str, int]
+"""A file, and the position in it: byte offset or row number."""
+
+
+class UnusableExampleError(Exception):
+    """A row that gives no example; the message is the reason, without values, so that rows are counted by it."""
+
+
+def checked(
+    question: object,
+    positives: Sequence[TrainingPassage],
+    negatives: Sequence[TrainingPassage],
+    answers: tuple[str, ...] = (),
+) -> TrainingExample:
+    """Return the example that these make. Raises UnusableExampleError if they contradict each other, or lack a part.
+
+    Passages without text are left out and counted, unless no positive passage remains.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise UnusableExampleError("no question")
+    if not positives:
+        raise UnusableExampleError("no positive passage")
+    usable, against = _distinct(positives), _distinct(negatives)
+    if not usable:
+        raise UnusableExampleError("no positive passage has a text")
+    if not all(map(is_utf8, (question, *(f"{each.title}{each.text}" for each in (*usable, *against))))):
+        raise UnusableExampleError("half of a surrogate pair")
+    if {each.hash for each in usable} & {each.hash for each in against}:
+        raise UnusableExampleError("a passage is both positive and negative")
+    if any(_same(question, each.text) for each in against):
+        raise UnusableExampleError("the question is its own negative")
+    left_out = sum(not each.text.strip() for each in (*positives, *negatives))
+    return TrainingExample(question, usable, against, answers, left_out)
+
+
+def unusable(place: Place, reason: str, raw: bytes) -> QuarantinedRow:
+    """Return the row at a place, which gives no example."""
+    return QuarantinedRow(*place, reason, raw[:MAX_RAW_BYTES])
+
+
+def _distinct(passages: Sequence[TrainingPassage]) -> tuple[TrainingPassage, ...]:
+    """Return the passages that have a text, each once."""
+    return tuple({each.hash: each for each in passages if each.text.strip() and is_utf8(each.text)}.values())
+
+
+def _same(a: str, b: str) -> bool:
+    return a.split() == b.split()

@@ -1,0 +1,105 @@
+"""Examples from JSON objects and rows of Parquet, in the layouts of the field, each found by its names.
+
+- DPR: `question`, `answers`, `positive_ctxs`, `hard_negative_ctxs`, `negative_ctxs` (used where no hard ones are).
+- Tevatron: `query`, `positive_passages`, `negative_passages`. FlagEmbedding: `query`, `pos`, `neg`.
+- Pairs and triplets as sentence-transformers takes them: `anchor`, `positive`, `negative`, `negative_1`, …; also
+  `question`/`query` with `passage`, or with `answer` where that is one text.
+
+A passage is a text, or an object with `text` and perhaps `title` and an id. One passage or a list of them may stand
+wherever the other may.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.corpus.json_values import iter_values
+from dpr.errors import RecipeError
+from dpr.evaluate.text_files import open_bytes
+from dpr.train.examples import Place, Read, TrainingExample, TrainingPassage, UnusableExampleError, checked, unusable
+
+MAX_VALUE_BYTES = 64 << 20
+"""Of one object: DPR's files have a hundred passages beside each question."""
+_QUESTIONS = ("question", "query", "anchor", "sentence1")
+_POSITIVES = ("positive_ctxs", "positive_passages", "positives", "positive", "pos", "passage", "answer", "sentence2")
+_NEGATIVES = ("hard_negative_ctxs", "negative_passages", "negatives", "negative", "neg", "negative_ctxs")
+_IDS = ("passage_id", "psg_id", "docid", "id", "_id")
+_BATCH_ROWS = 1024
+
+
+def read_json_examples(path: str) -> Iterator[Read]:
+    """Yield what each object of a JSON or JSONL file gives, plain or compressed, in bounded memory."""
+    with open_bytes(path) as file:
+        for offset, data, is_cut in iter_values(file, MAX_VALUE_BYTES):
+            place = (path, offset)
+            if is_cut:
+                yield unusable(place, f"longer than {MAX_VALUE_BYTES:,} bytes", data)
+                continue
+            try:
+                document = json.loads(data)
+            except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+                yield unusable(place, "broken JSON", data)
+                continue
+            yield _read(place, document, data)
+
+
+def read_parquet_examples(path: str) -> Iterator[Read]:
+    """Yield what each row of a Parquet file gives. Raises RecipeError if the file is damaged."""
+    try:
+        with open_bytes(path) as file:
+            batches = pq.ParquetFile(file, pre_buffer=False).iter_batches(_BATCH_ROWS)
+            for position, row in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches)):
+                yield _read((path, position), row, json.dumps(row, ensure_ascii=False, default=str).encode())
+    except pa.ArrowException as error:
+        raise RecipeError(
+            f"training data {path} is not Parquet or is damaged ({' '.join(str(error).split())}); fetch it again"
+        ) from error
+
+
+def _read(place: Place, document: object, raw: bytes) -> Read:
+    try:
+        if not isinstance(document, dict):
+            raise UnusableExampleError(f"a JSON {type(document).__name__}, not an object")
+        return example_of(document)
+    except UnusableExampleError as error:
+        return unusable(place, str(error), raw)
+
+
+def example_of(document: Mapping[str, Any]) -> TrainingExample:
+    """Return the example that an object of any of the layouts gives. Raises UnusableExampleError if it gives none."""
+    negatives = _passages(_first(document, _NEGATIVES))
+    for name in sorted(document):
+        if name.startswith("negative_") and name.removeprefix("negative_").isdigit():
+            negatives += _passages(document[name])
+    answers = document.get("answers")
+    return checked(
+        _first(document, _QUESTIONS),
+        _passages(_first(document, _POSITIVES)),
+        negatives,
+        tuple(map(str, answers)) if isinstance(answers, list) else (),
+    )
+
+
+def _first(document: Mapping[str, Any], names: tuple[str, ...]) -> object:
+    """Return the first of these fields that holds something; empty lists do not count."""
+    return next((document[name] for name in names if document.get(name) not in (None, [])), None)
+
+
+def _passages(value: object) -> list[TrainingPassage]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [_passage(each) for each in values]
+
+
+def _passage(value: object) -> TrainingPassage:
+    if isinstance(value, str):
+        return TrainingPassage(value)
+    if not isinstance(value, dict):
+        raise UnusableExampleError(f"a passage is a {type(value).__name__}, not a text or an object")
+    text, title, name = value.get("text") or "", value.get("title") or "", _first(value, _IDS)
+    if not isinstance(text, str) or not isinstance(title, str):
+        raise UnusableExampleError("the text or the title of a passage is not a string")
+    return TrainingPassage(text, title, None if name is None else str(name))

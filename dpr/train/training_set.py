@@ -1,0 +1,220 @@
+"""All examples of a training, tokenised, in memory: each distinct question and passage once.
+
+An example takes about 4 bytes a token: 60,000 questions with 30 passages each are about a gigabyte.
+
+Shapes: E questions, N passages, T tokens; R rows that belong to questions, in all.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.encoder.spec import EncoderSpec
+from dpr.encoder.tokens import TokenBatch, TowerTokenizer
+from dpr.errors import RecipeError
+from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
+from dpr.train.examples import Read, TrainingExample, TrainingPassage
+
+KEPT_NEGATIVES = 30
+"""Hard negatives of a question that are kept, the first ones."""
+_TEXTS_PER_CALL = 1024
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """Which passages belong to each question."""
+
+    rows_R: Rows
+    offsets: Rows
+    """(E + 1,): those of question e stand from offsets[e] to offsets[e + 1]."""
+
+    def of(self, question: int) -> Rows:
+        """Return the passages of one question."""
+        return self.rows_R[self.offsets[question] : self.offsets[question + 1]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the input held, for people and for the model card."""
+
+    examples: int
+    """Rows that gave an example."""
+    quarantined: Counter[str] = field(default_factory=Counter)
+    """Rows that gave none, by reason."""
+    notes: tuple[str, ...] = ()
+    """What else was left out, a sentence each."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Questions and passages as tokens, and what belongs together."""
+
+    questions: tuple[str, ...]
+    question_tokens: TokenBatch
+    passage_tokens: TokenBatch
+    positives: Belonging
+    """All passages that are known to answer a question, whichever of its examples says so."""
+    negatives: Belonging
+    """Hard negatives, none of which is a known positive."""
+    digest: str
+    """Of all questions and passages and what belongs together."""
+    counts: Counts
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def describe(self) -> str:
+        """Return what the set holds, for people."""
+        counts = self.counts
+        text = f"{len(self):,} questions and {len(self.passage_tokens):,} passages from {counts.examples:,} examples"
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.quarantined.most_common())
+        return f"{text}; {counts.quarantined.total():,} unusable rows: {reasons}" if reasons else text
+
+
+def collect(read: Iterable[Read], spec: EncoderSpec, quarantine: Path, most: int | None = None) -> TrainingSet:
+    """Return the training set that examples make, at most the first `most` questions.
+
+    Unusable rows are written to the file `quarantine`, if there are any. Raises RecipeError if no example is usable.
+    """
+    collector = _Collector(spec)
+    reasons: Counter[str] = Counter()
+    with QuarantineWriter(quarantine) as writer:
+        for each in read:
+            if isinstance(each, QuarantinedRow):
+                writer.add(each)
+                reasons[each.reason.partition(":")[0]] += 1
+            elif collector.may_add(each, most):
+                collector.add(each)
+            else:
+                break
+    if not collector.examples:
+        why = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3)) or "it has no rows"
+        raise RecipeError(f"the training data hold no usable example: {why}; docs/formats.md says what is read")
+    return collector.finished(reasons)
+
+
+class _Collector:
+    """Merges examples of the same question, and tokenises each text once."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self.examples = 0
+        self._questions: dict[str, int] = {}
+        self._positives: list[dict[int, None]] = []
+        self._negatives: list[dict[int, None]] = []
+        self._passages = _Passages(TowerTokenizer(spec.passage))
+        self._question_tokenizer = TowerTokenizer(spec.question)
+        self._left_out = self._too_many = 0
+
+    def may_add(self, example: TrainingExample, most: int | None) -> bool:
+        """Tell whether an example belongs to the first `most` questions."""
+        return most is None or len(self._questions) < most or example.question in self._questions
+
+    def add(self, example: TrainingExample) -> None:
+        self.examples += 1
+        self._left_out += example.left_out
+        row = self._questions.setdefault(example.question, len(self._questions))
+        if row == len(self._positives):
+            self._positives.append({})
+            self._negatives.append({})
+        self._positives[row] |= dict.fromkeys(map(self._passages.row, example.positives))
+        room = max(0, KEPT_NEGATIVES - len(self._negatives[row]))
+        self._negatives[row] |= dict.fromkeys(map(self._passages.row, example.negatives[:room]))
+        self._too_many += len(example.negatives[room:])
+
+    def finished(self, reasons: Counter[str]) -> TrainingSet:
+        contradicted = 0
+        for right, wrong in zip(self._positives, self._negatives, strict=True):
+            for row in wrong.keys() & right.keys():
+                del wrong[row]
+                contradicted += 1
+        texts = tuple(self._questions)
+        positives, negatives = _belonging(self._positives), _belonging(self._negatives)
+        notes = {
+            "passages without text are left out": self._left_out,
+            f"hard negatives beyond {KEPT_NEGATIVES} of a question are left out": self._too_many,
+            "hard negatives are positives in another example of their question, and are left out": contradicted,
+        }
+        return TrainingSet(
+            questions=texts,
+            question_tokens=_tokenised(self._question_tokenizer, texts),
+            passage_tokens=self._passages.tokens(),
+            positives=positives,
+            negatives=negatives,
+            digest=_digest(texts, self._passages.hashes, positives, negatives),
+            counts=Counts(self.examples, reasons, tuple(f"{count:,} {what}" for what, count in notes.items() if count)),
+        )
+
+
+class _Passages:
+    """Gives each distinct passage a row, and tokenises it; texts are dropped when they are tokenised."""
+
+    def __init__(self, tokenizer: TowerTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._rows: dict[bytes, int] = {}
+        self._waiting: list[TrainingPassage] = []
+        self._pieces: list[TokenBatch] = []
+
+    @property
+    def hashes(self) -> Iterable[bytes]:
+        """Content hashes, in the order of the rows."""
+        return self._rows
+
+    def row(self, passage: TrainingPassage) -> int:
+        if passage.hash not in self._rows:
+            self._rows[passage.hash] = len(self._rows)
+            self._waiting.append(passage)
+            if len(self._waiting) == _TEXTS_PER_CALL:
+                self._tokenise()
+        return self._rows[passage.hash]
+
+    def tokens(self) -> TokenBatch:
+        self._tokenise()
+        return _joined(self._pieces)
+
+    def _tokenise(self) -> None:
+        if self._waiting:
+            titles, texts = [each.title for each in self._waiting], [each.text for each in self._waiting]
+            self._pieces.append(self._tokenizer.passages(titles, texts))
+            self._waiting = []
+
+
+def _tokenised(tokenizer: TowerTokenizer, questions: Sequence[str]) -> TokenBatch:
+    firsts = range(0, len(questions), _TEXTS_PER_CALL)
+    return _joined([tokenizer.questions(questions[first : first + _TEXTS_PER_CALL]) for first in firsts])
+
+
+def _joined(pieces: Sequence[TokenBatch]) -> TokenBatch:
+    lengths = np.concatenate([piece.lengths() for piece in pieces])
+    return TokenBatch(
+        np.concatenate([piece.ids_T for piece in pieces]),
+        np.concatenate([piece.types_T for piece in pieces]),
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]),
+        np.concatenate([piece.lost_N for piece in pieces]),
+    )
+
+
+def _belonging(rows: Sequence[dict[int, None]]) -> Belonging:
+    flat = np.array([row for each in rows for row in each], np.int64)
+    return Belonging(flat, np.cumsum([0, *map(len, rows)], dtype=np.int64))
+
+
+def _digest(questions: Sequence[str], hashes: Iterable[bytes], *belongings: Belonging) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for piece in _pieces_of(questions, hashes, belongings):
+        digest.update(len(piece).to_bytes(8, "little"))
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces_of(questions: Sequence[str], hashes: Iterable[bytes], belongings: Sequence[Belonging]) -> Iterator[bytes]:
+    yield from (question.encode() for question in questions)
+    yield from hashes
+    for each in belongings:
+        yield each.rows_R.tobytes()
+        yield each.offsets.tobytes()

@@ -1,0 +1,157 @@
+"""Training data: every layout gives the same examples, and what cannot be used is counted with its reason."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dpr.encoder.spec import EncoderSpec, resolve
+from dpr.encoder.tokens import TowerTokenizer
+from dpr.errors import RecipeError
+from dpr.formats.quarantine import QuarantinedRow
+from dpr.recipe import EncoderConfig
+from dpr.train.example_files import read_examples
+from dpr.train.examples import TrainingExample, TrainingPassage
+from dpr.train.train_recipe import TrainingData
+from dpr.train.training_set import TrainingSet, collect
+
+DPR: dict[str, Any] = {
+    "question": "w1 w2",
+    "answers": ["w3"],
+    "positive_ctxs": [{"title": "w4", "text": "w3 w5", "passage_id": 7, "score": 1000}],
+    "negative_ctxs": [{"title": "", "text": "w9"}],
+    "hard_negative_ctxs": [{"title": "w6", "text": "w7", "passage_id": "8"}],
+}
+PLAIN = {"query": "w1 w2", "pos": ["w3 w5"], "neg": ["w7", "w8"]}
+
+
+def read(path: Path | str, **fields: Any) -> list[TrainingExample | QuarantinedRow]:
+    return list(read_examples(TrainingData(path=str(path), **fields)))
+
+
+def write(path: Path, *documents: object) -> Path:
+    path.write_text("\n".join(map(json.dumps, documents)))
+    return path
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_dpr_files_are_read_whether_printed_over_one_line_or_many(tmp_path: Path, indent: int | None) -> None:
+    path = tmp_path / "train.json.gz"
+    path.write_bytes(gzip.compress(json.dumps([DPR, DPR | {"hard_negative_ctxs": []}], indent=indent).encode()))
+    with_hard, without = read(path)
+    assert with_hard == TrainingExample(
+        "w1 w2", (TrainingPassage("w3 w5", "w4", "7"),), (TrainingPassage("w7", "w6", "8"),), ("w3",)
+    )
+    assert isinstance(without, TrainingExample)
+    assert without.negatives == (TrainingPassage("w9"),)  # as DPR does: other negatives where there are no hard ones
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        PLAIN,
+        {"anchor": "w1 w2", "positive": "w3 w5", "negative_1": "w7", "negative_2": "w8"},
+        {"question": "w1 w2", "positive": ["w3 w5"], "negatives": ["w7", "w8"]},
+        {
+            "query_id": "1",
+            "query": "w1 w2",
+            "positive_passages": [{"docid": "1", "title": "", "text": "w3 w5"}],
+            "negative_passages": [{"docid": "2", "text": "w7"}, {"docid": "3", "text": "w8"}],
+        },
+    ],
+)
+def test_layouts_of_the_field_give_the_same_example(tmp_path: Path, document: dict[str, Any]) -> None:
+    pq.write_table(pa.Table.from_pylist([document, document]), tmp_path / "rows.parquet")
+    found = [*read(write(tmp_path / "rows.jsonl", document)), *read(tmp_path / "rows.parquet")]
+    assert len(found) == 3
+    for example in found:
+        assert isinstance(example, TrainingExample)
+        assert example.question == "w1 w2"
+        assert [each.text for each in example.positives] == ["w3 w5"]
+        assert [each.text for each in example.negatives] == ["w7", "w8"]
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (PLAIN | {"neg": ["w3 w5"]}, "a passage is both positive and negative"),
+        (PLAIN | {"neg": [" w1  w2"]}, "the question is its own negative"),
+        (PLAIN | {"pos": ["", " "]}, "no positive passage has a text"),
+        (PLAIN | {"pos": []}, "no positive passage"),
+        (PLAIN | {"query": " "}, "no question"),
+        (PLAIN | {"pos": [7]}, "a passage is a int, not a text or an object"),
+        (DPR | {"positive_ctxs": [{"text": 7}]}, "the text or the title of a passage is not a string"),
+        ([1], "a JSON list, not an object"),
+    ],
+)
+def test_an_unusable_row_has_a_reason_and_its_bytes(tmp_path: Path, document: object, reason: str) -> None:
+    good, bad, _ = read(write(tmp_path / "rows.jsonl", PLAIN, document, PLAIN))
+    assert isinstance(good, TrainingExample)
+    assert isinstance(bad, QuarantinedRow)
+    assert (bad.reason, json.loads(bad.raw)) == (reason, document)
+
+
+def test_a_beir_folder_joins_queries_and_passages_by_its_qrels(tmp_path: Path) -> None:
+    write(tmp_path / "queries.jsonl", *({"_id": f"q{n}", "text": f"w{n}"} for n in range(4)))
+    write(tmp_path / "corpus.jsonl", *({"_id": f"p{n}", "title": "w9", "text": f"w{n}"} for n in range(3)))
+    lines = ["query-id\tcorpus-id\tscore", "q0\tp0\t1", "q0\tp1\t2", "q1\tp2\t0", "q2\tp2\t1", "q3\tp9\t1", "q8\tp0\t1"]
+    (tmp_path / "qrels.train.tsv").write_text("\n".join(lines))
+    (tmp_path / "qrels.dev.tsv").write_text("\n".join(["q1 0 p1 1"]))
+    first, second, *bad = read(tmp_path)
+    assert isinstance(first, TrainingExample)
+    assert isinstance(second, TrainingExample)
+    assert (first.question, [each.id for each in first.positives]) == ("w0", ["p0", "p1"])
+    assert (second.question, second.positives) == ("w2", (TrainingPassage("w2", "w9", "p2"),))
+    reasons = [each.reason for each in bad if isinstance(each, QuarantinedRow)]
+    assert reasons == ["none of its judged passages is in the corpus", "no query of this id is in the file"]
+    (dev,) = read(tmp_path, qrels=str(tmp_path / "qrels.dev.tsv"))
+    assert isinstance(dev, TrainingExample)
+    assert dev.question == "w1"
+
+
+@pytest.fixture(scope="module")
+def spec(encoder: Path) -> EncoderSpec:
+    return resolve(EncoderConfig(model=str(encoder), pooling="mean", title_join="pair"))
+
+
+def collected(path: Path, spec: EncoderSpec, *documents: object) -> TrainingSet:
+    return collect(read(write(path / "rows.jsonl", *documents)), spec, path / "bad.parquet")
+
+
+def test_questions_and_passages_are_there_once_with_all_that_belongs_to_them(tmp_path: Path, spec: EncoderSpec) -> None:
+    other = {"query": "w1 w2", "pos": [{"title": "w9", "text": "w7"}, "w8"], "neg": []}
+    found = collected(tmp_path, spec, PLAIN, other, {"query": "w4", "pos": ["w7"], "neg": ["w3 w5"]})
+    assert found.questions == ("w1 w2", "w4")
+    texts = {row: name for name, row in {"w3 w5": 0, "w7": 1, "w8": 2, "w9|w7": 3}.items()}
+    of = [[[texts[row] for row in each.of(q).tolist()] for each in (found.positives, found.negatives)] for q in (0, 1)]
+    # "w8" was a negative of the first example, and the second says that it answers the same question
+    assert of == [[["w3 w5", "w9|w7", "w8"], ["w7"]], [["w7"], ["w3 w5"]]]
+    assert len(found.counts.notes) == 1
+    passages = TowerTokenizer(spec.passage).passages(["", "", "", "w9"], ["w3 w5", "w7", "w8", "w7"])
+    assert found.passage_tokens.ids_T.tolist() == passages.ids_T.tolist()
+    assert found.passage_tokens.types_T.tolist() == passages.types_T.tolist()
+    assert (
+        found.question_tokens.ids_T.tolist() == TowerTokenizer(spec.question).questions(found.questions).ids_T.tolist()
+    )
+
+
+def test_unusable_rows_are_counted_and_kept(tmp_path: Path, spec: EncoderSpec) -> None:
+    found = collected(tmp_path, spec, PLAIN, PLAIN | {"pos": []}, PLAIN | {"pos": []}, PLAIN | {"query": ""})
+    assert found.counts.quarantined == {"no positive passage": 2, "no question": 1}
+    rows = pq.read_table(tmp_path / "bad.parquet").to_pylist()
+    assert [row["reason"] for row in rows] == ["no positive passage", "no positive passage", "no question"]
+    assert "3 unusable rows: no positive passage 2, no question 1" in found.describe()
+
+
+def test_the_digest_changes_with_what_belongs_together(tmp_path: Path, spec: EncoderSpec) -> None:
+    sets = [collected(tmp_path, spec, PLAIN | {"neg": [text]}).digest for text in ("w7", "w8", "w7")]
+    assert sets[0] == sets[2] != sets[1]
+
+
+def test_data_without_any_example_are_refused_with_the_reason(tmp_path: Path, spec: EncoderSpec) -> None:
+    with pytest.raises(RecipeError, match=r"no usable example: no question \(2\)"):
+        collected(tmp_path, spec, {"query": ""}, {"pos": ["w1"]})
