@@ -60,6 +60,12 @@ class Network:
         self.vocabulary = int(body.config.vocab_size)
         self._takes_types = "token_type_ids" in inspect.signature(body.forward).parameters
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the modules that have weights: body, projection if there is one, head."""
+        parts = {"body": self.body, "projection": self._projection, "head": self._head}
+        return {name: module for name, module in parts.items() if module is not None}
+
     def to(self, dtype: torch.dtype, device: torch.device) -> "Network":
         """Move and convert the network in place, and return it."""
         for module in (self.body, self._projection):

@@ -135,6 +135,11 @@ def supports(body: Any) -> bool:
     return heads and config.hidden_act in ACTS and absolute and plain
 
 
+def first_position(config: Any) -> int:
+    """Return the row of the table of positions that the first token of a sequence has."""
+    return int(config.pad_token_id) + 1 if config.model_type in _AFTER_PADDING else 0
+
+
 class PackedBert:
     """The forward pass of BERT, RoBERTa and networks of the same architecture."""
 
@@ -143,7 +148,7 @@ class PackedBert:
         self._ops, self._dtype, self._heads = ops, dtype, int(config.num_attention_heads)
         self._act = str(config.hidden_act)
         copy = _Copier(ops, dtype, device)
-        embeddings, first = body.embeddings, config.pad_token_id + 1 if config.model_type in _AFTER_PADDING else 0
+        embeddings, first = body.embeddings, first_position(config)
         self._tables = Tables(
             copy.exact(embeddings.word_embeddings.weight),
             copy.exact(embeddings.token_type_embeddings.weight),

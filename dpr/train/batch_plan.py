@@ -1,0 +1,73 @@
+"""Which questions and passages each step sees: a pure function of the training set, the recipe and the step's number.
+
+So every worker knows the whole batch without asking, and a training that was killed goes on with the very batch that
+it would have seen next.
+
+Shapes: E questions of the set, B questions of a batch, P distinct passages of it.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.train.train_recipe import Objective, Optimiser
+from dpr.train.training_set import Rows, TrainingSet
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The questions and passages of one step, over all workers."""
+
+    step: int
+    questions_B: Rows
+    passages_P: Rows
+    """Each once: a passage that is positive for two questions, or negative for one of them, is one column."""
+    targets_B: Rows
+    """The column of each question's positive passage."""
+    masked_BP: npt.NDArray[np.bool_]
+    """Columns that are no negatives of a question: they are known to answer it, too."""
+
+
+class BatchPlan:
+    """The batches of a whole training."""
+
+    def __init__(self, examples: TrainingSet, objective: Objective, optimiser: Optimiser) -> None:
+        self._examples, self._objective, self._seed = examples, objective, optimiser.seed
+        self._size = min(objective.batch, len(examples))
+        self.steps_per_epoch = len(examples) // self._size
+        """What is left of an epoch is less than a batch; other questions are left in each."""
+        self.steps = self.steps_per_epoch * optimiser.epochs
+        self._order = lru_cache(maxsize=2)(self._order_of)
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a step, counted from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        questions_B = self._order(epoch)[place * self._size : (place + 1) * self._size]
+        rng = np.random.default_rng([self._seed, epoch, place])
+        positives_B = np.array([rng.choice(self._examples.positives.of(row)) for row in questions_B.tolist()])
+        negatives = [self._negatives(row, rng) for row in questions_B.tolist()]
+        return make_batch(self._examples, step, questions_B, positives_B, np.concatenate(negatives))
+
+    def _negatives(self, question: int, rng: np.random.Generator) -> Rows:
+        rows = self._examples.negatives.of(question)
+        return rng.permutation(rows)[: self._objective.hard_negatives]
+
+    def _order_of(self, epoch: int) -> Rows:
+        return np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
+
+
+def make_batch(examples: TrainingSet, step: int, questions_B: Rows, positives_B: Rows, negatives: Rows) -> Batch:
+    """Return the batch of some questions, one positive passage of each, and any number of negatives."""
+    passages_P, places = np.unique(np.concatenate([positives_B, negatives]), return_inverse=True)
+    targets_B = places.ravel()[: len(questions_B)]
+    masked_BP = np.stack([np.isin(passages_P, examples.positives.of(row)) for row in questions_B.tolist()])
+    masked_BP[np.arange(len(questions_B)), targets_B] = False
+    return Batch(step, questions_B, passages_P, targets_B, masked_BP)
+
+
+def share_of(lengths_N: npt.NDArray[np.int64], rank: int, size: int) -> Rows:
+    """Return which rows of a batch a worker computes: about as many tokens as each other worker."""
+    order_N = np.argsort(-lengths_N, kind="stable")
+    return order_N[rank::size]
