@@ -107,3 +107,9 @@ class OutputError(DprError):
     """A result that was made, and cannot be written where the command prints it."""
 
     exit_code = 14
+
+
+class TrainingError(DprError):
+    """A training that cannot go on; its last good checkpoint is kept."""
+
+    exit_code = 15

@@ -17,7 +17,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_OTHER_TOKENIZERS = ("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+OTHER_TOKENIZERS = ("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 """Files that transformers makes a tokenizer from where none of the first two above is there."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _EXPORTS = ("*.onnx", "onnx/*.onnx", "openvino*.xml", "openvino/*.xml", "*.gguf", "*.h5", "*.msgpack")
@@ -98,7 +98,7 @@ def digest_head(digest: str, head: tuple[Path, ...], reference: str) -> str:
 
 def _tokenizer_files(folder: Path) -> tuple[str, ...]:
     whole = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
-    return TOKENIZER_FILES if whole else (*TOKENIZER_FILES, *_OTHER_TOKENIZERS)
+    return TOKENIZER_FILES if whole else (*TOKENIZER_FILES, *OTHER_TOKENIZERS)
 
 
 def check_tokenizer(folder: Path, reference: str, vocabulary: int) -> None:
@@ -116,7 +116,7 @@ def check_tokenizer(folder: Path, reference: str, vocabulary: int) -> None:
             ) from error
     elif (folder / "vocab.txt").is_file():
         largest = len((folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")) - 1
-    elif any((folder / name).is_file() for name in _OTHER_TOKENIZERS):
+    elif any((folder / name).is_file() for name in OTHER_TOKENIZERS):
         largest = -1  # known only after transformers has made a tokenizer of it
     else:
         raise EncoderError(f"model {reference} has no tokenizer in {folder}; it needs tokenizer.json or vocab.txt")

@@ -23,6 +23,10 @@ truth/ENCODER/QUESTIONS/…                  question vectors, exact neighbours 
 runs/RUN/…                                 plan, changes, quarantine and reports of one run
 lease/…                                    who is running
 readers/00000007-READER.json               who reads snapshot 7
+training/plan.json                         what is trained in this store
+training/checkpoints/00000200.json         record and objects of the state after 200 steps: -DIGEST, -best-DIGEST
+training/quarantine-DIGEST.parquet         rows of the training data that give no example
+training/model/…                           the trained model, and training/model.json, which is written after it
 probes/…                                   short-lived objects that prove what the store can do
 """
 
@@ -41,6 +45,10 @@ INDEXES = "indexes/"
 TRUTH = "truth/"
 RUNS = "runs/"
 READERS = "readers/"
+TRAINING_PLAN = "training/plan.json"
+CHECKPOINTS = "training/checkpoints/"
+TRAINED_MODEL = "training/model"
+TRAINING_QUARANTINE = "training/quarantine"
 COLLECTED = (SNAPSHOTS, SCANS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, LEXICAL, INDEXES, TRUTH, RUNS, READERS, PROBES)
 """Where garbage is looked for. The lease removes its own objects; anything else in a store's folder is not ours."""
 SHORT_DIGEST = 32
@@ -172,3 +180,16 @@ def reports(run_id: str) -> str:
 def report(run_id: str, attempt: str) -> str:
     """Return the name of the report of one attempt; attempts sort by when they began."""
     return f"{reports(run_id)}{attempt}.json"
+
+
+def checkpoint(step: int) -> str:
+    return f"{CHECKPOINTS}{step:08d}"
+
+
+def best_weights(step: int) -> str:
+    return f"{checkpoint(step)}-best"
+
+
+def trained_file(name: str) -> str:
+    """Return the name of a file of the trained model's folder."""
+    return f"{TRAINED_MODEL}/{name}"

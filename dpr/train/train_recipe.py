@@ -93,6 +93,9 @@ class TrainingResources(_Config):
     """How often a training goes on from its last checkpoint after a worker was lost."""
 
 
+_PLACES = {"path", "qrels", "corpus"}
+
+
 class TrainRecipe(_Config):
     """One training."""
 
@@ -122,8 +125,12 @@ class TrainRecipe(_Config):
         return self
 
     def identity(self) -> dict[str, object]:
-        """Return what the weights depend on, as JSON values: all but where and on what it runs."""
-        return self.model_dump(mode="json", exclude={"store", "resources", "save_as"})
+        """Return the settings that the weights depend on, as JSON values.
+
+        Places of models and data are not among them: digests say what is there.
+        """
+        where = {"store", "resources", "save_as", "encoder", "data"}
+        return self.model_dump(mode="json", exclude=dict.fromkeys(where, True) | {"dev": _PLACES})
 
 
 D = TypeVar("D", bound=TrainingData)

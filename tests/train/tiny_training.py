@@ -13,7 +13,7 @@ from dpr.encoder.trainable import TrainableNetwork, TrainableTower
 from dpr.recipe import EncoderConfig
 from dpr.train.batch_plan import Batch, make_batch
 from dpr.train.example_files import read_examples
-from dpr.train.train_recipe import TrainingData
+from dpr.train.train_recipe import TrainingData, TrainRecipe
 from dpr.train.training_set import TrainingSet, collect
 from dpr.train.training_step import Towers
 from tests.tiny import WORDS
@@ -72,3 +72,19 @@ def first_batch(examples: TrainingSet, size: int = 12) -> Batch:
     return make_batch(
         examples, 0, questions_B, np.array([examples.positives.of(row)[0] for row in range(size)]), negatives
     )
+
+
+def make_recipe(folder: Path, model: Path, **fields: Any) -> TrainRecipe:
+    """Return a recipe whose data and store lie in a folder: 12 steps, and a measurement every 4."""
+    folder.mkdir(exist_ok=True)
+    train, dev = write_examples(folder / "train.jsonl"), write_examples(folder / "dev.jsonl", 8, seed=1)
+    document: dict[str, Any] = {
+        "store": str(folder / "store"),
+        "encoder": {"model": str(model), "pooling": "mean", "normalize": True, "title_join": "space"},
+        "data": {"path": str(train)},
+        "dev": {"path": str(dev)},
+        "objective": {"batch": 8},
+        "optimiser": {"epochs": 4, "learning_rate": 2e-3, "dropout": 0.1},
+        "stopping": {"every_steps": 4},
+    }
+    return TrainRecipe.model_validate(document | fields)

@@ -1,0 +1,59 @@
+"""How well the dev questions are answered on the way, by exact search among the passages of the dev set.
+
+The paper validates by the average rank of the right passage, which costs no index (section 3.2 of its code).
+
+Shapes: Q questions, P passages, B rows of a batch, D dimensions.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpr.encoder.tokens import TokenBatch
+from dpr.train.checkpoints import Measured
+from dpr.train.gradient_cache import Tower
+from dpr.train.training_set import TrainingSet
+from dpr.train.workers import Workers
+
+QUESTIONS_AT_ONCE = 256
+
+
+class DevMeter:
+    """Measures a dev set; all workers share the work and get the same result."""
+
+    def __init__(self, dev: TrainingSet, workers: Workers, chunk_tokens: int) -> None:
+        self._dev, self._workers, self._chunk_tokens = dev, workers, chunk_tokens
+
+    def measure(self, question: Tower, passage: Tower, step: int) -> Measured:
+        """Return accuracy and average rank; dropout must be off."""
+        with torch.inference_mode():
+            question_QD = self._vectors(question, self._dev.question_tokens)
+            passage_PD = self._vectors(passage, self._dev.passage_tokens)
+            firsts = range(0, len(question_QD), QUESTIONS_AT_ONCE)
+            ranks_Q = torch.cat([self._ranks(question_QD, passage_PD, first) for first in firsts]).cpu()
+        return Measured(
+            step=step, accuracy=float((ranks_Q == 1).double().mean()), average_rank=float(ranks_Q.double().mean())
+        )
+
+    def _vectors(self, tower: Tower, tokens: TokenBatch) -> Tensor:
+        """Return the vectors of all rows; each worker encodes some of them."""
+        size = self._workers.size
+        own = np.arange(len(tokens))[self._workers.rank :: size]
+        some, found = tokens.select(own), []
+        batches = tower.batches(some.lengths(), self._chunk_tokens)
+        found = [tower.vectors(some.select(rows_B)) for rows_B in batches]
+        order = np.concatenate([own[rows_B] for rows_B in batches])
+        own_BD = torch.cat(found)[torch.from_numpy(np.argsort(order)).to(found[0].device)]
+        shares = [np.arange(len(tokens))[rank::size] for rank in range(size)]
+        together = self._workers.gather(own_BD, [len(share) for share in shares])
+        return together[torch.from_numpy(np.argsort(np.concatenate(shares))).to(together.device)]
+
+    def _ranks(self, question_QD: Tensor, passage_PD: Tensor, first: int) -> Tensor:
+        """Return the rank of the first right passage of some questions."""
+        scores_BP = question_QD[first : first + QUESTIONS_AT_ONCE] @ passage_PD.t()
+        right_BP = torch.zeros(scores_BP.shape, dtype=torch.bool)
+        for row in range(len(scores_BP)):
+            right_BP[row, torch.from_numpy(self._dev.positives.of(first + row))] = True
+        right_BP = right_BP.to(scores_BP.device)
+        best_B1 = scores_BP.masked_fill(~right_BP, float("-inf")).amax(1, keepdim=True)
+        return ((scores_BP > best_B1) & ~right_BP).sum(1) + 1

@@ -1,0 +1,170 @@
+"""The training loop: a step for each batch, the dev questions from time to time, a checkpoint after each of these.
+
+Shapes: S steps.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dpr.engine.progress import Progress
+from dpr.errors import TrainingError
+from dpr.store import open_store
+from dpr.train.batch_plan import Batch, BatchPlan
+from dpr.train.checkpoints import (
+    Checkpoint,
+    Measured,
+    State,
+    best_of,
+    curve_of,
+    latest_checkpoint,
+    put_checkpoint,
+    read_state,
+)
+from dpr.train.descent import Descent
+from dpr.train.dev_accuracy import DevMeter
+from dpr.train.gradient_cache import GradientCache
+from dpr.train.loss import Scored
+from dpr.train.memory_plan import chunk_tokens, kept_tokens
+from dpr.train.training_job import LoadedTowers, TrainingJob
+from dpr.train.training_step import StepRunner
+from dpr.train.workers import Workers
+
+SHOWN_STEPS = 20
+"""Steps over which the figures of the progress are averaged."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a training ended."""
+
+    checkpoint: Checkpoint
+    curve_S3: Tensor
+    """Loss, accuracy and average rank of each step."""
+    stopped_early: bool
+
+
+class TrainingLoop:
+    """Trains the towers of a job as one of its workers."""
+
+    def __init__(self, job: TrainingJob, workers: Workers, device: torch.device, progress: Progress) -> None:
+        self._job, self._workers, self._progress = job, workers, progress
+        recipe = job.recipe
+        self._store = open_store(recipe.store)
+        self._loaded = LoadedTowers(job, device)
+        self._plan = BatchPlan(job.examples, recipe.objective, recipe.optimiser)
+        self._descent = Descent(self._loaded.weights, recipe.optimiser, self._plan.steps)
+        chunk = chunk_tokens(recipe.resources, device)
+        config = self._loaded.passage.network.loaded.body.config
+        kept = kept_tokens(recipe.resources, device, config, self._loaded.dtype)
+        cache = GradientCache(device, chunk, kept)
+        self._runner = StepRunner(self._loaded.towers, workers, cache, job.temperature)
+        self._meter = DevMeter(job.dev, workers, chunk) if job.dev else None
+        self._curve: list[tuple[float, float, float]] = []
+        self._measured: list[Measured] = []
+        self._checkpoint: Checkpoint | None = None
+        progress.message("training", f"{self._loaded.describe()}; activations of {kept:,} tokens are kept")
+
+    def run(self) -> Finished | None:
+        """Train from the last checkpoint, or from the beginning, to the end; None for all workers but the first.
+
+        Raises TrainingError if a loss or a gradient is not finite; the last checkpoint stays.
+        """
+        self._restore()
+        size = len(self._plan.batch(0).questions_B)
+        self._progress.start("training", self._plan.steps * size, len(self._curve) * size)
+        if not self._curve:
+            self._measure()  # what it starts from
+        for step in range(len(self._curve), self._plan.steps):
+            if self._is_enough():
+                break
+            self._step(self._plan.batch(step))
+            self._progress.advance(size, self._figures())
+            if self._is_due(step + 1):
+                self._measure()
+                self._keep()
+        self._progress.finish(self._figures())
+        if self._workers.rank > 0 or self._checkpoint is None:
+            return None
+        return Finished(self._checkpoint, curve_of(self._curve), len(self._curve) < self._plan.steps)
+
+    def _restore(self) -> None:
+        self._checkpoint = latest_checkpoint(self._store)
+        if self._checkpoint is None:
+            return
+        state = read_state(self._store, self._checkpoint)
+        self._descent.restore(state)
+        self._curve = [(loss, share, rank) for loss, share, rank in state.curve_S3.tolist()]
+        self._measured = list(self._checkpoint.measured)
+        self._progress.message("training", f"goes on after {len(self._curve):,} of {self._plan.steps:,} steps")
+
+    def _step(self, batch: Batch) -> None:
+        # the random numbers of a step are its own, so that a training that goes on draws the same ones
+        seed = np.random.SeedSequence([self._job.recipe.optimiser.seed, batch.step, self._workers.rank])
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+        try:
+            scored = self._runner.run(self._job.examples, batch)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"step {batch.step + 1} of {self._plan.steps} does not fit the device's memory ({error}); lower "
+                "resources.kept_tokens or resources.chunk_tokens, and start the training again"
+            ) from error
+        length = self._descent.clip()
+        self._check(batch, scored, length)
+        self._descent.step(batch.step)
+        self._curve.append((float(scored.loss), scored.accuracy, scored.average_rank))
+
+    def _check(self, batch: Batch, scored: Scored, length: float) -> None:
+        """Raise TrainingError if the loss or the gradient is not finite; the weights are still those before."""
+        loss = float(scored.loss)
+        if math.isfinite(loss) and math.isfinite(length):
+            return
+        epoch, place = divmod(batch.step, self._plan.steps_per_epoch)
+        kept = f"that after {self._checkpoint.step:,} steps is kept" if self._checkpoint else "there is none yet"
+        what = f"loss is {loss}" if not math.isfinite(loss) else f"length of the gradient is {length}"
+        raise TrainingError(
+            f"the {what} at step {batch.step + 1} of {self._plan.steps} (epoch {epoch + 1}, batch {place + 1}, whose "
+            f"first question is {self._job.examples.questions[int(batch.questions_B[0])][:80]!r}); of the checkpoints "
+            f"{kept}; lower optimiser.learning_rate or raise objective.temperature in a new store"
+        )
+
+    def _is_due(self, steps: int) -> bool:
+        """Tell whether the dev questions are asked after so many steps."""
+        every = self._job.recipe.stopping.every_steps or self._plan.steps_per_epoch
+        return steps % every == 0 or steps == self._plan.steps
+
+    def _is_enough(self) -> bool:
+        """Tell whether the accuracy has not become better for too long."""
+        if self._meter is None:
+            return False
+        best = best_of(self._measured)
+        later = [each for each in self._measured if best is not None and each.step > best.step]
+        return len(later) >= self._job.recipe.stopping.patience
+
+    def _measure(self) -> None:
+        if self._meter is None:
+            return
+        self._loaded.set_training(on=False)
+        found = self._meter.measure(self._loaded.question, self._loaded.passage, len(self._curve))
+        self._loaded.set_training(on=True)
+        self._measured.append(found)
+        self._progress.message(
+            "training",
+            f"dev after {found.step:,} of {self._plan.steps:,} steps: accuracy {found.accuracy:.4f}, average rank "
+            f"{found.average_rank:.2f}",
+        )
+
+    def _keep(self) -> None:
+        """Store a checkpoint; all workers know it, and the first one writes it."""
+        if self._workers.rank == 0:
+            state = State(self._loaded.weights, self._descent.moments(), curve_of(self._curve))
+            self._checkpoint = put_checkpoint(self._store, state, self._measured, self._checkpoint)
+
+    def _figures(self) -> str:
+        some = np.array(self._curve[-SHOWN_STEPS:])
+        loss, accuracy, rank = some.mean(0).tolist()
+        rate = self._descent.learning_rate(max(0, len(self._curve) - 1))
+        return f"loss {loss:.4f}, accuracy {accuracy:.3f}, average rank {rank:.2f}, learning rate {rate:.1e}"

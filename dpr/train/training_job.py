@@ -1,0 +1,95 @@
+"""A training as one process prepares it: recipe, encoder, data, towers on a device."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dpr.encoder.saving import saved_format
+from dpr.encoder.spec import EncoderSpec, resolve
+from dpr.encoder.trainable import TrainableNetwork, TrainableTower, training_dtype
+from dpr.formats import layout
+from dpr.formats.objects import put_object
+from dpr.store import open_store
+from dpr.train.checkpoints import TrainingPlan
+from dpr.train.example_files import read_examples
+from dpr.train.train_recipe import TrainRecipe
+from dpr.train.training_set import TrainingSet, collect
+from dpr.train.training_step import Towers
+
+UNIT_TEMPERATURE = 0.05
+"""What cosines are divided by unless the recipe says: as sentence-transformers does."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What is trained, on what."""
+
+    recipe: TrainRecipe
+    spec: EncoderSpec
+    examples: TrainingSet
+    dev: TrainingSet | None
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """What the store remembers."""
+        dev = self.dev.digest if self.dev else None
+        return TrainingPlan(recipe=self.recipe, encoder_id=self.spec.encoder_id, data=self.examples.digest, dev=dev)
+
+    @property
+    def temperature(self) -> float:
+        default = UNIT_TEMPERATURE if self.spec.passage.normalize else 1.0
+        return self.recipe.objective.temperature or default
+
+
+def prepare(recipe: TrainRecipe, *, keeps_quarantine: bool = True) -> TrainingJob:
+    """Find the encoder and read the data; rows that give no example go into the store, if this worker is to do that."""
+    spec = resolve(recipe.encoder)
+    saved_format(recipe.save_as, spec.passage)  # a model that cannot be saved as wanted is refused before it is trained
+    with tempfile.TemporaryDirectory(prefix="dpr-") as folder:
+        bad = Path(folder) / "quarantine.parquet"
+        examples = collect(read_examples(recipe.data), spec, bad)
+        if keeps_quarantine and bad.exists():
+            put_object(open_store(recipe.store), layout.TRAINING_QUARANTINE, bad)
+        dev = None
+        if recipe.dev is not None:
+            dev = collect(read_examples(recipe.dev), spec, Path(folder) / "dev.parquet", recipe.dev.max_questions)
+    return TrainingJob(recipe, spec, examples, dev)
+
+
+class LoadedTowers:
+    """The towers of a job on a device."""
+
+    def __init__(self, job: TrainingJob, device: torch.device) -> None:
+        resources, dropout = job.recipe.resources, job.recipe.optimiser.dropout
+        self.dtype = training_dtype(resources.precision, device)
+        self.networks = {"passage": TrainableNetwork(job.spec.passage, device, dropout)}
+        if job.recipe.towers == "two":
+            self.networks["question"] = TrainableNetwork(job.spec.question, device, dropout)
+        packing = resources.packing == "auto"
+        self.passage = TrainableTower(self.networks["passage"], job.spec.passage, self.dtype, packing=packing)
+        question = self.networks.get("question", self.networks["passage"])
+        self.question = TrainableTower(question, job.spec.question, self.dtype, packing=packing)
+        self.weights = {
+            f"{side}.{name}": weight
+            for side, network in self.networks.items()
+            for name, weight in network.parameters().items()
+        }
+
+    @property
+    def towers(self) -> Towers:
+        return Towers(self.question, self.passage, self.weights)
+
+    def set_training(self, *, on: bool) -> None:
+        """Switch dropout on or off."""
+        for network in self.networks.values():
+            network.set_training(on=on)
+
+    def describe(self) -> str:
+        """Return how they compute, for people."""
+        which = "two towers" if len(self.networks) == 2 else "one shared tower"
+        padding = "packed without padding" if self.passage.is_packed else "padded to nearly equal lengths"
+        count = sum(weight.numel() for weight in self.weights.values())
+        device = self.networks["passage"].device
+        return f"{which} with {count / 1e6:,.1f} million weights, {padding}, {str(self.dtype)[6:]} on {device}"
