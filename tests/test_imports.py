@@ -42,7 +42,8 @@ LAYERS = (
     ),
     ("ray_jobs.ahead", "ray_jobs.connect", "ray_jobs.evaluation_tables"),
     ("ray_jobs.ray_executor",),
-    ("ray_jobs.jobs", "ray_jobs.serve"),
+    ("ray_jobs.jobs", "ray_jobs.serve", "ray_jobs.torch_trainer"),
+    ("ray_jobs.train_jobs",),
     (
         "ray_jobs.embed",
         "ray_jobs.evaluation_commands",
@@ -52,8 +53,9 @@ LAYERS = (
         "ray_jobs.scan",
         "ray_jobs.search_commands",
         "ray_jobs.store_commands",
+        "ray_jobs.train_commands",
     ),
-    ("ray_jobs.cli",),
+    ("ray_jobs.cli", "ray_jobs.train"),
 )
 """A module imports from its own unit and from units of earlier rows; units of one row do not know each other."""
 
@@ -132,7 +134,7 @@ def test_no_two_modules_import_each_other() -> None:
     list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the modules of a cycle
 
 
-MIRRORS = {"scan", "embed", "index", "nightly"}
+MIRRORS = {"scan", "embed", "index", "nightly", "train"}
 """Jobs of `ray_jobs` that mirror what they run."""
 
 

@@ -142,7 +142,7 @@ def load_weights(model_class: Any, folder: Path, reference: str, *, unused: str 
     Weights whose names contain `unused` may be missing. Raises EncoderError if others are, or if it cannot be loaded.
     """
     try:
-        with _quietly():
+        with quiet_transformers():
             loaded, info = model_class.from_pretrained(folder, output_loading_info=True, **_LOADING)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise EncoderError(
@@ -173,7 +173,7 @@ _LOADING = {"local_files_only": True, "use_safetensors": True, "trust_remote_cod
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silence transformers' progress bar and its report on weights that are not used."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dpr.encoder.model_files import OTHER_TOKENIZERS, TOKENIZER_FILES, read_json
 from dpr.encoder.model_folder import DPR_SIDES, Side
-from dpr.encoder.network import Network
+from dpr.encoder.network import Network, quiet_transformers
 from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
 
@@ -58,7 +58,8 @@ def saved_format(wanted: str, spec: TowerSpec) -> SavedFormat:
 def save_tower(network: Network, spec: TowerSpec, prompts: Mapping[str, str], folder: Path) -> None:
     """Save a tower as a sentence-transformers folder. `prompts`: what is put before a `query` and a `document`."""
     folder.mkdir(parents=True, exist_ok=True)
-    network.body.save_pretrained(folder)
+    with quiet_transformers():
+        network.body.save_pretrained(folder)
     _copy_tokenizer(spec, folder)
     pooled = spec.pooling.split("+")
     size = int(network.body.config.hidden_size)

@@ -103,7 +103,10 @@ def latest_checkpoint(store: Store) -> Checkpoint | None:
 
 
 def put_checkpoint(store: Store, state: State, measured: list[Measured], before: Checkpoint | None) -> Checkpoint:
-    """Store a checkpoint after `len(state.curve_S3)` steps, and then delete what only `before` needed."""
+    """Store a checkpoint after `len(state.curve_S3)` steps, and then delete what only `before` needed.
+
+    The weights that `before` calls the best stay so if an earlier measurement was better than that of this step.
+    """
     step = len(state.curve_S3)
     best = best_of(measured)
     tensors = {**state.weights, **state.moments, CURVE: state.curve_S3}

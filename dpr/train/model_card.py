@@ -44,7 +44,7 @@ def model_card(job: TrainingJob, measured: Sequence[Measured], steps: int, encod
         "",
         "## Metrics",
         "",
-        *_metrics(measured, steps),
+        *_metrics(measured, steps, recipe.stopping.keep),
         "",
         "## Recipe",
         "",
@@ -56,14 +56,17 @@ def model_card(job: TrainingJob, measured: Sequence[Measured], steps: int, encod
     return "\n".join(lines)
 
 
-def _metrics(measured: Sequence[Measured], steps: int) -> list[str]:
+def _metrics(measured: Sequence[Measured], steps: int, keep: str) -> list[str]:
     best = best_of(list(measured))
     if best is None:
         return [f"{steps:,} steps; nothing was measured on the way."]
+    kept = "those of the last step"
+    if keep == "best":
+        kept = f"those after step {best.step:,}, the best on the dev questions"
     shown = {*measured[:1], *measured[-MOST_ROWS:], best}
     return [
-        f"{steps:,} steps; the weights are those after step {best.step:,}, the best on the dev questions. Each was",
-        "compared with all passages of the dev questions, exactly; step 0 is the encoder that training started from.",
+        f"{steps:,} steps; the weights are {kept}. Each dev question was compared with all passages of",
+        "the dev questions, exactly; step 0 is the encoder that training started from.",
         "",
         "| step | accuracy of the first passage | average rank of the first right passage |",
         "|---:|---:|---:|",

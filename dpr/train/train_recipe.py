@@ -69,6 +69,8 @@ class Stopping(_Config):
     """Steps between two measurements, each of which is a checkpoint; null: once an epoch."""
     patience: Annotated[int, Field(ge=1)] = 5
     """Measurements without a better accuracy after which training ends."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights become the model: those of the best accuracy, or those of the last step."""
 
 
 class TrainingResources(_Config):

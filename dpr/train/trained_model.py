@@ -1,4 +1,4 @@
-"""The end of a training: the best weights as model folders in the store, and the recipe section that uses them."""
+"""The end of a training: its weights as model folders in the store, and the recipe section that uses them."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from dpr.formats.objects import file_sha256
 from dpr.formats.records import Document, ObjectRef
 from dpr.recipe import EncoderConfig
 from dpr.store import Store, open_store
-from dpr.train.checkpoints import Measured, read_weights
+from dpr.train.checkpoints import Measured, read_state, read_weights
 from dpr.train.loop import Finished
 from dpr.train.model_card import model_card
 from dpr.train.training_job import LoadedTowers, TrainingJob
@@ -39,26 +39,28 @@ class TrainedModel(Document):
 
 
 def put_model(job: TrainingJob, finished: Finished) -> TrainedModel:
-    """Save the best weights of a training in its store, with a model card; the record that declares it comes last.
+    """Save the weights that a recipe wants in its store, with a model card; the record that declares it comes last.
 
     All files follow from the stored weights, so a second attempt makes the same ones.
     """
     store = open_store(job.recipe.store)
     loaded = LoadedTowers(job, torch.device("cpu"))
-    best = read_weights(store, finished.checkpoint.best)
+    checkpoint = finished.checkpoint
+    is_last = job.recipe.stopping.keep == "last"
+    weights = read_state(store, checkpoint).weights if is_last else read_weights(store, checkpoint.best)
     with torch.no_grad():
         for name, weight in loaded.weights.items():
-            weight.copy_(best[name])
+            weight.copy_(weights[name])
     with tempfile.TemporaryDirectory(prefix="dpr-") as temporary:
         folder = Path(temporary) / "model"
         encoder = save_towers(job, loaded, folder)
         section = section_of(_placed(encoder, f"{store.url.rstrip('/')}/"))
-        card = model_card(job, finished.checkpoint.measured, finished.checkpoint.step, section)
+        card = model_card(job, checkpoint.measured, checkpoint.step, section)
         (folder / "README.md").write_text(card, encoding="utf-8")
         model = TrainedModel(
-            steps=finished.checkpoint.step,
+            steps=checkpoint.step,
             stopped_early=finished.stopped_early,
-            measured=finished.checkpoint.measured,
+            measured=checkpoint.measured,
             encoder=encoder,
             files=list(_put_files(store, folder)),
         )

