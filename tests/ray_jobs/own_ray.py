@@ -52,8 +52,8 @@ class OwnRay:
 
     def workers(self) -> dict[int, str]:
         """Return pid → what it runs ("MapWorker(Map(encode))", "scan", …) for all workers that run steps."""
-        titles = {pid: STEPS.fullmatch(_title(pid)) for pid in _children(self.raylet_pid)}
-        return {pid: title[1] for pid, title in titles.items() if title}
+        titles = {pid: STEPS.fullmatch(title(pid)) for pid in children(self.raylet_pid)}
+        return {pid: step[1] for pid, step in titles.items() if step}
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def own_ray() -> Iterator[OwnRay]:
             assert holder.stdin
             address = holder.stdout.readline().strip()
             assert address, "Ray did not start"
-            raylet_pid = next(pid for pid in _children(holder.pid) if _name(pid) == "raylet")
+            raylet_pid = next(pid for pid in children(holder.pid) if name_of(pid) == "raylet")
             try:
                 yield OwnRay(environment | {"RAY_ADDRESS": address}, raylet_pid)
             finally:
@@ -86,7 +86,8 @@ def own_ray() -> Iterator[OwnRay]:
                 holder.wait(60)
 
 
-def _children(parent: int) -> list[int]:
+def children(parent: int) -> list[int]:
+    """Return the processes that another one has started."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit() and (status := _read(f"/proc/{entry}/stat")):
@@ -96,11 +97,13 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def _title(pid: int) -> str:
+def title(pid: int) -> str:
+    """Return the command line of a process, by which Ray says what a worker does."""
     return _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
 
 
-def _name(pid: int) -> str:
+def name_of(pid: int) -> str:
+    """Return the name of a process."""
     return _read(f"/proc/{pid}/comm").strip()
 
 

@@ -1,0 +1,109 @@
+"""`dpr train` and `dpr mine`, as people call them; on Ray with two workers, one of which is killed."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dpr.errors import ClusterError, TrainingError
+from dpr.store import open_store
+from dpr.train.checkpoints import latest_checkpoint
+from dpr.train.train_recipe import TrainingResources
+from dpr.train.trained_model import read_model
+from ray_jobs.torch_trainer import scaling_of, train_on_ray
+from tests.collection import FirstNights
+from tests.ray_jobs.conftest import Dpr
+from tests.ray_jobs.local_ray import LocalRay
+from tests.ray_jobs.own_ray import children, name_of, title
+from tests.tiny import Quiet
+from tests.train.tiny_training import make_recipe
+
+
+def write_recipe(folder: Path, encoder: Path, **fields: Any) -> Path:
+    path = folder / "train.yaml"
+    path.write_text(yaml.safe_dump(make_recipe(folder, encoder, **fields).model_dump(mode="json")))
+    return path
+
+
+@pytest.mark.without_ray
+def test_a_trained_model_goes_straight_into_a_recipe(
+    dpr: Dpr, tmp_path: Path, encoder: Path, first_nights: FirstNights
+) -> None:
+    code, out, err = dpr("train", write_recipe(tmp_path, encoder), "--local")
+    assert code == 0
+    assert "24 questions and 40 passages from 24 examples" in err
+    assert "12 steps; dev accuracy" in out
+    section = yaml.safe_load(out[out.index("encoder:") :])
+    collection = first_nights.copy(tmp_path / "collection")
+    recipe = yaml.safe_load(collection.write_recipe().read_text()) | section
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, out, _ = dpr("run", tmp_path / "recipe.yaml", "--local", "--json")
+    assert (code, json.loads(out)["published"]) == (0, True)
+
+
+@pytest.mark.without_ray
+def test_mined_negatives_are_training_data(dpr: Dpr, tmp_path: Path, encoder: Path, first_nights: FirstNights) -> None:
+    collection = first_nights.copy(tmp_path / "collection")
+    recipe = make_recipe(tmp_path, encoder)
+    for mode in ("bm25", "dense"):
+        out = tmp_path / f"{mode}.json"
+        code, said, _ = dpr("mine", collection.recipe.store, "--data", recipe.data.path, "--out", out, "--mode", mode)
+        assert code == 0
+        assert f"{out}: " in said
+        documents = json.loads(out.read_text())
+        assert len(documents) == 24
+        stored = set(collection.corpus.values())
+        assert all(each["text"] in stored for document in documents for each in document["hard_negative_ctxs"])
+        assert any(document["hard_negative_ctxs"] for document in documents)
+    missing = tmp_path / "no" / "folder.json"
+    code, _, err = dpr("mine", collection.recipe.store, "--data", recipe.data.path, "--out", missing)
+    assert (code, err.count("\n")) == (14, 1)
+
+
+def test_two_workers_share_a_training_and_one_may_be_lost(local_ray: LocalRay, tmp_path: Path, encoder: Path) -> None:
+    local_ray.use(cpus=2, gpus=0)
+    resources = {"workers": 2, "cpus_per_worker": 1}
+    recipe = make_recipe(tmp_path, encoder, resources=resources, optimiser={"epochs": 40, "learning_rate": 1e-3})
+    recipe = recipe.model_copy(update={"stopping": recipe.stopping.model_copy(update={"patience": 1000})})
+    progress, killed = Quiet(), threading.Event()
+
+    def kill_one() -> None:
+        store = open_store(recipe.store)
+        while latest_checkpoint(store) is None:
+            time.sleep(0.05)
+        (raylet,) = (pid for pid in children(os.getpid()) if name_of(pid) == "raylet")
+        os.kill(next(pid for pid in children(raylet) if "RayTrainWorker" in title(pid)), signal.SIGKILL)
+        killed.set()
+
+    thread = threading.Thread(target=kill_one, daemon=True)
+    thread.start()
+    train_on_ray(recipe, progress)
+    thread.join()
+    model = read_model(open_store(recipe.store))
+    assert killed.is_set()
+    assert model is not None
+    assert model.steps == 120
+    assert any("a worker was lost" in message for message in progress.messages)
+    assert any("goes on after" in message for message in progress.messages)
+
+
+def test_an_error_of_the_project_ends_a_training_at_once(local_ray: LocalRay, tmp_path: Path, encoder: Path) -> None:
+    local_ray.use(cpus=2, gpus=0)
+    optimiser = {"epochs": 4, "learning_rate": 1e30, "warm_up": 0.5, "clip": 1e9}
+    recipe = make_recipe(tmp_path, encoder, optimiser=optimiser, resources={"cpus_per_worker": 1})
+    progress = Quiet()
+    with pytest.raises(TrainingError, match=r"at step \d of 12 \(epoch 1"):
+        train_on_ray(recipe, progress)
+    assert not any("lost" in message for message in progress.messages)
+
+
+def test_too_few_gpus_are_named(local_ray: LocalRay) -> None:
+    local_ray.use(cpus=2, gpus=0)
+    with pytest.raises(ClusterError, match="workers is 3 with 1 GPUs each, and the cluster has 0 GPUs"):
+        scaling_of(TrainingResources(workers=3, gpus_per_worker=1))

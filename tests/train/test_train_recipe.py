@@ -1,0 +1,48 @@
+"""The recipe of a training: a mistake is one sentence that names the field."""
+
+from pathlib import Path
+
+import pytest
+
+from dpr.errors import RecipeError
+from dpr.train.train_recipe import load_train_recipe
+
+GOOD = "store: ./s\nencoder: {model: ./m}\ndata: {path: [a.jsonl, b], qrels: q.tsv}\ndev: {path: dev}\n"
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(GOOD)
+    recipe = load_train_recipe(path)
+    assert recipe.store == str(tmp_path / "s")
+    assert recipe.encoder.model == str(tmp_path / "m")
+    assert recipe.data.path == [str(tmp_path / "a.jsonl"), str(tmp_path / "b")]
+    assert recipe.data.qrels == str(tmp_path / "q.tsv")
+    assert recipe.dev is not None
+    assert recipe.dev.path == str(tmp_path / "dev")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; it needs store, encoder and data"),
+        (GOOD.replace("data:", "date:"), "field data is missing; add it"),
+        (GOOD + "objective: {batch: 1}\n", "field objective.batch is 1: input should be greater than or equal to 2"),
+        (GOOD + "objective: {temprature: 1}\n", "field objective.temprature is unknown"),
+        (
+            GOOD + "optimiser: {learning_rate: 0}\n",
+            "field optimiser.learning_rate is 0: input should be greater than 0",
+        ),
+        (GOOD + "save_as: dpr\n", "DPR checkpoints are one network a side; set towers: two, or another save_as"),
+        (
+            GOOD.replace("./m", "./m, question_model: ./q"),
+            "encoder.question_model is another network, so towers cannot be shared; set towers: two",
+        ),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as raised:
+        load_train_recipe(path)
+    assert message in str(raised.value)
