@@ -100,10 +100,11 @@ def ours(job: TrainingJob, workers: Workers, device: torch.device) -> Callable[[
     runner = StepRunner(loaded.towers, workers, cache, TEMPERATURE)
 
     def step(number: int) -> float:
-        loss = float(runner.run(job.examples, plan.batch(number % plan.steps)).loss)
+        scored = runner.run(job.examples, plan.batch(number % plan.steps))
+        plan.batch((number + 1) % plan.steps)  # while a GPU computes, as the loop does
         descent.clip()
         descent.step(number % plan.steps)
-        return loss
+        return float(scored.loss)
 
     return step
 

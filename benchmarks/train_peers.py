@@ -5,6 +5,7 @@ Shapes: B pairs, L tokens of the longest text, H hidden size.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,11 +28,13 @@ class Peer:
     temperature: float
     learning_rate: float
 
+    @cached_property
+    def _plan(self) -> BatchPlan:
+        return BatchPlan(self.job.examples, self.job.recipe.objective, self.job.recipe.optimiser)
+
     def pairs(self, number: int) -> tuple[TokenBatch, TokenBatch]:
         """Return the questions and the positive passages of a step."""
-        recipe, examples = self.job.recipe, self.job.examples
-        plan = BatchPlan(examples, recipe.objective, recipe.optimiser)
-        batch = plan.batch(number % plan.steps)
+        examples, batch = self.job.examples, self._plan.batch(number % self._plan.steps)
         passages = examples.passage_tokens.select(batch.passages_P[batch.targets_B])
         return examples.question_tokens.select(batch.questions_B), passages
 

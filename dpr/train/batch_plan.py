@@ -40,19 +40,22 @@ class BatchPlan:
         """What is left of an epoch is less than a batch; other questions are left in each."""
         self.steps = self.steps_per_epoch * optimiser.epochs
         self._order = lru_cache(maxsize=2)(self._order_of)
+        self.batch = lru_cache(maxsize=2)(self._batch_of)
+        """Returns the batch of a step, counted from 0; the last two are remembered, so that one can be made ahead."""
 
-    def batch(self, step: int) -> Batch:
-        """Return the batch of a step, counted from 0."""
+    def _batch_of(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
         questions_B = self._order(epoch)[place * self._size : (place + 1) * self._size]
         rng = np.random.default_rng([self._seed, epoch, place])
-        positives_B = np.array([rng.choice(self._examples.positives.of(row)) for row in questions_B.tolist()])
-        negatives = [self._negatives(row, rng) for row in questions_B.tolist()]
-        return make_batch(self._examples, step, questions_B, positives_B, np.concatenate(negatives))
+        positives, first_B = self._examples.positives, self._examples.positives.offsets[questions_B]
+        counts_B = positives.offsets[questions_B + 1] - first_B
+        positives_B = positives.rows_R[first_B + (rng.random(self._size) * counts_B).astype(np.int64)]
+        return make_batch(self._examples, step, questions_B, positives_B, self._negatives(questions_B, rng))
 
-    def _negatives(self, question: int, rng: np.random.Generator) -> Rows:
-        rows = self._examples.negatives.of(question)
-        return rng.permutation(rows)[: self._objective.hard_negatives]
+    def _negatives(self, questions_B: Rows, rng: np.random.Generator) -> Rows:
+        most = self._objective.hard_negatives
+        drawn = [rng.permutation(self._examples.negatives.of(row))[:most] for row in questions_B.tolist() if most]
+        return np.concatenate([np.zeros(0, np.int64), *drawn])
 
     def _order_of(self, epoch: int) -> Rows:
         return np.random.default_rng([self._seed, epoch]).permutation(len(self._examples))
@@ -62,7 +65,12 @@ def make_batch(examples: TrainingSet, step: int, questions_B: Rows, positives_B:
     """Return the batch of some questions, one positive passage of each, and any number of negatives."""
     passages_P, places = np.unique(np.concatenate([positives_B, negatives]), return_inverse=True)
     targets_B = places.ravel()[: len(questions_B)]
-    masked_BP = np.stack([np.isin(passages_P, examples.positives.of(row)) for row in questions_B.tolist()])
+    known = [examples.positives.of(row) for row in questions_B.tolist()]
+    owners, known_rows = np.repeat(np.arange(len(known)), [len(rows) for rows in known]), np.concatenate(known)
+    columns = np.searchsorted(passages_P, known_rows).clip(max=len(passages_P) - 1)
+    is_there = passages_P[columns] == known_rows
+    masked_BP = np.zeros((len(questions_B), len(passages_P)), np.bool_)
+    masked_BP[owners[is_there], columns[is_there]] = True
     masked_BP[np.arange(len(questions_B)), targets_B] = False
     return Batch(step, questions_B, passages_P, targets_B, masked_BP)
 

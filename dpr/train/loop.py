@@ -112,6 +112,8 @@ class TrainingLoop:
                 f"step {batch.step + 1} of {self._plan.steps} does not fit the device's memory ({error}); lower "
                 "resources.kept_tokens or resources.chunk_tokens, and start the training again"
             ) from error
+        if batch.step + 1 < self._plan.steps:
+            self._plan.batch(batch.step + 1)  # while a GPU computes
         length = self._descent.clip()
         self._check(batch, scored, length)
         self._descent.step(batch.step)

@@ -23,13 +23,15 @@ class TrainingData(_Config):
     """BEIR: qrels file, or a folder of them; null: `qrels/train.tsv` or `qrels.train.tsv` of the folder."""
     corpus: str | None = None
     """BEIR: where the passages are, in any format of corpora; null: in the folder."""
+    max_questions: Annotated[int, Field(ge=1)] | None = None
+    """Questions used, the first of the data; null: all."""
 
 
 class DevData(TrainingData):
-    """Questions that are not trained on, to measure on the way."""
+    """Questions that are not trained on, to measure on the way, each against the passages of all of them."""
 
-    max_questions: Annotated[int, Field(ge=1)] = 1000
-    """Questions used, the first of the data; their passages are what they are ranked against."""
+    max_questions: Annotated[int, Field(ge=1)] | None = 1000
+    """Questions used, the first of the data; null: all."""
 
 
 class Objective(_Config):

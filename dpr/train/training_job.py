@@ -49,7 +49,7 @@ def prepare(recipe: TrainRecipe, *, keeps_quarantine: bool = True) -> TrainingJo
     saved_format(recipe.save_as, spec.passage)  # a model that cannot be saved as wanted is refused before it is trained
     with tempfile.TemporaryDirectory(prefix="dpr-") as folder:
         bad = Path(folder) / "quarantine.parquet"
-        examples = collect(read_examples(recipe.data), spec, bad)
+        examples = collect(read_examples(recipe.data), spec, bad, recipe.data.max_questions)
         if keeps_quarantine and bad.exists():
             put_object(open_store(recipe.store), layout.TRAINING_QUARANTINE, bad)
         dev = None

@@ -54,3 +54,14 @@ def test_names_are_plain_and_each_its_own(one: str, other: str, sha256: str, sha
     for name in names:
         assert re.match(OBJECT_NAME, name)
         assert name.startswith(layout.COLLECTED)
+
+
+@given(numbers, numbers)
+def test_checkpoints_sort_by_step_and_names_of_a_training_are_plain(step: int, other: int) -> None:
+    stems = [layout.checkpoint(step), layout.best_weights(step), layout.trained_file("passage/1_Pooling/config.json")]
+    names = [layout.TRAINING_PLAN, layout.TRAINED_MODEL, layout.TRAINING_QUARANTINE, *stems, *map(layout.record, stems)]
+    assert len(set(names)) == len(names)
+    assert all(re.match(OBJECT_NAME, name) for name in names)
+    assert not any(name.startswith(layout.COLLECTED) for name in names)  # garbage collection leaves them alone
+    records = [layout.record(layout.checkpoint(each)) for each in (step, other)]
+    assert (records[0] < records[1]) == (step < other)

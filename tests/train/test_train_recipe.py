@@ -46,3 +46,10 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError) as raised:
         load_train_recipe(path)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["medquad-train.yaml", "medquad-train-small.yaml"])
+def test_the_recipes_of_the_project_are_valid(name: str) -> None:
+    recipe = load_train_recipe(Path(__file__).parents[2] / "recipes" / name)
+    assert recipe.dev is not None
+    assert recipe.data.path == recipe.dev.path

@@ -78,7 +78,7 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("chunk", "kept"), [(WHOLE, WHOLE), (1, 0), (40, 0), (40, 60), (7, WHOLE)])
+@pytest.mark.parametrize(("chunk", "kept"), [(WHOLE, WHOLE), (9, 0), (40, 60), (20, WHOLE)])
 @pytest.mark.parametrize("packing", [True, False])
 def test_a_step_is_plain_pytorch_on_one_big_batch(
     plain: tuple[float, dict[str, Tensor]],
@@ -109,7 +109,7 @@ def test_a_shared_tower_has_the_sum_of_both_gradients(spec: EncoderSpec, example
     assert_equal(gradients(shared), sums)
 
 
-@pytest.mark.parametrize(("chunk", "kept"), [(40, 0), (40, 60), (9, 0)])
+@pytest.mark.parametrize(("chunk", "kept"), [(40, 60), (12, 0)])
 def test_what_is_computed_again_drops_the_same_values(
     spec: EncoderSpec, examples: TrainingSet, batch: Batch, chunk: int, kept: int
 ) -> None:
