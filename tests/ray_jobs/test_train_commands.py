@@ -31,6 +31,7 @@ def write_recipe(folder: Path, encoder: Path, **fields: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.without_ray
 def test_a_trained_model_goes_straight_into_a_recipe(
     dpr: Dpr, tmp_path: Path, encoder: Path, first_nights: FirstNights
@@ -47,6 +48,7 @@ def test_a_trained_model_goes_straight_into_a_recipe(
     assert (code, json.loads(out)["published"]) == (0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.without_ray
 def test_mined_negatives_are_training_data(dpr: Dpr, tmp_path: Path, encoder: Path, first_nights: FirstNights) -> None:
     collection = first_nights.copy(tmp_path / "collection")

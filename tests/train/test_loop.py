@@ -28,6 +28,7 @@ from tests.tiny import Quiet
 from tests.train.tiny_training import CPU, make_recipe
 
 FP32 = Compute(precision="fp32")
+pytestmark = pytest.mark.slow
 
 
 def train(recipe: TrainRecipe) -> TrainedModel:
@@ -66,7 +67,6 @@ def test_training_learns_and_says_so(trained: TrainRecipe) -> None:
     assert max(each.accuracy for each in model.measured[1:]) > model.measured[0].accuracy
 
 
-@pytest.mark.slow
 def test_a_killed_training_goes_on_with_the_same_loss_curve(
     trained: TrainRecipe, encoder: Path, tmp_path: Path
 ) -> None:
