@@ -21,8 +21,8 @@ QUESTIONS_AT_ONCE = 256
 class DevMeter:
     """Measures a dev set; all workers share the work and get the same result."""
 
-    def __init__(self, dev: TrainingSet, workers: Workers, chunk_tokens: int) -> None:
-        self._dev, self._workers, self._chunk_tokens = dev, workers, chunk_tokens
+    def __init__(self, dev: TrainingSet, workers: Workers, device: torch.device, chunk_tokens: int) -> None:
+        self._dev, self._workers, self._device, self._chunk_tokens = dev, workers, device, chunk_tokens
 
     def measure(self, question: Tower, passage: Tower, step: int) -> Measured:
         """Return accuracy and average rank; dropout must be off."""
@@ -38,12 +38,10 @@ class DevMeter:
     def _vectors(self, tower: Tower, tokens: TokenBatch) -> Tensor:
         """Return the vectors of all rows; each worker encodes some of them."""
         size = self._workers.size
-        own = np.arange(len(tokens))[self._workers.rank :: size]
-        some, found = tokens.select(own), []
-        batches = tower.batches(some.lengths(), self._chunk_tokens)
-        found = [tower.vectors(some.select(rows_B)) for rows_B in batches]
-        order = np.concatenate([own[rows_B] for rows_B in batches])
-        own_BD = torch.cat(found)[torch.from_numpy(np.argsort(order)).to(found[0].device)]
+        some = tokens.select(np.arange(len(tokens))[self._workers.rank :: size])
+        own_BD = torch.zeros(len(some), tower.dim, device=self._device)
+        for rows_B in tower.batches(some.lengths(), self._chunk_tokens):
+            own_BD[torch.from_numpy(rows_B).to(self._device)] = tower.vectors(some.select(rows_B))
         shares = [np.arange(len(tokens))[rank::size] for rank in range(size)]
         together = self._workers.gather(own_BD, [len(share) for share in shares])
         return together[torch.from_numpy(np.argsort(np.concatenate(shares))).to(together.device)]

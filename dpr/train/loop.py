@@ -62,7 +62,7 @@ class TrainingLoop:
         kept = kept_tokens(recipe.resources, device, config, self._loaded.dtype)
         cache = GradientCache(device, chunk, kept)
         self._runner = StepRunner(self._loaded.towers, workers, cache, job.temperature)
-        self._meter = DevMeter(job.dev, workers, chunk) if job.dev else None
+        self._meter = DevMeter(job.dev, workers, device, chunk) if job.dev else None
         self._curve: list[tuple[float, float, float]] = []
         self._measured: list[Measured] = []
         self._checkpoint: Checkpoint | None = None
