@@ -53,7 +53,9 @@ def main() -> None:
         note = "" if group else add_peers(ways, job, arguments, device)
         seconds, memory = measure(ways, arguments, device)
     if workers.rank == 0:
-        text = report(arguments, job, workers, device, seconds, memory, note)
+        processor = torch.cuda.get_device_name() if device.type == "cuda" else cpu_name()
+        devices = f"{workers.size} times {processor}" if workers.size > 1 else processor
+        text = report(arguments, job, devices, seconds, memory, note)
         print(text)
         if arguments.out:
             arguments.out.write_text(text)
@@ -155,8 +157,7 @@ def measure(
 def report(
     arguments: argparse.Namespace,
     job: TrainingJob,
-    workers: Workers,
-    device: torch.device,
+    devices: str,
     seconds: dict[str, float],
     memory: dict[str, float],
     note: str,
@@ -164,8 +165,6 @@ def report(
     """Return the result as Markdown."""
     examples = job.examples
     tokens = examples.question_tokens.lengths().mean() + examples.passage_tokens.lengths().mean()
-    processor = torch.cuda.get_device_name() if device.type == "cuda" else cpu_name()
-    devices = f"{workers.size} times {processor}" if workers.size > 1 else processor
     lines = [
         "# Training steps",
         "",
@@ -174,8 +173,8 @@ def report(
         "",
         f"{devices}, {torch.get_num_threads()} CPU threads. Python {platform.python_version()}, torch "
         f"{torch.__version__}, transformers {transformers.__version__}.",
-        f"Model {Path(arguments.model).name}; {arguments.batch} pairs a step, {arguments.precision}, {tokens:.0f} "
-        f"tokens a pair on average, at most {arguments.max_tokens} a text.",
+        f"Model {'/'.join(Path(arguments.model).parts[-2:])}; {arguments.batch} pairs a step, {arguments.precision}, "
+        f"{tokens:.0f} tokens a pair on average, at most {arguments.max_tokens} a text.",
         f"Tokenised before; forward, backward, clipping and AdamW count. The best of {arguments.rounds} rounds of "
         f"{arguments.steps} steps, in turns. {note}".rstrip(),
         "",

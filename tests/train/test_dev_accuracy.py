@@ -25,7 +25,6 @@ def test_accuracy_and_rank_are_those_of_numpy(tmp_path: Path, encoder: Path, chu
     for row, scores_P in enumerate(question_QD @ passage_PD.T):
         order = np.argsort(-scores_P).tolist()
         ranks.append(min(order.index(right) for right in dev.positives.of(row).tolist()) + 1)
-    # another right passage before the first one cannot be: the first right one counts
     assert found.step == 3
     assert found.accuracy == pytest.approx(np.mean(np.array(ranks) == 1))
     assert found.average_rank == pytest.approx(np.mean(ranks))
