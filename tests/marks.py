@@ -18,12 +18,6 @@ SERVERS = {"moto", "ceph", "nanio"}
 """A test needs one of these if it uses the fixture NAME_endpoint, or has NAME as a parameter."""
 
 
-def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001
-    """Give each of several test processes one thread, before PyTorch and FAISS are imported."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
 class ByFileOrRay(LoadFileScheduling):
     """Keeps the tests of a file in one process, and those of a folder of Ray tests, which share a Ray."""
 
