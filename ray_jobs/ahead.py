@@ -1,6 +1,5 @@
 """Stages that begin before their units are known: their workers load while other stages run."""
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
@@ -10,6 +9,7 @@ import ray
 import ray.data
 
 from dpr.engine.stage import Work
+from ray_jobs.feed import Feed
 from ray_jobs.heartbeats import Handle
 from ray_jobs.transport import Row, all_with_work
 
@@ -28,28 +28,6 @@ class Begun(Protocol):
         """Release the workers; this does not wait until they have ended."""
 
 
-class Feed:
-    """An actor whose callers wait until there are units."""
-
-    def __init__(self) -> None:
-        self._called, self._given, self._units = asyncio.Event(), asyncio.Event(), list[Row]()
-
-    async def called(self) -> None:
-        """Return once a caller waits for units."""
-        await self._called.wait()
-
-    async def give(self, units: list[Row]) -> None:
-        """Hand the units to all callers."""
-        self._units = units
-        self._given.set()
-
-    async def units(self) -> list[Row]:
-        """Return the units, once they are known."""
-        self._called.set()
-        await self._given.wait()
-        return self._units
-
-
 class BegunTask:
     """A task that runs from now on: it makes its operators, waits for units, and does them one after another.
 
@@ -57,8 +35,8 @@ class BegunTask:
     """
 
     def __init__(self, work: Work[Any, Any], heartbeats: Handle, **options: Any) -> None:
-        self._feed = ray.remote(Feed).options(num_cpus=0).remote()
-        self._results = ray.remote(_do_all).options(**options).remote(self._feed, ray.put(work), heartbeats)
+        feed = self._feed = ray.remote(Feed).options(num_cpus=0).remote()
+        self._results = start_for_all(work, lambda: ray.get(feed.units.remote()), heartbeats, **options)
 
     def run(self, units: Sequence[Row]) -> Iterator[Row]:
         self._feed.give.remote(list(units))
@@ -68,9 +46,14 @@ class BegunTask:
         self._feed.give.remote([])
 
 
-def _do_all(feed: "ray.actor.ActorHandle[Feed]", work: Work[Any, Any], heartbeats: Handle) -> list[Row]:
-    """Make the operators of some work, and return the results of all units that the feed gives."""
-    return all_with_work(work, lambda: ray.get(feed.units.remote()), heartbeats)
+def start_for_all(
+    work: Work[Any, Any], wait_for_units: Callable[[], list[Row]], heartbeats: Handle, **options: Any
+) -> "ray.ObjectRef[list[Row]]":
+    """Start a task that makes the operators of some work once, and returns the results of all units.
+
+    `options` are those of the Ray task.
+    """
+    return ray.remote(all_with_work).options(**options).remote(ray.put(work), wait_for_units, heartbeats)
 
 
 class BegunDataset:

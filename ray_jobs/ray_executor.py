@@ -22,7 +22,7 @@ from dpr.engine.stage import A, B, Work
 from dpr.index.hardware import Hardware
 from dpr.recipe import Resources
 from dpr.store.requests import count_elsewhere
-from ray_jobs.ahead import Begun, BegunDataset, BegunTask
+from ray_jobs.ahead import Begun, BegunDataset, BegunTask, start_for_all
 from ray_jobs.failures import stage_error
 from ray_jobs.oversight import Listener, Oversight
 from ray_jobs.placement import Placement
@@ -58,7 +58,7 @@ class RayExecutor:
         if not self._placement.may_load_ahead():
             return
         if all(step.on in ("asker", "trainer") for step in work.steps):
-            self._begun[stage] = self._one_for_all(work)
+            self._begun[stage] = BegunTask(work, self._oversight.heartbeats, **self._one_for_all(work))
         else:
             self._begun[stage] = BegunDataset(lambda units: self._with_steps(units, work, MANY_UNITS))
 
@@ -105,7 +105,9 @@ class RayExecutor:
         elif (begun := self._begun.pop(stage, None)) is not None:
             yield from map(unpack, begun.run([pack(unit) for unit in units]))
         elif _is_for_all(work):
-            yield from map(unpack, self._one_for_all(work).run([pack(unit) for unit in units]))
+            rows = [pack(unit) for unit in units]
+            started = start_for_all(work, lambda: rows, self._oversight.heartbeats, **self._one_for_all(work))
+            yield from map(unpack, ray.get(started))
         elif len(units) == 1 or all(self._placement.is_task(step) for step in work.steps):
             yield from self._tasks(work, units)
         else:
@@ -136,16 +138,13 @@ class RayExecutor:
                     )
         return dataset
 
-    def _one_for_all(self, work: Work[Any, Any]) -> BegunTask:
-        """Begin a task that will do all units of some work; it finds room beside an encoder."""
-        return BegunTask(
-            work,
-            self._oversight.heartbeats,
-            num_cpus=0,  # or a machine of few CPUs had none left while it waits
-            num_gpus=self._placement.loading_share(),
-            max_retries=LOST_RETRIES,
-            name=work.steps[-1].name,
-        )
+    def _one_for_all(self, work: Work[Any, Any]) -> dict[str, Any]:
+        """Return the options of a task that does all units of some work; it finds room beside an encoder.
+
+        It requests no CPU, or a machine of few had none left while it waits.
+        """
+        gpus, name = self._placement.loading_share(), work.steps[-1].name
+        return {"num_cpus": 0, "num_gpus": gpus, "max_retries": LOST_RETRIES, "name": name}
 
     def _tasks(self, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
         """Yield the results of one task a unit, as they come.

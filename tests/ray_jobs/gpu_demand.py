@@ -17,7 +17,8 @@ from dpr.engine.stage import Step, Work
 from dpr.recipe import Resources
 from ray_jobs.connect import connected
 from ray_jobs.ray_executor import RayExecutor
-from tests.ray_jobs.units import Sample, samples
+from tests.ray_jobs.steps import Pass
+from tests.ray_jobs.units import samples
 
 PATIENCE_SECONDS = 60.0
 
@@ -47,13 +48,6 @@ class GpuDemand:
             counts = [bundles for demand in demands for bundles in demand.bundles_by_count]
             self.gpus = max(self.gpus, sum(bundles.count * bundles.bundle.get("GPU", 0.0) for bundles in counts))
             self.looks += 1
-
-
-class Pass:
-    """Answers with the unit."""
-
-    def __call__(self, unit: Sample) -> Sample:
-        return unit
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """A stage that begins before its units are known, on a Ray that claims to have a GPU."""
 
-import os
 import subprocess
 import sys
 import time
@@ -15,20 +14,8 @@ from dpr.errors import CorpusError, DprError
 from dpr.recipe import Resources
 from ray_jobs.ray_executor import RayExecutor
 from tests.ray_jobs.local_ray import LocalRay
-from tests.ray_jobs.test_placement import Where
+from tests.ray_jobs.steps import Load, Where
 from tests.ray_jobs.units import Sample, samples
-
-
-class Load:
-    """Leaves a file when it is made, unless it is refused."""
-
-    def __init__(self, folder: Path) -> None:
-        if (folder / "refuse").exists():
-            raise CorpusError("this is refused")
-        (folder / f"made-{os.getpid()}").touch()
-
-    def __call__(self, unit: Sample) -> Sample:
-        return replace(unit, process=os.getpid())
 
 
 def load(folder: Path, on: Place = "encoder") -> Work[Sample, Sample]:

@@ -1,6 +1,5 @@
 """A unit that kills every worker ends the stage, and the run, instead of being repeated for ever."""
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -12,39 +11,11 @@ from dpr.recipe import Resources
 from ray_jobs import ray_executor
 from ray_jobs.ray_executor import RayExecutor
 from tests.ray_jobs.local_ray import LocalRay
-from tests.ray_jobs.units import Sample, samples
+from tests.ray_jobs.steps import CHOSEN, Crash, CrashWhenMade
+from tests.ray_jobs.units import samples
 
-DEADLY = Sample(3)
-RETRIES = 2
+RETRIES = 1
 """Fewer than the project's own, so that workers need not die six or eleven times before the stage ends."""
-
-
-class Crash:
-    """Ends its process at one unit, as a segmentation fault does, and leaves a mark each time."""
-
-    def __init__(self, marks: Path) -> None:
-        self._marks = marks
-
-    def __call__(self, unit: Sample) -> Sample:
-        if unit == DEADLY:
-            crash(self._marks)
-        return unit
-
-
-class CrashWhenMade:
-    """Ends its process when it is made."""
-
-    def __init__(self, marks: Path) -> None:
-        crash(marks)
-
-    def __call__(self, unit: Sample) -> Sample:
-        return unit
-
-
-def crash(marks: Path) -> None:
-    with marks.open("a", encoding="ascii") as file:
-        file.write("x")
-    os._exit(1)
 
 
 @pytest.fixture
@@ -64,8 +35,8 @@ def test_a_unit_that_kills_its_workers_ends_the_stage(
     with pytest.raises(
         UnitError, match=r"^stage embed: the workers of one unit died again and again \([^\n]*$"
     ) as ended:
-        list(executor.run("embed", work, samples(5) if units > 1 else [DEADLY]))
-    assert DEADLY.record in str(ended.value) or "…" in str(ended.value)
+        list(executor.run("embed", work, samples(5) if units > 1 else [CHOSEN]))
+    assert CHOSEN.record in str(ended.value) or "…" in str(ended.value)
     assert 1 < marks.stat().st_size <= 1 + RETRIES
     assert capfd.readouterr() == ("", "")  # the error says it all, once
 

@@ -3,17 +3,12 @@
 The progress lines do not say of a worker that died by itself that it hangs.
 """
 
-import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import ray
@@ -21,74 +16,27 @@ import ray
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import UnitError
 from dpr.recipe import Resources
-from ray_jobs import heartbeats, oversight, ray_executor
-from ray_jobs.heartbeats import Handle, beating
+from ray_jobs import oversight, ray_executor
 from ray_jobs.oversight import Oversight, end_worker
 from ray_jobs.ray_executor import RayExecutor
 from tests.ray_jobs.local_ray import LocalRay
-from tests.ray_jobs.units import Sample, samples
+from tests.ray_jobs.steps import BEAT_SECONDS, CHOSEN, MakeHang, Way, die_at_work, pids
+from tests.ray_jobs.units import samples
 
 pytestmark = pytest.mark.slow
 
-HANGING = Sample(3)
-BEAT_SECONDS, IDLE_SECONDS = 1.0, 5.0
+IDLE_SECONDS = 5.0
 """A recipe allows no bound below 20 seconds, at a heartbeat every 5."""
 PATIENCE_SECONDS = 120.0
-RETRIES = 2
+RETRIES = 1
 """Fewer than the project's own, so that fewer workers need be waited for."""
-Way = Literal["stopped", "waits for ever"]
 NAMED = {"stopped": "has sent no heartbeat for ", "waits for ever": "has used no CPU for "}
 ENDED = f"used no CPU, or sent no heartbeat, for {IDLE_SECONDS:.0f} s and was killed; Ray repeats the unit"
-
-
-class Hang:
-    """Hangs at one unit, the first `times` that it comes."""
-
-    def __init__(self, marks: Path, way: Way, times: int) -> None:
-        self._marks, self._way, self._times = marks, way, times
-
-    def __call__(self, unit: Sample) -> Sample:
-        if unit == HANGING and len(pids(self._marks)) < self._times:
-            with self._marks.open("a", encoding="ascii") as file:
-                file.write(f"{os.getpid()}\n")
-            if self._way == "stopped":
-                os.kill(os.getpid(), signal.SIGSTOP)
-            else:
-                threading.Event().wait()
-        return unit
-
-
-@dataclass(frozen=True)
-class MakeHang:
-    """Makes a `Hang`, in a worker that sends heartbeats more often from the moment that it receives this.
-
-    It goes on to do so in later tests, which does no harm.
-    """
-
-    marks: Path
-    way: Way
-    times: int
-
-    def __call__(self) -> Hang:
-        return Hang(self.marks, self.way, self.times)
-
-    def __reduce__(self) -> "tuple[Callable[..., MakeHang], tuple[Path, Way, int]]":
-        return _make_in_worker, (self.marks, self.way, self.times)
-
-
-def _make_in_worker(marks: Path, way: Way, times: int) -> MakeHang:
-    heartbeats.BEAT_SECONDS = BEAT_SECONDS
-    return MakeHang(marks, way, times)
 
 
 def impatient() -> Resources:
     """Return settings that a recipe does not allow."""
     return Resources().model_copy(update={"idle_seconds": IDLE_SECONDS})
-
-
-def pids(marks: Path) -> list[int]:
-    """Return the processes that have hung so far."""
-    return [int(line) for line in marks.read_text().split()] if marks.exists() else []
 
 
 class Heard:
@@ -137,11 +85,11 @@ def test_a_worker_that_hangs_is_named_and_its_unit_is_done_elsewhere(
 ) -> None:
     marks, heard = tmp_path / "marks", Heard()
     executor = RayExecutor(impatient(), heard)
-    given = samples(units) if units > 1 else [HANGING]
+    given = samples(units) if units > 1 else [CHOSEN]
     done = list(executor.run("embed", Work.of(Step("hang", MakeHang(marks, way, 1), on)), given))
     assert sorted(done, key=lambda unit: unit.number) == given
     (pid,) = pids(marks)
-    named = f"process {pid} on {socket.gethostname()} (hang of {HANGING.record})"
+    named = f"process {pid} on {socket.gethostname()} (hang of {CHOSEN.record})"
     assert [wait for wait in heard.waits if wait.startswith(f"{named} {NAMED[way]}")]
     assert heard.waits[-1] == ""
     assert heard.messages == [("embed", f"{named} {ENDED}")]
@@ -153,7 +101,7 @@ def test_a_unit_whose_workers_all_hang_ends_the_stage(tmp_path: Path, monkeypatc
     marks = tmp_path / "marks"
     executor = RayExecutor(impatient())
     work = Work.of(Step("hang", MakeHang(marks, "stopped", 100)))
-    with pytest.raises(UnitError, match=rf"^stage scan: the workers of {HANGING.record} did nothing for longer than "):
+    with pytest.raises(UnitError, match=rf"^stage scan: the workers of {CHOSEN.record} did nothing for longer than "):
         list(executor.run("scan", work, samples(5)))
     assert len(pids(marks)) == 1 + RETRIES
 
@@ -162,25 +110,19 @@ def test_a_listener_that_fails_ends_the_stage_but_not_its_oversight(tmp_path: Pa
     marks, deaf = tmp_path / "marks", Deaf()
     work = Work.of(Step("hang", MakeHang(marks, "stopped", 1)))
     with pytest.raises(BrokenPipeError):  # with the result, so the worker that hangs was killed and its unit repeated
-        list(RayExecutor(impatient(), deaf).run("scan", work, [HANGING]))
+        list(RayExecutor(impatient(), deaf).run("scan", work, [CHOSEN]))
     (pid,) = pids(marks)
     assert not Path(f"/proc/{pid}").exists()
     assert [topic for topic, _ in deaf.messages] == ["scan"]
 
 
-def die_at_work(beats: Handle, record: str) -> None:
-    """End this process in the middle of a unit, as a segmentation fault does."""
-    with beating(beats, "crash", record):
-        os._exit(1)
-
-
 def test_a_worker_that_died_is_not_said_to_hang_or_to_be_killed() -> None:
     heard = Heard()
     watcher = Oversight(IDLE_SECONDS, heard)
-    dying = ray.remote(die_at_work).options(max_retries=0).remote(watcher.heartbeats, HANGING.record)
+    dying = ray.remote(die_at_work).options(max_retries=0).remote(watcher.heartbeats, CHOSEN.record)
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(dying)
-    with watcher.watch("scan", [HANGING.record]) as under_way:
+    with watcher.watch("scan", [CHOSEN.record]) as under_way:
         last = time.monotonic() + PATIENCE_SECONDS
         while "Ray has to repeat 1 unit, whose workers were killed or died" not in heard.waits:
             assert time.monotonic() < last, heard.waits

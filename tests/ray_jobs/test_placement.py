@@ -1,13 +1,9 @@
 """Where Ray runs the steps of index stages, on a cluster that claims to have two GPUs, and on one without."""
 
-import os
 import re
-import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import CorpusError, UnitError
@@ -17,30 +13,8 @@ from ray_jobs.ray_executor import RayExecutor
 from tests.collection import FirstNights
 from tests.ray_jobs.gpu_demand import GpuDemand
 from tests.ray_jobs.local_ray import LocalRay
+from tests.ray_jobs.steps import Fail, Refuse, Where
 from tests.ray_jobs.units import Sample, samples
-
-
-class Where:
-    """Returns which GPUs Ray gave it, and which process it is."""
-
-    def __call__(self, unit: Sample) -> Sample:
-        time.sleep(0.05)
-        gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-        return replace(unit, gpus=tuple(gpus), process=os.getpid())
-
-
-class Refuse:
-    """Fails as the project does."""
-
-    def __call__(self, unit: Sample) -> Sample:
-        raise CorpusError(f"unit {unit.record} is refused")
-
-
-class Fail:
-    """Fails as a bug does."""
-
-    def __call__(self, unit: Sample) -> Sample:
-        raise ValueError(f"{unit.number} is unexpected\nand this is a second line")
 
 
 def where(on: Place) -> Work[Sample, Sample]:

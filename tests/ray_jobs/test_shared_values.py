@@ -1,42 +1,25 @@
 """What the workers of a stage share leaves the object store with its stage."""
 
 import time
-from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import pytest
 import ray
-from numpy.typing import NDArray
 from ray._private import internal_api
 
 from dpr.engine.stage import Step, Work
 from dpr.recipe import Resources
 from ray_jobs.ray_executor import RayExecutor
 from tests.ray_jobs.local_ray import LocalRay
-from tests.ray_jobs.units import Sample, samples
+from tests.ray_jobs.steps import VALUE_BYTES, Pass, Sum, ones
+from tests.ray_jobs.units import samples
 
-VALUE_BYTES = 64 << 20
 PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
 def two_cpus(local_ray: LocalRay) -> None:
     local_ray.use(cpus=2)
-
-
-class Sum:
-    """Answers with the sum of a shared array."""
-
-    def __init__(self, shared: Callable[[], NDArray[np.uint8]]) -> None:
-        self._shared = shared()
-
-    def __call__(self, unit: Sample) -> Sample:
-        return Sample(unit.number, size=float(self._shared.sum(dtype=np.int64)))
-
-
-def ones() -> NDArray[np.uint8]:
-    return np.ones(VALUE_BYTES, np.uint8)
 
 
 def used_bytes() -> int:
@@ -63,10 +46,3 @@ def test_a_shared_value_is_freed_when_its_stage_has_ended() -> None:
         assert time.monotonic() < last, "the object store still holds the value"
         time.sleep(0.1)
     assert list(executor.run("scan", Work.of(Step("pass", Pass)), samples(1))) == samples(1)  # the executor goes on
-
-
-class Pass:
-    """Answers with the unit."""
-
-    def __call__(self, unit: Sample) -> Sample:
-        return unit

@@ -1,0 +1,27 @@
+"""The actor that hands a stage its units. Its process imports this module, and nothing that takes long."""
+
+import asyncio
+
+from ray_jobs.transport import Row
+
+
+class Feed:
+    """An actor whose callers wait until there are units."""
+
+    def __init__(self) -> None:
+        self._called, self._given, self._units = asyncio.Event(), asyncio.Event(), list[Row]()
+
+    async def called(self) -> None:
+        """Return once a caller waits for units."""
+        await self._called.wait()
+
+    async def give(self, units: list[Row]) -> None:
+        """Hand the units to all callers."""
+        self._units = units
+        self._given.set()
+
+    async def units(self) -> list[Row]:
+        """Return the units, once they are known."""
+        self._called.set()
+        await self._given.wait()
+        return self._units
