@@ -1,12 +1,13 @@
 """What tests of all folders share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.tiny import make_encoder
+from tests.tiny import make_encoder, make_static_encoder
 
 if TYPE_CHECKING:
     from tests.collection import FirstNights
@@ -23,10 +24,24 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_syncs() -> Iterator[None]:
+    """Let no write of this process wait for the disk, as the 70 of a night do: no power fails here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny model, for whoever must not change it."""
     return make_encoder(tmp_path_factory.mktemp("encoder") / "model")
+
+
+@pytest.fixture(scope="session")
+def static_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of static embeddings, for runs in other processes that do not depend on the kind of encoder."""
+    return make_static_encoder(tmp_path_factory.mktemp("encoder") / "static")
 
 
 def let_no_row_be_loose(patch: pytest.MonkeyPatch) -> None:

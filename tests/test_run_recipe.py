@@ -1,7 +1,6 @@
 """Whole runs with a tiny encoder: the right answers, at the cost of what changed, the same end after any failure."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -113,12 +112,11 @@ SHARES = 4
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(SHARES))
 def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
-    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch, share: int
+    tmp_path: Path, static_encoder: Path, monkeypatch: pytest.MonkeyPatch, share: int
 ) -> None:
     """Each call fails before it has an effect; each call that changes the store also after it has had it."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # half of the time; no power fails here
     fields = {"encoder": {"precision": "fp32", "packing": "never"}}
-    first = Collection(tmp_path / "first", encoder, **fields)
+    first = Collection(tmp_path / "first", static_encoder, **fields)
     first.night()
     first.corpus |= {"p001": "w5 w6", "other": first.corpus["p002"]}
     del first.corpus["p003"]

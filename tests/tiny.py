@@ -26,6 +26,23 @@ def make_encoder(
     return folder
 
 
+def make_static_encoder(folder: Path) -> Path:
+    """Make a folder of static embeddings. Who encodes with it is spared transformers: five seconds of a CPU."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(["[UNK]", *WORDS])}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    table_VD = np.random.default_rng(0).normal(size=(1 + len(WORDS), 32)).astype(np.float32)
+    save_file({"embedding.weight": torch.from_numpy(table_VD)}, folder / "model.safetensors")
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.StaticEmbedding"}
+    (folder / "modules.json").write_text(json.dumps([module]))
+    return folder
+
+
 def make_cross_encoder(folder: Path, seed: int = 0) -> Path:
     """Make a cross-encoder with one label, as sentence-transformers reads it, over the same words."""
     import torch

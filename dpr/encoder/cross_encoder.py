@@ -19,8 +19,9 @@ from dpr.encoder.cross_encoder_spec import CrossEncoderSpec
 from dpr.encoder.encode import CPU_TOKENS, GPU_TOKENS, start_pool
 from dpr.encoder.forward_choice import GPU_THREADS
 from dpr.encoder.memory import WithinMemory
-from dpr.encoder.network import Forward, known_type, load_weights
+from dpr.encoder.network import Forward
 from dpr.encoder.padded import batches_by_length, padded
+from dpr.encoder.pretrained import known_type, load_weights
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.errors import EncoderError
 

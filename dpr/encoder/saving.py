@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dpr.encoder.model_files import OTHER_TOKENIZERS, TOKENIZER_FILES, read_json
 from dpr.encoder.model_folder import DPR_SIDES, Side
-from dpr.encoder.network import Network, quiet_transformers
+from dpr.encoder.network import Network
+from dpr.encoder.pretrained import quiet_transformers
 from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
 

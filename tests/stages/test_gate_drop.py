@@ -31,17 +31,25 @@ def questions_about(corpus: dict[str, str]) -> dict[str, str]:
     return asked
 
 
-@pytest.fixture
-def asked(tmp_path: Path, first_nights: FirstNights) -> tuple[Collection, dict[str, str]]:
-    """Give a collection whose live snapshot was measured with questions, and these by passage."""
-    collection = first_nights.copy(tmp_path / "collection", random_texts(PASSAGES, min_words=6))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, first_nights: FirstNights) -> tuple[Collection, dict[str, str]]:
+    """Make a collection whose live snapshot was measured with questions; return these by passage, too."""
+    folder = tmp_path_factory.mktemp("asked")
+    collection = first_nights.copy(folder / "collection", random_texts(PASSAGES, min_words=6))
     questions = questions_about(collection.corpus)
-    path = tmp_path / "questions.jsonl"
+    path = folder / "questions.jsonl"
     rows = ({"question": text, "answers": [id_]} for id_, text in questions.items())
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     collection.change(gate={"questions": str(path), "min_recall": 0, "at": [1, 5], "max_drop": DROP})
     collection.night()
     return collection, questions
+
+
+@pytest.fixture
+def asked(tmp_path: Path, made: tuple[Collection, dict[str, str]]) -> tuple[Collection, dict[str, str]]:
+    """Give a copy of that collection, and the questions by passage."""
+    collection, questions = made
+    return collection.copy(tmp_path / "collection"), questions
 
 
 def damaged(folder: Path, share: float) -> Path:
