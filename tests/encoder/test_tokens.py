@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,11 @@ def towers(shared_bert: Path) -> list[TowerSpec]:
     return [resolve(config.model_copy(update=change)).passage for change in changes]
 
 
+@cache
+def their_tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder)
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
@@ -134,7 +140,7 @@ def towers(shared_bert: Path) -> list[TowerSpec]:
     )
 )
 def test_remembered_words_give_the_tokens_of_whole_texts(towers: list[TowerSpec], texts: list[str]) -> None:
-    theirs, titles = AutoTokenizer.from_pretrained(towers[0].folder), texts[::-1]
+    theirs, titles = their_tokenizer(towers[0].folder), texts[::-1]
     for tower in towers:
         tokenizer = TowerTokenizer(tower)
         assert tokenizer._words is not None
