@@ -12,6 +12,7 @@ import pytest
 
 from dpr.errors import ClusterError
 from tests.collection import Collection
+from tests.ray_jobs.conftest import Dpr
 from tests.ray_jobs.listening import listening_at
 from tests.ray_jobs.own_ray import OwnRay
 
@@ -55,9 +56,14 @@ def test_workers_have_the_priority_that_is_asked_for() -> None:
         assert worker == driver + 7
 
 
+@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "no-such-host.invalid:6379"])
-def test_a_cluster_that_is_not_there_is_named_in_a_sentence(recipe: Path, address: str) -> None:
-    message = refused(recipe, os.environ | {"RAY_ADDRESS": address})
+def test_a_cluster_that_is_not_there_is_named_in_a_sentence(
+    recipe: Path, address: str, dpr: Dpr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    code, out, message = dpr("run", recipe)
+    assert (code, out) == (ClusterError.exit_code, "")
     assert message.startswith(f"error: the Ray cluster {address} that RAY_ADDRESS names cannot be joined: ")
     assert message.count("\n") == 1
 
@@ -85,8 +91,8 @@ def test_who_has_no_token_or_a_wrong_one_is_refused_in_a_sentence(
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
-    return Collection(tmp_path_factory.mktemp("connect"), encoder).write_recipe()
+def recipe(tmp_path_factory: pytest.TempPathFactory, static_encoder: Path) -> Path:
+    return Collection(tmp_path_factory.mktemp("connect"), static_encoder).write_recipe()
 
 
 def refused(recipe: Path, environment: dict[str, str]) -> str:
