@@ -12,6 +12,7 @@ import pytest
 from dpr.errors import OutputError
 from ray_jobs.output import guard_streams, print_json
 from tests.collection import Collection, FirstNights
+from tests.ray_jobs.conftest import OUR_LINE
 from tests.tiny import random_texts
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,13 +42,13 @@ def write_shadows(folder: Path) -> Path:
     return folder
 
 
-def test_a_run_needs_neither_a_clean_folder_nor_a_home_nor_short_paths(tmp_path: Path, encoder: Path) -> None:
+def test_a_run_needs_neither_a_clean_folder_nor_a_home_nor_short_paths(tmp_path: Path, static_encoder: Path) -> None:
     """Files are named like dependencies, PYTHONPATH has an empty entry, proxies are dead, the terminal knows ASCII.
 
     Where the system lets this test do so, the user has no name, and so no home, and there is no shared memory.
     """
     texts = random_texts(30) | {"é": "w1 東京"}
-    recipe = Collection(tmp_path / "collection", encoder, texts).write_recipe()
+    recipe = Collection(tmp_path / "collection", static_encoder, texts).write_recipe()
     temporary = tmp_path / ("x" * 100)
     temporary.mkdir()
     environment = os.environ | DEAD_PROXY
@@ -66,6 +67,7 @@ def test_a_run_needs_neither_a_clean_folder_nor_a_home_nor_short_paths(tmp_path:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("published snapshot 1: 31 passages ")
+    assert [line for line in ended.stderr.splitlines() if not OUR_LINE.fullmatch(line)] == []
 
 
 @pytest.mark.without_ray
