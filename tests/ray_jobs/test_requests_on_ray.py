@@ -13,11 +13,11 @@ from tests.test_requests import Seen, counted, make_collection, take_outside
 
 @pytest.mark.usefixtures("no_ray")
 def test_the_requests_of_all_workers_are_in_the_report(
-    tmp_path: Path, encoder: Path, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, static_encoder: Path, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DPR_CACHE", str(tmp_path / "cache"))
     fault_proxy.endpoint.use(monkeypatch)
-    collection = make_collection(tmp_path, encoder)
+    collection = make_collection(tmp_path, static_encoder)
     bucket, _, _ = collection.store.url.removeprefix("s3://").partition("/")
     fault_proxy.endpoint.client().create_bucket(Bucket=bucket)
     with connected():

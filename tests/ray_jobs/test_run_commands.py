@@ -14,9 +14,9 @@ TEXTS = random_texts(60)
 
 
 @pytest.fixture
-def collection(tmp_path: Path, encoder: Path) -> Collection:
+def collection(tmp_path: Path, static_encoder: Path) -> Collection:
     """A collection without a night."""
-    return Collection(tmp_path, encoder, TEXTS)
+    return Collection(tmp_path, static_encoder, TEXTS)
 
 
 def test_plan_on_ray_writes_nothing_and_the_run_keeps_its_estimate(
