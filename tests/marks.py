@@ -8,6 +8,11 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 RAY_FOLDER = Path(__file__).parent / "ray_jobs"
+RAY_ORDER = ("test_requests_on_ray", "test_serve", "", "test_placement", "test_ahead")
+"""Files of RAY_FOLDER: two that begin without a Ray, all others (""), and two that want Rays of their own.
+
+So the others share one: to start a Ray and its first workers takes as long as a test.
+"""
 RAYS_OWN_WARNINGS = (
     "ResourceWarning",
     "DeprecationWarning",
@@ -49,7 +54,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for category in RAYS_OWN_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{category}"))
     long_files = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "s3")))}
-    items.sort(key=lambda item: (RAY_FOLDER not in item.path.parents, item.path not in long_files))
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        if RAY_FOLDER in item.path.parents:
+            return False, RAY_ORDER.index(item.path.stem if item.path.stem in RAY_ORDER else "")
+        return True, item.path not in long_files
+
+    items.sort(key=place)
 
 
 def servers_of(item: pytest.Item) -> set[str]:
