@@ -40,6 +40,12 @@ HOUR = 3600.0
 DAY = 24 * HOUR
 
 
+@pytest.fixture(scope="module")
+def first_nights(tmp_path_factory: pytest.TempPathFactory, static_encoder: Path) -> FirstNights:
+    """Encode with static embeddings: a night loads an encoder twice, which takes a third of its time with BERT."""
+    return FirstNights(tmp_path_factory.mktemp("first"), static_encoder)
+
+
 @pytest.fixture
 def nights(first_nights: FirstNights, tmp_path: Path) -> Collection:
     """A collection after its first night."""
