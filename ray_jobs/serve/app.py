@@ -5,8 +5,9 @@ It knows nothing of Ray: the deployment wraps it, and any ASGI server can run it
 
 import time
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from dpr import __version__
@@ -57,6 +58,10 @@ def make_app(
         docs_url=None,  # FastAPI's own page loads its scripts from another host: blank behind a closed network
         redoc_url=None,
         exception_handlers=dict(handlers()),
+        # for the description alone: `Doors` looks at keys before anything else
+        dependencies=[]
+        if keys is None
+        else [Security(HTTPBearer(auto_error=False, description="`dpr key` makes keys."))],
     )
     metrics = Metrics()
     app.add_middleware(Limits, metrics=metrics)

@@ -62,7 +62,11 @@ def test_only_known_keys_are_let_in(follower: Follower, file: Path) -> None:
 def test_without_a_key_there_is_nothing_of_the_store(follower: Follower, file: Path) -> None:
     add_key(file, "alice", "search")
     client = TestClient(make_app(follower, keys=KeyRing(file)))
-    paths = client.get("/openapi.json").json()["paths"]
+    document = client.get("/openapi.json").json()
+    paths = document["paths"]
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    assert paths["/v1/search"]["post"]["security"] == [{"HTTPBearer": []}]
+    assert "security" not in TestClient(make_app(follower)).get("/openapi.json").json()["paths"]["/v1/search"]["post"]
     for path, methods in paths.items():
         for method in methods:
             status = client.request(method, path.replace("{passage_id}", "p001")).status_code
