@@ -32,7 +32,7 @@ from ray_jobs.serve.messages import (
     Timings,
     milliseconds,
 )
-from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import ERRORS, handlers, refusal
 from ray_jobs.serve.reranking import Reranked, RerankQueue
 from ray_jobs.serve.search_page import add_search_page

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from dpr.formats.lexical_entry import SearchMode
 from dpr.search.filters import Filter
 from dpr.search.retrieve import Answer
-from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.prometheus import Metrics
 
 BATCH_QUESTIONS = 64
 MAX_WAITING_QUESTIONS = 2048

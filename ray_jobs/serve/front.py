@@ -13,7 +13,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import refusal
 
 HEADERS = {

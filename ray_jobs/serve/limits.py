@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ray_jobs.serve.messages import MAX_BODY_BYTES
-from ray_jobs.serve.metrics import Metrics
+from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import RETRY_SECONDS, refusal
 
 MAX_UNDER_WAY = 384
