@@ -71,8 +71,8 @@ def test_mined_negatives_are_training_data(dpr: Dpr, tmp_path: Path, encoder: Pa
 def test_two_workers_share_a_training_and_one_may_be_lost(local_ray: LocalRay, tmp_path: Path, encoder: Path) -> None:
     local_ray.use(cpus=2, gpus=0)
     resources = {"workers": 2, "cpus_per_worker": 1}
-    recipe = make_recipe(tmp_path, encoder, resources=resources, optimiser={"epochs": 40, "learning_rate": 1e-3})
-    recipe = recipe.model_copy(update={"stopping": recipe.stopping.model_copy(update={"patience": 1000})})
+    stopping = {"every_steps": 20, "patience": 1000}
+    recipe = make_recipe(tmp_path, encoder, resources=resources, optimiser={"epochs": 40}, stopping=stopping)
     progress, killed = Quiet(), threading.Event()
 
     def kill_one() -> None:
