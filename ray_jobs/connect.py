@@ -18,6 +18,7 @@ from dpr.errors import ClusterError
 from dpr.stages.segment_rows import MIN_CORES
 from dpr.store.temporary import temporary_root
 from ray_jobs.ray_output import quiet_ray
+from ray_jobs.signals import signals_restored
 
 ANSWER_SECONDS = 10.0
 MAX_FOLDER_BYTES = 40
@@ -48,10 +49,11 @@ def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None
         yield
         return
     with quiet_ray():
-        if address := named_cluster():
-            _join(address)
-        else:
-            _start(cpus, gpus)
+        with signals_restored():  # Ray would end this process at SIGTERM without a word, and nothing would be released
+            if address := named_cluster():
+                _join(address)
+            else:
+                _start(cpus, gpus)
         try:
             yield
         finally:

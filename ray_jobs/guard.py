@@ -1,26 +1,34 @@
-"""Turn an error of the project into a line on stderr and an exit code; nothing else does that."""
+"""Turn an error of the project, or a signal, into a line on stderr and an exit code; nothing else does that."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 from dpr.errors import DprError, RecipeError
 from ray_jobs.output import console, guard_streams
+from ray_jobs.signals import Stop, stopping_signals
 from ray_jobs.stand_ins import stand_in
 
 
 def guarded(work: Callable[[], object]) -> int:
     """Call `work` and return its exit code; a DprError becomes one line on stderr."""
     guard_streams()
+    stop = Stop()
     try:
         try:
             _check_surroundings()
-            work()
+            with stopping_signals(stop):
+                work()
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
-    except DprError as error:
-        return _told(error)
+    except (DprError, SystemExit, KeyboardInterrupt) as end:
+        if stop.signal is not None:
+            return _stopped(stop.signal)
+        if isinstance(end, DprError):
+            return _told(end)
+        raise
     except Exception as error:
         if (file := stand_in(error)) is None:
             raise
@@ -31,6 +39,12 @@ def guarded(work: Callable[[], object]) -> int:
             )
         )
     return 0
+
+
+def _stopped(by: signal.Signals) -> int:
+    what = f"stopped by {by.name}; finished work is kept, so start the same command again to go on"
+    console(stderr=True).print(what, highlight=False)
+    return 128 + by
 
 
 def _told(error: DprError) -> int:

@@ -31,6 +31,8 @@ from dpr.store.requests import outside_of_stages
 
 LEASE_SECONDS = 360.0
 """A holder without a heartbeat for so long is taken for dead: longer than one request to a store may take."""
+RELEASE_SECONDS = 10.0
+"""A release waits so long for a heartbeat that is under way."""
 _MAX_BEAT_SECONDS = 20.0
 _BEATS_PER_TTL = 3
 _LOOKS_PER_TTL = 20
@@ -110,11 +112,15 @@ class Lease:
             ) from self._heart_error
 
     def release(self) -> None:
-        """Let others have the lease at once."""
+        """Let others have the lease at once.
+
+        If a heartbeat is stuck in the store, the lease ends by itself a while later, as after a crash.
+        """
         self._done.set()
-        self._heart.join()
+        self._heart.join(RELEASE_SECONDS)
         _claims_of_this_process.discard(self._claim_id)
-        create_release(self._store, self.fencing_number)
+        if not self._heart.is_alive():
+            create_release(self._store, self.fencing_number)
 
     def __enter__(self) -> Self:
         return self

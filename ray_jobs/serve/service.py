@@ -9,11 +9,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from types import FrameType
 
 import ray
 from ray import serve
@@ -32,6 +31,7 @@ from ray_jobs.serve.deployment import LOGGING, Arguments, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
 from ray_jobs.serve.keys import KEYS_VARIABLE, key_ring
 from ray_jobs.serve.starting import proxy_environment
+from ray_jobs.signals import on_signals, signals_restored
 
 READY_SECONDS = 60.0
 _TAKEN = re.compile(r"cannot bind socket \((.+?)\) for \[(.+?)\]")
@@ -62,15 +62,15 @@ def serve_store(
         resolve_cross_encoder(rerank)
     own_ray = not ray.is_initialized() and not named_cluster()
     with ExitStack() as stack:
-        stack.enter_context(_signals_restored())
+        stack.enter_context(signals_restored())
         if own_ray:
             stack.enter_context(_environment(proxy_environment()))
             stack.enter_context(_ingress(address))
         stack.enter_context(connected())
         if not own_ray and serve.status().proxies:
             raise ServeError("Ray Serve runs on this Ray already; stop it, or add the application to its Serve config")
-        # Ray's own handler of SIGTERM aborts the process; a shell's background job starts with SIGINT ignored
-        _on_signals(signal.default_int_handler, signal.SIGINT, signal.SIGTERM)
+        # a shell's background job starts with SIGINT ignored
+        on_signals(signal.default_int_handler, signal.SIGINT, signal.SIGTERM)
         try:
             arguments = Arguments(
                 store=store.url,
@@ -86,7 +86,7 @@ def serve_store(
             yield f"http://[{reached_at}]:{config.port}" if ":" in reached_at else f"http://{reached_at}:{config.port}"
         finally:
             # a further Ctrl-C now would leave processes behind
-            _on_signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
+            on_signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
             _stop(own_ray)
 
 
@@ -130,23 +130,6 @@ def _check_keys(config: ServeConfig, address: str) -> None:
             f"{config.host} can be reached from other machines, and the service has no keys; make some with `dpr key` "
             f"and name their file with --keys (or in {KEYS_VARIABLE}), or listen at 127.0.0.1"
         )
-
-
-def _on_signals(handler: Callable[[int, FrameType | None], object] | int, *numbers: int) -> None:
-    """Set the handler of signals. Only the main thread can: in another one, do nothing."""
-    if threading.current_thread() is threading.main_thread():
-        for number in numbers:
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _signals_restored() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            _on_signals(handler or signal.SIG_DFL, number)  # None: a handler that Python does not know
 
 
 @contextmanager
