@@ -19,7 +19,7 @@ def stand_in(error: BaseException) -> str | None:
         for folder in folders:
             if file.startswith(folder + os.sep):
                 name = os.path.relpath(file, folder).split(os.sep)[0].removesuffix(".py")
-                if name in sys.stdlib_module_names or PathFinder.find_spec(name, others) is not None:
+                if name.isidentifier() and (name in sys.stdlib_module_names or PathFinder.find_spec(name, others)):
                     return file
     return None
 

@@ -7,7 +7,6 @@ of a step follow from the recipe's seed and the step's number, so the position i
 Shapes: S steps that are done.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from dpr.formats import layout
 from dpr.formats.objects import fetch_object, put_object
 from dpr.formats.records import Document, ObjectRef
 from dpr.store import Store
+from dpr.store.temporary import temporary_folder
 from dpr.train.train_recipe import TrainRecipe
 
 CURVE = "curve"
@@ -146,7 +146,7 @@ def read_weights(store: Store, ref: ObjectRef) -> dict[str, Tensor]:
 
 
 def _put(store: Store, stem: str, tensors: Mapping[str, Tensor]) -> ObjectRef:
-    with tempfile.TemporaryDirectory(prefix="dpr-") as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "state.safetensors"
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
         return put_object(store, stem, path)

@@ -1,6 +1,5 @@
 """The end of a training: its weights as model folders in the store, and the recipe section that uses them."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from dpr.formats.objects import file_sha256
 from dpr.formats.records import Document, ObjectRef
 from dpr.recipe import EncoderConfig
 from dpr.store import Store, open_store
+from dpr.store.temporary import temporary_folder
 from dpr.train.checkpoints import Measured, read_state, read_weights
 from dpr.train.loop import Finished
 from dpr.train.model_card import model_card
@@ -51,7 +51,7 @@ def put_model(job: TrainingJob, finished: Finished) -> TrainedModel:
     with torch.no_grad():
         for name, weight in loaded.weights.items():
             weight.copy_(weights[name])
-    with tempfile.TemporaryDirectory(prefix="dpr-") as temporary:
+    with temporary_folder() as temporary:
         folder = Path(temporary) / "model"
         encoder = save_towers(job, loaded, folder)
         section = section_of(_placed(encoder, f"{store.url.rstrip('/')}/"))

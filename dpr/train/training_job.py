@@ -1,6 +1,5 @@
 """A training as one process prepares it: recipe, encoder, data, towers on a device."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from dpr.encoder.trainable import TrainableNetwork, TrainableTower, training_dty
 from dpr.formats import layout
 from dpr.formats.objects import put_object
 from dpr.store import open_store
+from dpr.store.temporary import temporary_folder
 from dpr.train.checkpoints import TrainingPlan
 from dpr.train.example_files import read_examples
 from dpr.train.train_recipe import TrainRecipe
@@ -47,7 +47,7 @@ def prepare(recipe: TrainRecipe, *, keeps_quarantine: bool = True) -> TrainingJo
     """Find the encoder and read the data; rows that give no example go into the store, if this worker is to do that."""
     spec = resolve(recipe.encoder)
     saved_format(recipe.save_as, spec.passage)  # a model that cannot be saved as wanted is refused before it is trained
-    with tempfile.TemporaryDirectory(prefix="dpr-") as folder:
+    with temporary_folder() as folder:
         bad = Path(folder) / "quarantine.parquet"
         examples = collect(read_examples(recipe.data), spec, bad, recipe.data.max_questions)
         if keeps_quarantine and bad.exists():

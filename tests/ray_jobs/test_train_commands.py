@@ -69,6 +69,7 @@ def test_mined_negatives_are_training_data(dpr: Dpr, tmp_path: Path, encoder: Pa
 
 
 def test_two_workers_share_a_training_and_one_may_be_lost(local_ray: LocalRay, tmp_path: Path, encoder: Path) -> None:
+    local_ray.end()  # on another Ray, an actor of an earlier test may still hold a part of a CPU
     local_ray.use(cpus=2, gpus=0)
     resources = {"workers": 2, "cpus_per_worker": 1}
     stopping = {"every_steps": 20, "patience": 1000}
