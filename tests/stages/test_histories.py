@@ -173,12 +173,6 @@ KINDS = ["add", "add", "edit", "edit", "rename", "copy", "undo", "delete", "dele
 acts = st.tuples(st.sampled_from(KINDS), st.integers(0, 10_000), st.integers(0, 10_000))
 
 
-@pytest.fixture(scope="module")
-def first_nights(tmp_path_factory: pytest.TempPathFactory, static_encoder: Path) -> FirstNights:
-    """Encode with static embeddings: a night loads an encoder twice, which takes a third of its time with BERT."""
-    return FirstNights(tmp_path_factory.mktemp("first"), static_encoder)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def few_loose_rows() -> Iterator[None]:
     """Let so few rows be loose that shards of later nights come about as well."""
