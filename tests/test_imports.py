@@ -28,7 +28,7 @@ LAYERS = (
     ("dpr.nightly",),
     ("dpr.operations",),
     ("dpr.run_recipe",),
-    ("ray_jobs.heartbeats", "ray_jobs.output", "ray_jobs.stand_ins"),
+    ("ray_jobs.heartbeats", "ray_jobs.output", "ray_jobs.signals", "ray_jobs.stand_ins"),
     (
         "ray_jobs.cli_common",
         "ray_jobs.console",
