@@ -1,6 +1,16 @@
 """Job: scan, and embed what is new into segments. `python -m ray_jobs.embed --recipe R`"""
 
-from ray_jobs import jobs
+import sys
+
+from ray_jobs.guard import guarded
+
+
+def run() -> None:
+    """Run the job."""
+    from ray_jobs import jobs  # imported here, so that a file that stands in place of a library is named
+
+    jobs.main("embed", "Embed the new passages of a recipe's corpus into segments.")
+
 
 if __name__ == "__main__":
-    jobs.main("embed", "Embed the new passages of a recipe's corpus into segments.")
+    sys.exit(guarded(run))

@@ -1,6 +1,16 @@
 """Job: everything up to the index, without publishing. `python -m ray_jobs.index --recipe R`"""
 
-from ray_jobs import jobs
+import sys
+
+from ray_jobs.guard import guarded
+
+
+def run() -> None:
+    """Run the job."""
+    from ray_jobs import jobs  # imported here, so that a file that stands in place of a library is named
+
+    jobs.main("index", "Build the index of a recipe without publishing it.")
+
 
 if __name__ == "__main__":
-    jobs.main("index", "Build the index of a recipe without publishing it.")
+    sys.exit(guarded(run))

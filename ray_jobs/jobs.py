@@ -1,7 +1,6 @@
 """Run a recipe, whole or up to a stage: what `dpr run`, `dpr plan` and the job modules share."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -20,7 +19,6 @@ from dpr.store.lease import Lease
 from dpr.store.proof import prove_put_if_absent
 from ray_jobs.connect import connected
 from ray_jobs.console import ConsoleProgress
-from ray_jobs.guard import guarded
 from ray_jobs.output import console
 from ray_jobs.ray_executor import RayExecutor
 from ray_jobs.tables import describe
@@ -97,7 +95,7 @@ _STOPS: dict[str, Callable[[Run, bool], str]] = {"scan": _scan, "embed": _embed,
 
 
 def main(stop: str | None, description: str) -> None:
-    """Run a job module: `--recipe R` in, one line of outcome out, and the exit code of the error if there is one."""
+    """Run a job module: `--recipe R` in, one line of outcome out."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     @app.command(help=description)
@@ -113,4 +111,4 @@ def main(stop: str | None, description: str) -> None:
         else:
             print(run_until(recipe, stop, allow_shrink=allow_shrink))
 
-    sys.exit(guarded(app))
+    app()

@@ -1,6 +1,16 @@
 """Job: the whole run; `ray job submit` runs it. `python -m ray_jobs.nightly --recipe R`"""
 
-from ray_jobs import jobs
+import sys
+
+from ray_jobs.guard import guarded
+
+
+def run() -> None:
+    """Run the job."""
+    from ray_jobs import jobs  # imported here, so that a file that stands in place of a library is named
+
+    jobs.main(None, "Run a recipe from corpus to published snapshot.")
+
 
 if __name__ == "__main__":
-    jobs.main(None, "Run a recipe from corpus to published snapshot.")
+    sys.exit(guarded(run))

@@ -1,6 +1,16 @@
 """Job: find what changed in the corpus. `python -m ray_jobs.scan --recipe R`"""
 
-from ray_jobs import jobs
+import sys
+
+from ray_jobs.guard import guarded
+
+
+def run() -> None:
+    """Run the job."""
+    from ray_jobs import jobs  # imported here, so that a file that stands in place of a library is named
+
+    jobs.main("scan", "Scan the corpus of a recipe and find what changed.")
+
 
 if __name__ == "__main__":
-    jobs.main("scan", "Scan the corpus of a recipe and find what changed.")
+    sys.exit(guarded(run))

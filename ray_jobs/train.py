@@ -3,19 +3,25 @@
 import sys
 from typing import Annotated
 
-import typer
-
 from ray_jobs.guard import guarded
-from ray_jobs.train_commands import describe
-from ray_jobs.train_jobs import train_whole
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(help="Train the towers of a training recipe.")
-def job(recipe: Annotated[str, typer.Option("--recipe", help="Training recipe (YAML).")]) -> None:
-    print(describe(train_whole(recipe)[0]))
+def run() -> None:
+    """Run the job."""
+    # imported here, so that a file that stands in place of a library is named
+    import typer
+
+    from ray_jobs.train_commands import describe
+    from ray_jobs.train_jobs import train_whole
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help="Train the towers of a training recipe.")
+    def job(recipe: Annotated[str, typer.Option("--recipe", help="Training recipe (YAML).")]) -> None:
+        print(describe(train_whole(recipe)[0]))
+
+    app()
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(app))
+    sys.exit(guarded(run))

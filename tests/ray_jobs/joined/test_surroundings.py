@@ -92,13 +92,23 @@ def test_stdout_may_be_full_or_closed_and_know_ascii_alone(tmp_path: Path, first
 
 @pytest.mark.without_ray
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["raise RuntimeError(1)", "Tokenizer = None", ""])
-def test_a_script_of_pythonpath_that_is_taken_for_a_library_is_named(tmp_path: Path, encoder: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("raise RuntimeError(1)", ["ray_jobs.cli", "run", "--local"]),
+        ("Tokenizer = None", ["ray_jobs.cli", "run", "--local"]),
+        ("", ["ray_jobs.cli", "run", "--local"]),
+        ("raise RuntimeError(1)", ["ray_jobs.nightly", "--recipe"]),
+    ],
+)
+def test_a_script_of_pythonpath_that_is_taken_for_a_library_is_named(
+    tmp_path: Path, encoder: Path, text: str, command: list[str]
+) -> None:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts/tokenizers.py").write_text(text)
     recipe = Collection(tmp_path / "collection", encoder, random_texts(3)).write_recipe()
     ended = subprocess.run(
-        [sys.executable, "-m", "ray_jobs.cli", "run", recipe, "--local"],
+        [sys.executable, "-m", *command, recipe],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(["scripts", str(ROOT)])},
         capture_output=True,
