@@ -25,14 +25,14 @@ def guarded(work: Callable[[], object]) -> int:
                 sys.stdout.flush()
     except (DprError, SystemExit, KeyboardInterrupt) as end:
         if stop.signal is not None:
-            return _stopped(stop.signal)
+            return _print_stop(stop.signal)
         if isinstance(end, DprError):
-            return _told(end)
+            return _print_error(end)
         raise
     except Exception as error:
         if (file := stand_in(error)) is None:
             raise
-        return _told(
+        return _print_error(
             RecipeError(
                 f"{file} is imported in place of the library of that name, since its folder is in PYTHONPATH; rename "
                 "it, or take the folder out of PYTHONPATH"
@@ -41,13 +41,13 @@ def guarded(work: Callable[[], object]) -> int:
     return 0
 
 
-def _stopped(by: signal.Signals) -> int:
+def _print_stop(by: signal.Signals) -> int:
     what = f"stopped by {by.name}; finished work is kept, so start the same command again to go on"
     console(stderr=True).print(what, highlight=False)
     return 128 + by
 
 
-def _told(error: DprError) -> int:
+def _print_error(error: DprError) -> int:
     console(stderr=True).print(f"error: {error}", highlight=False)
     return error.exit_code
 

@@ -4,19 +4,18 @@ Shapes: N rows, D dimensions.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 from dpr.errors import IndexBuildError
 from dpr.formats.manifest import CodebookEntry
 from dpr.formats.objects import fetch_object
 from dpr.formats.records import Document
 from dpr.index.choose import IndexPlan, choose, factory_of, fits, keep
-from dpr.index.coding import prepare
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import list_count
 from dpr.index.loose_index import max_new
 from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error
 from dpr.run import Run
+from dpr.stages.load_ahead import warm_coders
 from dpr.stages.train import FIGURE_ROWS, IndexContext, sample_vectors, train_codebook
 from dpr.store import Store
 
@@ -71,7 +70,7 @@ def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoic
     if choice.reuse is not None:
         run.executor.release("train")
         return choice.reuse, choice
-    run.executor.warm(partial(prepare, run.executor.hardware()))  # the stages after this one code segments
+    warm_coders(run)
     return train_codebook(run, context, choice.plan), choice
 
 

@@ -18,9 +18,14 @@ def begin_index(run: Run, changes: Changes) -> None:
     """Load what the stages behind `embed` will need, if something is embedded."""
     if not changes.embed_rows:
         return
-    run.executor.warm(partial(prepare, run.executor.hardware()))
+    warm_coders(run)
     if run.base is None:
         run.executor.begin("train", train_work(run))
         run.executor.begin("questions", questions_work(run))
     else:
         run.executor.begin("sentences", sentences_work(run))
+
+
+def warm_coders(run: Run) -> None:
+    """Let processes load what coding segments needs."""
+    run.executor.warm(partial(prepare, run.executor.hardware()))

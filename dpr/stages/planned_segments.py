@@ -111,8 +111,8 @@ def _embed_pieces(rows: int, segment_rows: int) -> list[npt.NDArray[np.int64]]:
     first = [small] * SPREAD + [2 * small] * SPREAD
     if 2 * small > segment_rows or rows < sum(first) + SPREAD * segment_rows:
         return _pieces(rows, segment_rows, min(SPREAD, rows // small))
-    pieces = np.split(np.arange(rows), np.cumsum(first))
-    return [*pieces[:-1], *(sum(first) + piece for piece in _pieces(len(pieces[-1]), segment_rows))]
+    *small_pieces, rest = np.split(np.arange(rows), np.cumsum(first))
+    return [*small_pieces, *np.array_split(rest, -(-len(rest) // segment_rows))]
 
 
 def _pieces(rows: int, max_rows: int, min_pieces: int = 1) -> list[npt.NDArray[np.int64]]:

@@ -55,9 +55,9 @@ def test_mined_negatives_are_training_data(dpr: Dpr, tmp_path: Path, encoder: Pa
     recipe = make_recipe(tmp_path, encoder)
     for mode in ("bm25", "dense"):
         out = tmp_path / f"{mode}.json"
-        code, said, _ = dpr("mine", collection.recipe.store, "--data", recipe.data.path, "--out", out, "--mode", mode)
+        code, shown, _ = dpr("mine", collection.recipe.store, "--data", recipe.data.path, "--out", out, "--mode", mode)
         assert code == 0
-        assert f"{out}: " in said
+        assert f"{out}: " in shown
         documents = json.loads(out.read_text())
         assert len(documents) == 24
         stored = set(collection.corpus.values())
