@@ -13,7 +13,7 @@ from dpr.encoder.tokens import TokenBatch
 from dpr.train.checkpoints import Measured
 from dpr.train.gradient_cache import Tower
 from dpr.train.training_set import TrainingSet
-from dpr.train.workers import Workers
+from dpr.train.workers import Workers, gather_rows
 
 QUESTIONS_AT_ONCE = 256
 
@@ -38,13 +38,12 @@ class DevMeter:
     def _vectors(self, tower: Tower, tokens: TokenBatch) -> Tensor:
         """Return the vectors of all rows; each worker encodes some of them."""
         size = self._workers.size
-        some = tokens.select(np.arange(len(tokens))[self._workers.rank :: size])
+        shares = [np.arange(len(tokens))[rank::size] for rank in range(size)]
+        some = tokens.select(shares[self._workers.rank])
         own_BD = torch.zeros(len(some), tower.dim, device=self._device)
         for rows_B in tower.batches(some.lengths(), self._chunk_tokens):
             own_BD[torch.from_numpy(rows_B).to(self._device)] = tower.vectors(some.select(rows_B))
-        shares = [np.arange(len(tokens))[rank::size] for rank in range(size)]
-        together = self._workers.gather(own_BD, [len(share) for share in shares])
-        return together[torch.from_numpy(np.argsort(np.concatenate(shares))).to(together.device)]
+        return gather_rows(self._workers, own_BD, shares)
 
     def _ranks(self, question_QD: Tensor, passage_PD: Tensor, first: int) -> Tensor:
         """Return the rank of the first right passage of some questions."""

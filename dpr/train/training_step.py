@@ -10,7 +10,6 @@ Shapes: B questions, P passages, D dimensions.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from dpr.train.batch_plan import Batch, share_of
 from dpr.train.gradient_cache import GradientCache, Part, Tower
 from dpr.train.loss import Scored, contrastive
 from dpr.train.training_set import Rows, TrainingSet
-from dpr.train.workers import Workers
+from dpr.train.workers import Workers, gather_rows
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,7 @@ class _Side:
 
     def gathered(self, own_ND: Tensor) -> Tensor:
         """Return the vectors of all rows, in their order, as a leaf that takes gradients."""
-        together = self._workers.gather(own_ND, [len(share) for share in self._shares])
-        places = torch.from_numpy(np.argsort(np.concatenate(self._shares))).to(together.device)
-        return together[places].requires_grad_()
+        return gather_rows(self._workers, own_ND, self._shares).requires_grad_()
 
     def own_gradient(self, vectors: Tensor) -> Tensor:
         """Return the gradients of this worker's rows."""

@@ -6,6 +6,8 @@ Shapes: N rows of one worker, M of all workers, D dimensions.
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -60,3 +62,9 @@ class Group:
         sums = torch.split(together, [each.numel() for each in gradients])
         for weight, gradient in zip(every, sums, strict=True):
             weight.grad = gradient.view_as(weight)
+
+
+def gather_rows(workers: Workers, own_ND: Tensor, shares: Sequence[npt.NDArray[np.int64]]) -> Tensor:
+    """Return the rows of all workers in their order; `shares` says which rows each worker has."""
+    together = workers.gather(own_ND, [len(share) for share in shares])
+    return together[torch.from_numpy(np.argsort(np.concatenate(shares))).to(together.device)]
