@@ -1,23 +1,24 @@
 """Merging parts into an index file, which is written range by range and never held in memory.
 
-Lists are merged in order. For a range of lists that fits the buffer, the codes of that range are read from several
-parts at once, dead rows are left out, and the range is written. Within a list, vectors keep the order of the parts and
-of their rows. So the file equals that of an index to which one process adds the live vectors in that order.
+Lists are merged in order. For each range of lists that fits the buffer, a thread reads the codes of that range from
+all parts, leaves dead rows out, and encodes what is left; the ranges are written one after the other. Within a list,
+vectors keep the order of the parts and of their rows. So the file equals that of an index to which one process adds
+the live vectors in that order.
 
 Ids are `segment_number << 32 | row`.
 
-Shapes: L lists, N vectors, n vectors of a range of lists in one part, D dimensions, B bytes of a code.
+Shapes: P parts, L lists, l lists of a range, N vectors, n vectors of a range of lists, D dimensions, B bytes of a code.
 """
 
 import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import faiss
 import numpy as np
@@ -28,7 +29,7 @@ from dpr.index.faiss_file import write_faiss
 from dpr.index.hardware import Codes, as_float32
 from dpr.index.invlists import ListWriter, list_writer
 from dpr.index.kinds import Storage, copy_index, core, set_ntotal, storage
-from dpr.index.part import PartFile, PartSource
+from dpr.index.part import PartFile
 from dpr.store import PARALLEL_READS
 
 ROW_BITS = 32
@@ -36,7 +37,7 @@ ROW_MASK = (1 << ROW_BITS) - 1
 MAX_SEGMENT_NUMBER = 2**31 - 1
 BUFFER_BYTES = 64 * 2**20
 MIN_ENCODERS, MAX_ENCODERS = 2, 8
-"""Ranges of lists that are encoded at once, between which the CPUs decide."""
+"""Ranges of lists that are gathered and encoded at once; the CPUs decide how many."""
 ADD_ROWS = 32_768
 
 Rows = npt.NDArray[np.int64]
@@ -47,7 +48,7 @@ class PartRef:
     """A part to be merged."""
 
     segment_number: int
-    file: PartSource
+    file: Path
     """A part file whose checksum was verified."""
     rows: int
     """Rows of the segment, dead ones included."""
@@ -77,9 +78,10 @@ def merge(codebook: faiss.Index, parts: Iterable[PartRef], path: Path, buffer_by
             raise IntegrityError(f"parts of segments {numbers} are to be merged; each segment may come once")
         if storage(codebook) is Storage.CODES:
             return _merge_codes(codebook, live, path)
-        with _whole_or_gone(path) as file:
-            writer = list_writer(codebook)
-            return _merge_lists(writer, _Parts(live, writer.lists, pool), file, buffer_bytes)
+        writer = list_writer(codebook)
+        sizes_L = sum(pool.map(_LivePart.live_sizes, live), np.zeros(writer.lists, np.int64))
+    with _whole_or_gone(path) as file:
+        return _merge_lists(writer, live, sizes_L, file, buffer_bytes)
 
 
 def build_whole(
@@ -112,10 +114,9 @@ class _LivePart:
 
     def __init__(self, codebook: faiss.Index, ref: PartRef) -> None:
         name = f"the part of segment {ref.segment_number}"
-        self.segment_number = ref.segment_number
-        self._file = PartFile(ref.file, name, ref.codebook_sha256)
-        self.code_bytes = self._file.code_bytes
-        found = (self._file.ntotal, len(self._file.list_starts_L) - 1, self._file.code_bytes)
+        self.segment_number, self.dead_rows = ref.segment_number, ref.dead_rows
+        self.file = PartFile(ref.file, name, ref.codebook_sha256)
+        found = (self.file.ntotal, len(self.file.list_starts_L) - 1, self.file.code_bytes)
         inner = core(codebook)
         expected = (ref.rows, inner.nlist if isinstance(inner, faiss.IndexIVF) else 1, inner.code_size)
         if found != expected:
@@ -123,103 +124,91 @@ class _LivePart:
                 f"{name} has {found[0]} rows, {found[1]} lists and {found[2]} bytes a code; segment and codebook have "
                 f"{expected[0]}, {expected[1]} and {expected[2]}, so build it again"
             )
-        self._dead = ref.dead_rows.astype(np.int64)
-        if len(self._dead) and not (self._dead[-1] < ref.rows and (np.diff(self._dead) > 0).all()):
+        dead = ref.dead_rows.astype(np.int64)
+        if len(dead) and not (dead[-1] < ref.rows and (np.diff(dead) > 0).all()):
             raise IntegrityError(
-                f"the {len(self._dead)} dead rows of segment {ref.segment_number} are not ascending numbers below "
+                f"the {len(dead)} dead rows of segment {ref.segment_number} are not ascending numbers below "
                 f"{ref.rows}; store its deletion set again"
             )
-        self.live_rows = ref.rows - len(self._dead)
+        self.live_rows = ref.rows - len(dead)
 
     def live_sizes(self) -> npt.NDArray[np.int64]:
         """Return the live vectors in each list (L,)."""
-        starts = self._file.list_starts_L.astype(np.int64)
-        sizes_L = starts[1:] - starts[:-1]
-        return sizes_L if not len(self._dead) else self._kept(sizes_L, self._file.rows(0, self._file.ntotal))[0]
-
-    def read(self, first: int, last: int) -> "_Read":
-        """Read lists `first` to `last`."""
-        starts = self._file.list_starts_L[first : last + 1].astype(np.int64)
-        rows_n, codes_nB = self._file.rows(starts[0], starts[-1]), self._file.codes(starts[0], starts[-1])
-        sizes = starts[1:] - starts[:-1]
-        if len(self._dead):
-            sizes, keep_n = self._kept(sizes, rows_n)
-            rows_n, codes_nB = rows_n[keep_n], codes_nB[keep_n]
-        return _Read(sizes, index_ids(self.segment_number, rows_n), codes_nB)
-
-    def _kept(
-        self, sizes: npt.NDArray[np.int64], rows_n: npt.NDArray[np.uint32]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Return live sizes of lists of given sizes, and which of their rows live (n,)."""
-        dead = np.zeros(self._file.ntotal, np.bool_)
-        dead[self._dead] = True
-        keep_n = ~dead[rows_n]
-        lists_n = np.repeat(np.arange(len(sizes)), sizes)
-        return np.bincount(lists_n[keep_n], minlength=len(sizes)), keep_n
+        starts_L = self.file.list_starts_L.astype(np.int64)
+        sizes_L = starts_L[1:] - starts_L[:-1]
+        if not len(self.dead_rows):
+            return sizes_L
+        lists_N = np.repeat(np.arange(len(sizes_L)), sizes_L)
+        is_dead_N = np.isin(self.file.rows(), self.dead_rows)
+        return sizes_L - np.bincount(lists_N[is_dead_N], minlength=len(sizes_L))
 
 
-class _Read(NamedTuple):
-    """A range of lists of one part, list by list."""
+def _gather(parts: Sequence[_LivePart], first: int, last: int) -> tuple[npt.NDArray[np.int64], Codes]:
+    """Return ids (n,) and codes (n, B) of lists `first` to `last`, list by list and, within a list, part by part.
 
-    sizes: npt.NDArray[np.int64]
-    """Live vectors in each list."""
-    ids_n: npt.NDArray[np.int64]
-    codes_nB: npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """Parts in merging order, and the threads that read them."""
-
-    parts: Sequence[_LivePart]
-    lists: int
-    pool: Executor
-
-    def live_sizes(self) -> npt.NDArray[np.int64]:
-        """Return the live vectors in each list (L,), over all parts."""
-        return sum(self.pool.map(_LivePart.live_sizes, self.parts), np.zeros(self.lists, np.int64))
-
-    def gather(
-        self, first: int, last: int, sizes: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-        """Return ids and codes of a range of lists, list by list and, within a list, part by part."""
-        ids_N = np.empty(sizes.sum(), np.int64)
-        codes_NB = np.empty((len(ids_N), self.parts[0].code_bytes if self.parts else 0), np.uint8)
-        free = np.cumsum(sizes) - sizes
-
-        def place(part: _Read, free: npt.NDArray[np.int64]) -> None:
-            starts = np.cumsum(part.sizes) - part.sizes
-            places_n = np.repeat(free - starts, part.sizes) + np.arange(len(part.ids_n))
-            ids_N[places_n], codes_NB[places_n] = part.ids_n, part.codes_nB
-
-        for start in range(0, len(self.parts), PARALLEL_READS):
-            next_parts = self.parts[start : start + PARALLEL_READS]
-            placing = []
-            for part in self.pool.map(lambda part: part.read(first, last), next_parts):
-                placing.append(self.pool.submit(place, part, free))
-                free = free + part.sizes  # another array: the one before is in use
-            for placed in placing:
-                placed.result()
-        return ids_N, codes_NB
+    Each part is read with few calls, and all are put in order at once: with hundreds of parts, what Python does for
+    each of them is what takes the time.
+    """
+    if not parts:
+        return np.empty(0, np.int64), np.empty((0, 0), np.uint8)
+    starts_Pl = np.stack([part.file.list_starts_L[first : last + 1] for part in parts]).astype(np.int64)
+    sizes_Pl = np.diff(starts_Pl)
+    rows_n, codes_nB = _read(parts, starts_Pl[:, 0], sizes_Pl.sum(axis=1))
+    ids_n = np.empty(len(rows_n), np.int64)
+    live_n = np.ones(len(rows_n), np.bool_)
+    ends_P = np.cumsum(sizes_Pl.sum(axis=1)).tolist()
+    for part, start, end in zip(parts, [0, *ends_P], ends_P, strict=False):
+        ids_n[start:end] = index_ids(part.segment_number, rows_n[start:end])
+        if len(part.dead_rows):
+            live_n[start:end] = ~np.isin(rows_n[start:end], part.dead_rows)
+    order_n = _list_order(sizes_Pl)
+    order_n = order_n[live_n[order_n]]
+    return np.take(ids_n, order_n), np.take(codes_nB, order_n, axis=0)
 
 
-def _merge_lists(writer: ListWriter, parts: _Parts, file: BinaryIO, buffer_bytes: int) -> int:
-    """Write lists that hold the live vectors of all parts; return their number."""
-    sizes_L = parts.live_sizes()
-    total, live = int(sizes_L.sum()), sum(part.live_rows for part in parts.parts)
+def _read(
+    parts: Sequence[_LivePart], starts_P: npt.NDArray[np.int64], sizes_P: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint32], Codes]:
+    """Read from position `start` of the list order of each part on; return rows (n,) and codes (n, B), part by part."""
+    rows_n = np.empty(sizes_P.sum(), np.uint32)
+    codes_nB = np.empty((len(rows_n), parts[0].file.code_bytes), np.uint8)
+    end = 0
+    for part, start, size in zip(parts, starts_P.tolist(), sizes_P.tolist(), strict=True):
+        part.file.read_into(start, rows_n[end : end + size], codes_nB[end : end + size])
+        end += size
+    return rows_n, codes_nB
+
+
+def _list_order(sizes_Pl: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where each vector stands that is wanted list by list, if they lie part by part; sizes are of both."""
+    starts_Pl = np.cumsum(sizes_Pl).reshape(sizes_Pl.shape) - sizes_Pl
+    sizes_lP = sizes_Pl.T.ravel()
+    shifts_lP = starts_Pl.T.ravel() - (np.cumsum(sizes_lP) - sizes_lP)
+    return np.repeat(shifts_lP, sizes_lP) + np.arange(sizes_lP.sum())
+
+
+def _merge_lists(
+    writer: ListWriter, parts: Sequence[_LivePart], sizes_L: npt.NDArray[np.int64], file: BinaryIO, buffer_bytes: int
+) -> int:
+    """Write lists that hold the live vectors of all parts; return their number. `sizes_L` is how many each has."""
+    total, live = int(sizes_L.sum()), sum(part.live_rows for part in parts)
     if total != live:
         raise IntegrityError(f"the lists of the parts hold {total} live vectors and their segments {live} live rows")
     file.write(writer.head(sizes_L))
-    encoded: deque[Future[Codes]] = deque()
+
+    def encoded(first: int, last: int) -> Codes:
+        ids_n, codes_nB = _gather(parts, first, last)
+        return writer.encode(sizes_L[first:last], codes_nB, ids_n)
+
+    waiting: deque[Future[Codes]] = deque()
     encoders = max(MIN_ENCODERS, min(MAX_ENCODERS, len(os.sched_getaffinity(0)) // 2))
-    with ThreadPoolExecutor(encoders) as pool:  # they encode while the next range is gathered and the last is written
+    with ThreadPoolExecutor(encoders) as pool:
         for first, last in _ranges(writer.bytes_of(sizes_L), buffer_bytes):
-            ids_N, codes_NB = parts.gather(first, last, sizes_L[first:last])
-            encoded.append(pool.submit(writer.encode, sizes_L[first:last], codes_NB, ids_N))
-            if len(encoded) > encoders:
-                file.write(encoded.popleft().result().data)
-        for waiting in encoded:
-            file.write(waiting.result().data)
+            waiting.append(pool.submit(encoded, first, last))
+            if len(waiting) > encoders:
+                file.write(waiting.popleft().result().data)
+        for last_ones in waiting:
+            file.write(last_ones.result().data)
     return total
 
 
@@ -240,9 +229,9 @@ def _merge_codes(codebook: faiss.Index, parts: Sequence[_LivePart], path: Path) 
     table = core(faiss.downcast_index(index.index))
     ids = [np.empty(0, np.int64)]
     for part in parts:
-        read = part.read(0, 1)
-        table.add_sa_codes(read.codes_nB)
-        ids.append(read.ids_n)
+        ids_n, codes_nB = _gather([part], 0, 1)
+        table.add_sa_codes(codes_nB)
+        ids.append(ids_n)
     ids_N = np.concatenate(ids)
     faiss.copy_array_to_vector(ids_N, index.id_map)
     set_ntotal(index, len(ids_N))

@@ -13,11 +13,11 @@ Shapes: L lists, N rows, B bytes of a code.
 """
 
 import contextlib
-import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,6 @@ ROW_BYTES = 4
 """Of a row number, which lies beside each code."""
 CODEBOOK = "codebook"
 """Our key in the file's metadata."""
-PartSource = Path | BinaryIO | io.RawIOBase
-"""A file's path, or something open that can be read and sought by one thread at a time."""
 TENSORS = {"list_sizes": ("U32", np.uint32), "rows": ("U32", np.uint32), "codes": ("U8", np.uint8)}
 
 
@@ -85,19 +83,21 @@ def write_part(part: Part, path: Path, codebook_sha256: str) -> None:
 class PartFile:
     """A part in a file, of which only some ranges are read. Memory holds one number per list."""
 
-    def __init__(self, file: PartSource, name: str, codebook_sha256: str) -> None:
+    def __init__(self, path: Path, name: str, codebook_sha256: str) -> None:
         """Open a part file whose checksum was verified.
 
         Raises IntegrityError, with `name`, if it is not a part, or was coded with a codebook of another digest.
         """
-        self._file, self._name = file, name
-        with self._opened() as source:
-            header = self._header(source)
+        self._path, self._name = path, name
+        header = self._header()
         self._tensors = header.tensors
         self._check_codebook(header.metadata.get(CODEBOOK), codebook_sha256)
         self.ntotal, self.code_bytes = self._shape("codes", 2)
         (lists,) = self._shape("list_sizes", 1)
-        ends_L = np.cumsum(self._read("list_sizes", 0, lists), dtype=np.int64)
+        sizes_L = np.empty(lists, np.uint32)
+        with self._opened() as descriptor:
+            self._fill(descriptor, "list_sizes", 0, sizes_L)
+        ends_L = np.cumsum(sizes_L, dtype=np.int64)
         listed = int(ends_L[-1]) if lists else 0
         if not self._shape("rows", 1) == (self.ntotal,) == (listed,):
             raise IntegrityError(
@@ -107,17 +107,26 @@ class PartFile:
         self.list_starts_L: npt.NDArray[np.uint32] = np.concatenate([[0], ends_L]).astype(np.uint32)
         """Where each list starts in the list order, and where the last ends (L + 1,)."""
 
-    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
-        """Return the row numbers (n,) uint32 at positions `start` to `stop` of the list order."""
-        return self._read("rows", start, stop)
+    def rows(self) -> npt.NDArray[np.uint32]:
+        """Return all row numbers (N,) uint32, in the order of the lists."""
+        rows_N = np.empty(self.ntotal, np.uint32)
+        with self._opened() as descriptor:
+            self._fill(descriptor, "rows", 0, rows_N)
+        return rows_N
 
-    def codes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Return the codes (n, B) uint8 at positions `start` to `stop` of the list order."""
-        return self._read("codes", start, stop)
+    def read_into(self, start: int, rows_n: npt.NDArray[np.uint32], codes_nB: npt.NDArray[np.uint8]) -> None:
+        """Read row numbers and codes from position `start` of the list order on, as many as the arrays have room for.
 
-    def _header(self, source: BinaryIO | io.RawIOBase) -> TensorHeader:
+        Raises IntegrityError if the file has become shorter.
+        """
+        with self._opened() as descriptor:
+            self._fill(descriptor, "rows", start, rows_n)
+            self._fill(descriptor, "codes", start, codes_nB)
+
+    def _header(self) -> TensorHeader:
         try:
-            header = read_tensor_header(source)
+            with self._path.open("rb") as file:
+                header = read_tensor_header(file)
         except ValueError:
             header = TensorHeader({}, {})
         types = {name: place.dtype for name, place in header.tensors.items()}
@@ -138,22 +147,20 @@ class PartFile:
             raise IntegrityError(f"{self._name}: tensor {tensor} has shape {shape}, not {axes} axes; build it again")
         return shape
 
-    def _read(self, tensor: str, start: int, stop: int) -> npt.NDArray[Any]:
-        place = self._tensors[tensor]
-        array = np.empty((stop - start, *place.shape[1:]), TENSORS[tensor][1])
-        with self._opened() as source:
-            source.seek(place.start + start * array.strides[0])
-            found = source.readinto(array.reshape(-1).view(np.uint8).data) if array.size else 0  # type: ignore[union-attr]
-        if found != array.nbytes:
-            raise IntegrityError(f"{self._name} ends before its {tensor} do; build it again")
-        return array
+    def _fill(self, descriptor: int, tensor: str, start: int, array: npt.NDArray[Any]) -> None:
+        place = self._tensors[tensor].start + start * array.strides[0]
+        rest = array.reshape(-1).view(np.uint8).data
+        while len(rest):
+            found = os.preadv(descriptor, [rest], place)
+            if not found:
+                raise IntegrityError(f"{self._name} ends before its {tensor} do; build it again")
+            rest, place = rest[found:], place + found
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[BinaryIO | io.RawIOBase]:
-        # a path is opened for each read: the number of parts has no bound, that of open files has
-        if isinstance(self._file, Path):
-            with self._file.open("rb") as source:
-                yield source
-        else:
-            self._file.seek(0)
-            yield self._file
+    def _opened(self) -> Iterator[int]:
+        # opened for each read: the number of parts has no bound, that of open files has
+        descriptor = os.open(self._path, os.O_RDONLY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
