@@ -67,9 +67,10 @@ class RayExecutor:
             if (begun := self._begun.pop(stage, None)) is not None:
                 begun.cancel()
 
-    def warm(self, prepare: Callable[[], None]) -> None:
+    def warm(self, prepare: Callable[[], None], units: int) -> None:
         if self._placement.may_load_ahead():
-            gpus, coders = self._placement.loading_share(), self._placement.coders()
+            # no more than are needed: processes that start CUDA wait for each other, and encoders do so meanwhile
+            gpus, coders = self._placement.loading_share(), min(units, self._placement.coders())
             warm = ray.remote(_call).options(num_cpus=0, num_gpus=gpus, max_retries=0, name="warm")
             for _ in range(coders):
                 warm.remote(prepare)  # nobody waits for it, and what fails here fails again where it is needed

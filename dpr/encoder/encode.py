@@ -46,6 +46,8 @@ class TowerEncoder:
         threads = (compute.threads or torch.get_num_threads()) if on_cpu else GPU_THREADS
         self.dim = tower.dim
         self._pool = start_pool(threads)
+        if not on_cpu:
+            self._pool.submit(lambda: torch.zeros(1, device=device))  # starts CUDA, which takes seconds, meanwhile
         network = load_network(tower).to(torch.float32, device)
         try:
             precision = self._pool.submit(choose_precision, network, tower, compute.precision, device).result()

@@ -32,8 +32,8 @@ class Executor(Protocol):
     def release(self, *stages: str) -> None:
         """Release what `begin` took for these stages, or for all, as far as `run` was not called."""
 
-    def warm(self, prepare: Callable[[], None]) -> None:
-        """Start processes for the coders of later stages, if that helps, and call `prepare` in each."""
+    def warm(self, prepare: Callable[[], None], units: int) -> None:
+        """Start processes for the coders of so many later units, if that helps, and call `prepare` in each."""
 
     def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
         """Send every unit through all steps; results come in any order. Raises UnitError if one fails."""
@@ -64,7 +64,7 @@ class LocalExecutor:
     def release(self, *stages: str) -> None:
         pass
 
-    def warm(self, prepare: Callable[[], None]) -> None:
+    def warm(self, prepare: Callable[[], None], units: int) -> None:
         pass
 
     def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:  # noqa: ARG002

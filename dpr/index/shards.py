@@ -12,6 +12,7 @@ from typing import TypeAlias
 import faiss
 
 from dpr.index.faiss_file import read_faiss
+from dpr.index.hardware import faiss_threads
 from dpr.index.kinds import FAST_BITS, inverted, packed_when_opened
 
 RANKED_BY_CODE_FROM_LISTS = 1_024
@@ -94,7 +95,8 @@ def _ranked_by_code(flat: faiss.IndexFlat) -> faiss.Index:
     centroids_LD = flat.reconstruct_n(0, flat.ntotal)
     coded = faiss.IndexPQFastScan(flat.d, flat.d // CENTROID_GROUP, FAST_BITS, flat.metric_type)
     coded.pq.cp.niter, coded.pq.cp.min_points_per_centroid = CENTROID_TRAIN_STEPS, 1
-    coded.train(centroids_LD)
+    with faiss_threads(1):  # each of hundreds of short clusterings would wait for all threads
+        coded.train(centroids_LD)
     coded.add(centroids_LD)
     ranked = faiss.IndexRefineFlat(coded, faiss.swig_ptr(centroids_LD))
     ranked.k_factor = RANKED_EXACTLY

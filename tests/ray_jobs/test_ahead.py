@@ -53,7 +53,7 @@ def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhi
 
 def test_coders_run_in_the_processes_that_were_warmed(tmp_path: Path) -> None:
     executor = RayExecutor(Resources())
-    executor.warm(partial(Load, tmp_path))
+    executor.warm(partial(Load, tmp_path), 1)
     wait_until_made(tmp_path)
     for number in range(20):  # a process that is not idle yet may not take the first one
         (done,) = executor.run("build", Work.of(Step("where", Where, "coder")), samples(1))
