@@ -82,6 +82,9 @@ def values_of(column: pa.Array) -> list[Any]:
             return list(column.cast(pa.large_string()).to_pylist())
         except (UnicodeDecodeError, pa.ArrowInvalid):  # at least one value is not UTF-8
             return [None if data is None else _decoded(data) for data in column.cast(pa.large_binary()).to_pylist()]
+    if pa.types.is_decimal(column.type):  # what SQL calls NUMBER: integers have no digits after the point
+        is_whole = column.type.scale == 0
+        return [None if value is None else int(value) if is_whole else float(value) for value in column.to_pylist()]
     if pa.types.is_timestamp(column.type):  # Python has no nanoseconds
         micros = column.cast(pa.timestamp("us", column.type.tz), safe=False)
         return list((micros.cast(pa.timestamp("us", "UTC")) if column.type.tz else micros).to_pylist())
@@ -122,9 +125,9 @@ def _may_hold(role: str, held: pa.DataType, corpus: CorpusConfig) -> bool:
     if is_text(held):
         return True
     if role == "id":
-        return bool(pa.types.is_integer(held))
+        return bool(pa.types.is_integer(held)) or (pa.types.is_decimal(held) and held.scale == 0)
     if role == "title":
-        return bool(pa.types.is_integer(held) or pa.types.is_floating(held))
+        return bool(pa.types.is_integer(held) or pa.types.is_floating(held) or pa.types.is_decimal(held))
     is_list = pa.types.is_list(held) or pa.types.is_large_list(held)
     return corpus.columns.join is not None and is_list and is_text(held.value_type)
 

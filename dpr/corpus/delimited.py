@@ -49,7 +49,10 @@ def delimited_kind(
     delimiter = _delimiter(head, corpus) if is_csv else None
     rows = _first_rows(head, delimiter, is_whole=is_whole)
     if not rows:
-        raise OtherFileError(f"corpus file {file.path} has no record that is {'CSV' if is_csv else 'TSV'}")
+        raise OtherFileError(
+            f"corpus file {file.path} has no record that is {'CSV' if is_csv else 'TSV'}; look for a quote that is not "
+            "closed, and for lines that end in a carriage return alone"
+        )
     header = _is_header(rows, corpus)
     if header and is_whole and len(rows) == 1:
         return FileKind(format="empty", reason="it holds a header and no rows")

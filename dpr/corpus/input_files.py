@@ -20,6 +20,10 @@ from dpr.errors import CorpusError
 
 _BLOCK_BYTES: Final = 8 * 2**20
 _VERSIONS: Final = ("ETag", "etag", "md5Hash", "generation", "blob_id")
+_DATABASES: Final = (
+    "postgres|redshift|mysql|mariadb|mssql|oracle|sqlite|duckdb|snowflake|bigquery|clickhouse|trino|presto|mongodb"
+)
+_DATABASE: Final = re.compile(rf"(jdbc|adbc):|({_DATABASES})[\w+]*://")
 _TIMES: Final = ("mtime", "LastModified", "last_modified", "created")
 
 
@@ -59,13 +63,27 @@ def find_files(path: str) -> Found:
             _file(filesystem, name, info) for name, info in listed.items() if shows_all or not _is_hidden(name, root)
         ]
     if not files:
-        what = "an empty folder" if is_folder else "a glob that matches no file" if _is_glob(path) else "not there"
         hidden = f" but for {len(listed)} hidden files (names that begin with _ or .)" if listed else ""
-        raise CorpusError(
-            f"corpus {path} is {what}{hidden}; give a file, a folder, a glob or a URL that holds passages"
-        )
+        raise CorpusError(f"corpus {path} is {_nothing_at(path, is_folder=is_folder, hidden=hidden)}")
     files.sort(key=lambda file: file.path)
     return Found(_url(filesystem, root), _with_utf8_names(files), is_folder, len(listed) - len(files))
+
+
+def refuse_database(path: str) -> None:
+    """Raise CorpusError for the URL of a database, which no reader of files should see."""
+    if database := _DATABASE.match(path):  # the rest of the URL may hold a password
+        raise CorpusError(
+            f"corpus {database[0]}… is a database, and dpr reads files; write the result of your query to Parquet (by "
+            "pyarrow and ADBC, or DuckDB's COPY) and name its folder"
+        )
+
+
+def _nothing_at(path: str, *, is_folder: bool, hidden: str) -> str:
+    """Return what a path is that stands for no file, and what to give instead."""
+    advice = "give a file, a folder, a glob or a URL that holds passages"
+    if is_folder or _is_glob(path):
+        return f"{'an empty folder' if is_folder else 'a glob that matches no file'}{hidden}; {advice}"
+    return f"not there; {advice}; a data set of the Hugging Face hub is hf://datasets/ORG/NAME"
 
 
 def list_file(path: str) -> InputFile:

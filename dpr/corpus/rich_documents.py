@@ -1,6 +1,7 @@
 """Title and text of HTML and PDF documents, by libraries that come with the extra `documents`."""
 
 import io
+import logging
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import PurePosixPath
@@ -47,6 +48,7 @@ def _html(data: bytes) -> tuple[str, str]:
 
 
 def _pdf(data: bytes) -> tuple[str, str]:
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it prints what is odd in a file, beside raising
     document = import_module("pypdf").PdfReader(io.BytesIO(data))
     title = document.metadata.title if document.metadata else None
     return str(title or ""), "\n".join(page.extract_text() for page in document.pages)

@@ -183,7 +183,7 @@ def checked_row(
     passage_id, title, text = fields
     if type(passage_id) is int:
         passage_id = str(passage_id)
-    if title is None:
+    if title is None or title != title:  # pandas writes NaN for what is missing
         title = ""
     elif type(title) in (int, float):
         title = str(title)

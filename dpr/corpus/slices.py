@@ -11,7 +11,7 @@ from dpr.corpus.corpus_checks import NO_FORMAT, check_extra, check_left_out, che
 from dpr.corpus.detect import detect, document_kind, is_document
 from dpr.corpus.documents import document_slices
 from dpr.corpus.folders import choose_files, is_data, name_some, without_abouts
-from dpr.corpus.input_files import find_files
+from dpr.corpus.input_files import find_files, refuse_database
 from dpr.corpus.parquet import parquet_slices
 from dpr.corpus.rows import FileKind, InputFile, LeftOut, ReadFormat, Slice, Windows
 from dpr.corpus.table_versions import open_table
@@ -136,6 +136,7 @@ def _list_sources(corpus: CorpusConfig) -> list[_Source]:
 
 
 def _source(path: str, corpus: CorpusConfig) -> _Source:
+    refuse_database(path)
     if (table := open_table(path, corpus)) is not None:
         return _Source(path, table.files, table=table.version, slices=table.slices)
     found = find_files(path)

@@ -135,11 +135,13 @@ def _iceberg(path: str, corpus: CorpusConfig) -> Table:
     snapshot = table.current_snapshot()
     if snapshot is None:
         return Table(f"iceberg table {path} without a snapshot")
-    tasks = list(table.scan().plan_files())
-    if with_deletes := [task for task in tasks if task.delete_files]:
+    # pyiceberg refuses to list the files of a table with deletes by equality, so they are looked for beforehand
+    by_equality = snapshot.summary is not None and int(snapshot.summary["total-equality-deletes"] or 0)
+    tasks = [] if by_equality else list(table.scan().plan_files())
+    if by_equality or any(task.delete_files for task in tasks):
         raise CorpusError(
-            f"corpus {path} is an Iceberg table with delete files for {len(with_deletes)} of its {len(tasks)} data "
-            "files, which are not supported; compact it (rewrite_data_files) and run again"
+            f"corpus {path} is an Iceberg table with delete files, which are not supported; compact it "
+            "(rewrite_data_files) and run again"
         )
     if others := {str(task.file.file_format).rpartition(".")[2] for task in tasks} - {"PARQUET"}:
         raise CorpusError(f"corpus {path} is an Iceberg table of {min(others)} files; only Parquet is supported")

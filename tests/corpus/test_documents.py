@@ -92,7 +92,9 @@ def test_the_title_is_the_first_heading_or_the_name(name: str, text: str, title:
     assert document_title(name, text) == title
 
 
-def test_text_is_taken_from_html_and_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_is_taken_from_html_and_pdf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     page = "<html><head><meta charset=latin-1><title>A\n page</title><style>p {}</style></head>"
     (tmp_path / "a.html").write_bytes(f"{page}<p>one <b>tw\xf6</b></p><script>x()</script></html>".encode("latin-1"))
     (tmp_path / "b.htm").write_text("<h1>Heading</h1><p>text &amp; more")
@@ -108,6 +110,7 @@ def test_text_is_taken_from_html_and_pdf(tmp_path: Path, monkeypatch: pytest.Mon
         Passage("c.pdf#0", "A figure", "words of a page"),
     ]
     assert [row.reason.partition(":")[0] for row in found if not row.passage] == ["PDF that cannot be read", "no text"]
+    assert caplog.records == [], "what is odd in a PDF is a row in quarantine, and no line on the terminal"
     monkeypatch.setattr(rich_documents, "find_spec", lambda name: None if name == "pypdf" else object())
     left_out = plan_slices(CorpusConfig(path=str(tmp_path))).left_out
     reason = "needs a library that is not installed: pip install 'dpr[documents]'"

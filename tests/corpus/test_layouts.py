@@ -105,6 +105,7 @@ def test_what_people_have_is_read(tmp_path: Path, name: str, data: str, fields: 
         ("a.json", '{"data": [{"id": 1}]}', {}, r"has no column 'id', only \['data'\]"),
         ("a.jsonl", '{"id": 1, "title": "", "text": "x"}\n', {"columns": Columns(id=0)}, "has no column 0"),
         ("a.csv", "id,text\n1,x\n", {"encoding": "utf-16"}, r"a\.csv is UTF-16 text; save it as UTF-8"),
+        ("a.csv", "id,text\r1,x\r2,y\r", {}, "has no record that is CSV; .*a carriage return alone"),
     ],
 )
 def test_what_has_no_such_columns_is_refused(
@@ -219,6 +220,8 @@ def test_numbers_are_titles_and_lists_of_texts_are_joined(tmp_path: Path) -> Non
     first, second, third = read(path, columns=Columns(join="\n"))
     assert (first.passage, second.passage) == (Passage("1", "1984", "one\ntwo"), Passage("2", "1.5", "x"))
     assert third.reason == "text is a list, not a string"
+    path.write_text('{"id": 1, "title": NaN, "text": "x"}\n')
+    assert read(path)[0].passage == Passage("1", "", "x"), "Python's JSON and pandas write NaN for what is missing"
     pq.write_table(
         pa.table({"meta": [{"id": 1, "n": 7}], "title": [2.5], "text": [["one", "two"]]}), tmp_path / "a.parquet"
     )

@@ -2,6 +2,7 @@
 
 import json
 import random
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,6 +60,7 @@ def test_slices_are_runs_of_row_groups_of_about_the_size_in_the_recipe(tmp_path:
         pa.array(["3", "9223372036854775807"], pa.string_view()),
         pa.array([b"3", b"9223372036854775807"], pa.binary()),
         pa.array(["3", "9223372036854775807"]).dictionary_encode(),
+        pa.array([3, 9223372036854775807], pa.decimal128(38, 0)),
     ],
     ids=lambda ids: str(ids.type),
 )
@@ -67,6 +69,21 @@ def test_ids_may_be_integers_or_strings_of_any_layout(tmp_path: Path, ids: pa.Ar
     pq.write_table(pa.table({"pk": ids, "body": ["x", "y"]}), path)
     found = read(path, columns=Columns(id="pk", title=None, text="body"))
     assert [row.passage for row in found] == [Passage("3", "", "x"), Passage("9223372036854775807", "", "y")]
+
+
+def test_decimals_are_numbers_and_nan_is_a_missing_title(tmp_path: Path) -> None:
+    """Databases export NUMBER as decimals, and pandas a column of numbers with gaps as floats."""
+    decimals = pa.array([Decimal("1.50"), None], pa.decimal128(5, 2))
+    columns = {"id": [1, 2], "title": [7.5, float("nan")], "text": ["x", "y"], "price": decimals}
+    pq.write_table(pa.table(columns), tmp_path / "c.parquet")
+    found = read(tmp_path, columns=Columns.model_validate({"extra": {"price": "float"}}))
+    assert [(row.passage, row.extra) for row in found] == [
+        (Passage("1", "7.5", "x"), (1.5,)),
+        (Passage("2", "", "y"), (None,)),
+    ]
+    assert [row.passage and row.passage.title for row in read(tmp_path, columns=Columns(title="price"))] == ["1.5", ""]
+    with pytest.raises(CorpusError, match=r"has decimal128\(5, 2\) in column 'price'; columns.id must name one of str"):
+        read(tmp_path, columns=Columns(id="price"))
 
 
 def test_bad_rows_are_set_aside_with_their_reason(tmp_path: Path) -> None:

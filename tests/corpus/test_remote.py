@@ -127,3 +127,15 @@ def test_any_fsspec_url_will_do_and_an_unknown_one_is_one_sentence() -> None:
         memory.rm("/night", recursive=True)
     with pytest.raises(CorpusError, match="nosuch://x cannot be read: Protocol not known: nosuch"):
         read("nosuch://x")
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://user:secret@host/db", "sqlite:///c.db", "jdbc:mysql://host/db"])
+def test_a_database_is_told_from_files_and_its_password_is_not_printed(url: str) -> None:
+    with pytest.raises(CorpusError, match=r"is a database, and dpr reads files; write .* to Parquet") as caught:
+        read(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_data_set_of_the_hub_without_its_scheme_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"BeIR/scifact is not there; .* of the Hugging Face hub is hf://datasets/"):
+        read(tmp_path / "BeIR/scifact")

@@ -1,5 +1,6 @@
 """Nights on Delta, Iceberg and Lance tables: what a night reads, and that the snapshot holds what the table holds."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,6 +139,19 @@ def test_rows_that_a_delta_table_marks_as_deleted_are_refused(tmp_path: Path, mo
     monkeypatch.setattr(deltalake.DeltaTable, "protocol", lambda _: marked)
     monkeypatch.setattr(deltalake.DeltaTable, "deletion_vectors", lambda _: iter([SimpleNamespace(num_rows=2)]))
     with pytest.raises(CorpusError, match="deletion vectors on 2 files, which are not supported; rewrite"):
+        plan_slices(CorpusConfig(path=table.path))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_deletes_by_equality_are_refused(tmp_path: Path) -> None:
+    """Flink writes them, and pyiceberg does not; the summary of a snapshot counts them."""
+    table = Iceberg(tmp_path)
+    table.append(rows("p"))
+    newest = max(Path(table.path, "metadata").glob("*.metadata.json"))
+    metadata = json.loads(newest.read_text())
+    metadata["snapshots"][-1]["summary"]["total-equality-deletes"] = "1"
+    newest.write_text(json.dumps(metadata))
+    with pytest.raises(CorpusError, match=r"Iceberg table with delete files, .*compact it \(rewrite_data_files\)"):
         plan_slices(CorpusConfig(path=table.path))
 
 
