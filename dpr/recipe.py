@@ -23,6 +23,8 @@ ExtraType = Literal["string", "integer", "float", "boolean", "timestamp"]
 MAX_RERANKED = 1000
 """Passages that a cross-encoder reads for one question, at most: each costs a forward pass."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(min_length=1)]
+"""An empty path would be the folder of the recipe itself."""
 
 
 class _Config(BaseModel):
@@ -109,9 +111,9 @@ class CorpusConfig(_Config):
 class EncoderConfig(_Config):
     """Which encoder makes the vectors. What is null is read from the model folder itself."""
 
-    model: str
+    model: Name
     """Passage tower: local folder, `package:NAME/folder`, `s3://…` folder, or hub id."""
-    question_model: str | None = None
+    question_model: Name | None = None
     """Question tower, where it is another model (DPR); null: the same model."""
     revision: str | None = None
     """Hub revision (commit, tag)."""
@@ -194,13 +196,13 @@ class LexicalConfig(_Config):
 class GateConfig(_Config):
     """What is measured before a snapshot is published, and what it must reach."""
 
-    questions: str | None = None
+    questions: Name | None = None
     """JSONL of {"question", "answers": [passage ids or strings]}, a BEIR folder, or a file in another format of the
     field, all found by looking; null: sentences of 200 passages stand in."""
     answers: Literal["ids", "strings", "regex"] = "ids"
     """What counts as a hit: the passage's id, or an answer within its text: a string (paper, section 5), or a regular
     expression."""
-    qrels: str | None = None
+    qrels: Name | None = None
     """Qrels file (BEIR's or TREC's) that selects and labels the questions, or a folder that holds `test.tsv`; null:
     `qrels/test.tsv`, `qrels.test.tsv` or `qrels.tsv` of the BEIR folder, or else those of another split."""
     max_questions: Annotated[int, Field(ge=1)] = 1000
@@ -257,7 +259,7 @@ class Resources(_Config):
 class RerankConfig(_Config):
     """A cross-encoder that reads a question together with each of the best passages, and orders them anew."""
 
-    model: str
+    model: Name
     """Local folder, `package:NAME/folder`, `s3://…` folder, or hub id of a cross-encoder."""
     revision: str | None = None
     """Hub revision (commit, tag)."""
@@ -280,17 +282,17 @@ class ServeConfig(_Config):
     """Processes that each hold encoder and index."""
     poll_seconds: Annotated[float, Field(gt=0.0)] = 5.0
     """Time between two looks for a newer snapshot."""
-    keys_file: str | None = None
+    keys_file: Name | None = None
     """File with the hashed keys of who may ask, as `dpr key` writes it; null: those of the environment variable
     DPR_SERVE_KEYS, and without it whoever reaches the service may ask."""
-    access_log: str | None = None
+    access_log: Name | None = None
     """File to which each request adds a line of JSON; null: none."""
 
 
 class Recipe(_Config):
     """One collection: what goes in, what encodes it, how it is indexed, what it must reach."""
 
-    store: str
+    store: Name
     """Folder or `s3://bucket/prefix` that holds the collection and nothing else."""
     corpus: CorpusConfig
     encoder: EncoderConfig

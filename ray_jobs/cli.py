@@ -1,5 +1,6 @@
 """The `dpr` command."""
 
+import os
 import sys
 
 from ray_jobs.guard import guarded
@@ -15,6 +16,7 @@ def main() -> None:
 
 
 def _run() -> None:
+    os.environ.pop("MPLBACKEND", None)  # Jupyter's may not be installed here, and pictures are drawn without any
     # imported here, so that a file that stands in place of a library is named
     import typer
 

@@ -52,6 +52,8 @@ def test_urls_packages_and_hub_ids_stay(tmp_path: Path) -> None:
         (GOOD.replace("corpus.jsonl", "[]"), ["corpus", "path is empty"]),
         (GOOD.replace("corpus.jsonl", "[a.jsonl, '']"), ["corpus", "path is empty"]),
         (GOOD.replace("corpus.jsonl", "c, rescan: never"), ["corpus.rescan", "'never'", "'changed' or 'always'"]),
+        (GOOD.replace("out", "''"), ["store", "at least 1 character"]),
+        (GOOD + "gate: {questions: ''}\n", ["gate.questions", "at least 1 character"]),
         (GOOD + "gate: {min_recall: 1.5}\n", ["gate.min_recall", "1.5", "less than or equal to 1"]),
         (GOOD + "resources: {cache_gb: 0}\n", ["resources.cache_gb", "0", "greater than 0"]),
         (GOOD.replace("corpus.jsonl}", "c, passage_words: 5, overlap_words: 5}"), ["overlap_words is 5", "below"]),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dpr.recipe import EncoderConfig
+from dpr.recipe import EncoderConfig, Name
 from dpr.recipe_file import checked_document, resolve_model, resolve_path
 
 
@@ -19,9 +19,9 @@ class TrainingData(_Config):
 
     path: str | list[str]
     """BEIR folder, or JSON, JSONL or Parquet files: file, folder, glob or URL, or a list of them."""
-    qrels: str | None = None
+    qrels: Name | None = None
     """BEIR: qrels file, or a folder of them; null: `qrels/train.tsv` or `qrels.train.tsv` of the folder."""
-    corpus: str | None = None
+    corpus: Name | None = None
     """BEIR: where the passages are, in any format of corpora; null: in the folder."""
     max_questions: Annotated[int, Field(ge=1)] | None = None
     """Questions used, the first of the data; null: all."""
@@ -103,7 +103,7 @@ _PLACES = {"path", "qrels", "corpus"}
 class TrainRecipe(_Config):
     """One training."""
 
-    store: str
+    store: Name
     """Folder or `s3://bucket/prefix` for checkpoints and the trained model, below `training/`; one training each."""
     encoder: EncoderConfig
     """The encoder it starts from, as in a recipe."""

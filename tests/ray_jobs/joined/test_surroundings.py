@@ -129,7 +129,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 @pytest.mark.parametrize(
     ("surroundings", "code", "sentence"),
     [
-        ({"COLUMNS": "0"}, 5, b"error: store "),
+        ({"COLUMNS": "0", "MPLBACKEND": "module://of_jupyter"}, 5, b"error: store "),
         ({"PYTHONOPTIMIZE": "2"}, 2, b"error: Python leaves out docstrings (-OO or PYTHONOPTIMIZE=2), which Ray needs"),
         ({"gone": "the current folder"}, 2, b"error: the current folder is not there any more; change to another one"),
     ],
@@ -139,7 +139,7 @@ def test_surroundings_that_no_command_works_in_are_named(
 ) -> None:
     gone = "cd $(mktemp -d -p .) && rmdir $PWD; " if "gone" in surroundings else ""
     ended = subprocess.run(
-        ["/bin/sh", "-c", f"{gone}exec {sys.executable} -m ray_jobs.cli status nowhere"],
+        ["/bin/sh", "-c", f"{gone}exec {sys.executable} -m ray_jobs.cli report nowhere"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | surroundings,
         capture_output=True,
