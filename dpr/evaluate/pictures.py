@@ -6,7 +6,6 @@ Drawn without pyplot, so nothing global is touched and no display is needed.
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,10 @@ from dpr.evaluate.significance import Interval
 
 INCHES = (8.0, 4.4)
 DOTS_PER_INCH = 144
+LABEL_SHARE = 0.045
+"""Height of a label, as a share of that of the picture's axes."""
+MARKED_RANKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Where a line has a marker that would look like another without."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,32 @@ def draw_nights(title: str, snapshots: Sequence[int], lines: Sequence[Line], the
     """Draw figures by snapshot, a line each."""
 
     def draw(axes: Axes) -> None:
+        ends = []
         for line, shade in zip(lines, np.linspace(0.4, 1.0, len(lines)), strict=True):
             points = [(x, y) for x, y in zip(snapshots, line.values, strict=True) if y is not None]
             x, y = [x for x, _ in points], [y for _, y in points]
             axes.plot(x, y, "o-", color=theme.series, alpha=shade, lw=1.4, ms=3.5, zorder=2)
-            if points:
-                axes.annotate(line.name, points[-1], (6, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ends += [(y[-1], x[-1], line.name)] if points else []
+        low, high = axes.get_ylim()
+        ends.sort(reverse=True)
+        heights = labels_apart([y for y, _, _ in ends], LABEL_SHARE * (high - low))
+        for height, (_, x_last, name) in zip(heights, ends, strict=True):
+            place = {"textcoords": "offset points", "va": "center", "annotation_clip": False}
+            axes.annotate(name, (x_last, height), (6, 0), fontsize=8, **place)
+        ticks = MaxNLocator(integer=True).tick_values(snapshots[0], snapshots[-1])
+        axes.set_xticks([tick for tick in ticks if snapshots[0] <= tick <= snapshots[-1]])
         axes.margins(x=0.12)
         axes.set_xlabel("snapshot")
 
     return _picture(title, draw, theme)
+
+
+def labels_apart(ends: Sequence[float], gap: float) -> list[float]:
+    """Return heights for the labels of lines that end at these heights, descending, so that none covers another."""
+    heights: list[float] = []
+    for end in ends:
+        heights.append(min(end, heights[-1] - gap) if heights else end)
+    return heights
 
 
 @dataclass(frozen=True)
@@ -166,12 +184,18 @@ def draw_accuracy(lines: Sequence[AccuracyLine], theme: Theme) -> bytes:
     """Draw accuracy against k, a line with its 95% interval for each search."""
 
     def draw(axes: Axes) -> None:
-        styles = cycle(zip((theme.series, theme.third, theme.chosen), ("--", ":", "-"), strict=True))
-        for line, (colour, style) in zip(lines, styles, strict=False):
+        colours, dashes = (theme.series, theme.third, theme.chosen), ("--", ":", "-")
+        for number, line in enumerate(lines):
+            colour, style = colours[number % len(colours)], dashes[number % len(dashes)]
             low, high = ([getattr(each, end) for each in line.intervals] for end in ("low", "high"))
-            axes.fill_between(line.ks, low, high, color=colour, alpha=0.15, lw=0, zorder=1)
-            means = [each.mean for each in line.intervals]
-            axes.plot(line.ks, means, style, color=colour, lw=1.8, zorder=2, label=line.name)
+            axes.fill_between(line.ks, low, high, color=colour, alpha=0.1, lw=0, zorder=1)
+            for edge in (low, high):  # where bands overlap, their colours do not tell which is whose
+                axes.plot(line.ks, edge, style, color=colour, lw=0.6, alpha=0.7, zorder=1)
+            means, marked = [each.mean for each in line.intervals], [k in MARKED_RANKS for k in line.ks]
+            marker = "o" if number >= len(colours) else ""
+            axes.plot(
+                line.ks, means, style, color=colour, lw=1.8, marker=marker, ms=4, markevery=marked, label=line.name
+            )
         axes.set_xscale("log")
         axes.set_xlim(1, max(2, lines[0].ks[-1]))
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

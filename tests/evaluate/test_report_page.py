@@ -2,6 +2,9 @@
 
 import base64
 
+import pytest
+
+from dpr.evaluate.pictures import labels_apart
 from dpr.evaluate.report_page import Section, render
 from tests.evaluate.html_page import HtmlPage
 
@@ -50,3 +53,8 @@ def test_a_section_may_be_a_table_alone_or_a_sentence_alone() -> None:
     assert page.sources == []
     assert page.text.count("What it shows.") == 2
     assert "<details>" not in html  # nothing is hidden where there is no picture
+
+
+def test_labels_of_lines_that_end_together_do_not_cover_each_other() -> None:
+    assert labels_apart([1.0, 0.99, 0.5], 0.1) == pytest.approx([1.0, 0.9, 0.5])
+    assert labels_apart([0.7, 0.7, 0.65], 0.1) == pytest.approx([0.7, 0.6, 0.5])
