@@ -11,6 +11,7 @@ from dpr.evaluate.questions import QuestionSet
 from dpr.fingerprint import fingerprint
 from dpr.formats.objects import fetch_object, put_object
 from dpr.formats.records import ObjectRef
+from dpr.run import Run
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
 
@@ -44,6 +45,18 @@ def read_ranks(store: Store, ref: ObjectRef) -> Mapping[Asked, int | None]:
     table = pq.read_table(fetch_object(store, ref), schema=SCHEMA)
     asked = map(Asked, table["question"].to_pylist(), table["answers"].to_pylist())
     return dict(zip(asked, table["rank"].to_pylist(), strict=True))
+
+
+def tell_unanswered(run: Run, ref: ObjectRef | None, depth: int) -> None:
+    """Show how many questions have no right passage among so many, with an example, unless all have one."""
+    ranks = {} if ref is None else read_ranks(run.store, ref)
+    without = [asked.question for asked, rank in ranks.items() if rank is None]
+    if ref is not None and without:
+        run.progress.message(
+            "gate",
+            f"{len(without):,} of {len(ranks):,} questions have no right passage among the first {depth}, such as "
+            f"{without[0]!r}; {ref.name} has the rank of each",
+        )
 
 
 def shares_within(ranks: Sequence[int | None], at: Sequence[int]) -> dict[str, float]:

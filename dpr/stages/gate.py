@@ -27,7 +27,7 @@ from dpr.recipe import GateConfig
 from dpr.run import Run
 from dpr.search.segment_set import SegmentSet
 from dpr.search.vector_search import VectorSearch, open_index
-from dpr.stages.answer_ranks import put_ranks, shares_within
+from dpr.stages.answer_ranks import put_ranks, shares_within, tell_unanswered
 from dpr.stages.find_truth import Truth, find_truth
 from dpr.stages.new_sentences import NewSentences, new_sentences
 from dpr.stages.passages_found import WINDOWS_DEEPER, answered_ranks, recall_of_segments, true_passages
@@ -94,6 +94,7 @@ def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexE
     unit = _plan_gate(run, context, index, truth, new)
     result = run.result(Stage("gate", [unit], GateResult, _gate_work(run, context)))
     run.progress.message("search", result.report.settings)
+    tell_unanswered(run, result.report.ranks, max(run.recipe.gate.at))
     chosen = {name: getattr(result, name) for name in ("nprobe", "margin", "rescore", "deeper")}
     return index.model_copy(update=chosen), result
 

@@ -1,6 +1,7 @@
 """What the gate demands before a snapshot is published."""
 
 from dpr.errors import GateError
+from dpr.evaluate.significance import MIN_QUESTIONS
 from dpr.recipe import Recipe
 from dpr.stages.gate import GateResult
 
@@ -28,6 +29,13 @@ def check_gate(recipe: Recipe, result: GateResult) -> None:
             f"{recall} of the passages that are new is {report.new_recall:.4f}, the recipe demands "
             f"{gate.min_recall} (gate.min_recall); nothing was published: set index.retrain to always for a night, so "
             "that the index learns what is new, or lower the demand"
+        )
+    deepest = max(gate.at)
+    if report.questions >= MIN_QUESTIONS and report.accuracy_exact.get(str(deepest)) == 0.0:
+        raise GateError(
+            f"none of the {report.questions:,} questions is answered by any of the {deepest} passages nearest to it; "
+            "nothing was published: look at gate.questions, at gate.answers, which says what answers are, and at the "
+            "encoder"
         )
     for k, minimum in sorted(gate.min_accuracy.items()):
         reached = report.accuracy_index.get(str(k))

@@ -193,6 +193,27 @@ def test_accuracy_is_demanded_rank_by_rank(tmp_path: Path, first_nights: FirstNi
     assert collection.night().published
 
 
+@pytest.mark.slow
+def test_questions_that_no_passage_answers_are_counted_and_all_of_them_are_refused(
+    tmp_path: Path, first_nights: FirstNights
+) -> None:
+    """Answers that are texts can be those of another corpus: nothing but the search tells."""
+    collection, path = first_nights.copy(tmp_path), tmp_path / "questions.jsonl"
+    rows = [{"question": f"w{n}", "answers": ["nothing"]} for n in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    collection.change(gate={"questions": str(path), "answers": "strings", "at": [1, 5]})
+    assert_matches(
+        refused(collection),
+        "none of the 20 questions is answered by any of the 5 passages nearest to it; nothing was published: look .*",
+    )
+    rows[7]["answers"] = ["w0", "w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8", "w9"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    progress = Quiet()
+    assert collection.night(progress=progress).published
+    sentence = "gate: 19 of 20 questions have no right passage among the first 5, such as 'w0'; "
+    assert [message for message in progress.messages if message.startswith(sentence)]
+
+
 def test_what_was_measured_serves_until_something_that_it_depends_on_changes(
     tmp_path: Path, first_nights: FirstNights
 ) -> None:

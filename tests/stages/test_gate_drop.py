@@ -132,7 +132,8 @@ def test_questions_with_other_answers_are_not_compared(
 ) -> None:
     collection, questions = asked
     path = tmp_path / "wrong.jsonl"
-    rows = [{"question": text, "answers": ["p000" if id_ != "p000" else "p001"]} for id_, text in questions.items()]
+    others = [*list(questions)[1:], "p000"]
+    rows = [{"question": text, "answers": [id_]} for id_, text in zip(others, questions.values(), strict=True)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     collection.change(gate={**collection.recipe.gate.model_dump(), "questions": str(path)})
     progress = Quiet()
