@@ -23,7 +23,10 @@ ACTS = {"gelu": "gelu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu":
 
 @dataclass(frozen=True)
 class Packed:
-    """Token ids of B sequences on the device, all int32."""
+    """Token ids of B sequences on the device, all int32.
+
+    Further tokens may follow the last sequence. They belong to none, and what is computed for them is not used.
+    """
 
     ids_T: Tensor
     types_T: Tensor
@@ -77,6 +80,9 @@ class Tables:
 class Ops(Protocol):
     """The operations that differ between devices."""
 
+    def computed_tokens(self, tokens: int) -> int:
+        """Return the number of tokens as which a batch of so many is computed: as many, or a few more."""
+
     def prepared(self, linear: Linear) -> Linear:
         """Return the layer with its weight in the layout that the products below need."""
 
@@ -98,6 +104,10 @@ class Ops(Protocol):
 
 class Products(ABC):
     """The matrix products of Ops in PyTorch, fused with activations and residuals."""
+
+    def computed_tokens(self, tokens: int) -> int:
+        """See Ops."""
+        return tokens
 
     def prepared(self, linear: Linear) -> Linear:
         """See Ops."""
@@ -224,5 +234,5 @@ PACKED_POOLINGS = ("cls", "max", "mean")
 def pool_packed(hidden_TH: Tensor, packed: Packed, pooling: str) -> Tensor:
     """Return mean or maximum (B, H) over each sequence's tokens."""
     lengths = packed.offsets.diff().long()
-    # unsafe: the lengths are not checked, because reading them would wait for the device
+    # unsafe: the lengths are not checked, because reading them would wait for the device, and tokens may follow
     return torch.segment_reduce(hidden_TH, pooling, lengths=lengths, unsafe=True)

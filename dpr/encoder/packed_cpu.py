@@ -2,6 +2,9 @@
 
 Weights are brought once into the layout that oneDNN's products need. These products are fused with activations and
 residuals.
+
+oneDNN compiles a product for each number of tokens, and keeps it: 5 to 100 ms and 2 to 20 MB for the four products of a
+layer. So batches are computed as one of few numbers of tokens.
 """
 
 import math
@@ -15,6 +18,12 @@ from dpr.encoder.packed_torch import TorchOps
 
 MAX_SCORES = 2**21
 """Attention scores computed at a time, 4 MB: a longer row goes through PyTorch's own attention, which stores none."""
+TILE_TOKENS = 16
+"""Tokens that a product computes at a time: fewer take as long."""
+STEPS = 8
+"""Numbers of tokens in use between a number and its double: at most an eighth more than needed is computed."""
+FEW_ROWS = 2
+"""Rows of one length that PyTorch's own attention computes faster than the steps below, each of which has to begin."""
 SAFE_SUMS = (2.0**-110, 2.0**120)
 """Sums of exponentials between these bounds lose almost nothing to the range of bf16, which is 2**-126 to 2**128."""
 _ERF = "gelu"
@@ -26,6 +35,11 @@ class CpuOps(TorchOps):
 
     def __init__(self) -> None:
         self._own = threading.local()
+
+    def computed_tokens(self, tokens: int) -> int:
+        """See Ops: multiples of a tile, and above some size of larger steps."""
+        step = max(TILE_TOKENS, (1 << max(0, tokens - 1).bit_length()) // (2 * STEPS))
+        return -(-tokens // step) * step
 
     def prepared(self, linear: Linear) -> Linear:
         """See Ops."""
@@ -58,6 +72,7 @@ class CpuOps(TorchOps):
             q, k, v = (x.view(shape).transpose(1, 2) for x in qkv_TJ[rows].chunk(3, dim=1))
             self._attend_equal(q, k, v, out_TH[rows].view(shape).transpose(1, 2))
             first = last
+        out_TH[offsets[-1] :] = 0.0
         return out_TH
 
     def _attend_equal(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
@@ -67,7 +82,7 @@ class CpuOps(TorchOps):
         thirds of the time of softmax. So it is done only if the sums show that it was necessary.
         """
         rows, heads, length, size = q.shape
-        if rows * heads * length * length > MAX_SCORES:  # one long row
+        if rows <= FEW_ROWS or rows * heads * length * length > MAX_SCORES:  # the latter is one long row
             out.copy_(nn.functional.scaled_dot_product_attention(q, k, v))
             return
         q, k, v = (x.reshape(rows * heads, length, size) for x in (q, k, v))

@@ -27,13 +27,14 @@ class PackedForward:
     def __init__(
         self, network: Network, tower: TowerSpec, device: torch.device, dtype: torch.dtype = torch.bfloat16
     ) -> None:
-        self._bert = PackedBert(network.body, default_ops(device, dtype), dtype, device)
+        self._ops = default_ops(device, dtype)
+        self._bert = PackedBert(network.body, self._ops, dtype, device)
         self._network, self._tower, self._device = network, tower, device
         self._launching = threading.Lock()
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
         """See Forward."""
-        packed = pack(tokens, self._device)
+        packed = pack(tokens, self._device, self._ops.computed_tokens(len(tokens.ids_T)))
         if self._device.type != "cuda":
             with torch.inference_mode():
                 return self._vectors(packed)
@@ -68,11 +69,16 @@ class PackedForward:
         return self._network.project(pooled_BH)
 
 
-def pack(tokens: TokenBatch, device: torch.device) -> Packed:
-    """Copy a batch to the device; to a GPU in one copy from pinned memory, which nothing waits for."""
+def pack(tokens: TokenBatch, device: torch.device, computed_tokens: int = 0) -> Packed:
+    """Copy a batch to the device; to a GPU in one copy from pinned memory, which nothing waits for.
+
+    Zeros follow up to `computed_tokens`.
+    """
     lengths_B = tokens.lengths()
     places_T = np.arange(len(tokens.ids_T)) - np.repeat(tokens.offsets[:-1], lengths_B)
-    arrays = (tokens.ids_T, tokens.types_T, places_T, tokens.offsets)
+    further = np.zeros(max(0, computed_tokens - len(tokens.ids_T)), np.int32)
+    by_token = (np.concatenate([array, further]) for array in (tokens.ids_T, tokens.types_T, places_T))
+    arrays = (*by_token, tokens.offsets)
     together = torch.from_numpy(np.concatenate(arrays, dtype=np.int32, casting="unsafe"))
     if device.type == "cuda":
         together = together.pin_memory().to(device, non_blocking=True)

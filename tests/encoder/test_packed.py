@@ -24,6 +24,7 @@ from dpr.encoder.compute import Compute
 from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.network import load_network
 from dpr.encoder.packed import PackedBert, supports
+from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_forward import PackedForward, default_ops, pack
 from dpr.encoder.packed_torch import TorchOps
 from dpr.encoder.padded import PaddedForward
@@ -115,6 +116,24 @@ def test_batches_hold_every_row_once_within_the_budget_and_are_full(lengths: lis
     assert (np.diff(flat) <= 0).all()
 
 
+def test_a_cpu_computes_few_numbers_of_tokens_each_at_most_an_eighth_or_a_tile_more_than_there_are() -> None:
+    computed = {tokens: CpuOps().computed_tokens(tokens) for tokens in range(1, 4097)}
+    assert all(tokens <= more < tokens + max(16, tokens / 8) for tokens, more in computed.items())
+    assert len(set(computed.values())) == 48
+
+
+@pytest.mark.skipif(not multiplies_bf16(CPU), reason="this processor has no bf16 products")
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_tokens_that_follow_the_last_row_change_no_vector(shared_bert: Path, pooling: Any) -> None:
+    tower = resolve(EncoderConfig(model=str(shared_bert), pooling=pooling)).passage
+    forward, tokens = PackedForward(load_network(tower), tower, CPU), random_tokens([9, 5, 5, 5, 3])
+    found_BD = forward(tokens)
+    ops = forward._ops
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "computed_tokens", lambda tokens: tokens)
+        torch.testing.assert_close(found_BD, forward(tokens), atol=1e-2, rtol=1e-2)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not multiplies_bf16(CPU), reason="this processor has no bf16 products")
 @pytest.mark.parametrize("act", ["gelu", "gelu_new", "relu"])
@@ -134,7 +153,7 @@ def test_packed_bf16_on_a_cpu_keeps_the_vectors(tmp_path: Path, pooling: Any, ac
 
 
 @pytest.mark.skipif(not multiplies_bf16(CPU), reason="this processor has no bf16 products")
-@pytest.mark.parametrize("lengths", [[20, 20, 7], [20, 1100, 1100]])
+@pytest.mark.parametrize("lengths", [[20, 20, 7], [20, 20, 20, 7], [20, 1100, 1100]])
 @pytest.mark.parametrize(
     ("scale", "alike", "values"),
     [(1.0, False, 1.0), (100.0, False, 1.0), (-100.0, True, 1.0), (14.0, False, 1e6)],
