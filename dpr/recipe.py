@@ -287,6 +287,8 @@ class ServeConfig(_Config):
     DPR_SERVE_KEYS, and without it whoever reaches the service may ask."""
     access_log: Name | None = None
     """File to which each request adds a line of JSON; null: none."""
+    cache_mb: Annotated[float, Field(ge=0.0)] = 32.0
+    """Memory of a replica for answers that it keeps until its snapshot changes, in 10⁶ bytes; 0: it keeps none."""
 
 
 class Recipe(_Config):

@@ -82,6 +82,11 @@ class Follower:
         # the thread holds no reference, so that a follower nobody uses is closed
         threading.Thread(target=_follow, args=(weakref.ref(self), self._ended), name="follow", daemon=True).start()
 
+    @property
+    def number(self) -> int:
+        """Return the number of the snapshot in use."""
+        return self._held.retriever.number
+
     @contextmanager
     def snapshot(self) -> Iterator[Retriever]:
         """Give the snapshot in use; it stays open within the block, whatever is published meanwhile."""

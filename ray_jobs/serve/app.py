@@ -14,6 +14,7 @@ from dpr import __version__
 from dpr.operations.follow import Follower
 from dpr.search.hits import Hit, Side
 from dpr.search.rerank import Reranker
+from ray_jobs.serve.answer_cache import CACHE_MB, AnswerCache
 from ray_jobs.serve.api_page import docs_page
 from ray_jobs.serve.batch import Batcher
 from ray_jobs.serve.doors import Doors, role_of
@@ -46,10 +47,11 @@ def make_app(
     reranker: Reranker | None = None,
     keys: KeyRing | None = None,
     access_log: AccessLog | None = None,
+    cache_mb: float = CACHE_MB,
 ) -> FastAPI:
     """Return the application that answers from the snapshot that `follower` has, re-ranked for those who want it.
 
-    `keys`: None: whoever reaches it may ask for everything.
+    `keys`: None: whoever reaches it may ask for everything. `cache_mb`: of answers that are kept; 0: none are.
     """
     app = FastAPI(
         title="dpr",
@@ -68,7 +70,7 @@ def make_app(
     if keys is not None:
         app.add_middleware(Doors, keys=keys)
     app.add_middleware(Front, metrics=metrics, access_log=access_log)
-    batcher = Batcher(follower, metrics)
+    batcher = Batcher(follower, metrics, AnswerCache(int(cache_mb * 1e6)) if cache_mb else None)
     _add_search(app, follower, batcher, RerankQueue(reranker), metrics)
     add_embeddings(app, follower, batcher)
     add_store_routes(app, follower)

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from dpr.formats.lexical_entry import SearchMode
 from dpr.search.filters import Filter
 from dpr.search.retrieve import Answer
+from ray_jobs.serve.answer_cache import AnswerCache, Way
 from ray_jobs.serve.prometheus import Metrics
 
 BATCH_QUESTIONS = 64
@@ -29,25 +30,16 @@ class BusyError(Exception):
 
 
 class Searcher(Protocol):
-    """What answers a batch: `dpr.search.retrieve.Retriever`."""
+    """What answers a batch: `dpr.operations.follow.Follower`."""
+
+    @property
+    def number(self) -> int:
+        """Return the number of the snapshot in use."""
 
     def search(
         self, questions: Sequence[str], k: int, *, mode: SearchMode | None, exact: bool, where: Filter | None
     ) -> Answer:
         """Return the best k passages for each question."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How questions are searched for. Only those that are searched for alike go together into a batch.
-
-    The candidates of an index depend on k, too, and no answer may depend on who else was asking.
-    """
-
-    k: int
-    mode: SearchMode | None = None
-    exact: bool = False
-    where: Filter | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +53,8 @@ class _Request:
 class Batcher:
     """Gathers the requests of one event loop, and answers them in a thread, so that the loop is never blocked."""
 
-    def __init__(self, searcher: Searcher, metrics: Metrics | None = None) -> None:
-        self._searcher, self._metrics = searcher, metrics or Metrics()
+    def __init__(self, searcher: Searcher, metrics: Metrics | None = None, cache: AnswerCache | None = None) -> None:
+        self._searcher, self._metrics, self._cache = searcher, metrics or Metrics(), cache
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._waiting: deque[_Request] = deque()
         self._work: asyncio.Task[None] | None = None
@@ -70,8 +62,13 @@ class Batcher:
     async def search(self, questions: Sequence[str], way: Way) -> Answer:
         """Return the best k passages for each question, and the timings of the batch that they were part of.
 
-        Raises BusyError if too many questions wait.
+        What is in the cache takes no time. Raises BusyError if too many questions wait.
         """
+        if self._cache is not None:
+            known = self._cache.find(self._searcher.number, questions, way)
+            self._metrics.looked_up(len(questions), is_known=known is not None)
+            if known is not None:
+                return known
         waiting = sum(len(request.questions) for request in self._waiting if not request.answer.done())
         if waiting + len(questions) > MAX_WAITING_QUESTIONS:
             raise BusyError(f"{waiting:,} questions wait for an answer, and no more are taken; ask again in a moment")
@@ -110,6 +107,8 @@ class Batcher:
                 first.answer.set_exception(error)
             return
         self._metrics.batch(len(questions), found)
+        if self._cache is not None:
+            self._cache.add(questions, way, found)
         hits, lost_tokens = iter(found.hits), iter(found.lost_tokens)
         for request in batch:
             asked = len(request.questions)

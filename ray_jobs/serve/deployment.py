@@ -15,6 +15,7 @@ from dpr.operations.follow import POLL_SECONDS, Follower
 from dpr.recipe import RerankConfig
 from dpr.search.rerank import Reranker
 from dpr.store import open_store
+from ray_jobs.serve.answer_cache import CACHE_MB
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.front import AccessLog
 from ray_jobs.serve.keys import key_ring
@@ -41,6 +42,8 @@ class Arguments(BaseModel):
     """Lines of such a file; by default those of the environment variable DPR_SERVE_KEYS."""
     access_log: str | None = None
     """File to which each request adds a line of JSON."""
+    cache_mb: float = Field(CACHE_MB, ge=0.0)
+    """Memory for answers that are kept until the snapshot changes, in 10⁶ bytes; 0: none are."""
     rerank: RerankConfig | None = None
     """Section `rerank` of a recipe: the cross-encoder of requests that want to be re-ranked."""
 
@@ -51,6 +54,7 @@ class _Replica:
     def __init__(self, arguments: Arguments) -> None:
         self._keys = key_ring(arguments.keys_file, arguments.keys)
         self._access_log = AccessLog(Path(arguments.access_log)) if arguments.access_log else None
+        self._cache_mb = arguments.cache_mb
         self._reranker = Reranker.open(arguments.rerank) if arguments.rerank else None
         self._follower = Follower(open_store(arguments.store), arguments.model, arguments.poll_seconds)
 
@@ -60,7 +64,7 @@ class _Replica:
             self._follower.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._follower, self._reranker, self._keys, self._access_log)
+        return make_app(self._follower, self._reranker, self._keys, self._access_log, self._cache_mb)
 
 
 SearchReplica = serve.deployment(

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from dpr.formats.lexical_entry import SearchMode
 from dpr.search.filters import parse_filter
-from ray_jobs.serve.batch import Way
+from ray_jobs.serve.answer_cache import Way
 
 MAX_K = 1000
 MAX_QUERIES = 256

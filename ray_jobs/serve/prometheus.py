@@ -30,6 +30,12 @@ class Metrics:
             "dpr_batch_questions", "Questions that were answered together.", buckets=QUESTIONS
         )
         self._waiting = self._gauge("dpr_waiting_questions", "Questions that wait for a batch.")
+        self._looked_up = Counter(
+            "dpr_cache_questions",
+            "Questions looked up in the cache of answers.",
+            ["replica", "found"],
+            registry=self._registry,
+        )
         self._refused = Counter(
             "dpr_refused_requests",
             "Requests refused for overload or time.",
@@ -59,6 +65,10 @@ class Metrics:
     def waiting(self, questions: int) -> None:
         """Note how many questions wait."""
         self._waiting.labels(self._replica).set(questions)
+
+    def looked_up(self, questions: int, *, is_known: bool) -> None:
+        """Count questions that were looked up in the cache of answers."""
+        self._looked_up.labels(self._replica, "yes" if is_known else "no").inc(questions)
 
     def batch(self, questions: int, answer: Answer) -> None:
         """Note what a batch took."""

@@ -79,6 +79,7 @@ def serve_store(
                 keys_file=config.keys_file and os.path.abspath(config.keys_file),
                 keys=os.environ.get(KEYS_VARIABLE, ""),
                 access_log=config.access_log and os.path.abspath(config.access_log),
+                cache_mb=config.cache_mb,
                 rerank=rerank,
             )
             _start(config, address, arguments)

@@ -10,7 +10,8 @@ from dpr.formats.lexical_entry import SearchMode
 from dpr.search.filters import Filter, parse_filter
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
-from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher, Way
+from ray_jobs.serve.answer_cache import Way
+from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher
 
 pytestmark = pytest.mark.without_ray
 
@@ -19,6 +20,7 @@ class Echo:
     """Answers each question with itself; "poison" cannot be answered. Waits for `go` before each batch."""
 
     def __init__(self) -> None:
+        self.number = 1
         self.batches: list[tuple[list[str], Way]] = []
         self.threads: set[int] = set()
         self.begun = threading.Event()

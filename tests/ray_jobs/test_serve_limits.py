@@ -195,9 +195,10 @@ def test_metrics_count_what_was_asked(follower: Follower) -> None:
     found = samples(app)
     assert found["dpr_requests_total"] == [3, 1, 1, 1]  # by route and status
     assert sum(found["dpr_request_seconds_count"]) == 6
-    assert (found["dpr_batch_questions_count"], found["dpr_batch_questions_sum"]) == ([3], [5])
-    assert found["dpr_queue_seconds_count"] == [3]
-    assert found["dpr_step_seconds_count"] == [3, 3]
+    assert found["dpr_cache_questions_total"] == [4, 1]  # BODY is known the second time
+    assert (found["dpr_batch_questions_count"], found["dpr_batch_questions_sum"]) == ([2], [4])
+    assert found["dpr_queue_seconds_count"] == [2]
+    assert found["dpr_step_seconds_count"] == [2, 2]
     assert (found["dpr_snapshot_number"], found["dpr_live_snapshot_number"], found["dpr_passages"]) == ([1], [1], [30])
     assert found["dpr_waiting_questions"] == [0]
     with follower.snapshot() as retriever:
