@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dpr.encoder.bert import load_bert
 from dpr.encoder.head import load_head
 from dpr.encoder.static import StaticBody
 from dpr.encoder.tokens import TokenBatch
@@ -27,12 +28,27 @@ class Forward(Protocol):
         """Return the row numbers of each batch; a batch costs at most `tokens` tokens, or is one row."""
 
 
+class Projection:
+    """What turns pooled vectors into those of a tower: the projection of some DPR checkpoints, and the head."""
+
+    def __init__(self, linear: nn.Module | None, tower: TowerSpec) -> None:
+        self.linear, self.head = linear, load_head(tower.head, tower.reference)
+        self._dim, self._normalize = tower.dim, tower.normalize
+
+    def __call__(self, pooled_BH: Tensor) -> Tensor:
+        """Turn pooled vectors (B, H) in float32 into vectors (B, D): projected, cut and scaled as the tower says."""
+        if self.linear is not None:
+            weight = next(self.linear.parameters())
+            pooled_BH = self.linear(pooled_BH.to(weight.dtype)).float()
+        vectors_BD: Tensor = self.head(pooled_BH)[:, : self._dim]
+        return nn.functional.normalize(vectors_BD, dim=-1) if self._normalize else vectors_BD
+
+
 class Network:
-    """A loaded encoder, the projection after it for some DPR checkpoints, and the head of its tower."""
+    """A loaded encoder, and the projection of its tower."""
 
     def __init__(self, body: Any, projection: nn.Module | None, tower: TowerSpec) -> None:
-        self.body, self._projection = body, projection
-        self._head, self._dim, self._normalize = load_head(tower.head, tower.reference), tower.dim, tower.normalize
+        self.body, self.project = body, Projection(projection, tower)
         self.pad_id = int(getattr(body.config, "pad_token_id", None) or 0)
         self.vocabulary = int(body.config.vocab_size)
         self._takes_types = "token_type_ids" in inspect.signature(body.forward).parameters
@@ -40,15 +56,15 @@ class Network:
     @property
     def parts(self) -> dict[str, nn.Module]:
         """Return the modules that have weights: body, projection if there is one, head."""
-        parts = {"body": self.body, "projection": self._projection, "head": self._head}
+        parts = {"body": self.body, "projection": self.project.linear, "head": self.project.head}
         return {name: module for name, module in parts.items() if module is not None}
 
     def to(self, dtype: torch.dtype, device: torch.device) -> "Network":
         """Move and convert the network in place, and return it."""
-        for module in (self.body, self._projection):
+        for module in (self.body, self.project.linear):
             if module is not None:
                 module.to(device=device, dtype=dtype)
-        self._head.to(device)
+        self.project.head.to(device)
         return self
 
     def hidden(self, ids_BL: Tensor, types_BL: Tensor, mask_BL: Tensor | None) -> Tensor:
@@ -59,22 +75,16 @@ class Network:
         hidden_BLH: Tensor = self.body(**inputs).last_hidden_state
         return hidden_BLH
 
-    def project(self, pooled_BH: Tensor) -> Tensor:
-        """Turn pooled vectors (B, H) in float32 into vectors (B, D): projected, cut and scaled as the tower says."""
-        if self._projection is not None:
-            weight = next(self._projection.parameters())
-            pooled_BH = self._projection(pooled_BH.to(weight.dtype)).float()
-        vectors_BD: Tensor = self._head(pooled_BH)[:, : self._dim]
-        return nn.functional.normalize(vectors_BD, dim=-1) if self._normalize else vectors_BD
 
-
-def load_network(tower: TowerSpec) -> Network:
-    """Load a tower's network in float32 on the CPU, ready to encode.
+def load_network(tower: TowerSpec, *, training: bool = False) -> Network:
+    """Load a tower's network in float32 on the CPU, ready to encode, or to be trained.
 
     Raises EncoderError if transformers cannot load it, or if weights that its configuration calls for are missing.
     """
     if tower.architecture == "StaticEmbedding":
         return Network(StaticBody(tower.folder, tower.reference), None, tower)
+    if not training and (body := load_bert(tower.folder, tower.reference)) is not None:
+        return Network(body, None, tower)
     from dpr.encoder.pretrained import load_tower  # transformers: seconds
 
     return Network(*load_tower(tower), tower)

@@ -29,7 +29,8 @@ class PackedForward:
     ) -> None:
         self._ops = default_ops(device, dtype)
         self._bert = PackedBert(network.body, self._ops, dtype, device)
-        self._network, self._tower, self._device = network, tower, device
+        # not the network: its weights in float32 are not needed any more
+        self._project, self._tower, self._device = network.project, tower, device
         self._launching = threading.Lock()
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
@@ -66,7 +67,7 @@ class PackedForward:
             pooled_BH = self._bert.first(packed)
         else:
             pooled_BH = pool_packed(self._bert.hidden(packed), packed, self._tower.pooling)
-        return self._network.project(pooled_BH)
+        return self._project(pooled_BH)
 
 
 def pack(tokens: TokenBatch, device: torch.device, computed_tokens: int = 0) -> Packed:

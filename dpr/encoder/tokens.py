@@ -8,18 +8,23 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from importlib.metadata import version
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer, normalizers
 
+from dpr.encoder.model_files import digest_files
 from dpr.encoder.template import Pieces, by_words
 from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
+from dpr.fingerprint import fingerprint
 from dpr.formats.cut_texts import CutTexts
+from dpr.store.cache import local_cache
 
 # the library's own threads would take every processor, and would not survive a fork; threads are made here instead
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -174,10 +179,25 @@ def _pieces(encodings: Sequence[Encoding], lost_N: npt.NDArray[np.int64]) -> Pie
 def load_tokenizer(tower: TowerSpec) -> LoadedTokenizer:
     """Load the fast backend of transformers' tokenizer, with this tower's limit and without padding.
 
-    Raises EncoderError if there is none.
+    This machine's cache keeps it, so that transformers is imported once for each model. Raises EncoderError if there is
+    none.
     """
     if tower.architecture == "StaticEmbedding":
         return _load_static(tower)
+    versions = [version(library) for library in ("transformers", "tokenizers")]
+    parts = [digest_files(tower.folder, []), tower.max_tokens, tower.lowercase, *versions]
+    cache, key = local_cache(), f"tokenizers/{fingerprint(parts)}.txt"
+    path = cache.fetch(key, partial(_write_fast, tower))
+    side, _, text = path.read_text(encoding="utf-8").partition("\n")
+    return LoadedTokenizer(text, side == "right")
+
+
+def _write_fast(tower: TowerSpec, path: Path) -> None:
+    loaded = _load_fast(tower)
+    path.write_text(f"{'right' if loaded.cuts_right else 'left'}\n{loaded.json}", encoding="utf-8")
+
+
+def _load_fast(tower: TowerSpec) -> LoadedTokenizer:
     loaded = _from_transformers(tower)
     tokenizer: Tokenizer = loaded.backend_tokenizer
     if tower.lowercase:

@@ -34,7 +34,7 @@ class TrainableNetwork:
             raise EncoderError(
                 f"model {tower.reference} is a table of token vectors, which is not trained here; name a transformer"
             )
-        self.loaded: Network = load_network(tower).to(torch.float32, device)
+        self.loaded: Network = load_network(tower, training=True).to(torch.float32, device)
         self.device = device
         for module in self.loaded.parts.values():
             module.train()
