@@ -1,67 +1,82 @@
-"""What one question costs: the constants of dpr/index/cost.py, measured on one thread.
+"""What one question costs: as predicted for the reference processor, as the gate measures it, and as others take.
 
     python benchmarks/search_cost.py [--rows 60000] [--dim 384]
 
-Each kind is filled with the same vectors and asked one question at a time. The slope over the vectors visited gives
-nanoseconds per vector; the rest, at one list, those per list. Prints one row a kind: measured, and as predicted now.
+Each kind is filled with the same vectors. The gate's measurement (dpr/index/timing.py) asks 32 questions. Then 200
+others are asked one at a time, in CPU time of one thread, also at settings between those that were measured. Prints a
+row for each setting: microseconds of the 200, and how far both estimates are from them.
 """
 
 import argparse
 import time
 
-import faiss
 import numpy as np
+import numpy.typing as npt
 
-from dpr.index.candidates import exact_scores
+from dpr.index.candidates import rescore
 from dpr.index.choose import choose
 from dpr.index.cost import search_cost
+from dpr.index.hardware import faiss_threads
+from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex
+from dpr.index.timing import TIMED_QUESTIONS, measure_cost
 from dpr.index.training import train
 from dpr.recipe import IndexConfig
 
-FACTORIES = ("IVF256,Flat", "IVF256,SQ8", "IVF256,PQ{}", "IVF256,PQ{}x4fs", "IVF256,RaBitQ")
-QUESTIONS = 100
-CANDIDATES = 200
+LISTS = "IVF256"
+FACTORIES = ("Flat", "SQ8", "PQ{}", "PQ{}x4fs", "RaBitQ")
+OTHERS, AT, MOST = 200, 20, 1_000
+SETTINGS = ((1, 0), (16, 50), (24, 100), (128, 100), (128, 500))
 
 
-def microseconds(index: ServingIndex, questions_QD: np.ndarray, nprobe: int) -> float:
-    """Median time of one question."""
-    times = []
-    for question_D in questions_QD:
-        started = time.perf_counter()
-        index.search(question_D[None], CANDIDATES, nprobe)
-        times.append(time.perf_counter() - started)
-    return float(np.median(times)) * 1e6
+def microseconds(index: ServingIndex, known: KnownQuestions, nprobe: int, candidates: int) -> float:
+    """Mean time of the questions that the gate did not ask."""
+    spent = []
+    for question_D in known.vectors_QD[TIMED_QUESTIONS:]:
+        started = time.thread_time()
+        _, ids_QC = index.search(question_D[None], max(AT, candidates), nprobe)
+        if candidates:
+            rescore(question_D[None], ids_QC, known.fetching(ids_QC), AT)
+        spent.append(time.thread_time() - started)
+    return float(np.mean(spent)) * 1e6
+
+
+def made(rows: int, dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Vectors around 200 centres (N, D), and questions near some of them (Q, D)."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(200, dim))
+    vectors_ND = centres[rng.integers(0, 200, rows)] + 0.7 * rng.normal(size=(rows, dim))
+    vectors_ND = (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
+    asked = rng.choice(rows, TIMED_QUESTIONS + OTHERS, replace=False)
+    return vectors_ND, (vectors_ND[asked] + 0.01 * rng.normal(size=(len(asked), dim))).astype(np.float32)
 
 
 def main() -> None:
     """Measure all kinds and print them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--dim", type=int, default=384)
     arguments = parser.parse_args()
-    faiss.omp_set_num_threads(1)
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(200, arguments.dim))
-    vectors_ND = centres[rng.integers(0, 200, arguments.rows)] + 0.7 * rng.normal(size=(arguments.rows, arguments.dim))
-    vectors_ND = (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
-    questions_QD = vectors_ND[:QUESTIONS] + 0.01 * rng.normal(size=(QUESTIONS, arguments.dim)).astype(np.float32)
-    print(f"{'kind':24} {'probes':>6} {'measured µs':>12} {'predicted µs':>12}")
-    for pattern in FACTORIES:
-        factory = pattern.format(arguments.dim // 4)
+    vectors_ND, questions_QD = made(arguments.rows, arguments.dim)
+    half_ND = vectors_ND.astype(np.float16)
+    nothing_QK = np.empty((len(questions_QD), 0))
+    known = KnownQuestions(
+        questions_QD, nothing_QK.astype(np.float32), nothing_QK.astype(np.int64), lambda _: lambda ids: half_ND[ids]
+    )
+    print("| kind | nprobe | candidates | µs | predicted | measured by the gate |\n|---|---:|---:|---:|---:|---:|")
+    kinds = [f"{LISTS},{code.format(arguments.dim // 4)}" for code in FACTORIES]
+    for factory in [*kinds, "Flat", "HNSW32"]:
         filled = train(vectors_ND[:20_000], choose(IndexConfig(factory=factory), arguments.rows, arguments.dim), seed=1)
         filled.add(vectors_ND)
         index = ServingIndex([filled])
-        for nprobe in (1, 16, 128):
-            predicted = search_cost(index).milliseconds(index, nprobe, 0) * 1e3
-            print(f"{factory:24} {nprobe:6} {microseconds(index, questions_QD, nprobe):12.1f} {predicted:12.1f}")
-    half_ND = vectors_ND.astype(np.float16)
-    candidates_QC = rng.integers(0, arguments.rows, (QUESTIONS, CANDIDATES))
-    started = time.perf_counter()
-    for question_D, ids_C in zip(questions_QD, candidates_QC, strict=True):
-        exact_scores(question_D[None], ids_C[None], lambda ids: half_ND[ids])
-    spent = (time.perf_counter() - started) / QUESTIONS * 1e6
-    print(f"{'re-scoring':24} {CANDIDATES:6} {spent:12.1f} {search_cost(index).candidate_ns * CANDIDATES / 1e3:12.1f}")
+        nprobes = [2**power for power in range(9)] if index.lists or index.is_graph else [1]
+        gate = measure_cost(index, known, AT, (nprobes, MOST), lambda _: None, float("inf"))
+        with faiss_threads(1):
+            for nprobe, candidates in SETTINGS:
+                taken = microseconds(index, known, nprobe, candidates)
+                estimates = (cost.milliseconds(index, nprobe, candidates) for cost in (search_cost(index), gate))
+                errors = " | ".join(f"{1e5 * estimate / taken - 100:+.0f}%" for estimate in estimates)
+                print(f"| {factory} | {nprobe} | {candidates} | {taken:.1f} | {errors} |", flush=True)
 
 
 if __name__ == "__main__":

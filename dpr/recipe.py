@@ -159,7 +159,7 @@ class IndexConfig(_Config):
     memory_gb: Annotated[float, Field(gt=0.0)] | None = None
     """What the serving index of one replica may take, all shards together, in 10⁹ bytes; null: no bound."""
     latency_ms: Annotated[float, Field(gt=0.0)] | None = None
-    """What searching and re-scoring one question may take on one thread, as predicted; null: no bound."""
+    """What searching and re-scoring one question may take on one thread, as measured by the gate; null: no bound."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
     """Vectors sampled for training; null: a rule of the number of lists."""
     seed: int = 7

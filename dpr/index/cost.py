@@ -3,8 +3,9 @@
 Nothing is timed, so the same inputs give the same settings.
 
 Milliseconds are those of one question on one thread of a reference processor (AMD EPYC with AVX-512 bf16, the index in
-memory but not in caches). Other machines differ by a factor of two or more. `benchmarks/search_cost.py` measures
-the factor of this machine, on small indexes. With D dimensions and codes of B bytes:
+memory but not in caches). Other machines differ by a factor of two or more, so where a recipe bounds the time it is
+measured (`dpr.index.timing`). `benchmarks/search_cost.py` compares both with the times of other questions. With D
+dimensions and codes of B bytes:
 
     question     18 µs, and for PQ a table of 16 or 256 products for each dimension
     centroid     D * 0.095 ns           every coarse centroid, once in each shard; where `dpr.index.shards` ranks them

@@ -1,7 +1,7 @@
 """Choosing how the index is searched: the cheapest settings that keep the promised recall on real questions.
 
-Settings are tried in the order of their cost. It is predicted (`dpr.index.cost`), never timed, so the same inputs give
-the same settings.
+Settings are tried in the order of their cost. It is predicted (`dpr.index.cost`), so the same inputs give the same
+settings. Only where `latency_ms` bounds the time of a question, it is measured on this machine (`dpr.index.timing`).
 
 Shapes: Q questions, C candidates.
 """
@@ -16,9 +16,10 @@ import numpy as np
 
 from dpr.formats.records import Document
 from dpr.index.candidates import SearchSettings
-from dpr.index.cost import search_cost
+from dpr.index.cost import SearchCost, search_cost
 from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex
+from dpr.index.timing import MeasuredCost, measure_cost
 from dpr.index.truth import Scores
 from dpr.recipe import IndexConfig
 
@@ -43,7 +44,7 @@ class TunePoint(Document):
     recall: float
     """Against exact search, of as many neighbours as settings are tuned for."""
     predicted_ms: float
-    """Milliseconds for one question on one thread, by the model of `dpr.index.cost`."""
+    """Milliseconds for one question on one thread, by the model of `dpr.index.cost` or as measured."""
 
 
 class Stop(enum.Enum):
@@ -69,16 +70,28 @@ class Tuned:
     stop: Stop
     curve: list[TunePoint]
     """By predicted cost."""
+    timed: bool = False
+    """Whether times were measured on this machine, not predicted."""
 
 
-def tune(index: ServingIndex, known: KnownQuestions, config: IndexConfig, at: int, min_nprobe: int = 1) -> Tuned:
+def tune(
+    index: ServingIndex,
+    known: KnownQuestions,
+    config: IndexConfig,
+    at: int,
+    min_nprobe: int = 1,
+    *,
+    timed: bool = False,
+) -> Tuned:
     """Find the cheapest `nprobe` and `rescore` whose recall@`at` on the questions is at least `config.recall_target`.
 
     Settings that take longer than `config.latency_ms` are out; if no other reaches the target, the best recall within
     it is chosen. At least `at` neighbours are known where there are as many vectors. A setting that the recipe fixes is
-    left as it is. Fewer lists than `min_nprobe` are not tried.
+    left as it is. Fewer lists than `min_nprobe` are not tried. With `timed`, times are measured, not predicted.
     """
     trial = _Trial(index, known, config, at, min_nprobe)
+    if timed:
+        trial.measure_cost()
     stop = trial.run()
     points = sorted(trial.points, key=lambda point: (point.predicted_ms, point.nprobe, point.rescore))
     within = [point for point in points if point.predicted_ms <= trial.max_ms]
@@ -87,14 +100,15 @@ def tune(index: ServingIndex, known: KnownQuestions, config: IndexConfig, at: in
     best = max(within or points[:1], key=lambda point: point.recall)
     chosen = reaching[0] if reaching else best
     settings = SearchSettings(chosen.nprobe, chosen.rescore, at, chosen.margin)
-    return Tuned(settings, chosen.recall, chosen.predicted_ms, bool(reaching), bool(within), stop, points)
+    return Tuned(settings, chosen.recall, chosen.predicted_ms, bool(reaching), bool(within), stop, points, timed)
 
 
 def describe(tuned: Tuned, config: IndexConfig) -> str:
     """Return the choice in one sentence: what it gives, what could not be met, and why no more was tried."""
     average = " on average" if tuned.settings.margin is not None else ""
     settings = f"nprobe {tuned.settings.nprobe}{average} and rescore {tuned.settings.rescore}"
-    found = f"recall@{tuned.settings.at} {tuned.recall:.4f} at a predicted {tuned.predicted_ms:.3g} ms"
+    how = "a measured" if tuned.timed else "a predicted"
+    found = f"recall@{tuned.settings.at} {tuned.recall:.4f} at {how} {tuned.predicted_ms:.3g} ms"
     if not tuned.meets_latency:
         choice = f"{settings} are the cheapest, {found}, and still above latency_ms {config.latency_ms:g}"
     elif tuned.meets_target:
@@ -114,9 +128,14 @@ class _Trial:
         self._index, self._known, self._config = index, known, config
         self._at, self._min_nprobe = at, min_nprobe
         self._rescores = _rescores(at) if config.rescore is None else [config.rescore]
-        self._cost = search_cost(index)
+        self._cost: SearchCost | MeasuredCost = search_cost(index)
         self._measured: dict[int, list[TunePoint]] = {}
         self.max_ms = math.inf if config.latency_ms is None else config.latency_ms
+
+    def measure_cost(self) -> None:
+        """Measure times on this machine, which take the place of predictions."""
+        settings = self._nprobes(), max(self._rescores)
+        self._cost = measure_cost(self._index, self._known, self._at, settings, self._margin, self.max_ms)
 
     @property
     def points(self) -> list[TunePoint]:
@@ -145,10 +164,14 @@ class _Trial:
 
     def _settings(self) -> Iterator[tuple[float, int, int]]:
         """Yield predicted cost, nprobe and rescore of all settings there are to try."""
-        nprobes = [self._config.nprobe] if self._config.nprobe is not None else _nprobes(self._index)
-        for nprobe in [nprobe for nprobe in nprobes if nprobe >= self._min_nprobe] or nprobes[-1:]:
+        for nprobe in self._nprobes():
             for rescore in self._rescores:
                 yield self._cost.milliseconds(self._index, nprobe, rescore), nprobe, rescore
+
+    def _nprobes(self) -> list[int]:
+        """Return the numbers of lists to try, ascending."""
+        nprobes = [self._config.nprobe] if self._config.nprobe is not None else _nprobes(self._index)
+        return [nprobe for nprobe in nprobes if nprobe >= self._min_nprobe] or nprobes[-1:]
 
     def _gain_is_small(self) -> bool:
         """Tell whether the last doubling of the lists gained too little, and no settings reach the target."""

@@ -198,10 +198,11 @@ class MeasureIndex:
     def _tune(self, index: ServingIndex, known: KnownQuestions) -> tuple[Tuned, Tuned | None]:
         """Choose settings for as many hits as the recipe's `recall_at`, and others for the deepest rank of the gate."""
         config, deepest = self._context.config, max(self._gate.at)
-        tuned = tune(index, known, config, config.recall_at)
+        timed = config.latency_ms is not None
+        tuned = tune(index, known, config, config.recall_at, timed=timed)
         if deepest <= config.recall_at:
             return tuned, None
-        return tuned, tune(index, known, config, deepest, tuned.settings.nprobe)
+        return tuned, tune(index, known, config, deepest, tuned.settings.nprobe, timed=timed)
 
     def _answered(
         self, unit: GateUnit, search: VectorSearch, questions_QD: Scores, ids_QK: Ids, true_QK: Ids

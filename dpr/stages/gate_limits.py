@@ -55,7 +55,7 @@ def _advice(recipe: Recipe, result: GateResult) -> str:
     best = max(result.curve, key=lambda point: point.recall)
     setting = f"nprobe {best.nprobe} with rescore {best.rescore} reaches {best.recall:.4f}"
     if best.recall >= recipe.gate.min_recall and recipe.index.latency_ms is not None:
-        return f"{setting} at a predicted {best.predicted_ms:.3g} ms, so raise index.latency_ms"
+        return f"{setting} at a measured {best.predicted_ms:.3g} ms, so raise index.latency_ms"
     fixed = [f"index.{name}" for name in ("nprobe", "rescore") if getattr(recipe.index, name) is not None]
     if fixed:
         advice = f"leave {' and '.join(fixed)} to the gate"

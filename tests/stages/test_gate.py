@@ -141,7 +141,7 @@ def test_an_index_that_misses_min_recall_is_refused_with_what_to_do(tmp_path: Pa
     # codes alone reach too little, and what re-scoring reaches was measured
     collection.change(index={"factory": "IVF1,PQ4x4", "latency_ms": 1e-6})
     assert_refused(
-        r"nprobe 1 with rescore \d+ reaches (0\.9\d{3}|1\.0000) at a predicted \S+ ms, so raise index\.latency_ms"
+        r"nprobe 1 with rescore \d+ reaches (0\.9\d{3}|1\.0000) at a measured \S+ ms, so raise index\.latency_ms"
     )
     # it was tuned to less than what is demanded
     collection.change(index={"factory": "IVF8,SQ8", "latency_ms": None, "recall_target": 0.2})
