@@ -224,19 +224,29 @@ def _ranges(bytes_L: npt.NDArray[np.int64], buffer_bytes: int) -> Iterator[tuple
 
 
 def _merge_codes(codebook: faiss.Index, parts: Sequence[_LivePart], path: Path) -> int:
-    """Write one table that holds the live vectors of all parts; return their number."""
+    """Write one table that holds the live vectors of all parts; return their number.
+
+    Its memory is taken once, in full. Added part by part, the table would move to ever larger places, with both in
+    memory, and take nearly twice as much.
+    """
     index = faiss.IndexIDMap(copy_index(codebook))
     table = core(faiss.downcast_index(index.index))
-    ids = [np.empty(0, np.int64)]
-    for part in parts:
-        ids_n, codes_nB = _gather([part], 0, 1)
-        table.add_sa_codes(codes_nB)
-        ids.append(ids_n)
-    ids_N = np.concatenate(ids)
-    faiss.copy_array_to_vector(ids_N, index.id_map)
-    set_ntotal(index, len(ids_N))
+    rows = sum(part.live_rows for part in parts)
+    size_bytes = rows * int(table.code_size)
+    table.codes.resize(size_bytes)
+    index.id_map.resize(rows)
+    if rows:  # else there is nothing to write to
+        codes_NB = faiss.rev_swig_ptr(table.codes.data(), size_bytes).reshape(rows, -1)
+        ids_N = faiss.rev_swig_ptr(index.id_map.data(), rows)
+        first = 0
+        for part in parts:
+            ids_n, codes_nB = _gather([part], 0, 1)
+            last = first + len(ids_n)
+            codes_NB[first:last], ids_N[first:last] = codes_nB, ids_n
+            first = last
+    set_ntotal(index, rows)
     write_faiss(index, path)
-    return len(ids_N)
+    return rows
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ from dpr.store import LocalStore
 ENCODER = "e" * 16
 ROWS, DIM = 100_000, 256
 CONFIG = IndexConfig(factory="IVF16,SQ8", train_rows=40_000)
+TABLE = IndexConfig(factory="SQ8", train_rows=40_000)
 NOTHING = ObjectRef(name="none", size_bytes=0, sha256="0" * 64)
 
 
@@ -85,20 +86,25 @@ def train_taken(folder: Path) -> tuple[int, int]:
     return train_need(unit, DIM, CPU).memory_bytes, peak_growth(lambda: TrainCodebook(CPU)(unit))
 
 
-def made_part(folder: Path) -> tuple[faiss.Index, PartRef]:
+def made_part(folder: Path, config: IndexConfig = CONFIG) -> tuple[faiss.Index, PartRef]:
     """Train a codebook and code ROWS vectors with it."""
     vectors_ND = vectors(ROWS)
-    codebook = train(vectors_ND[:2_000], choose(CONFIG, ROWS, DIM), 7)
+    codebook = train(vectors_ND[:2_000], choose(config, ROWS, DIM), 7)
     write_part(build_part(codebook, vectors_ND), folder / "part", "0" * 64)
     return codebook, PartRef(0, folder / "part", ROWS, np.empty(0, np.uint32), "0" * 64)
 
 
-def merge_taken(folder: Path) -> tuple[int, int]:
+def merge_taken(folder: Path, config: IndexConfig = CONFIG) -> tuple[int, int]:
     """Merge one part into a shard."""
-    codebook, part = made_part(folder)
-    unit = MergeUnit("r", "s", (), (), None, ROWS, ROWS * choose(CONFIG, ROWS, DIM).bytes_per_vector)
+    codebook, part = made_part(folder, config)
+    unit = MergeUnit("r", "s", (), (), None, ROWS, ROWS * choose(config, ROWS, DIM).bytes_per_vector)
     estimated = unit.need(len(faiss.serialize_index(codebook)), storage(codebook), is_remote=False).memory_bytes
     return estimated, peak_growth(lambda: merge(codebook, [part], folder / "index.faiss"))
+
+
+def table_taken(folder: Path) -> tuple[int, int]:
+    """Merge one part into a shard without lists."""
+    return merge_taken(folder, TABLE)
 
 
 def gate_taken(folder: Path) -> tuple[int, int]:
@@ -131,7 +137,7 @@ def gate_taken(folder: Path) -> tuple[int, int]:
     return unit.need.memory_bytes, peak_growth(open_both)
 
 
-UNITS = {"diff": diff_taken, "train": train_taken, "merge": merge_taken, "gate": gate_taken}
+UNITS = {"diff": diff_taken, "train": train_taken, "merge": merge_taken, "table": table_taken, "gate": gate_taken}
 
 if __name__ == "__main__":
     print(*UNITS[sys.argv[1]](Path(sys.argv[2])))

@@ -1,5 +1,6 @@
 """Room for units: what is counted against what can really be written, and estimates against what real units take."""
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from dpr.stages.write_segment import SegmentUnit, Vectored
 from dpr.store import LocalStore
 from tests.collection import Collection, FirstNights
 from tests.disk import fill_disk, small_disk
-from tests.tiny import random_texts
+from tests.tiny import Quiet, random_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 1 << 20
@@ -200,7 +201,7 @@ def merge_need(night: Collection, body: SnapshotBody) -> Need:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unit", ["diff", "train", "merge", "gate"])
+@pytest.mark.parametrize("unit", ["diff", "train", "merge", "table", "gate"])
 def test_estimates_of_memory_are_below_what_a_process_takes(unit: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.engine.memory_taken", unit, str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -208,6 +209,43 @@ def test_estimates_of_memory_are_below_what_a_process_takes(unit: str, tmp_path:
     estimated, taken = map(int, ended.stdout.split())
     assert estimated > 20e6
     check_estimate(estimated, taken)
+
+
+class ShortOfMemory(Quiet):
+    """Leaves little memory from the merge on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.available_bytes = 1 << 40
+
+    def start(self, stage: str, total_rows: int, done_rows: int) -> None:
+        """Note the stage."""
+        if stage == "merge":
+            self.available_bytes = 1_000
+        super().start(stage, total_rows, done_rows)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16"])
+def test_a_kind_without_lists_that_does_not_fit_memory_is_refused_with_both_figures(
+    factory: str, tmp_path: Path, first_nights: FirstNights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is held whole while it is made: 32 numbers and an id of each passage, and the links of a graph."""
+    collection = first_nights.copy(tmp_path)
+    collection.change(index={"factory": factory, "retrain": "always", "shards": 2})
+    progress = ShortOfMemory()
+    monkeypatch.setattr("dpr.engine.room.memory_available", lambda: progress.available_bytes)
+    with pytest.raises(RoomError) as error:
+        collection.night(progress=progress)
+    pattern = (
+        r"stage merge cannot do \S+ on \S+: it needs about ([\d.]+) KB of memory, and 1\.0 KB are available; "
+        r"give the worker more memory, or raise index\.shards"
+    )
+    found = re.fullmatch(pattern, str(error.value))
+    assert found
+    least_bytes = 14 * (4 * DIM + 8 + (2 * 16 * 4 if factory != "Flat" else 0))  # one of two shards, of 30 passages
+    assert least_bytes / 1e3 < float(found[1]) < 3 * least_bytes / 1e3
+    progress.available_bytes = 1 << 40
+    assert collection.night().snapshot.number == 2
 
 
 @pytest.mark.slow
