@@ -1,13 +1,17 @@
-"""The commands of `dpr` that work on a recipe: init, check, plan, run."""
+"""The commands of `dpr` that come before and with a run: init, check, doctor, plan, run."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from ray_jobs.cli_common import Fields, Json, RecipeArgument, Stop, show
 from ray_jobs.output import console
+
+if TYPE_CHECKING:
+    from dpr.operations.check import Finding
 
 app = typer.Typer()
 Local = Annotated[bool, typer.Option("--local", help="Work in this process, without Ray.")]
@@ -41,7 +45,22 @@ def check(recipe: RecipeArgument, json_: Json = False) -> None:
     from dpr.operations.check import RecipeCheck
     from dpr.recipe_file import load_recipe
 
-    findings = RecipeCheck(load_recipe(recipe)).findings()
+    _show_findings(RecipeCheck(load_recipe(recipe)).findings(), json_)
+
+
+@app.command()
+def doctor(
+    store: Annotated[str | None, typer.Argument(metavar="[STORE]", help="Also look at this store.")] = None,
+    json_: Json = False,
+) -> None:
+    """Examine every machine of the cluster (RAY_ADDRESS), or this one: versions, clocks, disks, GPUs, open ports."""
+    from ray_jobs.doctor import examine
+
+    _show_findings(examine(store), json_)
+
+
+def _show_findings(findings: "Sequence[Finding]", json_: bool) -> None:
+    """Show what was found out about each topic, and end with the exit code of the first error."""
     rows: list[Fields] = [{"topic": f.topic, "ok": f.error is None, "found": f.sentence} for f in findings]
 
     def draw(console: Console) -> None:

@@ -33,6 +33,14 @@ class Finding:
     error: DprError | None = None
     """Why a run would fail; None: it would not."""
 
+    @classmethod
+    def of(cls, topic: str, look: Callable[[], str]) -> "Finding":
+        """Return what `look` says, or the error that it raises."""
+        try:
+            return cls(topic, look())
+        except DprError as error:
+            return cls(topic, str(error), error)
+
 
 class RecipeCheck:
     """Looks at what a recipe names, one thing after another; what failed does not keep it from looking at the rest."""
@@ -54,7 +62,7 @@ class RecipeCheck:
         }
         if (rerank := self._recipe.rerank) is not None:
             topics["re-ranker"] = lambda: _reranker(rerank)
-        return [_finding(topic, look) for topic, look in topics.items()]
+        return [Finding.of(topic, look) for topic, look in topics.items()]
 
     def _corpus(self) -> str:
         self._look = look_at(self._recipe.corpus)
@@ -125,10 +133,3 @@ def _reranker(config: RerankConfig) -> str:
     encoder = CrossEncoder(resolve_cross_encoder(config), Compute(precision=config.precision))
     (score,) = encoder.score(["a question"], ["a passage"])
     return f"{encoder.spec.name}, scored a pair ({score:.4f}); re-ranker id {encoder.spec.reranker_id}"
-
-
-def _finding(topic: str, look: Callable[[], str]) -> Finding:
-    try:
-        return Finding(topic, look())
-    except DprError as error:
-        return Finding(topic, str(error), error)
