@@ -30,6 +30,7 @@ from dpr.evaluate.judge import Judge
 from dpr.evaluate.questions import Question, QuestionSet, load_questions
 from dpr.formats.lexical_entry import FusionSettings
 from dpr.formats.manifest import Snapshot, SnapshotBody
+from dpr.lexical.fusion import describe
 from dpr.lexical.tune_fusion import gain
 from dpr.recipe import Recipe
 from dpr.run_recipe import run_recipe
@@ -43,8 +44,8 @@ from dpr.store import open_store
 
 COLLECTIONS = ("squad", "medquad")
 DEPTH, TIMED, ROUNDS, SAMPLES = 100, 200, 5, 10_000
-WEIGHTS = (5, 10, 15, 20, 25, 30, 40, 80)
-MODES = ("dense", "bm25", "rrf", "linear")
+WEIGHTS = {"linear": (5, 10, 15, 20, 25, 30, 40, 80), "scaled": (2, 4, 6, 8, 10, 12, 16, 32)}
+MODES = ("dense", "bm25", "rrf", "hybrid")
 Gains = npt.NDArray[np.float64]
 
 
@@ -59,7 +60,7 @@ class Asked:
 
     def hits(self, mode: str, some: slice, k: int) -> list[list[Hit]]:
         texts = [question.text for question in self.questions[some]]
-        search = self.by_fusion.get(mode, self.by_fusion["linear"])
+        search = self.by_fusion.get(mode, self.by_fusion["hybrid"])
         if mode == "dense":
             return search.dense(self.vectors_QD[some], k)
         return search.bm25(texts, k) if mode == "bm25" else search.hybrid(texts, self.vectors_QD[some], k)
@@ -89,7 +90,7 @@ def asked(store: Path, body: SnapshotBody, questions: QuestionSet) -> Asked:
         raise SystemExit(f"{store} has no index of words")
     vectors = VectorSearch.open(opened, body)
     words = LexicalSearch.open(opened, body.lexical, body.segments, body.deletions)
-    fusions = {"linear": body.lexical.hybrid, "rrf": FusionSettings(fusion="rrf", weight=1.0, candidates=200)}
+    fusions = {"hybrid": body.lexical.hybrid, "rrf": FusionSettings(fusion="rrf", weight=1.0, candidates=200)}
     _, held_out = split_questions(len(questions.questions), 7)
     chosen = [questions.questions[place] for place in held_out]
     encoder = QuestionEncoder(resolve(body.encoder.config).question, Compute(body.encoder.config.precision))
@@ -144,24 +145,30 @@ def table(asked: Asked, hybrid: FusionSettings) -> list[str]:
         figures: Sequence[float] = [*shares, gains[mode].mean()]  # type: ignore[list-item]
         times = [milliseconds(asked, mode, k) for k in (10, 100)]
         lines.append(f"| {mode} | {' | '.join(f'{x:.4f}' for x in figures)} | {times[0]:.2f} | {times[1]:.2f} |")
-    lines += ["", f"Linear: BM25 + {hybrid.weight:g} * inner product, {hybrid.candidates} candidates of each.", ""]
+    lines += ["", f"Hybrid: {describe(hybrid)} (100 for 100 hits).", ""]
     lines += [f"- {a} against {b}, nDCG@10: {interval(gains[a], gains[b])}" for a, b in PAIRS]
     return lines
 
 
 def fixed_weights(asked: Asked) -> list[str]:
     """nDCG@10 with weights that are not tuned, as lines of Markdown."""
-    tried = [FusionSettings(fusion="linear", weight=weight, candidates=200) for weight in WEIGHTS]
+    pairs = [(fusion, weight) for fusion, weights in WEIGHTS.items() for weight in weights]
+    fields = ({"fusion": fusion, "weight": weight, "candidates": 200} for fusion, weight in pairs)
+    tried = [FusionSettings.model_validate(each) for each in fields]
     found = asked.both.candidates([question.text for question in asked.questions], asked.vectors_QD, 200)
     judge = Judge(QuestionSet(tuple(asked.questions), "ids"), asked.both.vectors.segments, found)
-    gains = np.zeros(len(WEIGHTS))
+    gains = np.zeros(len(tried))
     for question in judge.reading(np.arange(len(found))):
         gains += [gain(judge.rank(question, found[question].best(each, 10)[1])) for each in tried]
-    figures = zip(WEIGHTS, gains / len(found), strict=True)
-    return ["", "nDCG@10 by weight: " + ", ".join(f"{weight} {figure:.4f}" for weight, figure in figures)]
+    figures = dict(zip(pairs, gains / len(found), strict=True))
+    lines = [
+        f"nDCG@10 by weight, {fusion}: " + ", ".join(f"{weight} {figures[fusion, weight]:.4f}" for weight in weights)
+        for fusion, weights in WEIGHTS.items()
+    ]
+    return ["", lines[0], "", lines[1]]
 
 
-PAIRS = (("linear", "dense"), ("linear", "bm25"), ("linear", "rrf"))
+PAIRS = (("hybrid", "dense"), ("hybrid", "bm25"), ("hybrid", "rrf"))
 
 
 def main() -> None:

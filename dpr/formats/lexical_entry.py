@@ -19,8 +19,9 @@ class LexicalPartEntry(Document):
 class FusionSettings(Document):
     """How the results of dense search and of BM25 become one ranking (`dpr.lexical.fusion`)."""
 
-    fusion: Literal["linear", "rrf"]
-    """`linear`: BM25 + weight * inner product; `rrf`: reciprocal rank fusion."""
+    fusion: Literal["linear", "scaled", "rrf"]
+    """`linear`: BM25 + weight * inner product; `scaled`: the same, BM25 divided by the square root of the number of the
+    question's terms; `rrf`: reciprocal rank fusion."""
     weight: float
     """Of the inner product; without effect on `rrf`."""
     candidates: int

@@ -41,6 +41,8 @@ class Found(NamedTuple):
     """Best first; score -inf and id -1 where fewer rows hold a term of the question."""
     others_QC: Scores
     """Scores of the other ids that were asked for; 0 where they share no term with the question."""
+    terms_Q: list[int]
+    """Terms of each question, repetitions included."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Bm25:
                 list(pool.map(answer, range(len(questions))))
         else:
             list(map(answer, range(len(questions))))
-        return Found(scores_QK, ids_QK, scores_QC)
+        return Found(scores_QK, ids_QK, scores_QC, [len(question) for question in questions])
 
     def _search(self, hashes: Hashes, wanted_B: Bits, best: tuple[Floats, Ids], others: tuple[Ids, Floats]) -> None:
         """Fill in the best for one question (scores_K, ids_K), and for the others (ids_C, scores_C) the scores."""

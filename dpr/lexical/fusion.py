@@ -1,15 +1,18 @@
 """Fusion: one ranking from the results of dense search and of BM25.
 
-Both fusions rank the union of the best candidates of each side:
+All fusions rank the union of the best candidates of each side:
 
 - *linear*: BM25 + weight * inner product (Karpukhin et al. 2020, section 5.1; their weight is 1.1 for unnormalised
   vectors). Each candidate has its true score on both sides, whichever side found it.
+- *scaled*: BM25 / sqrt(terms of the question) + weight * inner product. BM25 is a sum over the terms of a question, so
+  its scores lie further apart for long questions, and inner products do not. One weight suits short and long questions.
 - *rrf*: the sum of 1 / (60 + rank) over the sides that found it (Cormack et al. 2009). It needs no scale, so it suits
   vectors of any length.
 
 Shapes: C candidates of one question, K hits.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +25,20 @@ from dpr.index.truth import Ids
 from dpr.recipe import LexicalConfig
 
 RRF_CONSTANT = 60
-FIXED_WEIGHT, FIXED_CANDIDATES = 20.0, 50
-"""For vectors of unit length, where no questions are there to tune by: within 0.003 and 0.005 of the best nDCG@10 on
-SQuAD and MedQuAD, where more candidates gain nothing (benchmarks/hybrid.py)."""
+FIXED_WEIGHT, FIXED_CANDIDATES = 10.0, 20
+"""For vectors of unit length, where no questions are there to tune by: within 0.002 of the best nDCG@10 on SQuAD and on
+MedQuAD, where more candidates gain nothing (benchmarks/hybrid.py)."""
 NOT_FOUND = 0
 """Stands in an array of ranks for a candidate that the side did not find."""
 Ranks = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+
+FORMULAS = {
+    "linear": "BM25 + {weight:g} * inner product",
+    "scaled": "BM25 / sqrt(terms) + {weight:g} * inner product",
+    "rrf": "reciprocal rank fusion",
+}
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,14 @@ class Candidates:
     dense_ranks_C: Ranks
     bm25_scores_C: Floats
     bm25_ranks_C: Ranks
+    terms: int
+    """Of the question, repetitions included."""
 
     def scores(self, settings: FusionSettings) -> Floats:
         """Return the fused scores (C,); -inf for those beyond the settings' number of candidates on both sides."""
-        if settings.fusion == "linear":
-            scores_C = self.bm25_scores_C + settings.weight * self.dense_scores_C
+        if settings.fusion != "rrf":
+            spread = math.sqrt(max(1, self.terms)) if settings.fusion == "scaled" else 1.0
+            scores_C = self.bm25_scores_C / spread + settings.weight * self.dense_scores_C
         else:
             scores_C = _reciprocal(self.dense_ranks_C) + _reciprocal(self.bm25_ranks_C)
         most = settings.candidates
@@ -85,16 +98,22 @@ class Candidates:
             first(self.dense_ranks_C),
             best(self.bm25_scores_C, np.maximum),
             first(self.bm25_ranks_C),
+            self.terms,
         )
 
 
 def fixed_settings(config: LexicalConfig, *, unit_length: bool) -> FusionSettings:
     """Return how to fuse where there are no questions to tune by: as the recipe says, else by the length of vectors."""
-    return FusionSettings(
-        fusion="linear" if unit_length or config.weight is not None else "rrf",
-        weight=FIXED_WEIGHT if config.weight is None else config.weight,
-        candidates=config.candidates or FIXED_CANDIDATES,
-    )
+    candidates = config.candidates or FIXED_CANDIDATES
+    if config.weight is not None:
+        return FusionSettings(fusion="linear", weight=config.weight, candidates=candidates)
+    return FusionSettings(fusion="scaled" if unit_length else "rrf", weight=FIXED_WEIGHT, candidates=candidates)
+
+
+def describe(settings: FusionSettings) -> str:
+    """Say how both sides are fused."""
+    formula = FORMULAS[settings.fusion].format(weight=settings.weight)
+    return f"{formula} over {settings.candidates} candidates of each"
 
 
 def ranks_of(found_K: Ids, ids_C: Ids) -> Ranks:

@@ -27,19 +27,28 @@ Gains = npt.NDArray[np.float64]
 
 def settings_to_try(found: Sequence[Candidates], config: LexicalConfig) -> list[FusionSettings]:
     """Return the settings to try on questions, for what a recipe leaves open; those with fewer candidates first."""
-    weights = [config.weight] if config.weight is not None else list(_weights(found))
+    tried = [("linear", config.weight)] if config.weight is not None else list(_fusions(found))
     made = []
     for most in [config.candidates] if config.candidates is not None else CANDIDATES:
-        made += [FusionSettings(fusion="linear", weight=weight, candidates=most) for weight in weights]
-        if config.weight is None:
-            made.append(FusionSettings(fusion="rrf", weight=FIXED_WEIGHT, candidates=most))
+        fields = ({"fusion": fusion, "weight": weight, "candidates": most} for fusion, weight in tried)
+        made += [FusionSettings.model_validate(each) for each in fields]
     return made
 
 
-def _weights(found: Sequence[Candidates]) -> Iterator[float]:
-    """Yield weights around the ratio of spreads: best score minus worst of what a side found, over all questions."""
+def _fusions(found: Sequence[Candidates]) -> Iterator[tuple[str, float]]:
+    yield from (("linear", weight) for weight in _weights(found, [1.0] * len(found)))
+    yield from (("scaled", weight) for weight in _weights(found, [math.sqrt(max(1, each.terms)) for each in found]))
+    yield "rrf", FIXED_WEIGHT
+
+
+def _weights(found: Sequence[Candidates], scales: Sequence[float]) -> Iterator[float]:
+    """Yield weights around the ratio of spreads: best score minus worst of what a side found, over all questions.
+
+    BM25 is divided by the scale of each question.
+    """
     dense = sum(_spread(each.dense_scores_C[each.dense_ranks_C != NOT_FOUND]) for each in found)
-    bm25 = sum(_spread(each.bm25_scores_C[each.bm25_ranks_C != NOT_FOUND]) for each in found)
+    words = (_spread(each.bm25_scores_C[each.bm25_ranks_C != NOT_FOUND]) for each in found)
+    bm25 = sum(spread / scale for spread, scale in zip(words, scales, strict=True))
     alike = bm25 / dense if dense and bm25 else FIXED_WEIGHT
     yield from (float(f"{times * alike:.3g}") for times in WEIGHT_TIMES)
 

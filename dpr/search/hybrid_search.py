@@ -50,7 +50,8 @@ class HybridSearch:
             _put(bm25_U, ids_U, by_vectors, found.others_QC[question])
             _put(bm25_U, ids_U, by_words, found.scores_QK[question])
             dense_ranks_U, bm25_ranks_U = ranks_of(by_vectors, ids_U), ranks_of(by_words, ids_U)
-            both = Candidates(ids_U, scores_U[there_U].astype(np.float64), dense_ranks_U, bm25_U, bm25_ranks_U)
+            dense_U, terms = scores_U[there_U].astype(np.float64), found.terms_Q[question]
+            both = Candidates(ids_U, dense_U, dense_ranks_U, bm25_U, bm25_ranks_U, terms)
             made.append(both.of_passages(self.vectors.passages(ids_U)) if self.vectors.windows else both)
         return made
 

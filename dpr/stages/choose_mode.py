@@ -25,6 +25,7 @@ from dpr.formats.lexical_entry import FusionSettings, LexicalEntry, ModesReport,
 from dpr.formats.manifest import GateReport, IndexEntry
 from dpr.formats.records import ObjectRef, Result, read_record
 from dpr.index.hardware import Hardware, faiss_threads
+from dpr.lexical.fusion import FORMULAS, describe
 from dpr.lexical.tune_fusion import CANDIDATES, GAIN_DEPTH, best_settings, gain, settings_to_try
 from dpr.run import Run
 from dpr.search.hybrid_search import HybridSearch
@@ -93,6 +94,7 @@ def _plan_modes(
             "answers": [list(question.answers) for question in questions.questions],
             "gate": run.recipe.gate.model_dump(mode="json", include={"answers", "at"}),
             "seed": context.config.seed,
+            "fusions": sorted(FORMULAS),
         }
     )
     record = layout.record(layout.modes(context.encoder_id, questions_id, modes_id))
@@ -173,12 +175,11 @@ class MeasureModes:
 
 def _describe(report: ModesReport, hybrid: FusionSettings, mode: SearchMode, *, is_given: bool) -> str:
     """Return the choice in one sentence: what was chosen, and what was measured."""
-    how = f"BM25 + {hybrid.weight:g} * inner product" if hybrid.fusion == "linear" else "reciprocal rank fusion"
     gains = ", ".join(f"{name} {value:.4f}" for name, value in report.ndcg.items())
     better = "hybrid is better" if mode == "hybrid" else "hybrid is not clearly better"
     why = "the recipe says so" if is_given else better
     interval = f"{report.difference:+.4f}, 95% interval {report.difference_low:+.4f} to {report.difference_high:+.4f}"
     return (
         f"{mode} is the default, since {why}: nDCG@{GAIN_DEPTH} {gains}; hybrid against dense {interval}; hybrid is "
-        f"{how} over {hybrid.candidates} candidates of each"
+        f"{describe(hybrid)}"
     )

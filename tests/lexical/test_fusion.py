@@ -1,5 +1,7 @@
 """Fusion against the formulas, written out for one candidate at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ CANDIDATES = Candidates(
     dense_ranks_C=ranks_of(np.array([*BY_DENSE, -1]), IDS),
     bm25_scores_C=np.array([BM25[id_] for id_ in sorted(BM25)]),
     bm25_ranks_C=ranks_of(np.array(BY_WORDS), IDS),
+    terms=9,
 )
 
 
@@ -32,6 +35,15 @@ def test_the_linear_combination_adds_true_scores_of_both_sides() -> None:
     assert scores == pytest.approx(sorted(expected.values(), reverse=True)[:4])
 
 
+def test_scores_by_words_are_scaled_by_the_length_of_the_question() -> None:
+    expected = {id_: BM25[id_] / 3 + 5 * DENSE[id_] for id_ in DENSE}
+    scores, places = CANDIDATES.best(settings("scaled", weight=5.0), 4)
+    assert CANDIDATES.ids_C[places].tolist() == sorted(expected, key=lambda id_: -expected[id_])[:4]
+    assert scores == pytest.approx(sorted(expected.values(), reverse=True)[:4])
+    without_terms = replace(CANDIDATES, terms=0)
+    assert without_terms.best(settings("scaled"), 5)[0] == pytest.approx(CANDIDATES.best(settings("linear"), 5)[0])
+
+
 def test_reciprocal_ranks_are_added_over_the_sides_that_found_a_candidate() -> None:
     expected = {id_: sum(1 / (61 + side.index(id_)) for side in (BY_DENSE, BY_WORDS) if id_ in side) for id_ in DENSE}
     scores, places = CANDIDATES.best(settings("rrf"), 5)
@@ -42,10 +54,10 @@ def test_reciprocal_ranks_are_added_over_the_sides_that_found_a_candidate() -> N
 @pytest.mark.parametrize(
     ("config", "unit_length", "expected"),
     [
-        (LexicalConfig(), True, ("linear", 20.0, 50)),
-        (LexicalConfig(), False, ("rrf", 20.0, 50)),
-        (LexicalConfig(weight=1.1), False, ("linear", 1.1, 50)),
-        (LexicalConfig(candidates=70), True, ("linear", 20.0, 70)),
+        (LexicalConfig(), True, ("scaled", 10.0, 20)),
+        (LexicalConfig(), False, ("rrf", 10.0, 20)),
+        (LexicalConfig(weight=1.1), False, ("linear", 1.1, 20)),
+        (LexicalConfig(candidates=70), True, ("scaled", 10.0, 70)),
     ],
 )
 def test_without_questions_recipe_and_length_of_vectors_decide(
@@ -55,7 +67,7 @@ def test_without_questions_recipe_and_length_of_vectors_decide(
     assert (made.fusion, made.weight, made.candidates) == expected
 
 
-@pytest.mark.parametrize("fusion", ["linear", "rrf"])
+@pytest.mark.parametrize("fusion", ["linear", "scaled", "rrf"])
 def test_only_the_first_of_each_side_are_candidates(fusion: str) -> None:
     _, places = CANDIDATES.best(settings(fusion, candidates=1), 5)
     assert sorted(CANDIDATES.ids_C[places].tolist()) == [10, 30]
@@ -72,4 +84,4 @@ def test_windows_of_a_passage_are_one_candidate() -> None:
         for ranks_C, side in ((found.dense_ranks_C, BY_DENSE), (found.bm25_ranks_C, BY_WORDS)):
             assert ranks_C[place] == min((side.index(w) + 1 for w in windows if w in side), default=0)
     assert found.ids_C.tolist() == sorted(found.ids_C.tolist())
-    assert len(found.ids_C) == 3
+    assert (len(found.ids_C), found.terms) == (3, 9)

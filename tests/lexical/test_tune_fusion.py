@@ -19,16 +19,18 @@ CANDIDATES_C = Candidates(
     dense_ranks_C=np.array([3, 1, 2, 0]),
     bm25_scores_C=np.array([8.0, 2.0, 0.0, 7.0]),
     bm25_ranks_C=np.array([1, 3, 0, 2]),
+    terms=4,
 )
 
 
 def test_weights_lie_around_the_ratio_of_what_the_sides_found() -> None:
     tried = settings_to_try([CANDIDATES_C] * 3, LexicalConfig())
-    weights = sorted({each.weight for each in tried if each.fusion == "linear"})
-    alike = (8.0 - 2.0) / (0.5 - 0.1)  # what only the other side found does not count
-    assert weights[0] == pytest.approx(alike / 16, rel=0.01)
-    assert weights[-1] == pytest.approx(alike * 4, rel=0.01)
-    assert pytest.approx(alike) in weights
+    for fusion, scale in (("linear", 1), ("scaled", 2)):
+        weights = sorted({each.weight for each in tried if each.fusion == fusion})
+        alike = (8.0 - 2.0) / scale / (0.5 - 0.1)  # what only the other side found does not count
+        assert weights[0] == pytest.approx(alike / 16, rel=0.01)
+        assert weights[-1] == pytest.approx(alike * 4, rel=0.01)
+        assert pytest.approx(alike) in weights
     assert {each.candidates for each in tried} == {20, 50, 100, 200}
     assert {each.candidates for each in tried if each.fusion == "rrf"} == {20, 50, 100, 200}
 

@@ -17,7 +17,7 @@ from dpr.recipe import LexicalConfig
 from dpr.search.retrieve import Retriever
 from dpr.store.lease import Lease
 from tests.collection import Collection, FirstNights, let_pass
-from tests.lexical.oracle import bm25s_scores
+from tests.lexical.oracle import bm25s_scores, tokens
 from tests.tiny import Quiet, random_texts
 
 QUESTIONS = ["w1 w2 w3", "w7 w8", "w150 w20"]
@@ -42,7 +42,8 @@ def assert_answers_are_right(collection: Collection) -> None:
         by_both = retriever.search(QUESTIONS, 5, mode="hybrid").hits
     for question in range(len(QUESTIONS)):
         dense_N, bm25_N = (dict(zip(ids, s_QN[question].tolist(), strict=True)) for s_QN in (dense_QN, bm25_QN))
-        fused_N = {id_: bm25_N[id_] + 20.0 * dense_N[id_] for id_ in ids}
+        terms = len(tokens([QUESTIONS[question]], CONFIG)[0])
+        fused_N = {id_: bm25_N[id_] / terms**0.5 + 10.0 * dense_N[id_] for id_ in ids}
         for hits, scores_N in ((by_words[question], bm25_N), (by_both[question], fused_N)):
             best = sorted(scores_N.values(), reverse=True)[:5]
             best = [score for score in best if score > 0]

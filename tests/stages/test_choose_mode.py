@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpr.formats.lexical_entry import ModesReport
+from dpr.formats.lexical_entry import FusionSettings, ModesReport
 from dpr.formats.manifest import SnapshotBody
 from dpr.search.retrieve import Retriever
 from dpr.stages.gate import split_questions
@@ -92,7 +92,7 @@ def test_few_questions_measure_and_do_not_tune(first_nights: FirstNights, tmp_pa
     modes = modes_of(body)
     assert body.lexical is not None
     assert (modes.tuned_on, modes.measured_on) == (0, 40)
-    assert (body.lexical.hybrid.weight, body.lexical.hybrid.candidates) == (20.0, 50)
+    assert body.lexical.hybrid == FusionSettings(fusion="scaled", weight=10.0, candidates=20)
     assert body.lexical.mode == "hybrid"
     assert modes.ndcg["bm25"] == 1.0
 
