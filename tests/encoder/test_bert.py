@@ -77,27 +77,28 @@ def test_a_model_that_was_used_before_is_loaded_without_transformers(bert: Path,
     """Also after its tokenizer's files changed, which are then read again."""
     script = """
 import sys
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.network import load_network
 from dpr.encoder.spec import resolve
+from dpr.encoder.tokens import TowerTokenizer
 from dpr.recipe import EncoderConfig
-config = EncoderConfig(model=sys.argv[1], pooling="mean", max_tokens=int(sys.argv[2]))
-encoder = QuestionEncoder(resolve(config).question)
-tokens = encoder._tokenizer.questions(["The king of the ocean, the city and the river"])
+config = EncoderConfig(model=sys.argv[1], pooling="mean")
+spec = resolve(config)
+load_network(spec.question)
+tokens = TowerTokenizer(spec.question).questions(["The king of the ocean, the city and the river"])
 print("transformers" in sys.modules, tokens.ids_T.tolist())
 """
 
-    def run(max_tokens: int) -> list[str]:
-        command = [sys.executable, "-c", script, str(bert), str(max_tokens)]
+    def run() -> list[str]:
+        command = [sys.executable, "-c", script, str(bert)]
         environment = {"DPR_CACHE": str(tmp_path / "cache"), "PYTHONPATH": ":".join(sys.path)}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split(" ", 1)
 
-    first, again = run(20), run(20)
+    first, again = run(), run()
     assert (first[0], again[0], again[1]) == ("True", "False", first[1])
-    assert run(6)[1].count(",") == 5
     for file in (bert / "tokenizer.json", bert / "vocab.txt"):
         if file.exists():
             file.write_text(file.read_text(encoding="utf-8").replace("king", "kinf"), encoding="utf-8")
-    assert run(20)[1] != first[1]
+    assert run()[1] != first[1]
 
 
 def change_weights(folder: Path, change: Callable[[Weights], Weights]) -> None:
