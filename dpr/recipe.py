@@ -216,6 +216,10 @@ class GateConfig(_Config):
     max_drop: Share | None = 0.02
     """By how much the share of questions answered, within any rank of `at`, may fall below that of the live snapshot on
     the same questions. A fall that chance explains never stops a run. null: they are not compared."""
+    max_loss: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """By how much the share of questions answered within `index.recall_at` hits may be lower through the index than by
+    exact search, e.g. 0.002. Where it is set and the questions are too few to tell, sentences of as many passages as it
+    takes are asked beside them. A loss that chance explains never stops a run. null: it is only reported."""
     after_publish: str | None = None
     """Shell command that looks at the new snapshot once it is published, with its store and number in DPR_STORE and
     DPR_SNAPSHOT. If it fails, the snapshot before becomes live again. null: none."""

@@ -10,6 +10,7 @@ All values lie between 0 and 1, as those of all metrics here do. The same values
 Shapes: Q questions, M metrics, R resamples, N values that are not zero.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ import numpy.typing as npt
 RESAMPLES = 10_000
 MIN_QUESTIONS = 20
 """Fewer questions do not tell how much values vary: an interval is then that of all possible means."""
+TAIL = 0.05
+"""Of a bound on one side."""
 TAILS = (2.5, 97.5)
 """Percentiles that bound a 95% interval."""
 VALUES_AT_ONCE = 1 << 22
@@ -52,6 +55,33 @@ class Difference:
     """Questions whose value is larger than the other."""
     lost: int
     tied: int
+
+
+def share_at_most(found: int, asked: int) -> float:
+    """Return the largest share with which `found` or fewer of `asked` come about in 5 of 100 cases; 1 if none is asked.
+
+    So the share is below it with a confidence of 95% (Clopper and Pearson 1934), also where nothing was found.
+    """
+    low, high = found / max(1, asked), 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _at_most_probability(found, asked, middle) > TAIL else (low, middle)
+    return high
+
+
+def share_at_least(found: int, asked: int) -> float:
+    """Return the share that is exceeded with a confidence of 95%, as `share_at_most` bounds it from above."""
+    return 1.0 - share_at_most(asked - found, asked)
+
+
+def _at_most_probability(found: int, asked: int, share: float) -> float:
+    """Return how probable `found` or fewer of `asked` are (binomial distribution), for a share above 0."""
+    if found >= asked or share >= 1.0:
+        return float(found >= asked)
+    places = np.arange(found + 1)
+    steps = np.log(asked - places[:-1]) - np.log(places[1:]) + math.log(share) - math.log1p(-share)
+    logs = asked * math.log1p(-share) + np.concatenate([[0.0], np.cumsum(steps)])
+    return float(np.exp(logs).sum())
 
 
 def mean_interval(values_Q: Values, seed: int = 0) -> Interval:

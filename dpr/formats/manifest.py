@@ -137,6 +137,21 @@ class IndexEntry(Document):
         return sum(shard.object.size_bytes for shard in self.shards)
 
 
+class IndexLoss(Document):
+    """What the index loses against exact search: questions answered within the first `IndexEntry.at` hits."""
+
+    kind: str
+    """`questions`: those of the recipe; `sentences`: sentences of passages, each answered by its own passage."""
+    asked: int
+    """None of them chose settings, unless they are fewer than 50."""
+    lost: int
+    """Questions that exact search answers and the index does not."""
+    won: int
+    """Questions that only the index answers: it missed a better hit, so the answer moved up."""
+    at_most: float
+    """The share lost is below this with a confidence of 95%, what was won left out."""
+
+
 class GateReport(Document):
     """What the gate measured; recalls are against exact search, of the first `IndexEntry.at` hits."""
 
@@ -173,6 +188,8 @@ class GateReport(Document):
     ranks: ObjectRef | None = None
     """The rank at which the index answers each question (`dpr.stages.answer_ranks`); None without questions of the
     recipe."""
+    losses: list[IndexLoss] = Field(default_factory=list)
+    """Of the recipe's questions, and of sentences of passages; empty in older snapshots."""
     modes: ModesReport | None = None
     """None: the snapshot has no index of words, or the recipe no questions."""
 

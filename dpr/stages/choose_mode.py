@@ -121,9 +121,9 @@ class MeasureModes:
             index = open_index(store, unit.index, segments)
             vectors = VectorSearch(index, few, segments, deeper, windows=unit.windows)
             words = LexicalSearch.open(store, unit.lexical, context.segments, context.deletions)
-            found = HybridSearch(vectors, words).candidates(
-                unit.questions.texts, read_questions(store, unit.vectors), most
-            )
+            texts = unit.questions.texts
+            questions_QD = read_questions(store, unit.vectors)[: len(texts)]  # sentences may be behind them
+            found = HybridSearch(vectors, words).candidates(texts, questions_QD, most)
         judge = Judge(unit.questions, segments, found)
         tuning, held_out = split_questions(len(found), context.config.seed)
         hybrid, tuned_on = unit.lexical.hybrid, 0

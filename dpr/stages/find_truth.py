@@ -8,7 +8,7 @@ Shapes: Q questions, K neighbours, D dimensions.
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from dpr.index.merging import ROW_BITS
 from dpr.index.truth import Ids, RunningTopk, Scores, exact_topk
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
-from dpr.stages.question_vectors import QuestionVectors, question_vectors, read_questions
+from dpr.stages.question_vectors import QuestionVectors, live_among, question_vectors, read_questions
 from dpr.stages.train import IndexContext
 from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
@@ -75,6 +75,8 @@ class Truth:
     ids_QK: Ids
     cut: CutTexts
     """What the questions lost to the token limit."""
+    own_ids_S: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    """The passages of the sentences, which are the last S questions; -1 for one that does not live here any more."""
 
 
 def find_truth(run: Run, context: IndexContext, depth: int) -> Truth:
@@ -95,7 +97,19 @@ def find_truth(run: Run, context: IndexContext, depth: int) -> Truth:
     if exhausted:  # too many of a question's neighbours died, so these segments are compared again without dead rows
         again = results(exhausted, depth, context.deletions)
         _add_living(run.store, best, exhausted, again, deletions)
-    return Truth(questions_id, vectors.vectors, *best.best(), vectors.cut)
+    own_ids_S = _own_ids(context, deletions, vectors.drawn)
+    return Truth(questions_id, vectors.vectors, *best.best(), vectors.cut, own_ids_S)
+
+
+def _own_ids(context: IndexContext, deletions: DeletionSet, drawn: Sequence[tuple[str, int]]) -> Ids:
+    """Return the index ids (S,) of passages that gave sentences; -1 for those that do not live there."""
+    live = live_among(context, deletions, drawn)
+    numbers = {entry.object.sha256: entry.number for entry in context.segments}
+    ids = [
+        numbers[sha256] << ROW_BITS | row if lives else MISSING
+        for (sha256, row), lives in zip(drawn, live, strict=True)
+    ]
+    return np.array(ids, np.int64)
 
 
 def _plan_truth(

@@ -5,7 +5,6 @@ Shapes: Q questions, K neighbours.
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Done, Stage, Step, Work, recorded
 from dpr.evaluate.questions import QuestionSet
+from dpr.evaluate.significance import share_at_most
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.manifest import CodebookEntry, DeeperSettings, GateReport, IndexEntry
@@ -29,11 +29,12 @@ from dpr.search.segment_set import SegmentSet
 from dpr.search.vector_search import VectorSearch, open_index
 from dpr.stages.answer_ranks import put_ranks, shares_within, tell_unanswered
 from dpr.stages.find_truth import Truth, find_truth
+from dpr.stages.index_loss import Answered, describe_loss, loss_of_sentences
 from dpr.stages.new_sentences import NewSentences, new_sentences
 from dpr.stages.passages_found import WINDOWS_DEEPER, answered_ranks, recall_of_segments, true_passages
 from dpr.stages.question_vectors import read_questions
 from dpr.stages.train import IndexContext
-from dpr.store import open_store
+from dpr.store import Store, open_store
 
 MAX_TUNING_QUESTIONS = 1_000
 """Questions that settings are chosen on: enough to know the recall of 20 hits each to a fraction of a percent."""
@@ -140,12 +141,11 @@ class MeasureIndex:
     def __call__(self, unit: GateUnit) -> GateResult:
         context, truth = self._context, unit.truth
         store = open_store(context.store_url)
-        # the cache makes room between two of them
-        fetched_bytes = max(bytes_to_fetch(store, shard.object) for shard in unit.index.shards)
-        check_room(store, "gate", unit.record, replace(unit.need, cache_bytes=fetched_bytes))
+        _check_room(store, unit)
         questions_QD = read_questions(store, truth.vectors)
         segments = SegmentSet.open(store, context.segments, context.deletions, verify=False)
-        tuning, held_out = split_questions(len(questions_QD), context.config.seed)
+        own = len(unit.questions.questions) if unit.questions else len(questions_QD)
+        tuning, held_out = split_questions(own, context.config.seed)
         with faiss_threads(self._hardware.threads):
             index = open_index(store, unit.index, segments)
             known = KnownQuestions(questions_QD, truth.scores_QK, truth.ids_QK, segments.fetching)
@@ -163,9 +163,12 @@ class MeasureIndex:
                 (recall,) = known.some(held_out).recalls(ids_QK[held_out], at, [at])
             of_new = scores_QK[asked:], ids_QK[asked:]
             new_recall = recall_of_segments(unit.new.segments, search, sentences_QD, of_new) if unit.new else None
-            answered = self._answered(unit, search, questions_QD, ids_QK[:asked], true[1])
+            answered = self._answered(unit, search, questions_QD[:own], ids_QK[:own], true[1][:own])
+            sentences_S = np.arange(own, asked) if unit.questions else held_out
+            losses = [answered.loss(held_out, at)] if unit.questions else []
+            losses += loss_of_sentences(unit.truth, search, sentences_S, ids_QK, true[1][:, :at])
         report = GateReport(
-            questions=asked,
+            questions=own,
             question_kind="sentences" if unit.questions is None else "questions",
             questions_id=truth.questions_id,
             questions_cut=truth.cut,
@@ -182,11 +185,12 @@ class MeasureIndex:
             settings=describe(tuned, context.config),
             accuracy_index=shares_within(answered.by_index, self._gate.at),
             accuracy_exact=shares_within(answered.exactly, self._gate.at),
+            losses=losses,
             ranks=put_ranks(store, unit.ranks_stem, unit.questions, answered.by_index) if unit.questions else None,
         )
         return GateResult(
             rows=len(questions_QD),
-            report=report.model_copy(update={"settings": _all_settings(report, deeper)}),
+            report=report.model_copy(update={"settings": _all_settings(report, deeper, at)}),
             nprobe=tuned.settings.nprobe,
             margin=tuned.settings.margin,
             rescore=tuned.settings.rescore,
@@ -206,32 +210,31 @@ class MeasureIndex:
 
     def _answered(
         self, unit: GateUnit, search: VectorSearch, questions_QD: Scores, ids_QK: Ids, true_QK: Ids
-    ) -> "_Answered":
+    ) -> Answered:
         """Return the ranks of answers by the index and by exact search; none without answers.
 
         The index is searched as for users: `ids_QK` are the first `recall_at` hits, and those behind come from a search
         for more.
         """
         if unit.questions is None:
-            return _Answered([], [])
+            return Answered([], [])
         few, depth = self._context.config.recall_at, max(self._gate.at)
         by_index = answered_ranks(unit.questions, search.segments, ids_QK)
         if depth > few:
             more = answered_ranks(unit.questions, search.segments, search.top(questions_QD, depth)[1])
             later = [None if rank is None else max(rank, few + 1) for rank in more]
             by_index = [rank or other for rank, other in zip(by_index, later, strict=True)]
-        return _Answered(by_index, answered_ranks(unit.questions, search.segments, true_QK[:, :depth]))
+        return Answered(by_index, answered_ranks(unit.questions, search.segments, true_QK[:, :depth]))
 
 
-class _Answered(NamedTuple):
-    """The rank of the first hit that answers each question; None: none does."""
+def _check_room(store: Store, unit: GateUnit) -> None:
+    # the cache makes room between two shards
+    fetched_bytes = max(bytes_to_fetch(store, shard.object) for shard in unit.index.shards)
+    check_room(store, "gate", unit.record, replace(unit.need, cache_bytes=fetched_bytes))
 
-    by_index: list[int | None]
-    exactly: list[int | None]
 
-
-def _all_settings(report: GateReport, deeper: Tuned | None) -> str:
-    """Return the settings that were chosen, the recall of new passages, and how sure it is with few questions."""
+def _all_settings(report: GateReport, deeper: Tuned | None, at: int) -> str:
+    """Return the settings that were chosen, the recall of new passages, how sure it is, and what the index loses."""
     sentences = [report.settings]
     if deeper is not None:
         more, found = deeper.settings, f"recall@{deeper.settings.at} {deeper.recall:.4f}"
@@ -239,8 +242,10 @@ def _all_settings(report: GateReport, deeper: Tuned | None) -> str:
     if report.new_recall is not None:
         sentences.append(f"recall of new passages {report.new_recall:.4f}, asked for by {report.new_asked} sentences")
     if report.questions < 2 * MIN_HALF:
-        error = (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
-        sentences.append(f"only {report.questions} questions were asked, so recall is known to ± {2 * error:.2f}")
+        error = 2 * (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
+        error = max(error, share_at_most(0, report.measured_on))  # what is found every time tells no more
+        sentences.append(f"only {report.questions} questions were asked, so recall is known to ± {error:.2f}")
+    sentences += [describe_loss(loss, at) for loss in report.losses]
     return "; ".join(sentences)
 
 

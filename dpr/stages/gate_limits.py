@@ -1,9 +1,11 @@
 """What the gate demands before a snapshot is published."""
 
 from dpr.errors import GateError
-from dpr.evaluate.significance import MIN_QUESTIONS
+from dpr.evaluate.significance import MIN_QUESTIONS, share_at_least
+from dpr.formats.manifest import GateReport
 from dpr.recipe import Recipe
 from dpr.stages.gate import GateResult
+from dpr.stages.index_loss import describe_loss
 
 MAX_LOSS = 0.2
 """By which the recall that is measured may be below that of tuning: three standard deviations of chance for 50
@@ -37,6 +39,7 @@ def check_gate(recipe: Recipe, result: GateResult) -> None:
             "nothing was published: look at gate.questions, at gate.answers, which says what answers are, and at the "
             "encoder"
         )
+    _check_losses(recipe, report)
     for k, minimum in sorted(gate.min_accuracy.items()):
         reached = report.accuracy_index.get(str(k))
         if reached is None:
@@ -45,6 +48,21 @@ def check_gate(recipe: Recipe, result: GateResult) -> None:
             raise GateError(
                 f"top-{k} accuracy is {reached:.4f}, the recipe demands {minimum} (gate.min_accuracy); nothing was "
                 "published: look at the corpus and the encoder, or lower the demand"
+            )
+
+
+def _check_losses(recipe: Recipe, report: GateReport) -> None:
+    """Raise GateError if the index surely loses more than the recipe allows."""
+    allowed, at = recipe.gate.max_loss, recipe.index.recall_at
+    if allowed is None:
+        return
+    for loss in report.losses:
+        surely = share_at_least(max(0, loss.lost - loss.won), loss.asked)
+        if surely > allowed:
+            raise GateError(
+                f"{describe_loss(loss, at)}; that is more than {100 * surely:.2f} with the same confidence, and the "
+                f"recipe allows {100 * allowed:g} (gate.max_loss {allowed:g}); nothing was published: raise "
+                "index.recall_target, or gate.max_loss"
             )
 
 

@@ -1,4 +1,7 @@
-"""The questions stage: vectors of the recipe's questions, or of sentences of passages that stand in for them.
+"""The questions stage: vectors of the recipe's questions, and of sentences of passages.
+
+Sentences stand in where there are no questions. They are asked beside the questions where these are too few to tell how
+much the index loses (`gate.max_loss`).
 
 A sentence needs as many inverted lists as a question about the passage does; a passage itself needs half of them
 (measured, docs/log.md). Passages are drawn once and kept while at least half of them live where they did; so results
@@ -7,7 +10,8 @@ are kept, too.
 Shapes: Q questions, D dimensions.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -42,6 +46,9 @@ if TYPE_CHECKING:
 
 STAND_INS = 200
 """Passages drawn where the recipe names no questions: enough to tune by, no measure of accuracy."""
+TELLING_TIMES = 8
+"""Questions that tell whether a share is lost, as a multiple of its reciprocal: if three of them are lost, the share is
+smaller with a confidence of 95%, and if fourteen are, it is larger."""
 MIN_LIVING_STAND_INS = 0.5
 """Others are drawn if a smaller share of them is still live in the same segments."""
 
@@ -51,7 +58,9 @@ class QuestionVectors(Result):
 
     vectors: ObjectRef
     drawn: list[tuple[str, int]]
-    """SHA-256 of the segment, and row, of each passage that gave a sentence; empty for questions of the recipe."""
+    """SHA-256 of the segment, and row, of each passage that gave a sentence; sentences come behind the questions."""
+    beside: str = ""
+    """Fingerprint of the questions beside them and of how many were wanted; empty: the usual stand-ins alone."""
     cut: CutTexts = CutTexts()
     """What the questions lost to the token limit."""
 
@@ -64,6 +73,7 @@ class QuestionUnit:
     stem: str
     texts: tuple[str, ...]
     drawn: tuple[tuple[SegmentEntry, int], ...]
+    beside: str
     read_bytes: int = 0
 
     @property
@@ -72,8 +82,8 @@ class QuestionUnit:
 
 
 def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVectors]:
-    """Return an id for the questions, and their vectors: those of the recipe, or of sentences that stand in."""
-    if (kept := kept_stand_ins(run, context)) is not None:
+    """Return an id for the questions, and their vectors: those of the recipe, and of sentences."""
+    if (kept := kept_sentences(run, context)) is not None:
         run.executor.release("questions")
         return kept
     questions_id, stage = questions_stage(run, context)
@@ -82,17 +92,18 @@ def question_vectors(run: Run, context: IndexContext) -> tuple[str, QuestionVect
 
 def questions_stage(run: Run, context: IndexContext) -> tuple[str, Stage[QuestionUnit, QuestionVectors]]:
     """Return an id for the questions, and the stage of one unit that encodes them."""
+    questions, precision = run.plan.questions, run.spec.config.precision
     texts: tuple[str, ...] = ()
     drawn: tuple[tuple[SegmentEntry, int], ...] = ()
-    if run.plan.questions is not None:
-        texts = tuple(run.plan.questions.texts)
-        questions_id = fingerprint([run.plan.questions.gate_id, run.spec.config.precision])
-    else:
-        drawn = draw_stand_ins(context, read_deletions(run.store, context.deletions))
-        rows = [[entry.object.sha256, str(row)] for entry, row in drawn]
-        questions_id = fingerprint([rows, str(context.config.seed), run.spec.config.precision])
+    ids: list[object] = []
+    if questions is not None:
+        texts, ids = tuple(questions.texts), [questions.gate_id, precision]
+    if wanted := wanted_sentences(run):
+        drawn = draw_passages(context, read_deletions(run.store, context.deletions), wanted)
+        ids += [[[entry.object.sha256, str(row)] for entry, row in drawn], str(context.config.seed), precision]
+    questions_id = fingerprint(ids)
     stem = layout.questions(run.spec.encoder_id, questions_id)
-    unit = QuestionUnit(layout.record(stem), stem, texts, drawn)
+    unit = QuestionUnit(layout.record(stem), stem, texts, drawn, _beside(run))
     return questions_id, Stage("questions", [unit], QuestionVectors, questions_work(run))
 
 
@@ -103,29 +114,51 @@ def questions_work(run: Run) -> Work[QuestionUnit, Done[QuestionVectors]]:
     return Work.of(recorded(run.store.url, QuestionVectors, step))
 
 
-def kept_stand_ins(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:
-    """Return the stand-ins of the base; None if too few of them are still live in the same segments."""
-    if run.plan.questions is not None or run.base is None or run.base.body.gate.question_kind != "sentences":
+def wanted_sentences(run: Run) -> int:
+    """Return how many sentences are asked: in place of questions, or beside them if they are too few. Pure."""
+    questions, max_loss = run.plan.questions, run.recipe.gate.max_loss
+    telling = 0 if max_loss is None else math.ceil(TELLING_TIMES / max_loss)
+    if questions is None:
+        return max(STAND_INS, telling)
+    return telling if len(questions.questions) < telling else 0
+
+
+def _beside(run: Run) -> str:
+    """Return a fingerprint of the questions beside sentences, and of how many of these are wanted. Pure."""
+    questions, wanted = run.plan.questions, wanted_sentences(run)
+    if questions is None and wanted == STAND_INS:
+        return ""
+    return fingerprint([questions.gate_id if questions else None, wanted, run.spec.config.precision])
+
+
+def kept_sentences(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:
+    """Return the questions and sentences of the base; None if too few sentences live where they did.
+
+    Also if the recipe asks otherwise now.
+    """
+    if run.base is None or not wanted_sentences(run):
         return None
     questions_id = run.base.body.gate.questions_id
     record = layout.record(layout.questions(run.spec.encoder_id, questions_id))
     found = read_record(run.store, record, QuestionVectors)
-    if found is None:
+    if found is None or not found.drawn or found.beside != _beside(run):
         return None
     deletions = read_deletions(run.store, context.deletions)
-    live = {entry.object.sha256: set(deletions.live_rows(entry).tolist()) for entry in _drawn_from(context, found)}
-    living = sum(row in live.get(sha256, ()) for sha256, row in found.drawn)
+    living = sum(live_among(context, deletions, found.drawn))
     return (questions_id, found) if living >= MIN_LIVING_STAND_INS * len(found.drawn) else None
 
 
-def _drawn_from(context: IndexContext, found: QuestionVectors) -> Iterator[SegmentEntry]:
-    segments = {sha256 for sha256, _ in found.drawn}
-    return (entry for entry in context.segments if entry.object.sha256 in segments)
+def live_among(context: IndexContext, deletions: DeletionSet, drawn: Sequence[tuple[str, int]]) -> list[bool]:
+    """Return which of some rows, each with the SHA-256 of its segment, live in these segments."""
+    segments = {sha256 for sha256, _ in drawn}
+    of_drawn = (entry for entry in context.segments if entry.object.sha256 in segments)
+    live = {entry.object.sha256: deletions.live_mask(entry) for entry in of_drawn}
+    return [sha256 in live and bool(live[sha256][row]) for sha256, row in drawn]
 
 
-def draw_stand_ins(context: IndexContext, deletions: DeletionSet) -> tuple[tuple[SegmentEntry, int], ...]:
+def draw_passages(context: IndexContext, deletions: DeletionSet, wanted: int) -> tuple[tuple[SegmentEntry, int], ...]:
     """Draw passages uniformly from all live rows."""
-    ranks = sample_rows([e.live_rows for e in context.segments], min(STAND_INS, context.rows), context.config.seed)
+    ranks = sample_rows([e.live_rows for e in context.segments], min(wanted, context.rows), context.config.seed)
     drawn = [
         (entry, int(row))
         for entry, ranks_n in zip(context.segments, ranks, strict=True)
@@ -136,18 +169,22 @@ def draw_stand_ins(context: IndexContext, deletions: DeletionSet) -> tuple[tuple
 
 
 class EncodeQuestions:
-    """Encodes questions, or sentences of the passages that were drawn."""
+    """Encodes questions, and behind them sentences of the passages that were drawn."""
 
     def __init__(self, store_url: str, encoder: EncoderConfig, seed: int) -> None:
         self._store, self._seed, self._encoder = open_store(store_url), seed, question_encoder(encoder)
 
     def __call__(self, unit: QuestionUnit) -> QuestionVectors:
-        encoded = self._encoder.encode_counted(unit.texts or self._sentences(unit.drawn))
+        # apart, since in bf16 the vectors of questions depend a little on what else is in their batch
+        asked = [texts for texts in (list(unit.texts), self._sentences(unit.drawn)) if texts]
+        encoded = [self._encoder.encode_counted(texts) for texts in asked]
+        vectors_QD = np.concatenate([each.vectors_QD for each in encoded])
         return QuestionVectors(
-            rows=len(encoded.vectors_QD),
-            vectors=put_questions(self._store, unit.stem, encoded.vectors_QD),
+            rows=len(vectors_QD),
+            vectors=put_questions(self._store, unit.stem, vectors_QD),
             drawn=[(entry.object.sha256, row) for entry, row in unit.drawn],
-            cut=encoded.cut,
+            beside=unit.beside,
+            cut=CutTexts.total(each.cut for each in encoded),
         )
 
     def _sentences(self, drawn: Sequence[tuple[SegmentEntry, int]]) -> list[str]:

@@ -150,6 +150,20 @@ def test_an_index_that_misses_min_recall_is_refused_with_what_to_do(tmp_path: Pa
     assert collection.night().snapshot.body.gate.recall >= 0.9
 
 
+@pytest.mark.slow
+def test_a_recall_target_out_of_reach_is_published_with_what_is_reached(
+    tmp_path: Path, first_nights: FirstNights
+) -> None:
+    """As long as `min_recall` is reached: codes alone do not find all."""
+    collection = first_nights.copy(tmp_path, TEXTS, resources={"segment_rows": 50})
+    collection.change(index={"factory": "IVF1,PQ4x4", "rescore": 0, "recall_target": 1.0}, gate={"min_recall": 0.1})
+    report = collection.night().snapshot.body.gate
+    assert not report.meets_recall_target
+    assert 0.1 <= report.recall < 1.0
+    reached = rf"nprobe 1 and rescore 0 give the best recall, recall@20 {report.tuned_recall:.4f} at a predicted \S+ ms"
+    assert_matches(report.settings.partition("; ")[0], rf"{reached}, and miss recall_target 1")
+
+
 def assert_matches(message: str, pattern: str) -> None:
     with pytest.raises(ValueError, match=f"^{pattern}$"):
         raise ValueError(message)

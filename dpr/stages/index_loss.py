@@ -1,0 +1,72 @@
+"""What the index loses against exact search, and how sure that is.
+
+A question is answered if its answer is among the first hits; a sentence of a passage, if that passage is. What exact
+search answers and the index does not is lost.
+
+Shapes: Q questions, S sentences, s some of them, K hits.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dpr.evaluate.significance import share_at_most
+from dpr.formats import MISSING
+from dpr.formats.manifest import IndexLoss
+from dpr.index.truth import Ids
+from dpr.search.vector_search import VectorSearch
+from dpr.stages.find_truth import Truth
+
+IsAnswered = npt.NDArray[np.bool_]
+"""Whether each question is answered (Q,)."""
+
+
+class Answered(NamedTuple):
+    """The rank of the first hit that answers each question; None: none does."""
+
+    by_index: list[int | None]
+    exactly: list[int | None]
+
+    def loss(self, some_q: npt.NDArray[np.int64], at: int) -> IndexLoss:
+        """Return what the index loses of some questions within the first hits."""
+        return loss_of("questions", *(_within(ranks, at)[some_q] for ranks in self))
+
+
+def loss_of_sentences(
+    truth: Truth, search: VectorSearch, asked_s: npt.NDArray[np.int64], found_QK: Ids, true_QK: Ids
+) -> list[IndexLoss]:
+    """Return what the index loses of some sentences, by their rows among the questions; none without sentences.
+
+    A sentence whose passage does not live where it was drawn is left out.
+    """
+    own_ids_Q = np.full(len(true_QK), MISSING)
+    own_ids_Q[len(true_QK) - len(truth.own_ids_S) :] = truth.own_ids_S
+    asked_s = asked_s[own_ids_Q[asked_s] != MISSING]
+    if not len(asked_s):
+        return []
+    own_s1 = search.passages(own_ids_Q[asked_s, None])
+    by_index, exactly = ((search.passages(ids_QK[asked_s]) == own_s1).any(axis=1) for ids_QK in (found_QK, true_QK))
+    return [loss_of("sentences", by_index, exactly)]
+
+
+def loss_of(kind: str, by_index_Q: IsAnswered, exactly_Q: IsAnswered) -> IndexLoss:
+    """Count what only one of both searches answers."""
+    lost, won = int((exactly_Q & ~by_index_Q).sum()), int((by_index_Q & ~exactly_Q).sum())
+    asked = len(exactly_Q)
+    return IndexLoss(kind=kind, asked=asked, lost=lost, won=won, at_most=round(share_at_most(lost, asked), 9))
+
+
+def _within(ranks: Sequence[int | None], k: int) -> IsAnswered:
+    """Return whether questions are answered within the first k hits (Q,), from the ranks of their answers."""
+    return np.array([rank is not None and rank <= k for rank in ranks], np.bool_)
+
+
+def describe_loss(loss: IndexLoss, at: int) -> str:
+    """Return what is lost in one sentence, with what can be said of all questions that could be asked."""
+    points = 100 * (loss.lost - loss.won) / max(1, loss.asked)
+    return (
+        f"the index loses {points:.2f} points of top-{at} on {loss.asked:,} {loss.kind} ({loss.lost:,} lost, "
+        f"{loss.won:,} won), and at most {100 * loss.at_most:.2f} with a confidence of 95%"
+    )
