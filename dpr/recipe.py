@@ -220,6 +220,9 @@ class GateConfig(_Config):
     """By how much the share of questions answered within `index.recall_at` hits may be lower through the index than by
     exact search, e.g. 0.002. Where it is set and the questions are too few to tell, sentences of as many passages as it
     takes are asked beside them. A loss that chance explains never stops a run. null: it is only reported."""
+    new_encoder: Literal["any", "better"] = "any"
+    """What a snapshot must show whose encoder is not that of the live one. `better`: that it answers more of the same
+    questions within some rank of `at`, and that chance does not explain it. `any`: no more than others."""
     after_publish: str | None = None
     """Shell command that looks at the new snapshot once it is published, with its store and number in DPR_STORE and
     DPR_SNAPSHOT. If it fails, the snapshot before becomes live again. null: none."""

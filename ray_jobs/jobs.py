@@ -9,6 +9,7 @@ import typer
 
 from dpr.engine.executor import Executor, LocalExecutor
 from dpr.nightly import make_index, make_segments
+from dpr.recipe import Recipe
 from dpr.recipe_file import load_recipe
 from dpr.run import Plan, Run
 from dpr.run_recipe import Allowed, Outcome, finished_run, run_plan
@@ -25,19 +26,25 @@ from ray_jobs.tables import describe
 
 
 def plan_of(recipe_path: str) -> Plan:
-    """Read a recipe and plan it on this machine. Its `resources.cache_gb` holds for this process and its workers."""
+    """Read a recipe as `recipe_for_run` does, and plan it on this machine."""
+    return Plan.of(recipe_for_run(recipe_path))
+
+
+def recipe_for_run(recipe_path: str) -> Recipe:
+    """Read a recipe. Its `resources.cache_gb` holds for this process and its workers."""
     recipe = load_recipe(recipe_path)
     if recipe.resources.cache_gb is not None:
         os.environ["DPR_CACHE_GB"] = str(recipe.resources.cache_gb)
-    return Plan.of(recipe)
+    return recipe
 
 
 def run_whole(recipe_path: str, allowed: Allowed, *, local: bool = False) -> Outcome:
-    """Run a recipe from corpus to published snapshot, on Ray or (`local`) in this process.
+    """Run a recipe from corpus to published snapshot, on Ray or (`local`) in this process."""
+    return run_planned(plan_of(recipe_path), allowed, local=local)
 
-    Ray is started only if there is work.
-    """
-    plan = plan_of(recipe_path)
+
+def run_planned(plan: Plan, allowed: Allowed, *, local: bool = False) -> Outcome:
+    """Run a plan as `run_whole` does. Ray is started only if there is work."""
     if (finished := finished_run(plan)) is not None:
         show_notes(plan, ConsoleProgress(console(stderr=True)))
         return finished

@@ -1,4 +1,7 @@
-"""Job: a training; `ray job submit` runs it. `python -m ray_jobs.train --recipe R`"""
+"""Job: a training, and a run with what it made; `ray job submit` runs it.
+
+`python -m ray_jobs.train --recipe R`, or `--recipe R --then RUN_RECIPE`
+"""
 
 import sys
 from typing import Annotated
@@ -11,14 +14,21 @@ def run() -> None:
     # imported here, so that a file that stands in place of a library is named
     import typer
 
+    from ray_jobs import tables
     from ray_jobs.train_commands import describe
-    from ray_jobs.train_jobs import train_whole
+    from ray_jobs.train_jobs import train_and_run, train_whole
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-    @app.command(help="Train the towers of a training recipe.")
-    def job(recipe: Annotated[str, typer.Option("--recipe", help="Training recipe (YAML).")]) -> None:
-        print(describe(train_whole(recipe)[0]))
+    @app.command(help="Train the towers of a training recipe, and run another recipe with them.")
+    def job(
+        recipe: Annotated[str, typer.Option("--recipe", help="Training recipe (YAML).")],
+        then: Annotated[str | None, typer.Option("--then", help="Recipe to run with the trained towers.")] = None,
+    ) -> None:
+        made = train_and_run(recipe, then) if then else train_whole(recipe)
+        print(describe(made.model))
+        if made.outcome is not None:
+            print(tables.describe(made.outcome))
 
     app()
 

@@ -32,25 +32,32 @@ def train(
     recipe: RecipeArgument,
     json_: Json = False,
     local: Annotated[bool, typer.Option("--local", help="Train in this process, without Ray.")] = False,
+    then: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Recipe to run with the trained towers; published if they are better."),
+    ] = None,
 ) -> None:
     """Train the towers of a training recipe; start it again after any failure, and it goes on."""
-    from dpr.store import open_store
     from dpr.train.trained_model import section_of
-    from ray_jobs.train_jobs import train_whole
+    from ray_jobs import tables
+    from ray_jobs.train_jobs import train_and_run, train_whole
 
-    made, store_url = train_whole(recipe, local=local)
-    encoder = made.encoder_in(open_store(store_url))
+    made = train_and_run(recipe, then, local=local) if then else train_whole(recipe, local=local)
     document: Fields = {
-        "steps": made.steps,
-        "stopped_early": made.stopped_early,
-        "measured": [each.model_dump() for each in made.measured],
-        "encoder": encoder.model_dump(mode="json", exclude_defaults=True),
+        "steps": made.model.steps,
+        "stopped_early": made.model.stopped_early,
+        "measured": [each.model_dump() for each in made.model.measured],
+        "encoder": made.encoder.model_dump(mode="json", exclude_defaults=True),
     }
+    if made.outcome is not None:
+        document |= {"snapshot": made.outcome.snapshot.number, "published": made.outcome.published}
 
     def draw(console: Console) -> None:
-        console.print(describe(made), highlight=False)
+        console.print(describe(made.model), highlight=False)
+        if made.outcome is not None:
+            tables.print_outcome(console, made.outcome)
         console.print("for a recipe:", highlight=False)
-        console.print(section_of(encoder).rstrip(), highlight=False)
+        console.print(section_of(made.encoder).rstrip(), highlight=False)
 
     show(json_, document, draw)
 

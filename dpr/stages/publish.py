@@ -14,7 +14,9 @@ from dpr.run import Run
 from dpr.stages.diff import Changes
 from dpr.stages.gate import GateResult
 from dpr.stages.gate_drop import check_drop
+from dpr.stages.gate_gain import check_gain, demands_gain
 from dpr.stages.gate_limits import check_gate
+from dpr.stages.live_answers import compare_with_live
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def publish(run: Run, body: SnapshotBody, measured: GateResult, force: str | Non
     note = ""
     try:
         check_gate(run.recipe, measured)
-        check_drop(run, body.gate)
+        _check_against_live(run, body.gate)
     except GateError as error:
         if force is None:
             raise
@@ -66,6 +68,20 @@ def publish(run: Run, body: SnapshotBody, measured: GateResult, force: str | Non
         return run.live, False
     parent = run.live.number if run.live else None
     return publish_body(run.store, body, parent, run_id=run.run_id, inputs=run.plan.inputs, note=note), True
+
+
+def _check_against_live(run: Run, report: GateReport) -> None:
+    """Raise GateError if the recipe demands more beside the live snapshot; without one, there is nothing to compare."""
+    live = run.live
+    if live is None:
+        return
+    must_gain = demands_gain(run, live)
+    if not must_gain and run.recipe.gate.max_drop is None:
+        return
+    changes = compare_with_live(run, report, live)
+    check_drop(run, live, changes)
+    if must_gain:
+        check_gain(run, live, changes)
 
 
 def _who() -> str:

@@ -162,3 +162,40 @@ def test_a_check_that_succeeds_leaves_the_snapshot(asked: tuple[Collection, dict
     collection.corpus["p000"] = "w1 w2 w3"
     collection.change(gate={**collection.recipe.gate.model_dump(), "after_publish": 'test "$DPR_SNAPSHOT" = 3'})
     assert collection.night().snapshot.number == 3
+
+
+def test_another_encoder_is_published_only_if_it_is_better_where_that_is_demanded(
+    asked: tuple[Collection, dict[str, str]], tmp_path: Path
+) -> None:
+    collection, questions = asked
+    original = str(collection.model)
+    collection.change(encoder={"model": str(damaged(tmp_path / "damaged", 0.9))})
+    collection.night(allowed=Allowed(force="to have something worse"))
+    before = answered(collection, questions, 1)
+    demand = {**collection.recipe.gate.model_dump(), "new_encoder": "better"}
+    progress = Quiet()
+    collection.change(encoder={"model": original}, gate=demand)
+    assert collection.night(progress=progress).published
+    now = answered(collection, questions, 1)
+    won, lost = len(now - before), len(before - now)
+    (said,) = (text for text in progress.messages if "better than live snapshot 3" in text)
+    shares = f"{len(before) / PASSAGES:.4f} before and {len(now) / PASSAGES:.4f} now"
+    assert f"top-1 accuracy {shares} ({won} won, {lost} lost, p 0.0001)" in said
+
+    collection.change(encoder={"model": str(damaged(tmp_path / "a-little", 0.02))})
+    with pytest.raises(GateError, match=r"not better than .* beyond what chance explains \(top-1 accuracy"):
+        collection.night()
+
+    collection.corpus["p000"] = "w1 w2 w3"
+    collection.change(encoder={"model": original})
+    assert collection.night().published  # the encoder is that of the live snapshot
+
+
+def test_an_encoder_that_cannot_be_compared_is_refused_where_it_has_to_be_better(
+    tmp_path: Path, asked: tuple[Collection, dict[str, str]], first_nights: FirstNights
+) -> None:
+    collection = first_nights.copy(tmp_path / "unasked", random_texts(PASSAGES, min_words=6))
+    gate = {**asked[0].recipe.gate.model_dump(), "new_encoder": "better"}
+    collection.change(encoder={"model": str(shaken(tmp_path / "shaken", 0))}, gate=gate)
+    with pytest.raises(GateError, match=r"nothing shows whether encoder .* name questions in gate\.questions"):
+        collection.night()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import RecipeError
+from dpr.recipe_file import load_recipe
 from dpr.train.train_recipe import load_train_recipe
 
 GOOD = "store: ./s\nencoder: {model: ./m}\ndata: {path: [a.jsonl, b], qrels: q.tsv}\ndev: {path: dev}\n"
@@ -50,6 +51,8 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["medquad-train.yaml", "medquad-train-small.yaml"])
 def test_the_recipes_of_the_project_are_valid(name: str) -> None:
-    recipe = load_train_recipe(Path(__file__).parents[2] / "recipes" / name)
+    folder = Path(__file__).parents[2] / "recipes"
+    recipe, then = load_train_recipe(folder / name), load_recipe(folder / "medquad.yaml")
     assert recipe.dev is not None
-    assert recipe.data.path == recipe.dev.path
+    assert recipe.data.path == recipe.dev.path == then.corpus.path
+    assert recipe.dev.qrels == then.gate.qrels

@@ -1,0 +1,74 @@
+"""The answers of a new snapshot beside those of the live one: the same questions are compared one by one.
+
+So a small difference is seen among many questions, and one that chance explains is told from others.
+
+Shapes: Q questions, M ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dpr.evaluate.significance import MIN_QUESTIONS, Difference, paired_differences
+from dpr.formats.manifest import GateReport, Snapshot
+from dpr.run import Run
+from dpr.stages.answer_ranks import read_ranks
+
+SIGNIFICANCE = 0.05
+"""A difference with a larger p value counts as chance. It is divided among the ranks that are compared."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the share of questions that are answered within a rank differs from that of the live snapshot."""
+
+    rank: int
+    before: float
+    now: float
+    difference: Difference
+    is_chance: bool
+    """Whether chance explains the difference."""
+    lost: tuple[str, ...]
+    """Questions that the live snapshot answers within this rank, and the new one does not."""
+
+    def describe(self) -> str:
+        """Return the figures, to stand within a sentence."""
+        found = self.difference
+        return (
+            f"top-{self.rank} accuracy {self.before:.4f} before and {self.now:.4f} now ({found.won:,} won, "
+            f"{found.lost:,} lost, p {found.p_value:.4f})"
+        )
+
+
+def compare_with_live(run: Run, report: GateReport, live: Snapshot) -> list[Change]:
+    """Return the difference at each rank of both; none if one has no accuracy, or if too few questions are common."""
+    old = live.body.gate
+    ranks = sorted({*map(int, report.accuracy_index)} & {*map(int, old.accuracy_index)})
+    if report.ranks is None or old.ranks is None or not ranks:
+        return []
+    now, before = read_ranks(run.store, report.ranks), read_ranks(run.store, old.ranks)
+    common = [asked for asked in now if asked in before]
+    if len(common) < MIN_QUESTIONS:
+        run.progress.message(
+            "gate",
+            f"accuracy is not compared with that of live snapshot {live.number}: they have {len(common)} questions "
+            f"with the same answers in common, and fewer than {MIN_QUESTIONS} tell nothing",
+        )
+        return []
+    now_QM, before_QM = (_within([found[asked] for asked in common], ranks) for found in (now, before))
+    changes = []
+    differences = paired_differences(now_QM, before_QM, run.recipe.index.seed)
+    for place, (rank, difference) in enumerate(zip(ranks, differences, strict=True)):
+        rows = np.flatnonzero(now_QM[:, place] < before_QM[:, place])
+        lost = tuple(common[row].question for row in rows.tolist())
+        shares = float(before_QM[:, place].mean()), float(now_QM[:, place].mean())
+        is_chance = difference.p_value >= SIGNIFICANCE / len(ranks)
+        changes.append(Change(rank, *shares, difference, is_chance, lost))
+    return changes
+
+
+def _within(found: Sequence[int | None], ranks: Sequence[int]) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
+    """Return (Q, M) whether each question was answered within each rank, 1 or 0."""
+    places_Q1 = np.array([np.inf if rank is None else rank for rank in found])[:, np.newaxis]
+    return (places_Q1 <= np.array(ranks)).astype(np.float64)
