@@ -85,6 +85,18 @@ class ServeError(DprError):
     exit_code = 10
 
 
+class RefusedError(ServeError):
+    """A request that a running service refused."""
+
+    def __init__(self, message: str, status: int, request_id: str) -> None:
+        super().__init__(message)
+        self.status, self.request_id = status, request_id
+
+
+class UnreachableError(ServeError):
+    """A service that gave no answer."""
+
+
 class UnitError(DprError):
     """A unit of work failed; its finished siblings are kept and the run can be started again."""
 

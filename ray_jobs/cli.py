@@ -20,7 +20,14 @@ def _run() -> None:
     # imported here, so that a file that stands in place of a library is named
     import typer
 
-    from ray_jobs import evaluation_commands, run_commands, search_commands, store_commands, train_commands
+    from ray_jobs import (
+        evaluation_commands,
+        mcp_command,
+        run_commands,
+        search_commands,
+        store_commands,
+        train_commands,
+    )
 
     app = typer.Typer(
         no_args_is_help=True,
@@ -29,7 +36,14 @@ def _run() -> None:
         help="Keep a dense index in step with a changing text corpus, and ask it questions.",
         epilog=EXIT_CODES,
     )
-    for commands in (run_commands, search_commands, evaluation_commands, store_commands, train_commands):
+    for commands in (
+        run_commands,
+        search_commands,
+        mcp_command,
+        evaluation_commands,
+        store_commands,
+        train_commands,
+    ):
         app.add_typer(commands.app)
     app()
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     ("dpr.errors",),
-    ("dpr.fingerprint", "dpr.recipe", "dpr.recipe_yaml", "dpr.store"),
+    ("dpr.client", "dpr.fingerprint", "dpr.recipe", "dpr.recipe_yaml", "dpr.store"),
     ("dpr.formats", "dpr.recipe_file"),
     ("dpr.encoder", "dpr.index"),
     ("dpr.corpus",),
@@ -27,7 +27,7 @@ LAYERS = (
     ("dpr.stages",),
     ("dpr.nightly",),
     ("dpr.operations",),
-    ("dpr.run_recipe",),
+    ("dpr.mcp", "dpr.run_recipe"),
     ("ray_jobs.heartbeats", "ray_jobs.output", "ray_jobs.signals", "ray_jobs.stand_ins"),
     (
         "ray_jobs.cli_common",
@@ -50,6 +50,7 @@ LAYERS = (
         "ray_jobs.embed",
         "ray_jobs.evaluation_commands",
         "ray_jobs.index",
+        "ray_jobs.mcp_command",
         "ray_jobs.nightly",
         "ray_jobs.run_commands",
         "ray_jobs.scan",
@@ -63,6 +64,10 @@ LAYERS = (
 
 ONLY_IN = {
     "faiss": "dpr.index",
+    "httpx": "dpr.client",
+    "langchain_core": "dpr.client",
+    "llama_index": "dpr.client",
+    "mcp": "dpr.mcp",
     "numba": "dpr.lexical",
     "ray": "ray_jobs",
     "s3fs": "dpr.store",

@@ -1,12 +1,9 @@
 """Start and stop the service on this machine; whatever prevents that is named in one sentence."""
 
-import errno
-import ipaddress
 import logging
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -29,7 +26,8 @@ from ray_jobs.failures import quoted_error
 from ray_jobs.output import console
 from ray_jobs.serve.deployment import LOGGING, Arguments, SearchReplica
 from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
-from ray_jobs.serve.keys import KEYS_VARIABLE, key_ring
+from ray_jobs.serve.keys import KEYS_VARIABLE
+from ray_jobs.serve.listening import checked_keys, listen, numeric_address, shown_url
 from ray_jobs.serve.starting import proxy_environment
 from ray_jobs.signals import on_signals, signals_restored
 
@@ -52,8 +50,9 @@ def serve_store(
     """
     store = open_store(store_url)
     snapshot = live_snapshot(store)
-    address = _check_address(config)
-    _check_keys(config, address)
+    with listen(config.host, config.port) as listening:  # to find out whether a server can
+        address = numeric_address(listening)
+    checked_keys(config.keys_file, config.host, address)
     reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     model = _absolute(model) if model else None
     question_tower(snapshot, model)
@@ -84,7 +83,7 @@ def serve_store(
             )
             _start(config, address, arguments)
             _wait_until_ready(reached_at, config.port)
-            yield f"http://[{reached_at}]:{config.port}" if ":" in reached_at else f"http://{reached_at}:{config.port}"
+            yield shown_url(address, config.port)
         finally:
             # a further Ctrl-C now would leave processes behind
             on_signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
@@ -103,34 +102,6 @@ def wait_for_interrupt() -> None:
 def _absolute(model: str) -> str:
     """Return the address of a model that does not depend on the folder of this process."""
     return os.path.abspath(model) if os.path.isdir(model) else model
-
-
-def _check_address(config: ServeConfig) -> str:
-    """Return the numeric address of the configured host, after checking that a server can listen there."""
-    where = f"port {config.port} of {config.host}"
-    try:
-        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
-        family, _, _, _, (address, *_) = min(found, key=lambda info: info[0] != socket.AF_INET)
-        socket.create_server((address, config.port), family=family).close()
-    except socket.gaierror as error:
-        raise ServeError(f"host {config.host} is unknown here; name an address of this machine with --host") from error
-    except OSError as error:
-        reason = {
-            errno.EADDRINUSE: f"{where} is in use; stop what listens there, or choose another port with --port",
-            errno.EADDRNOTAVAIL: f"{config.host} is no address of this machine; name one of its own with --host",
-            errno.EACCES: f"{where} may not be used by this user; choose a port from 1024 on with --port",
-        }.get(error.errno or 0, f"{where} cannot be listened at: {error.strerror or error}; choose another")
-        raise ServeError(reason) from error
-    return str(address)
-
-
-def _check_keys(config: ServeConfig, address: str) -> None:
-    """Raise ServeError for keys that cannot be used, and if other machines could ask without one."""
-    if key_ring(config.keys_file) is None and not ipaddress.ip_address(address).is_loopback:
-        raise ServeError(
-            f"{config.host} can be reached from other machines, and the service has no keys; make some with `dpr key` "
-            f"and name their file with --keys (or in {KEYS_VARIABLE}), or listen at 127.0.0.1"
-        )
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from playwright.sync_api import sync_playwright
 from starlette.testclient import TestClient
 
@@ -21,8 +18,7 @@ from dpr.operations.follow import Follower
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.keys import KeyRing, add_key
 from tests.collection import Collection
-from tests.ray_jobs.serve_api import make_collection
-from tests.services.endpoint import free_ports
+from tests.ray_jobs.serve_api import make_collection, served
 
 pytestmark = [pytest.mark.without_ray, pytest.mark.slow]
 PHONE = {"width": 360, "height": 740}
@@ -37,22 +33,6 @@ def collection(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Colle
 def follower(collection: Collection) -> Iterator[Follower]:
     with Follower(collection.store, poll_seconds=0.2) as made:
         yield made
-
-
-@contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """Serve an application over HTTP while the block runs."""
-    (port,) = free_ports(1)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")

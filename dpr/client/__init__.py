@@ -1,0 +1,22 @@
+"""Ask the service from Python: `Client`, and `AsyncClient` for programs with an event loop.
+
+Needs httpx and pydantic alone: neither PyTorch nor FAISS nor Ray is imported.
+"""
+
+from dpr.client.answers import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SearchHit, SnapshotList
+from dpr.client.async_client import AsyncClient
+from dpr.client.blocking_client import Client
+from dpr.client.calls import SearchOptions
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "EmbeddingAnswer",
+    "Health",
+    "PassageAnswer",
+    "Ready",
+    "SearchAnswer",
+    "SearchHit",
+    "SearchOptions",
+    "SnapshotList",
+]

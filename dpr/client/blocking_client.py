@@ -1,0 +1,101 @@
+"""The client for programs without an event loop."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+import httpx
+
+from dpr.client.answers import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
+from dpr.client.calls import (
+    HEALTH,
+    READY,
+    A,
+    Address,
+    Call,
+    SearchOptions,
+    answer_of,
+    embed_call,
+    passage_call,
+    search_call,
+    snapshots_call,
+)
+from dpr.client.patience import Patience
+
+TIMEOUT_SECONDS = 70.0
+"""A little longer than a service takes to give up, so that its own sentence arrives."""
+RETRIES = 3
+
+
+class Client:
+    """Asks a service, from any number of threads; a context manager that closes its connections.
+
+    Every method raises RefusedError, which has the status, if the service refuses; UnreachableError if it gives no
+    answer; ServeError if the answer is none of this service. All of them are `ServeError`.
+    """
+
+    def __init__(
+        self, url: str, key: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS, retries: int = RETRIES
+    ) -> None:
+        """Prepare to ask the service at `url`, with a key if it has keys. Nothing is sent yet.
+
+        `retries`: how often a request is sent again if the connection fails, or the service takes no request just now.
+        """
+        address = Address.of(url, key, timeout_seconds)
+        self._http = httpx.Client(base_url=address.url, headers=address.headers, timeout=address.timeout)
+        self._patience = Patience(retries)
+
+    def search(self, query: str | Sequence[str], **options: Unpack[SearchOptions]) -> SearchAnswer:
+        """Find the passages that answer one question, or several."""
+        return self._answer(search_call(query, options))
+
+    def embed(
+        self, texts: str | Sequence[str], model: Tower = "question", dimensions: int | None = None
+    ) -> EmbeddingAnswer:
+        """Turn texts into vectors, by the tower for questions or by that for passages."""
+        return self._answer(embed_call(texts, model, dimensions))
+
+    def passage(self, id_: str) -> PassageAnswer:
+        """Return a stored passage by its id. Raises RefusedError with status 404 if there is none."""
+        return self._answer(passage_call(id_))
+
+    def snapshots(self, limit: int = 20) -> SnapshotList:
+        """List the newest snapshots of the store."""
+        return self._answer(snapshots_call(limit))
+
+    def health(self) -> Health:
+        """Tell what is served, and whether it is the newest."""
+        return self._answer(HEALTH)
+
+    def ready(self) -> Ready:
+        """Tell that requests are taken; needs no key."""
+        return self._answer(READY)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answer(self, call: Call[A]) -> A:
+        for attempt in itertools.count():
+            outcome = self._send(call)
+            seconds = self._patience.pause_seconds(attempt, outcome)
+            if seconds is None:
+                break
+            time.sleep(seconds)
+        return answer_of(call, outcome)
+
+    def _send(self, call: Call[A]) -> httpx.Response | httpx.RequestError:
+        try:
+            return self._http.request(call.method, call.path, json=call.body, params=call.parameters)
+        except httpx.RequestError as error:
+            return error

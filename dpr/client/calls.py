@@ -1,0 +1,137 @@
+"""Requests to the service and how their answers are read, whoever sends them: nothing here waits for a network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from dpr import __version__
+from dpr.client.answers import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
+from dpr.errors import RefusedError, ServeError, UnreachableError
+
+A = TypeVar("A", bound=BaseModel)
+CONNECT_SECONDS = 10.0
+MAX_SHOWN_CHARS = 200
+
+
+class SearchOptions(TypedDict, total=False):
+    """How questions are searched for; what is left out is as the service has it."""
+
+    k: int
+    """Hits per question, 1 to 1,000; 10 by default."""
+    mode: Literal["dense", "bm25", "hybrid"] | None
+    """Search by vectors, by words or by both; by default as the snapshot says."""
+    exact: bool
+    """Compare with every stored vector instead of using the index; for keys of role admin."""
+    rerank: bool
+    """Let the cross-encoder of the service order the best passages anew."""
+    filter: Mapping[str, object] | None
+    """Rank only passages whose extra columns match, such as `{"lang": "de", "year": {"gte": 1990}}`."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[A]):
+    """A request to one route, and the form of its answer."""
+
+    answer: type[A]
+    path: str
+    body: Mapping[str, object] | None = None
+    """What is posted; None: nothing is."""
+    parameters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """Return the method of HTTP."""
+        return "GET" if self.body is None else "POST"
+
+
+def search_call(query: str | Sequence[str], options: SearchOptions) -> Call[SearchAnswer]:
+    """Ask one question, or several at once."""
+    questions = {"query": query} if isinstance(query, str) else {"queries": list(query)}
+    return Call(SearchAnswer, "v1/search", {**questions, **options})
+
+
+def embed_call(texts: str | Sequence[str], model: Tower, dimensions: int | None) -> Call[EmbeddingAnswer]:
+    """Ask for the vectors of texts; base64 takes a quarter of the bytes that decimal digits would."""
+    body = {"input": texts if isinstance(texts, str) else list(texts), "model": model, "dimensions": dimensions}
+    return Call(EmbeddingAnswer, "v1/embeddings", {**body, "encoding_format": "base64"})
+
+
+def passage_call(id_: str) -> Call[PassageAnswer]:
+    """Ask for a passage by its id, whatever characters it has."""
+    quoted = quote(id_, safe="")
+    # a path that is only dots would be taken for a folder above
+    return Call(PassageAnswer, f"v1/passages/{quoted if id_.strip('.') else quoted.replace('.', '%2E')}")
+
+
+def snapshots_call(limit: int) -> Call[SnapshotList]:
+    """Ask for the newest snapshots."""
+    return Call(SnapshotList, "v1/snapshots", parameters={"limit": limit})
+
+
+HEALTH = Call(Health, "v1/health")
+READY = Call(Ready, "v1/ready")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the service is, and how it is asked."""
+
+    url: httpx.URL
+    headers: Mapping[str, str]
+    timeout: httpx.Timeout
+
+    @classmethod
+    def of(cls, url: str, key: str | None, timeout_seconds: float) -> "Address":
+        """Check what a user gives. Raises ServeError, which does not show the key."""
+        try:
+            parsed = httpx.URL(url.rstrip("/") + "/")
+        except httpx.InvalidURL as error:
+            raise ServeError(f"{url!r} is no address ({error}); give one such as http://127.0.0.1:8000") from error
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ServeError(f"{url!r} is no address of a service; give one such as http://127.0.0.1:8000")
+        headers = {"User-Agent": f"dpr/{__version__}"}
+        if key is not None:
+            if not key.isascii() or not key.isprintable() or not key.strip():
+                raise ServeError("the key has characters that no key has, or none; give it as `dpr key` printed it")
+            headers["Authorization"] = f"Bearer {key.strip()}"
+        return cls(parsed, headers, httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)))
+
+
+def answer_of(call: Call[A], outcome: httpx.Response | httpx.RequestError) -> A:
+    """Return the typed answer.
+
+    Raises UnreachableError for no answer, RefusedError for a refusal, ServeError for what is none of the service's.
+    """
+    if isinstance(outcome, httpx.RequestError):
+        reason = str(outcome) or type(outcome).__name__
+        raise UnreachableError(
+            f"{outcome.request.url} gave no answer ({reason}); check that the service runs and the address is right"
+        ) from outcome
+    if outcome.status_code != httpx.codes.OK:
+        raise RefusedError(
+            f"{outcome.request.url} answered {outcome.status_code}: {_sentence(outcome)}",
+            outcome.status_code,
+            outcome.headers.get("X-Request-Id", ""),
+        )
+    try:
+        return call.answer.model_validate_json(outcome.content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole of it"
+        raise ServeError(
+            f"{outcome.request.url} answered in a form that this client does not know ({where}: {first['msg']}); "
+            "check the address, and that service and client are of like versions"
+        ) from error
+
+
+def _sentence(response: httpx.Response) -> str:
+    """Return what a refusal says: the service's own sentence, else the beginning of what somebody between says."""
+    try:
+        said = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        said = " ".join(response.text.split()) or response.reason_phrase
+    return str(said) if len(str(said)) <= 5 * MAX_SHOWN_CHARS else f"{said[:MAX_SHOWN_CHARS]}…"

@@ -1,0 +1,46 @@
+"""The addresses under which a language model cites passages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Formatter
+from urllib.parse import quote
+
+from dpr.errors import RecipeError
+from dpr.search.hits import Extra
+
+DEFAULT = "dpr:{id}"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Makes a passage's address from its id and extra columns.
+
+    In `template`, `{id}` and `{NAME}` stand for the id and for extra columns. A column that makes up the beginning of
+    an address is put in as it is; elsewhere, values are percent-encoded.
+    """
+
+    template: str = DEFAULT
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for a template that names nothing of a passage."""
+        try:
+            pieces = list(Formatter().parse(self.template))
+        except ValueError as error:
+            raise RecipeError(f"--cite {self.template!r} is no template ({error}); {_ALLOWED}") from error
+        names = [name for _, name, _, _ in pieces if name is not None]
+        if not all(names) or not names or any(form or change for _, _, form, change in pieces):
+            raise RecipeError(f"--cite {self.template!r} does not name parts of a passage in braces; {_ALLOWED}")
+
+    def of(self, id_: str, extra: Extra) -> str:
+        """Return the address of a passage; a column that it does not have stands for nothing."""
+        values: Mapping[str, object] = {**extra, "id": id_}
+        address = ""
+        for before, name, _, _ in Formatter().parse(self.template):
+            address += before
+            value = None if name is None else values.get(name)
+            if value is not None:
+                address += quote(str(value), safe="") if address else str(value)
+        return address
+
+
+_ALLOWED = "give an address with {id} or names of extra columns, such as https://example.org/{id}, or {link}"

@@ -1,0 +1,51 @@
+"""Where a server may listen, and that it needs keys where other machines can reach it."""
+
+import errno
+import ipaddress
+import socket
+
+from dpr.errors import ServeError
+from ray_jobs.serve.keys import KEYS_VARIABLE, KeyRing, key_ring
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises ServeError if none can there."""
+    where = f"port {port} of {host}"
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, _, _, _, (address, *_) = min(found, key=lambda info: info[0] != socket.AF_INET)
+        return socket.create_server((address, port), family=family)
+    except socket.gaierror as error:
+        raise ServeError(f"host {host} is unknown here; name an address of this machine with --host") from error
+    except OSError as error:
+        reason = {
+            errno.EADDRINUSE: f"{where} is in use; stop what listens there, or choose another port with --port",
+            errno.EADDRNOTAVAIL: f"{host} is no address of this machine; name one of its own with --host",
+            errno.EACCES: f"{where} may not be used by this user; choose a port from 1024 on with --port",
+        }.get(error.errno or 0, f"{where} cannot be listened at: {error.strerror or error}; choose another")
+        raise ServeError(reason) from error
+
+
+def numeric_address(listening: socket.socket) -> str:
+    """Return the numeric address at which a socket listens."""
+    return str(listening.getsockname()[0])
+
+
+def checked_keys(keys_file: str | None, host: str, address: str) -> KeyRing | None:
+    """Return the keys; None if there are none.
+
+    Raises ServeError for keys that cannot be used, and if other machines could ask without one.
+    """
+    keys = key_ring(keys_file)
+    if keys is None and not ipaddress.ip_address(address).is_loopback:
+        raise ServeError(
+            f"{host} can be reached from other machines, and the service has no keys; make some with `dpr key` "
+            f"and name their file with --keys (or in {KEYS_VARIABLE}), or listen at 127.0.0.1"
+        )
+    return keys
+
+
+def shown_url(address: str, port: int) -> str:
+    """Return the address of a server for people and clients on this machine."""
+    reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    return f"http://[{reached_at}]:{port}" if ":" in reached_at else f"http://{reached_at}:{port}"
