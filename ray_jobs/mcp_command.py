@@ -16,9 +16,8 @@ from ray_jobs.serve.listening import checked_keys, listen, numeric_address, show
 from ray_jobs.signals import on_signals, signals_restored
 
 if TYPE_CHECKING:
-    from mcp.server.mcpserver import MCPServer
-
-    from dpr.mcp.sources import ServiceSource, StoreSource
+    from dpr.mcp.server import Server
+    from dpr.mcp.tool_sources import ServiceSource, StoreSource
 
 KEY_VARIABLE = "DPR_KEY"
 STOP_SECONDS = 5
@@ -58,18 +57,30 @@ def mcp(
         if http:
             _serve_http(server, store, host, port, keys)
         else:
-            server.run("stdio")
+            _serve_stdio(server, source)
 
 
 def _opened(store: str, model: str | None) -> "StoreSource | ServiceSource":
-    from dpr.mcp.sources import ServiceSource, StoreSource
+    from dpr.mcp.tool_sources import ServiceSource, StoreSource
 
     if store.startswith(("http://", "https://")):
         return ServiceSource(store, os.environ.get(KEY_VARIABLE))
     return StoreSource(store, model)
 
 
-def _serve_http(server: "MCPServer[None]", store: str, host: str, port: int, keys_file: str | None) -> None:
+def _serve_stdio(server: "Server", source: "StoreSource | ServiceSource") -> None:
+    """Answer over stdin and stdout until stdin ends, or Ctrl-C or SIGTERM comes."""
+
+    def end(*_: object) -> None:
+        source.close()
+        os._exit(0)  # a thread reads stdin, and Python would wait for it
+
+    with signals_restored():
+        on_signals(end, signal.SIGINT, signal.SIGTERM)
+        server.run("stdio")
+
+
+def _serve_http(server: "Server", store: str, host: str, port: int, keys_file: str | None) -> None:
     """Answer over HTTP until Ctrl-C or SIGTERM."""
     import uvicorn
 

@@ -3,10 +3,10 @@
 Needs httpx and pydantic alone: neither PyTorch nor FAISS nor Ray is imported.
 """
 
-from dpr.client.answers import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SearchHit, SnapshotList
 from dpr.client.async_client import AsyncClient
 from dpr.client.blocking_client import Client
 from dpr.client.calls import SearchOptions
+from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SearchHit, SnapshotList
 
 __all__ = [
     "AsyncClient",

@@ -8,7 +8,6 @@ from typing import Self, Unpack
 
 import httpx
 
-from dpr.client.answers import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
 from dpr.client.blocking_client import RETRIES, TIMEOUT_SECONDS
 from dpr.client.calls import (
     HEALTH,
@@ -24,6 +23,7 @@ from dpr.client.calls import (
     snapshots_call,
 )
 from dpr.client.patience import Patience
+from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
 
 
 class AsyncClient:

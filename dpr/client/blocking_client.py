@@ -8,7 +8,6 @@ from typing import Self, Unpack
 
 import httpx
 
-from dpr.client.answers import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
 from dpr.client.calls import (
     HEALTH,
     READY,
@@ -23,6 +22,7 @@ from dpr.client.calls import (
     snapshots_call,
 )
 from dpr.client.patience import Patience
+from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
 
 TIMEOUT_SECONDS = 70.0
 """A little longer than a service takes to give up, so that its own sentence arrives."""

@@ -9,7 +9,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from dpr import __version__
-from dpr.client.answers import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
+from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
 from dpr.errors import RefusedError, ServeError, UnreachableError
 
 A = TypeVar("A", bound=BaseModel)

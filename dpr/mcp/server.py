@@ -16,11 +16,14 @@ from starlette.applications import Starlette
 from dpr import __version__
 from dpr.errors import DprError
 from dpr.mcp.addresses import Addresses
-from dpr.mcp.sources import Found, Source
+from dpr.mcp.tool_sources import Found, Source
 
 MAX_K, MAX_QUERY_CHARS, MAX_SHOWN_CHARS = 100, 10_000, 1000
 _INSTRUCTIONS = "Search the collection first, then fetch passages by their ids where the shown text is not enough."
 _READS_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, destructive_hint=False, open_world_hint=False)
+
+
+Server = MCPServer[None]
 
 
 class Result(BaseModel):
@@ -61,11 +64,9 @@ Where = Annotated[
 Id = Annotated[str, Field(description="The id of a passage, as search returned it.")]
 
 
-def make_server(source: Source, addresses: Addresses) -> MCPServer[None]:
+def make_server(source: Source, addresses: Addresses) -> Server:
     """Return a server whose tools answer from `source`."""
-    server: MCPServer[None] = MCPServer(
-        "dpr", title="dpr", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING"
-    )
+    server: Server = MCPServer("dpr", title="dpr", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
 
     # the SDK calls plain functions in threads of their own, so the event loop is not blocked
     @server.tool(annotations=_READS_ONLY)
@@ -95,7 +96,7 @@ def make_server(source: Source, addresses: Addresses) -> MCPServer[None]:
     return server
 
 
-def http_app(server: MCPServer[None], host: str | None) -> Starlette:
+def http_app(server: Server, host: str | None) -> Starlette:
     """Return the server as an ASGI application: streamable HTTP at /mcp, without sessions, so that any may restart.
 
     `host`: the loopback address at which whoever reaches it may ask. Requests for other hosts are refused there, since

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dpr.client import AsyncClient, Client, SearchOptions
-from dpr.client.answers import Answered, PassageAnswer
+from dpr.client.replies import Answered, PassageAnswer
 from dpr.errors import RefusedError, ServeError, UnreachableError
 from dpr.search.retrieve import Retriever
 from tests.client.conftest import Service

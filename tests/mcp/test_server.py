@@ -12,7 +12,7 @@ from mcp import Client
 from dpr.errors import RecipeError, RefusedError
 from dpr.mcp.addresses import Addresses
 from dpr.mcp.server import MAX_SHOWN_CHARS, http_app, make_server
-from dpr.mcp.sources import ServiceSource, Source, StoreSource, joined
+from dpr.mcp.tool_sources import ServiceSource, Source, StoreSource, joined
 from dpr.search.filters import parse_filter
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever

@@ -1,5 +1,6 @@
 """`dpr mcp` as a process, asked by the SDK's client over stdin and stdout and over HTTP."""
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
+from dpr.formats import layout
 from dpr.formats.snapshots import publish_body
 from dpr.search.retrieve import Retriever
 from ray_jobs.serve.keys import add_key
@@ -75,6 +77,32 @@ async def served_snapshot(client: Client) -> int:
     found = (await client.call_tool("search", {"query": "w1", "k": 1})).structured_content
     assert found is not None
     return int(found["results"][0]["metadata"]["snapshot"])
+
+
+def markers(collection: Collection) -> set[str]:
+    """Return the marks that readers of the store have left."""
+    return {name for name in collection.files() if layout.is_reader(name)}
+
+
+def test_a_signal_ends_it_while_stdin_is_open(collection: Collection) -> None:
+    """Until then, stdout holds the protocol and nothing else."""
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    command = [sys.executable, "-m", "ray_jobs.cli", "mcp", collection.store.url]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    before = markers(collection)
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        try:
+            request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            assert (answer["id"], answer["result"]["serverInfo"]["name"]) == (1, "dpr")
+            assert len(markers(collection) - before) == 1
+            process.send_signal(signal.SIGTERM)
+            assert (process.wait(60), process.stdout.read(), process.stderr.read()) == (0, "", "")
+            assert markers(collection) == before
+        finally:
+            process.kill()
 
 
 @contextmanager

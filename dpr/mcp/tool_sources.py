@@ -67,13 +67,17 @@ class StoreSource:
                 return None
             return Found(retriever.number, found.id, found.title, joined(found.texts), found.extra)
 
+    def close(self) -> None:
+        """Stop following, and close the snapshot."""
+        self.follower.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.follower.close()
+        self.close()
 
 
 class ServiceSource:
@@ -101,13 +105,17 @@ class ServiceSource:
             raise
         return Found(found.snapshot, found.id, found.title, joined(found.texts), found.extra)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        self.close()
 
 
 def joined(windows: Sequence[str]) -> str:
