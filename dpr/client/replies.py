@@ -175,8 +175,10 @@ class SnapshotList(Answered):
 
     serving: int
     """Number of the snapshot that answers come from."""
+    encoder_id: str
     snapshots: list[SnapshotSummary]
     """The newest first."""
+    timings_ms: StepTimings
 
 
 class Health(Answered):
@@ -194,6 +196,7 @@ class Health(Answered):
     """Number of the snapshot that it is opening."""
     problem: str
     """Why it does not answer from the newest snapshot; empty: it does."""
+    timings_ms: StepTimings
 
 
 class Ready(Answered):

@@ -15,6 +15,7 @@ from dpr.operations.follow import Follower
 from dpr.search.hits import Hit, Side
 from dpr.search.rerank import Reranker
 from ray_jobs.serve.answer_cache import CACHE_MB, AnswerCache
+from ray_jobs.serve.api_examples import SEARCHED, answers
 from ray_jobs.serve.api_page import docs_page
 from ray_jobs.serve.batch import Batcher
 from ray_jobs.serve.doors import Doors, role_of
@@ -82,7 +83,7 @@ def make_app(
 def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: RerankQueue, metrics: Metrics) -> None:
     filters = FilterQueue(follower)
 
-    @app.post("/v1/search", response_model=SearchResponse, responses=ERRORS)
+    @app.post("/v1/search", response_model=SearchResponse, responses=ERRORS | answers(SEARCHED))
     async def search(request: SearchRequest, http: Request) -> Response:
         """Find the passages that answer one question (`query`) or several (`queries`)."""
         started = time.perf_counter()

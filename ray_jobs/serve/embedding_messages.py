@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from dpr.search.embeddings import Tower
 from ray_jobs.serve.messages import NOT_BLANK, Message, StepTimings
@@ -16,6 +16,15 @@ InputText = Annotated[str, StringConstraints(min_length=1, max_length=MAX_INPUT_
 
 class EmbeddingRequest(Message):
     """Texts to be turned into vectors."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"input": "how do I sort a list?", "model": "question"},
+                {"input": ["a list", "a tuple"], "model": "passage", "dimensions": 8, "encoding_format": "base64"},
+            ]
+        }
+    )
 
     input: InputText | Annotated[list[InputText], Field(min_length=1, max_length=MAX_INPUTS)] = Field(
         examples=["how do I sort a list?"]

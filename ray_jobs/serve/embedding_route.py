@@ -10,6 +10,7 @@ from fastapi import FastAPI, Response
 from dpr.index.truth import Scores
 from dpr.operations.follow import Follower
 from dpr.search.embeddings import Embedded
+from ray_jobs.serve.api_examples import EMBEDDED, answers
 from ray_jobs.serve.batch import Batcher
 from ray_jobs.serve.embedding_messages import Embedding, EmbeddingRequest, EmbeddingResponse, Usage
 from ray_jobs.serve.messages import StepTimings, milliseconds
@@ -22,7 +23,7 @@ TEXTS_AT_ONCE = 16
 def add_embeddings(app: FastAPI, follower: Follower, batcher: Batcher) -> None:
     """Add the route."""
 
-    @app.post("/v1/embeddings", response_model=EmbeddingResponse, responses=ERRORS)
+    @app.post("/v1/embeddings", response_model=EmbeddingResponse, responses=ERRORS | answers(EMBEDDED))
     async def embeddings(request: EmbeddingRequest) -> Response:
         """Turn texts into vectors, by the tower for questions or by that for passages."""
         started, texts = time.perf_counter(), request.texts()

@@ -30,6 +30,16 @@ class Message(BaseModel):
 class SearchRequest(Message):
     """Questions to answer: exactly one of `query` and `queries`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"query": "how do I sort a list?", "k": 5},
+                {"queries": ["how do I sort a list?", "what is a tuple?"], "mode": "hybrid"},
+                {"query": "how do I sort a list?", "filter": {"lang": "de", "year": {"gte": 1990, "lt": 2000}}},
+            ]
+        }
+    )
+
     query: Query | None = Field(None, examples=["how do I sort a list?"])
     """One question. The encoder cuts a question that is longer than its own token limit."""
     queries: list[Query] | None = Field(None, min_length=1, max_length=MAX_QUERIES)
@@ -181,6 +191,8 @@ class Health(Message):
     """Number of the snapshot that it is opening, to answer from it next."""
     problem: str
     """Why it does not answer from the newest snapshot; empty: it does."""
+    timings_ms: StepTimings
+    """Time taken."""
 
 
 class Ready(Message):
@@ -235,8 +247,12 @@ class SnapshotList(Message):
 
     serving: int
     """Number of the snapshot that this replica serves."""
+    encoder_id: str
+    """Fingerprint of the encoder of that snapshot."""
     snapshots: list[SnapshotSummary]
     """The newest first."""
+    timings_ms: StepTimings
+    """Time taken."""
 
 
 def milliseconds(seconds: float) -> float:
@@ -246,6 +262,10 @@ def milliseconds(seconds: float) -> float:
 
 class ErrorBody(Message):
     """What every answer other than 200 holds."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"error": "field k is 0; it must be an integer from 1 to 1000"}]}
+    )
 
     error: str
     """One sentence: what is wrong, which value, what is allowed."""

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Path, Query, Response
 from dpr.formats.snapshots import numbers, read_snapshot
 from dpr.operations.follow import Follower
 from dpr.search.hits import Passage
+from ray_jobs.serve.api_examples import HEALTH, PASSAGE, READY, SNAPSHOTS, answers
 from ray_jobs.serve.messages import (
     ErrorBody,
     Health,
@@ -30,7 +31,11 @@ def add_store_routes(app: FastAPI, follower: Follower) -> None:
     """Add the routes."""
     _add_health(app, follower)
 
-    @app.get("/v1/passages/{passage_id:path}", response_model=PassageAnswer, responses=ERRORS | _NO_PASSAGE)
+    @app.get(
+        "/v1/passages/{passage_id:path}",
+        response_model=PassageAnswer,
+        responses=ERRORS | _NO_PASSAGE | answers(PASSAGE),
+    )
     async def passage(
         passage_id: Annotated[str, Path(description="The passage's own id.", examples=["42"])],
     ) -> Response:
@@ -44,7 +49,6 @@ def add_store_routes(app: FastAPI, follower: Follower) -> None:
         found, number, encoder_id = await asyncio.to_thread(find)
         if found is None:
             return refusal(404, f"snapshot {number} has no passage with this id; ids are those of the corpus")
-        taken = milliseconds(time.perf_counter() - started)
         answer = PassageAnswer(
             snapshot=number,
             encoder_id=encoder_id,
@@ -52,28 +56,36 @@ def add_store_routes(app: FastAPI, follower: Follower) -> None:
             title=found.title,
             texts=found.texts,
             extra=found.extra,
-            timings_ms=StepTimings(work=taken, total=taken),
+            timings_ms=_taken_since(started),
         )
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    @app.get("/v1/snapshots", responses=ERRORS)
+    @app.get("/v1/snapshots", responses=ERRORS | answers(SNAPSHOTS))
     async def snapshots(
         limit: Annotated[int, Query(ge=1, le=100, description="How many, at most.")] = 20,
     ) -> SnapshotList:
         """List the newest snapshots of the store."""
+
+        started = time.perf_counter()
 
         def read() -> list[SnapshotSummary]:
             return [_summary(follower, number) for number in reversed(numbers(follower.store)[-limit:])]
 
         found = await asyncio.to_thread(read)
         with follower.snapshot() as retriever:
-            return SnapshotList(serving=retriever.number, snapshots=found)
+            return SnapshotList(
+                serving=retriever.number,
+                encoder_id=retriever.body.encoder_id,
+                snapshots=found,
+                timings_ms=_taken_since(started),
+            )
 
 
 def _add_health(app: FastAPI, follower: Follower) -> None:
-    @app.get("/v1/health")
+    @app.get("/v1/health", responses=answers(HEALTH))
     async def health() -> Health:
         """Tell what is served, and whether it is the newest. Answers as soon as a replica is ready."""
+        started = time.perf_counter()
         state = follower.state
         with follower.snapshot() as retriever:
             body = retriever.body
@@ -86,13 +98,20 @@ def _add_health(app: FastAPI, follower: Follower) -> None:
                 live=state.live,
                 loading=state.loading,
                 problem=state.problem,
+                timings_ms=_taken_since(started),
             )
 
-    @app.get("/v1/ready")
+    @app.get("/v1/ready", responses=answers(READY))
     async def ready() -> Ready:
         """Tell that requests are taken, for probes."""
         with follower.snapshot() as retriever:
             return Ready(ready=True, snapshot=retriever.number)
+
+
+def _taken_since(started: float) -> StepTimings:
+    """Return the time of a request that waited for nobody."""
+    taken = milliseconds(time.perf_counter() - started)
+    return StepTimings(work=taken, total=taken)
 
 
 def _summary(follower: Follower, number: int) -> SnapshotSummary:

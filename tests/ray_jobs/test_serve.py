@@ -207,6 +207,7 @@ def test_health_says_what_is_served(client: httpx.Client, retriever: Retriever) 
     since = datetime.datetime.fromisoformat(health.pop("since"))
     assert datetime.timedelta() <= datetime.datetime.now(datetime.UTC) - since < datetime.timedelta(hours=1)
     served = {"ready": True, "snapshot": 1, "encoder_id": retriever.body.encoder_id, "passages": PASSAGES}
+    assert health.pop("timings_ms")["total"] > 0
     assert health == served | {"live": 1, "loading": None, "problem": ""}
 
 

@@ -1,13 +1,17 @@
 """The HTTP application without Ray: what each route answers, against the retriever and the stored files."""
 
 import base64
+import json
+import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from jsonschema import Draft202012Validator
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 from starlette.testclient import TestClient
@@ -89,6 +93,72 @@ def test_every_field_is_described(client: TestClient) -> None:
             assert described["description"], (name, field)
 
 
+def test_every_route_has_examples_that_its_schema_allows(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for status, response in operation["responses"].items():
+                content = response["content"]["application/json"]
+                assert content.get("example") or examples_of(content["schema"], document), (path, status)
+                if "example" in content:
+                    check(content["example"], content["schema"], document)
+            for parameter in operation.get("parameters", []):
+                examples = parameter["schema"].get("examples") or [parameter["schema"]["default"]]
+                for example in examples:
+                    check(example, parameter["schema"], document)
+            if "requestBody" in operation:
+                schema = operation["requestBody"]["content"]["application/json"]["schema"]
+                examples = examples_of(schema, document)
+                assert examples
+                for example in examples:
+                    check(example, schema, document)
+                    answer = client.request(method, path, json=example)
+                    assert answer.status_code == 200, answer.text
+
+
+def examples_of(schema: Any, document: Any) -> Any:
+    """Return the examples of a schema, or of the one that it refers to; all must be allowed by it."""
+    named = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    for example in named.get("examples", []):
+        check(example, schema, document)
+    return named.get("examples", [])
+
+
+def check(example: Any, schema: Any, document: Any) -> None:
+    """Raise ValidationError if a schema of the document does not allow an example."""
+    Draft202012Validator({**schema, "components": document["components"]}).validate(example)
+
+
+PROBE = "/v1/ready"
+"""It answers without a key, so it says nothing of the store but the number of its snapshot."""
+
+
+def test_every_answer_names_snapshot_encoder_and_times(client: TestClient, retriever: Retriever) -> None:
+    document = client.get("/openapi.json").json()
+    asked = {"/v1/search": {"query": "w1"}, "/v1/embeddings": {"input": "w1", "model": "question"}}
+    for path, operations in document["paths"].items():
+        (method,) = operations
+        answer = client.request(method, path.replace("{passage_id}", "p007"), json=asked.get(path)).json()
+        assert answer["serving" if path == "/v1/snapshots" else "snapshot"] == 1
+        if path == PROBE:
+            continue
+        assert answer["encoder_id"] == retriever.body.encoder_id
+        steps = answer["timings_ms"]
+        assert set(steps) == (
+            {"filter", "encode", "search", "rerank", "total"} if path == "/v1/search" else {"work", "total"}
+        )
+        assert steps["total"] >= sum(taken for step, taken in steps.items() if step != "total") - 0.01
+
+
+def test_the_page_of_the_api_shows_the_examples(client: TestClient) -> None:
+    page = unescape(client.get("/docs").text)
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    examples = [example for name in ("SearchRequest", "EmbeddingRequest") for example in schemas[name]["examples"]]
+    shown = [json.loads(body) for body in re.findall(r"-d '(.*)'", page)]
+    assert sorted(shown, key=str) == sorted(examples, key=str)
+    assert '"title": "list.sort"' in page
+
+
 def test_a_passage_comes_by_its_id(client: TestClient, collection: Collection, retriever: Retriever) -> None:
     (entry,) = retriever.body.segments[:1]
     for row in pq.read_table(collection.file(entry.object.name)).slice(3, 4).to_pylist():
@@ -125,8 +195,10 @@ def test_snapshots_are_listed_the_newest_first(client: TestClient, tmp_path: Pat
     listed = client.get("/v1/snapshots").json()
     body = collection.body(1)
     published = read_snapshot(collection.store, 1).published_at
+    assert listed.pop("timings_ms")["total"] > 0
     assert listed == {
         "serving": 1,
+        "encoder_id": body.encoder_id,
         "snapshots": [
             {
                 "number": 1,
