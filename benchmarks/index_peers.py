@@ -21,7 +21,7 @@ import numpy as np
 
 K = 20
 WARM_UP = 50
-EF = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+EF = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 LINKS, EF_CONSTRUCTION = 32, 100
 Ask = Callable[[np.ndarray], Any]
 """One question (D,) to ids (K,)."""
@@ -80,11 +80,12 @@ def scann_peer(vectors_ND: np.ndarray, folder: Path) -> Iterator[tuple[str, Ask]
             )
             .score_ah(2, anisotropic_quantization_threshold=0.2)
             .reorder(100)
+            .set_n_training_threads(os.cpu_count() or 1)
             .build()
         )
         saved.mkdir()
         searcher.serialize(str(saved))
-    for leaves in (4, 8, 16, 32, 64, 128, 256):
+    for leaves in (4, 8, 16, 32, 64, 128, 256, 512):
         for reordered in (40, 100, 200):
 
             def ask(q: np.ndarray, leaves: int = leaves, reordered: int = reordered) -> Any:

@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 from index_build import SEGMENT_ROWS, entries_of
 from index_data import Vectors
 
-from dpr.index.candidates import SearchSettings, exact_scores
+from dpr.index.candidates import SearchSettings, exact_scores, rescore
 from dpr.index.choose import IndexPlan, choose
 from dpr.index.coding import build_part
+from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import searched
 from dpr.index.merging import ROW_BITS, PartRef, build_whole, merge
 from dpr.index.part import write_part
@@ -41,7 +44,13 @@ WARM_UP = 50
 LEAST_SECONDS = 0.02
 NPROBES = (4, 8, 16, 32, 64, 128, 256)
 RESCORES = (0, 40, 100, 200)
-EF = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+EF = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
+BY_QUESTION, AVERAGE_LISTS = "IVF-PQ FastScan, lists by question", (24, 32, 48, 64, 96, 128, 192)
+"""The product's search as tuned, and how many lists questions visit on average."""
+MAX_CODES, LISTS_AT_MOST = "IVF-PQ, FAISS's max_codes", 1_024
+CODES = (5_000, 10_000, 20_000, 30_000, 45_000, 60_000, 90_000)
+"""FAISS's own early termination: a question visits lists, the nearest first, until it has seen so many codes. FastScan
+has none, so the same index is searched without it."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,11 @@ def open_segments(store: Path) -> SegmentSet:
     return SegmentSet.open(open_store(str(store)), entries, None)
 
 
-def built(factory: str, vectors: Vectors, store: Path) -> Built:
-    """The serving index of a factory, made by the product's functions unless a file holds it already."""
+def built(factory: str, vectors: Vectors, store: Path, *, packed: bool = True) -> Built:
+    """The serving index of a factory, made by the product's functions unless a file holds it already.
+
+    Unless it is to be `packed`, codes of four bits stay as they are in the file, without FastScan.
+    """
     plan = choose(IndexConfig(factory=factory), len(vectors.passages_ND), vectors.passages_ND.shape[1])
     file = store.parent / "kinds" / f"{plan.factory.replace(',', '-')}.faiss"
     if not file.exists():
@@ -95,7 +107,8 @@ def built(factory: str, vectors: Vectors, store: Path) -> Built:
         started = time.perf_counter()
         _build(plan, vectors, file)
         print(f"{plan.factory} built in {time.perf_counter() - started:.0f} s", flush=True)
-    return Built(ServingIndex([open_shard(file)]), open_segments(store), vectors)
+    shard = open_shard(file) if packed else read_faiss(file)
+    return Built(ServingIndex([shard]), open_segments(store), vectors)
 
 
 def _build(plan: IndexPlan, vectors: Vectors, file: Path) -> None:
@@ -122,7 +135,8 @@ def _build(plan: IndexPlan, vectors: Vectors, file: Path) -> None:
 def curve(name: str, index: Built, settings: Sequence[SearchSettings]) -> Iterator[Point]:
     """Each setting, timed one question at a time."""
     for setting in settings:
-        values = f"nprobe {setting.nprobe}, rescored {setting.rescore}"
+        average = "" if setting.margin is None else " on average"
+        values = f"nprobe {setting.nprobe}{average}, rescored {setting.rescore}"
         search = VectorSearch(index.index, setting, index.segments)
         yield timed(name, values, lambda q, s=search: s.top(q[None], K)[1][0], index)  # type: ignore[misc]
 
@@ -155,21 +169,49 @@ def factories(rows: int) -> dict[str, str]:
     """Our kinds, with the lists that the rule gives for so many rows."""
     lists = choose(IndexConfig(), rows, 384).factory.partition(",")[0]
     coded = {"IVF-PQ": "PQ96", "IVF-PQ FastScan": "PQ192x4", "IVF-RaBitQ FastScan": "RaBitQfs", "IVF-SQ8": "SQ8"}
-    return {**{name: f"{lists},{code}" for name, code in coded.items()}, "Flat": "Flat", "HNSW": "HNSW32"}
+    named = {name: f"{lists},{code}" for name, code in coded.items()}
+    again = dict.fromkeys((BY_QUESTION, MAX_CODES), named["IVF-PQ FastScan"])
+    return {**named, **again, "Flat": "Flat", "HNSW": "HNSW32"}
 
 
 def kind_points(name: str, vectors: Vectors, store: Path) -> Iterator[Point]:
     """One of our kinds with all settings."""
-    index = built(factories(len(vectors.passages_ND))[name], vectors, store)
+    index = built(factories(len(vectors.passages_ND))[name], vectors, store, packed=name != MAX_CODES)
     if name == "HNSW":
         for ef in EF:
             searched(index.index.shards[0]).hnsw.efSearch = ef
             yield replace(next(curve(name, index, [SearchSettings(1, 0)])), setting=f"ef {ef}")
     elif name == "Flat":
         yield from curve(name, index, [SearchSettings(1, 0)])
+    elif name == BY_QUESTION:
+        yield from curve(name, index, by_question(index))
+    elif name == MAX_CODES:
+        yield from early_points(name, index)
     else:
         grid = [SearchSettings(*pair) for pair in product(NPROBES, RESCORES)]
         yield from curve(name, index, [setting for setting in grid if setting.rescore or "RaBitQ" not in name])
+
+
+def by_question(index: Built) -> list[SearchSettings]:
+    """Margins with which the tuning questions visit some lists on average; none where the lists are fewer."""
+    questions_QD = index.vectors.questions_QD[index.vectors.tuning]
+    below_N = np.sort(index.index.scores_below(questions_QD, K).reshape(-1))
+    averages = [n for n in AVERAGE_LISTS if index.index.first_lists(K) < n < index.index.lists]
+    pairs = product(averages, RESCORES[2:])
+    return [SearchSettings(n, rescored, K, float(below_N[n * len(questions_QD)])) for n, rescored in pairs]
+
+
+def early_points(name: str, index: Built) -> Iterator[Point]:
+    """FAISS's own search until so many codes were seen; then the product's re-scoring."""
+    (shard,) = index.index.shards
+    for codes, rescored in product(CODES, RESCORES[2:]):
+        parameters = faiss.SearchParametersIVF(nprobe=LISTS_AT_MOST, max_codes=codes)
+
+        def ask(question_D: npt.NDArray[np.float32], k: int = rescored, p: Any = parameters) -> npt.NDArray[np.int64]:
+            ids_1C = shard.search(question_D[None], k, params=p)[1]
+            return rescore(question_D[None], ids_1C, index.segments.fetching(ids_1C), K)[1][0]
+
+        yield timed(name, f"max_codes {codes:,}, rescored {rescored}", ask, index)
 
 
 def peer_points(name: str, settings: Sequence[str], folder: Path, vectors: Vectors) -> Iterator[Point]:
