@@ -69,7 +69,8 @@ def own_ray() -> Iterator[OwnRay]:
             "PYTHONPATH": os.pathsep.join(sys.path),
             "TMPDIR": str(scratch),
         }
-        environment.pop("RAY_ADDRESS", None)
+        for name in ("RAY_ADDRESS", "RAY_worker_niceness"):  # the latter is a setting of ray_jobs, which sets it
+            environment.pop(name, None)
         command = [sys.executable, "-c", HOLD, folder]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -29,7 +29,7 @@ with connected():
 
 @contextmanager
 def held_ray(**settings: str) -> Iterator[tuple[int, int]]:
-    """Have another process hold a Ray of its own; gives its priority and that of a worker."""
+    """Have another process hold a Ray of its own, or a driver of another; gives its priority and that of a worker."""
     without = {"RAY_ADDRESS", "RAY_worker_niceness"}
     environment = {name: value for name, value in os.environ.items() if name not in without} | settings
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
@@ -42,18 +42,18 @@ def held_ray(**settings: str) -> Iterator[tuple[int, int]]:
     assert held.returncode == 0
 
 
-def test_a_ray_of_our_own_listens_on_loopback_only_and_its_workers_have_the_priority_of_their_driver() -> None:
+def test_a_ray_of_our_own_listens_on_loopback_only_and_its_workers_have_the_priority_that_is_asked_for() -> None:
     mark = f"test-connect-{os.getpid()}"
-    with held_ray(TEST_MARK=mark) as (driver, worker):
+    with held_ray(TEST_MARK=mark, RAY_worker_niceness="7") as (driver, worker):
         found = [(_name(pid), address) for pid in _marked(mark) for address, _ in listening_at(pid)]
     assert [(name, str(address)) for name, address in found if not address.is_loopback] == []
     assert {"gcs_server", "raylet"} <= {name for name, _ in found}
-    assert worker == driver
+    assert worker == driver + 7
 
 
-def test_workers_have_the_priority_that_is_asked_for() -> None:
-    with held_ray(RAY_worker_niceness="7") as (driver, worker):
-        assert worker == driver + 7
+def test_workers_have_the_priority_of_who_started_their_ray_unless_another_is_asked_for(lasting_ray: OwnRay) -> None:
+    with held_ray(**lasting_ray.environment) as (driver, worker):
+        assert worker == driver
 
 
 @pytest.mark.usefixtures("no_ray")
