@@ -14,7 +14,7 @@ from dpr.stages.segment_rows import MIN_ROWS, segment_rows
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import Collection
 from tests.ray_jobs.local_ray import LocalRay
-from tests.tiny import Quiet, make_encoder, random_texts
+from tests.tiny import Quiet, make_static_encoder, random_texts
 
 INDEX = {"factory": "IVF8,PQ8x4"}
 
@@ -60,7 +60,7 @@ class SpoilingExecutor(RayExecutor):
 
 @pytest.mark.usefixtures("on_ray")
 def test_an_error_of_a_worker_arrives_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    collection = make_collection(tmp_path / "spoilt", make_encoder(tmp_path / "encoder"), 300)
+    collection = make_collection(tmp_path / "spoilt", make_static_encoder(tmp_path / "encoder"), 300)
     executor = SpoilingExecutor(collection.recipe.resources)
     executor.weights = tmp_path / "encoder" / "model.safetensors"
     capfd.readouterr()
