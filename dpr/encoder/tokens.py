@@ -123,6 +123,11 @@ class TowerTokenizer:
         """Return the tokens of N questions, each after the prefix."""
         return self._tokens([self._tower.prefix + text for text in texts])
 
+    def text(self, ids_T: npt.NDArray[np.int32]) -> str:
+        """Return the text of tokens, as far as they tell: a tokenizer may leave out case or accents."""
+        text: str = self._tokenizer.decode(ids_T.tolist())
+        return text
+
     def _tokens(self, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> TokenBatch:
         def tokenise(first: int) -> Pieces:
             some_inputs = inputs[first : first + TEXTS_PER_CALL]

@@ -23,9 +23,12 @@ from dpr.formats.records import Document, ObjectRef
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
 from dpr.train.train_recipe import TrainRecipe
+from dpr.train.training_set import Belonging
 
 CURVE = "curve"
 """Name of the tensor (S, 3): loss, accuracy and average rank of each step."""
+NEGATIVES = ("negatives.rows", "negatives.offsets")
+"""Names of the tensors of a `Belonging`: the hard negatives of this epoch, where they are not those of the data."""
 
 
 class TrainingPlan(Document):
@@ -71,6 +74,8 @@ class State:
     moments: Mapping[str, Tensor]
     """`exp_avg.NAME` and `exp_avg_sq.NAME` of each weight."""
     curve_S3: Tensor
+    negatives: Belonging | None = None
+    """The hard negatives of this epoch; None: those of the data."""
 
 
 def begin(store: Store, plan: TrainingPlan) -> None:
@@ -109,7 +114,7 @@ def put_checkpoint(store: Store, state: State, measured: list[Measured], before:
     """
     step = len(state.curve_S3)
     best = best_of(measured)
-    tensors = {**state.weights, **state.moments, CURVE: state.curve_S3}
+    tensors = {**state.weights, **state.moments, **_negatives_of(state), CURVE: state.curve_S3}
     made = Checkpoint(
         step=step,
         tensors=_put(store, layout.checkpoint(step), tensors),
@@ -135,14 +140,23 @@ def best_of(measured: list[Measured]) -> Measured | None:
 def read_state(store: Store, checkpoint: Checkpoint) -> State:
     """Return the tensors of a checkpoint, verified."""
     tensors = load_file(fetch_object(store, checkpoint.tensors))
+    curve_S3 = tensors.pop(CURVE)
+    refreshed = [tensors.pop(name).numpy() for name in NEGATIVES if name in tensors]
     moments = {name: tensor for name, tensor in tensors.items() if name.startswith("exp_avg")}
-    weights = {name: tensor for name, tensor in tensors.items() if name not in moments and name != CURVE}
-    return State(weights, moments, tensors[CURVE])
+    weights = {name: tensor for name, tensor in tensors.items() if name not in moments}
+    return State(weights, moments, curve_S3, Belonging(*refreshed) if refreshed else None)
 
 
 def read_weights(store: Store, ref: ObjectRef) -> dict[str, Tensor]:
     """Return stored weights, verified."""
     return load_file(fetch_object(store, ref))
+
+
+def _negatives_of(state: State) -> dict[str, Tensor]:
+    found = state.negatives
+    if found is None:
+        return {}
+    return dict(zip(NEGATIVES, map(torch.from_numpy, (found.rows_R, found.offsets)), strict=True))
 
 
 def _put(store: Store, stem: str, tensors: Mapping[str, Tensor]) -> ObjectRef:

@@ -2,18 +2,17 @@
 
 The paper validates by the average rank of the right passage, which costs no index (section 3.2 of its code).
 
-Shapes: Q questions, P passages, B rows of a batch, D dimensions.
+Shapes: Q questions, P passages, B questions of a batch, D dimensions.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dpr.encoder.tokens import TokenBatch
+from dpr.train.all_vectors import AllVectors
 from dpr.train.checkpoints import Measured
 from dpr.train.gradient_cache import Tower
 from dpr.train.training_set import TrainingSet
-from dpr.train.workers import Workers, gather_rows
+from dpr.train.workers import Workers
 
 QUESTIONS_AT_ONCE = 256
 
@@ -22,28 +21,18 @@ class DevMeter:
     """Measures a dev set; all workers share the work and get the same result."""
 
     def __init__(self, dev: TrainingSet, workers: Workers, device: torch.device, chunk_tokens: int) -> None:
-        self._dev, self._workers, self._device, self._chunk_tokens = dev, workers, device, chunk_tokens
+        self._dev, self._vectors = dev, AllVectors(workers, device, chunk_tokens)
 
     def measure(self, question: Tower, passage: Tower, step: int) -> Measured:
         """Return accuracy and average rank; dropout must be off."""
         with torch.inference_mode():
-            question_QD = self._vectors(question, self._dev.question_tokens)
-            passage_PD = self._vectors(passage, self._dev.passage_tokens)
+            question_QD = self._vectors.of(question, self._dev.question_tokens)
+            passage_PD = self._vectors.of(passage, self._dev.passage_tokens)
             firsts = range(0, len(question_QD), QUESTIONS_AT_ONCE)
             ranks_Q = torch.cat([self._ranks(question_QD, passage_PD, first) for first in firsts]).cpu()
         return Measured(
             step=step, accuracy=float((ranks_Q == 1).double().mean()), average_rank=float(ranks_Q.double().mean())
         )
-
-    def _vectors(self, tower: Tower, tokens: TokenBatch) -> Tensor:
-        """Return the vectors of all rows; each worker encodes some of them."""
-        size = self._workers.size
-        shares = [np.arange(len(tokens))[rank::size] for rank in range(size)]
-        some = tokens.select(shares[self._workers.rank])
-        own_BD = torch.zeros(len(some), tower.dim, device=self._device)
-        for rows_B in tower.batches(some.lengths(), self._chunk_tokens):
-            own_BD[torch.from_numpy(rows_B).to(self._device)] = tower.vectors(some.select(rows_B))
-        return gather_rows(self._workers, own_BD, shares)
 
     def _ranks(self, question_QD: Tensor, passage_PD: Tensor, first: int) -> Tensor:
         """Return the rank of the first right passage of some questions."""

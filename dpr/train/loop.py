@@ -4,7 +4,7 @@ Shapes: S steps.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from dpr.engine.progress import Progress
 from dpr.errors import TrainingError
 from dpr.store import open_store
+from dpr.train.all_vectors import AllVectors
 from dpr.train.batch_plan import Batch, BatchPlan
 from dpr.train.checkpoints import (
     Checkpoint,
@@ -29,7 +30,9 @@ from dpr.train.dev_accuracy import DevMeter
 from dpr.train.gradient_cache import GradientCache
 from dpr.train.loss import Scored
 from dpr.train.memory_plan import chunk_tokens, kept_tokens
+from dpr.train.refresh_negatives import NegativeFinder
 from dpr.train.training_job import LoadedTowers, TrainingJob
+from dpr.train.training_set import Belonging
 from dpr.train.training_step import StepRunner
 from dpr.train.workers import Workers
 
@@ -55,7 +58,9 @@ class TrainingLoop:
         recipe = job.recipe
         self._store = open_store(recipe.store)
         self._loaded = LoadedTowers(job, device)
-        self._plan = BatchPlan(job.examples, recipe.objective, recipe.optimiser)
+        self._negatives: Belonging | None = None
+        """The hard negatives of this epoch; None: those of the data."""
+        self._plan = self._make_plan()
         self._descent = Descent(self._loaded.weights, recipe.optimiser, self._plan.steps)
         chunk = chunk_tokens(recipe.resources, device)
         config = self._loaded.passage.network.loaded.body.config
@@ -63,6 +68,7 @@ class TrainingLoop:
         cache = GradientCache(device, chunk, kept)
         self._runner = StepRunner(self._loaded.towers, workers, cache, job.temperature)
         self._meter = DevMeter(job.dev, workers, device, chunk) if job.dev else None
+        self._finder = NegativeFinder(job.examples, job.spec.passage, workers, AllVectors(workers, device, chunk))
         self._curve: list[tuple[float, float, float]] = []
         self._measured: list[Measured] = []
         self._checkpoint: Checkpoint | None = None
@@ -81,6 +87,8 @@ class TrainingLoop:
         for step in range(len(self._curve), self._plan.steps):
             if self._is_enough():
                 break
+            if self._job.recipe.objective.refresh_negatives and step > 0 and step % self._plan.steps_per_epoch == 0:
+                self._refresh()
             self._step(self._plan.batch(step))
             self._progress.advance(size, self._figures())
             if self._is_due(step + 1):
@@ -99,7 +107,24 @@ class TrainingLoop:
         self._descent.restore(state)
         self._curve = [(loss, share, rank) for loss, share, rank in state.curve_S3.tolist()]
         self._measured = list(self._checkpoint.measured)
+        self._negatives = state.negatives
+        self._plan = self._make_plan()
         self._progress.message("training", f"goes on after {len(self._curve):,} of {self._plan.steps:,} steps")
+
+    def _make_plan(self) -> BatchPlan:
+        """Return the plan of all batches, with the hard negatives of this epoch."""
+        job, negatives = self._job, self._negatives
+        examples = replace(job.examples, negatives=negatives) if negatives else job.examples
+        return BatchPlan(examples, job.recipe.objective, job.recipe.optimiser)
+
+    def _refresh(self) -> None:
+        """Find the hard negatives of the epoch that begins."""
+        self._loaded.set_training(on=False)
+        self._negatives = self._finder.find(self._loaded.question, self._loaded.passage)
+        self._loaded.set_training(on=True)
+        self._plan = self._make_plan()
+        found = len(self._negatives.rows_R)
+        self._progress.message("training", f"{found:,} hard negatives found anew after {len(self._curve):,} steps")
 
     def _step(self, batch: Batch) -> None:
         # the random numbers of a step are its own, so that a training that goes on draws the same ones
@@ -162,7 +187,8 @@ class TrainingLoop:
     def _keep(self) -> None:
         """Store a checkpoint; all workers know it, and the first one writes it."""
         if self._workers.rank == 0:
-            state = State(self._loaded.weights, self._descent.moments(), curve_of(self._curve))
+            curve_S3 = curve_of(self._curve)
+            state = State(self._loaded.weights, self._descent.moments(), curve_S3, self._negatives)
             self._checkpoint = put_checkpoint(self._store, state, self._measured, self._checkpoint)
 
     def _figures(self) -> str:

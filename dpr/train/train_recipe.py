@@ -41,8 +41,17 @@ class Objective(_Config):
     """Questions of one step, over all workers; the passages of all others are negatives."""
     hard_negatives: Annotated[int, Field(ge=0)] = 1
     """Hard negatives of each question in a step, drawn from those that its example has."""
+    refresh_negatives: bool = False
+    """Whether each epoch after the first begins with new hard negatives: what the towers, as they are then, find among
+    all passages of the data, and what does not answer."""
     temperature: Annotated[float, Field(gt=0.0)] | None = None
     """What similarities are divided by; null: 0.05 where vectors have length 1, else 1."""
+
+    @model_validator(mode="after")
+    def _negatives_are_used(self) -> Self:
+        if self.refresh_negatives and self.hard_negatives == 0:
+            raise ValueError("refresh_negatives finds hard negatives, and hard_negatives is 0, so none is used; set 1")
+        return self
 
 
 class Optimiser(_Config):

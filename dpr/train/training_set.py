@@ -7,8 +7,9 @@ Shapes: E questions, N passages, T tokens; R rows that belong to questions, in a
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,8 @@ class TrainingSet:
     """All passages that are known to answer a question, whichever of its examples says so."""
     negatives: Belonging
     """Hard negatives, none of which is a known positive."""
+    answers: tuple[tuple[str, ...], ...]
+    """Texts that answer each question, of all its examples: a passage that holds one is no negative."""
     digest: str
     """Of all questions and passages and what belongs together."""
     counts: Counts
@@ -107,6 +110,7 @@ class _Collector:
         self._questions: dict[str, int] = {}
         self._positives: list[dict[int, None]] = []
         self._negatives: list[dict[int, None]] = []
+        self._answers: list[dict[str, None]] = []
         self._passages = _Passages(TowerTokenizer(spec.passage))
         self._question_tokenizer = TowerTokenizer(spec.question)
         self._left_out = self._too_many = 0
@@ -122,6 +126,8 @@ class _Collector:
         if row == len(self._positives):
             self._positives.append({})
             self._negatives.append({})
+            self._answers.append({})
+        self._answers[row] |= dict.fromkeys(example.answers)
         self._positives[row] |= dict.fromkeys(map(self._passages.row, example.positives))
         room = max(0, KEPT_NEGATIVES - len(self._negatives[row]))
         self._negatives[row] |= dict.fromkeys(map(self._passages.row, example.negatives[:room]))
@@ -134,7 +140,8 @@ class _Collector:
                 del wrong[row]
                 contradicted += 1
         texts = tuple(self._questions)
-        positives, negatives = _belonging(self._positives), _belonging(self._negatives)
+        positives, negatives = belonging(self._positives), belonging(self._negatives)
+        answers = tuple(map(tuple, self._answers))
         notes = {
             "passages without text are left out": self._left_out,
             f"hard negatives beyond {KEPT_NEGATIVES} of a question are left out": self._too_many,
@@ -146,7 +153,8 @@ class _Collector:
             passage_tokens=self._passages.tokens(),
             positives=positives,
             negatives=negatives,
-            digest=_digest(texts, self._passages.hashes, positives, negatives),
+            answers=answers,
+            digest=_digest([*texts, *chain.from_iterable(answers)], self._passages.hashes, positives, negatives),
             counts=Counts(self.examples, reasons, tuple(f"{count:,} {what}" for what, count in notes.items() if count)),
         )
 
@@ -199,21 +207,22 @@ def _joined(pieces: Sequence[TokenBatch]) -> TokenBatch:
     )
 
 
-def _belonging(rows: Sequence[dict[int, None]]) -> Belonging:
+def belonging(rows: Sequence[Collection[int]]) -> Belonging:
+    """Return what belongs to each question, given its rows."""
     flat = np.array([row for each in rows for row in each], np.int64)
     return Belonging(flat, np.cumsum([0, *map(len, rows)], dtype=np.int64))
 
 
-def _digest(questions: Sequence[str], hashes: Iterable[bytes], *belongings: Belonging) -> str:
+def _digest(texts: Sequence[str], hashes: Iterable[bytes], *belongings: Belonging) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for piece in _pieces_of(questions, hashes, belongings):
+    for piece in _pieces_of(texts, hashes, belongings):
         digest.update(len(piece).to_bytes(8, "little"))
         digest.update(piece)
     return digest.hexdigest()
 
 
-def _pieces_of(questions: Sequence[str], hashes: Iterable[bytes], belongings: Sequence[Belonging]) -> Iterator[bytes]:
-    yield from (question.encode() for question in questions)
+def _pieces_of(texts: Sequence[str], hashes: Iterable[bytes], belongings: Sequence[Belonging]) -> Iterator[bytes]:
+    yield from (text.encode() for text in texts)
     yield from hashes
     for each in belongings:
         yield each.rows_R.tobytes()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -68,12 +69,42 @@ def test_mined_negatives_are_training_data(dpr: Dpr, tmp_path: Path, encoder: Pa
     assert (code, err.count("\n")) == (14, 1)
 
 
+@pytest.mark.slow
+@pytest.mark.without_ray
+def test_what_ends_a_training_is_one_sentence_and_nothing_is_lost(dpr: Dpr, tmp_path: Path, encoder: Path) -> None:
+    wild = {"epochs": 4, "learning_rate": 1e30, "warm_up": 0.5, "clip": 1e9}
+    recipe = write_recipe(tmp_path, encoder, optimiser=wild, stopping={"every_steps": 1})
+    code, _, err = dpr("train", recipe, "--local")
+    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert code == 15
+    assert re.search("of the checkpoints that after [12] steps is kept", line)
+    kept = sorted(path for path in tmp_path.rglob("training/checkpoints/*"))
+    assert len(kept) == 3
+
+    code, _, err = dpr("train", write_recipe(tmp_path, encoder, stopping={"every_steps": 1}), "--local")
+    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert code == 2
+    assert "holds the training of another recipe" in line
+    assert sorted(path for path in tmp_path.rglob("training/checkpoints/*")) == kept
+
+    for name, document, message in (
+        ("blank.jsonl", {"question": "w1", "positive": ["", " "]}, "no positive passage has a text (1)"),
+        ("own.jsonl", {"question": "w1", "positive": "w2", "negative": "w1"}, "the question is its own negative (1)"),
+    ):
+        (tmp_path / name).write_text(json.dumps(document))
+        path = write_recipe(tmp_path, encoder, data={"path": str(tmp_path / name)}, store=str(tmp_path / "other"))
+        code, _, err = dpr("train", path, "--local")
+        (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+        assert (code, message in line) == (2, True)
+
+
 def test_two_workers_share_a_training_and_one_may_be_lost(local_ray: LocalRay, tmp_path: Path, encoder: Path) -> None:
     local_ray.end()  # on another Ray, an actor of an earlier test may still hold a part of a CPU
     local_ray.use(cpus=2, gpus=0)
     resources = {"workers": 2, "cpus_per_worker": 1}
-    stopping = {"every_steps": 20, "patience": 1000}
-    recipe = make_recipe(tmp_path, encoder, resources=resources, optimiser={"epochs": 40}, stopping=stopping)
+    stopping, objective = {"every_steps": 20, "patience": 1000}, {"batch": 8, "refresh_negatives": True}
+    fields = {"resources": resources, "optimiser": {"epochs": 40}, "stopping": stopping, "objective": objective}
+    recipe = make_recipe(tmp_path, encoder, **fields)
     progress, killed = Quiet(), threading.Event()
 
     def kill_one() -> None:

@@ -24,9 +24,12 @@ from dpr.train.train_recipe import TrainRecipe
 from dpr.train.trained_model import TrainedModel, read_model
 from tests.collection import Collection
 from tests.encoder.models import save_dpr
+from tests.services.endpoint import S3Endpoint
 from tests.tiny import Quiet
 from tests.train.tiny_training import CPU, make_recipe
 
+REFRESHING = {"batch": 8, "refresh_negatives": True}
+"""Three steps an epoch."""
 FP32 = Compute(precision="fp32")
 pytestmark = pytest.mark.slow
 
@@ -52,7 +55,7 @@ def curve(recipe: TrainRecipe) -> list[list[float]]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> TrainRecipe:
     """The recipe of a training of one shared tower that is over."""
-    recipe = make_recipe(tmp_path_factory.mktemp("trained"), encoder)
+    recipe = make_recipe(tmp_path_factory.mktemp("trained"), encoder, objective=REFRESHING)
     train(recipe)
     return recipe
 
@@ -67,20 +70,33 @@ def test_training_learns_and_says_so(trained: TrainRecipe) -> None:
     assert max(each.accuracy for each in model.measured[1:]) > model.measured[0].accuracy
 
 
+@pytest.fixture(params=["folder", "moto"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The store of a training, in a folder or in a bucket."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    endpoint: S3Endpoint = request.getfixturevalue("moto_endpoint")
+    endpoint.client().create_bucket(Bucket="trainings")
+    endpoint.use(monkeypatch)
+    return "s3://trainings/tiny"
+
+
 def test_a_killed_training_goes_on_with_the_same_loss_curve(
-    trained: TrainRecipe, encoder: Path, tmp_path: Path
+    trained: TrainRecipe, encoder: Path, tmp_path: Path, store_url: str
 ) -> None:
-    recipe = make_recipe(tmp_path, encoder)
+    recipe = make_recipe(tmp_path, encoder, store=store_url, objective=REFRESHING)
     assert in_process(recipe, tmp_path, "6") == -signal.SIGKILL  # after the checkpoint of step 4
     store = open_store(recipe.store)
     checkpoint = latest_checkpoint(store)
     assert checkpoint is not None
     assert checkpoint.step == 4
+    assert read_state(store, checkpoint).negatives is not None
     assert read_model(store) is None
-    assert in_process(recipe, tmp_path) == 0
+    model = train(recipe)
     assert curve(recipe) == pytest.approx(np.array(curve(trained)), abs=1e-6)
     names = [info.name for info in store.list("training/checkpoints/") if info.name.endswith(".json")]
     assert names == ["training/checkpoints/00000012.json"]
+    assert resolve(model.encoder_in(store)).dim == 32  # it is used where it lies
 
 
 def test_a_training_that_is_over_is_not_repeated_and_another_is_refused(trained: TrainRecipe) -> None:
