@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from benchmarks.bm25 import CONFIG, Part, asked, build, opened
 from dpr.formats.lexical_entry import FusionSettings
-from dpr.index.merging import ROW_BITS
+from dpr.index.row_ids import ROW_BITS
 from dpr.lexical.analysis import Analyzer
 from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch

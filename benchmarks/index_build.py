@@ -24,7 +24,8 @@ from dpr.formats.objects import put_object
 from dpr.formats.records import read_record
 from dpr.formats.segment import write_segment
 from dpr.index.faiss_file import read_faiss
-from dpr.index.merging import PartRef, merge
+from dpr.index.live_parts import PartRef
+from dpr.index.merging import merge
 from dpr.index.sample import sample_rows
 from dpr.recipe import Recipe
 from dpr.run import Plan, Run

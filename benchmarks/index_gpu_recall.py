@@ -16,7 +16,7 @@ from torch import Tensor
 from dpr.formats.manifest import SegmentEntry
 from dpr.index.candidates import search
 from dpr.index.hardware import Hardware
-from dpr.index.merging import ROW_BITS
+from dpr.index.row_ids import ROW_BITS
 from dpr.index.shards import open_shard
 from dpr.index.torch_kmeans import exact_products
 from dpr.run import Run

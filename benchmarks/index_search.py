@@ -23,9 +23,11 @@ from dpr.index.choose import IndexPlan, choose
 from dpr.index.coding import build_part
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import searched
-from dpr.index.merging import ROW_BITS, PartRef, build_whole, merge
+from dpr.index.live_parts import PartRef
+from dpr.index.merging import build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.recall import KnownQuestions
+from dpr.index.row_ids import ROW_BITS
 from dpr.index.sample import sample_rows
 from dpr.index.serving_index import ServingIndex
 from dpr.index.shards import open_shard

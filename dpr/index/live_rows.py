@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.formats import MISSING
-from dpr.index.merging import ROW_BITS, ROW_MASK
+from dpr.index.row_ids import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids
 
 Mask = npt.NDArray[np.bool_]

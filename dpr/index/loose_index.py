@@ -20,8 +20,8 @@ import numpy as np
 from dpr.formats import MISSING
 from dpr.formats.loose import LooseRows
 from dpr.index.hardware import Floats
-from dpr.index.merging import ROW_BITS
 from dpr.index.row_bits import RowBits
+from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids, Scores
 
 NEW_ROWS = 400

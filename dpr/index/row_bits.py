@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dpr.errors import RoomError
 from dpr.index.live_rows import Mask
-from dpr.index.merging import ROW_BITS
+from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids
 
 BYTE_BITS = 3

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads
 from dpr.index.live_rows import Mask
-from dpr.index.merging import ROW_BITS
 from dpr.index.row_bits import Bits, RowBits
+from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids, Scores, empty_topk
 from dpr.lexical.analysis import Hashes
 from dpr.lexical.postings import Postings

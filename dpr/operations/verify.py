@@ -23,7 +23,7 @@ from dpr.formats.snapshots import open_snapshot
 from dpr.index.contents import stored_ids
 from dpr.index.faiss_file import read_faiss
 from dpr.index.loose_index import loose_ids
-from dpr.index.merging import ROW_BITS
+from dpr.index.row_ids import ROW_BITS
 from dpr.lexical.postings import map_postings
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult

@@ -27,7 +27,7 @@ from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, Vectors, iter_groups
 from dpr.index.live_rows import LiveRows, Mask
-from dpr.index.merging import ROW_BITS, ROW_MASK
+from dpr.index.row_ids import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
 from dpr.search.extra_columns import ColumnCache, ExtraColumns
 from dpr.search.hits import Hit, Passage

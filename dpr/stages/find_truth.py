@@ -25,7 +25,7 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import put_object, read_object
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.hardware import Hardware, faiss_threads
-from dpr.index.merging import ROW_BITS
+from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids, RunningTopk, Scores, exact_topk
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors

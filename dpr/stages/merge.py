@@ -24,7 +24,9 @@ from dpr.formats.records import ObjectRef, Result
 from dpr.index.contents import Verification, decoded_sample, verify_index
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import Storage, storage
-from dpr.index.merging import BUFFER_BYTES, ROW_BITS, ROW_MASK, PartRef, build_whole, merge
+from dpr.index.live_parts import PartRef
+from dpr.index.merging import BUFFER_BYTES, build_whole, merge
+from dpr.index.row_ids import ROW_BITS, ROW_MASK
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult

@@ -22,7 +22,8 @@ from dpr.index.choose import choose
 from dpr.index.coding import build_part
 from dpr.index.hardware import CPU
 from dpr.index.kinds import storage
-from dpr.index.merging import PartRef, merge
+from dpr.index.live_parts import PartRef
+from dpr.index.merging import merge
 from dpr.index.part import write_part
 from dpr.index.shards import open_shard
 from dpr.index.training import train

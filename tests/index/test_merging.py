@@ -19,8 +19,10 @@ from dpr.index.choose import choose
 from dpr.index.coding import build_part
 from dpr.index.contents import stored_ids, verify_index
 from dpr.index.faiss_file import read_faiss
-from dpr.index.merging import PartRef, build_whole, index_ids, merge
+from dpr.index.live_parts import PartRef
+from dpr.index.merging import build_whole, merge
 from dpr.index.part import write_part
+from dpr.index.row_ids import index_ids
 from dpr.index.training import train
 from dpr.recipe import IndexConfig
 

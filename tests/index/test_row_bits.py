@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dpr.errors import RoomError
-from dpr.index.merging import ROW_BITS
 from dpr.index.row_bits import RowBits
+from dpr.index.row_ids import ROW_BITS
 
 
 def resident_bytes() -> int:

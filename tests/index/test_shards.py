@@ -17,7 +17,8 @@ from dpr.index.coding import build_part
 from dpr.index.cost import search_cost
 from dpr.index.faiss_file import read_faiss, write_faiss
 from dpr.index.kinds import inverted
-from dpr.index.merging import PartRef, merge
+from dpr.index.live_parts import PartRef
+from dpr.index.merging import merge
 from dpr.index.part import write_part
 from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex

@@ -23,7 +23,7 @@ from dpr.formats.manifest import SegmentEntry, ShardEntry, SnapshotBody
 from dpr.formats.objects import put_object
 from dpr.formats.segment import write_segment
 from dpr.index.kinds import inverted
-from dpr.index.merging import ROW_BITS
+from dpr.index.row_ids import ROW_BITS
 from dpr.search.filtered_rows import FilteredRows, RowFilters
 from dpr.search.filters import parse_filter
 from dpr.search.opened import OpenObjects

@@ -18,7 +18,7 @@ from dpr.formats.deletions import DeletionSet, with_dead
 from dpr.formats.manifest import DeeperSettings, ShardEntry, SnapshotBody
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef
-from dpr.index.merging import ROW_BITS
+from dpr.index.row_ids import ROW_BITS
 from dpr.index.serving_index import ServingIndex
 from dpr.search.vector_search import VectorSearch
 from dpr.store import LocalStore, Store
