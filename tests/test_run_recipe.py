@@ -109,17 +109,33 @@ SHARES = 4
 """The calls are dealt out to so many tests, which may run side by side."""
 
 
+def state_of(store: str) -> frozenset[str]:
+    """Return the names of all that a later run can read of a store: they hold the digests of the objects' bytes.
+
+    Reports, which no run reads, have names of their own each time.
+    """
+    found = (path.relative_to(store) for path in Path(store).rglob("*") if path.is_file())
+    return frozenset(str(name) for name in found if name.parent.name != "reports")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(SHARES))
 def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
     tmp_path: Path, static_encoder: Path, monkeypatch: pytest.MonkeyPatch, share: int
 ) -> None:
-    """Each call fails before it has an effect; each call that changes the store also after it has had it."""
+    """Each call fails before it has an effect; each call that changes the store also after it has had it.
+
+    What is left is continued once for each state of the store: calls that only read leave the same behind.
+    """
     fields = {"encoder": {"precision": "fp32", "packing": "never"}}
     first = Collection(tmp_path / "first", static_encoder, **fields)
+    first.write_corpus()
+    first.change(corpus={"path": str(first.path.rename(tmp_path / "corpus.jsonl"))})  # one file for all copies
     first.night()
+    first.path = tmp_path / "corpus.jsonl"
     first.corpus |= {"p001": "w5 w6", "other": first.corpus["p002"]}
     del first.corpus["p003"]
+    first.write_corpus()
 
     whole = first.copy(tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -130,9 +146,9 @@ def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
     changing = [number for number, name in enumerate(counted.names, 1) if name.startswith(("put", "delete"))]
     assert len(changing) > 20
     cases += [(number, "after") for number in changing]
-    cases = cases[share::SHARES]
+    cases = sorted(cases)[share * len(cases) // SHARES : (share + 1) * len(cases) // SHARES]
 
-    failed = 0
+    failed, continued = 0, set[frozenset[str]]()
     for fail_at, mode in cases:
         collection = first.copy(tmp_path / f"{mode}-{fail_at}")  # what a process remembers goes by the store's URL
         with monkeypatch.context() as patch:
@@ -142,9 +158,12 @@ def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
             except StoreError:
                 failed += 1
         where = f"{mode} call {fail_at}, {counted.names[fail_at - 1]}"
-        assert collection.night().snapshot.body.to_bytes() == expected, where
-        assert numbers(collection.store) == [1, 2], where
+        if (state := state_of(collection.recipe.store)) not in continued:
+            continued.add(state)
+            assert collection.night().snapshot.body.to_bytes() == expected, where
+            assert numbers(collection.store) == [1, 2], where
         shutil.rmtree(collection.folder)
+    print(f"{len(cases)} failures left {len(continued)} states")
     # the others: an answer that is not needed, or a beat or a probe that may fail
     assert failed > 0.8 * len(cases)
 
