@@ -1,6 +1,5 @@
 """Runs as TREC's tools exchange them: a line for each hit, `question Q0 passage rank score tag`."""
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -29,7 +28,8 @@ def read_run(path: str) -> dict[str, list[Hit]]:
             lines[question].append((-float(score), int(rank), passage))
         except ValueError as error:
             raise RecipeError(
-                f"{path}, line {number} is not one of a TREC run (question Q0 passage rank score tag): {line[:70]!r}"
+                f"{path}, line {number} is not one of a TREC run, which has {COLUMNS} columns (question Q0 passage "
+                f"rank score tag): {line[:70]!r}"
             ) from error
     found = {}
     for question, hits in lines.items():
@@ -60,11 +60,3 @@ def write_run(path: str, tag: str, questions: Sequence[Question], judged: Sequen
             file.writelines(lines)
     except Exception as error:  # fsspec backends raise errors of their own client libraries
         raise OutputError(f"run {path} cannot be written: {' '.join(str(error).split())}; name another file") from error
-
-
-def is_run(path: str) -> bool:
-    """Tell whether a file looks like a run: its first line has six columns."""
-    with contextlib.suppress(RecipeError):
-        first = next(read_lines(path), None)
-        return first is not None and len(first[1].split()) == COLUMNS
-    return False

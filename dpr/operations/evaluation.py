@@ -10,7 +10,6 @@ from dpr.evaluate.absent_passages import absent_passages
 from dpr.evaluate.metrics import Metrics
 from dpr.evaluate.questions import QuestionSet, describe_unknown
 from dpr.evaluate.rankings import Ranking, Way, read_ranking, search_all
-from dpr.evaluate.trec_runs import is_run
 from dpr.formats.lexical_entry import SearchMode
 from dpr.formats.manifest import SnapshotBody
 from dpr.search.rerank import Reranker
@@ -76,9 +75,10 @@ class Evaluator:
     def measure(self, contender: Contender) -> Measurement:
         """Ask a contender all questions.
 
-        Raises RecipeError if none of the passages that answer them is there, or if it lacks a mode.
+        Raises RecipeError for a file that is no run, if none of the passages that answer them is there, or if it lacks
+        a mode.
         """
-        if isfile(contender.place) and is_run(contender.place):
+        if isfile(contender.place):
             ranking, notes = read_ranking(contender.place, self.questions, self.metrics)
             return Measurement((ranking,), None, (), tuple(notes))
         store = open_store(contender.place)

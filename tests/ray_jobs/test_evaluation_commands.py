@@ -206,6 +206,7 @@ def test_the_page_shows_figures_and_examples(nights: Collection, dpr: Dpr, tmp_p
         (("eval", "{}", "--questions", "nowhere.jsonl"), 2, "nowhere.jsonl cannot be read"),
         (("compare", "{}:nonsense", "{}"), 2, "is no STORE, STORE@SNAPSHOT, STORE:MODE"),
         (("compare", "{}@9", "{}"), 5, "has no snapshot 9; it has 1 to 2"),
+        (("compare", "{}/../qrels.tsv", "{}"), 2, "qrels.tsv, line 1 is not one of a TREC run, which has 6 columns"),
         (("eval", "{}", "--answers", "nothing"), 2, "'nothing'"),
         (("eval", "{}", "-k", "0"), 2, "Error"),
     ],
