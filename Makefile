@@ -6,10 +6,10 @@ QUICK := not ray and not s3 and not slow and not gpu
 PYTEST := $(BIN)/python -m pytest -n auto --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install check lint test demo serve clean
+.PHONY: help install check lint test demo screenshots serve clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.compiled  ## make .venv with the pinned dependencies
 
@@ -36,8 +36,11 @@ lint: $(VENV)/.installed  ## check rules and format (ruff) and types (mypy, stri
 test: install  ## run all tests (those that need root, Ceph, a GPU or data that is absent skip, and say so)
 	$(PYTEST)
 
-demo: install  ## index Python's own documentation, serve it, ask three questions, stop everything
+demo: install  ## index Python's own documentation, serve it, ask three questions, stop everything (KEEP=1: serve on)
 	$(BIN)/python -m demo.run_demo
+
+screenshots: install  ## take the pictures of the pages for docs/, with the demo's data; needs chromium
+	$(BIN)/python -m demo.screenshots docs
 
 serve: install  ## serve the demo's store until interrupted
 	$(BIN)/dpr serve .demo/store

@@ -36,18 +36,18 @@ def serve(way: str, store: str, port: int) -> None:
     import os
 
     from dpr.recipe import ServeConfig
-    from ray_jobs.serve import service
+    from ray_jobs.serve import ingress, service
 
     @contextlib.contextmanager
-    def unpatched(binary: str) -> Iterator[Mapping[str, str]]:
+    def unpatched(binary: str, _place: str, _tls: object) -> Iterator[Mapping[str, str]]:
         yield {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_BINARY_PATH": binary}
 
     if way in ("own-throughput", "haproxy-unpatched"):
         os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
     if way.startswith("own"):
-        service.find_haproxy = lambda: None
+        ingress.find_haproxy = lambda: None
     elif way != "haproxy":
-        service.haproxy_environment = unpatched
+        ingress.haproxy_environment = unpatched
     with service.serve_store(store, ServeConfig(port=port)):
         print("ready", flush=True)
         sys.stdin.read()

@@ -1,9 +1,10 @@
 """Show a whole run: index Python's own documentation, serve it, ask three questions, stop everything.
 
-python -m demo.run_demo
+python -m demo.run_demo            # KEEP=1 in the environment: the service stays, until Ctrl-C
 """
 
 import json
+import os
 import sys
 import time
 import urllib.request
@@ -17,7 +18,7 @@ from dpr.errors import DprError
 from dpr.recipe_file import load_recipe
 from dpr.run_recipe import Allowed
 from ray_jobs.jobs import run_whole
-from ray_jobs.serve.service import serve_store
+from ray_jobs.serve.service import serve_store, wait_for_interrupt
 from ray_jobs.tables import print_outcome
 
 RECIPE: Final = Path(__file__).resolve().parent / "demo.yaml"
@@ -30,14 +31,14 @@ QUESTIONS: Final = (
 )
 HITS: Final = 3
 NEXT_STEPS: Final = """
-  make demo                                          again: no passage is encoded twice
+  make demo KEEP=1                                   again, and leave the service running: no passage is encoded twice
   .venv/bin/dpr search .demo/store 'your question'   ask without a service
-  .venv/bin/dpr serve .demo/store                    start the service; it runs until Ctrl-C
-  .venv/bin/dpr inspect .demo/store                  show what the store holds"""
+  .venv/bin/dpr inspect .demo/store                  show what the store holds
+  make serve                                         start the service, whose page has this address:"""
 
 
-def demo() -> None:
-    """Run everything, and say what to try next."""
+def demo(is_kept: bool) -> None:
+    """Run everything, and say what to try next, or (`is_kept`) leave the service running until Ctrl-C."""
     console = Console(soft_wrap=True, highlight=False)
     started = time.perf_counter()
     write_corpus(CORPUS)
@@ -46,8 +47,14 @@ def demo() -> None:
     with serve_store(recipe.store, recipe.serve, None, recipe.rerank) as url:
         for question in QUESTIONS:
             print_answer(console, url, question)
-    seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        if is_kept:
+            console.print(f"\ndone in {seconds:.0f} s; the service runs until Ctrl-C. Search, and look at its status:")
+            console.print(f"  {url}/\n  {url}/status")
+            wait_for_interrupt()
+            return
     console.print(f"\ndone in {seconds:.0f} s; everything that was started is stopped. Try next:{NEXT_STEPS}")
+    console.print(f"  {url}/")
 
 
 def print_answer(console: Console, url: str, question: str) -> None:
@@ -75,7 +82,7 @@ def ask(url: str, question: str) -> Any:
 def main() -> int:
     """Run the demo; print an error as one line, and return its exit code."""
     try:
-        demo()
+        demo(os.environ.get("KEEP") == "1")
     except DprError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -296,6 +296,12 @@ class ServeConfig(_Config):
     """File to which each request adds a line of JSON; null: none."""
     cache_mb: Annotated[float, Field(ge=0.0)] = 32.0
     """Memory of a replica for answers that it keeps until its snapshot changes, in 10⁶ bytes; 0: it keeps none."""
+    tls_cert: Name | None = None
+    """PEM file of the certificate that the service shows, with those that vouch for it; null: HTTP without TLS."""
+    tls_key: Name | None = None
+    """PEM file of the certificate's key, not encrypted."""
+    shadow_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """Share of the questions that are drawn to be compared with exact search."""
 
 
 class Recipe(_Config):

@@ -12,7 +12,7 @@ from dpr.errors import RecipeError
 from ray_jobs.cli_common import Model
 from ray_jobs.output import console
 from ray_jobs.serve.doors import Doors
-from ray_jobs.serve.listening import checked_keys, listen, numeric_address, shown_url
+from ray_jobs.serve.listening import Place, checked_keys, listen, numeric_address
 from ray_jobs.signals import on_signals, signals_restored
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _serve_http(server: "Server", store: str, host: str, port: int, keys_file: s
             ws="none",
             timeout_graceful_shutdown=STOP_SECONDS,
         )
-        url = f"{shown_url(address, port)}/mcp"
+        url = f"{Place(address, port).url}/mcp"
         console().print(f"MCP server of {store} at {url}; stop with Ctrl-C", highlight=False)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])

@@ -110,12 +110,29 @@ def serve(
     access_log: Annotated[
         str | None, typer.Option(metavar="FILE", help="Add a line of JSON to this file for each request.")
     ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Speak TLS, with the certificate of this PEM file.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="PEM file of the certificate's key.")] = None,
+    shadow_share: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of the questions that are drawn to be compared with exact search."),
+    ] = 0.01,
 ) -> None:
     """Serve the live snapshot over HTTP until interrupted."""
     from ray_jobs.serve.service import serve_store, wait_for_interrupt
 
     rerank = _rerank_section(recipe) if recipe is not None else None
-    config = ServeConfig(host=host, port=port, replicas=replicas, keys_file=keys, access_log=access_log)
+    config = ServeConfig(
+        host=host,
+        port=port,
+        replicas=replicas,
+        keys_file=keys,
+        access_log=access_log,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        shadow_share=shadow_share,
+    )
     with serve_store(store, config, model, rerank) as url:
         console().print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
         wait_for_interrupt()

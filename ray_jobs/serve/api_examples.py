@@ -22,6 +22,7 @@ from ray_jobs.serve.messages import (
     StepTimings,
     Timings,
 )
+from ray_jobs.serve.status_messages import LatencyBucket, ShadowSample, Status
 
 _ENCODER = "3f9c1d5a7b2e8046"
 _STEPS = StepTimings(work=1.204, total=1.251)
@@ -80,6 +81,8 @@ SNAPSHOTS = SnapshotList(
             passages=15808,
             encoder_id=_ENCODER,
             recall=0.9912,
+            new_recall=0.985,
+            accuracy={"1": 0.541, "20": 0.932},
             note="",
         )
     ],
@@ -97,6 +100,17 @@ HEALTH = Health(
     timings_ms=_STEPS,
 )
 READY = Ready(ready=True, snapshot=7)
+STATUS = Status(
+    replica="search#9f2c",
+    replicas={"running": 2},
+    started_at="2026-11-26T18:00:03+00:00",
+    health=HEALTH,
+    published_at="2026-11-27T02:14:09+00:00",
+    waiting=0,
+    requests={"200": 4210, "400": 3},
+    latency=[LatencyBucket(up_to_ms=10.0, searches=3980), LatencyBucket(up_to_ms=25.0, searches=233)],
+    shadow=ShadowSample(compared=40, skipped=2, failed=0, recall=0.9925),
+)
 
 
 def answers(example: Message) -> dict[int | str, dict[str, Any]]:  # FastAPI's own type

@@ -34,11 +34,14 @@ from ray_jobs.serve.messages import (
     Timings,
     milliseconds,
 )
+from ray_jobs.serve.pages import add_pages
 from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import ERRORS, handlers, refusal
 from ray_jobs.serve.reranking import Reranked, RerankQueue
-from ray_jobs.serve.search_page import add_search_page
+from ray_jobs.serve.shadow import Shadow
+from ray_jobs.serve.status_route import DEFAULT_WATCH, Watch, add_status
 from ray_jobs.serve.store_routes import add_store_routes
+from ray_jobs.serve.traces import Traces, note_steps, provider_of_environment
 
 _DESCRIPTION = "Dense passage retrieval: questions in, the passages that answer them out, with scores and timings."
 
@@ -49,6 +52,7 @@ def make_app(
     keys: KeyRing | None = None,
     access_log: AccessLog | None = None,
     cache_mb: float = CACHE_MB,
+    watch: Watch = DEFAULT_WATCH,
 ) -> FastAPI:
     """Return the application that answers from the snapshot that `follower` has, re-ranked for those who want it.
 
@@ -70,17 +74,22 @@ def make_app(
     app.add_middleware(Limits, metrics=metrics)
     if keys is not None:
         app.add_middleware(Doors, keys=keys)
+    if (provider := provider_of_environment()) is not None:
+        app.add_middleware(Traces, provider=provider)
     app.add_middleware(Front, metrics=metrics, access_log=access_log)
     batcher = Batcher(follower, metrics, AnswerCache(int(cache_mb * 1e6)) if cache_mb else None)
-    _add_search(app, follower, batcher, RerankQueue(reranker), metrics)
+    _add_search(app, follower, batcher, RerankQueue(reranker), metrics, Shadow(follower, metrics, watch.shadow_share))
     add_embeddings(app, follower, batcher)
     add_store_routes(app, follower)
-    _add_pages(app, follower, metrics)
-    add_search_page(app)
+    add_status(app, follower, metrics, watch.replicas)
+    _add_documents(app, follower, metrics)
+    add_pages(app)
     return app
 
 
-def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: RerankQueue, metrics: Metrics) -> None:
+def _add_search(
+    app: FastAPI, follower: Follower, batcher: Batcher, queue: RerankQueue, metrics: Metrics, shadow: Shadow
+) -> None:
     filters = FilterQueue(follower)
 
     @app.post("/v1/search", response_model=SearchResponse, responses=ERRORS | answers(SEARCHED))
@@ -100,6 +109,7 @@ def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: Reran
             filter_seconds = await filters.prepare(way.where)
             metrics.step("filter", filter_seconds)
         answer = await batcher.search(questions, way)
+        shadow.draw(questions, way, answer)
         found = Reranked(answer.hits)
         if reranker is not None:
             found = await queue.rerank(reranker, questions, answer.hits, request.k)
@@ -115,6 +125,7 @@ def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: Reran
             rerank=milliseconds(found.seconds),
             total=milliseconds(time.perf_counter() - started),
         )
+        note_steps(http.scope, answer.snapshot, len(questions), timings.steps())
         response = SearchResponse(
             snapshot=answer.snapshot,
             encoder_id=answer.encoder_id,
@@ -125,7 +136,7 @@ def _add_search(app: FastAPI, follower: Follower, batcher: Batcher, queue: Reran
         return Response(response.model_dump_json(), media_type="application/json")
 
 
-def _add_pages(app: FastAPI, follower: Follower, metrics: Metrics) -> None:
+def _add_documents(app: FastAPI, follower: Follower, metrics: Metrics) -> None:
     @app.get("/metrics", include_in_schema=False)
     async def measured() -> Response:
         return Response(metrics.text(follower), headers={"Content-Type": CONTENT_TYPE_LATEST})

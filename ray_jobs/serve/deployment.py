@@ -4,6 +4,8 @@ A cluster's Serve config (a KubeRay RayService) names it as `import_path: ray_jo
 `args: {store: s3://bucket/prefix}`.
 """
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -19,6 +21,8 @@ from ray_jobs.serve.answer_cache import CACHE_MB
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.front import AccessLog
 from ray_jobs.serve.keys import key_ring
+from ray_jobs.serve.shadow import SHARE
+from ray_jobs.serve.status_route import Watch
 
 MAX_ONGOING_REQUESTS = 512
 """Per replica; what comes beyond is refused with 503 instead of piling up."""
@@ -46,16 +50,20 @@ class Arguments(BaseModel):
     """Memory for answers that are kept until the snapshot changes, in 10⁶ bytes; 0: none are."""
     rerank: RerankConfig | None = None
     """Section `rerank` of a recipe: the cross-encoder of requests that want to be re-ranked."""
+    shadow_share: float = Field(SHARE, ge=0.0, le=1.0)
+    """Share of the questions that are drawn to be compared with exact search."""
 
 
 class _Replica:
     """One process that answers questions against the live snapshot, and changes to the next one by itself."""
 
     def __init__(self, arguments: Arguments) -> None:
+        _log_with_serve()
         self._keys = key_ring(arguments.keys_file, arguments.keys)
         self._access_log = AccessLog(Path(arguments.access_log)) if arguments.access_log else None
         self._cache_mb = arguments.cache_mb
         self._reranker = Reranker.open(arguments.rerank) if arguments.rerank else None
+        self._watch = Watch(arguments.shadow_share, _replica_states)
         self._follower = Follower(open_store(arguments.store), arguments.model, arguments.poll_seconds)
 
     def __del__(self) -> None:
@@ -64,7 +72,20 @@ class _Replica:
             self._follower.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._follower, self._reranker, self._keys, self._access_log, self._cache_mb)
+        return make_app(self._follower, self._reranker, self._keys, self._access_log, self._cache_mb, self._watch)
+
+
+def _log_with_serve() -> None:
+    """Let messages of this project into the replica's own log: Serve drops what goes to stderr, where they would go."""
+    for name in ("dpr", "ray_jobs"):
+        logging.getLogger(name).parent = logging.getLogger("ray.serve")
+
+
+def _replica_states() -> Mapping[str, int]:
+    """Return state → how many replicas of the deployment that this process belongs to are in it."""
+    context = serve.get_replica_context()
+    deployment = serve.status().applications[context.app_name].deployments[context.deployment]
+    return {state.lower(): count for state, count in deployment.replica_states.items()}
 
 
 SearchReplica = serve.deployment(

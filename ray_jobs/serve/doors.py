@@ -1,13 +1,13 @@
-"""Before the routes: who asks. Without a key there is nothing but the page, the description of the API, and probes."""
+"""Before the routes: who asks. Without a key there is nothing but the pages, the description of the API, and probes."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ray_jobs.serve.keys import KeyRing, Role
 from ray_jobs.serve.refusals import refusal
 
-OPEN_PATHS = ("/", "/docs", "/openapi.json", "/v1/ready")
+OPEN_PATHS = ("/", "/status", "/docs", "/openapi.json", "/v1/ready")
 OPEN_FOLDER = "/page/"
-"""They hold nothing of the store; the page asks for a key and sends it with each question."""
+"""They hold nothing of the store; the pages ask for a key and send it with each question."""
 
 
 class Doors:

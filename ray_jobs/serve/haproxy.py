@@ -2,8 +2,9 @@
 
 Ray Serve writes HAProxy's configuration and starts it. By default its statistics and metrics listen on all interfaces,
 at fixed ports, and its files lie in one fixed place, so that two services on a machine would collide. The settings here
-give each service its own ports and files. `haproxy_child.py`, which Serve starts in HAProxy's place, closes the
-interfaces, and ends HAProxy with a service that is killed.
+give each service its own ports and files. Serve also has replicas listen at the address that HAProxy listens at. So
+Serve is told loopback, and `haproxy_child.py`, which it starts in HAProxy's place, puts the address of the service in.
+It also closes the other interfaces, and ends HAProxy with a service that is killed.
 """
 
 import random
@@ -18,10 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ray_jobs.serve.starting import BODY, RETRY_SECONDS
+from ray_jobs.serve.tls import OLDEST, Tls
 
-ADDRESSES = ("127.0.0.1", "0.0.0.0")
-"""Addresses that it can serve: it reaches replicas over loopback, and they listen where the service does."""
-
+REPLICAS_ADDRESS = "127.0.0.1"
+"""Where replicas listen behind it: they speak no TLS, so nobody else may reach them."""
 PORTS = range(20_000, 30_000)
 """Ports for its statistics, metrics and fallback.
 
@@ -48,19 +49,24 @@ def find_haproxy() -> str | None:
 
 
 @contextmanager
-def haproxy_environment(binary: str) -> Iterator[Mapping[str, str]]:
-    """Give the environment in which Ray's processes use `binary` as ingress; its files are removed with the block."""
+def haproxy_environment(binary: str, place: str, tls: Tls | None) -> Iterator[Mapping[str, str]]:
+    """Give the environment in which Ray's processes use `binary` as ingress at `place`, an address with a port.
+
+    Its files are removed with the block.
+    """
     # not below $TMPDIR: the paths of sockets may have 97 characters, of which Serve takes 69
     with TemporaryDirectory(prefix="dpr-", dir="/tmp") as folder:
         launcher = Path(folder, "haproxy")
         child = Path(__file__).with_name("haproxy_child.py")
-        command = shlex.join([sys.executable, "-I", str(child), BODY, str(RETRY_SECONDS), binary])
+        bind = place if tls is None else f"{place} {_certificate(Path(folder), tls)}"
+        command = shlex.join([sys.executable, "-I", str(child), bind, BODY, str(RETRY_SECONDS), binary])
         launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
         launcher.chmod(0o700)
         stats_port, metrics_port, fallback_port = _free_ports(3)
         yield {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # else a warning waits for 999 more before it is written
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
             "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
@@ -73,6 +79,13 @@ def haproxy_environment(binary: str) -> Iterator[Mapping[str, str]]:
             # the service ends when its one proxy does, so there is no other proxy to be taken out of first
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         }
+
+
+def _certificate(folder: Path, tls: Tls) -> str:
+    """Return what HAProxy's configuration says of TLS; it looks for the key beside the certificate."""
+    (folder / "tls.pem").symlink_to(tls.certificate)
+    (folder / "tls.pem.key").symlink_to(tls.key)
+    return f"ssl crt {folder}/tls.pem ssl-min-ver {OLDEST}"
 
 
 def _free_ports(count: int) -> list[int]:

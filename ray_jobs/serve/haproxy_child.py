@@ -1,6 +1,7 @@
-"""Become HAProxy: `haproxy_child.py BODY SECONDS BINARY ARGUMENTS…`, which Ray Serve starts as if it were HAProxy.
+"""Become HAProxy: `haproxy_child.py BIND BODY SECONDS BINARY ARGUMENTS…`, which Ray Serve starts as if it were HAProxy.
 
-Before that, it moves the listeners that Serve's template opens on all interfaces (statistics, metrics) to loopback, and
+Before that, it lets HAProxy take requests at `BIND`, an address with a port and what else belongs there, such as a
+certificate. It moves the listeners that Serve's template opens on all interfaces (statistics, metrics) to loopback, and
 asks the kernel to end the process with its parent: a service that is killed would leave HAProxy on its port. As long as
 there is no application, or no replica of it, HAProxy shall answer 503 with the JSON `BODY`, and that one may ask again
 after so many seconds; Serve's template has it answer 404 and 500 as plain text.
@@ -18,11 +19,12 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Correct the configuration named after `-f`, and become the binary."""
-    body, seconds, binary, *arguments = sys.argv[1:]
+    bind, body, seconds, binary, *arguments = sys.argv[1:]
     config = Path(arguments[arguments.index("-f") + 1])
     text = config.read_text(encoding="utf-8")
     for section in ("frontend prometheus", "listen stats"):
         text = re.sub(rf"^({section}\n\s*bind )\*?:", r"\g<1>127.0.0.1:", text, flags=re.MULTILINE)
+    text = re.sub(r"^(frontend http_frontend\n\s*bind ).*", lambda m: m[1] + bind, text, flags=re.MULTILINE)
     quoted = body.replace("\\", "\\\\").replace('"', '\\"').replace(" ", "\\ ")
     answer = f"status 503 content-type application/json string {quoted} hdr Retry-After {seconds}"
     text = re.sub(

@@ -3,9 +3,36 @@
 import errno
 import ipaddress
 import socket
+from dataclasses import dataclass
 
 from dpr.errors import ServeError
 from ray_jobs.serve.keys import KEYS_VARIABLE, KeyRing, key_ring
+from ray_jobs.serve.tls import Tls
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens."""
+
+    address: str
+    """Numeric."""
+    port: int
+    tls: Tls | None = None
+
+    @property
+    def reached_at(self) -> str:
+        """Return the address by which this machine reaches it."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)
+
+    @property
+    def url(self) -> str:
+        """Return the server's URL on this machine."""
+        return f"{'http' if self.tls is None else 'https'}://{bracketed(self.reached_at)}:{self.port}"
+
+
+def bracketed(address: str) -> str:
+    """Return a numeric address as it stands in a URL."""
+    return f"[{address}]" if ":" in address else address
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -43,9 +70,3 @@ def checked_keys(keys_file: str | None, host: str, address: str) -> KeyRing | No
             f"and name their file with --keys (or in {KEYS_VARIABLE}), or listen at 127.0.0.1"
         )
     return keys
-
-
-def shown_url(address: str, port: int) -> str:
-    """Return the address of a server for people and clients on this machine."""
-    reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    return f"http://[{reached_at}]:{port}" if ":" in reached_at else f"http://{reached_at}:{port}"

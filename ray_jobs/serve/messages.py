@@ -136,6 +136,10 @@ class Timings(Message):
     total: float
     """Time from the request's arrival in the replica to its answer, with the wait for the batch before."""
 
+    def steps(self) -> Mapping[str, float]:
+        """Return the time of each step, in their order."""
+        return {"filter": self.filter, "encode": self.encode, "search": self.search, "rerank": self.rerank}
+
 
 class StepTimings(Message):
     """Time taken by a request that is no search, in milliseconds."""
@@ -238,6 +242,10 @@ class SnapshotSummary(Message):
     """Fingerprint of its encoder."""
     recall: float
     """Recall of its index against exact search, as its gate measured it."""
+    new_recall: float | None
+    """The same for passages that came since its index was trained; null if there were none to ask for."""
+    accuracy: Mapping[str, float]
+    """Rank → share of the gate's questions that were answered within it; empty without questions of the recipe."""
     note: str
     """Why it was published if it is not the result of a run, such as a rollback."""
 

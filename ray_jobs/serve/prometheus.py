@@ -4,7 +4,10 @@ Each replica counts for itself, and its label tells it apart, since a scrape thr
 """
 
 import uuid
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -12,6 +15,8 @@ from dpr.operations.follow import Follower
 from dpr.search.retrieve import Answer
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+Compared = Literal["compared", "skipped", "failed"]
+"""What became of a question that was drawn to be compared with exact search."""
 QUESTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -20,9 +25,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry, self._replica = CollectorRegistry(), uuid.uuid4().hex[:8]
-        self._requests = Counter(
-            "dpr_requests", "Requests answered.", ["replica", "path", "method", "status"], registry=self._registry
-        )
+        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._requests = self._counter("dpr_requests", "Requests answered.", ["path", "method", "status"])
         self._request_seconds = self._histogram("dpr_request_seconds", "Time from request to answer.", ["path"])
         self._queue_seconds = self._histogram("dpr_queue_seconds", "Wait of a request for the batch before.")
         self._step_seconds = self._histogram("dpr_step_seconds", "Time of a batch in each step.", ["step"])
@@ -30,18 +34,15 @@ class Metrics:
             "dpr_batch_questions", "Questions that were answered together.", buckets=QUESTIONS
         )
         self._waiting = self._gauge("dpr_waiting_questions", "Questions that wait for a batch.")
-        self._looked_up = Counter(
-            "dpr_cache_questions",
-            "Questions looked up in the cache of answers.",
-            ["replica", "found"],
-            registry=self._registry,
+        self._looked_up = self._counter(
+            "dpr_cache_questions", "Questions looked up in the cache of answers.", ["found"]
         )
-        self._refused = Counter(
-            "dpr_refused_requests",
-            "Requests refused for overload or time.",
-            ["replica", "why"],
-            registry=self._registry,
+        self._refused = self._counter("dpr_refused_requests", "Requests refused for overload or time.", ["why"])
+        self._shadow = self._counter(
+            "dpr_shadow_questions", "Questions drawn to be compared with exact search.", ["result"]
         )
+        self._shadow_hits = self._counter("dpr_shadow_hits", "Hits of exact search to the questions compared.")
+        self._shadow_found = self._counter("dpr_shadow_hits_found", "Those of them that the answers had.")
         self._snapshot = self._gauge("dpr_snapshot_number", "Number of the snapshot that is served.")
         self._live = self._gauge("dpr_live_snapshot_number", "Number of the newest snapshot that was seen.")
         self._published = self._gauge(
@@ -80,6 +81,33 @@ class Metrics:
         """Note what a step took."""
         self._step_seconds.labels(self._replica, step).observe(seconds)
 
+    def shadow(self, result: Compared) -> None:
+        """Count a question that was drawn to be compared with exact search."""
+        self._shadow.labels(self._replica, result).inc()
+
+    def shadow_hits(self, hits: int, found: int) -> None:
+        """Count the hits of exact search to a question, and those of them that its answer had."""
+        self._shadow_hits.labels(self._replica).inc(hits)
+        self._shadow_found.labels(self._replica).inc(found)
+
+    @property
+    def replica(self) -> str:
+        """Return the name of this replica, which is the label of all that it measures."""
+        return self._replica
+
+    def totals(self, sample: str, label: str, **labels: str) -> Mapping[str, float]:
+        """Return the values of a sample by one of its labels, added up over the others; only those with `labels`."""
+        found: dict[str, float] = defaultdict(float)
+        for metric in self._registry.collect():
+            for each in metric.samples:
+                if each.name == sample and labels.items() <= each.labels.items():
+                    found[each.labels[label]] += each.value
+        return found
+
+    def total(self, sample: str) -> float:
+        """Return the value of a sample, added up over all labels."""
+        return sum(self.totals(sample, "replica").values())
+
     def text(self, follower: Follower) -> bytes:
         """Return all of it in Prometheus' text format."""
         with follower.snapshot() as retriever:
@@ -95,6 +123,9 @@ class Metrics:
         self, name: str, meaning: str, labels: list[str] | None = None, buckets: tuple[float, ...] = SECONDS
     ) -> Histogram:
         return Histogram(name, meaning, ["replica", *(labels or [])], buckets=buckets, registry=self._registry)
+
+    def _counter(self, name: str, meaning: str, labels: list[str] | None = None) -> Counter:
+        return Counter(name, meaning, ["replica", *(labels or [])], registry=self._registry)
 
     def _gauge(self, name: str, meaning: str) -> Gauge:
         return Gauge(name, meaning, ["replica"], registry=self._registry)

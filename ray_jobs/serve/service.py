@@ -5,11 +5,8 @@ import os
 import re
 import signal
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 
 import ray
 from ray import serve
@@ -23,15 +20,13 @@ from dpr.search.retrieve import question_tower
 from dpr.store import open_store
 from ray_jobs.connect import connected, named_cluster
 from ray_jobs.failures import quoted_error
-from ray_jobs.output import console
 from ray_jobs.serve.deployment import LOGGING, Arguments, SearchReplica
-from ray_jobs.serve.haproxy import ADDRESSES, find_haproxy, haproxy_environment
+from ray_jobs.serve.ingress import HttpOptions, ingress, own_proxy_options, wait_until_ready
 from ray_jobs.serve.keys import KEYS_VARIABLE
-from ray_jobs.serve.listening import checked_keys, listen, numeric_address, shown_url
-from ray_jobs.serve.starting import proxy_environment
+from ray_jobs.serve.listening import Place, checked_keys, listen, numeric_address
+from ray_jobs.serve.tls import tls_of
 from ray_jobs.signals import on_signals, signals_restored
 
-READY_SECONDS = 60.0
 _TAKEN = re.compile(r"cannot bind socket \((.+?)\) for \[(.+?)\]")
 """HAProxy's message about a port that somebody took after this process had found it free."""
 STOP_SECONDS = 15.0
@@ -51,9 +46,8 @@ def serve_store(
     store = open_store(store_url)
     snapshot = live_snapshot(store)
     with listen(config.host, config.port) as listening:  # to find out whether a server can
-        address = numeric_address(listening)
-    checked_keys(config.keys_file, config.host, address)
-    reached_at = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+        place = Place(numeric_address(listening), config.port, tls_of(config))
+    checked_keys(config.keys_file, config.host, place.address)
     model = _absolute(model) if model else None
     question_tower(snapshot, model)
     if rerank is not None:
@@ -62,9 +56,14 @@ def serve_store(
     own_ray = not ray.is_initialized() and not named_cluster()
     with ExitStack() as stack:
         stack.enter_context(signals_restored())
+        http_options = own_proxy_options(place)
         if own_ray:
-            stack.enter_context(_environment(proxy_environment()))
-            stack.enter_context(_ingress(address))
+            http_options = stack.enter_context(ingress(place))
+        elif place.tls is not None:
+            raise ServeError(
+                "the Ray that runs already says itself whether it speaks TLS: in http_options of its Serve config, or "
+                "by an ingress before it; leave --tls-cert and --tls-key out"
+            )
         stack.enter_context(connected())
         if not own_ray and serve.status().proxies:
             raise ServeError("Ray Serve runs on this Ray already; stop it, or add the application to its Serve config")
@@ -80,10 +79,11 @@ def serve_store(
                 access_log=config.access_log and os.path.abspath(config.access_log),
                 cache_mb=config.cache_mb,
                 rerank=rerank,
+                shadow_share=config.shadow_share,
             )
-            _start(config, address, arguments)
-            _wait_until_ready(reached_at, config.port)
-            yield shown_url(address, config.port)
+            _start(config.replicas, http_options, arguments)
+            wait_until_ready(place)
+            yield place.url
         finally:
             # a further Ctrl-C now would leave processes behind
             on_signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
@@ -104,70 +104,21 @@ def _absolute(model: str) -> str:
     return os.path.abspath(model) if os.path.isdir(model) else model
 
 
-@contextmanager
-def _ingress(address: str) -> Iterator[None]:
-    """Let HAProxy take the requests if it can, else Ray Serve's own proxy, and print that."""
-    binary = find_haproxy() if address in ADDRESSES else None
-    if binary is not None:
-        with haproxy_environment(binary) as environment, _environment(environment):
-            yield
-        return
-    why = "is not on this machine" if address in ADDRESSES else f"cannot serve {address}"
-    console(stderr=True).print(f"HAProxy {why}: requests go through Ray Serve's own, slower proxy", highlight=False)
-    yield
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _start(config: ServeConfig, address: str, arguments: Arguments) -> None:
+def _start(replicas: int, http_options: HttpOptions, arguments: Arguments) -> None:
     """Start Serve and the replicas on the connected Ray, and wait until Serve says that they run."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    cpus = ray.cluster_resources().get("CPU", 1.0) / config.replicas
+    cpus = ray.cluster_resources().get("CPU", 1.0) / replicas
     replica = SearchReplica.options(
-        num_replicas=config.replicas,
+        num_replicas=replicas,
         max_constructor_retry_count=1,
         # Ray sets OMP_NUM_THREADS to it, and with that the threads of torch and faiss
         ray_actor_options={"num_cpus": int(cpus) or round(cpus, 4)},
     )
     try:
-        http_options = {"host": address, "port": config.port}
-        serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=LOGGING)
+        serve.start(proxy_location="HeadOnly", http_options=dict(http_options), logging_config=LOGGING)
         serve.run(replica.bind(arguments), name="search", route_prefix="/")
     except (RayError, RuntimeError, TimeoutError) as error:
         raise _start_error(_replica_message() or str(error)) from error
-
-
-def _wait_until_ready(address: str, port: int) -> None:
-    give_up = time.monotonic() + READY_SECONDS
-    while not _answers(address, port):
-        if time.monotonic() > give_up:
-            raise ServeError(
-                f"port {port} of {address} gave no answer to /v1/ready for {READY_SECONDS:.0f} s; try again"
-            )
-        time.sleep(0.1)
-
-
-def _answers(address: str, port: int) -> bool:
-    connection = HTTPConnection(address, port, timeout=READY_SECONDS)
-    try:
-        connection.request("GET", "/v1/ready")
-        return connection.getresponse().status == HTTPStatus.OK
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _stop(own_ray: bool) -> None:

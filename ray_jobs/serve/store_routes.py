@@ -2,13 +2,16 @@
 
 import asyncio
 import time
+from functools import lru_cache, partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Response
 
 from dpr.formats.snapshots import numbers, read_snapshot
-from dpr.operations.follow import Follower
+from dpr.operations.follow import Follower, Following
 from dpr.search.hits import Passage
+from dpr.search.retrieve import Retriever
+from dpr.store import Store
 from ray_jobs.serve.api_examples import HEALTH, PASSAGE, READY, SNAPSHOTS, answers
 from ray_jobs.serve.messages import (
     ErrorBody,
@@ -22,6 +25,7 @@ from ray_jobs.serve.messages import (
 )
 from ray_jobs.serve.refusals import ERRORS, refusal
 
+MAX_LISTED = 100
 _NO_PASSAGE: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorBody, "description": "There is no passage with this id."}
 }
@@ -60,16 +64,19 @@ def add_store_routes(app: FastAPI, follower: Follower) -> None:
         )
         return Response(answer.model_dump_json(), media_type="application/json")
 
+    # a document is written once, and pages ask for the same ones again and again
+    summary = lru_cache(MAX_LISTED)(partial(_summary, follower.store))
+
     @app.get("/v1/snapshots", responses=ERRORS | answers(SNAPSHOTS))
     async def snapshots(
-        limit: Annotated[int, Query(ge=1, le=100, description="How many, at most.")] = 20,
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="How many, at most.")] = 20,
     ) -> SnapshotList:
         """List the newest snapshots of the store."""
 
         started = time.perf_counter()
 
         def read() -> list[SnapshotSummary]:
-            return [_summary(follower, number) for number in reversed(numbers(follower.store)[-limit:])]
+            return [summary(number) for number in reversed(numbers(follower.store)[-limit:])]
 
         found = await asyncio.to_thread(read)
         with follower.snapshot() as retriever:
@@ -88,18 +95,7 @@ def _add_health(app: FastAPI, follower: Follower) -> None:
         started = time.perf_counter()
         state = follower.state
         with follower.snapshot() as retriever:
-            body = retriever.body
-            return Health(
-                ready=True,
-                snapshot=retriever.number,
-                encoder_id=body.encoder_id,
-                passages=body.passages,
-                since=state.since,
-                live=state.live,
-                loading=state.loading,
-                problem=state.problem,
-                timings_ms=_taken_since(started),
-            )
+            return health_of(state, retriever, started)
 
     @app.get("/v1/ready", responses=answers(READY))
     async def ready() -> Ready:
@@ -108,14 +104,29 @@ def _add_health(app: FastAPI, follower: Follower) -> None:
             return Ready(ready=True, snapshot=retriever.number)
 
 
+def health_of(state: Following, retriever: Retriever, started: float) -> Health:
+    """Return what a replica serves, and whether it is the newest; `started` is when the request came."""
+    return Health(
+        ready=True,
+        snapshot=retriever.number,
+        encoder_id=retriever.body.encoder_id,
+        passages=retriever.body.passages,
+        since=state.since,
+        live=state.live,
+        loading=state.loading,
+        problem=state.problem,
+        timings_ms=_taken_since(started),
+    )
+
+
 def _taken_since(started: float) -> StepTimings:
     """Return the time of a request that waited for nobody."""
     taken = milliseconds(time.perf_counter() - started)
     return StepTimings(work=taken, total=taken)
 
 
-def _summary(follower: Follower, number: int) -> SnapshotSummary:
-    snapshot = read_snapshot(follower.store, number)
+def _summary(store: Store, number: int) -> SnapshotSummary:
+    snapshot = read_snapshot(store, number)
     return SnapshotSummary(
         number=number,
         parent=snapshot.parent,
@@ -123,5 +134,7 @@ def _summary(follower: Follower, number: int) -> SnapshotSummary:
         passages=snapshot.body.passages,
         encoder_id=snapshot.body.encoder_id,
         recall=snapshot.body.gate.recall,
+        new_recall=snapshot.body.gate.new_recall,
+        accuracy=snapshot.body.gate.accuracy_index,
         note=snapshot.note,
     )

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -41,8 +43,10 @@ from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.haproxy import find_haproxy
+from ray_jobs.serve.keys import add_key
 from ray_jobs.serve.starting import middlewares, proxy_environment
 from tests.collection import Collection
+from tests.ray_jobs.certificates import make_certificate
 from tests.ray_jobs.listening import listening_at
 from tests.ray_jobs.local_ray import LocalRay
 from tests.services.endpoint import free_ports
@@ -92,12 +96,13 @@ class Service:
     process: "subprocess.Popen[str]"
     port: int
     mark: str
+    scheme: str
     early: list[httpx.Response] = dataclasses.field(default_factory=list)
     """What it answered before it was ready."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def processes(self) -> dict[int, str]:
         """Process ids and names."""
@@ -119,19 +124,19 @@ def service(store: LocalStore, collection: Collection) -> Iterator[Service]:
 
 
 @contextmanager
-def serving(store: LocalStore, *options: str) -> Iterator[Service]:
+def serving(store: LocalStore, *options: str, scheme: str = "http", ray_folder: str = "") -> Iterator[Service]:
     """Start a service, and kill what is left of it when the block ends."""
     port, mark = free_port(), uuid.uuid4().hex
     process = subprocess.Popen(
         [sys.executable, "-m", "ray_jobs.cli", "serve", store.url, "--port", str(port), *options],
-        env=os.environ | {"TEST_MARK": mark},
+        env=os.environ | {"TEST_MARK": mark} | ({"RAY_TMPDIR": ray_folder} if ray_folder else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
     )
     with process:
-        started = Service(process, port, mark)
+        started = Service(process, port, mark, scheme)
         try:
             assert process.stdout is not None
             out = ""
@@ -152,10 +157,10 @@ def serving(store: LocalStore, *options: str) -> Iterator[Service]:
 
 
 def _ask_until_ready(service: Service) -> None:
-    """Ask for the health of a service that starts, until it is ready or has ended."""
+    """Ask a service that starts whether it is ready, until it is or has ended."""
     while service.process.poll() is None:
         with suppress(httpx.TransportError):
-            answer = httpx.get(f"{service.url}/v1/health", timeout=60)
+            answer = httpx.get(f"{service.url}/v1/ready", timeout=60, verify=False)
             if answer.status_code == 200:
                 return
             service.early.append(answer)
@@ -440,7 +445,11 @@ def test_it_listens_on_loopback_but_for_one_port_of_a_replica_that_wants_the_tok
     found = [(name, *place) for pid, name in service.processes().items() for place in listening_at(pid)]
     open_to_all = [(name, port) for name, address, port in found if not address.is_loopback]
     assert [name for name, _ in open_to_all] == ["ray::ServeRepli"]
-    with grpc.insecure_channel(f"127.0.0.1:{open_to_all[0][1]}") as channel:
+    check_wants_token(open_to_all[0][1])
+
+
+def check_wants_token(port: int) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
         with pytest.raises(grpc.RpcError) as refused_call:
             call(b"", timeout=30)
@@ -494,13 +503,110 @@ def test_interrupted_it_stops_all_that_it_started_and_prints_no_more(service: Se
     wait_until_ended(service, set())
 
 
-def test_killed_it_leaves_nothing_that_listens_for_requests(store: LocalStore) -> None:
-    with serving(store) as killed:
-        names = set(killed.processes().values())
-        assert {"raylet", "haproxy"} <= names or find_haproxy() is None
-        killed.process.kill()
-        # Ray's agents end by themselves, later
-        wait_until_ended(killed, {"ray::DashboardA", "ray::RuntimeEnv"})
+@dataclass
+class OpenService:
+    """A service that other machines can reach, with keys and TLS."""
+
+    service: Service
+    key: str
+    folder: Path
+    """Of its certificate, its keys and its access log."""
+    ray_folder: Path
+    """Of Ray's own files."""
+
+
+@pytest.fixture(scope="module")
+def open_service(store: LocalStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenService]:
+    """One such service, up to the test that kills it."""
+    folder = tmp_path_factory.mktemp("open")
+    key = add_key(folder / "keys", "alice", "search")
+    certificate, private = make_certificate(folder, "search.example.org")
+    options = ("--host", "0.0.0.0", "--keys", folder / "keys", "--access-log", folder / "access.jsonl")
+    tls = ("--tls-cert", certificate, "--tls-key", private)
+    # a short path: the names of sockets have about a hundred bytes at most
+    with (
+        TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder,
+        serving(store, *map(str, options + tls), scheme="https", ray_folder=ray_folder) as started,
+    ):
+        yield OpenService(started, key, folder, Path(ray_folder))
+
+
+def test_it_speaks_tls_with_the_certificate_of_the_user(open_service: OpenService) -> None:
+    trusting = ssl.create_default_context(cafile=open_service.folder / "certificate.pem")
+    with (
+        socket.create_connection(("127.0.0.1", open_service.service.port)) as plain,
+        trusting.wrap_socket(plain, server_hostname="search.example.org") as connection,
+    ):
+        assert (connection.version() or "") >= "TLSv1.2"
+        shown = connection.getpeercert(binary_form=True) or b""
+    assert ssl.DER_cert_to_PEM_cert(shown) == (open_service.folder / "certificate.pem").read_text()
+    with httpx.Client(base_url=open_service.service.url, verify=False, timeout=60) as client:
+        body = {"query": "a question that nobody else may read", "k": 1}
+        assert client.post("/v1/search", json=body).status_code == 401
+        answer = client.post("/v1/search", json=body, headers={"Authorization": f"Bearer {open_service.key}"})
+        assert answer.status_code == 200
+        # Serve says in which state its replicas are
+        status = client.get("/v1/status", headers={"X-API-Key": open_service.key}).json()
+        assert status["replicas"]["running"] == 1
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://127.0.0.1:{open_service.service.port}/v1/ready")
+
+
+def test_other_machines_reach_tls_and_what_wants_the_token_alone(open_service: OpenService) -> None:
+    """A replica speaks no TLS, so its HTTP port is on loopback."""
+    found = {
+        (name, port)
+        for pid, name in open_service.service.processes().items()
+        for address, port in listening_at(pid)
+        if not address.is_loopback
+    }
+    proxy = "haproxy" if find_haproxy() else "ray::ProxyActor"
+    assert (proxy, open_service.service.port) in found
+    (other,) = found - {(proxy, open_service.service.port)}
+    assert other[0] == "ray::ServeRepli"
+    check_wants_token(other[1])
+
+
+def test_its_log_says_what_happened(open_service: OpenService) -> None:
+    """Ray Serve drops what a replica prints."""
+    keys = open_service.folder / "keys"
+    before, give_up = keys.read_text(), time.monotonic() + 60
+    keys.write_text("broken\n")
+    while not any("keys stay as they are" in log.read_text() for log in replica_logs(open_service)):
+        assert time.monotonic() < give_up
+        status = httpx.get(
+            f"{open_service.service.url}/v1/health", headers={"X-API-Key": open_service.key}, verify=False
+        )
+        assert status.status_code == 200
+        time.sleep(0.2)
+    keys.write_text(before)
+
+
+def replica_logs(open_service: OpenService) -> list[Path]:
+    return list(open_service.ray_folder.glob("session_*/logs/serve/replica_*.log"))
+
+
+def test_nothing_secret_is_in_its_logs_or_arguments(open_service: OpenService) -> None:
+    """The question and the key were sent by the test above."""
+    access_log = (open_service.folder / "access.jsonl").read_text()
+    assert '"path": "/v1/search"' in access_log
+    logs = [path for path in open_service.ray_folder.glob("session_*/logs/**/*") if path.is_file()]
+    assert set(replica_logs(open_service)) & set(logs)
+    arguments = [Path(f"/proc/{pid}/cmdline") for pid in open_service.service.processes()]
+    for path in [*logs, *arguments]:
+        text = path.read_bytes()
+        private = (open_service.folder / "key.pem").read_bytes().splitlines()[1]
+        for secret in (open_service.key.encode(), b"nobody else may read", private):
+            assert secret not in text, path
+            assert secret.decode() not in access_log
+
+
+def test_killed_it_leaves_nothing_that_listens_for_requests(open_service: OpenService) -> None:
+    names = set(open_service.service.processes().values())
+    assert {"raylet", "haproxy"} <= names or find_haproxy() is None
+    open_service.service.process.kill()
+    # Ray's agents end by themselves, later
+    wait_until_ended(open_service.service, {"ray::DashboardA", "ray::RuntimeEnv"})
 
 
 def wait_until_ended(service: Service, names: set[str]) -> None:

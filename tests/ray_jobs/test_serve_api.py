@@ -207,6 +207,8 @@ def test_snapshots_are_listed_the_newest_first(client: TestClient, tmp_path: Pat
                 "passages": PASSAGES,
                 "encoder_id": body.encoder_id,
                 "recall": body.gate.recall,
+                "new_recall": body.gate.new_recall,
+                "accuracy": body.gate.accuracy_index,
                 "note": "",
             }
         ],

@@ -1,16 +1,13 @@
 """The page at /, in a real Chromium: what a user types, clicks and sees."""
 
-import os
-import shutil
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import sync_playwright
 from starlette.testclient import TestClient
 
 from dpr.formats.snapshots import publish_body
@@ -18,10 +15,10 @@ from dpr.operations.follow import Follower
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.keys import KeyRing, add_key
 from tests.collection import Collection
+from tests.ray_jobs.browsing import PHONE, chromium, page_of
 from tests.ray_jobs.serve_api import make_collection, served
 
 pytestmark = [pytest.mark.without_ray, pytest.mark.slow]
-PHONE = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
@@ -37,35 +34,8 @@ def follower(collection: Collection) -> Iterator[Follower]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    binary = shutil.which("chromium")
-    if binary is None and os.environ.get("DPR_REQUIRE_SERVICES") == "1":
-        raise RuntimeError("there is no chromium on this machine; install Debian's package chromium")
-    if binary is None:
-        pytest.skip("there is no chromium on this machine")
-    # the sandbox of Chromium does not work for root
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as running:
-        started = running.chromium.launch(executable_path=binary, args=options)
+    with chromium() as started:
         yield started
-        started.close()
-
-
-@contextmanager
-def page_of(browser: Any, url: str, **options: Any) -> Iterator[Any]:
-    """Open the page; nothing may be loaded from elsewhere, and nothing may fail in it."""
-    context = browser.new_context(**options)
-    page = context.new_page()
-    foreign: list[str] = []
-    broken: list[str] = []
-    page.on("request", lambda request: None if request.url.startswith((url, "data:")) else foreign.append(request.url))
-    page.on("pageerror", lambda error: broken.append(str(error)))
-    page.on("console", lambda message: broken.append(message.text) if "Security Policy" in message.text else None)
-    try:
-        page.goto(url)
-        yield page
-        assert (foreign, broken) == ([], [])
-    finally:
-        context.close()
 
 
 def search(page: Any, query: str) -> None:
@@ -82,15 +52,21 @@ def address_of(page: Any) -> dict[str, list[str]]:
     return parse_qs(urlsplit(page.url).query)
 
 
-def test_the_page_is_three_files_of_its_own(follower: Follower) -> None:
+@pytest.mark.parametrize("page", ["/", "/status"])
+def test_a_page_is_made_of_files_of_the_service_alone(follower: Follower, page: str) -> None:
     client = TestClient(make_app(follower))
-    html = client.get("/")
-    assert "default-src 'none'; script-src 'self'" in html.headers["Content-Security-Policy"]
-    for path, kind in (("/", "text/html"), ("/page/page.css", "text/css"), ("/page/page.js", "text/javascript")):
+    kinds = {"": "text/html", ".css": "text/css", ".js": "text/javascript"}
+    waiting, seen = [page], set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
         answer = client.get(path)
+        kind = kinds[PurePosixPath(path).suffix]
         assert (answer.status_code, answer.headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
-        assert not any(f"{scheme}//" in answer.text for scheme in ("http:", "https:"))
-        assert "innerHTML" not in answer.text
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|innerHTML", answer.text)
+        waiting += {found for found in re.findall(r'"(/page/[^"]+)"', answer.text) if found not in seen}
+    assert "default-src 'none'; script-src 'self'" in client.get(page).headers["Content-Security-Policy"]
+    assert {PurePosixPath(path).suffix for path in seen} == set(kinds)
 
 
 def test_what_is_searched_is_shown_and_can_be_shared(browser: Any, follower: Follower) -> None:

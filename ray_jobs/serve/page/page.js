@@ -1,6 +1,7 @@
 // The search page. Texts of passages are put into the page as text, never as HTML.
 
-const byId = (id) => document.getElementById(id);
+import { ask, askForKey, byId, element } from "/page/ask.js";
+
 const fields = ["query", "mode", "k", "filter"].map(byId);
 const checks = ["exact", "rerank"].map(byId);
 let latest = 0; // of several searches under way, only the last one is shown
@@ -40,20 +41,9 @@ function requestBody() {
   return body;
 }
 
-async function ask(body) {
+function post(body) {
   const headers = { "Content-Type": "application/json" };
-  const key = sessionStorage.getItem("key");
-  if (key) headers.Authorization = `Bearer ${key}`;
-  let response;
-  try {
-    response = await fetch("/v1/search", { method: "POST", headers, body: JSON.stringify(body) });
-  } catch {
-    throw new Error("the service does not answer; try again in a moment");
-  }
-  byId("door").hidden = response.status !== 401;
-  const answer = await response.json().catch(() => ({ error: `the service answered ${response.status}` }));
-  if (!response.ok) throw new Error(answer.error);
-  return answer;
+  return ask("/v1/search", { method: "POST", headers, body: JSON.stringify(body) });
 }
 
 async function search() {
@@ -62,7 +52,7 @@ async function search() {
   byId("status").textContent = "searching…";
   try {
     const body = requestBody();
-    const answer = await ask(body);
+    const answer = await post(body);
     if (mine === latest) show(answer, body);
   } catch (error) {
     if (mine !== latest) return;
@@ -85,13 +75,6 @@ function show(answer, body) {
   ].join(" · ");
   byId("hits").replaceChildren(...hits.map((hit) => hitItem(hit, words(body.query))));
   document.title = `${body.query} – dpr`;
-}
-
-function element(name, text, ...children) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  made.append(...children);
-  return made;
 }
 
 function hitItem(hit, asked) {
@@ -171,11 +154,7 @@ byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
-byId("door").addEventListener("submit", (event) => {
-  event.preventDefault();
-  sessionStorage.setItem("key", byId("key").value.trim());
-  search();
-});
+askForKey(search);
 addEventListener("popstate", searchAsTheAddressSays);
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;

@@ -1,4 +1,4 @@
-"""The page at / to search in: three files that load nothing from anywhere else."""
+"""The pages at / to search in and at /status to look at: files that load nothing from anywhere else."""
 
 from importlib.resources import files
 
@@ -6,8 +6,13 @@ from fastapi import FastAPI, Response
 
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
+    "/status": ("status.html", "text/html; charset=utf-8"),
     "/page/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page/status.css": ("status.css", "text/css; charset=utf-8"),
+    "/page/ask.js": ("ask.js", "text/javascript; charset=utf-8"),
     "/page/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page/status.js": ("status.js", "text/javascript; charset=utf-8"),
+    "/page/plots.js": ("plots.js", "text/javascript; charset=utf-8"),
 }
 """Path → name and type of a file of the folder `page`."""
 _POLICY = (
@@ -16,8 +21,8 @@ _POLICY = (
 )
 
 
-def add_search_page(app: FastAPI) -> None:
-    """Add the page and what it loads."""
+def add_pages(app: FastAPI) -> None:
+    """Add the pages and what they load."""
     for path, (name, media_type) in _FILES.items():
         _add_file(app, path, files("ray_jobs.serve").joinpath("page", name).read_bytes(), media_type)
 
