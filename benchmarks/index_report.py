@@ -99,8 +99,9 @@ def _searching(rows: int, found: dict[str, Any]) -> Iterator[str]:
         return
     yield from ("", f"## Searching, {rows:,} × 384, one question at a time, one thread", "")
     yield (
-        "Queries a second of the fastest setting that reaches a recall; in brackets the best where none does. IVF-PQ "
-        "FastScan is the rule's kind (PQ192x4, 96 bytes a code), IVF-PQ has codes of 8-bit numbers (PQ96, 96 bytes). "
+        "Queries a second of CPU time, of the fastest setting that reaches a recall; in brackets the best where none "
+        "does. IVF-PQ FastScan is the rule's kind (PQ192x4, 96 bytes a code), IVF-PQ has codes of 8-bit numbers "
+        "(PQ96, 96 bytes). "
         "With lists by question is how the product searches a million vectors; max_codes is FAISS's own early end."
     )
     yield ""
