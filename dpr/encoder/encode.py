@@ -156,6 +156,7 @@ def start_pool(threads: int) -> ThreadPoolExecutor:
     before, started = torch.get_num_threads(), threading.Barrier(threads + 1)
 
     def start() -> None:
+        torch.get_num_threads()  # or the first computation in this thread would take the default again
         torch.set_num_threads(1)  # holds for the calling thread, and as the default of threads to come
         started.wait()
 

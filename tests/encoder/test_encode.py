@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertModel, DPRContextEncoder, DPRQuestionEncoder
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import PassageEncoder, QuestionEncoder, TowerEncoder
+from dpr.encoder.encode import PassageEncoder, QuestionEncoder, TowerEncoder, start_pool
 from dpr.encoder.network import load_network
 from dpr.encoder.padded import PaddedForward
 from dpr.encoder.precision import choose_precision, judge_bf16
@@ -156,6 +156,17 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budge
     for one, following in itertools.pairwise(batches):  # no batch has room for the next one's first row
         assert (len(one) + 1) * max(1, lengths_N[one].max()) > budget or len(one) == 1
         assert lengths_N[one].min() >= lengths_N[following].max()
+
+
+def test_pytorch_computes_alone_in_each_thread_of_a_pool_and_as_before_elsewhere() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with start_pool(2) as pool:
+            assert {pool.submit(torch.get_num_threads).result() for _ in range(8)} == {1}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_number_of_threads_does_not_change_a_bit(mean_tower: TowerSpec) -> None:
