@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from PIL import Image
 from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
 from demo.nights import RECIPE, make_nights
@@ -28,16 +29,18 @@ SHADOW_SHARE: Final = 0.2
 """More than by default, so that the few questions of the pictures are compared with exact search, too."""
 ROUNDS: Final = 6
 """So many times all questions of the demo are asked before the pictures are taken."""
+COLOURS: Final = 64
+"""Of a picture, which makes it a third as large."""
 SIZE: Final = ViewportSize(width=960, height=900)
-PAGES: Final = {
-    "search": ("/?mode=hybrid&query=How+do+I+count+how+often+each+word+occurs%3F", "#hits li"),
-    "status": ("/status", "#latency svg"),
+PICTURES: Final = {
+    "search-light": ("/?mode=hybrid&query=How+do+I+count+how+often+each+word+occurs%3F", "#hits li"),
+    "status-dark": ("/status", "#latency svg"),
 }
-"""Name of a picture → path of a page, and what is there as soon as the page is complete."""
+"""Name of a picture, with its colours → path of a page, and what is there as soon as the page is complete."""
 
 
 def take(url: str, folder: Path) -> None:
-    """Take all pictures of a service, in light and in dark."""
+    """Take all pictures of a service."""
     binary = shutil.which("chromium")
     if binary is None:
         raise DprError("there is no chromium on this machine; install Debian's package chromium")
@@ -46,20 +49,20 @@ def take(url: str, folder: Path) -> None:
     options = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=binary, args=options)
-        for name, (path, complete) in PAGES.items():
-            for scheme in ("light", "dark"):
-                _take(browser, f"{url}{path}", complete, scheme, folder / f"{name}-{scheme}.png")
+        for name, (path, complete) in PICTURES.items():
+            _take(browser, f"{url}{path}", complete, folder / f"{name}.png")
         browser.close()
 
 
-def _take(browser: Browser, url: str, complete: str, scheme: str, file: Path) -> None:
-    context = browser.new_context(viewport=SIZE, color_scheme="dark" if scheme == "dark" else "light")
+def _take(browser: Browser, url: str, complete: str, file: Path) -> None:
+    context = browser.new_context(viewport=SIZE, color_scheme="dark" if file.stem.endswith("dark") else "light")
     page = context.new_page()
     page.goto(url)
     page.wait_for_selector(complete)
     page.reload()  # the first search in a mode waits until what it needs is compiled
     page.wait_for_selector(complete)
     page.screenshot(path=file)
+    Image.open(file).convert("RGB").quantize(COLOURS).save(file, optimize=True)
     context.close()
 
 

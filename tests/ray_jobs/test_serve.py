@@ -583,14 +583,14 @@ def test_its_log_says_what_happened(open_service: OpenService) -> None:
 
 
 def replica_logs(open_service: OpenService) -> list[Path]:
-    return list(open_service.ray_folder.glob("session_*/logs/serve/replica_*.log"))
+    return list(open_service.ray_folder.glob("ray/session_*/logs/serve/replica_*.log"))
 
 
 def test_nothing_secret_is_in_its_logs_or_arguments(open_service: OpenService) -> None:
     """The question and the key were sent by the test above."""
     access_log = (open_service.folder / "access.jsonl").read_text()
     assert '"path": "/v1/search"' in access_log
-    logs = [path for path in open_service.ray_folder.glob("session_*/logs/**/*") if path.is_file()]
+    logs = [path for path in open_service.ray_folder.glob("ray/session_*/logs/**/*") if path.is_file()]
     assert set(replica_logs(open_service)) & set(logs)
     arguments = [Path(f"/proc/{pid}/cmdline") for pid in open_service.service.processes()]
     for path in [*logs, *arguments]:
