@@ -151,7 +151,7 @@ class IndexConfig(_Config):
     """Candidates re-scored exactly from the stored float16 vectors; 0: none; null: tuned by the gate."""
     shards: Annotated[int, Field(ge=1, le=1024)] = 1
     """Files that the index of a first night is merged into, each from a run of segments; all are searched."""
-    recall_target: Share = 0.998
+    recall_target: Share = 0.999
     """Recall against exact search that tuning aims at: of the first `recall_at` hits, and of the deepest of `gate.at`.
     With it, top-20 accuracy is within 0.2 percentage points of exact search (docs/log.md)."""
     recall_at: Annotated[int, Field(ge=1, le=1000)] = 20
