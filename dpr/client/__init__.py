@@ -6,7 +6,16 @@ Needs httpx and pydantic alone: neither PyTorch nor FAISS nor Ray is imported.
 from dpr.client.async_client import AsyncClient
 from dpr.client.blocking_client import Client
 from dpr.client.calls import SearchOptions
-from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SearchHit, SnapshotList
+from dpr.client.replies import (
+    EmbeddingAnswer,
+    Health,
+    PassageAnswer,
+    Ready,
+    SearchAnswer,
+    SearchHit,
+    SnapshotList,
+    Status,
+)
 
 __all__ = [
     "AsyncClient",
@@ -19,4 +28,5 @@ __all__ = [
     "SearchHit",
     "SearchOptions",
     "SnapshotList",
+    "Status",
 ]

@@ -12,6 +12,7 @@ from dpr.client.blocking_client import RETRIES, TIMEOUT_SECONDS
 from dpr.client.calls import (
     HEALTH,
     READY,
+    STATUS,
     A,
     Address,
     Call,
@@ -23,7 +24,7 @@ from dpr.client.calls import (
     snapshots_call,
 )
 from dpr.client.patience import Patience
-from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
+from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Status, Tower
 
 
 class AsyncClient:
@@ -69,6 +70,10 @@ class AsyncClient:
     async def ready(self) -> Ready:
         """Tell that requests are taken; needs no key."""
         return await self._answer(READY)
+
+    async def status(self) -> Status:
+        """Tell what one replica has done since it started: requests, times, and how good its answers were."""
+        return await self._answer(STATUS)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -11,6 +11,7 @@ import httpx
 from dpr.client.calls import (
     HEALTH,
     READY,
+    STATUS,
     A,
     Address,
     Call,
@@ -22,7 +23,7 @@ from dpr.client.calls import (
     snapshots_call,
 )
 from dpr.client.patience import Patience
-from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
+from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Status, Tower
 
 TIMEOUT_SECONDS = 70.0
 """A little longer than a service takes to give up, so that its own sentence arrives."""
@@ -72,6 +73,10 @@ class Client:
     def ready(self) -> Ready:
         """Tell that requests are taken; needs no key."""
         return self._answer(READY)
+
+    def status(self) -> Status:
+        """Tell what one replica has done since it started: requests, times, and how good its answers were."""
+        return self._answer(STATUS)
 
     def close(self) -> None:
         """Close the connections."""

@@ -9,7 +9,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from dpr import __version__
-from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Tower
+from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Status, Tower
 from dpr.errors import RefusedError, ServeError, UnreachableError
 
 A = TypeVar("A", bound=BaseModel)
@@ -74,6 +74,7 @@ def snapshots_call(limit: int) -> Call[SnapshotList]:
 
 HEALTH = Call(Health, "v1/health")
 READY = Call(Ready, "v1/ready")
+STATUS = Call(Status, "v1/status")
 
 
 @dataclass(frozen=True)

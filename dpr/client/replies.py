@@ -166,6 +166,10 @@ class SnapshotSummary(Answered):
     encoder_id: str
     recall: float
     """Recall of its index against exact search, as its gate measured it."""
+    new_recall: float | None
+    """The same for passages that came since its index was trained; None if there were none to ask for."""
+    accuracy: Mapping[str, float]
+    """Rank → share of the gate's questions that were answered within it; empty without questions of the recipe."""
     note: str
     """Why it was published if it is not the result of a run, such as a rollback."""
 
@@ -197,6 +201,43 @@ class Health(Answered):
     problem: str
     """Why it does not answer from the newest snapshot; empty: it does."""
     timings_ms: StepTimings
+
+
+class LatencyBucket(Answered):
+    """How many searches took about as long."""
+
+    up_to_ms: float | None
+    """They were answered within so many milliseconds, and not within those of the bucket before; None: no bound."""
+    searches: int
+
+
+class ShadowSample(Answered):
+    """Some questions of users, whose answers were compared with those of exact search."""
+
+    compared: int
+    skipped: int
+    failed: int
+    recall: float | None
+    """Share of the hits of exact search that the answers had; None as long as nothing was compared."""
+
+
+class Status(Answered):
+    """One replica of the service: what it serves, and what it has done since it started."""
+
+    replica: str
+    replicas: Mapping[str, int] | None
+    """State → how many replicas of the service are in it; None outside of Ray Serve."""
+    started_at: str
+    """UTC, ISO 8601."""
+    health: Health
+    published_at: str
+    """When the snapshot that it serves was published: UTC, ISO 8601."""
+    waiting: int
+    """Questions that wait for a batch."""
+    requests: Mapping[str, int]
+    """HTTP status → how many requests were answered with it."""
+    latency: list[LatencyBucket]
+    shadow: ShadowSample
 
 
 class Ready(Answered):

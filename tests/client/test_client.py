@@ -98,6 +98,8 @@ def test_the_other_routes_say_what_the_service_says(service: Service, ask: Ask) 
     ):
         answer = ask(service.url, service.search_key, route, *values)
         assert same(answer, httpx.get(f"{service.url}{path}", headers=headers))
+    before, after = (ask(service.url, service.search_key, "status").requests["200"] for _ in range(2))
+    assert after == before + 1
 
 
 ODD_IDS = ["a/b é", "..", ".", "a?b=c&d#e", "100%", "%2F", " x ", "../p001", "ключ", "a+b", "...."]
@@ -161,6 +163,7 @@ def test_answers_have_every_field_that_the_service_describes(service: Service) -
         "/v1/snapshots": calls.snapshots_call(1),
         "/v1/health": calls.HEALTH,
         "/v1/ready": calls.READY,
+        "/v1/status": calls.STATUS,
     }.items():
         described = document["paths"].pop(path)[call.method.lower()]
         answered = described["responses"]["200"]["content"]["application/json"]["schema"]
