@@ -67,7 +67,7 @@ def test_a_search_says_what_the_service_says(service: Service, ask: Ask, query: 
     asked = {"query": query} if isinstance(query, str) else {"queries": query}
     raw = httpx.post(f"{service.url}/v1/search", json={**asked, **options}, headers={"X-API-Key": service.admin_key})
     assert same(answer, raw)
-    assert answer.timings_ms.total >= answer.timings_ms.search > 0
+    assert answer.timings_ms.total >= answer.timings_ms.search >= 0.0  # an answer that was kept took no search
     if isinstance(query, str):
         assert answer.hits == answer.results[0].hits
         assert 0 < len(answer.hits) <= options.get("k", 10)
