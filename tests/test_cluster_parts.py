@@ -4,6 +4,7 @@ import importlib
 import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -118,7 +119,7 @@ def test_probes_ask_open_routes_at_the_port_of_the_service() -> None:
     from ray_jobs.serve.store_routes import add_store_routes
 
     app = FastAPI()
-    add_store_routes(app, None)  # type: ignore[arg-type]  # it is asked nothing
+    add_store_routes(app, SimpleNamespace(store=None))  # type: ignore[arg-type]  # it is asked nothing
     found = [container for container in CONTAINERS if any(name.endswith("Probe") for name in container)]
     assert len(found) == len(BUILDS)
     for container in found:

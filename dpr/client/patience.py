@@ -12,6 +12,8 @@ MAX_PAUSE_SECONDS = 30.0
 """A service that asks to be left alone for longer is not waited for."""
 BUSY = (429, 502, 503, 504)
 """The service, or what stands before it, takes no request now."""
+_random = random.Random()
+"""Not Python's shared generator: a program may have seeded that, and expects its own numbers."""
 UNDELIVERED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 """The connection failed. A time-out of the answer is not here: the service may be busy with it still."""
 
@@ -34,11 +36,11 @@ class Patience:
         if asked is None:
             return _own_pause(attempt)
         # not earlier, and not all clients at the same moment
-        return asked * random.uniform(1.0, 1.25) if asked <= MAX_PAUSE_SECONDS else None
+        return asked * _random.uniform(1.0, 1.25) if asked <= MAX_PAUSE_SECONDS else None
 
 
 def _own_pause(attempt: int) -> float:
-    return float(min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt) * random.uniform(0.5, 1.0))
+    return float(min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt) * _random.uniform(0.5, 1.0))
 
 
 def _retry_after(value: str) -> float | None:

@@ -41,6 +41,8 @@ FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 10.0, 600.0
 """Between two attempts to open a snapshot that the store did not give: each may fetch all of it."""
 
 _log = logging.getLogger(__name__)
+_random = random.Random()
+"""Not Python's shared generator: a program may have seeded that, and expects its own numbers."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Follower:
     @property
     def poll_seconds(self) -> float:
         """Return the time until the next look, in seconds."""
-        return self._poll_seconds * random.uniform(1 - SPREAD, 1 + SPREAD)
+        return self._poll_seconds * _random.uniform(1 - SPREAD, 1 + SPREAD)
 
 
 def need_beside(store: Store, body: SnapshotBody, held: SnapshotBody) -> Need:

@@ -17,6 +17,8 @@ from dpr.store.s3_failures import REQUEST_ERRORS, Patience, error_code, explain,
 
 T = TypeVar("T")
 Attempt = Callable[[], Awaitable[T]]
+_random = random.Random()
+"""Not Python's shared generator: a program may have seeded that, and expects its own numbers."""
 
 
 class S3Bucket:
@@ -74,7 +76,7 @@ class S3Bucket:
                     raise MissingObjectError(f"{subject}: there is no such object") from error
                 failure = explain(error, self.name, self._endpoint(), patience)
                 # a random share of a doubling bound, so that workers throttled together do not come back together
-                delay = random.uniform(0, min(bound, patience.longest_delay_seconds))
+                delay = _random.uniform(0, min(bound, patience.longest_delay_seconds))
                 bound *= 2
                 spent = time.monotonic() - started
                 if spent + delay >= failure.retry_seconds:

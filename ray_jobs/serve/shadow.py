@@ -23,6 +23,8 @@ RESTS = 200.0
 """So many times as long as it worked, the thread rests."""
 
 _log = logging.getLogger(__name__)
+_random = random.Random()
+"""Not Python's shared generator: a program may have seeded that, and expects its own numbers."""
 
 
 class Shadow:
@@ -41,7 +43,7 @@ class Shadow:
     def draw(self, questions: Sequence[str], way: Way, answer: Answer) -> None:
         """Draw some of the questions that were answered in this way, to compare their hits."""
         for question, hits in zip(questions, answer.hits, strict=True):
-            if way.exact or random.random() >= self._share:
+            if way.exact or _random.random() >= self._share:
                 continue
             if self.is_busy or monotonic() < self._rest_until:
                 self._metrics.shadow("skipped")
