@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny import make_encoder, make_static_encoder
 
 if TYPE_CHECKING:
     from tests.collection import FirstNights
+
+# no test depends on how busy a machine is
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 pytest_plugins = ["tests.marks", "tests.services.fixtures"]
 
