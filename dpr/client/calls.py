@@ -130,9 +130,9 @@ def answer_of(call: Call[A], outcome: httpx.Response | httpx.RequestError) -> A:
 
 
 def _sentence(response: httpx.Response) -> str:
-    """Return what a refusal says: the service's own sentence, else the beginning of what somebody between says."""
+    """Return what a refusal says: the service's own sentence, else the text that a proxy sent instead, cut if long."""
     try:
-        said = response.json()["error"]
+        sentence = str(response.json()["error"])
     except (ValueError, KeyError, TypeError):
-        said = " ".join(response.text.split()) or response.reason_phrase
-    return str(said) if len(str(said)) <= 5 * MAX_SHOWN_CHARS else f"{said[:MAX_SHOWN_CHARS]}…"
+        sentence = " ".join(response.text.split()) or response.reason_phrase
+    return sentence if len(sentence) <= 5 * MAX_SHOWN_CHARS else f"{sentence[:MAX_SHOWN_CHARS]}…"

@@ -64,7 +64,7 @@ def _within(ranks: Sequence[int | None], k: int) -> IsAnswered:
 
 
 def describe_loss(loss: IndexLoss, at: int) -> str:
-    """Return what is lost in one sentence, with what can be said of all questions that could be asked."""
+    """Return one sentence on the loss that was measured, and its upper bound with a confidence of 95%."""
     points = 100 * (loss.lost - loss.won) / max(1, loss.asked)
     return (
         f"the index loses {points:.2f} points of top-{at} on {loss.asked:,} {loss.kind} ({loss.lost:,} lost, "
