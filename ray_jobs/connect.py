@@ -11,7 +11,7 @@ from pathlib import Path
 import ray
 from ray._common.network_utils import parse_address
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import ray_constants, services
+from ray._private import node, ray_constants, services
 from ray.job_config import JobConfig
 
 from dpr.errors import ClusterError
@@ -89,7 +89,7 @@ def _start(cpus: int | None, gpus: int | None) -> None:
     try:
         if not _keeps_token():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        with _loopback():
+        with _loopback(), few_processes():
             ray.init(
                 address="local",
                 # with one CPU, actors that wait for the writer would leave it none
@@ -155,3 +155,21 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def few_processes() -> Iterator[None]:
+    """Start a Ray without its API server, log monitor and autoscaler's monitor, which serve people and clusters.
+
+    A Ray of our own has no dashboard, passes no logs on, and cannot grow. Each of the three is a Python process that
+    takes half a second of a CPU or more to start, and `ray.init` waits for the first. Ray has no setting for this.
+    """
+    starts = ("start_api_server", "start_log_monitor", "start_monitor")
+    before = {name: getattr(node.Node, name) for name in starts}
+    for name in starts:
+        setattr(node.Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, start in before.items():
+            setattr(node.Node, name, start)

@@ -37,9 +37,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     return ByFileOrRay(config, log)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Run one process more than there are CPUs, since tests of Ray wait for a third of their time."""
-    return (os.cpu_count() or 1) + 1
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run one process more than there are CPUs, since tests of Ray wait for a third of their time.
+
+    Without those, one a CPU: each takes ten seconds of a CPU to import what tests need.
+    """
+    return (os.cpu_count() or 1) + ("not ray" not in config.option.markexpr)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

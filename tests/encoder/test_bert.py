@@ -73,6 +73,7 @@ def test_a_network_that_will_be_trained_is_that_of_transformers(shared_bert: Pat
     assert not isinstance(load_network(tower).body, BertModel)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_used_before_is_loaded_without_transformers(bert: Path, tmp_path: Path) -> None:
     """Also after its tokenizer's files changed, which are then read again."""
     script = """

@@ -31,7 +31,7 @@ def two_sides(questions: int, gain: float, seed: int = 1) -> tuple[Values, Value
     return values_Q, others_Q
 
 
-@pytest.mark.parametrize("questions", [MIN_QUESTIONS, 300, 2_000])
+@pytest.mark.parametrize("questions", [MIN_QUESTIONS, 300, pytest.param(2_000, marks=pytest.mark.slow)])
 def test_the_interval_of_a_mean_is_scipys(questions: int) -> None:
     values_Q, _ = two_sides(questions, 0.1)
     found = mean_interval(values_Q)

@@ -15,10 +15,12 @@ HOLD = """
 import sys
 import ray_jobs  # its settings of Ray
 import ray
-context = ray.init(
-    address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1",
-    _temp_dir=sys.argv[1],
-)
+from ray_jobs.connect import few_processes
+with few_processes():
+    context = ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1",
+        _temp_dir=sys.argv[1],
+    )
 print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """

@@ -159,6 +159,7 @@ def test_the_recipe_decides(first: Collection, tmp_path: Path) -> None:
         Nights(tmp_path / "refused", first).night(corpus, factory="IVF4,PQ8x4", retrain="never")
 
 
+@pytest.mark.slow
 def test_a_corpus_too_small_to_train_on_keeps_its_codebook(tmp_path: Path, first_nights: FirstNights) -> None:
     large = first_nights.copy(
         tmp_path / "first", LONG, index={"factory": "IVF64,Flat", "train_rows": 250}, resources=MORE

@@ -88,6 +88,7 @@ def test_what_is_published_is_the_recall_that_a_user_has(factory: str, segments:
     assert not again.published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [5, 100])
 def test_questions_near_a_text_that_stands_a_thousand_times_get_their_hits(
     others: int, tmp_path: Path, first_nights: FirstNights

@@ -209,6 +209,7 @@ def test_other_formats_and_texts_read_again_give_the_same_windows(tmp_path: Path
     assert sorted((id_, text) for id_, text, _ in rows_of(other, 1)) == before
 
 
+@pytest.mark.slow
 def test_what_stands_at_the_end_of_a_long_text_is_found(tmp_path: Path) -> None:
     sentences = {thing: f"The {thing} stands in the valley and people visit it. " * 60 for thing in ("bridge", "dam")}
     sentences["bridge"] += "The secret password is marmalade."

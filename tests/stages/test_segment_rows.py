@@ -47,6 +47,7 @@ def test_operations_are_those_that_pytorch_counts(encoder: Path, tokens: int) ->
     assert passage_flops(cut, 100 * text_bytes) == passage_flops(tower, text_bytes)
 
 
+@pytest.mark.slow
 def test_later_nights_do_not_copy_segments_that_were_cut_small(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
