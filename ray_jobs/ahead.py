@@ -13,8 +13,6 @@ from ray_jobs.feed import Feed
 from ray_jobs.heartbeats import Handle
 from ray_jobs.transport import Row, all_with_work
 
-ACTOR_REQUEST_SECONDS = 5.0
-"""Ray Data requests actors within about one second; a longer wait would delay a run that can do without them."""
 Source = Callable[[Row], Iterator[Row]]
 
 
@@ -69,9 +67,6 @@ class BegunDataset:
         self._dataset = with_steps(waiting.repartition(target_num_rows_per_block=1))
         self._results: SimpleQueue[Row | Exception | None] = SimpleQueue()
         threading.Thread(target=self._pump, name="stage", daemon=True).start()
-        # Ray Data requests the actors before it calls for units. Once it has called, the actors come first in Ray's
-        # queue for CPUs, before the tasks of another stage.
-        ray.wait([self._feed.called.remote()], timeout=ACTOR_REQUEST_SECONDS)
 
     def run(self, units: Sequence[Row]) -> Iterator[Row]:
         self._feed.give.remote(list(units))

@@ -2,12 +2,24 @@
 
 import os
 import sys
+from importlib import import_module
 
 from ray_jobs.guard import guarded
 
 EXIT_CODES = """Exit codes: 0 done; 1 a bug; 2 recipe or command line; 3 the gate; 4 encoder; 5 store; 6
 checksum or count; 7 index; 8 another run is first; 9 corpus; 10 service; 11 a unit failed, start the run again; 12
 cluster; 13 disk or memory; 14 stdout; 15 training."""
+
+
+COMMANDS = {
+    "run_commands": ("init", "check", "doctor", "run", "plan"),
+    "search_commands": ("search", "serve", "key"),
+    "mcp_command": ("mcp",),
+    "evaluation_commands": ("eval", "compare"),
+    "store_commands": ("status", "inspect", "report", "history", "rollback", "verify", "gc", "diff"),
+    "train_commands": ("train", "mine"),
+}
+"""The commands of each module; the modules of other commands than the one that is called need not be imported."""
 
 
 def main() -> None:
@@ -20,15 +32,6 @@ def _run() -> None:
     # imported here, so that a file that stands in place of a library is named
     import typer
 
-    from ray_jobs import (
-        evaluation_commands,
-        mcp_command,
-        run_commands,
-        search_commands,
-        store_commands,
-        train_commands,
-    )
-
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
@@ -36,16 +39,16 @@ def _run() -> None:
         help="Keep a dense index in step with a changing text corpus, and ask it questions.",
         epilog=EXIT_CODES,
     )
-    for commands in (
-        run_commands,
-        search_commands,
-        mcp_command,
-        evaluation_commands,
-        store_commands,
-        train_commands,
-    ):
-        app.add_typer(commands.app)
+    app.callback()(lambda: None)  # or one command alone would be called without its name
+    for module in modules_for(sys.argv[1:]):
+        app.add_typer(import_module(f"ray_jobs.{module}").app)
     app()
+
+
+def modules_for(arguments: list[str]) -> list[str]:
+    """Return the modules that a command line needs: that of its command, or all of them to show what there is."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    return [module for module, names in COMMANDS.items() if command in names] or list(COMMANDS)
 
 
 if __name__ == "__main__":

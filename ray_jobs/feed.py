@@ -9,11 +9,7 @@ class Feed:
     """An actor whose callers wait until there are units."""
 
     def __init__(self) -> None:
-        self._called, self._given, self._units = asyncio.Event(), asyncio.Event(), list[Row]()
-
-    async def called(self) -> None:
-        """Return once a caller waits for units."""
-        await self._called.wait()
+        self._given, self._units = asyncio.Event(), list[Row]()
 
     async def give(self, units: list[Row]) -> None:
         """Hand the units to all callers."""
@@ -22,6 +18,5 @@ class Feed:
 
     async def units(self) -> list[Row]:
         """Return the units, once they are known."""
-        self._called.set()
         await self._given.wait()
         return self._units

@@ -18,10 +18,8 @@ from dpr.stages.scan import scan
 from dpr.store import open_store
 from dpr.store.lease import Lease
 from dpr.store.proof import prove_put_if_absent
-from ray_jobs.connect import connected
 from ray_jobs.console import ConsoleProgress
 from ray_jobs.output import console
-from ray_jobs.ray_executor import RayExecutor
 from ray_jobs.tables import describe
 
 
@@ -79,6 +77,9 @@ def executor_for(plan: Plan, progress: ConsoleProgress, *, local: bool) -> Itera
     if local:
         yield LocalExecutor()
         return
+    from ray_jobs.connect import connected  # Ray takes seconds, and a night without changes does not need it
+    from ray_jobs.ray_executor import RayExecutor
+
     with connected():
         yield RayExecutor(plan.recipe.resources, progress)
 

@@ -25,6 +25,9 @@ TOKENIZER_CPUS = 0.25
 """CPUs that Ray counts for such a thread: it waits while scans run, which use its CPU meanwhile."""
 CODERS_PER_GPU = 8
 """Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
+ROWS_PER_CODER = 50_000
+"""A coder needs less time for so many rows than another one needs to load: processes that start CUDA wait for each
+other."""
 SMALL_SHARE = 1 / CODERS_PER_GPU
 LARGE_SHARE = 1 - SMALL_SHARE
 """What an encoder or a trainer holds of a GPU that it uses alone: beside it, processes load for later stages."""
@@ -98,9 +101,9 @@ class Placement:
         """Return how much of a GPU a process holds that loads for a later stage."""
         return LOADING_SHARE if _cluster_gpus() else 0.0
 
-    def coders(self) -> int:
-        """Return how many coders run at once."""
-        return int(CODERS_PER_GPU * _cluster_gpus())
+    def coders(self, rows: int) -> int:
+        """Return how many coders share the GPUs for so many rows."""
+        return min(int(CODERS_PER_GPU * _cluster_gpus()), coders_worth(rows))
 
     def pool(self, step: Step[Any, Any], units: int) -> Pool:
         """Return the actors of a step that gets so many units at most."""
@@ -142,6 +145,11 @@ class Placement:
 
     def _max_encoders(self) -> int:
         return self._resources.max_encoders or self._resources.encoders
+
+
+def coders_worth(rows: int) -> int:
+    """Return how many coders are worth loading on GPUs for so many rows."""
+    return max(1, -(-rows // ROWS_PER_CODER))
 
 
 def _cluster_cpus() -> float:

@@ -18,14 +18,14 @@ from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
 
 from dpr.engine.executor import Cluster
-from dpr.engine.stage import A, B, Work
+from dpr.engine.stage import B, U, Work
 from dpr.index.hardware import Hardware
 from dpr.recipe import Resources
 from dpr.store.requests import count_elsewhere
 from ray_jobs.ahead import Begun, BegunDataset, BegunTask, start_for_all
 from ray_jobs.failures import stage_error
 from ray_jobs.oversight import Listener, Oversight
-from ray_jobs.placement import Placement
+from ray_jobs.placement import Placement, coders_worth
 from ray_jobs.transport import operator_class, pack, row_task, run_work, shared_task, unpack
 
 Shared = TypeVar("Shared")
@@ -67,15 +67,14 @@ class RayExecutor:
             if (begun := self._begun.pop(stage, None)) is not None:
                 begun.cancel()
 
-    def warm(self, prepare: Callable[[], None], units: int) -> None:
+    def warm(self, prepare: Callable[[], None], rows: int) -> None:
         if self._placement.may_load_ahead():
-            # no more than are needed: processes that start CUDA wait for each other, and encoders do so meanwhile
-            gpus, coders = self._placement.loading_share(), min(units, self._placement.coders())
+            gpus = self._placement.loading_share()
             warm = ray.remote(_call).options(num_cpus=0, num_gpus=gpus, max_retries=0, name="warm")
-            for _ in range(coders):
+            for _ in range(self._placement.coders(rows)):
                 warm.remote(prepare)  # nobody waits for it, and what fails here fails again where it is needed
 
-    def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
+    def run(self, stage: str, work: Work[U, B], units: Sequence[U]) -> Iterator[B]:
         with self._oversight.watch(stage, [unit.record for unit in units]) as under_way:
             try:
                 for result in self._results(stage, work, units):
@@ -100,7 +99,7 @@ class RayExecutor:
         task = ray.remote(shared_task(make)).options(num_cpus=1, num_returns=2, name=make.__name__)
         return _Handle(lambda: task.remote(*args), self._uncounted)
 
-    def _results(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
+    def _results(self, stage: str, work: Work[U, B], units: Sequence[U]) -> Iterator[B]:
         if not units:
             self.release(stage)  # an error of encoders that nobody needs is ignored
         elif (begun := self._begun.pop(stage, None)) is not None:
@@ -147,7 +146,7 @@ class RayExecutor:
         gpus, name = self._placement.loading_share(), work.steps[-1].name
         return {"num_cpus": 0, "num_gpus": gpus, "max_retries": LOST_RETRIES, "name": name}
 
-    def _tasks(self, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
+    def _tasks(self, work: Work[U, B], units: Sequence[U]) -> Iterator[B]:
         """Yield the results of one task a unit, as they come.
 
         Tasks that still run are cancelled if one fails, or if nobody wants more results.
@@ -162,7 +161,7 @@ class RayExecutor:
         )
         held = ray.put(work)  # in a closure of the task, what the work shares would be held until the driver ends
         waiting = (task.remote(held, unit, self._oversight.heartbeats) for unit in units)
-        running = list(islice(waiting, MAX_TASKS))
+        running = list(islice(waiting, self._at_once(work, units)))
         try:
             while running:
                 (done,), running = ray.wait(running)
@@ -171,6 +170,11 @@ class RayExecutor:
         finally:
             for unfinished in running:
                 ray.cancel(unfinished)
+
+    def _at_once(self, work: Work[U, B], units: Sequence[U]) -> int:
+        """Return how many tasks run, or wait for a CPU or a GPU, at once."""
+        on_gpus = any(step.on == "coder" and self._placement.gpu_share(step) for step in work.steps)
+        return min(MAX_TASKS, coders_worth(sum(unit.rows for unit in units))) if on_gpus else MAX_TASKS
 
 
 def _call(prepare: Callable[[], None]) -> None:

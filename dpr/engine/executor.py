@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
-from dpr.engine.stage import A, B, Work
+from dpr.engine.stage import B, U, Work
 from dpr.formats.records import Document
 from dpr.index.hardware import Hardware
 
@@ -32,10 +32,10 @@ class Executor(Protocol):
     def release(self, *stages: str) -> None:
         """Release what `begin` took for these stages, or for all, as far as `run` was not called."""
 
-    def warm(self, prepare: Callable[[], None], units: int) -> None:
-        """Start processes for the coders of so many later units, if that helps, and call `prepare` in each."""
+    def warm(self, prepare: Callable[[], None], rows: int) -> None:
+        """Start processes for the coders of so many rows, if that helps, and call `prepare` in each."""
 
-    def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:
+    def run(self, stage: str, work: Work[U, B], units: Sequence[U]) -> Iterator[B]:
         """Send every unit through all steps; results come in any order. Raises UnitError if one fails."""
 
     def encoder_threads(self) -> int | None:
@@ -64,10 +64,10 @@ class LocalExecutor:
     def release(self, *stages: str) -> None:
         pass
 
-    def warm(self, prepare: Callable[[], None], units: int) -> None:
+    def warm(self, prepare: Callable[[], None], rows: int) -> None:
         pass
 
-    def run(self, stage: str, work: Work[A, B], units: Sequence[A]) -> Iterator[B]:  # noqa: ARG002
+    def run(self, stage: str, work: Work[U, B], units: Sequence[U]) -> Iterator[B]:  # noqa: ARG002
         operators = [step.make() for step in work.steps] if units else []
         for unit in units:
             value: Any = unit

@@ -21,6 +21,11 @@ class Sample:
     passages: pa.Table
     """Columns title and text."""
     record: str = "calibrate"
+    read_bytes: int = 0
+
+    @property
+    def rows(self) -> int:
+        return int(self.passages.num_rows)
 
 
 @dataclass(frozen=True)

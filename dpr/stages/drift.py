@@ -70,7 +70,7 @@ def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoic
     if choice.reuse is not None:
         run.executor.release("train")
         return choice.reuse, choice
-    warm_coders(run, len(context.segments))
+    warm_coders(run, context.rows)
     return train_codebook(run, context, choice.plan), choice
 
 

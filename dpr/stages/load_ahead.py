@@ -18,7 +18,7 @@ def begin_index(run: Run, changes: Changes) -> None:
     """Load what the stages behind `embed` will need, if something is embedded."""
     if not changes.embed_rows:
         return
-    warm_coders(run, len(changes.planned))
+    warm_coders(run, sum(planned.rows for planned in changes.planned))
     if run.base is None:
         run.executor.begin("train", train_work(run))
         run.executor.begin("questions", questions_work(run))
@@ -26,6 +26,6 @@ def begin_index(run: Run, changes: Changes) -> None:
         run.executor.begin("sentences", sentences_work(run))
 
 
-def warm_coders(run: Run, segments: int) -> None:
-    """Let processes load what coding so many segments needs."""
-    run.executor.warm(partial(prepare, run.executor.hardware()), segments)
+def warm_coders(run: Run, rows: int) -> None:
+    """Let processes load what coding so many rows needs."""
+    run.executor.warm(partial(prepare, run.executor.hardware()), rows)
