@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+import pyarrow as pa
 import ray
 import ray.data
 
 from dpr.engine.stage import Work
 from ray_jobs.feed import Feed
 from ray_jobs.heartbeats import Handle
-from ray_jobs.transport import Row, all_with_work
+from ray_jobs.transport import ROWS, Row, all_with_work
 
-Source = Callable[[Row], Iterator[Row]]
+WAITING_CPUS = 0
+"""CPUs of the task that waits for units."""
+Source = Callable[[pa.Table], Iterator[pa.Table]]
 
 
 class Begun(Protocol):
@@ -62,9 +65,14 @@ class BegunDataset:
 
     def __init__(self, with_steps: Callable[[ray.data.Dataset], ray.data.Dataset]) -> None:
         self._feed = ray.remote(Feed).options(num_cpus=0).remote()
-        waiting = ray.data.from_items([{"units": 0}]).flat_map(_source(self._feed), num_cpus=0)
-        # one unit a block, as an operator takes blocks
-        self._dataset = with_steps(waiting.repartition(target_num_rows_per_block=1))
+        waiting = ray.data.from_items([{"units": 0}]).map_batches(
+            _source(self._feed), batch_format="pyarrow", num_cpus=WAITING_CPUS
+        )
+        units = waiting.repartition(target_num_rows_per_block=1)  # an operator takes blocks
+        # With the same resources the task that waits divides the units, too; else Ray Data starts another process then,
+        # which first imports Ray Data for seconds. `repartition` has no argument for that.
+        units._logical_plan.dag.ray_remote_args["num_cpus"] = WAITING_CPUS
+        self._dataset = with_steps(units)
         self._results: SimpleQueue[Row | Exception | None] = SimpleQueue()
         threading.Thread(target=self._pump, name="stage", daemon=True).start()
 
@@ -91,7 +99,7 @@ class BegunDataset:
 def _source(feed: "ray.actor.ActorHandle[Feed]") -> Source:
     """Return the operator that turns the dataset's only row into the units."""
 
-    def units(_: Row) -> Iterator[Row]:
-        yield from ray.get(feed.units.remote())
+    def units(_: pa.Table) -> Iterator[pa.Table]:
+        yield pa.Table.from_pylist(ray.get(feed.units.remote()), ROWS)
 
     return units

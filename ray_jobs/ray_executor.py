@@ -26,7 +26,7 @@ from ray_jobs.ahead import Begun, BegunDataset, BegunTask, start_for_all
 from ray_jobs.failures import stage_error
 from ray_jobs.oversight import Listener, Oversight
 from ray_jobs.placement import Placement, coders_worth
-from ray_jobs.transport import operator_class, pack, row_task, run_work, shared_task, unpack
+from ray_jobs.transport import call, operator_class, pack, row_task, run_work, shared_task, unpack
 
 Shared = TypeVar("Shared")
 Counts: TypeAlias = "ray.ObjectRef[dict[str, int]]"
@@ -36,6 +36,9 @@ ACTOR_LIVES = {"max_task_retries": LOST_RETRIES, "max_restarts": 2 * LOST_RETRIE
 """An actor outlives two such units; one that dies while it is made ends the stage, too."""
 MAX_TASKS = 512
 """Tasks that run or wait for a CPU: so many that an autoscaling cluster sees what there is to do."""
+CODER_ENVIRONMENT = {"env_vars": {"DPR_WORKER": "coder"}}
+"""Names the processes of coders on GPUs. Ray gives a task any idle process of the same environment, and on a machine of
+many CPUs that would hardly ever be one that was warmed."""
 MANY_UNITS = 2**31
 """Stands for the number of units of a stage that begins before they are known."""
 
@@ -70,7 +73,9 @@ class RayExecutor:
     def warm(self, prepare: Callable[[], None], rows: int) -> None:
         if self._placement.may_load_ahead():
             gpus = self._placement.loading_share()
-            warm = ray.remote(_call).options(num_cpus=0, num_gpus=gpus, max_retries=0, name="warm")
+            warm = ray.remote(call).options(
+                num_cpus=0, num_gpus=gpus, max_retries=0, name="warm", runtime_env=CODER_ENVIRONMENT
+            )
             for _ in range(self._placement.coders(rows)):
                 warm.remote(prepare)  # nobody waits for it, and what fails here fails again where it is needed
 
@@ -158,6 +163,7 @@ class RayExecutor:
             # a single unit goes where a worker is already; many go to all machines
             scheduling_strategy="SPREAD" if len(units) > 1 else "DEFAULT",
             name=work.steps[-1].name,
+            **({"runtime_env": CODER_ENVIRONMENT} if self._on_gpus(work) else {}),
         )
         held = ray.put(work)  # in a closure of the task, what the work shares would be held until the driver ends
         waiting = (task.remote(held, unit, self._oversight.heartbeats) for unit in units)
@@ -173,12 +179,11 @@ class RayExecutor:
 
     def _at_once(self, work: Work[U, B], units: Sequence[U]) -> int:
         """Return how many tasks run, or wait for a CPU or a GPU, at once."""
-        on_gpus = any(step.on == "coder" and self._placement.gpu_share(step) for step in work.steps)
-        return min(MAX_TASKS, coders_worth(sum(unit.rows for unit in units))) if on_gpus else MAX_TASKS
+        return min(MAX_TASKS, coders_worth(sum(unit.rows for unit in units))) if self._on_gpus(work) else MAX_TASKS
 
-
-def _call(prepare: Callable[[], None]) -> None:
-    prepare()
+    def _on_gpus(self, work: Work[Any, Any]) -> bool:
+        """Tell whether the tasks of some work are coders that share GPUs."""
+        return any(step.on == "coder" and self._placement.gpu_share(step) for step in work.steps)
 
 
 def _is_for_all(work: Work[Any, Any]) -> bool:

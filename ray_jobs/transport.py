@@ -8,12 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import pyarrow as pa
+
 from dpr.engine.stage import Step, Work
 from dpr.store.requests import count_elsewhere, take_counts
 from ray_jobs.heartbeats import Handle, beating
 
 Row = dict[str, bytes]
 _VALUE, _COUNTS = "value", "counts"
+ROWS = pa.schema({_VALUE: pa.binary(), _COUNTS: pa.binary()})
+"""The columns of a block of rows."""
 
 
 def pack(value: object, counts: Mapping[str, int] = MappingProxyType({})) -> Row:
@@ -64,6 +68,11 @@ def row_task(step: Step[Any, Any], heartbeats: Handle) -> Callable[[Row], Row]:
 
     run_step.__name__ = step.name
     return run_step
+
+
+def call(prepare: Callable[[], None]) -> None:
+    """Call `prepare`; a worker that does so need not import what the driver does."""
+    prepare()
 
 
 def run_work(work: Work[Any, Any], unit: Any, heartbeats: Handle) -> Row:

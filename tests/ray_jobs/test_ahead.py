@@ -55,6 +55,7 @@ def test_coders_run_in_the_processes_that_were_warmed(tmp_path: Path) -> None:
     executor = RayExecutor(Resources())
     executor.warm(partial(Load, tmp_path), 1)
     wait_until_made(tmp_path)
+    list(executor.run("scan", Work.of(Step("where", Where)), samples(4)))  # leaves processes that were not warmed idle
     for number in range(20):  # a process that is not idle yet may not take the first one
         (done,) = executor.run("build", Work.of(Step("where", Where, "coder")), samples(1))
         if (tmp_path / f"made-{done.process}").exists():

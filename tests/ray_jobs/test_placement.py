@@ -8,7 +8,7 @@ import pytest
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import CorpusError, UnitError
 from dpr.recipe import Resources
-from ray_jobs.placement import CODERS_PER_GPU
+from ray_jobs.placement import CODERS_PER_GPU, ROWS_PER_CODER
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import FirstNights
 from tests.ray_jobs.gpu_demand import GpuDemand
@@ -74,7 +74,7 @@ def test_training_holds_a_gpu_and_coding_shares_them(local_ray: LocalRay, cpus: 
     assert executor.hardware().threads == cpus
     (trained,) = executor.run("train", where("trainer"), samples(1))
     assert len(trained.gpus) == (1 if gpus else 0)
-    coded = list(executor.run("build", where("coder"), samples(40)))
+    coded = list(executor.run("build", where("coder"), samples(40, rows=ROWS_PER_CODER)))
     assert sorted(unit.number for unit in coded) == list(range(40))
     assert {len(unit.gpus) for unit in coded} == {1 if gpus else 0}
     if gpus:

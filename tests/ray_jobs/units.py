@@ -12,20 +12,17 @@ class Sample:
     size: float = 0.0
     process: int = 0
     gpus: tuple[str, ...] = ()
+    rows: int = 1
 
     @property
     def record(self) -> str:
         return f"runs/1/{self.number}.json"
 
     @property
-    def rows(self) -> int:
-        return 1
-
-    @property
     def read_bytes(self) -> int:
         return 0
 
 
-def samples(count: int) -> list[Sample]:
-    """Return units with the numbers from 0 on."""
-    return [Sample(number) for number in range(count)]
+def samples(count: int, rows: int = 1) -> list[Sample]:
+    """Return units with the numbers from 0 on, each of so many rows."""
+    return [Sample(number, rows=rows) for number in range(count)]
