@@ -143,7 +143,7 @@ class RayExecutor:
                     )
         return dataset
 
-    def _one_for_all(self, work: Work[Any, Any]) -> dict[str, Any]:
+    def _one_for_all(self, work: Work[Any, Any]) -> dict[str, object]:
         """Return the options of a task that does all units of some work; it finds room beside an encoder.
 
         It requests no CPU, or a machine of few had none left while it waits.

@@ -1,6 +1,7 @@
 """Mark tests by their folder and by what they use, and set up the processes that run them side by side."""
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,15 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 RAY_FOLDER = Path(__file__).parent / "ray_jobs"
-RAY_ORDER = ("test_requests_on_ray", "test_serve", "", "test_placement", "test_ahead")
-"""Files of RAY_FOLDER: two that begin without a Ray, all others (""), and two that want Rays of their own.
-
-So the others share one: to start a Ray and its first workers takes as long as a test.
+SHARED_RAYS = {
+    "local_ray: LocalRay": "local_ray",
+    "lasting_ray: OwnRay": "lasting_ray",
+    "drivers: Forks": "lasting_ray",
+}
+"""Parameter of a test → the Ray that it shares with others: to start one and its first workers takes as long as a test.
 """
+LAST_FILES = ("test_placement", "test_ahead")
+"""Files that share `local_ray`, and want it otherwise than the files before them."""
 RAYS_OWN_WARNINGS = (
     "ResourceWarning",
     "DeprecationWarning",
@@ -24,12 +29,20 @@ SERVERS = {"moto", "ceph", "nanio"}
 
 
 class ByFileOrRay(LoadFileScheduling):
-    """Keeps the tests of a file in one process, and those of a folder of Ray tests, which share a Ray."""
+    """Keeps the tests of a file in one process, and all files that share a Ray."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        folder = file.rpartition("/")[0]
-        return folder if RAY_FOLDER.name in folder.split("/") else file
+        return shared_ray(self.config.rootpath / file) or file
+
+
+@cache
+def shared_ray(file: Path) -> str | None:
+    """Return which of the shared Rays a test file uses: a parameter of one of its functions says so."""
+    if RAY_FOLDER not in file.parents:
+        return None
+    text = file.read_text(encoding="utf-8")
+    return next((ray for parameter, ray in SHARED_RAYS.items() if parameter in text), None)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
@@ -56,12 +69,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
             for category in RAYS_OWN_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{category}"))
+    ray_files = {item.path for item in items if item.get_closest_marker("ray")}
     long_files = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "s3")))}
 
-    def place(item: pytest.Item) -> tuple[bool, int]:
-        if RAY_FOLDER in item.path.parents:
-            return False, RAY_ORDER.index(item.path.stem if item.path.stem in RAY_ORDER else "")
-        return True, item.path not in long_files
+    rays = list(SHARED_RAYS.values())
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        if ray := shared_ray(item.path):
+            return rays.index(ray), item.path.stem in LAST_FILES
+        kinds = (ray_files, long_files, {item.path})
+        return len(rays), next(rank for rank, files in enumerate(kinds) if item.path in files)
 
     items.sort(key=place)
 

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterator
 from itertools import islice
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from dpr.corpus.arrow_files import arrow_kind
 from dpr.corpus.delimited import delimited_kind, is_delimited
@@ -158,7 +158,7 @@ def _first_lines(head: bytes, *, is_whole: bool) -> list[str]:
     return list(islice(texts, _SAMPLE_LINES))
 
 
-def _whole_objects(head: bytes) -> Iterator[dict[str, Any]]:
+def _whole_objects(head: bytes) -> Iterator[dict[str, object]]:
     """Yield the first objects of a JSON document of which `head` is the beginning."""
     for _, data, _ in islice(iter_values(io.BytesIO(head), _HEAD_BYTES), _SAMPLE_LINES):
         if (document := _json_object(data.decode("utf-8", "replace"))) is not None:
@@ -169,7 +169,7 @@ def _is_empty_array(head: bytes) -> bool:
     return head.removeprefix(UTF8_BOM).split() in ([b"[]"], [b"[", b"]"])
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
+def _json_object(text: str) -> dict[str, object] | None:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):

@@ -19,6 +19,8 @@ from dpr.corpus.rows import InputFile, is_utf8
 from dpr.errors import CorpusError
 
 _BLOCK_BYTES: Final = 8 * 2**20
+_Info = dict[str, Any]
+"""What fsspec knows about a file; its fields depend on the file system."""
 _VERSIONS: Final = ("ETag", "etag", "md5Hash", "generation", "blob_id")
 _DATABASES: Final = (
     "postgres|redshift|mysql|mariadb|mssql|oracle|sqlite|duckdb|snowflake|bigquery|clickhouse|trino|presto|mongodb"
@@ -93,7 +95,7 @@ def list_file(path: str) -> InputFile:
         return _file(filesystem, name)
 
 
-def _listed(filesystem: Any, root: str, pattern: str | None) -> dict[str, dict[str, Any] | None]:
+def _listed(filesystem: Any, root: str, pattern: str | None) -> dict[str, _Info | None]:
     """Return the files below `root` that match a glob, or all, with what is known about them."""
     if isinstance(filesystem, LocalFileSystem):
         if pattern is None:
@@ -170,7 +172,7 @@ def _check_identity(path: str, identity: str) -> None:
         )
 
 
-def _file(filesystem: Any, name: str, info: dict[str, Any] | None = None) -> InputFile:
+def _file(filesystem: Any, name: str, info: _Info | None = None) -> InputFile:
     if isinstance(filesystem, LocalFileSystem):
         stat = os.stat(name)  # fsspec gives the time as a float, which is too coarse
         return InputFile(path=name, size_bytes=stat.st_size, identity=f"{stat.st_size}-{stat.st_mtime_ns}")
@@ -182,7 +184,7 @@ def _file(filesystem: Any, name: str, info: dict[str, Any] | None = None) -> Inp
     return InputFile(path=_url(filesystem, name), size_bytes=size, identity=identity)
 
 
-def _info(filesystem: Any, name: str) -> dict[str, Any] | None:
+def _info(filesystem: Any, name: str) -> _Info | None:
     """Return what fsspec knows about a file or folder, or None if there is none of that name."""
     # isfile and isdir of fsspec return False after any error, even a refused connection
     try:

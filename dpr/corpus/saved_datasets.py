@@ -40,7 +40,7 @@ def data_files(found: Found) -> list[InputFile] | None:
     return files
 
 
-def _read(state: InputFile) -> dict[str, Any] | None:
+def _read(state: InputFile) -> dict[str, Any] | None:  # the JSON of another library
     """Return a state.json; None if it is not that of a data set."""
     with open_unchanged(state.path, state.identity) as file:
         try:

@@ -23,7 +23,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _EXPORTS = ("*.onnx", "onnx/*.onnx", "openvino*.xml", "openvino/*.xml", "*.gguf", "*.h5", "*.msgpack")
 
 
-def read_json(path: Path, reference: str, *, optional: bool = False) -> dict[str, Any]:
+def read_json(path: Path, reference: str, *, optional: bool = False) -> dict[str, Any]:  # as makers of models write it
     """Return a JSON object; {} for a file that is `optional` and not there. Raises EncoderError otherwise."""
     document = read_document(path, reference, optional=optional)
     if not isinstance(document, dict):

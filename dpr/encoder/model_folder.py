@@ -97,7 +97,7 @@ def read_folder(folder: Path, reference: str, side: Side) -> Folder:
 
 def _sentence_transformers(plain: Folder, folder: Path, modules: list[Module], reference: str, side: Side) -> Folder:
     documents = (read_json(plain.path / name, reference, optional=True) for name in SETTINGS)
-    settings: dict[str, Any] = next(filter(None, documents), {})
+    settings = next(filter(None, documents), None) or {}
     task = settings.get("transformer_task", "feature-extraction")
     if task != "feature-extraction" or settings.get("query_expansion"):
         raise EncoderError(

@@ -124,10 +124,9 @@ class Words:
         self._starts, self._lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
-def _settings(tokenizer: Tokenizer) -> dict[str, Any]:
+def _settings(tokenizer: Tokenizer) -> dict[str, Any]:  # the library's JSON: values of many types
     """Return a tokenizer's own description of itself, as in tokenizer.json."""
-    settings: dict[str, Any] = json.loads(tokenizer.to_str())  # the library's JSON: values of many types
-    return settings
+    return dict(json.loads(tokenizer.to_str()))
 
 
 def starts_of(lengths_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
         pa.field("source", pa.int32(), nullable=False),  # number of the segment with the vector; MISSING: embed it
     ]
 )
-_STORED: dict[str, Any] = {
+_STORED: dict[str, object] = {
     "use_dictionary": ["slice", "source"],
     "write_page_checksum": True,
     # hashes do not compress

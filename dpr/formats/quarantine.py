@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,7 @@ SCHEMA = pa.schema(
         pa.field("raw", pa.binary(), nullable=False),
     ]
 )
-_STORED: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+_STORED: dict[str, object] = {"compression": "zstd", "write_page_checksum": True}
 _MAX_HELD_ROWS = 1_000
 _MAX_HELD_BYTES = 8 << 20
 

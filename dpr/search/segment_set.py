@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -149,22 +149,22 @@ class SegmentSet:
         for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
             if id_ != MISSING:
                 (row,) = self._rows(id_ >> ROW_BITS, np.array([id_ & ROW_MASK]))
-                hits.append(Hit(rank=len(hits) + 1, score=score, **row))
+                hits.append(Hit(len(hits) + 1, score, row.id, row.title, row.texts[0], row.extra))
         return hits
 
-    def _rows(self, number: int, rows_n: Ids) -> list[dict[str, Any]]:
-        """Return id, title, text and extra columns of rows (n,) of a segment, by name; their values differ in type."""
+    def _rows(self, number: int, rows_n: Ids) -> list[Passage]:
+        """Return rows (n,) of a segment, each as a passage of one text."""
         texts, found = self._texts_of(number), []
         for row in rows_n.tolist():
             (fields,) = texts.slice(row, 1).to_pylist()
-            extra = {name: shown(value) for name, value in (fields.pop(EXTRA, None) or {}).items()}
-            found.append(fields | {"extra": extra})
+            extra = {name: shown(value) for name, value in (fields.get(EXTRA) or {}).items()}
+            found.append(Passage(fields["id"], fields["title"], [fields["text"]], extra))
         return found
 
     def passage(self, id_: str) -> Passage | None:
         """Return the live passage with this id, None if there is none; the ids of all segments are read for it."""
 
-        def find(entry: SegmentEntry) -> list[dict[str, Any]]:
+        def find(entry: SegmentEntry) -> list[Passage]:
             groups = iter_groups(self._file(entry.number), ["id"])
             same_N = np.concatenate([[], *(pc.equal(table["id"], id_).to_numpy() for table in groups)]).astype(np.bool_)
             rows_n = np.flatnonzero(same_N)
@@ -172,7 +172,7 @@ class SegmentSet:
 
         with ThreadPoolExecutor(PARALLEL_READS) as pool:
             rows = [row for found in pool.map(find, self._entries.values()) for row in found]
-        return Passage(id_, rows[0]["title"], [row["text"] for row in rows], rows[0]["extra"]) if rows else None
+        return Passage(id_, rows[0].title, [row.texts[0] for row in rows], rows[0].extra) if rows else None
 
     def column(self, name: str, ids_N: Ids) -> list[str]:
         """Return one text column (`id`, `title` or `text`) of index ids (N,), for reading many at once.

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +39,7 @@ BATCH_ROWS = 8192
 MAX_COMPRESSION = 8
 """How many times smaller than its slice what a scan stores may be; texts give 2 to 4, and hashes do not compress."""
 KEYS_SCHEMA = pa.schema([POSITION, pa.field("id_hash", HASH, nullable=False), pa.field("key", HASH, nullable=False)])
-_KEYS_STORED: dict[str, Any] = {
+_KEYS_STORED: dict[str, object] = {
     "use_dictionary": False,
     "compression": "none",  # hashes do not compress
     "column_encoding": {"position": "DELTA_BINARY_PACKED"},

@@ -1,7 +1,6 @@
 """AdamW with warm-up, linear decay and clipping, whose state goes into checkpoints and comes back."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ class Descent:
         # a bias, or the scale of a layer normalisation, has one dimension
         plain = [weight for weight in weights.values() if weight.ndim == 1]
         decaying = [weight for weight in weights.values() if weight.ndim > 1]
-        groups: list[dict[str, Any]] = [{"params": decaying}, {"params": plain, "weight_decay": 0.0}]
+        groups: list[dict[str, object]] = [{"params": decaying}, {"params": plain, "weight_decay": 0.0}]
         self._adam = torch.optim.AdamW(
             groups,
             lr=settings.learning_rate,

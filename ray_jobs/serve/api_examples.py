@@ -22,6 +22,7 @@ from ray_jobs.serve.messages import (
     StepTimings,
     Timings,
 )
+from ray_jobs.serve.refusals import Responses
 from ray_jobs.serve.status_messages import LatencyBucket, ShadowSample, Status
 
 _ENCODER = "3f9c1d5a7b2e8046"
@@ -113,7 +114,7 @@ STATUS = Status(
 )
 
 
-def answers(example: Message) -> dict[int | str, dict[str, Any]]:  # FastAPI's own type
+def answers(example: Message) -> Responses:
     """Return what `responses` of a route takes, so that the document has this example of its answer."""
     return {200: {"content": {"application/json": {"example": _plain(example)}}}}
 

@@ -14,7 +14,9 @@ from ray_jobs.serve.batch import BusyError
 from ray_jobs.serve.messages import EXAMPLE, MAX_BODY_BYTES, ErrorBody
 
 RETRY_SECONDS, MAX_MESSAGE_CHARS = 1, 1000
-ERRORS: dict[int | str, dict[str, Any]] = {  # FastAPI's own type
+Responses = dict[int | str, dict[str, Any]]
+"""FastAPI's own type: status → what the document says about an answer."""
+ERRORS: Responses = {
     401: {"model": ErrorBody, "description": "The service has keys, and the request has none of them."},
     403: {"model": ErrorBody, "description": "The key does not open this."},
     408: {"model": ErrorBody, "description": "The body took too long to come."},

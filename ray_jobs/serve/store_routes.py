@@ -3,7 +3,7 @@
 import asyncio
 import time
 from functools import lru_cache, partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Response
 
@@ -23,12 +23,10 @@ from ray_jobs.serve.messages import (
     StepTimings,
     milliseconds,
 )
-from ray_jobs.serve.refusals import ERRORS, refusal
+from ray_jobs.serve.refusals import ERRORS, Responses, refusal
 
 MAX_LISTED = 100
-_NO_PASSAGE: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorBody, "description": "There is no passage with this id."}
-}
+_NO_PASSAGE: Responses = {404: {"model": ErrorBody, "description": "There is no passage with this id."}}
 
 
 def add_store_routes(app: FastAPI, follower: Follower) -> None:

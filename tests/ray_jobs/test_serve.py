@@ -41,6 +41,7 @@ from dpr.search.hits import Hit
 from dpr.search.rerank import Reranker
 from dpr.search.retrieve import Retriever
 from dpr.store import LocalStore
+from ray_jobs.connect import connected
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.haproxy import find_haproxy
 from ray_jobs.serve.keys import add_key
@@ -48,7 +49,6 @@ from ray_jobs.serve.starting import middlewares, proxy_environment
 from tests.collection import Collection
 from tests.ray_jobs.certificates import make_certificate
 from tests.ray_jobs.listening import listening_at
-from tests.ray_jobs.local_ray import LocalRay
 from tests.services.endpoint import free_ports
 from tests.tiny import make_cross_encoder, make_encoder, random_texts
 
@@ -695,8 +695,9 @@ def test_a_re_ranker_of_another_kind_is_refused(store: LocalStore, encoder: Path
     assert f"model {encoder} is a BertModel, which has no head that scores" in str(error)
 
 
+@pytest.mark.usefixtures("no_ray")
 def test_on_a_ray_that_runs_already_a_broken_replica_says_why_and_the_next_one_serves(
-    local_ray: LocalRay, store: LocalStore, retriever: Retriever, texts: list[str], tmp_path: Path
+    store: LocalStore, retriever: Retriever, texts: list[str], tmp_path: Path
 ) -> None:
     from ray_jobs.serve.service import serve_store
 
@@ -705,17 +706,17 @@ def test_on_a_ray_that_runs_already_a_broken_replica_says_why_and_the_next_one_s
     index = broken / retriever.body.index.shards[0].object.name
     index.write_bytes(b"x" * index.stat().st_size)
     port = free_port()
-    local_ray.use()
-    with (
-        pytest.raises(IntegrityError, match=r"^[^\n]*sha256[^\n]*$"),
-        serve_store(str(broken), ServeConfig(port=port)),
-    ):
-        pass
-    with serve_store(store.url, ServeConfig(port=port)) as url, httpx.Client(base_url=url, timeout=60) as client:
-        check_hits(ask(client, query=texts[9], k=3)["results"][0]["hits"], retriever.search([texts[9]], 3).hits[0])
-        with pytest.raises(ServeError, match="Ray Serve runs on this Ray already"):
-            serve_store(store.url, ServeConfig(port=free_port())).__enter__()
-        assert client.get("/v1/health").status_code == 200
+    with connected():
+        with (
+            pytest.raises(IntegrityError, match=r"^[^\n]*sha256[^\n]*$"),
+            serve_store(str(broken), ServeConfig(port=port)),
+        ):
+            pass
+        with serve_store(store.url, ServeConfig(port=port)) as url, httpx.Client(base_url=url, timeout=60) as client:
+            check_hits(ask(client, query=texts[9], k=3)["results"][0]["hits"], retriever.search([texts[9]], 3).hits[0])
+            with pytest.raises(ServeError, match="Ray Serve runs on this Ray already"):
+                serve_store(store.url, ServeConfig(port=free_port())).__enter__()
+            assert client.get("/v1/health").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/nowhere/haproxy", shutil.which("false")])

@@ -3,27 +3,23 @@
 In test_surroundings.py the nightly job starts a Ray.
 """
 
-import subprocess
-import sys
 from pathlib import Path
+from uuid import uuid4
 
 from tests.ray_jobs.conftest import OUR_LINE
-from tests.ray_jobs.own_ray import OwnRay
+from tests.ray_jobs.forked import Forks
 from tests.ray_jobs.test_nightly import make_collection
 
 
-def test_stage_jobs_and_the_nightly_job_in_turn(lasting_ray: OwnRay, tmp_path: Path, static_encoder: Path) -> None:
+def test_stage_jobs_and_the_nightly_job_in_turn(drivers: Forks, tmp_path: Path, static_encoder: Path) -> None:
     recipe = make_collection(tmp_path, static_encoder, 200).write_recipe()
 
     def run_job(job: str) -> tuple[str, str]:
         """Return what a job printed, which joins a Ray that runs; on stderr are lines of progress, and no other."""
-        command = [sys.executable, "-m", f"ray_jobs.{job}", "--recipe", str(recipe)]
-        ended = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=300, env=lasting_ray.environment
-        )
-        assert ended.returncode == 0, ended.stderr
-        assert [line for line in ended.stderr.splitlines() if not OUR_LINE.fullmatch(line)] == []
-        return ended.stdout, ended.stderr
+        started = drivers.start(tmp_path / f"job-{uuid4().hex}", f"ray_jobs.{job}", "--recipe", recipe)
+        assert started.wait(300) == 0, started.errors()
+        assert [line for line in started.errors().splitlines() if not OUR_LINE.fullmatch(line)] == []
+        return started.output(), started.errors()
 
     assert run_job("scan")[0] == "200 passages: 200 new, 200 to embed, 0 gone\n"
     out, err = run_job("embed")
@@ -40,9 +36,7 @@ def test_stage_jobs_and_the_nightly_job_in_turn(lasting_ray: OwnRay, tmp_path: P
     assert err == ""
 
 
-def test_a_stage_that_embeds_asks_for_a_gpu(lasting_ray: OwnRay) -> None:
-    command = [sys.executable, "-m", "tests.ray_jobs.gpu_demand"]
-    asked = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=150, env=lasting_ray.environment
-    )
-    assert float(asked.stdout) == 1
+def test_a_stage_that_embeds_asks_for_a_gpu(drivers: Forks, tmp_path: Path) -> None:
+    demand = drivers.start(tmp_path / "demand", "tests.ray_jobs.gpu_demand")
+    assert demand.wait(150) == 0, demand.errors()
+    assert float(demand.output()) == 1

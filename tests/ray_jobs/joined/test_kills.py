@@ -5,8 +5,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +21,7 @@ from dpr.engine.stage import A, B, Work
 from dpr.errors import UnitError
 from dpr.formats.snapshots import live_snapshot, numbers
 from tests.collection import Collection
+from tests.ray_jobs.forked import Forks
 from tests.ray_jobs.own_ray import OwnRay
 from tests.tiny import random_texts
 
@@ -124,17 +123,15 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 class Driver:
-    """`python -m ray_jobs.nightly` in a process of its own."""
+    """The nightly job in a process of its own."""
 
-    def __init__(self, ray: OwnRay, recipe: Path, log: Path) -> None:
-        self.log, self._store = log, recipe.parent / "store"
-        command = [sys.executable, "-m", "ray_jobs.nightly", "--recipe", str(recipe)]
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=file, env=ray.environment)
+    def __init__(self, drivers: Forks, recipe: Path, log: Path) -> None:
+        self._store = recipe.parent / "store"
+        self.process = drivers.start(log, "ray_jobs.nightly", "--recipe", recipe)
 
     def stage(self) -> str:
         """Return where it is, by its progress and by who holds the lease."""
-        finished = re.findall(r"^(\w+) +\d+ of \d+ units done now", self.log.read_text(), re.MULTILINE)
+        finished = re.findall(r"^(\w+) +\d+ of \d+ units done now", self.process.errors(), re.MULTILINE)
         if finished:
             return PLACES[PLACES.index(finished[-1]) + 1]
         claims = sorted((self._store / "lease").glob("*/00000001.json"))
@@ -160,6 +157,7 @@ class Killer:
     """Runs a recipe, kills what the plan says, and starts the run again until it is done."""
 
     ray: OwnRay
+    forks: Forks
     recipe: Path
     plan: list[Kill]
     finished: Finished
@@ -174,8 +172,8 @@ class Killer:
 
     def _driver_finished(self) -> bool:
         self.drivers += 1
-        driver = Driver(self.ray, self.recipe, self.recipe.parent / f"driver-{self.drivers}.log")
-        while driver.process.poll() is None:
+        driver = Driver(self.forks, self.recipe, self.recipe.parent / f"driver-{self.drivers}")
+        while (code := driver.process.poll()) is None:
             if not self.plan or not self._is_due(self.plan[0], driver):
                 time.sleep(0.05)  # each look reads the names of all records
                 continue
@@ -183,11 +181,11 @@ class Killer:
             if self._kill(self.plan[0].victim, driver):
                 del self.plan[0]
         self.finished.look()
-        if driver.process.returncode == UnitError.exit_code:
+        if code == UnitError.exit_code:
             self.gave_up += 1
-        elif driver.process.returncode not in (0, -signal.SIGKILL):
-            pytest.fail(f"driver {self.drivers} ended with {driver.process.returncode}: {driver.log.read_text()}")
-        return driver.process.returncode == 0
+        elif code not in (0, -signal.SIGKILL):
+            pytest.fail(f"driver {self.drivers} ended with {code}: {driver.process.errors()}")
+        return code == 0
 
     def _is_due(self, kill: Kill, driver: Driver) -> bool:
         records = self.finished.look()
@@ -198,7 +196,6 @@ class Killer:
         stage = driver.stage()
         if victim == "driver":
             driver.process.kill()
-            driver.process.wait()
             self.kills["driver", stage] += 1
             return True
         workers = {} if stage == "start" else self.ray.workers()
@@ -223,7 +220,7 @@ def make_collection(folder: Path, static_encoder: Path) -> Collection:
 
 
 def test_a_run_killed_in_every_stage_ends_in_the_same_snapshot(
-    lasting_ray: OwnRay, tmp_path: Path, static_encoder: Path
+    lasting_ray: OwnRay, drivers: Forks, tmp_path: Path, static_encoder: Path
 ) -> None:
     undisturbed, killed = (make_collection(tmp_path / name, static_encoder) for name in ("undisturbed", "killed"))
     counting = CountingExecutor()
@@ -232,7 +229,7 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_snapshot(
     records = counting.units + Counter({stage: counting.units[stage] for stage in ("embed", "copy")})  # words, too
     started = time.monotonic()
     finished = Finished(Path(killed.recipe.store))
-    killer = Killer(lasting_ray, killed.write_recipe(), draw_kills(records), finished)
+    killer = Killer(lasting_ray, drivers, killed.write_recipe(), draw_kills(records), finished)
     killer.until_done()
     for (victim, stage), count in sorted(killer.kills.items(), key=lambda item: item[0][1]):
         print(f"{count:3} × {victim} in {stage}")

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from dpr.errors import EncoderError
 from tests.collection import Collection
 from tests.ray_jobs.conftest import OUR_LINE
+from tests.ray_jobs.forked import Forked, Forks
 from tests.ray_jobs.own_ray import OwnRay
 from tests.stages.test_quarantine import endless_at_poison
 from tests.tiny import WORDS, make_encoder, random_texts
@@ -29,17 +28,16 @@ def collection(tmp_path: Path) -> Collection:
     return made
 
 
-def start(ray: OwnRay, collection: Collection) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "ray_jobs.nightly", "--recipe", str(collection.write_recipe())]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ray.environment)
+def start(drivers: Forks, collection: Collection) -> Forked:
+    return drivers.start(collection.folder / "run", "ray_jobs.nightly", "--recipe", collection.write_recipe())
 
 
 def test_killed_workers_and_a_passage_that_the_encoder_cannot_take_add_no_line(
-    lasting_ray: OwnRay, collection: Collection
+    lasting_ray: OwnRay, drivers: Forks, collection: Collection
 ) -> None:
     endless_at_poison(collection.model)
     collection.corpus["p007"] = "w1 poison w2"
-    run, killed = start(lasting_ray, collection), set[str]()
+    run, killed = start(drivers, collection), set[str]()
     while run.poll() is None and killed != {"scan", "encode"}:
         for pid, title in lasting_ray.workers().items():
             for step in {"scan", "encode"} - killed:
@@ -47,19 +45,19 @@ def test_killed_workers_and_a_passage_that_the_encoder_cannot_take_add_no_line(
                     os.kill(pid, signal.SIGKILL)
                     killed.add(step)
         time.sleep(0.02)
-    out, err = run.communicate(timeout=300)
-    assert run.returncode == 0, err
+    code = run.wait(300)
+    out, err = run.output(), run.errors()
+    assert code == 0, err
     assert re.fullmatch(r"published snapshot 1: 99 passages [^\n]*\n\n?", out), out
     assert [line for line in err.splitlines() if not OUR_LINE.fullmatch(line)] == []
     assert killed == {"scan", "encode"}
 
 
-def test_a_model_that_cannot_be_loaded_adds_one_line(lasting_ray: OwnRay, collection: Collection) -> None:
+def test_a_model_that_cannot_be_loaded_adds_one_line(drivers: Forks, collection: Collection) -> None:
     weights = collection.model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    run = start(lasting_ray, collection)
-    out, err = run.communicate(timeout=300)
-    assert (run.returncode, out) == (EncoderError.exit_code, "")
-    *progress, last = err.splitlines()
+    run = start(drivers, collection)
+    assert (run.wait(300), run.output()) == (EncoderError.exit_code, "")
+    *progress, last = run.errors().splitlines()
     assert last.startswith(f"error: model {collection.model} cannot be loaded ")
     assert [line for line in progress if not OUR_LINE.fullmatch(line)] == []

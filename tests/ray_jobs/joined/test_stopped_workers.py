@@ -4,8 +4,6 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +17,8 @@ from dpr.formats.manifest import Snapshot
 from dpr.formats.snapshots import live_snapshot
 from tests.collection import Collection
 from tests.ray_jobs.conftest import Dpr
-from tests.ray_jobs.own_ray import OwnRay, own_ray
+from tests.ray_jobs.forked import Forked, Forks, forks
+from tests.ray_jobs.own_ray import own_ray
 from tests.tiny import random_texts
 
 pytestmark = pytest.mark.slow
@@ -38,7 +37,7 @@ def collection(tmp_path: Path, static_encoder: Path) -> Collection:
 class StoppedRun:
     """A driver, and its worker that has stopped in the middle of a unit."""
 
-    driver: "subprocess.Popen[str]"
+    driver: Forked
     worker_pid: int
     folder: Path
 
@@ -49,26 +48,25 @@ class StoppedRun:
 
 
 @contextmanager
-def stopping_run(ray: OwnRay, collection: Collection, step: str, pattern: str) -> Iterator["subprocess.Popen[str]"]:
+def stopping_run(drivers: Forks, collection: Collection, step: str, pattern: str) -> Iterator[Forked]:
     """Start a run on Ray in which a worker of a step stops before it creates an object of such a name."""
     (collection.folder / step).mkdir()
-    arguments = [str(collection.write_recipe()), str(LEASE_SECONDS), str(collection.folder / step), step, pattern]
-    command = [sys.executable, "-m", "tests.ray_jobs.stopping_worker", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ray.environment) as driver:
-        try:
-            yield driver
-        finally:
-            driver.kill()
+    arguments = [collection.write_recipe(), LEASE_SECONDS, collection.folder / step, step, pattern]
+    driver = drivers.start(collection.folder / "driver", "tests.ray_jobs.stopping_worker", *arguments)
+    try:
+        yield driver
+    finally:
+        driver.kill()
 
 
 @contextmanager
-def stopped_run(ray: OwnRay, collection: Collection, step: str, pattern: str) -> Iterator[StoppedRun]:
+def stopped_run(drivers: Forks, collection: Collection, step: str, pattern: str) -> Iterator[StoppedRun]:
     """Start such a run, and give it once a worker has stopped."""
-    with stopping_run(ray, collection, step, pattern) as driver:
+    with stopping_run(drivers, collection, step, pattern) as driver:
         folder = collection.folder / step
         stopped = folder / "stopped"
         wait_until(lambda: stopped.exists() or driver.poll() is not None, "a worker to stop")
-        assert driver.poll() is None, driver.stderr and driver.stderr.read()
+        assert driver.poll() is None, driver.errors()
         worker_pid = int(stopped.read_text())
         wait_until(lambda: state_of(worker_pid) == "T", "the worker to be stopped")
         yield StoppedRun(driver, worker_pid, folder)
@@ -127,19 +125,19 @@ def do_before(collection: Collection, stop: str, dpr: Dpr) -> None:
     ],
 )
 def test_a_worker_and_its_driver_that_wake_late_change_nothing(
-    lasting_ray: OwnRay, collection: Collection, dpr: Dpr, before: str | None, step: str, pattern: str
+    drivers: Forks, collection: Collection, dpr: Dpr, before: str | None, step: str, pattern: str
 ) -> None:
     if before:
         do_before(collection, before, dpr)
-    with stopped_run(lasting_ray, collection, step, pattern) as stopped:
+    with stopped_run(drivers, collection, step, pattern) as stopped:
         stopped.driver.send_signal(signal.SIGSTOP)
         published = night_of_another_run(collection)
         there = objects(collection)
         stopped.wake_worker()
         check_unchanged(collection, published, there)
         stopped.driver.send_signal(signal.SIGCONT)
-        _, errors = stopped.driver.communicate(timeout=PATIENCE_SECONDS)
-    assert stopped.driver.returncode == ConflictError.exit_code == 8
+        assert stopped.driver.wait(PATIENCE_SECONDS) == ConflictError.exit_code == 8
+    errors = stopped.driver.errors()
     *_, last = errors.splitlines()
     fencing_number = 2 if before else 1
     assert last.startswith(
@@ -153,10 +151,13 @@ def test_a_worker_and_its_driver_that_wake_late_change_nothing(
 
 def test_a_worker_that_wakes_after_its_driver_was_killed_changes_nothing(collection: Collection, dpr: Dpr) -> None:
     do_before(collection, "embed", dpr)
-    with own_ray() as ray, stopped_run(ray, collection, "build", r"^parts/.*\.safetensors$") as stopped:
+    with (
+        own_ray() as ray,
+        forks(ray.environment) as drivers,
+        stopped_run(drivers, collection, "build", r"^parts/.*\.safetensors$") as stopped,
+    ):
         os.kill(ray.raylet_pid, signal.SIGSTOP)  # or it would end the worker with the driver
         stopped.driver.kill()
-        stopped.driver.wait()
         published = night_of_another_run(collection)
         there = objects(collection)
         stopped.wake_worker()
@@ -167,13 +168,13 @@ def test_a_worker_that_wakes_after_its_driver_was_killed_changes_nothing(collect
 
 
 def test_a_run_names_a_stopped_worker_and_goes_on_without_it(
-    lasting_ray: OwnRay, collection: Collection, tmp_path: Path, static_encoder: Path
+    drivers: Forks, collection: Collection, tmp_path: Path, static_encoder: Path
 ) -> None:
     undisturbed = Collection(tmp_path / "undisturbed", static_encoder, collection.corpus)
     collection.change(resources={"idle_seconds": 25.0})
-    with stopping_run(lasting_ray, collection, "write", r"^segments/.*\.json$") as driver:
-        _, errors = driver.communicate(timeout=2 * PATIENCE_SECONDS)
-        assert driver.returncode == 0, errors
+    with stopping_run(drivers, collection, "write", r"^segments/.*\.json$") as driver:
+        code, errors = driver.wait(2 * PATIENCE_SECONDS), driver.errors()
+        assert code == 0, errors
         worker_pid = int((collection.folder / "write" / "stopped").read_text())
         named = rf"process {worker_pid} on \S+ \(write of \S+\.json\)"
         # a log may have no line due while the worker is waited for; test_oversight.py reads what no log leaves out, and
