@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 import yaml
 from processes import name_and_peak, objects_of, with_descendants
 
-from dpr.engine.run_units import StageReport
+from dpr.engine.run_state import StageReport
 from dpr.formats.manifest import GateReport
 
 WORDS = 100

@@ -257,6 +257,10 @@ class Resources(_Config):
     repeated. Heartbeats come every 5 seconds, so a bound below 20 would meet workers that compute."""
     price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None = None
     """What a GPU costs an hour, in dollars, for `dpr plan` and the report; null: no dollars are given."""
+    price_per_1000_reads: Annotated[float, Field(ge=0.0)] = 0.0004
+    """What 1,000 GET requests to the object store cost, in dollars, for the report: Amazon's price in US East."""
+    price_per_1000_writes: Annotated[float, Field(ge=0.0)] = 0.005
+    """What 1,000 PUT, COPY or LIST requests cost; deleting is free."""
     compact_below: Share = 0.5
     """Segments with a smaller share of live rows are compacted."""
     cache_gb: Annotated[float, Field(gt=0.0)] | None = None

@@ -1,5 +1,7 @@
 """A run: what a recipe means at this moment, against the state of its store, and what carries it out."""
 
+import datetime
+import time
 import uuid
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +13,10 @@ from dpr.corpus.slices import CorpusPlan, plan_slices
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.engine.executor import Executor
 from dpr.engine.progress import Progress
-from dpr.engine.run_units import StageReport, run_units
+from dpr.engine.run_state import Ending, Prices, RunState, StageReport
+from dpr.engine.run_units import run_units
 from dpr.engine.stage import R, Stage, U
+from dpr.engine.stage_meter import StageMeter
 from dpr.errors import MissingObjectError
 from dpr.evaluate.questions import QuestionSet, load_questions
 from dpr.fingerprint import fingerprint
@@ -99,8 +103,21 @@ def _plan_of_live(store: Store) -> RunPlan | None:
     return read_run_plan(store, live.run_id) if live else None
 
 
+class Clock:
+    """When an attempt began."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        now = datetime.datetime.now(datetime.UTC)
+        self.attempt = f"{now:%Y%m%dT%H%M%S_%fZ}-{uuid.uuid4().hex[:8]}"
+
+    def seconds(self) -> float:
+        """Return the seconds since then."""
+        return round(time.monotonic() - self._started, 3)
+
+
 class Run:
-    """A plan against the state of its store."""
+    """A plan against the state of its store; one attempt to carry it out."""
 
     def __init__(self, plan: Plan, executor: Executor, progress: Progress, lease: Lease | None = None) -> None:
         self.plan, self.executor, self.progress = plan, executor, progress
@@ -122,7 +139,19 @@ class Run:
                 "attempt": uuid.uuid4().hex if self.recipe.corpus.rescan == "always" else None,
             }
         )
+        self.clock = Clock()
         self.stage_reports: list[StageReport] = []
+        """Of the stages that have ended, whole or by an error."""
+        self.gpus = 0.0
+        """GPUs that encoders hold, when it was last looked."""
+        self.expected_seconds: float | None = None
+        """How long the stages were expected to take."""
+        self.ending: Ending | None = None
+        self.is_reported = False
+        """Whether the report of this attempt is stored."""
+        self._meter: StageMeter | None = None
+        if lease is not None:
+            lease.account = lambda: self.state().to_bytes()
 
     @property
     def base_segments(self) -> list[SegmentEntry]:
@@ -132,14 +161,47 @@ class Run:
     def base_deletions(self) -> ObjectRef | None:
         return self.base.body.deletions if self.base else None
 
+    @property
+    def prices(self) -> Prices:
+        """Return what the recipe says that things cost."""
+        resources = self.recipe.resources
+        return Prices(
+            gpu_hour=resources.price_per_gpu_hour,
+            thousand_reads=resources.price_per_1000_reads,
+            thousand_writes=resources.price_per_1000_writes,
+        )
+
+    def state(self) -> RunState:
+        """Return how far this attempt has come; other threads may ask, too."""
+        meter, stages = self._meter, list(self.stage_reports)
+        return RunState(
+            run=self.run_id,
+            attempt=self.clock.attempt,
+            base=self.base.number if self.base else None,
+            seconds=self.clock.seconds(),
+            stages=stages if meter is None else [*stages, meter.report()],
+            gpus=self.gpus,
+            prices=self.prices,
+            expected_seconds=self.expected_seconds,
+            ending=self.ending,
+            is_reported=self.is_reported,
+        )
+
     def results(self, stage: Stage[U, R]) -> list[R]:
         """Run the units of a stage that are not done, and return the results of all, in the order of the units.
 
         Raises ConflictError if the lease was lost meanwhile.
         """
         self.check_lease()
-        results, report = run_units(self.store, self.executor, self.progress, stage)
-        self.stage_reports.append(report)
+        self.gpus = self.executor.cluster().gpus
+        meter = self._meter = StageMeter(stage.name)
+        if self._lease is not None:
+            self._lease.beat_soon()
+        try:
+            results, _ = run_units(self.store, self.executor, self.progress, stage, meter)
+        finally:
+            self._meter = None
+            self.stage_reports.append(meter.report())
         return results
 
     def check_lease(self) -> None:

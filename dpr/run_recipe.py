@@ -4,12 +4,15 @@ from dataclasses import dataclass, replace
 
 from dpr.engine.executor import Executor
 from dpr.engine.progress import Progress
+from dpr.engine.run_state import Ending
 from dpr.errors import PublishRaceError
 from dpr.formats.manifest import Snapshot
 from dpr.formats.snapshots import latest_snapshot
 from dpr.nightly import make_body, make_index, make_segments
 from dpr.operations.after_publish import check_published
-from dpr.operations.run_report import Clock, RunReport, make_report, put_report
+from dpr.operations.make_report import Parts, end_attempt, report_of_dead, reported_if_it_fails
+from dpr.operations.remembered_estimate import remembered_estimate
+from dpr.operations.run_report import RunReport
 from dpr.recipe import Recipe
 from dpr.run import Plan, Run
 from dpr.stages.publish import publish
@@ -88,6 +91,7 @@ def _hold_lease_and_run(
     store = open_store(plan.recipe.store)
     with Lease.acquire(store, f"run of {plan.recipe.store}", lease_seconds) as lease:
         prove_put_if_absent(store)
+        report_of_dead(store, lease.predecessor)
         for _ in range(PUBLISH_ATTEMPTS - 1):
             try:
                 return _attempt(Run(plan, executor, progress, lease), allowed)
@@ -97,20 +101,32 @@ def _hold_lease_and_run(
 
 
 def _attempt(run: Run, allowed: Allowed) -> Outcome:
+    if (estimate := remembered_estimate(run.run_id)) is not None:
+        run.expected_seconds = estimate.seconds
     try:
-        return _carry_out(run, allowed)
+        with reported_if_it_fails(run, parts := Parts()):
+            snapshot, published = _carry_out(run, allowed, parts)
+            return Outcome(snapshot, published, end_attempt(run, parts, ending(snapshot, published=published)))
     finally:
         run.executor.release()
 
 
-def _carry_out(run: Run, allowed: Allowed) -> Outcome:
-    clock = Clock()
-    made = make_segments(run, allow_shrink=allowed.shrink)
-    indexed = make_index(run, made)
+def ending(snapshot: Snapshot, *, published: bool) -> Ending:
+    """Return how a run ends that left this snapshot live."""
+    number, passages = snapshot.number, snapshot.body.passages
+    if not published:
+        sentence = f"snapshot {number} is up to date: nothing changed"
+        return Ending(kind="up to date", exit_code=0, sentence=sentence, snapshot=number)
+    sentence = f"published snapshot {number} with {passages:,} passages"
+    return Ending(kind="published", exit_code=0, sentence=sentence, snapshot=number)
+
+
+def _carry_out(run: Run, allowed: Allowed, parts: Parts) -> tuple[Snapshot, bool]:
+    made = parts.segments = make_segments(run, allow_shrink=allowed.shrink)
+    indexed = parts.indexed = make_index(run, made)
     body, measured = make_body(run, made, indexed)
-    report = make_report(run, clock, made, indexed, body)
-    put_report(run.store, report)  # a run that fails its gate has one, too
+    parts.body = body
     snapshot, published = publish(run, body, measured, allowed.force)
     if published and run.recipe.gate.after_publish is not None:
         check_published(run.store, snapshot, run.recipe.gate.after_publish)
-    return Outcome(snapshot, published, report)
+    return snapshot, published

@@ -16,7 +16,8 @@ COMMANDS = {
     "search_commands": ("search", "serve", "key"),
     "mcp_command": ("mcp",),
     "evaluation_commands": ("eval", "compare"),
-    "store_commands": ("status", "inspect", "report", "history", "rollback", "verify", "gc", "diff"),
+    "state_commands": ("status", "why"),
+    "store_commands": ("inspect", "report", "history", "rollback", "verify", "gc", "diff"),
     "train_commands": ("train", "mine"),
 }
 """The commands of each module; the modules of other commands than the one that is called need not be imported."""

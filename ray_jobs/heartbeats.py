@@ -61,12 +61,16 @@ class Heartbeats:
 
     def __init__(self) -> None:
         self._noted: dict[str, _Noted] = {}
+        self._left: set[Call] = set()
+        """Calls that another call of the same unit followed before they ended: their processes were lost."""
 
     def beat(self, call: Call, cpu_seconds: float) -> None:
         """Note that a call has begun or goes on, and how much CPU time its process has used so far."""
         now = time.monotonic()
         noted = self._noted.get(call.record)
         if noted is None or noted.call != call:  # another step of the unit, or Ray repeats it elsewhere
+            if noted is not None:
+                self._left.add(noted.call)
             self._noted[call.record] = _Noted(call, now, now, now, cpu_seconds)
             return
         if cpu_seconds - noted.cpu_seconds > IDLE_SHARE * (now - noted.beat_at):
@@ -75,9 +79,15 @@ class Heartbeats:
 
     def ended(self, call: Call) -> None:
         """Forget a call."""
+        self._left.discard(call)  # it had ended, and the next step was quicker to say that it begins
         noted = self._noted.get(call.record)
         if noted is not None and noted.call == call:
             del self._noted[call.record]
+
+    def take_lost(self) -> list[Call]:
+        """Return the calls that were never ended and whose unit was begun again, since this was last asked."""
+        lost, self._left = list(self._left), set()
+        return lost
 
     def calls(self) -> list[CallState]:
         """Return the calls that have not ended, those of processes that have died too: nobody reports their end."""

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from dpr.engine.executor import Executor, LocalExecutor
+from dpr.engine.run_state import Ending
 from dpr.nightly import make_index, make_segments
+from dpr.operations.make_report import Parts, end_attempt, report_of_dead, reported_if_it_fails
 from dpr.recipe import Recipe
 from dpr.recipe_file import load_recipe
 from dpr.run import Plan, Run
@@ -59,7 +61,12 @@ def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local:
         executor_for(plan, progress, local=local) as executor,
     ):
         prove_put_if_absent(open_store(plan.recipe.store))
-        return _STOPS[stop](Run(plan, executor, progress, lease), allow_shrink)
+        report_of_dead(open_store(plan.recipe.store), lease.predecessor)
+        run = Run(plan, executor, progress, lease)
+        with reported_if_it_fails(run, Parts()):
+            line = _STOPS[stop](run, allow_shrink)
+            end_attempt(run, Parts(), Ending(kind="stopped early", exit_code=0, sentence=f"up to {stop}: {line}"))
+        return line
 
 
 def show_notes(plan: Plan, progress: ConsoleProgress) -> None:

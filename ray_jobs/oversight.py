@@ -71,6 +71,14 @@ class Oversight:
             self._say("")
         under_way.check()
 
+    def take_lost(self) -> list[Call]:
+        """Return the calls whose units were begun again elsewhere, since this was last asked."""
+        try:
+            lost: list[Call] = ray.get(self.heartbeats.take_lost.remote(), timeout=LOOK_SECONDS)
+        except ray.exceptions.RayError:
+            return []  # Ray starts the actor again, and what it knew is lost
+        return lost
+
     def _look(self, stage: str, under_way: "UnitsUnderWay") -> None:
         try:
             states: list[CallState] = ray.get(self.heartbeats.calls.remote(), timeout=LOOK_SECONDS)

@@ -17,7 +17,7 @@ import ray.data
 from ray.data import DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from dpr.engine.executor import Cluster
+from dpr.engine.executor import Cluster, Lost
 from dpr.engine.stage import B, U, Work
 from dpr.index.hardware import Hardware
 from dpr.recipe import Resources
@@ -87,6 +87,10 @@ class RayExecutor:
                     yield result
             except ray.exceptions.RayError as error:  # also the project's own, if a worker raised it
                 raise stage_error(stage, under_way.missing, error, under_way.given_up_records()) from error
+
+    def take_lost(self) -> Lost:
+        lost = self._oversight.take_lost()
+        return Lost(len({call.record for call in lost}), len({(call.node_id, call.pid) for call in lost}))
 
     def encoder_threads(self) -> int | None:
         return self._placement.encoder_threads()

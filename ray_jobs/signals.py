@@ -20,7 +20,7 @@ class Stop:
         """End what the main thread does. Ray's waiting calls end by KeyboardInterrupt alone."""
         self.signal = signal.Signals(number)
         on_signals(signal.SIG_DFL, *STOPPING)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(self.signal)  # a run's report says which
 
 
 @contextmanager

@@ -1,12 +1,10 @@
-"""The commands of `dpr` that look after a store: status, inspect, report, history, rollback, verify, gc, diff."""
+"""The commands of `dpr` that look after a store: inspect, report, history, rollback, verify, gc, diff."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from dpr.errors import IntegrityError, RecipeError
 from dpr.formats import layout
@@ -15,6 +13,7 @@ from dpr.formats.records import read_record
 from dpr.formats.snapshots import foreign_names, live_snapshot, numbers, open_snapshot, read_snapshot
 from dpr.operations.compare import compare
 from dpr.operations.gc import collect, find_garbage
+from dpr.operations.make_report import report_of_dead
 from dpr.operations.rollback import rollback as rollback_to
 from dpr.operations.verify import verify as verify_store
 from dpr.operations.verify_corpus import ChangedFile, verify_corpus
@@ -27,23 +26,6 @@ from ray_jobs.cli_common import Fields, Json, SnapshotNumber, StoreArgument, sho
 from ray_jobs.output import console
 
 app = typer.Typer()
-
-
-@app.command()
-def status(store: StoreArgument, json_: Json = False) -> None:
-    """Show what a store holds: its live snapshot, encoder, index and the gate's figures."""
-    opened = open_store(store)
-    snapshot = live_snapshot(opened)
-    gate = snapshot.body.gate.model_dump(mode="json")
-    document = summary(snapshot) | {"snapshots": len(numbers(opened)), "gate": gate}
-
-    def draw(console: Console) -> None:
-        drawn = Table(show_header=False, title=opened.url, title_justify="left")
-        for field, value in document.items():
-            drawn.add_row(field, json.dumps(value) if isinstance(value, dict) else f"{value}")
-        console.print(drawn)
-
-    show(json_, document, draw)
 
 
 @app.command()
@@ -169,6 +151,7 @@ def gc(
     opened = open_store(store)
     live_snapshot(opened)  # a folder without a snapshot is no store, so nothing in it is garbage
     with Lease.acquire(opened, "gc") as lease:  # no run may be under way: no record names its newest objects
+        report_of_dead(opened, lease.predecessor)
         garbage = collect(opened, keep, lease) if delete else find_garbage(opened, keep)
     objects = [*garbage.objects, *garbage.leftovers]
     document = {

@@ -1,13 +1,12 @@
 """Print snapshots, runs and estimates for people, as tables and sentences."""
 
 from collections import Counter
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
 
 from dpr.formats.manifest import GateReport
-from dpr.operations.estimate import HOUR_SECONDS, Cost
+from dpr.operations.estimate import Cost, cost_rows
 from dpr.operations.forecast import Forecast
 from dpr.operations.run_report import RunReport
 from dpr.run_recipe import Outcome
@@ -27,8 +26,11 @@ def print_report(console: Console, report: RunReport) -> None:
         )
     console.print(table)
     print_requests(console, report)
-    if report.cost.gpu_hours:
-        console.print(cost_table("cost", {"outcome": report.cost}))
+    costs = {"outcome": report.cost}
+    if report.estimate is not None:
+        costs = {"estimate": report.estimate} | costs
+    if report.cost.gpu_hours or report.estimate is not None:
+        console.print(cost_table("cost", costs))
     for line in report.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -57,30 +59,10 @@ def cost_table(title: str, costs: dict[str, Cost]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("", *costs):
         table.add_column(column, justify="right" if column else "left")
-    for name, value_of in _ROWS.items():
-        table.add_row(name, *(value_of(cost) for cost in costs.values()))
+    columns = [cost_rows(cost) for cost in costs.values()]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     return table
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "not known"
-    return f"{seconds:,.1f} s" if seconds < HOUR_SECONDS else f"{seconds / HOUR_SECONDS:,.2f} h"
-
-
-_ROWS: dict[str, Callable[[Cost], str]] = {
-    "passages to embed": lambda cost: f"{cost.passages:,}",
-    "units": lambda cost: f"{cost.units:,}",
-    "tokens": lambda cost: f"{cost.tokens:,}",
-    "GB read": lambda cost: f"{cost.read_bytes / 1e9:,.3f}",
-    "GB written": lambda cost: f"{cost.written_bytes / 1e9:,.3f}",
-    "scan": lambda cost: _duration(cost.scan_seconds),
-    "embed": lambda cost: _duration(cost.embed_seconds),
-    "train, build, merge, gate": lambda cost: _duration(cost.index_seconds),
-    "all": lambda cost: _duration(cost.seconds),
-    "GPU-hours": lambda cost: f"{cost.gpu_hours:,.3f}",
-    "dollars": lambda cost: "no price" if cost.dollars is None else f"{cost.dollars:,.2f}",
-}
 
 
 def describe(outcome: Outcome) -> str:

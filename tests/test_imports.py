@@ -55,6 +55,7 @@ LAYERS = (
         "ray_jobs.run_commands",
         "ray_jobs.scan",
         "ray_jobs.search_commands",
+        "ray_jobs.state_commands",
         "ray_jobs.store_commands",
         "ray_jobs.train_commands",
     ),

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from dpr.engine.run_units import StageReport
+from dpr.engine.run_state import StageReport
 from dpr.operations.run_report import RunReport
 from dpr.store import open_store
 from dpr.store.requests import REQUEST_CLASSES, take_outside

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +23,21 @@ class Cluster(Document):
     overlap: bool
     """Whether several units, and the steps of different units, run at once."""
 
+    @property
+    def gpus(self) -> float:
+        """Return the GPUs that all encoders hold together."""
+        return self.encoders * self.gpus_per_encoder
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What was lost, and done again, since it was last asked for."""
+
+    units: int = 0
+    """Units that were begun again, since the process that worked on them was lost."""
+    workers: int = 0
+    """These processes."""
+
 
 class Executor(Protocol):
     """Where units run."""
@@ -37,6 +53,9 @@ class Executor(Protocol):
 
     def run(self, stage: str, work: Work[U, B], units: Sequence[U]) -> Iterator[B]:
         """Send every unit through all steps; results come in any order. Raises UnitError if one fails."""
+
+    def take_lost(self) -> Lost:
+        """Return what was lost since the last call, as far as that is known."""
 
     def encoder_threads(self) -> int | None:
         """Return how many CPU threads an encoder may use; None: as many as PyTorch takes."""
@@ -74,6 +93,9 @@ class LocalExecutor:
             for operator in operators:
                 value = operator(value)
             yield value
+
+    def take_lost(self) -> Lost:
+        return Lost()
 
     def encoder_threads(self) -> int | None:
         return None

@@ -1,12 +1,14 @@
 """One HTML page of facts, pictures and the numbers behind them; it needs nothing beside itself and no script."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 from dpr.errors import StoreError
+from dpr.evaluate import bars
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; }
@@ -17,11 +19,20 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; font-size: 0.9rem; margin: 0.8rem 0; }
 td, th { border-bottom: 1px solid var(--faint); padding: 0.25rem 0.9rem 0.25rem 0; text-align: left;
   vertical-align: top; }
-td.number { font-variant-numeric: tabular-nums; text-align: right; }
+.number { font-variant-numeric: tabular-nums; text-align: right; }
+td.number { white-space: nowrap; }
 tr.chosen { font-weight: 600; }
 img { height: auto; max-width: 100%; }
 summary { cursor: pointer; }
+section > table, #facts { display: block; overflow-x: auto; }
+div.drawing { overflow-x: auto; }
+p.good, p.bad { border-left: 4px solid var(--third); padding: 0.2rem 0 0.2rem 0.8rem; overflow-wrap: anywhere; }
+p.bad { border-color: var(--second); }
+dl { display: grid; gap: 0.6rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); margin: 1rem 0; }
+dl div { border: 1px solid var(--faint); border-radius: 6px; padding: 0.5rem 0.8rem; }
+dt { font-size: 0.8rem; opacity: 0.75; } dd { font-size: 1.2rem; font-variant-numeric: tabular-nums; margin: 0; }
 """
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( [a-z%]+)?|not known|no price")
 
 
 @dataclass(frozen=True)
@@ -38,17 +49,39 @@ class Section:
     """PNG by theme: `light` and `dark`; or none."""
     chosen: int | None = None
     """The row that is marked."""
+    drawing: str = ""
+    """SVG that stands above the table."""
 
 
-def render(title: str, facts: Mapping[str, object], sections: Sequence[Section]) -> str:
+@dataclass(frozen=True)
+class Lead:
+    """What stands first on a page: a sentence, and figures."""
+
+    sentence: str
+    is_good: bool
+    figures: Mapping[str, str]
+    """Name → value."""
+
+
+def render(title: str, facts: Mapping[str, object], sections: Sequence[Section], lead: Lead | None = None) -> str:
     """Return the page as HTML."""
-    listed = "".join(f"<tr><th>{escape(name)}</th>{_cell(value)}</tr>" for name, value in facts.items())
+    listed = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(_text(value))}</td></tr>" for name, value in facts.items()
+    )
     body = "".join(_section(section) for section in sections)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f'<body><h1>{escape(title)}</h1>\n<table id="facts">{listed}</table>\n{body}</body></html>\n'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}{bars.STYLE}</style></head>\n'
+        f"<body><h1>{escape(title)}</h1>\n{_lead(lead) if lead else ''}"
+        f'<table id="facts">{listed}</table>\n{body}</body></html>\n'
     )
+
+
+def _lead(lead: Lead) -> str:
+    figures = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in lead.figures.items()
+    )
+    return f'<p class="{"good" if lead.is_good else "bad"}">{escape(lead.sentence)}</p><dl>{figures}</dl>\n'
 
 
 def write_page(folder: Path, name: str, title: str, facts: Mapping[str, object], sections: Sequence[Section]) -> Path:
@@ -69,16 +102,11 @@ def write_page(folder: Path, name: str, title: str, facts: Mapping[str, object],
 
 
 def _section(section: Section) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in section.columns)
-    marked = ' class="chosen"'
-    rows = "".join(
-        f"<tr{marked if number == section.chosen else ''}>{''.join(map(_cell, row))}</tr>"
-        for number, row in enumerate(section.rows)
-    )
     start = f'<section id="{escape(section.name)}"><h2>{escape(section.title)}</h2><p>{escape(section.description)}</p>'
-    table = f"<table><tr>{head}</tr>{rows}</table>" if section.columns else ""
+    table = _table(section) if section.columns else ""
     if not section.pictures:
-        return f"{start}{table}</section>\n"
+        drawing = f'<div class="drawing">{section.drawing}</div>' if section.drawing else ""
+        return f"{start}{drawing}{table}</section>\n"
     return (
         f'{start}<picture><source media="(prefers-color-scheme: dark)" srcset="{_data(section.pictures["dark"])}">'
         f'<img src="{_data(section.pictures["light"])}" alt="{escape(section.title)}"></picture>'
@@ -86,11 +114,32 @@ def _section(section: Section) -> str:
     )
 
 
-def _cell(value: object) -> str:
+def _table(section: Section) -> str:
+    texts = [[_text(value) for value in row] for row in section.rows]
+    kinds = [" class=number" * _are_numbers(column) for column in zip(*texts, strict=True)] or [""] * len(
+        section.columns
+    )
+    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, section.columns, strict=True))
+    marked = ' class="chosen"'
+    rows = "".join(
+        f"<tr{marked if number == section.chosen else ''}>"
+        + "".join(f"<td{kind}>{escape(text)}</td>" for kind, text in zip(kinds, row, strict=True))
+        + "</tr>"
+        for number, row in enumerate(texts)
+    )
+    return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def _are_numbers(column: Sequence[str]) -> bool:
+    """Tell whether a column holds numbers, or words in their place, in all rows that are not empty."""
+    there = [text for text in column if text]
+    return bool(there) and all(_NUMBER.fullmatch(text) for text in there)
+
+
+def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return f"<td>{escape(str(value))}</td>"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-    return f'<td class="number">{text}</td>'
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _data(png: bytes) -> str:

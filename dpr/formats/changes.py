@@ -1,5 +1,7 @@
 """The changes file of a run: the rows of every segment to be made, with one row group for each unit."""
 
+import enum
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +17,35 @@ from dpr.formats.segment import HASH
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
 
+
+class Reason(enum.IntEnum):
+    """Why a row of a segment is made; the file holds the number."""
+
+    NEW = 0
+    EDITED = 1
+    OTHER_ENCODER = 2
+    AGAIN = 3
+    MOVED = 4
+
+    @property
+    def label(self) -> str:
+        """Return its name in reports."""
+        return self.name.lower().replace("_", " ")
+
+    @property
+    def sentence(self) -> str:
+        """Return what it means."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Reason.NEW: "the snapshot before had no passage with its id",
+    Reason.EDITED: "its title, text, windows or extra columns differ from those in the snapshot before",
+    Reason.OTHER_ENCODER: "the store had no snapshot of this encoder, and vectors of different encoders never meet",
+    Reason.AGAIN: "the corpus of the snapshot before had it, and no segment held it: the encoder had refused it",
+    Reason.MOVED: "its segment was joined with others or had lost too many rows",
+}
+_NONE = np.zeros(len(Reason), np.int64)
 SCHEMA = pa.schema(
     [
         pa.field("slice", pa.int32(), nullable=False),  # number of the slice with the text; MISSING: the source has it
@@ -22,13 +53,21 @@ SCHEMA = pa.schema(
         pa.field("key", HASH, nullable=False),
         pa.field("content_hash", HASH, nullable=False),
         pa.field("source", pa.int32(), nullable=False),  # number of the segment with the vector; MISSING: embed it
+        pa.field("reason", pa.int8(), nullable=False),  # a Reason
     ]
 )
 _STORED: dict[str, object] = {
-    "use_dictionary": ["slice", "source"],
+    "use_dictionary": ["slice", "source", "reason"],
     "write_page_checksum": True,
     # hashes do not compress
-    "compression": {"slice": "snappy", "position": "snappy", "source": "snappy", "key": "none", "content_hash": "none"},
+    "compression": {
+        "slice": "snappy",
+        "position": "snappy",
+        "key": "none",
+        "content_hash": "none",
+        "source": "snappy",
+        "reason": "snappy",
+    },
 }
 
 
@@ -38,9 +77,10 @@ def changes_table(
     keys: pa.FixedSizeBinaryArray,
     content_hashes: pa.FixedSizeBinaryArray,
     sources_N: npt.NDArray[np.integer[Any]],
+    reasons_N: npt.NDArray[np.integer[Any]],
 ) -> pa.Table:
     """Return rows of a changes file from its columns."""
-    columns = [slices_N, positions_N, keys, content_hashes, sources_N]
+    columns = [slices_N, positions_N, keys, content_hashes, sources_N, reasons_N]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
@@ -59,6 +99,12 @@ def put_changes(store: Store, run_id: str, units: list[pa.Table]) -> ObjectRef |
         path = Path(folder, "changes.parquet")
         write_changes(path, units)
         return put_object(store, layout.changes(run_id), path)
+
+
+def count_reasons(tables: Iterable[pa.Table]) -> dict[str, int]:
+    """Return the rows of some units by the label of their reason."""
+    counts = sum((np.bincount(table["reason"].to_numpy(), minlength=len(Reason)) for table in tables), start=_NONE)
+    return {Reason(number).label: count for number, count in enumerate(counts.tolist()) if count}
 
 
 def read_unit(file: Path | BinaryIO, group: int) -> pa.Table:

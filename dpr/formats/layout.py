@@ -20,7 +20,9 @@ lexical/ANALYSIS/SEGMENT-DIGEST.json       record and object (-DIGEST.safetensor
 indexes/loose-DIGEST.parquet               the rows of a snapshot that no shard holds, with their vectors
 indexes/SHARD.json                         record and object (-DIGEST.faiss) of an index shard
 truth/ENCODER/QUESTIONS/…                  question vectors, exact neighbours by segment, what the gate measured
-runs/RUN/…                                 plan, changes, quarantine and reports of one run
+runs/RUN/…                                 plan, changes and quarantine of one run
+runs/RUN/report.json, report.html          how it ended
+runs/RUN/reports/ATTEMPT.json              what one attempt did; ATTEMPT.html if it did not end the run
 lease/…                                    who is running
 readers/00000007-READER.json               who reads snapshot 7
 training/plan.json                         what is trained in this store
@@ -180,6 +182,18 @@ def reports(run_id: str) -> str:
 def report(run_id: str, attempt: str) -> str:
     """Return the name of the report of one attempt; attempts sort by when they began."""
     return f"{reports(run_id)}{attempt}.json"
+
+
+def report_page(run_id: str, attempt: str) -> str:
+    return f"{reports(run_id)}{attempt}.html"
+
+
+def run_report(run_id: str) -> str:
+    return f"{run(run_id)}report.json"
+
+
+def run_page(run_id: str) -> str:
+    return f"{run(run_id)}report.html"
 
 
 def checkpoint(step: int) -> str:

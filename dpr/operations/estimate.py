@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from dpr.engine.executor import Cluster
-from dpr.engine.run_units import StageReport
+from dpr.engine.run_state import StageReport
 from dpr.formats.records import Document
 from dpr.formats.segment import FLOAT16_BYTES
 from dpr.stages.embed_meter import Encoding
@@ -79,11 +79,35 @@ class Cost(Document):
     """None: the recipe gives no price."""
 
 
+def cost_rows(cost: Cost) -> dict[str, str]:
+    """Return a cost as rows of a table."""
+    return {
+        "passages to embed": f"{cost.passages:,}",
+        "units": f"{cost.units:,}",
+        "tokens": f"{cost.tokens:,}",
+        "GB read": f"{cost.read_bytes / 1e9:,.3f}",
+        "GB written": f"{cost.written_bytes / 1e9:,.3f}",
+        "scan": duration(cost.scan_seconds),
+        "embed": duration(cost.embed_seconds),
+        "train, build, merge, gate": duration(cost.index_seconds),
+        "all": duration(cost.seconds),
+        "GPU-hours": f"{cost.gpu_hours:,.3f}",
+        "dollars for GPUs": "no price" if cost.dollars is None else f"{cost.dollars:,.2f}",
+    }
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in words; None: it is not known."""
+    if seconds is None:
+        return "not known"
+    return f"{seconds:,.1f} s" if seconds < HOUR_SECONDS else f"{seconds / HOUR_SECONDS:,.2f} h"
+
+
 def estimate(work: Workload, speeds: Speeds, cluster: Cluster, price: float | None) -> Cost:
     """Return the cost of `work` at these speeds."""
     scan = speeds.scan_seconds / (min(cluster.cpus, work.slices) if cluster.overlap else 1)
     embed = _embed_seconds(work, speeds, cluster, scan) if work.embed else 0.0
-    gpu_hours = gpu_hours_of(embed, cluster)
+    gpu_hours = gpu_hours_of(embed, cluster.gpus)
     return Cost(
         passages=work.embed,
         units=work.embed_units + work.copy_units,
@@ -99,7 +123,7 @@ def estimate(work: Workload, speeds: Speeds, cluster: Cluster, price: float | No
     )
 
 
-def measured_cost(stages: Sequence[StageReport], encoded: Encoding, cluster: Cluster, price: float | None) -> Cost:
+def measured_cost(stages: Sequence[StageReport], encoded: Encoding, gpus: float, price: float | None) -> Cost:
     """Return the measured cost of a finished run, in the terms of an estimate.
 
     Passages, units and tokens are those of the whole run; bytes, times and dollars leave an earlier attempt out.
@@ -108,7 +132,7 @@ def measured_cost(stages: Sequence[StageReport], encoded: Encoding, cluster: Clu
     def seconds(*names: str) -> float:
         return sum(stage.seconds for stage in stages if stage.stage in names)
 
-    gpu_hours = gpu_hours_of(seconds("embed"), cluster)
+    gpu_hours = gpu_hours_of(seconds("embed"), gpus)
     return Cost(
         passages=encoded.passages,
         units=sum(stage.units for stage in stages if stage.stage in EMBED_STAGES),
@@ -124,9 +148,9 @@ def measured_cost(stages: Sequence[StageReport], encoded: Encoding, cluster: Clu
     )
 
 
-def gpu_hours_of(embed_seconds: float, cluster: Cluster) -> float:
+def gpu_hours_of(embed_seconds: float, gpus: float) -> float:
     """Return the hours of all GPUs that encoders hold for `embed_seconds`."""
-    return embed_seconds / HOUR_SECONDS * cluster.encoders * cluster.gpus_per_encoder
+    return embed_seconds / HOUR_SECONDS * gpus
 
 
 def _embed_seconds(work: Workload, speeds: Speeds, cluster: Cluster, scan_seconds: float) -> float:

@@ -11,7 +11,8 @@ from dpr.formats.records import Document
 from dpr.index.choose import choose
 from dpr.operations.calibrate import Calibrate, Calibration, Sample
 from dpr.operations.estimate import INDEX_STAGES, Cost, Speeds, Workload, estimate
-from dpr.operations.run_report import latest_report
+from dpr.operations.make_report import latest_report
+from dpr.operations.remembered_estimate import remember_estimate
 from dpr.operations.survey import SURVEY_SECONDS, Survey, survey
 from dpr.run import Run
 from dpr.stages.diff import Changes
@@ -55,7 +56,8 @@ class Forecast(Document):
 def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
     """Read the corpus for about `seconds`, then encode a sample for a few seconds where the run will encode.
 
-    Nothing is written to the store. Raises CorpusError if nothing that was read can be used.
+    Nothing is written to the store; this machine's cache keeps the estimate for the report of the run. Raises
+    CorpusError if nothing that was read can be used.
     """
     found = survey(run, seconds)
     if not found.changes.rows:
@@ -66,6 +68,8 @@ def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
     work = _work(run, found, calibration.tokens_per_passage if calibration else 0.0)
     cluster = run.executor.cluster()
     cost = estimate(work, speeds, cluster, run.recipe.resources.price_per_gpu_hour)
+    if found.exact:  # else the run may read more than what the estimate is of
+        remember_estimate(run.run_id, cost)
 
     def whole(count: int) -> int:
         return round(count * found.scale)

@@ -1,26 +1,21 @@
-"""The report of a run: what it found, did and measured, with times. Stored beside the run, never in a snapshot."""
+"""The report of a run: what it found, did and measured, with times. Stored beside the run, never in a snapshot.
 
-import datetime
-import time
-import uuid
+`dpr.operations.make_report` makes it, `dpr.operations.run_page` draws it.
+"""
+
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from dpr.corpus.rows import LeftOut
-from dpr.engine.run_units import StageReport
-from dpr.formats import layout
-from dpr.formats.manifest import GateReport, SnapshotBody
+from dpr.engine.run_state import Ending, StageReport
+from dpr.formats.manifest import GateReport
 from dpr.formats.records import Document
 from dpr.index.contents import Verification
-from dpr.operations.estimate import Cost, measured_cost
-from dpr.run import Run
+from dpr.operations.bill import Bill, all_requests, total
+from dpr.operations.estimate import Cost
 from dpr.stages.drift import Drift
 from dpr.stages.embed_meter import STEPS, Encoding
-from dpr.stages.made import Indexed, Segments
-from dpr.stages.scan import plan_scan, trusted_files
-from dpr.store import Store
-from dpr.store.requests import move_outside
 
 MAX_LEFT_OUT = 1_000
 
@@ -35,6 +30,10 @@ class Found(Document):
     embedded: int = 0
     """New passages to embed; the others borrow the vector of the same text."""
     borrowed: int = 0
+    why_embedded: dict[str, int] = Field(default_factory=dict)
+    """Rows that were to be embedded, by reason: `dpr.formats.changes.Reason` has what each means."""
+    why_copied: dict[str, int] = Field(default_factory=dict)
+    """Rows whose vectors were copied, likewise: of new passages, and of segments that were joined or compacted."""
     dead: int = 0
     restored: int = 0
     duplicates: int = 0
@@ -72,17 +71,30 @@ class IndexReport(Document):
     shards: list[ShardReport]
 
 
+class EarlierAttempt(Document):
+    """An attempt that did not finish its run: what the run's report says of it."""
+
+    attempt: str
+    seconds: float
+    last_stage: str
+    """The one that it was in; empty: none had begun."""
+    ending: Ending
+    bill: Bill
+
+
 class RunReport(Document):
-    """`runs/RUN/reports/ATTEMPT.json`."""
+    """`runs/RUN/reports/ATTEMPT.json`, of every attempt; `runs/RUN/report.json`, of the one that ended the run."""
 
     run: str
     attempt: str
     """Sorts by time: when it began, and a random part."""
+    ending: Ending
     base: int | None
     """Snapshot that the run built upon."""
     seconds: float
     """Duration of this attempt."""
-    found: Found
+    found: Found = Found()
+    """All zero if the attempt did not come so far."""
     trusted_files: int = 0
     """Corpus files that were not read, since their size and time (or ETag) were those of an earlier scan."""
     left_out: list[LeftOut] = Field(default_factory=list)
@@ -92,24 +104,51 @@ class RunReport(Document):
     unknown_answers: int = 0
     """Passage ids that answer questions of the recipe and are not in the corpus."""
     stages: list[StageReport]
-    encoding: Encoding
+    """In order; the last one may have units that wait, if the attempt ended in it."""
+    encoding: Encoding = Encoding()
     long: Literal["cut", "split"] = "cut"
     """What became of passages beyond the encoder's token limit, by the recipe."""
-    index: IndexReport
-    gate: GateReport
+    index: IndexReport | None = None
+    """None: the attempt did not come so far; so is the gate's."""
+    gate: GateReport | None = None
     cost: Cost
     """Bytes, times and dollars are those of this attempt."""
+    estimate: Cost | None = None
+    """What `dpr plan` had estimated for this run, on this machine; None: it was not asked."""
     other_requests: dict[str, int] = Field(default_factory=dict)
     """Requests outside of stages, counted as those of stages: planning, lease, reads and writes between stages,
     publishing. The stored report lacks those that follow it."""
+    bill: Bill = Bill()
+    """Of this attempt."""
+    earlier: list[EarlierAttempt] = Field(default_factory=list)
+    """Attempts of the same run before this one, oldest first."""
+
+    @property
+    def requests(self) -> dict[str, int]:
+        """Return all requests of this attempt by class, and the bytes that they moved."""
+        return all_requests(self.stages, self.other_requests)
+
+    @property
+    def whole_bill(self) -> Bill:
+        """Return what all attempts of the run cost together."""
+        return total([*(each.bill for each in self.earlier), self.bill])
+
+    @property
+    def last_stage(self) -> str:
+        """Return the stage that began last; empty: none began."""
+        return self.stages[-1].stage if self.stages else ""
 
     def lines(self) -> list[str]:
         """Return what the table of stages does not show, a sentence each."""
         found, encoding, index = self.found, self.encoding, self.index
-        lines = [
+        lines = self._bill_lines()
+        lines += [
             f"corpus: {found.rows:,} rows, {found.passages:,} passages: {found.new:,} new, {found.embedded:,} to embed "
             f"({found.borrowed:,} have the text of another), {found.dead:,} gone, {found.restored:,} back"
         ]
+        for what, why in (("embedded", found.why_embedded), ("copied", found.why_copied)):
+            if why:
+                lines.append(f"{what}: " + ", ".join(f"{rows:,} {reason}" for reason, rows in why.items()))
         lines += [f"corpus: {note}" for note in self.notes]
         if self.trusted_files:
             lines.append(f"scan: {self.trusted_files:,} files were not read: same size and time (or ETag) as before")
@@ -126,15 +165,16 @@ class RunReport(Document):
             )
             lines += [f"encoder: {choice}" for choice in encoding.choices]
         lines += self._cut_lines()
+        if index is None:
+            return lines
         codebook = "new codebook" if index.trained else "codebook kept"
         return [*lines, f"index: {index.factory}, {index.index_bytes / 1e6:,.1f} MB; {codebook}: {index.reason}"]
 
     def _cut_lines(self) -> list[str]:
         """Return what passages and questions lost to the encoder's token limit; nothing for those that lost none."""
-        counts = [
-            (self.encoding.cut, "embedded passages", self.encoding.passages),
-            (self.gate.questions_cut, f"{self.gate.question_kind} of the gate", self.gate.questions),
-        ]
+        counts = [(self.encoding.cut, "embedded passages", self.encoding.passages)]
+        if self.gate is not None:
+            counts.append((self.gate.questions_cut, f"{self.gate.question_kind} of the gate", self.gate.questions))
         split, windows = self.found.split_passages, self.found.windows
         lines = [f"long texts: {split:,} passages were split into {windows:,} windows"] if windows else []
         lines += [f"long texts: {cut.describe(what, texts)}" for cut, what, texts in counts if cut.texts]
@@ -142,99 +182,21 @@ class RunReport(Document):
             lines.append("long texts: set corpus.long to split, and passages are read whole, in windows")
         return lines
 
-
-class Clock:
-    """When an attempt began."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        now = datetime.datetime.now(datetime.UTC)
-        self.attempt = f"{now:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:8]}"
-
-    def seconds(self) -> float:
-        """Return the seconds since then."""
-        return round(time.monotonic() - self._started, 3)
-
-
-def make_report(run: Run, clock: Clock, made: Segments, indexed: Indexed, body: SnapshotBody) -> RunReport:
-    """Put together what an attempt found, did and measured."""
-    encoding = Encoding.of([segment.result for segment in made.embedded])
-    price = run.recipe.resources.price_per_gpu_hour
-    return RunReport(
-        run=run.run_id,
-        attempt=clock.attempt,
-        base=run.base.number if run.base else None,
-        seconds=clock.seconds(),
-        found=_found(made),
-        trusted_files=trusted_files(plan_scan(run), run.plan.scanned),
-        left_out=run.plan.corpus.left_out[:MAX_LEFT_OUT],
-        notes=run.plan.corpus.notes(),
-        unknown_answers=len(made.changes.unknown_answers),
-        stages=run.stage_reports,
-        encoding=encoding,
-        long=run.recipe.corpus.long,
-        index=_index_report(indexed, body),
-        gate=body.gate,
-        cost=measured_cost(run.stage_reports, encoding, run.executor.cluster(), price),
-        other_requests=move_outside(),
-    )
-
-
-def _found(made: Segments) -> Found:
-    changes = made.changes
-    return Found(
-        rows=sum(scanned.rows + scanned.unusable_rows for scanned in made.scans),
-        passages=changes.rows,
-        new=changes.new,
-        embedded=changes.embed_rows,
-        borrowed=changes.borrowed,
-        dead=changes.dead,
-        restored=changes.restored,
-        duplicates=changes.duplicates,
-        split_passages=sum(scanned.split_passages for scanned in made.scans),
-        windows=sum(scanned.windows for scanned in made.scans),
-        quarantined=dict(made.settled.reasons),
-    )
-
-
-def _index_report(indexed: Indexed, body: SnapshotBody) -> IndexReport:
-    choice = indexed.choice
-    return IndexReport(
-        factory=choice.plan.factory,
-        trained=choice.reuse is None,
-        reason=choice.reason,
-        drift=choice.drift,
-        reasons=choice.plan.reasons,
-        index_bytes=body.index.size_bytes,
-        shards=_shard_reports(indexed, body),
-    )
-
-
-def _shard_reports(indexed: Indexed, body: SnapshotBody) -> list[ShardReport]:
-    written = {result.shard.name: result.verification for result in indexed.shards}
-    return [
-        ShardReport(
-            segments=shard.segments,
-            rows=shard.rows,
-            live_rows=shard.live_rows,
-            size_bytes=shard.object.size_bytes,
-            verification=written.get(shard.object.name),
-        )
-        for shard in body.index.shards
-    ]
-
-
-def put_report(store: Store, report: RunReport) -> None:
-    """Store a report beside what else its run made."""
-    store.put_if_absent(layout.report(report.run, report.attempt), report.to_bytes())
-
-
-def latest_report(store: Store, run_id: str) -> RunReport | None:
-    """Return the report of the last attempt of a run; None if there is none that this version can read."""
-    names = [info.name for info in store.list(layout.reports(run_id))]
-    if not names:
-        return None
-    try:
-        return RunReport.model_validate_json(store.get(names[-1]))
-    except ValidationError:  # of another version
-        return None
+    def _bill_lines(self) -> list[str]:
+        """Return what was lost, what earlier attempts there were, and what all of it costs."""
+        lines = []
+        if lost := sum(stage.lost_workers for stage in self.stages):
+            again = sum(stage.repeated for stage in self.stages)
+            lines.append(f"workers: {lost:,} lost, {again:,} units begun again")
+        if self.earlier:
+            seconds = sum(each.seconds for each in self.earlier)
+            lines.append(f"attempts: {len(self.earlier):,} before this one, which took {seconds:,.1f} s")
+        bill = self.whole_bill
+        if bill.dollars:
+            each = bill.per_million(self.encoding.passages)
+            per_million = f"; {each:,.2f} for a million embedded passages" if each is not None else ""
+            lines.append(
+                f"bill: {bill.dollars:,.4f} dollars: {bill.gpu_hours:,.3f} GPU-hours, {bill.requests:,} requests "
+                f"({bill.request_dollars:,.4f}){per_million}"
+            )
+        return lines

@@ -7,7 +7,7 @@ Shapes: N rows.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +20,7 @@ from dpr.engine.room import check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.evaluate.questions import describe_unknown, unknown_ids
 from dpr.formats import layout
-from dpr.formats.changes import put_changes
+from dpr.formats.changes import count_reasons, put_changes
 from dpr.formats.deletions import DeletionSet
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.records import ObjectRef, Result
@@ -48,6 +48,7 @@ from dpr.stages.quarantine_limits import (
 from dpr.stages.repeated_ids import put_duplicates, read_repeated, too_many_duplicates
 from dpr.stages.scan import ScanResult
 from dpr.stages.segment_rows import segment_rows
+from dpr.stages.why_new import Before, before_of, reasons_of
 from dpr.store import PARALLEL_READS, Store, open_store
 
 
@@ -75,6 +76,10 @@ class Changes(Result):
     duplicate_rows: ObjectRef | None
     unknown_answers: list[str] = Field(default_factory=list)
     """Answers of the gate's questions that are no passage, nor a document of the corpus: ascending, each once."""
+    why_embedded: dict[str, int] = Field(default_factory=dict)
+    """Rows to embed by the label of their `dpr.formats.changes.Reason`."""
+    why_copied: dict[str, int] = Field(default_factory=dict)
+    """Rows whose vectors are copied, likewise."""
 
     @property
     def embed_rows(self) -> int:
@@ -104,6 +109,7 @@ class DiffUnit:
     """More passages with a repeated id than this stop the run before any of them is read again."""
     answers: tuple[str, ...] = ()
     """Ids of passages, or of documents, that answer the gate's questions."""
+    before: Before = field(default_factory=Before)
 
 
 def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Changes:
@@ -118,7 +124,7 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
         found = collect_quarantine(run.store, run.run_id, [scanned.unusable for scanned in scans])
         check_quarantine(run.store, found, usable, limits)
     work = Work.of(recorded(run.store.url, Changes, Step("diff", partial(FindChanges, run.store.url))))
-    unit = plan_diff(run, run.slices, scans, allowed - unusable)
+    unit = replace(plan_diff(run, run.slices, scans, allowed - unusable), before=before_of(run))
     changes = run.result(Stage("diff", [unit], Changes, work))
     for note in run.plan.questions.notes if run.plan.questions else ():
         run.progress.message("gate", note)
@@ -207,6 +213,8 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         changes=put_changes(store, unit.run_id, [table for _, table in tables]),
         duplicate_rows=put_duplicates(store, layout.duplicates(unit.run_id), later) if repeated.any() else None,
         unknown_answers=unknown_ids(unit.answers, corpus.id_hash),
+        why_embedded=count_reasons(table for planned, table in tables if planned.kind == "embed"),
+        why_copied=count_reasons(table for planned, table in tables if planned.kind == "copy"),
     )
 
 
@@ -223,11 +231,14 @@ def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) ->
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         tables = list(pool.map(read, numbers.tolist(), positions))
     hashes = pa.concat_tables([HASHES.empty_table(), *tables])
+    slices_N = np.repeat(numbers, [len(positions_N) for positions_N in positions])
+    keys = join_hashes(hashes["key"].chunks)
     return Rows(
-        np.repeat(numbers, [len(positions_N) for positions_N in positions]),
+        slices_N,
         np.concatenate([np.empty(0, np.int64), *positions]),
-        join_hashes(hashes["key"].chunks),
+        keys,
         join_hashes(hashes["content_hash"].chunks),
+        reasons_of(store, unit.before, slices_N, corpus.id_hash.filter(pa.array(wanted)), keys),
     )
 
 

@@ -48,11 +48,14 @@ class Rows:
     position: npt.NDArray[np.int64]
     key: pa.FixedSizeBinaryArray
     content_hash: pa.FixedSizeBinaryArray
+    reason: npt.NDArray[np.int8]
+    """Why each is to become one: `dpr.formats.changes.Reason`."""
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Rows":
         """Return some of the rows."""
         chosen = pa.array(rows)
-        return Rows(self.slice[rows], self.position[rows], self.key.take(chosen), self.content_hash.take(chosen))
+        keys, content_hashes = self.key.take(chosen), self.content_hash.take(chosen)
+        return Rows(self.slice[rows], self.position[rows], keys, content_hashes, self.reason[rows])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from dpr.corpus.hashes import bytes_of, first_of_each, is_in, places
 from dpr.fingerprint import fingerprint
 from dpr.formats import MISSING
-from dpr.formats.changes import changes_table
+from dpr.formats.changes import Reason, changes_table
 from dpr.formats.records import Document
 from dpr.stages.held_rows import HeldRows, Mask, Rows
 
@@ -65,13 +65,16 @@ def plan_segments(
     no_slice = np.full(int(moved.sum()), MISSING)
     copies = pa.concat_tables(
         [
-            changes_table(borrow.slice, borrow.position, borrow.key, borrow.content_hash, borrow_sources),
+            changes_table(
+                borrow.slice, borrow.position, borrow.key, borrow.content_hash, borrow_sources, borrow.reason
+            ),
             changes_table(
                 no_slice,
                 no_slice,
                 held.key.filter(pa.array(moved)),
                 held.content_hash.filter(pa.array(moved)),
                 held.segment[moved],
+                np.full(len(no_slice), Reason.MOVED),
             ),
         ]
     )
@@ -85,7 +88,8 @@ def plan_segments(
 
 
 def _embed_table(rows: Rows) -> pa.Table:
-    return changes_table(rows.slice, rows.position, rows.key, rows.content_hash, np.full(len(rows.key), MISSING))
+    no_source = np.full(len(rows.key), MISSING)
+    return changes_table(rows.slice, rows.position, rows.key, rows.content_hash, no_source, rows.reason)
 
 
 def _planned(

@@ -9,6 +9,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +24,7 @@ from dpr.store.lease_objects import (
     create_release,
     describe_holder,
     read_claim,
+    read_last_words,
     read_state,
     remove_earlier,
     remove_old_beat,
@@ -34,6 +36,8 @@ LEASE_SECONDS = 360.0
 RELEASE_SECONDS = 10.0
 """A release waits so long for a heartbeat that is under way."""
 _MAX_BEAT_SECONDS = 20.0
+_SOON_SECONDS = 5.0
+"""A heartbeat that is to be given soon waits so long at most: what changes more often does not cost more requests."""
 _BEATS_PER_TTL = 3
 _LOOKS_PER_TTL = 20
 _MAX_LOOK_SECONDS = 1.0
@@ -45,13 +49,20 @@ _claims_of_this_process: set[str] = set()
 class Lease:
     """The right to work on a store; a context manager that releases it. `Lease.acquire` makes it."""
 
-    def __init__(self, store: Store, fencing_number: int, ttl_seconds: float, claim_id: str) -> None:
+    def __init__(
+        self, store: Store, fencing_number: int, ttl_seconds: float, claim_id: str, predecessor: bytes | None = None
+    ) -> None:
         self._claim_id = claim_id
+        self.predecessor = predecessor
+        """What the holder before gave as its account at last; None: nothing is known of it."""
+        self.account: Callable[[], bytes] | None = None
+        """Gives what this holder has to say of its work: its heartbeats and its release hold that. Any thread may call
+        it. None: they hold the time."""
         self.fencing_number = fencing_number
         """Higher than that of every earlier holder."""
         self._store = store
         self._ttl_seconds = ttl_seconds
-        self._done = threading.Event()
+        self._done, self._beats_soon = threading.Event(), threading.Event()
         self._heart_error: BaseException | None = None
         self._heart = threading.Thread(target=self._beat_until_done, name="lease", daemon=True)
         self._heart.start()
@@ -71,12 +82,12 @@ class Lease:
                     "start again"
                 )
             number = state.fencing_number + 1 if state else 1
-            lease = cls._claim(store, number, Holder.of_this_process(owner, ttl_seconds))
+            lease = cls._claim(store, number, Holder.of_this_process(owner, ttl_seconds), state)
             if lease:
                 return lease
 
     @classmethod
-    def _claim(cls, store: Store, number: int, claim: Holder) -> Self | None:
+    def _claim(cls, store: Store, number: int, claim: Holder, before: LeaseState | None) -> Self | None:
         _claims_of_this_process.add(claim.claim_id)  # before other threads can see it
         lease: Self | None = None
         try:
@@ -84,8 +95,9 @@ class Lease:
                 state = read_state(store)
                 # a name freed by a later holder's tidying may be claimed by mistake; the highest number counts
                 if state and state.fencing_number == number:
+                    words = read_last_words(store, before) if before else None
                     remove_earlier(store, number)
-                    lease = cls(store, number, claim.ttl_seconds, claim.claim_id)
+                    lease = cls(store, number, claim.ttl_seconds, claim.claim_id, words)
         finally:
             if lease is None:
                 _claims_of_this_process.discard(claim.claim_id)
@@ -120,7 +132,11 @@ class Lease:
         self._heart.join(RELEASE_SECONDS)
         _claims_of_this_process.discard(self._claim_id)
         if not self._heart.is_alive():
-            create_release(self._store, self.fencing_number)
+            create_release(self._store, self.fencing_number, self._account())
+
+    def beat_soon(self) -> None:
+        """Give the next heartbeat within a few seconds: there is news to tell."""
+        self._beats_soon.set()
 
     def __enter__(self) -> Self:
         return self
@@ -142,13 +158,21 @@ class Lease:
             self._heart_error = error  # check() raises it
 
     def _beat(self) -> None:
-        beat = FIRST_BEAT
-        while not self._done.wait(min(_MAX_BEAT_SECONDS, self._ttl_seconds / _BEATS_PER_TTL)):
+        beat, beat_seconds = FIRST_BEAT, min(_MAX_BEAT_SECONDS, self._ttl_seconds / _BEATS_PER_TTL)
+        last = time.monotonic()
+        while not self._done.wait(min(_SOON_SECONDS, beat_seconds)):
+            if not self._beats_soon.is_set() and time.monotonic() - last < beat_seconds:
+                continue
+            self._beats_soon.clear()
+            last = time.monotonic()
             # a missed beat matters only if another takes the lease, and check() sees that
             with contextlib.suppress(StoreError):
-                create_beat(self._store, self.fencing_number, beat)
+                create_beat(self._store, self.fencing_number, beat, self._account())
                 beat += 1
                 remove_old_beat(self._store, self.fencing_number, beat - 1)
+
+    def _account(self) -> bytes | None:
+        return self.account() if self.account is not None else None
 
 
 def _holder_is_dead(store: Store, state: LeaseState) -> bool:

@@ -3,8 +3,11 @@
 lease/NUMBER/00000001.json   the claim: whoever created it under the highest NUMBER holds the lease
 lease/NUMBER/00000002.json   heartbeats, each a new object; older ones are removed, the claim stays
 lease/NUMBER/released.json   the holder is done
+
+A heartbeat and a release hold what the holder has to say of its work, in words of its own, or else the time.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -91,10 +94,20 @@ def describe_holder(store: Store) -> str:
         return "a run that ended this moment"
 
 
-def create_beat(store: Store, fencing_number: int, beat: int) -> None:
+def read_last_words(store: Store, state: LeaseState) -> bytes | None:
+    """Return what a holder gave as its account at last; None if it gave none, or if it is removed already."""
+    if not state.released and state.beat < FIRST_BEAT:
+        return None
+    name = _released(state.fencing_number) if state.released else _name(state.fencing_number, state.beat)
+    with contextlib.suppress(MissingObjectError):
+        return store.get(name)
+    return None
+
+
+def create_beat(store: Store, fencing_number: int, beat: int, account: bytes | None = None) -> None:
     """Give a heartbeat."""
     # False means that an earlier attempt of this very beat did arrive
-    store.put_if_absent(_name(fencing_number, beat), _now().encode())
+    store.put_if_absent(_name(fencing_number, beat), account or _now().encode())
 
 
 def remove_old_beat(store: Store, fencing_number: int, beat: int) -> None:
@@ -103,9 +116,9 @@ def remove_old_beat(store: Store, fencing_number: int, beat: int) -> None:
         store.delete(_name(fencing_number, beat - _KEPT_BEATS))
 
 
-def create_release(store: Store, fencing_number: int) -> None:
+def create_release(store: Store, fencing_number: int, account: bytes | None = None) -> None:
     """Tell everybody that the holder is done."""
-    store.put_if_absent(f"{PREFIX}{fencing_number:08d}/released.json", _now().encode())
+    store.put_if_absent(_released(fencing_number), account or _now().encode())
 
 
 def remove_earlier(store: Store, fencing_number: int) -> None:
@@ -118,6 +131,10 @@ def remove_earlier(store: Store, fencing_number: int) -> None:
 
 def _name(fencing_number: int, beat: int) -> str:
     return f"{PREFIX}{fencing_number:08d}/{beat:08d}.json"
+
+
+def _released(fencing_number: int) -> str:
+    return f"{PREFIX}{fencing_number:08d}/released.json"
 
 
 def _now() -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dpr.errors import IntegrityError
 from dpr.formats import MISSING
-from dpr.formats.changes import SCHEMA, changes_table, read_unit, write_changes
+from dpr.formats.changes import SCHEMA, Reason, changes_table, read_unit, write_changes
 from dpr.formats.segment import HASH
 from tests.formats.samples import flip_a_bit
 
@@ -20,7 +20,7 @@ def unit(rows: int, seed: int) -> pa.Table:
     rng = np.random.default_rng(seed)
     hashes = [pa.array([rng.bytes(16) for _ in range(rows)], HASH) for _ in range(2)]
     slices, sources = (rng.integers(MISSING, 5, rows) for _ in range(2))
-    return changes_table(slices, rng.integers(0, 2**60, rows), *hashes, sources)
+    return changes_table(slices, rng.integers(0, 2**60, rows), *hashes, sources, rng.integers(0, len(Reason), rows))
 
 
 @settings(deadline=None, max_examples=30)
@@ -38,7 +38,7 @@ def test_a_unit_of_more_rows_than_pyarrow_groups_by_itself_is_one_group(tmp_path
     rows = 1_100_000  # pyarrow's own default is 1,048,576
     hashes = pa.FixedSizeBinaryArray.from_buffers(HASH, rows, [None, pa.py_buffer(bytes(16 * rows))])
     numbers = np.arange(rows)
-    table = changes_table(numbers % 7, numbers, hashes, hashes, numbers % 3)
+    table = changes_table(numbers % 7, numbers, hashes, hashes, numbers % 3, numbers % 5)
     write_changes(tmp_path / "changes.parquet", [table, table.slice(0, 1)])
     assert read_unit(tmp_path / "changes.parquet", 0).num_rows == rows
     assert read_unit(tmp_path / "changes.parquet", 1).num_rows == 1

@@ -3,7 +3,7 @@
 import pytest
 
 from dpr.engine.executor import Cluster
-from dpr.engine.run_units import StageReport
+from dpr.engine.run_state import StageReport
 from dpr.operations.estimate import Speeds, Workload, estimate, measured_cost
 from dpr.stages.embed_meter import Encoding
 
@@ -96,7 +96,7 @@ def test_an_outcome_has_the_work_of_the_run_and_the_times_of_this_attempt() -> N
         stage("build", 6, 0, 120, 8.0),
         stage("gate", 1, 0, 0, 2.0),
     ]
-    cost = measured_cost(stages, Encoding(passages=100, tokens=12_000), cluster(8, 2, 0.5), 6.0)
+    cost = measured_cost(stages, Encoding(passages=100, tokens=12_000), cluster(8, 2, 0.5).gpus, 6.0)
     assert (cost.passages, cost.units, cost.tokens) == (100, 6, 12_000)
     assert (cost.scan_seconds, cost.embed_seconds, cost.index_seconds, cost.seconds) == (10.0, 364.0, 10.0, 384.0)
     assert (cost.read_bytes, cost.written_bytes) == (6_000, 60)

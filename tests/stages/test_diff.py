@@ -297,7 +297,7 @@ def test_a_small_night_is_spread_over_sixteen_segments_and_a_large_one_begins_wi
     numbers = np.arange(rows)
     unique = pa.array([row.to_bytes(16, "big") for row in range(rows)], HASH)
     none = HeldRows(np.empty(0, np.int32), pa.array([], HASH), pa.array([], HASH), np.empty(0, np.bool_))
-    new = Rows(np.zeros(rows, np.int32), numbers, unique, unique)
+    new = Rows(np.zeros(rows, np.int32), numbers, unique, unique, np.zeros(rows, np.int8))
     planned, _ = plan_segments(SegmentCut("e", 2_000), new, none, np.empty(0, np.bool_), 0)
     assert [segment.rows for segment, _ in planned] == sizes
     assert [row for _, table in planned for row in table["position"].to_pylist()] == numbers.tolist()

@@ -16,7 +16,7 @@ from dpr.encoder.compute import Compute
 from dpr.encoder.encode import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.engine.executor import LocalExecutor
-from dpr.engine.run_units import StageReport
+from dpr.engine.run_state import StageReport
 from dpr.errors import IntegrityError
 from dpr.formats import layout
 from dpr.formats.manifest import SnapshotBody

@@ -16,7 +16,7 @@ from dpr.formats.manifest import Snapshot
 from dpr.formats.snapshots import latest_snapshot
 from dpr.operations.compare import Difference, compare
 from dpr.operations.forecast import forecast
-from dpr.operations.run_report import latest_report
+from dpr.operations.make_report import latest_report
 from dpr.operations.verify import verify
 from dpr.run import Plan, Run
 from dpr.search.retrieve import Retriever

@@ -297,9 +297,9 @@ def test_the_default_outlives_every_request_to_s3() -> None:
     assert inspect.signature(Lease.acquire).parameters["ttl_seconds"].default == LEASE_SECONDS
 
 
-@pytest.mark.parametrize(("ttl_seconds", "beat_seconds"), [(0.3, 0.1), (60.0, 20.0), (LEASE_SECONDS, 20.0)])
-def test_heartbeats_come_often(
-    folder: LocalStore, monkeypatch: pytest.MonkeyPatch, ttl_seconds: float, beat_seconds: float
+@pytest.mark.parametrize(("ttl_seconds", "look_seconds"), [(0.3, 0.1), (60.0, 5.0), (LEASE_SECONDS, 5.0)])
+def test_whether_a_heartbeat_is_due_is_looked_at_often(
+    folder: LocalStore, monkeypatch: pytest.MonkeyPatch, ttl_seconds: float, look_seconds: float
 ) -> None:
     waits: list[float | None] = []
     wait = threading.Event.wait
@@ -311,7 +311,7 @@ def test_heartbeats_come_often(
 
     monkeypatch.setattr(threading.Event, "wait", note)
     Lease.acquire(folder, "run 1", ttl_seconds).release()
-    assert waits[0] == pytest.approx(beat_seconds)
+    assert waits[0] == pytest.approx(look_seconds)
 
 
 class Broken(LocalStore):
@@ -362,3 +362,36 @@ def test_the_first_error_is_the_one_that_is_seen(tmp_path: Path) -> None:
     store.broken = StoreError("the store fails as well")
     with pytest.raises(ZeroDivisionError), lease:
         raise ZeroDivisionError
+
+
+def test_heartbeats_and_the_release_say_what_the_holder_does(store: Store) -> None:
+    with Lease.acquire(store, "run 1", ttl_seconds=0.3) as lease:
+        assert lease.predecessor is None
+        lease.account = lambda: b"at work"
+        last = time.monotonic() + 60
+        while b"at work" not in {store.get(info.name) for info in store.list("lease/00000001/")}:
+            assert time.monotonic() < last
+            time.sleep(0.05)
+        lease.account = lambda: b"done"
+    with Lease.acquire(store, "run 2") as lease:
+        assert lease.predecessor == b"done"
+
+
+def test_news_is_told_soon_and_nothing_else_more_often(folder: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpr.store.lease._SOON_SECONDS", 0.05)
+    with Lease.acquire(folder, "run 1") as lease:  # whose heartbeats are 20 seconds apart
+        time.sleep(0.5)
+        assert len(list(folder.list("lease/"))) == 1  # the claim
+        lease.beat_soon()
+        last = time.monotonic() + 60
+        while len(list(folder.list("lease/"))) == 1:
+            assert time.monotonic() < last
+            time.sleep(0.05)
+
+
+def test_the_last_words_of_a_killed_holder_are_handed_on(folder: LocalStore) -> None:
+    claim_of_another_machine(folder, 1, ttl_seconds=0.2)
+    folder.put_if_absent("lease/00000001/00000007.json", b"in the seventh hour")
+    with Lease.acquire(folder, "run 2") as lease:
+        assert lease.predecessor == b"in the seventh hour"
+    assert {info.name for info in folder.list("lease/00000001/")} == set()
