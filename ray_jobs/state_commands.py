@@ -7,18 +7,32 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dpr.errors import UnitError
 from dpr.formats.snapshots import live_snapshot, numbers
+from dpr.operations.watch import Sight, follow
 from dpr.operations.why import why as why_passage
-from dpr.store import open_store
+from dpr.store import Store, open_store
 from ray_jobs.cli_common import Fields, Json, SnapshotNumber, StoreArgument, show, summary
+from ray_jobs.output import console
 
 app = typer.Typer()
+QUIET_SECONDS = 60.0
+"""While no heartbeat comes, a line says so as often as this."""
 
 
 @app.command()
-def status(store: StoreArgument, json_: Json = False) -> None:
-    """Show what a store holds: its live snapshot, encoder, index and the gate's figures."""
+def status(
+    store: StoreArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the run that works on it, and end as it ends.")
+    ] = False,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="With --watch: time between two looks.")] = 5.0,
+    json_: Json = False,
+) -> None:
+    """Show what a store holds: its live snapshot, encoder, index and the gate's figures; or follow a run."""
     opened = open_store(store)
+    if watch:
+        raise typer.Exit(_watch(opened, poll_seconds, as_json=json_))
     snapshot = live_snapshot(opened)
     gate = snapshot.body.gate.model_dump(mode="json")
     document = summary(snapshot) | {"snapshots": len(numbers(opened)), "gate": gate}
@@ -30,6 +44,38 @@ def status(store: StoreArgument, json_: Json = False) -> None:
         console.print(drawn)
 
     show(json_, document, draw)
+
+
+def _watch(store: Store, poll_seconds: float, *, as_json: bool) -> int:
+    """Show how a run goes on, a line for each change, until it ends; returns its exit code.
+
+    Raises UnitError for one that died.
+    """
+    shown, sight, out = None, None, console()
+    for sight in follow(store, poll_seconds):
+        if (changed := (sight.lease, sight.is_over, sight.silent_seconds // QUIET_SECONDS)) != shown:
+            shown = changed
+            if as_json:
+                print(json.dumps(_fields(sight)), flush=True)
+            else:
+                out.print(sight.describe(), highlight=False)
+    if sight is None:
+        out.print(f"nobody has worked on store {store.url} yet", highlight=False)
+        return 0
+    if sight.is_dead:
+        raise UnitError(f"{sight.describe()}; start the run again to go on from there")
+    return sight.ending.exit_code or 0 if sight.ending is not None else 0
+
+
+def _fields(sight: Sight) -> Fields:
+    return {
+        "holder": str(sight.holder),
+        "fencing_number": sight.lease.fencing_number,
+        "heartbeat": sight.lease.modified,
+        "silent_seconds": round(sight.silent_seconds, 1),
+        "is_over": sight.is_over,
+        "run": sight.run.model_dump(mode="json") if sight.run is not None else None,
+    }
 
 
 @app.command()

@@ -153,7 +153,8 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
         report,
         {
             "scan": 2 * slices,
-            "diff": 2 * slices + 2,  # changes and deletion set
+            # keys and new passages; record and keys of what they were before; changes and deletion set
+            "diff": 4 * slices + 2,
             "embed": 5,
             "copy": 5,
             "build": 2 * made,
@@ -184,7 +185,7 @@ def test_a_machine_without_a_cache_reads_what_it_needs_of_the_base(
         report,
         {
             "scan": 2 * slices + SEGMENTS,  # the hashes of small segments come with the footer
-            "diff": 2 * slices + 2,
+            "diff": 4 * slices + 2,
             "embed": 5,
             "build": 3,  # the codebook, too
             "merge": 4,
