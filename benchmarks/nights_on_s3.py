@@ -27,16 +27,19 @@ import yaml
 from nights_at_scale import edit_corpus, load_sentences, write_corpus
 from small_encoder import make_small_encoder
 
+from dpr.engine.run_state import Prices
 from dpr.formats.segment import ROW_GROUP_ROWS
+from dpr.operations.bill import request_dollars
 from dpr.operations.run_report import RunReport
+from dpr.recipe import Resources
 from dpr.store import Store, open_store
 from dpr.store.requests import READ_BYTES, REQUEST_CLASSES, WRITTEN_BYTES
 from dpr.store.s3_upload import CHUNK_BYTES
 from tests.services.ceph import ceph_gateway
 
 FILES = 20
-DOLLARS = {"GET": 0.0004e-3, "PUT": 0.005e-3, "LIST": 0.005e-3, "DELETE": 0.0}
-"""Amazon S3 Standard, US East (N. Virginia), a request."""
+PRICES = Prices(thousand_reads=Resources().price_per_1000_reads, thousand_writes=Resources().price_per_1000_writes)
+"""Amazon S3 Standard, US East (N. Virginia)."""
 TAIL_BYTES, AHEAD_BYTES = 1 << 16, 1 << 18
 """What is read of a Parquet file when it is opened, and at least with each further request."""
 HASHES_BYTES = 34
@@ -187,6 +190,9 @@ def data_of(options: argparse.Namespace, night: Night) -> list[int]:
         "truth": [1 + writes(made("truth/", "-200-", ".parquet")), writes(made("truth/", "-without-", ".parquet"))],
         "gate": [reads(shards)],
     }
+    if night.report.base is not None:  # records and keys of the slices as they were before
+        changed = sum(stage.units - stage.done_before for stage in night.report.stages if stage.stage == "scan")
+        data["diff"][0] += changed + reads([max(keys)] * changed)
     if night.is_cold:  # what else it fetches of the base: hashes, deletion set, codebook, shards, vectors
         held = [size for name, size in night.before.items() if re.fullmatch(r"segments/.*\.parquet", name)]
         data["scan"][0] += reads_in_parts(held, math.ceil(options.segment_rows / ROW_GROUP_ROWS))
@@ -208,7 +214,7 @@ def lines(options: argparse.Namespace, nights: Sequence[Night], version: str) ->
     yield from ["", "## Dollars", "", "| | requests | dollars | at 21 million passages |", "|---|---:|---:|---:|"]
     for night in nights:
         total = total_of(night.report)
-        cost = sum(DOLLARS[name] * total[name] for name in REQUEST_CLASSES)
+        cost = request_dollars(total, PRICES)
         requests = sum(total[name] for name in REQUEST_CLASSES)
         yield f"| {night.name} | {requests:,} | {cost:.5f} | {cost * SCALED_TO / options.rows:.4f} |"
 

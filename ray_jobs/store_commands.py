@@ -13,7 +13,7 @@ from dpr.formats.records import read_record
 from dpr.formats.snapshots import foreign_names, live_snapshot, numbers, open_snapshot, read_snapshot
 from dpr.operations.compare import compare
 from dpr.operations.gc import collect, find_garbage
-from dpr.operations.make_report import report_of_dead
+from dpr.operations.make_report import latest_report, report_of_dead
 from dpr.operations.rollback import rollback as rollback_to
 from dpr.operations.verify import verify as verify_store
 from dpr.operations.verify_corpus import ChangedFile, verify_corpus
@@ -51,14 +51,21 @@ def report(
     snapshot: SnapshotNumber = None,
     json_: Json = False,
 ) -> None:
-    """Draw a snapshot's index: recall against latency, list sizes, memory by kind; one HTML page and PNG files."""
+    """Draw a snapshot's index (recall against latency, list sizes, memory by kind), and the report of its run."""
     from dpr.operations.index_report import write_report
+    from dpr.operations.run_page import write_run_page
 
     opened = open_store(store)
     shown, marker = open_snapshot(opened, snapshot)
     with marker:
-        page = write_report(opened, shown, out)
-    show(json_, {"page": str(page)}, lambda console: console.print(f"{page}", highlight=False))
+        page, made = write_report(opened, shown, out), latest_report(opened, shown.run_id)
+    document = {"page": str(page), "run_page": str(write_run_page(made, out)) if made else None}
+
+    def draw(console: Console) -> None:
+        for path in filter(None, document.values()):
+            console.print(path, highlight=False)
+
+    show(json_, document, draw)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from dpr.formats import layout
 from dpr.formats.manifest import GateReport
 from dpr.operations.estimate import Cost, cost_rows
 from dpr.operations.forecast import Forecast
@@ -31,7 +32,7 @@ def print_report(console: Console, report: RunReport) -> None:
         costs = {"estimate": report.estimate} | costs
     if report.cost.gpu_hours or report.estimate is not None:
         console.print(cost_table("cost", costs))
-    for line in report.lines():
+    for line in (*report.lines(), f"report: {layout.run_page(report.run)} of the store"):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -89,16 +89,22 @@ def write_page(folder: Path, name: str, title: str, facts: Mapping[str, object],
 
     Raises StoreError if that fails.
     """
-    page = folder / name
+    files = {name: render(title, facts, sections).encode()}
+    for section in sections:
+        for theme, png in section.pictures.items():
+            files[f"{section.name}{'' if theme == 'light' else '-dark'}.png"] = png
+    write_files(folder, files)
+    return folder / name
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by name into a folder, which is made if it is not there. Raises StoreError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for section in sections:
-            for theme, png in section.pictures.items():
-                (folder / f"{section.name}{'' if theme == 'light' else '-dark'}.png").write_bytes(png)
-        page.write_text(render(title, facts, sections), encoding="utf-8")
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
     except OSError as error:
         raise StoreError(f"report {folder} cannot be written: {error.strerror}; name another folder") from error
-    return page
 
 
 def _section(section: Section) -> str:

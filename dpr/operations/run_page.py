@@ -1,10 +1,11 @@
 """The page of a run's report: one HTML file that needs nothing beside itself, light and dark."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from dpr.engine.run_state import StageReport
 from dpr.evaluate.bars import Bar, draw_bars
-from dpr.evaluate.report_page import Lead, Section, render
+from dpr.evaluate.report_page import Lead, Section, render, write_files
 from dpr.formats.manifest import GateReport
 from dpr.operations.corpus_sections import files, quarantine, reasons, rows_in_and_out
 from dpr.operations.cost_sections import attempts, costs, requests
@@ -23,6 +24,12 @@ def render_run(report: RunReport) -> str:
     }
     lead = Lead(_sentence(report), report.ending.exit_code == 0, dict(_figures(report)))
     return render(f"Run {report.run}", facts, list(_sections(report)), lead)
+
+
+def write_run_page(report: RunReport, folder: Path) -> Path:
+    """Write the page as `run.html` into a folder, and return its path. Raises StoreError if that fails."""
+    write_files(folder, {"run.html": render_run(report).encode()})
+    return folder / "run.html"
 
 
 def _sentence(report: RunReport) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from dpr.engine.executor import Lost
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import UnitError
 from dpr.recipe import Resources
@@ -94,6 +95,8 @@ def test_a_worker_that_hangs_is_named_and_its_unit_is_done_elsewhere(
     assert heard.waits[-1] == ""
     assert heard.messages == [("embed", f"{named} {ENDED}")]
     assert not Path(f"/proc/{pid}").exists()
+    assert executor.take_lost() == Lost(units=1, workers=1)
+    assert executor.take_lost() == Lost()
 
 
 def test_a_unit_whose_workers_all_hang_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,3 +55,12 @@ def test_why_answers_for_one_passage(first_nights: FirstNights, tmp_path: Path, 
     code, _, err = dpr("why", collection.store.url, "nobody")
     assert (code, err.count("\n")) == (2, 1)
     assert "has no passage with the id 'nobody'" in err
+
+
+def test_the_report_of_a_run_is_written_beside_that_of_its_index(
+    first_nights: FirstNights, tmp_path: Path, dpr: Dpr
+) -> None:
+    collection = first_nights.copy(tmp_path / "collection")
+    code, out, _ = dpr("report", collection.store.url, "--out", tmp_path / "report")
+    assert (code, out.splitlines()) == (0, [str(tmp_path / "report" / name) for name in ("report.html", "run.html")])
+    assert "Published snapshot 1 with 30 passages" in (tmp_path / "report" / "run.html").read_text()
