@@ -3,19 +3,12 @@
 Needs httpx and pydantic alone: neither PyTorch nor FAISS nor Ray is imported.
 """
 
+from dpr.answers.embedding_answer import EmbeddingAnswer
+from dpr.answers.search_answer import PassageAnswer, SearchAnswer, SearchHit
+from dpr.answers.state_answer import Health, Ready, SnapshotList, Status
 from dpr.client.async_client import AsyncClient
 from dpr.client.blocking_client import Client
 from dpr.client.calls import SearchOptions
-from dpr.client.replies import (
-    EmbeddingAnswer,
-    Health,
-    PassageAnswer,
-    Ready,
-    SearchAnswer,
-    SearchHit,
-    SnapshotList,
-    Status,
-)
 
 __all__ = [
     "AsyncClient",

@@ -8,6 +8,9 @@ from typing import Self, Unpack
 
 import httpx
 
+from dpr.answers.embedding_answer import EmbeddingAnswer, Tower
+from dpr.answers.search_answer import PassageAnswer, SearchAnswer
+from dpr.answers.state_answer import Health, Ready, SnapshotList, Status
 from dpr.client.blocking_client import RETRIES, TIMEOUT_SECONDS
 from dpr.client.calls import (
     HEALTH,
@@ -24,7 +27,6 @@ from dpr.client.calls import (
     snapshots_call,
 )
 from dpr.client.patience import Patience
-from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Status, Tower
 
 
 class AsyncClient:

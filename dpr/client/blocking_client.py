@@ -8,6 +8,9 @@ from typing import Self, Unpack
 
 import httpx
 
+from dpr.answers.embedding_answer import EmbeddingAnswer, Tower
+from dpr.answers.search_answer import PassageAnswer, SearchAnswer
+from dpr.answers.state_answer import Health, Ready, SnapshotList, Status
 from dpr.client.calls import (
     HEALTH,
     READY,
@@ -23,7 +26,6 @@ from dpr.client.calls import (
     snapshots_call,
 )
 from dpr.client.patience import Patience
-from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Status, Tower
 
 TIMEOUT_SECONDS = 70.0
 """A little longer than a service takes to give up, so that its own sentence arrives."""

@@ -9,7 +9,9 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from dpr import __version__
-from dpr.client.replies import EmbeddingAnswer, Health, PassageAnswer, Ready, SearchAnswer, SnapshotList, Status, Tower
+from dpr.answers.embedding_answer import EmbeddingAnswer, Tower
+from dpr.answers.search_answer import PassageAnswer, SearchAnswer
+from dpr.answers.state_answer import Health, Ready, SnapshotList, Status
 from dpr.errors import RefusedError, ServeError, UnreachableError
 
 A = TypeVar("A", bound=BaseModel)

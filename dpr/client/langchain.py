@@ -9,10 +9,10 @@ from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, Callba
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 
+from dpr.answers.search_answer import SearchAnswer
 from dpr.client.async_client import AsyncClient
 from dpr.client.blocking_client import Client
 from dpr.client.calls import SearchOptions
-from dpr.client.replies import SearchAnswer
 
 
 class DprRetriever(BaseRetriever):

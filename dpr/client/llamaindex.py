@@ -5,10 +5,10 @@ from typing import Unpack
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
+from dpr.answers.search_answer import SearchAnswer, SearchHit
 from dpr.client.async_client import AsyncClient
 from dpr.client.blocking_client import Client
 from dpr.client.calls import SearchOptions
-from dpr.client.replies import SearchAnswer, SearchHit
 
 SHOWN = ("title", "extra")
 """Of a node's metadata, these are shown to a language model; the others are about the search."""

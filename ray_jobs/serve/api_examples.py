@@ -6,30 +6,25 @@ No field is null: FastAPI would leave it out.
 from collections.abc import Mapping
 from typing import Any
 
-from ray_jobs.serve.embedding_messages import Embedding, EmbeddingResponse, Usage
-from ray_jobs.serve.messages import (
-    Health,
+from dpr.answers.answered import Answered, StepTimings
+from dpr.answers.embedding_answer import Embedding, EmbeddingAnswer, Usage
+from dpr.answers.search_answer import (
     HitSide,
-    Message,
     NamedReranker,
     PassageAnswer,
-    Ready,
+    SearchAnswer,
     SearchHit,
-    SearchResponse,
     SearchResult,
-    SnapshotList,
-    SnapshotSummary,
-    StepTimings,
     Timings,
 )
+from dpr.answers.state_answer import Health, LatencyBucket, Ready, ShadowSample, SnapshotList, SnapshotSummary, Status
 from ray_jobs.serve.refusals import Responses
-from ray_jobs.serve.status_messages import LatencyBucket, ShadowSample, Status
 
 _ENCODER = "3f9c1d5a7b2e8046"
 _STEPS = StepTimings(work=1.204, total=1.251)
 _EXTRA: Mapping[str, str | int] = {"lang": "de", "year": 1994}
 
-SEARCHED = SearchResponse(
+SEARCHED = SearchAnswer(
     snapshot=7,
     encoder_id=_ENCODER,
     reranker=NamedReranker(model="models/cross-encoder", reranker_id="a4d07e6c51b39f28", top=50),
@@ -54,7 +49,7 @@ SEARCHED = SearchResponse(
     ],
     timings_ms=Timings(filter=0.0, encode=8.7, search=0.9, rerank=1136.2, total=1146.1),
 )
-EMBEDDED = EmbeddingResponse(
+EMBEDDED = EmbeddingAnswer(
     data=[Embedding(index=0, embedding=[0.6, -0.8])],
     model="question",
     usage=Usage(prompt_tokens=9, total_tokens=9, lost_tokens=0),
@@ -114,10 +109,10 @@ STATUS = Status(
 )
 
 
-def answers(example: Message) -> Responses:
+def answers(example: Answered) -> Responses:
     """Return what `responses` of a route takes, so that the document has this example of its answer."""
     return {200: {"content": {"application/json": {"example": _plain(example)}}}}
 
 
-def _plain(example: Message) -> Mapping[str, Any]:  # JSON
+def _plain(example: Answered) -> Mapping[str, Any]:  # JSON
     return example.model_dump(mode="json")

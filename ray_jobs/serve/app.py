@@ -11,6 +11,7 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from dpr import __version__
+from dpr.answers.search_answer import HitSide, NamedReranker, SearchAnswer, SearchHit, SearchResult, Timings
 from dpr.operations.follow import Follower
 from dpr.search.hits import Hit, Side
 from dpr.search.rerank import Reranker
@@ -24,16 +25,7 @@ from ray_jobs.serve.filtering import FilterQueue
 from ray_jobs.serve.front import AccessLog, Front
 from ray_jobs.serve.keys import KeyRing
 from ray_jobs.serve.limits import Limits
-from ray_jobs.serve.messages import (
-    HitSide,
-    NamedReranker,
-    SearchHit,
-    SearchRequest,
-    SearchResponse,
-    SearchResult,
-    Timings,
-    milliseconds,
-)
+from ray_jobs.serve.messages import SearchRequest, milliseconds
 from ray_jobs.serve.pages import add_pages
 from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import ERRORS, handlers, refusal
@@ -92,7 +84,7 @@ def _add_search(
 ) -> None:
     filters = FilterQueue(follower)
 
-    @app.post("/v1/search", response_model=SearchResponse, responses=ERRORS | answers(SEARCHED))
+    @app.post("/v1/search", response_model=SearchAnswer, responses=ERRORS | answers(SEARCHED))
     async def search(request: SearchRequest, http: Request) -> Response:
         """Find the passages that answer one question (`query`) or several (`queries`)."""
         started = time.perf_counter()
@@ -126,7 +118,7 @@ def _add_search(
             total=milliseconds(time.perf_counter() - started),
         )
         note_steps(http.scope, answer.snapshot, len(questions), timings.steps())
-        response = SearchResponse(
+        response = SearchAnswer(
             snapshot=answer.snapshot,
             encoder_id=answer.encoder_id,
             reranker=_named(reranker),

@@ -1,4 +1,4 @@
-"""Requests for vectors and their answers, in the form of OpenAI's embeddings."""
+"""Requests for vectors, in the form of OpenAI's embeddings."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from dpr.search.embeddings import Tower
-from ray_jobs.serve.messages import NOT_BLANK, Message, StepTimings
+from ray_jobs.serve.messages import NOT_BLANK, Message
 
 MAX_INPUTS, MAX_INPUT_CHARS = 256, 100_000
 EMBED_EXAMPLE = '{"input": "how do I sort a list?", "model": "question"}'
@@ -42,44 +42,3 @@ class EmbeddingRequest(Message):
     def texts(self) -> Sequence[str]:
         """Return the texts in order, in whichever form they came."""
         return [self.input] if isinstance(self.input, str) else self.input
-
-
-class Embedding(Message):
-    """The vector of one text."""
-
-    object: Literal["embedding"] = "embedding"
-    """Always `embedding`."""
-    index: int
-    """Place of the text in the request, from 0."""
-    embedding: list[float] | str
-    """The vector."""
-
-
-class Usage(Message):
-    """What the texts came to."""
-
-    prompt_tokens: int
-    """Tokens that the encoder read."""
-    total_tokens: int
-    """The same."""
-    lost_tokens: int
-    """Tokens that it did not read, since texts are longer than its token limit."""
-
-
-class EmbeddingResponse(Message):
-    """Vectors, and what they were made with."""
-
-    object: Literal["list"] = "list"
-    """Always `list`."""
-    data: list[Embedding]
-    """One for each text, in the order of the request."""
-    model: Tower
-    """As in the request."""
-    usage: Usage
-    """Tokens."""
-    snapshot: int
-    """Number of the snapshot whose encoder it is."""
-    encoder_id: str
-    """Fingerprint of the encoder."""
-    timings_ms: StepTimings
-    """Time taken."""

@@ -7,13 +7,15 @@ from functools import partial
 import numpy as np
 from fastapi import FastAPI, Response
 
+from dpr.answers.answered import StepTimings
+from dpr.answers.embedding_answer import Embedding, EmbeddingAnswer, Usage
 from dpr.index.truth import Scores
 from dpr.operations.follow import Follower
 from dpr.search.embeddings import Embedded
 from ray_jobs.serve.api_examples import EMBEDDED, answers
 from ray_jobs.serve.batch import Batcher
-from ray_jobs.serve.embedding_messages import Embedding, EmbeddingRequest, EmbeddingResponse, Usage
-from ray_jobs.serve.messages import StepTimings, milliseconds
+from ray_jobs.serve.embedding_messages import EmbeddingRequest
+from ray_jobs.serve.messages import milliseconds
 from ray_jobs.serve.refusals import ERRORS
 
 TEXTS_AT_ONCE = 16
@@ -23,7 +25,7 @@ TEXTS_AT_ONCE = 16
 def add_embeddings(app: FastAPI, follower: Follower, batcher: Batcher) -> None:
     """Add the route."""
 
-    @app.post("/v1/embeddings", response_model=EmbeddingResponse, responses=ERRORS | answers(EMBEDDED))
+    @app.post("/v1/embeddings", response_model=EmbeddingAnswer, responses=ERRORS | answers(EMBEDDED))
     async def embeddings(request: EmbeddingRequest) -> Response:
         """Turn texts into vectors, by the tower for questions or by that for passages."""
         started, texts = time.perf_counter(), request.texts()
@@ -39,7 +41,7 @@ def add_embeddings(app: FastAPI, follower: Follower, batcher: Batcher) -> None:
             snapshot, encoder_id = retriever.number, retriever.body.encoder_id
         tokens = sum(part.tokens for part in parts)
         vectors = (vector_d for part in parts for vector_d in part.vectors_Nd)
-        response = EmbeddingResponse(
+        response = EmbeddingAnswer(
             data=[
                 Embedding(index=index, embedding=_form(vector_d, request.encoding_format == "base64"))
                 for index, vector_d in enumerate(vectors)

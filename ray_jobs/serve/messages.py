@@ -1,6 +1,6 @@
-"""Typed requests and answers, and the one sentence that says what is wrong with a request."""
+"""Typed requests, and the one sentence that says what is wrong with one; `dpr.answers` has the answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -22,7 +22,7 @@ Query = Annotated[str, StringConstraints(min_length=1, max_length=MAX_QUERY_CHAR
 
 
 class Message(BaseModel):
-    """What all requests and answers have in common."""
+    """What all requests and refusals have in common."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
@@ -77,190 +77,6 @@ class SearchRequest(Message):
     def questions(self) -> Sequence[str]:
         """Return the questions in order, whichever field holds them."""
         return [self.query] if self.query is not None else self.queries or []
-
-
-class HitSide(Message):
-    """What one kind of search, or the search before re-ranking, says of a passage."""
-
-    rank: int | None
-    """1 is the best; null if only the other kind of search found it."""
-    score: float
-    """Inner product of the vectors, BM25, or both fused; higher is better."""
-
-
-class SearchHit(Message):
-    """One passage of an answer."""
-
-    rank: int
-    """1 is the best."""
-    score: float
-    """What the rank follows from: inner product, BM25, both fused, or that of the re-ranker; higher is better."""
-    id: str
-    """The passage's own id, as the corpus gave it."""
-    title: str
-    """Its title, empty if it has none."""
-    text: str
-    """Its whole text; of a long text that is split into windows, the window that scores best."""
-    extra: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
-    """The extra columns that the recipe names, by name; times in ISO 8601, in UTC."""
-    dense: HitSide | None
-    """Rank and inner product by vectors; null in mode `bm25`."""
-    bm25: HitSide | None
-    """Rank and score by words; null in mode `dense`."""
-    before: HitSide | None
-    """Rank and score before re-ranking; null if it was not asked for."""
-
-
-class SearchResult(Message):
-    """The answer to one question."""
-
-    query: str
-    """The question, as it was sent."""
-    hits: list[SearchHit]
-    """The best passages, best first; fewer than `k` if the index found no more."""
-    lost_tokens: int
-    """Tokens of the question that the encoder did not read, since it is longer than the encoder's token limit."""
-
-
-class Timings(Message):
-    """Time taken, in milliseconds. Questions that arrive together are encoded and searched as one batch."""
-
-    filter: float
-    """Time to find the passages that match the filter; hardly any if it was asked for before, 0 without one."""
-    encode: float
-    """Time to encode the batch that these questions were part of."""
-    search: float
-    """Time to search the index and to fetch the texts."""
-    rerank: float
-    """Time to re-rank these questions; 0 if it was not asked for."""
-    total: float
-    """Time from the request's arrival in the replica to its answer, with the wait for the batch before."""
-
-    def steps(self) -> Mapping[str, float]:
-        """Return the time of each step, in their order."""
-        return {"filter": self.filter, "encode": self.encode, "search": self.search, "rerank": self.rerank}
-
-
-class StepTimings(Message):
-    """Time taken by a request that is no search, in milliseconds."""
-
-    work: float
-    """Time of the work itself."""
-    total: float
-    """Time from the request's arrival in the replica to its answer, with the wait for others."""
-
-
-class NamedReranker(Message):
-    """The cross-encoder that ordered the hits."""
-
-    model: str
-    """Where it comes from, as the recipe names it, with the commit of a hub model."""
-    reranker_id: str
-    """Fingerprint of all that its scores depend on."""
-    top: int
-    """How many of the best passages of each question it read."""
-
-
-class SearchResponse(Message):
-    """Answers, and what they were made with."""
-
-    snapshot: int
-    """Number of the snapshot that was searched."""
-    encoder_id: str
-    """Fingerprint of the encoder of question and passages."""
-    reranker: NamedReranker | None
-    """What ordered the hits anew; null if that was not asked for."""
-    results: list[SearchResult]
-    """One for each question, in the order of the request; a single `query` gives a list of one."""
-    timings_ms: Timings
-    """Time taken."""
-
-
-class Health(Message):
-    """A replica that is ready to answer."""
-
-    ready: bool
-    """Always true: before it is ready, a replica gets no requests."""
-    snapshot: int
-    """Number of the snapshot it serves."""
-    encoder_id: str
-    """Fingerprint of its encoder."""
-    passages: int
-    """Passages that can be found."""
-    since: str
-    """When it began to answer from this snapshot: UTC, ISO 8601."""
-    live: int
-    """Number of the newest snapshot that it has seen in the store."""
-    loading: int | None
-    """Number of the snapshot that it is opening, to answer from it next."""
-    problem: str
-    """Why it does not answer from the newest snapshot; empty: it does."""
-    timings_ms: StepTimings
-    """Time taken."""
-
-
-class Ready(Message):
-    """A replica that takes requests."""
-
-    ready: bool
-    """Always true: before it is ready, a replica gets no requests, and the service answers 503."""
-    snapshot: int
-    """Number of the snapshot it serves."""
-
-
-class PassageAnswer(Message):
-    """A stored passage."""
-
-    snapshot: int
-    """Number of the snapshot that it was read from."""
-    encoder_id: str
-    """Fingerprint of the encoder of that snapshot."""
-    id: str
-    """The passage's own id, as the corpus gave it."""
-    title: str
-    """Its title, empty if it has none."""
-    texts: list[str]
-    """Its text; of a long text that is split, its windows in their order."""
-    extra: Mapping[str, str | int | float | bool | None]
-    """The extra columns that the recipe names, by name; times in ISO 8601, in UTC."""
-    timings_ms: StepTimings
-    """Time taken."""
-
-
-class SnapshotSummary(Message):
-    """One snapshot of the store."""
-
-    number: int
-    """Its number; the highest one is live."""
-    parent: int | None
-    """Number of the snapshot that was live before it."""
-    published_at: str
-    """When it was published: UTC, ISO 8601."""
-    passages: int
-    """Passages that can be found."""
-    encoder_id: str
-    """Fingerprint of its encoder."""
-    recall: float
-    """Recall of its index against exact search, as its gate measured it."""
-    new_recall: float | None
-    """The same for passages that came since its index was trained; null if there were none to ask for."""
-    accuracy: Mapping[str, float]
-    """Rank → share of the gate's questions that were answered within it; empty without questions of the recipe."""
-    note: str
-    """Why it was published if it is not the result of a run, such as a rollback."""
-
-
-class SnapshotList(Message):
-    """The newest snapshots of the store."""
-
-    serving: int
-    """Number of the snapshot that this replica serves."""
-    encoder_id: str
-    """Fingerprint of the encoder of that snapshot."""
-    snapshots: list[SnapshotSummary]
-    """The newest first."""
-    timings_ms: StepTimings
-    """Time taken."""
 
 
 def milliseconds(seconds: float) -> float:

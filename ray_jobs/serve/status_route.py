@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 
+from dpr.answers.state_answer import Health, LatencyBucket, ShadowSample, Status
 from dpr.operations.follow import Follower
 from ray_jobs.serve.api_examples import STATUS, answers
-from ray_jobs.serve.messages import Health
 from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import ERRORS
 from ray_jobs.serve.shadow import SHARE
-from ray_jobs.serve.status_messages import LatencyBucket, ShadowSample, Status
 from ray_jobs.serve.store_routes import health_of
 
 Replicas = Callable[[], Mapping[str, int]]

@@ -7,22 +7,16 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Response
 
+from dpr.answers.answered import StepTimings
+from dpr.answers.search_answer import PassageAnswer
+from dpr.answers.state_answer import Health, Ready, SnapshotList, SnapshotSummary
 from dpr.formats.snapshots import numbers, read_snapshot
 from dpr.operations.follow import Follower, Following
 from dpr.search.hits import Passage
 from dpr.search.retrieve import Retriever
 from dpr.store import Store
 from ray_jobs.serve.api_examples import HEALTH, PASSAGE, READY, SNAPSHOTS, answers
-from ray_jobs.serve.messages import (
-    ErrorBody,
-    Health,
-    PassageAnswer,
-    Ready,
-    SnapshotList,
-    SnapshotSummary,
-    StepTimings,
-    milliseconds,
-)
+from ray_jobs.serve.messages import ErrorBody, milliseconds
 from ray_jobs.serve.refusals import ERRORS, Responses, refusal
 
 MAX_LISTED = 100

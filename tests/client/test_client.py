@@ -11,8 +11,9 @@ import httpx
 import numpy as np
 import pytest
 
+from dpr.answers.answered import Answered
+from dpr.answers.search_answer import PassageAnswer
 from dpr.client import AsyncClient, Client, SearchOptions
-from dpr.client.replies import Answered, PassageAnswer
 from dpr.errors import RefusedError, ServeError, UnreachableError
 from dpr.search.retrieve import Retriever
 from tests.client.conftest import Service
