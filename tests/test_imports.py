@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
-    ("dpr.answers", "dpr.errors"),
+    ("dpr.answers", "dpr.closing", "dpr.errors"),
     ("dpr.client", "dpr.fingerprint", "dpr.recipe", "dpr.recipe_yaml", "dpr.store"),
     ("dpr.formats", "dpr.recipe_file"),
     ("dpr.encoder", "dpr.index"),

@@ -11,13 +11,13 @@ import httpx
 from dpr.answers.embedding_answer import EmbeddingAnswer, Tower
 from dpr.answers.search_answer import PassageAnswer, SearchAnswer
 from dpr.answers.state_answer import Health, Ready, SnapshotList, Status
-from dpr.client.blocking_client import RETRIES, TIMEOUT_SECONDS
 from dpr.client.calls import (
     HEALTH,
     READY,
     STATUS,
     A,
     Address,
+    Asker,
     Call,
     SearchOptions,
     answer_of,
@@ -26,26 +26,16 @@ from dpr.client.calls import (
     search_call,
     snapshots_call,
 )
-from dpr.client.patience import Patience
 
 
-class AsyncClient:
+class AsyncClient(Asker):
     """Asks a service from one event loop; an asynchronous context manager that closes its connections.
 
-    Every method raises RefusedError, which has the status, if the service refuses; UnreachableError if it gives no
-    answer; ServeError if the answer is none of this service. All of them are `ServeError`.
+    Its methods raise the errors that `Asker` names.
     """
 
-    def __init__(
-        self, url: str, key: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS, retries: int = RETRIES
-    ) -> None:
-        """Prepare to ask the service at `url`, with a key if it has keys. Nothing is sent yet.
-
-        `retries`: how often a request is sent again if the connection fails, or the service takes no request just now.
-        """
-        address = Address.of(url, key, timeout_seconds)
+    def _connect(self, address: Address) -> None:
         self._http = httpx.AsyncClient(base_url=address.url, headers=address.headers, timeout=address.timeout)
-        self._patience = Patience(retries)
 
     async def search(self, query: str | Sequence[str], **options: Unpack[SearchOptions]) -> SearchAnswer:
         """Find the passages that answer one question, or several."""

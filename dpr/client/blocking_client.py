@@ -3,8 +3,7 @@
 import itertools
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self, Unpack
+from typing import Unpack
 
 import httpx
 
@@ -17,6 +16,7 @@ from dpr.client.calls import (
     STATUS,
     A,
     Address,
+    Asker,
     Call,
     SearchOptions,
     answer_of,
@@ -25,30 +25,17 @@ from dpr.client.calls import (
     search_call,
     snapshots_call,
 )
-from dpr.client.patience import Patience
-
-TIMEOUT_SECONDS = 70.0
-"""A little longer than a service takes to give up, so that its own sentence arrives."""
-RETRIES = 3
+from dpr.closing import Closing
 
 
-class Client:
+class Client(Asker, Closing):
     """Asks a service, from any number of threads; a context manager that closes its connections.
 
-    Every method raises RefusedError, which has the status, if the service refuses; UnreachableError if it gives no
-    answer; ServeError if the answer is none of this service. All of them are `ServeError`.
+    Its methods raise the errors that `Asker` names.
     """
 
-    def __init__(
-        self, url: str, key: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS, retries: int = RETRIES
-    ) -> None:
-        """Prepare to ask the service at `url`, with a key if it has keys. Nothing is sent yet.
-
-        `retries`: how often a request is sent again if the connection fails, or the service takes no request just now.
-        """
-        address = Address.of(url, key, timeout_seconds)
+    def _connect(self, address: Address) -> None:
         self._http = httpx.Client(base_url=address.url, headers=address.headers, timeout=address.timeout)
-        self._patience = Patience(retries)
 
     def search(self, query: str | Sequence[str], **options: Unpack[SearchOptions]) -> SearchAnswer:
         """Find the passages that answer one question, or several."""
@@ -83,14 +70,6 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _answer(self, call: Call[A]) -> A:
         for attempt in itertools.count():

@@ -1,5 +1,6 @@
 """Requests to the service and how their answers are read, whoever sends them: nothing here waits for a network."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypedDict, TypeVar
@@ -12,10 +13,14 @@ from dpr import __version__
 from dpr.answers.embedding_answer import EmbeddingAnswer, Tower
 from dpr.answers.search_answer import PassageAnswer, SearchAnswer
 from dpr.answers.state_answer import Health, Ready, SnapshotList, Status
+from dpr.client.patience import Patience
 from dpr.errors import RefusedError, ServeError, UnreachableError
 
 A = TypeVar("A", bound=BaseModel)
 CONNECT_SECONDS = 10.0
+TIMEOUT_SECONDS = 70.0
+"""A little longer than a service takes to give up, so that its own sentence arrives."""
+RETRIES = 3
 MAX_SHOWN_CHARS = 200
 
 
@@ -102,6 +107,28 @@ class Address:
                 raise ServeError("the key has characters that no key has, or none; give it as `dpr key` printed it")
             headers["Authorization"] = f"Bearer {key.strip()}"
         return cls(parsed, headers, httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)))
+
+
+class Asker(ABC):
+    """What both clients have in common: where the service is, how it is asked, and how patient they are.
+
+    Every method raises RefusedError, which has the status, if the service refuses; UnreachableError if it gives no
+    answer; ServeError if the answer is none of this service. All of them are `ServeError`.
+    """
+
+    def __init__(
+        self, url: str, key: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS, retries: int = RETRIES
+    ) -> None:
+        """Prepare to ask the service at `url`, with a key if it has keys. Nothing is sent yet.
+
+        `retries`: how often a request is sent again if the connection fails, or the service takes no request just now.
+        """
+        self._patience = Patience(retries)
+        self._connect(Address.of(url, key, timeout_seconds))
+
+    @abstractmethod
+    def _connect(self, address: Address) -> None:
+        """Prepare the connections."""
 
 
 def answer_of(call: Call[A], outcome: httpx.Response | httpx.RequestError) -> A:

@@ -11,11 +11,10 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Self
 
 from pydantic import ValidationError
 
+from dpr.closing import Closing
 from dpr.errors import MissingObjectError, StoreError
 from dpr.formats import layout
 from dpr.formats.records import Document
@@ -36,7 +35,7 @@ class _Content(Document):
     since: str
 
 
-class Marker:
+class Marker(Closing):
     """This process reads a snapshot; a context manager that ends with the reading.
 
     A store that cannot be written is read without a marker, with one warning in the log.
@@ -67,14 +66,6 @@ class Marker:
         self._done.set()
         if self._heart is not None:
             self._heart.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _beat_until_done(self) -> None:
         while not self._done.wait(BEAT_SECONDS):

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from dpr.client import Client
+from dpr.closing import Closing
 from dpr.errors import RefusedError
 from dpr.operations.follow import Follower
 from dpr.search.filters import parse_filter
@@ -40,7 +40,7 @@ class Source(Protocol):
         """Return a passage by its id, with all of its text; None if there is none."""
 
 
-class StoreSource:
+class StoreSource(Closing):
     """Answers from the live snapshot of a store, and follows its nights; a context manager that closes it."""
 
     def __init__(self, url: str, model: str | None = None) -> None:
@@ -71,16 +71,8 @@ class StoreSource:
         """Stop following, and close the snapshot."""
         self.follower.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class ServiceSource:
+class ServiceSource(Closing):
     """Answers through a running service; a context manager that closes its connections."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
@@ -108,14 +100,6 @@ class ServiceSource:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def joined(windows: Sequence[str]) -> str:

@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
+from dpr.closing import Closing
 from dpr.engine.room import Need, check_room, memory_held
 from dpr.errors import IntegrityError, RoomError, StoreError
 from dpr.formats import layout
@@ -68,7 +67,7 @@ class _Held:
         self.is_old = False
 
 
-class Follower:
+class Follower(Closing):
     """Answers from the live snapshot of a store; a context manager that closes it."""
 
     def __init__(self, store: Store, model: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
@@ -179,14 +178,6 @@ class Follower:
         """Stop following, and close the snapshot."""
         self._ended.set()
         self._held.retriever.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def poll_seconds(self) -> float:

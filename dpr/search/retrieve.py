@@ -7,9 +7,9 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from dpr.closing import Closing
 from dpr.encoder.compute import Compute
 from dpr.encoder.spec import resolve_question
 from dpr.encoder.tower import TowerSpec
@@ -44,7 +44,7 @@ class Answer:
     """Time to find the rows that match the filter, unless they were known."""
 
 
-class Retriever:
+class Retriever(Closing):
     """A snapshot, ready to answer questions in this process; a context manager that closes it."""
 
     def __init__(self, snapshot: Snapshot, encoder: "QuestionEncoder", modes: ModeSearch, marker: Marker) -> None:
@@ -92,14 +92,6 @@ class Retriever:
     def let_go(self) -> None:
         """Do so without waiting for the store."""
         self._marker.let_go()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def encode(self, questions: Sequence[str]) -> Scores:
         """Return the vectors (Q, D) float32 of questions. Raises EncoderError as `QuestionEncoder.encode` does."""
