@@ -41,8 +41,8 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Way:
-    """How questions are asked."""
+class RankedBy:
+    """What ranks the passages of a question."""
 
     mode: SearchMode
     exact: bool = False
@@ -55,18 +55,18 @@ class Way:
         return self.mode if self.reranker is None else f"{self.mode}-reranked"
 
 
-def search_all(retriever: "Retriever", questions: QuestionSet, metrics: Metrics, way: Way) -> Ranking:
-    """Ask a snapshot all questions in one way.
+def search_all(retriever: "Retriever", questions: QuestionSet, metrics: Metrics, by: RankedBy) -> Ranking:
+    """Ask a snapshot all questions.
 
     Raises RecipeError if it cannot be searched in this mode, or if fewer hits are re-ranked than the metrics need.
     """
     judged: list[Judged] = []
-    depth = way.reranker.top if way.reranker else metrics.depth
+    depth = by.reranker.top if by.reranker else metrics.depth
     for first in range(0, len(questions.questions), QUESTIONS_AT_ONCE):
         some = QuestionSet(questions.questions[first : first + QUESTIONS_AT_ONCE], questions.answers)
-        hits = retriever.search(some.texts, depth, mode=way.mode, exact=way.exact).hits
-        judged += judge(some, way.reranker.rerank(some.texts, hits, metrics.depth) if way.reranker else hits)
-    return Ranking(way.name, metrics, tuple(judged), metrics.values(questions.questions, judged))
+        hits = retriever.search(some.texts, depth, mode=by.mode, exact=by.exact).hits
+        judged += judge(some, by.reranker.rerank(some.texts, hits, metrics.depth) if by.reranker else hits)
+    return Ranking(by.name, metrics, tuple(judged), metrics.values(questions.questions, judged))
 
 
 def read_ranking(path: str, questions: QuestionSet, metrics: Metrics) -> tuple[Ranking, list[str]]:

@@ -9,7 +9,7 @@ from dpr.errors import RecipeError
 from dpr.evaluate.absent_passages import absent_passages
 from dpr.evaluate.metrics import Metrics
 from dpr.evaluate.questions import QuestionSet, describe_unknown
-from dpr.evaluate.rankings import Ranking, Way, read_ranking, search_all
+from dpr.evaluate.rankings import RankedBy, Ranking, read_ranking, search_all
 from dpr.formats.lexical_entry import SearchMode
 from dpr.formats.manifest import SnapshotBody
 from dpr.search.rerank import Reranker
@@ -90,8 +90,8 @@ class Evaluator:
             absent = absent_passages(store, body, answers)
             notes = [describe_unknown(absent, len(answers))] if absent else []
             rerankers = [None] if self.reranker is None else [None, self.reranker]
-            ways = [Way(mode, self.exact, reranker) for reranker in rerankers for mode in modes]
-            rankings = [search_all(retriever, self.questions, self.metrics, way) for way in ways]
+            rankers = [RankedBy(mode, self.exact, reranker) for reranker in rerankers for mode in modes]
+            rankings = [search_all(retriever, self.questions, self.metrics, by) for by in rankers]
         return Measurement(tuple(rankings), retriever.number, tuple(absent), tuple(notes))
 
     def measure_both(self, a: Contender, b: Contender) -> tuple[Ranking, Ranking, list[str]]:
