@@ -15,6 +15,8 @@ _FILES = {
     "/page/plots.js": ("plots.js", "text/javascript; charset=utf-8"),
 }
 """Path → name and type of a file of the folder `page`."""
+_DOOR = b"  <!-- door.html -->\n"
+"""Stands in a page for the form that asks for a key."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -24,7 +26,11 @@ _POLICY = (
 def add_pages(app: FastAPI) -> None:
     """Add the pages and what they load."""
     for path, (name, media_type) in _FILES.items():
-        _add_file(app, path, files("ray_jobs.serve").joinpath("page", name).read_bytes(), media_type)
+        _add_file(app, path, _read(name).replace(_DOOR, _read("door.html")), media_type)
+
+
+def _read(name: str) -> bytes:
+    return files("ray_jobs.serve").joinpath("page", name).read_bytes()
 
 
 def _add_file(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
