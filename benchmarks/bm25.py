@@ -25,7 +25,7 @@ import Stemmer
 from dpr.lexical.analysis import Analyzer, Hashes, term_hashes
 from dpr.lexical.bm25 import Bm25
 from dpr.lexical.postings import invert, map_postings, write_postings
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 
 SEGMENT_ROWS, QUESTIONS, K = 50_000, 500, 200
 CONFIG = LexicalConfig()

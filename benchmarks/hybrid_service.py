@@ -23,7 +23,7 @@ from dpr.evaluate.metrics import Metrics, judge
 from dpr.evaluate.questions import QuestionSet
 from dpr.evaluate.rankings import Comparison, Ranking
 from dpr.lexical.fusion import describe
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 from dpr.search.hits import Hit
 from dpr.stages.gate import split_questions
 from tests.services.endpoint import free_ports

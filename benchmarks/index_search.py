@@ -34,7 +34,7 @@ from dpr.index.shards import open_shard
 from dpr.index.training import train
 from dpr.index.truth import recall_at
 from dpr.index.tune import tune
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 from dpr.search.segment_set import SegmentSet
 from dpr.search.vector_search import VectorSearch
 from dpr.store import open_store

@@ -35,7 +35,7 @@ def serve(way: str, store: str, port: int) -> None:
     """Serve a store in one of the ways until stdin ends."""
     import os
 
-    from dpr.recipe import ServeConfig
+    from dpr.recipe_service import ServeConfig
     from ray_jobs.serve import ingress, service
 
     @contextlib.contextmanager

@@ -32,7 +32,7 @@ import yaml
 from processes import name_and_peak, objects_of, with_descendants
 
 from dpr.engine.run_state import StageReport
-from dpr.formats.manifest import GateReport
+from dpr.formats.gate_report import GateReport
 
 WORDS = 100
 CHANGED_FILES = 20

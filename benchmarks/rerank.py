@@ -27,7 +27,7 @@ from dpr.encoder.cross_encoder import CrossEncoder
 from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.encoder.sources import fetch_model
 from dpr.operations.first_recipe import default_model
-from dpr.recipe import RerankConfig
+from dpr.recipe_service import RerankConfig
 
 QUESTIONS, PASSAGES, ROUNDS = 20, 50, 3
 

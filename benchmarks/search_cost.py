@@ -21,7 +21,7 @@ from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex
 from dpr.index.timing import TIMED_QUESTIONS, measure_cost
 from dpr.index.training import train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 LISTS = "IVF256"
 FACTORIES = ("Flat", "SQ8", "PQ{}", "PQ{}x4fs", "RaBitQ")

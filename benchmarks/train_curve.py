@@ -35,7 +35,8 @@ from dpr.evaluate.significance import mean_interval, paired_difference
 from dpr.lexical.analysis import Analyzer, term_hashes
 from dpr.lexical.bm25 import Bm25
 from dpr.lexical.postings import invert
-from dpr.recipe import EncoderConfig, LexicalConfig
+from dpr.recipe import EncoderConfig
+from dpr.recipe_index import LexicalConfig
 from dpr.search.hits import Hit
 from dpr.store import open_store
 from dpr.train.run_training import train_here

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, ViewportSize, sync_playwright
 from demo.nights import RECIPE, make_nights
 from demo.run_demo import ask
 from dpr.errors import DprError
-from dpr.recipe import ServeConfig
+from dpr.recipe_service import ServeConfig
 from ray_jobs.serve.service import serve_store
 
 FOLDER: Final = RECIPE.parents[1] / ".demo" / "nights"

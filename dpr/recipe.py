@@ -2,7 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from dpr.recipe_index import IndexConfig, LexicalConfig
+from dpr.recipe_section import Name, Section, Share
+from dpr.recipe_service import RerankConfig, ServeConfig
 
 CorpusFormat = Literal[
     "auto",
@@ -20,15 +24,6 @@ CorpusFormat = Literal[
     "lance",
 ]
 ExtraType = Literal["string", "integer", "float", "boolean", "timestamp"]
-MAX_RERANKED = 1000
-"""Passages that a cross-encoder reads for one question, at most: each costs a forward pass."""
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Name = Annotated[str, Field(min_length=1)]
-"""An empty path would be the folder of the recipe itself."""
-
-
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _typed(extra: object) -> object:
@@ -40,7 +35,7 @@ def _are_names(values: list[object]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-class Columns(_Config):
+class Columns(Section):
     """Which column or JSON field holds what; `meta.id` names a field within a field.
 
     In TSV and CSV a number names a column by its position, from 0.
@@ -54,12 +49,12 @@ class Columns(_Config):
     """Field with the text, or with a list of texts if `join` is set."""
     join: str | None = None
     """What is put between the texts of a list; null: a list is no text."""
-    extra: Annotated[dict[str, ExtraType], BeforeValidator(_typed)] = {}
+    extra: Annotated[dict[str, ExtraType], BeforeValidator(_typed)] = Field(default={})
     """Further fields that travel with passages and come back in hits: a list of names, whose values are strings, or
     names with types (`{lang: string, year: integer}`)."""
 
 
-class CorpusConfig(_Config):
+class CorpusConfig(Section):
     """Where passages come from."""
 
     path: str | list[str]
@@ -108,7 +103,7 @@ class CorpusConfig(_Config):
         return self
 
 
-class EncoderConfig(_Config):
+class EncoderConfig(Section):
     """Which encoder makes the vectors. What is null is read from the model folder itself."""
 
     model: Name
@@ -140,60 +135,7 @@ class EncoderConfig(_Config):
     """`auto`: without padding where device and network allow it; `never`: padded to nearly equal lengths."""
 
 
-class IndexConfig(_Config):
-    """How vectors become a searchable index."""
-
-    factory: str = "auto"
-    """FAISS factory string, or `auto`: a rule of the number and width of vectors (docs/formats.md)."""
-    nprobe: Annotated[int, Field(ge=1)] | None = None
-    """Inverted lists visited per question, or what the search of a graph keeps (efSearch); null: tuned by the gate."""
-    rescore: Annotated[int, Field(ge=0, le=100_000)] | None = None
-    """Candidates re-scored exactly from the stored float16 vectors; 0: none; null: tuned by the gate."""
-    shards: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Files that the index of a first night is merged into, each from a run of segments; all are searched."""
-    recall_target: Share = 0.999
-    """Recall against exact search that tuning aims at: of the first `recall_at` hits, and of the deepest of `gate.at`.
-    With it, top-20 accuracy is within 0.2 percentage points of exact search (docs/log.md)."""
-    recall_at: Annotated[int, Field(ge=1, le=1000)] = 20
-    """How many hits `recall_target` means, and `gate.min_recall` with it."""
-    memory_gb: Annotated[float, Field(gt=0.0)] | None = None
-    """What the serving index of one replica may take, all shards together, in 10⁹ bytes; null: no bound."""
-    latency_ms: Annotated[float, Field(gt=0.0)] | None = None
-    """What searching and re-scoring one question may take on one thread, as measured by the gate; null: no bound."""
-    train_rows: Annotated[int, Field(ge=1)] | None = None
-    """Vectors sampled for training; null: a rule of the number of lists."""
-    seed: int = 7
-    """Seed of sampling and k-means."""
-    retrain: Literal["auto", "always", "never"] = "auto"
-    """When a new codebook is trained; `auto`: when drift says so."""
-    max_drift: Annotated[float, Field(gt=0.0)] = 0.2
-    """Relative growth of quantisation error, or of list imbalance, above which `auto` retrains."""
-
-
-class LexicalConfig(_Config):
-    """How passages are found by their words (BM25), alone or together with their vectors."""
-
-    build: bool = True
-    """Whether the snapshot gets an index of words; without it, only dense search is possible."""
-    language: str = "english"
-    """Language of the passages, by its English name; it decides stop words and stemmer."""
-    stop_words: bool = True
-    """Leave out the commonest words of the language."""
-    stemming: bool = True
-    """Reduce words to their stems (Snowball)."""
-    k1: Annotated[float, Field(ge=0.0, le=10.0)] = 0.9
-    """BM25: how much the repetition of a word within a passage counts."""
-    b: Share = 0.4
-    """BM25: how much the length of a passage counts."""
-    mode: Literal["auto", "dense", "bm25", "hybrid"] = "auto"
-    """How a question is answered that names no mode; `auto`: hybrid if the gate shows that it is better, else dense."""
-    weight: Annotated[float, Field(ge=0.0)] | None = None
-    """Hybrid: what the inner product is multiplied with before BM25 is added; null: tuned by the gate."""
-    candidates: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Hybrid: how many of the best of each kind of search are compared; null: tuned by the gate."""
-
-
-class GateConfig(_Config):
+class GateConfig(Section):
     """What is measured before a snapshot is published, and what it must reach."""
 
     questions: Name | None = None
@@ -207,11 +149,11 @@ class GateConfig(_Config):
     `qrels/test.tsv`, `qrels.test.tsv` or `qrels.tsv` of the BEIR folder, or else those of another split."""
     max_questions: Annotated[int, Field(ge=1)] = 1000
     """Questions used; a larger set is sampled with the index seed."""
-    at: list[Annotated[int, Field(ge=1, le=1000)]] = [1, 5, 20, 100]
+    at: list[Annotated[int, Field(ge=1, le=1000)]] = Field(default=[1, 5, 20, 100])
     """Ranks at which accuracy is reported."""
     min_recall: Share = 0.9
     """Recall of the index against exact search that it must reach: of the first `index.recall_at` hits."""
-    min_accuracy: dict[int, Share] = {}
+    min_accuracy: dict[int, Share] = Field(default={})
     """Share of questions that must be answered within the first so many hits, e.g. {5: 0.7}."""
     max_drop: Share | None = 0.02
     """By how much the share of questions answered, within any rank of `at`, may fall below that of the live snapshot on
@@ -228,7 +170,7 @@ class GateConfig(_Config):
     DPR_SNAPSHOT. If it fails, the snapshot before becomes live again. null: none."""
 
 
-class Limits(_Config):
+class Limits(Section):
     """When a run stops instead of publishing."""
 
     max_quarantine_share: Share = 0.1
@@ -239,7 +181,7 @@ class Limits(_Config):
     """A corpus that lost a larger share of its passages than this is refused without --allow-shrink."""
 
 
-class Resources(_Config):
+class Resources(Section):
     """How the work is cut and on what it runs."""
 
     segment_rows: Annotated[int, Field(ge=1, le=2**31)] = 50_000
@@ -267,48 +209,7 @@ class Resources(_Config):
     """What this machine's cache may hold, in 10⁹ bytes; null: $DPR_CACHE_GB, or 50."""
 
 
-class RerankConfig(_Config):
-    """A cross-encoder that reads a question together with each of the best passages, and orders them anew."""
-
-    model: Name
-    """Local folder, `package:NAME/folder`, `s3://…` folder, or hub id of a cross-encoder."""
-    revision: str | None = None
-    """Hub revision (commit, tag)."""
-    top: Annotated[int, Field(ge=1, le=MAX_RERANKED)] = 50
-    """How many of the best passages are read; no more hits than these can be asked for."""
-    label: Annotated[int, Field(ge=0)] | None = None
-    """Which of several labels means that a passage answers; null: the model has one label only."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic on a GPU; on a CPU it is always fp32."""
-
-
-class ServeConfig(_Config):
-    """The search service."""
-
-    host: str = "127.0.0.1"
-    """Address it binds to."""
-    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
-    """Port it binds to."""
-    replicas: Annotated[int, Field(ge=1)] = 1
-    """Processes that each hold encoder and index."""
-    poll_seconds: Annotated[float, Field(gt=0.0)] = 5.0
-    """Time between two looks for a newer snapshot."""
-    keys_file: Name | None = None
-    """File with the hashed keys of who may ask, as `dpr key` writes it; null: those of the environment variable
-    DPR_SERVE_KEYS, and without it whoever reaches the service may ask."""
-    access_log: Name | None = None
-    """File to which each request adds a line of JSON; null: none."""
-    cache_mb: Annotated[float, Field(ge=0.0)] = 32.0
-    """Memory of a replica for answers that it keeps until its snapshot changes, in 10⁶ bytes; 0: it keeps none."""
-    tls_cert: Name | None = None
-    """PEM file of the certificate that the service shows, with those that vouch for it; null: HTTP without TLS."""
-    tls_key: Name | None = None
-    """PEM file of the certificate's key, not encrypted."""
-    shadow_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
-    """Share of the questions that are drawn to be compared with exact search."""
-
-
-class Recipe(_Config):
+class Recipe(Section):
     """One collection: what goes in, what encodes it, how it is indexed, what it must reach."""
 
     store: Name

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpr.formats.manifest import Snapshot
-from dpr.recipe import MAX_RERANKED, RerankConfig
+from dpr.recipe_service import MAX_RERANKED, RerankConfig
 from ray_jobs.output import console, print_json
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from dpr.errors import RecipeError
 from dpr.formats.lexical_entry import SearchMode
-from dpr.recipe import RerankConfig, ServeConfig
 from dpr.recipe_file import load_recipe
+from dpr.recipe_service import RerankConfig, ServeConfig
 from dpr.search.filters import EXAMPLE as FILTER_EXAMPLE
 from dpr.search.filters import parse_filter_text
 from dpr.search.hits import Hit, Side

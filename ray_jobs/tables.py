@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpr.formats import layout
-from dpr.formats.manifest import GateReport
+from dpr.formats.gate_report import GateReport
 from dpr.operations.estimate import Cost, cost_rows
 from dpr.operations.forecast import Forecast
 from dpr.operations.run_report import RunReport

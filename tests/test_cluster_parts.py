@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from dpr.recipe import ServeConfig
 from dpr.recipe_file import load_recipe
+from dpr.recipe_service import ServeConfig
 from ray_jobs.serve.doors import OPEN_PATHS
 from tests.manifests import (
     BUILDS,

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     ("dpr.answers", "dpr.closing", "dpr.errors"),
-    ("dpr.client", "dpr.fingerprint", "dpr.recipe", "dpr.recipe_yaml", "dpr.store"),
+    ("dpr.client", "dpr.fingerprint", "dpr.recipe_section", "dpr.recipe_yaml", "dpr.store"),
+    ("dpr.recipe_index", "dpr.recipe_service"),
+    ("dpr.recipe",),
     ("dpr.formats", "dpr.recipe_file"),
     ("dpr.encoder", "dpr.index"),
     ("dpr.corpus",),

@@ -15,7 +15,8 @@ from dpr.encoder.sources import fetch_model, pin_commit
 from dpr.encoder.tower import TowerSpec, folder_digest, token_limit
 from dpr.errors import EncoderError
 from dpr.fingerprint import fingerprint
-from dpr.recipe import EncoderConfig, RerankConfig
+from dpr.recipe import EncoderConfig
+from dpr.recipe_service import RerankConfig
 
 HEAD = "ForSequenceClassification"
 """How the architecture of a network ends that has a head which scores."""

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from dpr.formats.records import Document, ObjectRef
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 
 SearchMode = Literal["dense", "bm25", "hybrid"]
 

@@ -7,13 +7,11 @@ number, parent and times are in the envelope around it.
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from pydantic import Field
-
 from dpr.errors import IntegrityError
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
-from dpr.formats.cut_texts import CutTexts
-from dpr.formats.lexical_entry import LexicalEntry, ModesReport
+from dpr.formats.gate_report import GateReport
+from dpr.formats.lexical_entry import LexicalEntry
 from dpr.formats.records import Document, Identifier, ObjectRef
 from dpr.recipe import EncoderConfig
 
@@ -135,63 +133,6 @@ class IndexEntry(Document):
     @property
     def size_bytes(self) -> int:
         return sum(shard.object.size_bytes for shard in self.shards)
-
-
-class IndexLoss(Document):
-    """What the index loses against exact search: questions answered within the first `IndexEntry.at` hits."""
-
-    kind: str
-    """`questions`: those of the recipe; `sentences`: sentences of passages, each answered by its own passage."""
-    asked: int
-    """None of them chose settings, unless they are fewer than 50."""
-    lost: int
-    """Questions that exact search answers and the index does not."""
-    won: int
-    """Questions that only the index answers: it missed a better hit, so the answer moved up."""
-    at_most: float
-    """The share lost is below this with a confidence of 95%, what was won left out."""
-
-
-class GateReport(Document):
-    """What the gate measured; recalls are against exact search, of the first `IndexEntry.at` hits."""
-
-    questions: int
-    question_kind: str
-    """`questions`: those of the recipe; `sentences`: sentences of passages in their place."""
-    questions_id: Identifier
-    """Fingerprint of the questions, which names the folder of their cached exact neighbours."""
-    questions_cut: CutTexts = CutTexts()
-    """What the questions lost to the encoder's token limit."""
-    recall: float
-    measured_on: int
-    """Questions that `recall` was measured on."""
-    tuned_recall: float
-    tuned_on: int
-    """Questions that the settings were chosen on."""
-    new_recall: float | None
-    """Of the passages that came since the codebook was trained: the share that is found of those that should be, asked
-    for by sentences of theirs (`dpr.index.truth.recall_of_new`); None: there are none to ask for."""
-    new_asked: int
-    """Sentences that this was measured on."""
-    deeper_recall: float | None
-    """Recall of as many hits as the index's deeper settings were tuned for; None: it has none."""
-    meets_recall_target: bool
-    predicted_ms: float
-    """Milliseconds that one question takes on one thread, as predicted."""
-    meets_latency: bool
-    settings: str
-    """The choice of settings in one sentence."""
-    accuracy_index: dict[str, float] = Field(default_factory=dict)
-    """Rank → share of questions answered within it, by the index; empty without questions of the recipe."""
-    accuracy_exact: dict[str, float] = Field(default_factory=dict)
-    """The same by exact search."""
-    ranks: ObjectRef | None = None
-    """The rank at which the index answers each question (`dpr.stages.answer_ranks`); None without questions of the
-    recipe."""
-    losses: list[IndexLoss] = Field(default_factory=list)
-    """Of the recipe's questions, and of sentences of passages; empty in older snapshots."""
-    modes: ModesReport | None = None
-    """None: the snapshot has no index of words, or the recipe no questions."""
 
 
 class SnapshotBody(Document):

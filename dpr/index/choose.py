@@ -34,7 +34,7 @@ from dpr.index.kinds import (
     storage,
 )
 from dpr.index.sample import ROWS_PER_CENTROID, describe_sample, training_rows
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 EXACT_BELOW_ROWS = 1_000
 LISTS_PER_ROOT = 4

@@ -21,7 +21,7 @@ from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex
 from dpr.index.timing import MeasuredCost, measure_cost
 from dpr.index.truth import Scores
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 RESCORE_TIMES, MAX_RESCORE = (0, 1, 2.5, 5, 10, 25, 50), 1_000
 """Candidates that are re-scored: multiples of the hits that settings are tuned for, and the most of them after 2.5."""

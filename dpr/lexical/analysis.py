@@ -19,7 +19,7 @@ import Stemmer
 
 from dpr.errors import RecipeError
 from dpr.fingerprint import fingerprint
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 
 WORD = re.compile(r"(?u)\b\w\w+\b")
 Hashes = npt.NDArray[np.uint64]

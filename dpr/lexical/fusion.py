@@ -22,7 +22,7 @@ import numpy.typing as npt
 from dpr.formats import MISSING
 from dpr.formats.lexical_entry import FusionSettings
 from dpr.index.truth import Ids
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 
 RRF_CONSTANT = 60
 FIXED_WEIGHT, FIXED_CANDIDATES = 10.0, 20

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dpr.formats.lexical_entry import FusionSettings
 from dpr.lexical.fusion import FIXED_WEIGHT, NOT_FOUND, Candidates
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 
 GAIN_DEPTH = 10
 CANDIDATES = (20, 50, 100, 200)

@@ -18,7 +18,8 @@ from dpr.evaluate.questions import load_questions
 from dpr.formats.snapshots import latest_snapshot
 from dpr.index.choose import choose
 from dpr.operations.look import Look, look_at
-from dpr.recipe import Recipe, RerankConfig
+from dpr.recipe import Recipe
+from dpr.recipe_service import RerankConfig
 from dpr.store import Store, open_store
 from dpr.store.base import PROBES
 from dpr.store.proof import prove_put_if_absent

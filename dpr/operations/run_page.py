@@ -6,7 +6,7 @@ from pathlib import Path
 from dpr.engine.run_state import StageReport
 from dpr.evaluate.bars import Bar, draw_bars
 from dpr.evaluate.report_page import Lead, Section, render, write_files
-from dpr.formats.manifest import GateReport
+from dpr.formats.gate_report import GateReport
 from dpr.operations.corpus_sections import files, quarantine, reasons, rows_in_and_out
 from dpr.operations.cost_sections import attempts, costs, requests
 from dpr.operations.estimate import duration

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from dpr.corpus.rows import LeftOut
 from dpr.engine.run_state import Ending, StageReport
-from dpr.formats.manifest import GateReport
+from dpr.formats.gate_report import GateReport
 from dpr.formats.records import Document
 from dpr.index.contents import Verification
 from dpr.operations.bill import Bill, all_requests, total

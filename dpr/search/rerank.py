@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dpr.encoder.compute import Compute
 from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.errors import RecipeError
-from dpr.recipe import MAX_RERANKED, RerankConfig
+from dpr.recipe_service import MAX_RERANKED, RerankConfig
 from dpr.search.hits import Hit, Side
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from dpr.evaluate.questions import QuestionSet
 from dpr.evaluate.significance import paired_difference
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
+from dpr.formats.gate_report import GateReport
 from dpr.formats.lexical_entry import FusionSettings, LexicalEntry, ModesReport, SearchMode
-from dpr.formats.manifest import GateReport, IndexEntry
+from dpr.formats.manifest import IndexEntry
 from dpr.formats.records import ObjectRef, Result, read_record
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.lexical.fusion import FORMULAS, describe

@@ -20,7 +20,8 @@ from dpr.encoder.tokens import LoadedTokenizer, TokenBatch, TowerTokenizer, load
 from dpr.engine.stage import Done, Stage, Step, Work, recorded
 from dpr.formats import layout
 from dpr.formats.records import ObjectRef
-from dpr.recipe import CorpusConfig, EncoderConfig, LexicalConfig
+from dpr.recipe import CorpusConfig, EncoderConfig
+from dpr.recipe_index import LexicalConfig
 from dpr.run import Run
 from dpr.stages.diff import Changes, text_source
 from dpr.stages.embed_meter import BusyClock, EncodingWatch

@@ -15,7 +15,8 @@ from dpr.evaluate.questions import QuestionSet
 from dpr.evaluate.significance import share_at_most
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
-from dpr.formats.manifest import CodebookEntry, DeeperSettings, GateReport, IndexEntry
+from dpr.formats.gate_report import GateReport
+from dpr.formats.manifest import CodebookEntry, DeeperSettings, IndexEntry
 from dpr.formats.objects import bytes_to_fetch
 from dpr.formats.records import Result
 from dpr.index.hardware import Hardware, faiss_threads

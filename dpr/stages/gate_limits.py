@@ -2,7 +2,7 @@
 
 from dpr.errors import GateError
 from dpr.evaluate.significance import MIN_QUESTIONS, share_at_least
-from dpr.formats.manifest import GateReport
+from dpr.formats.gate_report import GateReport
 from dpr.recipe import Recipe
 from dpr.stages.gate import GateResult
 from dpr.stages.index_loss import describe_loss

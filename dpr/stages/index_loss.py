@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dpr.evaluate.significance import share_at_most
 from dpr.formats import MISSING
-from dpr.formats.manifest import IndexLoss
+from dpr.formats.gate_report import IndexLoss
 from dpr.index.truth import Ids
 from dpr.search.vector_search import VectorSearch
 from dpr.stages.find_truth import Truth

@@ -20,7 +20,7 @@ from dpr.formats.segment import FLOAT16_BYTES, iter_groups
 from dpr.lexical.analysis import Analyzer
 from dpr.lexical.fusion import fixed_settings
 from dpr.lexical.postings import MEMORY_TIMES
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 from dpr.run import Run
 from dpr.stages.write_words import LexicalPartResult, WriteWords, indexed_texts
 from dpr.store import open_store

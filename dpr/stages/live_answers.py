@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpr.evaluate.significance import MIN_QUESTIONS, Difference, paired_differences
-from dpr.formats.manifest import GateReport, Snapshot
+from dpr.formats.gate_report import GateReport
+from dpr.formats.manifest import Snapshot
 from dpr.run import Run
 from dpr.stages.answer_ranks import read_ranks
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpr.errors import GateError
+from dpr.formats.gate_report import GateReport
 from dpr.formats.lexical_entry import LexicalEntry
-from dpr.formats.manifest import CodebookEntry, GateReport, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
+from dpr.formats.manifest import CodebookEntry, IndexEntry, SegmentEntry, Snapshot, SnapshotBody
 from dpr.formats.snapshots import check_live, publish_body
 from dpr.run import Run
 from dpr.stages.diff import Changes

@@ -27,7 +27,7 @@ from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.kinds import list_count
 from dpr.index.sample import distinct_rows, sample_rows
 from dpr.index.training import list_imbalance, quantisation_error, train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 from dpr.run import Run
 from dpr.search.vectors import SegmentVectors
 from dpr.store import PARALLEL_READS, Store, open_store

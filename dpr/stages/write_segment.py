@@ -23,7 +23,8 @@ from dpr.formats.quarantine import QuarantinedRow, write_quarantine
 from dpr.formats.records import ObjectRef, Result
 from dpr.formats.segment import Vectors, check_segment, passage_columns, write_segment
 from dpr.lexical.postings import MEMORY_TIMES
-from dpr.recipe import CorpusConfig, LexicalConfig
+from dpr.recipe import CorpusConfig
+from dpr.recipe_index import LexicalConfig
 from dpr.stages.passages import TextSource, passages_at
 from dpr.stages.write_words import WriteWords
 from dpr.store import Store, open_store

@@ -14,7 +14,7 @@ from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef, Result, write_record
 from dpr.lexical.analysis import Analyzer
 from dpr.lexical.postings import invert, write_postings
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
 

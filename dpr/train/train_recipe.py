@@ -4,17 +4,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from dpr.recipe import EncoderConfig, Name
+from dpr.recipe import EncoderConfig
 from dpr.recipe_file import checked_document, resolve_model, resolve_path
+from dpr.recipe_section import Name, Section
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TrainingData(_Config):
+class TrainingData(Section):
     """Questions with passages that answer them; the layout is found by looking (docs/formats.md)."""
 
     path: str | list[str]
@@ -34,7 +31,7 @@ class DevData(TrainingData):
     """Questions used, the first of the data; null: all."""
 
 
-class Objective(_Config):
+class Objective(Section):
     """What is minimised: -log of the softmax share of the right passage (paper, section 3.2)."""
 
     batch: Annotated[int, Field(ge=2)] = 128
@@ -54,7 +51,7 @@ class Objective(_Config):
         return self
 
 
-class Optimiser(_Config):
+class Optimiser(Section):
     """AdamW with warm-up and linear decay."""
 
     epochs: Annotated[int, Field(ge=1)] = 3
@@ -73,7 +70,7 @@ class Optimiser(_Config):
     """Seed of the order of questions, of drawn passages, and of dropout."""
 
 
-class Stopping(_Config):
+class Stopping(Section):
     """When the dev questions are asked, and when training ends early."""
 
     every_steps: Annotated[int, Field(ge=1)] | None = None
@@ -84,7 +81,7 @@ class Stopping(_Config):
     """Which weights become the model: those of the best accuracy, or those of the last step."""
 
 
-class TrainingResources(_Config):
+class TrainingResources(Section):
     """On what it runs, and how the work is cut; none of it changes what is learned by more than rounding."""
 
     workers: Annotated[int, Field(ge=1)] = 1
@@ -109,7 +106,7 @@ class TrainingResources(_Config):
 _PLACES = {"path", "qrels", "corpus"}
 
 
-class TrainRecipe(_Config):
+class TrainRecipe(Section):
     """One training."""
 
     store: Name

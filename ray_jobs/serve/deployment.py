@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve.schema import LoggingConfig
 
 from dpr.operations.follow import POLL_SECONDS, Follower
-from dpr.recipe import RerankConfig
+from dpr.recipe_service import RerankConfig
 from dpr.search.rerank import Reranker
 from dpr.store import open_store
 from ray_jobs.serve.answer_cache import CACHE_MB

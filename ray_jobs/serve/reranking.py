@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dpr.errors import RecipeError
-from dpr.recipe import MAX_RERANKED
+from dpr.recipe_service import MAX_RERANKED
 from dpr.search.hits import Hit
 from dpr.search.rerank import Reranker, check_depth
 

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.errors import DprError, ServeError
 from dpr.formats.snapshots import live_snapshot
-from dpr.recipe import RerankConfig, ServeConfig
+from dpr.recipe_service import RerankConfig, ServeConfig
 from dpr.search.retrieve import question_tower
 from dpr.store import open_store
 from ray_jobs.connect import connected, named_cluster

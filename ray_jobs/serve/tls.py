@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpr.errors import ServeError
-from dpr.recipe import ServeConfig
+from dpr.recipe_service import ServeConfig
 
 OLDEST = "TLSv1.2"
 

@@ -15,7 +15,7 @@ from dpr.encoder.compute import Compute
 from dpr.encoder.cross_encoder import CrossEncoder
 from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.errors import EncoderError
-from dpr.recipe import RerankConfig
+from dpr.recipe_service import RerankConfig
 from tests.encoder.cross_encoders import (
     identity_in_config,
     save_anew,

@@ -27,7 +27,8 @@ from dpr.index.merging import merge
 from dpr.index.part import write_part
 from dpr.index.shards import open_shard
 from dpr.index.training import train
-from dpr.recipe import CorpusConfig, IndexConfig
+from dpr.recipe import CorpusConfig
+from dpr.recipe_index import IndexConfig
 from dpr.stages.diff import DiffUnit, find_changes
 from dpr.stages.find_truth import Truth
 from dpr.stages.gate import GateUnit

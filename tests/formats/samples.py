@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dpr.fingerprint import content_hash, passage_key
+from dpr.formats.gate_report import GateReport
 from dpr.formats.manifest import (
     CodebookEntry,
     EncoderDescription,
-    GateReport,
     IndexEntry,
     SegmentEntry,
     ShardEntry,

@@ -15,7 +15,7 @@ from dpr.index.choose import choose
 from dpr.index.hardware import faiss_threads
 from dpr.index.training import train
 from dpr.index.truth import exact_topk, recall_at
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
 Questions = npt.NDArray[np.float32]

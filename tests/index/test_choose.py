@@ -13,7 +13,7 @@ from dpr.index.choose import choose, keep
 from dpr.index.faiss_file import write_faiss
 from dpr.index.shards import open_shard
 from dpr.index.training import train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from dpr.index.choose import choose
 from dpr.index.coding import FaissCoder
 from dpr.index.training import train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 
 @pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "IVF8_HNSW8,SQ8", "OPQ4,IVF8,PQ4x4", "PCA8,IVF8,Flat"])

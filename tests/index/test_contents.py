@@ -9,7 +9,7 @@ from dpr.errors import IntegrityError
 from dpr.index.choose import choose
 from dpr.index.contents import verify_index
 from dpr.index.training import train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 
 def filled(factory: str, vectors_ND: npt.NDArray[np.float16], ids_N: npt.NDArray[np.int64]) -> faiss.Index:

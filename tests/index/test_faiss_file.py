@@ -14,7 +14,7 @@ from dpr.errors import IndexBuildError, IntegrityError
 from dpr.index.choose import choose
 from dpr.index.faiss_file import read_faiss, write_faiss
 from dpr.index.training import train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
 FullDisk = Callable[[], AbstractContextManager[None]]

@@ -14,7 +14,7 @@ from dpr.index.choose import choose
 from dpr.index.coding import build_part
 from dpr.index.hardware import Hardware, bulk_threads, faiss_threads, serial_blas
 from dpr.index.training import train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from dpr.index.cost import search_cost
 from dpr.index.loose_index import LooseIndex, max_far, max_new
 from dpr.index.serving_index import ServingIndex
 from dpr.index.training import train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 
 def test_loose_rows_are_found_as_by_brute_force(

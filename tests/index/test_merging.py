@@ -24,7 +24,7 @@ from dpr.index.merging import build_whole, merge
 from dpr.index.part import write_part
 from dpr.index.row_ids import index_ids
 from dpr.index.training import train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 LISTED = [
     "IVF8,Flat",

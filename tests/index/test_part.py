@@ -16,7 +16,7 @@ from dpr.index.choose import choose
 from dpr.index.coding import build_part
 from dpr.index.part import Part, PartFile, write_part
 from dpr.index.training import train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
 FullDisk = Callable[[], AbstractContextManager[None]]

@@ -25,7 +25,7 @@ from dpr.index.serving_index import ServingIndex
 from dpr.index.shards import open_shard
 from dpr.index.training import train
 from dpr.index.tune import tune
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 CODEBOOK = "c0de" * 16
 KINDS = [

@@ -15,7 +15,7 @@ from dpr.index.serving_index import ServingIndex
 from dpr.index.timing import measure_cost
 from dpr.index.truth import exact_topk
 from dpr.index.tune import Stop, describe, tune
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
 Questions = npt.NDArray[np.float32]

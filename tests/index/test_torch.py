@@ -17,7 +17,7 @@ from dpr.index.torch_index import TorchCoder
 from dpr.index.torch_kmeans import KMeans, kmeans, nearest
 from dpr.index.training import describe_training, quantisation_error, train
 from dpr.index.truth import exact_topk
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 DIM, ROWS = 32, 6000
 TORCH = Hardware("cpu")

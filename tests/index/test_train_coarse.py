@@ -7,7 +7,7 @@ import pytest
 
 from dpr.index.choose import choose, new_index
 from dpr.index.training import train, train_coarse
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 DIM, LISTS = 32, 64
 Floats = npt.NDArray[np.float32]

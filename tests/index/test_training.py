@@ -13,7 +13,7 @@ from dpr.index.choose import IndexPlan, choose
 from dpr.index.coding import FaissCoder
 from dpr.index.kinds import inverted
 from dpr.index.training import imbalance_growth, list_imbalance, quantisation_error, train
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
 FullDisk = Callable[[], AbstractContextManager[None]]

@@ -17,7 +17,7 @@ from dpr.index.serving_index import ServingIndex
 from dpr.index.training import train
 from dpr.index.truth import exact_topk
 from dpr.index.tune import Stop, Tuned, describe, tune
-from dpr.recipe import IndexConfig
+from dpr.recipe_index import IndexConfig
 
 NPROBES, RESCORES = [1, 2, 4, 8, 16, 20], [0, 20, 50, 100, 200, 500, 1000]
 Vectors = npt.NDArray[np.float16]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import Stemmer
 
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 
 Scores = npt.NDArray[np.float64]
 

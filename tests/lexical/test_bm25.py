@@ -14,7 +14,7 @@ from dpr.errors import IntegrityError, RecipeError
 from dpr.lexical.analysis import Analyzer, check_language, term_hashes
 from dpr.lexical.bm25 import Bm25, Found
 from dpr.lexical.postings import invert, map_postings, write_postings
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 from tests.lexical.oracle import bm25s_scores, formula_scores, tokens
 from tests.tiny import random_texts
 

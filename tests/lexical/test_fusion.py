@@ -7,7 +7,7 @@ import pytest
 
 from dpr.formats.lexical_entry import FusionSettings
 from dpr.lexical.fusion import Candidates, fixed_settings, ranks_of
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 
 DENSE = {10: 0.9, 20: 0.8, 30: 0.7, 40: 0.1, 50: 0.3}
 BM25 = {10: 1.0, 20: 0.0, 30: 9.0, 40: 8.0, 50: 2.0}

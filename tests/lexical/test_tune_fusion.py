@@ -11,7 +11,7 @@ import pytest
 from dpr.formats.lexical_entry import FusionSettings
 from dpr.lexical.fusion import Candidates
 from dpr.lexical.tune_fusion import best_settings, gain, settings_to_try
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 
 CANDIDATES_C = Candidates(
     ids_C=np.arange(4),

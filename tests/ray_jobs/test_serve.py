@@ -36,7 +36,7 @@ from dpr.errors import DprError, EncoderError, IntegrityError, ServeError, Store
 from dpr.formats.lexical_entry import SearchMode
 from dpr.operations.follow import Follower
 from dpr.operations.rollback import rollback
-from dpr.recipe import RerankConfig, ServeConfig
+from dpr.recipe_service import RerankConfig, ServeConfig
 from dpr.search.hits import Hit
 from dpr.search.rerank import Reranker
 from dpr.search.retrieve import Retriever

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from dpr.errors import ServeError
 from dpr.operations.follow import Follower
-from dpr.recipe import ServeConfig
+from dpr.recipe_service import ServeConfig
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.front import AccessLog
 from ray_jobs.serve.keys import KEYS_VARIABLE, KeyRing, add_key, key_ring, parse_keys

@@ -11,7 +11,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from dpr.errors import ServeError
-from dpr.recipe import ServeConfig
+from dpr.recipe_service import ServeConfig
 from ray_jobs.serve.haproxy import find_haproxy, haproxy_environment
 from ray_jobs.serve.ingress import Place, own_proxy_options
 from ray_jobs.serve.tls import Tls, tls_of

@@ -13,7 +13,7 @@ from dpr.formats.snapshots import live_snapshot
 from dpr.operations.gc import collect
 from dpr.operations.rollback import rollback
 from dpr.operations.verify import verify
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 from dpr.search.retrieve import Retriever
 from dpr.store.lease import Lease
 from tests.collection import Collection, FirstNights, let_pass

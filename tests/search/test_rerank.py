@@ -11,7 +11,7 @@ from dpr.encoder.cross_encoder import CrossEncoder as OwnCrossEncoder
 from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.errors import RecipeError
 from dpr.formats.lexical_entry import SearchMode
-from dpr.recipe import RerankConfig
+from dpr.recipe_service import RerankConfig
 from dpr.search.hits import Hit, Side
 from dpr.search.rerank import Reranker
 from dpr.search.retrieve import Retriever

@@ -22,7 +22,7 @@ from dpr.encoder.spec import resolve
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import numbers
 from dpr.operations.rollback import rollback
-from dpr.recipe import LexicalConfig
+from dpr.recipe_index import LexicalConfig
 from dpr.run_recipe import Allowed
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever

@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 from dpr.errors import GateError
 from dpr.evaluate.significance import share_at_least, share_at_most
 from dpr.formats import layout
-from dpr.formats.manifest import IndexLoss, SnapshotBody
+from dpr.formats.gate_report import IndexLoss
+from dpr.formats.manifest import SnapshotBody
 from dpr.formats.records import read_record
 from dpr.index.truth import Ids
 from dpr.search.vector_search import VectorSearch

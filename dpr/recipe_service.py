@@ -1,0 +1,51 @@
+"""Sections of a recipe on answering questions: re-ranking, and the service."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dpr.recipe_section import Name, Section
+
+MAX_RERANKED = 1000
+"""Passages that a cross-encoder reads for one question, at most: each costs a forward pass."""
+
+
+class RerankConfig(Section):
+    """A cross-encoder that reads a question together with each of the best passages, and orders them anew."""
+
+    model: Name
+    """Local folder, `package:NAME/folder`, `s3://…` folder, or hub id of a cross-encoder."""
+    revision: str | None = None
+    """Hub revision (commit, tag)."""
+    top: Annotated[int, Field(ge=1, le=MAX_RERANKED)] = 50
+    """How many of the best passages are read; no more hits than these can be asked for."""
+    label: Annotated[int, Field(ge=0)] | None = None
+    """Which of several labels means that a passage answers; null: the model has one label only."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic on a GPU; on a CPU it is always fp32."""
+
+
+class ServeConfig(Section):
+    """The search service."""
+
+    host: str = "127.0.0.1"
+    """Address it binds to."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
+    """Port it binds to."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """Processes that each hold encoder and index."""
+    poll_seconds: Annotated[float, Field(gt=0.0)] = 5.0
+    """Time between two looks for a newer snapshot."""
+    keys_file: Name | None = None
+    """File with the hashed keys of who may ask, as `dpr key` writes it; null: those of the environment variable
+    DPR_SERVE_KEYS, and without it whoever reaches the service may ask."""
+    access_log: Name | None = None
+    """File to which each request adds a line of JSON; null: none."""
+    cache_mb: Annotated[float, Field(ge=0.0)] = 32.0
+    """Memory of a replica for answers that it keeps until its snapshot changes, in 10⁶ bytes; 0: it keeps none."""
+    tls_cert: Name | None = None
+    """PEM file of the certificate that the service shows, with those that vouch for it; null: HTTP without TLS."""
+    tls_key: Name | None = None
+    """PEM file of the certificate's key, not encrypted."""
+    shadow_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """Share of the questions that are drawn to be compared with exact search."""
