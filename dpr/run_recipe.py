@@ -17,7 +17,7 @@ from dpr.recipe import Recipe
 from dpr.run import Plan, Run
 from dpr.stages.publish import publish
 from dpr.store import open_store
-from dpr.store.lease import LEASE_SECONDS, Lease
+from dpr.store.lease import Lease
 from dpr.store.proof import prove_put_if_absent
 from dpr.store.requests import take_outside
 
@@ -69,15 +69,16 @@ def run_plan(
     executor: Executor,
     progress: Progress,
     allowed: Allowed = Allowed(),
-    lease_seconds: float = LEASE_SECONDS,
+    lease_seconds: float | None = None,
 ) -> Outcome:
-    """Carry a plan out, holding the store's lease; a run that is silent for `lease_seconds` loses it.
+    """Carry a plan out, holding the store's lease; a run that is silent for `lease_seconds` (None: what the recipe
+    says) loses it.
 
     If another publisher is first (a rollback, say), the recipe is planned again on the new parent; finished units are
     used.
     """
     try:
-        outcome = _hold_lease_and_run(plan, executor, progress, allowed, lease_seconds)
+        outcome = _hold_lease_and_run(plan, executor, progress, allowed, lease_seconds or plan.recipe.limits.lease_seconds)
     finally:
         others = take_outside()
     if outcome.report is None:

@@ -55,9 +55,10 @@ def run_planned(plan: Plan, allowed: Allowed, *, local: bool = False) -> Outcome
 def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local: bool = False) -> str:
     """Run a recipe up to `scan`, `embed` or `index`, without publishing; returns one line on what there is."""
     plan = plan_of(recipe_path)
+    owner, lease_seconds = f"run of {plan.recipe.store} up to {stop}", plan.recipe.limits.lease_seconds
     with (
         ConsoleProgress(console(stderr=True)) as progress,
-        Lease.acquire(open_store(plan.recipe.store), f"run of {plan.recipe.store} up to {stop}") as lease,
+        Lease.acquire(open_store(plan.recipe.store), owner, lease_seconds) as lease,
         executor_for(plan, progress, local=local) as executor,
     ):
         prove_put_if_absent(open_store(plan.recipe.store))

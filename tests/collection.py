@@ -44,7 +44,7 @@ class Collection:
         self.more_rows: list[tuple[str, str]] = []
         """Further rows of (id, text) that come after `corpus`, whose ids may be there already."""
         self.path = folder / "corpus.jsonl"
-        self._fields = fields
+        self.fields = fields
         self.recipe = self._make_recipe()
 
     @property
@@ -53,7 +53,7 @@ class Collection:
 
     def change(self, **fields: Any) -> None:
         """Change fields of the recipe, section by section, from the next night on."""
-        self._fields = _merged(self._fields, fields)
+        self.fields = _merged(self.fields, fields)
         self.recipe = self._make_recipe()
 
     def write_corpus(self) -> None:
@@ -84,7 +84,7 @@ class Collection:
 
         The copy's corpus lies in another place, so its next night scans all of it, and embeds only what is new.
         """
-        made = Collection(folder, self.model, self.corpus, **self._fields)
+        made = Collection(folder, self.model, self.corpus, **self.fields)
         made.more_rows = list(self.more_rows)
         shutil.copytree(self.recipe.store, made.recipe.store)
         return made
@@ -120,7 +120,7 @@ class Collection:
         return found
 
     def _make_recipe(self) -> Recipe:
-        return Recipe.model_validate(_merged(self._document(), self._fields))
+        return Recipe.model_validate(_merged(self._document(), self.fields))
 
     def _document(self) -> dict[str, Any]:
         return {

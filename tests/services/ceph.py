@@ -1,4 +1,4 @@
-"""A real Ceph RADOS Gateway on loopback: one monitor, one memory-backed storage daemon, one gateway.
+"""A real Ceph RADOS Gateway, by default on loopback: one monitor, one memory-backed storage daemon, one gateway.
 
 Debian's own packages are downloaded with apt and unpacked into a cache folder (DPR_TEST_CACHE, by default
 ~/.cache/dpr-tests): nothing is installed, and nothing outlives the tests but that folder.
@@ -51,7 +51,7 @@ osd_data = {folder}/osd
 osd_objectstore = memstore
 memstore_device_bytes = 4294967296
 [client.rgw.a]
-rgw_frontends = beast endpoint=127.0.0.1:{s3_port}
+rgw_frontends = beast endpoint={host}:{s3_port}
 rgw_data = {folder}/rgw
 ms_mon_client_mode = crc
 """
@@ -76,21 +76,21 @@ class CephUnavailableError(Exception):
 
 
 @contextlib.contextmanager
-def ceph_gateway(folder: Path) -> Iterator[S3Endpoint]:
-    """Give a running gateway, whose data and logs lie below the empty `folder`.
+def ceph_gateway(folder: Path, host: str = "127.0.0.1") -> Iterator[S3Endpoint]:
+    """Give a running gateway at this address of this machine, whose data and logs lie below the empty `folder`.
 
     Raises CephUnavailableError where the packages cannot be had, RuntimeError where they do not run.
     """
     root = _unpacked_packages()
     libraries = next(root.glob("usr/lib/*-linux-gnu"))
     s3_port, mon_port, mon_port_v1 = free_ports(3)
-    endpoint = S3Endpoint(f"http://127.0.0.1:{s3_port}", uuid.uuid4().hex[:20], uuid.uuid4().hex)
+    endpoint = S3Endpoint(f"http://{host}:{s3_port}", uuid.uuid4().hex[:20], uuid.uuid4().hex)
     fsid = str(uuid.uuid4())
     for name in ("mon", "osd", "rgw"):
         (folder / name).mkdir(parents=True)
     configuration = folder / "ceph.conf"
-    ports = {"s3_port": s3_port, "mon_port": mon_port, "mon_port_v1": mon_port_v1}
-    configuration.write_text(_CONFIGURATION.format(fsid=fsid, folder=folder, libraries=libraries, **ports))
+    places = {"host": host, "s3_port": s3_port, "mon_port": mon_port, "mon_port_v1": mon_port_v1}
+    configuration.write_text(_CONFIGURATION.format(fsid=fsid, folder=folder, libraries=libraries, **places))
     cluster = _Cluster(root, libraries, configuration)
     try:
         cluster.make_monitor(fsid, f"[v2:127.0.0.1:{mon_port},v1:127.0.0.1:{mon_port_v1}]")

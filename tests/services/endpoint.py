@@ -5,13 +5,14 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 
 @dataclass(frozen=True)
 class S3Endpoint:
-    """An S3 server on loopback that belongs to the tests."""
+    """An S3 server on this machine that belongs to the tests."""
 
     url: str
     access_key: str
@@ -26,7 +27,7 @@ class S3Endpoint:
             "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "NO_PROXY": "127.0.0.1",
+            "NO_PROXY": urlsplit(self.url).hostname or "",
         }
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:

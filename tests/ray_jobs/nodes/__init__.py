@@ -1,0 +1,1 @@
+"""Tests of a Ray cluster of several nodes on one machine."""

@@ -1,0 +1,229 @@
+"""A Ray cluster of several nodes, each a machine to Ray, and what may happen to one of them."""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.ray_jobs.nodes.network import Place, Places
+from tests.ray_jobs.own_ray import title
+from tests.services.endpoint import S3Endpoint, free_ports
+
+WAIT_SECONDS = 240.0
+"""Nothing that a test waits for takes so long, on whatever machine."""
+STORE_BYTES = 100_000_000
+"""The object store of a node."""
+CPUS = 2
+PROGRAMS = Path(sys.executable).parent
+
+
+@dataclass
+class Machine:
+    """One node of the cluster."""
+
+    name: str
+    place: Place
+    folder: Path
+    node_id: str = ""
+
+    @property
+    def log(self) -> str:
+        return self.folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+
+
+@dataclass
+class Machines:
+    """A head that does no work, and workers."""
+
+    places: Places
+    home: Path
+    """A short path: sockets have names of about a hundred bytes at most."""
+    endpoint: S3Endpoint
+    settings: Mapping[str, str] = field(default_factory=dict)
+    token: str = field(default_factory=lambda: secrets.token_hex(32))
+    workers: dict[str, Machine] = field(default_factory=dict)
+    started: int = 0
+
+    def __post_init__(self) -> None:
+        self.gcs, self.dashboard = 6379, 8265
+        if not self.places.can_cut:
+            self.gcs, self.dashboard = free_ports(2)
+        self.head = self._start(
+            "--head",
+            f"--port={self.gcs}",
+            "--num-cpus=0",  # as the manifests of Kubernetes have it
+            f"--dashboard-host={{address}}",
+            f"--dashboard-port={self.dashboard}",
+            *(["--ray-client-server-port=0"] if not self.places.can_cut else []),
+        )
+        wait_until(self._answers, "the head answers", lambda: self.head.log)
+
+    @property
+    def address(self) -> str:
+        """The address by which nodes and drivers join."""
+        return f"{self.head.place.address}:{self.gcs}"
+
+    def add(self, count: int = 1, **settings: str) -> list[Machine]:
+        """Start workers, and return them once all are there."""
+        made = [
+            self._start(f"--address={self.address}", f"--num-cpus={CPUS}", settings=settings) for _ in range(count)
+        ]
+        for machine in made:
+            self.workers[machine.name] = machine
+        wait_until(lambda: all(self._find(machine) for machine in made), "the workers are there", lambda: made[0].log)
+        return made
+
+    def kill(self, machine: Machine) -> None:
+        """End a machine as a loss of power does."""
+        machine.place.end()
+        self.workers.pop(machine.name, None)
+
+    def alive(self) -> dict[str, str]:
+        """Return node id → state, of the nodes that are not dead."""
+        return {node["node_id"]: node["node_ip"] for node in self._nodes()}
+
+    def machine_of(self, node_id: str) -> Machine:
+        """Return the worker with a node id."""
+        (found,) = (machine for machine in self.workers.values() if machine.node_id == node_id)
+        return found
+
+    def environment(self, machine: str, **settings: str) -> dict[str, str]:
+        """Return the environment of a machine's processes."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "DPR_"))}
+        own = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "DPR_CACHE": str(self.home / f"cache-{machine}"),
+            "OMP_NUM_THREADS": "1",
+        }
+        return kept | self.endpoint.environment() | own | dict(self.settings) | settings
+
+    def submit(self, *command: str, cpus: int = 1, **settings: str) -> "Job":
+        """Submit a command as the nightly CronJob does: by the API of Ray Jobs, with a CPU for the driver."""
+        wanted = {
+            "entrypoint": " ".join(command),
+            "entrypoint_num_cpus": cpus,
+            "runtime_env": {"env_vars": settings} if settings else {},
+        }
+        return Job(self, self.ask("jobs/", wanted)["submission_id"])
+
+    def ask(self, path: str, body: object = None) -> Any:
+        """Send a request to the API of the dashboard, and return its answer."""
+        request = urllib.request.Request(
+            f"http://{self.head.place.address}:{self.dashboard}/api/{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=WAIT_SECONDS) as answer:
+            return json.load(answer)
+
+    def ray(self, *arguments: str) -> str:
+        """Run a command of Ray on the head."""
+        done = self.head.place.run(["ray", *arguments], self.environment(self.head.name))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def end(self) -> None:
+        """Kill all machines."""
+        for machine in [*self.workers.values(), self.head]:
+            machine.place.end()
+
+    def _start(self, *arguments: str, settings: Mapping[str, str] | None = None) -> Machine:
+        name = str(self.started)
+        self.started += 1
+        machine = Machine(name, self.places.place(name), self.home / name)
+        command = [
+            *("ray", "start", "--block", f"--node-ip-address={machine.place.address}", f"--temp-dir={machine.folder}"),
+            *(f"--object-store-memory={STORE_BYTES}", "--log-color=false"),
+            *(argument.format(address=machine.place.address) for argument in arguments),
+            *machine.place.options(),
+        ]
+        environment = self.environment(name, **(settings or {}))
+        machine.place.start(command, environment, machine.folder.with_suffix(".log"))
+        return machine
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.ask("version"))
+        except OSError:
+            return False
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        found = self.ask("v0/nodes?detail=1")["data"]["result"]["result"]
+        return [node for node in found if node["state"] == "ALIVE"]
+
+    def _find(self, machine: Machine) -> bool:
+        """Note the node id of a machine; return whether it has one."""
+        taken = {other.node_id for other in self.workers.values()}
+        for node in self._nodes():
+            if node["node_ip"] == machine.place.address and not node["is_head_node"] and not machine.node_id:
+                machine.node_id = node["node_id"] if node["node_id"] not in taken else ""
+        return bool(machine.node_id)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job."""
+
+    cluster: Machines
+    number: str
+
+    @property
+    def state(self) -> str:
+        return str(self._details()["status"])
+
+    @property
+    def log(self) -> str:
+        return str(self.cluster.ask(f"jobs/{self.number}/logs")["logs"])
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that its driver runs on."""
+        wait_until(lambda: bool(self._details().get("driver_node_id")), "the driver runs", lambda: self.log)
+        return self.cluster.machine_of(self._details()["driver_node_id"])
+
+    def driver(self) -> int:
+        """Return the process of the driver, once there is one."""
+        found: list[int] = []
+
+        def look() -> bool:
+            pids = self.machine.place.pids()
+            found[:] = [pid for pid in pids if " -m ray_jobs." in (text := title(pid)) and "sh -c" not in text]
+            return bool(found)
+
+        wait_until(look, "the driver runs", lambda: self.log)
+        return found[-1]
+
+    def end(self) -> str:
+        """Wait until it has ended, and return how."""
+        wait_until(lambda: self.state in ("SUCCEEDED", "FAILED", "STOPPED"), "the job ends", lambda: self.log)
+        print(f"{time.strftime('%X')} {self.number} ended:\n{self.log}")  # shown if the test fails
+        return self.state
+
+    def _details(self) -> dict[str, Any]:
+        details: dict[str, Any] = self.cluster.ask(f"jobs/{self.number}")
+        return details
+
+
+def wait_until(holds: Callable[[], bool], what: str, more: Callable[[], str]) -> None:
+    """Return as soon as something holds."""
+    until = time.monotonic() + WAIT_SECONDS
+    while not holds():
+        assert time.monotonic() < until, f"waited in vain until {what}: {more()}"
+        time.sleep(0.1)
+
+
+def run(command: list[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run a command on this machine."""
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS)

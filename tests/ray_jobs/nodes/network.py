@@ -1,0 +1,215 @@
+"""Where the nodes of a cluster run: in namespaces of their own on one bridge, or, without root, side by side.
+
+A node in namespaces has a network, process numbers, a host name and a /dev/shm of its own, as a machine has. Nothing
+that it starts outlives its first process, and that one ends with the tests, even where those are killed. So it is
+killed as a machine that loses its power.
+"""
+
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tests.services.endpoint import free_ports
+from tests.stopping import descendants
+
+SHM_BYTES = 200_000_000
+"""Size of a node's /dev/shm: an object store larger than that would go to a disk."""
+_ENTER = """
+mount -t tmpfs -o size={shm} tmpfs /dev/shm
+hostname {host}
+exec "$@"
+"""
+
+
+class Place(Protocol):
+    """Where one node runs."""
+
+    address: str
+    """By which the others reach it."""
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+        """Start a process there; `end` ends it, and all that descend from it."""
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+        """Run a command there, beside the node."""
+
+    def end(self) -> None:
+        """Kill all that was started, at once."""
+
+    def options(self) -> list[str]:
+        """Return the options of `ray start` that keep nodes of one address apart."""
+
+    def pids(self) -> list[int]:
+        """Return the processes that run there, by the numbers that they have for this process."""
+
+
+class Places(Protocol):
+    """Where nodes run."""
+
+    host: str
+    """By which nodes reach servers of the tests."""
+    can_cut: bool
+
+    def place(self, name: str) -> Place:
+        """Return a new place of this name."""
+
+    def cut(self, name: str) -> None:
+        """Take a place off the network."""
+
+    def mend(self, name: str) -> None:
+        """Bring a place that was cut off back."""
+
+
+class Namespace:
+    """A place with namespaces of its own."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self._name, self.address = name, address
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+        unshare = ("unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts")
+        inside = ("sh", "-c", _ENTER.format(shm=SHM_BYTES, host=self._name), "sh", *command)
+        prefix = ("ip", "netns", "exec", self._name, "setpriv", "--pdeathsig", "KILL")
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                [*prefix, *unshare, *inside], env=environment, stdout=file, stderr=file, stdin=subprocess.DEVNULL
+            )
+        return self._process
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+        assert self._process is not None
+        (first,) = (pid for pid in descendants(self._process.pid) if _number_inside(pid) == 1)
+        enter = ("nsenter", "--target", str(first), "--net", "--pid", "--mount", "--uts")
+        return subprocess.run([*enter, *command], env=environment, capture_output=True, text=True, check=False)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def options(self) -> list[str]:
+        return []
+
+    def pids(self) -> list[int]:
+        return descendants(self._process.pid) if self._process is not None else []
+
+
+class Beside:
+    """A place that shares this machine's address with all others."""
+
+    address = "127.0.0.1"
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *command], env=environment, stdout=file, stderr=file
+            )
+        return self._process
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    def end(self) -> None:
+        if self._process is not None:
+            for pid in [self._process.pid, *self.pids()]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+            self._process.wait()
+
+    def options(self) -> list[str]:
+        (port,) = free_ports(1)
+        return [f"--dashboard-agent-listen-port={port}", "--min-worker-port=0", "--max-worker-port=0"]
+
+    def pids(self) -> list[int]:
+        return descendants(self._process.pid) if self._process is not None else []
+
+
+@dataclass
+class Bridge:
+    """Places on a bridge of this machine."""
+
+    name: str
+    subnet: str
+    can_cut = True
+    count: int = 0
+
+    @property
+    def host(self) -> str:
+        return f"{self.subnet}.1"
+
+    def place(self, name: str) -> Namespace:
+        self.count += 1
+        address, full = f"{self.subnet}.{10 + self.count}", f"{self.name}-{name}"
+        _ip("netns", "add", full)
+        _ip("link", "add", self._link(name), "type", "veth", "peer", "name", "eth0", "netns", full)
+        _ip("link", "set", self._link(name), "master", self.name, "up")
+        for command in (f"addr add {address}/24 dev eth0", "link set eth0 up", "link set lo up"):
+            _ip("-n", full, *command.split())
+        return Namespace(full, address)
+
+    def cut(self, name: str) -> None:
+        _ip("link", "set", self._link(name), "nomaster")
+
+    def mend(self, name: str) -> None:
+        _ip("link", "set", self._link(name), "master", self.name)
+
+    def _link(self, name: str) -> str:
+        return f"{self.name}{name}"
+
+
+class SideBySide:
+    """Places that share the address of loopback."""
+
+    host = "127.0.0.1"
+    can_cut = False
+
+    def place(self, name: str) -> Beside:  # noqa: ARG002
+        return Beside()
+
+    def cut(self, name: str) -> None:
+        raise NotImplementedError(name)
+
+    mend = cut
+
+
+@contextmanager
+def places() -> Iterator[Places]:
+    """Give where nodes run: on a bridge where this user may make one; it goes away with the block."""
+    tag = secrets.token_hex(2)
+    made = Bridge(f"dprn-{tag}", f"198.18.{secrets.randbelow(256)}")  # addresses that are kept for tests of networks
+    try:
+        _ip("link", "add", made.name, "type", "bridge")
+    except (OSError, subprocess.CalledProcessError):
+        yield SideBySide()
+        return
+    try:
+        _ip("addr", "add", f"{made.host}/24", "dev", made.name)
+        _ip("link", "set", made.name, "up")
+        yield made
+    finally:
+        named = subprocess.run(("ip", "netns", "list"), capture_output=True, text=True, check=True).stdout
+        for name in (line.split()[0] for line in named.splitlines() if line.startswith(f"{made.name}-")):
+            _ip("netns", "del", name)
+        _ip("link", "del", made.name)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(("ip", *arguments), check=True, capture_output=True)
+
+
+def _number_inside(pid: int) -> int | None:
+    """Return the number that a process has in its own namespace."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return int(next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1])
