@@ -78,7 +78,9 @@ def run_plan(
     used.
     """
     try:
-        outcome = _hold_lease_and_run(plan, executor, progress, allowed, lease_seconds or plan.recipe.limits.lease_seconds)
+        outcome = _hold_lease_and_run(
+            plan, executor, progress, allowed, lease_seconds or plan.recipe.limits.lease_seconds
+        )
     finally:
         others = take_outside()
     if outcome.report is None:

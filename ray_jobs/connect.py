@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ MAX_FOLDER_BYTES = 40
 STORE_BYTES = 10**9
 """What Ray's processes share on a disk: units and results are small."""
 _PASSED_ON = ("DPR_CACHE_GB",)
+_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
+"""In Ray's message about versions that differ: those of the cluster, then those here."""
 
 
 class _Job(JobConfig):  # type: ignore[misc]  # Ray has no types
@@ -71,6 +74,12 @@ def _join(address: str) -> None:
         _knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=_environment(), job_config=_Job())
     except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+        if versions := _VERSIONS.findall(str(error)):
+            (ray_there, python_there), (ray_here, python_here) = versions
+            raise ClusterError(
+                f"the Ray cluster {address} that RAY_ADDRESS names has Ray {ray_there} and Python {python_there}, and "
+                f"this machine Ray {ray_here} and Python {python_here}; install the same versions everywhere"
+            ) from error
         raise ClusterError(
             f"the Ray cluster {address} that RAY_ADDRESS names cannot be joined: {_first_line(error)}; correct or "
             "unset RAY_ADDRESS, start the cluster, or give its token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or "

@@ -49,6 +49,8 @@ def run_planned(plan: Plan, allowed: Allowed, *, local: bool = False) -> Outcome
         show_notes(plan, ConsoleProgress(console(stderr=True)))
         return finished
     with ConsoleProgress(console(stderr=True)) as progress, executor_for(plan, progress, local=local) as executor:
+        if not local:
+            _inspect_cluster(plan, progress)
         return run_plan(plan, executor, progress, allowed)
 
 
@@ -63,11 +65,19 @@ def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local:
     ):
         prove_put_if_absent(open_store(plan.recipe.store))
         report_of_dead(open_store(plan.recipe.store), lease.predecessor)
+        if not local:
+            _inspect_cluster(plan, progress)
         run = Run(plan, executor, progress, lease)
         with reported_if_it_fails(run, Parts()):
             line = _STOPS[stop](run, allow_shrink)
             end_attempt(run, Parts(), Ending(kind="stopped early", exit_code=0, sentence=f"up to {stop}: {line}"))
         return line
+
+
+def _inspect_cluster(plan: Plan, progress: ConsoleProgress) -> None:
+    from ray_jobs.inspection import inspect_cluster  # Ray, as in `executor_for`
+
+    inspect_cluster(plan, progress)
 
 
 def show_notes(plan: Plan, progress: ConsoleProgress) -> None:

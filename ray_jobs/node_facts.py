@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
@@ -50,7 +51,7 @@ def facts_here() -> NodeFacts:
     cache = local_cache().folder
     return NodeFacts(
         name=socket.gethostname(),
-        versions={"python": platform.python_version()} | dict(_versions()),
+        versions=versions_here(),
         clock=time.time(),
         shared_bytes=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0,
         cache=str(cache),
@@ -61,12 +62,16 @@ def facts_here() -> NodeFacts:
     )
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def versions_here() -> dict[str, str]:
+    """Return Python's version, and those of PACKAGES that are installed.
+
+    What follows a plus sign names the build, such as one for GPUs, which need not be the same everywhere.
+    """
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue
+        with suppress(PackageNotFoundError):
+            found[package] = version(package).partition("+")[0]
+    return found
 
 
 def _free_bytes(folder: Path) -> int | None:

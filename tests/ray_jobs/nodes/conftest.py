@@ -20,6 +20,8 @@ from tests.services.endpoint import S3Endpoint
 from tests.tiny import random_texts
 
 WORKERS = 3
+RETRIES = 3
+"""`backoffLimit` of the nightly CronJob."""
 
 
 @pytest.fixture(scope="package")
@@ -81,6 +83,15 @@ class Night:
         """Submit the nightly job."""
         return cluster.submit("python", "-m", "ray_jobs.nightly", "--recipe", str(self.recipe))
 
+    def run_again(self, cluster: Machines, lost: Job) -> None:
+        """Submit the job again while it fails, as the CronJob does that has submitted the first one."""
+        attempts = [lost]
+        while attempts[-1].end() == "FAILED":
+            assert len(attempts) <= RETRIES, attempts[-1].log
+            attempts.append(self.submit(cluster))
+        assert len(attempts) > 1, "the first one was not lost"
+        assert attempts[-1].state == "SUCCEEDED"
+
     def done(self, prefix: str) -> int:
         """Return how many units are done whose records have names that begin so."""
         return sum(info.name.endswith(".json") for info in self.collection.store.list(prefix))
@@ -105,10 +116,10 @@ class Night:
 @pytest.fixture(scope="package")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, static_encoder: Path) -> tuple[Collection, SnapshotBody]:
     """A collection with many units in most stages, and its first snapshot, made in this process."""
-    corpus = random_texts(900, seed=3, max_words=20)
-    corpus |= {f"copy{n}": corpus[f"p{7 * n:03d}"] for n in range(80)}  # for units of kind copy
-    made = Collection(tmp_path_factory.mktemp("nodes"), static_encoder, corpus, index={"factory": "IVF16,PQ8x4"})
-    made.change(corpus={"slice_bytes": 4000}, limits={"lease_seconds": 30.0})
+    corpus = random_texts(600, seed=3, max_words=20)
+    corpus |= {f"copy{n}": corpus[f"p{7 * n:03d}"] for n in range(60)}  # for units of kind copy
+    made = Collection(tmp_path_factory.mktemp("nodes"), static_encoder, corpus, index={"factory": "Flat"})
+    made.change(corpus={"slice_bytes": 8000}, limits={"lease_seconds": 30.0})
     return made, made.night().snapshot.body
 
 

@@ -31,7 +31,16 @@ class Machine:
     name: str
     place: Place
     folder: Path
+    command: list[str]
+    environment: Mapping[str, str]
+    process: "subprocess.Popen[bytes] | None" = None
     node_id: str = ""
+
+    def keep_up(self) -> None:
+        """Start the node if it does not run, as systemd does with `Restart=always`."""
+        if self.process is None or self.process.poll() is not None:
+            self.node_id = ""
+            self.process = self.place.start(self.command, self.environment, self.folder.with_suffix(".log"))
 
     @property
     def log(self) -> str:
@@ -59,7 +68,7 @@ class Machines:
             "--head",
             f"--port={self.gcs}",
             "--num-cpus=0",  # as the manifests of Kubernetes have it
-            f"--dashboard-host={{address}}",
+            "--dashboard-host={address}",
             f"--dashboard-port={self.dashboard}",
             *(["--ray-client-server-port=0"] if not self.places.can_cut else []),
         )
@@ -72,22 +81,36 @@ class Machines:
 
     def add(self, count: int = 1, **settings: str) -> list[Machine]:
         """Start workers, and return them once all are there."""
-        made = [
-            self._start(f"--address={self.address}", f"--num-cpus={CPUS}", settings=settings) for _ in range(count)
-        ]
+        made = [self._start(f"--address={self.address}", f"--num-cpus={CPUS}", settings=settings) for _ in range(count)]
         for machine in made:
             self.workers[machine.name] = machine
-        wait_until(lambda: all(self._find(machine) for machine in made), "the workers are there", lambda: made[0].log)
+        self.wait_for(*made)
         return made
+
+    def wait_for(self, *machines: Machine) -> None:
+        """Return when these workers are part of the cluster; they are started again if they end before."""
+
+        def look() -> bool:
+            missing = [machine for machine in machines if not self._find(machine)]
+            return not missing
+
+        wait_until(look, "the workers are there", lambda: "\n".join(machine.log[-2000:] for machine in machines))
+
+    def wait_for_return(self, machine: Machine) -> None:
+        """Return when a worker that Ray gave up is part of the cluster again, as another node of Ray."""
+        old = machine.node_id
+        wait_until(lambda: old not in self.alive(), "Ray gives the worker up", lambda: machine.log[-2000:])
+        wait_until(lambda: self._ended(machine), "the old node ends", lambda: machine.log[-2000:])
+        self.wait_for(machine)
 
     def kill(self, machine: Machine) -> None:
         """End a machine as a loss of power does."""
         machine.place.end()
         self.workers.pop(machine.name, None)
 
-    def alive(self) -> dict[str, str]:
-        """Return node id → state, of the nodes that are not dead."""
-        return {node["node_id"]: node["node_ip"] for node in self._nodes()}
+    def alive(self) -> set[str]:
+        """Return the ids of the nodes that are not dead."""
+        return {node["node_id"] for node in self._nodes()}
 
     def machine_of(self, node_id: str) -> Machine:
         """Return the worker with a node id."""
@@ -142,18 +165,22 @@ class Machines:
     def _start(self, *arguments: str, settings: Mapping[str, str] | None = None) -> Machine:
         name = str(self.started)
         self.started += 1
-        machine = Machine(name, self.places.place(name), self.home / name)
+        place, folder = self.places.place(name), self.home / name
         command = [
-            *("ray", "start", "--block", f"--node-ip-address={machine.place.address}", f"--temp-dir={machine.folder}"),
+            *("ray", "start", "--block", f"--node-ip-address={place.address}", f"--temp-dir={folder}"),
             *(f"--object-store-memory={STORE_BYTES}", "--log-color=false"),
-            *(argument.format(address=machine.place.address) for argument in arguments),
-            *machine.place.options(),
+            *(argument.format(address=place.address) for argument in arguments),
+            *place.options(),
         ]
-        environment = self.environment(name, **(settings or {}))
-        machine.place.start(command, environment, machine.folder.with_suffix(".log"))
+        machine = Machine(name, place, folder, command, self.environment(name, **(settings or {})))
+        machine.keep_up()
         return machine
 
+    def _ended(self, machine: Machine) -> bool:
+        return machine.process is not None and machine.process.poll() is not None
+
     def _answers(self) -> bool:
+        self.head.keep_up()
         try:
             return bool(self.ask("version"))
         except OSError:
@@ -165,11 +192,12 @@ class Machines:
 
     def _find(self, machine: Machine) -> bool:
         """Note the node id of a machine; return whether it has one."""
+        machine.keep_up()
         taken = {other.node_id for other in self.workers.values()}
         for node in self._nodes():
-            if node["node_ip"] == machine.place.address and not node["is_head_node"] and not machine.node_id:
+            if machine.node_id == "" and node["node_ip"] == machine.place.address and not node["is_head_node"]:
                 machine.node_id = node["node_id"] if node["node_id"] not in taken else ""
-        return bool(machine.node_id)
+        return machine.node_id != ""
 
 
 @dataclass(frozen=True)
@@ -210,6 +238,11 @@ class Job:
         wait_until(lambda: self.state in ("SUCCEEDED", "FAILED", "STOPPED"), "the job ends", lambda: self.log)
         print(f"{time.strftime('%X')} {self.number} ended:\n{self.log}")  # shown if the test fails
         return self.state
+
+    def stop(self) -> None:
+        """End it."""
+        self.cluster.ask(f"jobs/{self.number}/stop", {})
+        self.end()
 
     def _details(self) -> dict[str, Any]:
         details: dict[str, Any] = self.cluster.ask(f"jobs/{self.number}")

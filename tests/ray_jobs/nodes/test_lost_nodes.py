@@ -1,24 +1,97 @@
-"""A night on several nodes that is disturbed ends in the snapshot of an undisturbed one."""
+"""A night on several nodes that is disturbed ends in the snapshot of an undisturbed one.
+
+The first test is the reduced form that `make test` runs; `make test-cluster` runs all.
+"""
 
 import os
 import signal
+import time
 
 import pytest
 
 from tests.ray_jobs.nodes.conftest import Night
-from tests.ray_jobs.nodes.machines import Machines
+from tests.ray_jobs.nodes.machines import STORE_BYTES, Job, Machine, Machines, wait_until
 
 pytestmark = [pytest.mark.slow]
 
+CUT_SECONDS = 90.0
+"""Longer than the lease of the nights of these tests, and than Ray takes to give a node up."""
+NOTICE_SECONDS = 20
+"""How long before it takes a machine back a cloud says so."""
+FULL_SHARE = 0.95
+
+
+def other_than(machine: Machine, machines: Machines) -> Machine:
+    """Return another worker."""
+    return next(each for each in machines.workers.values() if each is not machine)
+
+
+def started(machines: Machines, night: Night) -> Job:
+    """Return a job that has begun to embed."""
+    job = night.submit(machines)
+    night.wait_for("segments/", 3, job)
+    return job
+
 
 def test_driver_and_node_are_killed_and_a_node_is_added(machines: Machines, night: Night) -> None:
-    first = night.submit(machines)
-    night.wait_for("segments/", 3, first)
+    first = started(machines, night)
     os.kill(first.driver(), signal.SIGKILL)
     assert first.end() == "FAILED"
     second = night.submit(machines)
     night.wait_for("segments/", 12, second)
-    machines.kill(next(each for each in machines.workers.values() if each != second.machine))
+    machines.kill(other_than(second.machine, machines))
     machines.add()
     assert second.end() == "SUCCEEDED", second.log
+    night.check()
+
+
+@pytest.mark.cluster
+def test_the_machine_of_the_driver_is_killed(machines: Machines, night: Night) -> None:
+    first = started(machines, night)
+    machines.kill(first.machine)
+    night.run_again(machines, first)
+    night.check()
+
+
+@pytest.mark.cluster
+def test_the_object_store_of_the_driver_is_full(machines: Machines, night: Night) -> None:
+    job = started(machines, night)
+    size = str(int(FULL_SHARE * STORE_BYTES))
+    filling = machines.submit("python", "-m", "tests.ray_jobs.nodes.filling", job.machine.node_id, size, cpus=0)
+    wait_until(lambda: "full" in filling.log, "the store is full", lambda: filling.log)
+    assert job.state == "RUNNING"  # it is full while units are under way
+    assert job.end() == "SUCCEEDED", job.log
+    filling.stop()
+    night.check()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("whose", ["driver", "another"])
+def test_a_machine_is_cut_off_and_comes_back(machines: Machines, night: Night, whose: str) -> None:
+    if not machines.places.can_cut:
+        pytest.skip("only root can make a network to cut")
+    job = started(machines, night)
+    machine = job.machine if whose == "driver" else other_than(job.machine, machines)
+    machines.places.cut(machine.name)
+    back_at = time.monotonic() + CUT_SECONDS
+    if whose == "driver":
+        night.run_again(machines, job)
+    else:
+        assert job.end() == "SUCCEEDED", job.log
+    time.sleep(max(0.0, back_at - time.monotonic()))
+    machines.places.mend(machine.name)
+    machines.wait_for_return(machine)
+    night.check()
+
+
+@pytest.mark.cluster
+def test_a_machine_is_taken_back_with_notice(machines: Machines, night: Night) -> None:
+    job = started(machines, night)
+    machine = other_than(job.machine, machines)
+    drain = ("drain-node", f"--address={machines.address}", f"--node-id={machine.node_id}")
+    why = ("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken back")
+    machines.ray(*drain, *why, f"--deadline-remaining-seconds={NOTICE_SECONDS}")
+    time.sleep(NOTICE_SECONDS)
+    machines.kill(machine)
+    assert job.end() == "SUCCEEDED", job.log
     night.check()
