@@ -1,15 +1,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-QUICK := not ray and not s3 and not slow and not gpu
+QUICK := not ray and not s3 and not slow and not gpu and not cluster
 # tests/marks.py says how many processes, and divides the tests among them; --no-loadscope-reorder: in its order
 PYTEST := $(BIN)/python -m pytest -n auto --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install check lint test demo screenshots serve clean
+.PHONY: help install check lint test test-cluster demo screenshots serve clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.compiled  ## make .venv with the pinned dependencies
 
@@ -33,8 +33,11 @@ lint: $(VENV)/.installed  ## check rules and format (ruff) and types (mypy, stri
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: install  ## run all tests (those that need root, Ceph, a GPU or data that is absent skip, and say so)
-	$(PYTEST)
+test: install  ## run all tests but those of test-cluster (what needs root, Ceph, a GPU or data skips where it is absent)
+	$(PYTEST) -m 'not cluster'
+
+test-cluster: install  ## disturb a cluster of four nodes on this machine in every way: killed, cut off, taken back, full
+	$(BIN)/python -m pytest tests/ray_jobs/nodes
 
 demo: install  ## index Python's own documentation, serve it, ask three questions, stop everything (KEEP=1: serve on)
 	$(BIN)/python -m demo.run_demo

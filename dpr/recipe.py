@@ -181,7 +181,7 @@ class Limits(Section):
     """A corpus that lost a larger share of its passages than this is refused without --allow-shrink."""
     lease_seconds: Annotated[float, Field(ge=30.0)] = 360.0
     """A run without a heartbeat for so long is taken for lost by the next one. Less than the longest call to the store
-    may take (180 s) can cost a run its lease; more delays the run that replaces one whose machine was lost."""
+    may take can cost a run its lease; more delays the run that replaces one whose machine was lost."""
 
 
 class Resources(Section):

@@ -101,14 +101,8 @@ def needs_of(plan: Plan, store_url: str, probe: str) -> Needs:
 
 def _ask(needs: Needs, listener: Listener) -> list[tuple[str, DprError]]:
     """Return name and fault of the machines that have one. What a lost machine would say does not matter."""
-    look = ray.remote(faults_here).options(num_cpus=0, max_retries=0, name="inspect")
     workers = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    asked = {
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            needs
-        ): node["NodeManagerHostname"]
-        for node in workers
-    }
+    asked = {_start_look(needs, node["NodeID"]): node["NodeManagerHostname"] for node in workers}
     until, faults = time.monotonic() + ANSWER_SECONDS, []
     while asked and (left := until - time.monotonic()) > 0:
         done, _ = ray.wait(list(asked), timeout=left)
@@ -123,6 +117,12 @@ def _ask(needs: Needs, listener: Listener) -> list[tuple[str, DprError]]:
     if asked:
         listener.message("machines", f"{', '.join(asked.values())} did not answer within {ANSWER_SECONDS:.0f} s")
     return sorted(faults, key=lambda fault: fault[0])
+
+
+def _start_look(needs: Needs, node_id: str) -> "ray.ObjectRef[tuple[str, DprError | None]]":
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    options = {"num_cpus": 0, "max_retries": 0, "name": "inspect", "scheduling_strategy": there}
+    return ray.remote(faults_here).options(**options).remote(needs)
 
 
 def _may_grow(nodes: Sequence[dict[str, dict[str, str]]]) -> bool:

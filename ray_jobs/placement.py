@@ -14,6 +14,8 @@ MAX_ACTORS = 64
 ACTOR_CPUS = 0.5
 """CPUs that Ray counts for one thread of an actor; the actor itself sets how many threads it uses. The number is small,
 so that all actors find room on a small machine, and other stages find CPUs while actors load."""
+BESIDE_ENCODER_CPUS = 2.5
+"""CPUs of a machine that an encoder without a GPU leaves to others: to the driver, a writer, and a tokeniser."""
 UNITS_PER_ENCODER = 2
 """While an encoder computes one, the next is unpacked and the one before is packed."""
 TOKENIZING_SHARE = 0.75
@@ -130,7 +132,18 @@ class Placement:
             max_concurrent_calls_per_actor=UNITS_PER_ENCODER,
             enable_true_multi_threading=True,
         )
-        return {"compute": compute, "num_cpus": ACTOR_CPUS, "num_gpus": self.gpu_share(step)}
+        return {"compute": compute, "num_cpus": self._encoder_cpus(), "num_gpus": self.gpu_share(step)}
+
+    def _encoder_cpus(self) -> float:
+        """Return how many CPUs Ray counts for an encoder.
+
+        Without a GPU these are most of those that it uses, so that a second one goes to another machine, or makes an
+        autoscaling cluster add one. On small machines it is no more than for other actors.
+        """
+        if self._gpus_per_encoder():
+            return ACTOR_CPUS
+        threads = min(self._resources.cpus_per_encoder or self.encoder_threads(), _largest_node())
+        return max(ACTOR_CPUS, threads - BESIDE_ENCODER_CPUS)
 
     def _tokenizing_cpus(self) -> float:
         """Return the CPUs that tokenisers may hold beside GPUs: the writer and each encoder must find room, too."""

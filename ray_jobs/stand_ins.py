@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
@@ -13,7 +14,9 @@ def stand_in(error: BaseException) -> str | None:
     A script `tokenizers.py` in a folder of PYTHONPATH is such a file; None if there is none.
     """
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    folders = {os.path.abspath(entry) for entry in named if entry}
+    # whoever names Python's own folders there replaces nothing
+    own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders = {os.path.abspath(entry) for entry in named if entry} - own
     others = [entry for entry in sys.path if os.path.abspath(entry) not in folders]
     for file in _files(error):
         for folder in folders:

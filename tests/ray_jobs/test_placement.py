@@ -8,7 +8,8 @@ import pytest
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import CorpusError, UnitError
 from dpr.recipe import Resources
-from ray_jobs.placement import CODERS_PER_GPU, ROWS_PER_CODER
+from ray_jobs import placement
+from ray_jobs.placement import CODERS_PER_GPU, ROWS_PER_CODER, Placement
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import FirstNights
 from tests.ray_jobs.gpu_demand import GpuDemand
@@ -64,6 +65,24 @@ def test_a_night_of_deletions_asks_for_no_gpu(
         body = collection.night(RayExecutor(collection.recipe.resources)).snapshot.body
     assert body.passages == 29
     assert (demand.gpus, demand.looks > 0) == (0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "resources", "counted"),
+    [
+        (2, Resources(), 0.5),  # all operators have room on a small machine
+        (8, Resources(), 5.5),  # a second one would not fit
+        (8, Resources(encoders=4), 0.5),  # all four fit here
+        (8, Resources(cpus_per_encoder=7, max_encoders=4), 4.5),
+        (8, Resources(cpus_per_encoder=16), 5.5),  # more than there are
+    ],
+)
+def test_an_encoder_on_cpus_counts_as_most_of_those_that_it_uses(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, resources: Resources, counted: float
+) -> None:
+    monkeypatch.setattr(placement, "_largest_node", lambda: cpus)
+    monkeypatch.setattr(placement, "_cluster_gpus", lambda: 0.0)
+    assert Placement(resources).pool(Step("where", Where, "encoder"), 9)["num_cpus"] == counted
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (3, 2)])

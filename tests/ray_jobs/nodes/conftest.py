@@ -100,7 +100,9 @@ class Night:
         """Return as soon as so many units are done. The run must not end meanwhile."""
 
         def look() -> bool:
-            return self.done(prefix) >= count
+            found = self.done(prefix)
+            assert found >= count or not job.has_ended, job.log
+            return found >= count
 
         wait_until(look, f"{count} units of {prefix} are done", lambda: job.log)
 

@@ -21,6 +21,7 @@ WAIT_SECONDS = 240.0
 STORE_BYTES = 100_000_000
 """The object store of a node."""
 CPUS = 2
+ROOT = Path(__file__).parents[3]
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -125,9 +126,11 @@ class Machines:
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONPATH": str(ROOT),  # workers import what tests define, and nothing from the current folder
             "DPR_CACHE": str(self.home / f"cache-{machine}"),
             "OMP_NUM_THREADS": "1",
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",  # as in the pods of the service
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         }
         return kept | self.endpoint.environment() | own | dict(self.settings) | settings
 
@@ -140,16 +143,18 @@ class Machines:
         }
         return Job(self, self.ask("jobs/", wanted)["submission_id"])
 
-    def ask(self, path: str, body: object = None) -> Any:
-        """Send a request to the API of the dashboard, and return its answer."""
+    def ask(self, path: str, body: object = None, method: str | None = None) -> Any:
+        """Send a request to the API of the dashboard, and return its answer; None if that is empty."""
         request = urllib.request.Request(
             f"http://{self.head.place.address}:{self.dashboard}/api/{path}",
             None if body is None else json.dumps(body).encode(),
             {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            method=method,
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=WAIT_SECONDS) as answer:
-            return json.load(answer)
+            text = answer.read()
+        return json.loads(text) if text.strip() else None
 
     def ray(self, *arguments: str) -> str:
         """Run a command of Ray on the head."""
@@ -233,9 +238,13 @@ class Job:
         wait_until(look, "the driver runs", lambda: self.log)
         return found[-1]
 
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ("SUCCEEDED", "FAILED", "STOPPED")
+
     def end(self) -> str:
         """Wait until it has ended, and return how."""
-        wait_until(lambda: self.state in ("SUCCEEDED", "FAILED", "STOPPED"), "the job ends", lambda: self.log)
+        wait_until(lambda: self.has_ended, "the job ends", lambda: self.log)
         print(f"{time.strftime('%X')} {self.number} ended:\n{self.log}")  # shown if the test fails
         return self.state
 

@@ -5,6 +5,7 @@ that it starts outlives its first process, and that one ends with the tests, eve
 killed as a machine that loses its power.
 """
 
+import json
 import os
 import secrets
 import subprocess
@@ -17,6 +18,7 @@ from typing import Protocol
 from tests.services.endpoint import free_ports
 from tests.stopping import descendants
 
+PREFIX = "dprn-"
 SHM_BYTES = 200_000_000
 """Size of a node's /dev/shm: an object store larger than that would go to a disk."""
 _ENTER = """
@@ -184,9 +186,10 @@ class SideBySide:
 @contextmanager
 def places() -> Iterator[Places]:
     """Give where nodes run: on a bridge where this user may make one; it goes away with the block."""
-    tag = secrets.token_hex(2)
-    made = Bridge(f"dprn-{tag}", f"198.18.{secrets.randbelow(256)}")  # addresses that are kept for tests of networks
+    # addresses that are kept for tests of networks
+    made = Bridge(f"{PREFIX}{os.getpid():x}", f"198.18.{secrets.randbelow(256)}")
     try:
+        _remove_left_over()
         _ip("link", "add", made.name, "type", "bridge")
     except (OSError, subprocess.CalledProcessError):
         yield SideBySide()
@@ -196,14 +199,26 @@ def places() -> Iterator[Places]:
         _ip("link", "set", made.name, "up")
         yield made
     finally:
-        named = subprocess.run(("ip", "netns", "list"), capture_output=True, text=True, check=True).stdout
-        for name in (line.split()[0] for line in named.splitlines() if line.startswith(f"{made.name}-")):
-            _ip("netns", "del", name)
-        _ip("link", "del", made.name)
+        _remove(made.name)
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(("ip", *arguments), check=True, capture_output=True)
+def _remove_left_over() -> None:
+    """Remove networks of tests that were killed. The name of each has the number of the process that made it."""
+    bridges = json.loads(_ip("-json", "link", "show", "type", "bridge") or "[]")
+    for name in (bridge["ifname"] for bridge in bridges if bridge["ifname"].startswith(PREFIX)):
+        if not Path(f"/proc/{int(name.removeprefix(PREFIX), 16)}").exists():
+            _remove(name)
+
+
+def _remove(bridge: str) -> None:
+    for line in _ip("netns", "list").splitlines():
+        if line.startswith(f"{bridge}-"):
+            _ip("netns", "del", line.split()[0])
+    _ip("link", "del", bridge)
+
+
+def _ip(*arguments: str) -> str:
+    return subprocess.run(("ip", *arguments), check=True, capture_output=True, text=True).stdout
 
 
 def _number_inside(pid: int) -> int | None:

@@ -86,7 +86,8 @@ def test_a_machine_is_cut_off_and_comes_back(machines: Machines, night: Night, w
 
 @pytest.mark.cluster
 def test_a_machine_is_taken_back_with_notice(machines: Machines, night: Night) -> None:
-    job = started(machines, night)
+    job = night.submit(machines)
+    night.wait_for("scans/", 1, job)  # the command takes seconds to start
     machine = other_than(job.machine, machines)
     drain = ("drain-node", f"--address={machines.address}", f"--node-id={machine.node_id}")
     why = ("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken back")
