@@ -56,7 +56,6 @@ class Machines:
     home: Path
     """A short path: sockets have names of about a hundred bytes at most."""
     endpoint: S3Endpoint
-    settings: Mapping[str, str] = field(default_factory=dict)
     token: str = field(default_factory=lambda: secrets.token_hex(32))
     workers: dict[str, Machine] = field(default_factory=dict)
     started: int = 0
@@ -129,10 +128,21 @@ class Machines:
             "PYTHONPATH": str(ROOT),  # workers import what tests define, and nothing from the current folder
             "DPR_CACHE": str(self.home / f"cache-{machine}"),
             "OMP_NUM_THREADS": "1",
-            "RAY_SERVE_ENABLE_HA_PROXY": "1",  # as in the pods of the service
+        } | self._haproxy(machine)
+        return kept | self.endpoint.environment() | own | settings
+
+    def _haproxy(self, machine: str) -> dict[str, str]:
+        """Return the settings of the service's pods, and folders for HAProxy: each machine has files of its own."""
+        folder = self.home / f"haproxy-{machine}"
+        return {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "state"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         }
-        return kept | self.endpoint.environment() | own | dict(self.settings) | settings
 
     def submit(self, *command: str, cpus: int = 1, **settings: str) -> "Job":
         """Submit a command as the nightly CronJob does: by the API of Ray Jobs, with a CPU for the driver."""
