@@ -5,11 +5,9 @@ import os
 import re
 import secrets
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray._common.network_utils import parse_address
@@ -22,10 +20,9 @@ from dpr.stages.segment_rows import MIN_CORES
 from dpr.store.temporary import temporary_root
 from ray_jobs.ray_output import quiet_ray
 from ray_jobs.signals import signals_restored
+from ray_jobs.slow_start import patient_start
 
 ANSWER_SECONDS = 10.0
-START_SECONDS = 120.0
-"""Ray gives its own processes 30 seconds to start, which a machine that is busy with other work may exceed."""
 MAX_FOLDER_BYTES = 40
 """Longest name of the folder for Ray's files: Ray adds 65 bytes, and the path of a socket may have 107."""
 STORE_BYTES = 10**9
@@ -102,7 +99,7 @@ def _start(cpus: int | None, gpus: int | None) -> None:
     try:
         if not _keeps_token():
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        with _loopback(), few_processes(), _patience():
+        with _loopback(), few_processes(), patient_start():
             ray.init(
                 address="local",
                 # with one CPU, actors that wait for the writer would leave it none
@@ -153,28 +150,6 @@ def _first_line(error: Exception) -> str:
 def _environment() -> dict[str, dict[str, str]]:
     """Return the settings of this process that must hold in workers on other machines, too."""
     return {"env_vars": {name: os.environ[name] for name in _PASSED_ON if name in os.environ}}
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Let Ray, within the block, wait START_SECONDS for the node that it starts: each look for it lasts so long."""
-    look = services.get_node
-
-    def wait(*arguments: Any) -> Any:
-        give_up = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                return look(*arguments)
-            except RuntimeError:  # it is not there yet
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.1)
-
-    services.get_node = wait
-    try:
-        yield
-    finally:
-        services.get_node = look
 
 
 @contextmanager

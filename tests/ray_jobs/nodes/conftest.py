@@ -13,8 +13,10 @@ from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import live_snapshot, numbers
 from dpr.operations.verify import verify
 from tests.collection import Collection
-from tests.ray_jobs.nodes.machines import Job, Machines, wait_until
+from tests.ray_jobs.nodes.jobs_api import Job
+from tests.ray_jobs.nodes.machines import Machines
 from tests.ray_jobs.nodes.network import Places, places
+from tests.ray_jobs.nodes.waiting import wait_until
 from tests.services.ceph import CephUnavailableError, ceph_gateway
 from tests.services.endpoint import S3Endpoint
 from tests.tiny import random_texts

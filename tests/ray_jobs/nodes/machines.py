@@ -5,23 +5,28 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.ray_jobs.nodes.jobs_api import Job
 from tests.ray_jobs.nodes.network import Place, Places
-from tests.ray_jobs.own_ray import title
+from tests.ray_jobs.nodes.waiting import WAIT_SECONDS, wait_until
 from tests.services.endpoint import S3Endpoint, free_ports
 
-WAIT_SECONDS = 240.0
-"""Nothing that a test waits for takes so long, on whatever machine."""
 STORE_BYTES = 100_000_000
 """The object store of a node."""
 CPUS = 2
 ROOT = Path(__file__).parents[3]
+RAY = """
+from ray.scripts.scripts import main
+from ray_jobs.slow_start import patient_start
+with patient_start():
+    main()
+"""
+"""The command `ray`, which gives a node more than 30 seconds to start."""
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -182,7 +187,7 @@ class Machines:
         self.started += 1
         place, folder = self.places.place(name), self.home / name
         command = [
-            *("ray", "start", "--block", f"--node-ip-address={place.address}", f"--temp-dir={folder}"),
+            *("python", "-c", RAY, "start", "--block", f"--node-ip-address={place.address}", f"--temp-dir={folder}"),
             *(f"--object-store-memory={STORE_BYTES}", "--log-color=false"),
             *(argument.format(address=place.address) for argument in arguments),
             *place.options(),
@@ -213,69 +218,3 @@ class Machines:
             if machine.node_id == "" and node["node_ip"] == machine.place.address and not node["is_head_node"]:
                 machine.node_id = node["node_id"] if node["node_id"] not in taken else ""
         return machine.node_id != ""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A submitted job."""
-
-    cluster: Machines
-    number: str
-
-    @property
-    def state(self) -> str:
-        return str(self._details()["status"])
-
-    @property
-    def log(self) -> str:
-        return str(self.cluster.ask(f"jobs/{self.number}/logs")["logs"])
-
-    @property
-    def machine(self) -> Machine:
-        """The machine that its driver runs on."""
-        wait_until(lambda: bool(self._details().get("driver_node_id")), "the driver runs", lambda: self.log)
-        return self.cluster.machine_of(self._details()["driver_node_id"])
-
-    def driver(self) -> int:
-        """Return the process of the driver, once there is one."""
-        found: list[int] = []
-
-        def look() -> bool:
-            pids = self.machine.place.pids()
-            found[:] = [pid for pid in pids if " -m ray_jobs." in (text := title(pid)) and "sh -c" not in text]
-            return bool(found)
-
-        wait_until(look, "the driver runs", lambda: self.log)
-        return found[-1]
-
-    @property
-    def has_ended(self) -> bool:
-        return self.state in ("SUCCEEDED", "FAILED", "STOPPED")
-
-    def end(self) -> str:
-        """Wait until it has ended, and return how."""
-        wait_until(lambda: self.has_ended, "the job ends", lambda: self.log)
-        print(f"{time.strftime('%X')} {self.number} ended:\n{self.log}")  # shown if the test fails
-        return self.state
-
-    def stop(self) -> None:
-        """End it."""
-        self.cluster.ask(f"jobs/{self.number}/stop", {})
-        self.end()
-
-    def _details(self) -> dict[str, Any]:
-        details: dict[str, Any] = self.cluster.ask(f"jobs/{self.number}")
-        return details
-
-
-def wait_until(holds: Callable[[], bool], what: str, more: Callable[[], str]) -> None:
-    """Return as soon as something holds."""
-    until = time.monotonic() + WAIT_SECONDS
-    while not holds():
-        assert time.monotonic() < until, f"waited in vain until {what}: {more()}"
-        time.sleep(0.1)
-
-
-def run(command: list[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Run a command on this machine."""
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS)

@@ -7,7 +7,8 @@ import pytest
 
 from dpr.errors import ClusterError
 from tests.ray_jobs.nodes.conftest import Night
-from tests.ray_jobs.nodes.machines import Job, Machines
+from tests.ray_jobs.nodes.jobs_api import Job
+from tests.ray_jobs.nodes.machines import Machines
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

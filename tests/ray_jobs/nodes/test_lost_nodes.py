@@ -10,7 +10,9 @@ import time
 import pytest
 
 from tests.ray_jobs.nodes.conftest import Night
-from tests.ray_jobs.nodes.machines import STORE_BYTES, Job, Machine, Machines, wait_until
+from tests.ray_jobs.nodes.jobs_api import Job
+from tests.ray_jobs.nodes.machines import STORE_BYTES, Machine, Machines
+from tests.ray_jobs.nodes.waiting import wait_until
 
 pytestmark = [pytest.mark.slow]
 

@@ -14,7 +14,8 @@ import yaml
 from ray_jobs.serve.haproxy import find_haproxy
 from tests.manifests import one
 from tests.ray_jobs.nodes.conftest import WORKERS, Night
-from tests.ray_jobs.nodes.machines import CPUS, Machine, Machines, wait_until
+from tests.ray_jobs.nodes.machines import CPUS, Machine, Machines
+from tests.ray_jobs.nodes.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 

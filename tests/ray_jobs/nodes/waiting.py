@@ -1,0 +1,15 @@
+"""Wait for what other processes do."""
+
+import time
+from collections.abc import Callable
+
+WAIT_SECONDS = 300.0
+"""Nothing that a test waits for takes so long, on whatever machine."""
+
+
+def wait_until(holds: Callable[[], bool], what: str, more: Callable[[], str]) -> None:
+    """Return as soon as something holds."""
+    until = time.monotonic() + WAIT_SECONDS
+    while not holds():
+        assert time.monotonic() < until, f"waited in vain until {what}: {more()}"
+        time.sleep(0.1)
