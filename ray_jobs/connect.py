@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import socket
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +21,11 @@ from dpr.stages.segment_rows import MIN_CORES
 from dpr.store.temporary import temporary_root
 from ray_jobs.ray_output import quiet_ray
 from ray_jobs.signals import signals_restored
-from ray_jobs.slow_start import patient_start
 
 ANSWER_SECONDS = 10.0
+START_ATTEMPTS = 3
+_TOO_SLOW = "timed out during startup"
+"""In Ray's message if its processes, some of which have only 15 seconds, have not started."""
 MAX_FOLDER_BYTES = 40
 """Longest name of the folder for Ray's files: Ray adds 65 bytes, and the path of a socket may have 107."""
 STORE_BYTES = 10**9
@@ -96,25 +99,44 @@ def _knock(address: str) -> None:
 
 
 def _start(cpus: int | None, gpus: int | None) -> None:
-    try:
-        if not _keeps_token():
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        with _loopback(), few_processes(), patient_start():
-            ray.init(
-                address="local",
-                # with one CPU, actors that wait for the writer would leave it none
-                num_cpus=max(MIN_CORES, cpus or os.cpu_count() or 1),
-                num_gpus=gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                job_config=_Job(),
-                **_object_store(),
-                _node_ip_address="127.0.0.1",
-                _temp_dir=_short_folder(get_default_ray_temp_dir()),
-            )
-    except Exception as error:  # Ray raises plain ones, too: when its processes do not start in time, for example
-        raise ClusterError(f"Ray cannot be started here: {_first_line(error)}; mend that, or pass --local") from error
+    """Start a Ray here, and again if its processes do not start in time: on a busy machine they take too long."""
+    if not _keeps_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            _start_once(cpus, gpus)
+            return
+        except Exception as error:  # Ray raises plain ones, too
+            _end_half_started(error)
+            if attempt == START_ATTEMPTS or _TOO_SLOW not in str(error):
+                raise ClusterError(
+                    f"Ray cannot be started here: {_first_line(error)}; mend that, or pass --local"
+                ) from error
+
+
+def _start_once(cpus: int | None, gpus: int | None) -> None:
+    with _loopback(), few_processes():
+        ray.init(
+            address="local",
+            # with one CPU, actors that wait for the writer would leave it none
+            num_cpus=max(MIN_CORES, cpus or os.cpu_count() or 1),
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            job_config=_Job(),
+            **_object_store(),
+            _node_ip_address="127.0.0.1",
+            _temp_dir=_short_folder(get_default_ray_temp_dir()),
+        )
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes that a failed start has left. Ray forgets them; only the error still knows their node."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        started = frame.f_locals.get("self")
+        if isinstance(started, node.Node):
+            started.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 def _keeps_token() -> bool:

@@ -30,7 +30,7 @@ LAYERS = (
     ("dpr.nightly",),
     ("dpr.operations",),
     ("dpr.mcp", "dpr.run_recipe"),
-    ("ray_jobs.heartbeats", "ray_jobs.output", "ray_jobs.signals", "ray_jobs.slow_start", "ray_jobs.stand_ins"),
+    ("ray_jobs.heartbeats", "ray_jobs.output", "ray_jobs.signals", "ray_jobs.stand_ins"),
     (
         "ray_jobs.cli_common",
         "ray_jobs.console",

@@ -17,16 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.manifests import CLUSTER, one
+from tests.ray_jobs.nodes.network import PORTS, ports
 from tests.ray_jobs.own_ray import children, title
 
-PORTS = (
-    "node-manager-port",
-    "object-manager-port",
-    "runtime-env-agent-port",
-    "dashboard-agent-grpc-port",
-    "dashboard-agent-listen-port",
-    "metrics-export-port",
-)
 HERE = "127.0.0.1"
 
 
@@ -40,9 +33,9 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def node(arguments: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run bare.sh within the block; all that it started must have ended with it."""
-    ports = [f"--{name}={port}" for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)]
-    ports += ["--min-worker-port=0", "--max-worker-port=0"]  # any, since two nodes would choose the same
-    command = ["sh", str(CLUSTER / "bare.sh"), *arguments, *ports, "--object-store-memory=100000000"]
+    options = ports(free_ports(len(PORTS)))
+    options += ["--min-worker-port=0", "--max-worker-port=0"]  # any, since two nodes would choose the same
+    command = ["sh", str(CLUSTER / "bare.sh"), *arguments, *options, "--object-store-memory=100000000"]
     with subprocess.Popen(command, env=environment) as made:
         try:
             yield made

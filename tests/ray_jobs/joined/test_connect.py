@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import ray
+from ray._private.node import Node
 
 from dpr.errors import ClusterError
+from ray_jobs.connect import connected
 from tests.collection import Collection
 from tests.ray_jobs.conftest import Dpr
 from tests.ray_jobs.listening import listening_at
-from tests.ray_jobs.own_ray import OwnRay
+from tests.ray_jobs.own_ray import OwnRay, children, name_of
 
 HOLD = """
 import os
@@ -49,6 +52,23 @@ def test_a_ray_of_our_own_listens_on_loopback_only_and_its_workers_have_the_prio
     assert [(name, str(address)) for name, address in found if not address.is_loopback] == []
     assert {"gcs_server", "raylet"} <= {name for name, _ in found}
     assert worker == driver + 7
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_ray_that_does_not_start_in_time_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, late = Node.__init__, list[Node]()
+
+    def begin_late(self: Node, *arguments: object, **options: object) -> None:
+        begin(self, *arguments, **options)
+        if not late:
+            late.append(self)
+            raise Exception("The current node timed out during startup. This could happen because …")
+
+    monkeypatch.setattr(Node, "__init__", begin_late)
+    with connected(cpus=2):
+        assert ray.get(ray.remote(lambda: 7).remote()) == 7
+        assert [name_of(pid) for pid in children(os.getpid())].count("raylet") == 1
+    assert late
 
 
 def test_workers_have_the_priority_of_who_started_their_ray_unless_another_is_asked_for(lasting_ray: OwnRay) -> None:

@@ -5,6 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,13 +21,6 @@ STORE_BYTES = 100_000_000
 """The object store of a node."""
 CPUS = 2
 ROOT = Path(__file__).parents[3]
-RAY = """
-from ray.scripts.scripts import main
-from ray_jobs.slow_start import patient_start
-with patient_start():
-    main()
-"""
-"""The command `ray`, which gives a node more than 30 seconds to start."""
 PROGRAMS = Path(sys.executable).parent
 
 
@@ -86,20 +80,17 @@ class Machines:
 
     def add(self, count: int = 1, **settings: str) -> list[Machine]:
         """Start workers, and return them once all are there."""
-        made = [self._start(f"--address={self.address}", f"--num-cpus={CPUS}", settings=settings) for _ in range(count)]
-        for machine in made:
+        made = []
+        for _ in range(count):  # one after another: some processes of Ray get only 15 seconds to start
+            machine = self._start(f"--address={self.address}", f"--num-cpus={CPUS}", settings=settings)
             self.workers[machine.name] = machine
-        self.wait_for(*made)
+            self.wait_for(machine)
+            made.append(machine)
         return made
 
-    def wait_for(self, *machines: Machine) -> None:
-        """Return when these workers are part of the cluster; they are started again if they end before."""
-
-        def look() -> bool:
-            missing = [machine for machine in machines if not self._find(machine)]
-            return not missing
-
-        wait_until(look, "the workers are there", lambda: "\n".join(machine.log[-2000:] for machine in machines))
+    def wait_for(self, machine: Machine) -> None:
+        """Return when a worker is part of the cluster; it is started again if it ends before."""
+        wait_until(lambda: self._find(machine), "the worker is there", lambda: machine.log[-2000:])
 
     def wait_for_return(self, machine: Machine) -> None:
         """Return when a worker that Ray gave up is part of the cluster again, as another node of Ray."""
@@ -159,7 +150,20 @@ class Machines:
         return Job(self, self.ask("jobs/", wanted)["submission_id"])
 
     def ask(self, path: str, body: object = None, method: str | None = None) -> Any:
-        """Send a request to the API of the dashboard, and return its answer; None if that is empty."""
+        """Send a request to the API of the dashboard, and return its answer; None if that is empty.
+
+        One that only reads is sent again if it fails, as it does where the dashboard has no time.
+        """
+        until = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                return self._send(path, body, method)
+            except OSError:
+                if body is not None or method is not None or time.monotonic() > until:
+                    raise
+            time.sleep(1.0)
+
+    def _send(self, path: str, body: object, method: str | None) -> Any:
         request = urllib.request.Request(
             f"http://{self.head.place.address}:{self.dashboard}/api/{path}",
             None if body is None else json.dumps(body).encode(),
@@ -187,7 +191,7 @@ class Machines:
         self.started += 1
         place, folder = self.places.place(name), self.home / name
         command = [
-            *("python", "-c", RAY, "start", "--block", f"--node-ip-address={place.address}", f"--temp-dir={folder}"),
+            *("ray", "start", "--block", f"--node-ip-address={place.address}", f"--temp-dir={folder}"),
             *(f"--object-store-memory={STORE_BYTES}", "--log-color=false"),
             *(argument.format(address=place.address) for argument in arguments),
             *place.options(),
@@ -202,9 +206,10 @@ class Machines:
     def _answers(self) -> bool:
         self.head.keep_up()
         try:
-            return bool(self.ask("version"))
+            nodes = self._send("v0/nodes", None, None)["data"]["result"]["result"]
         except OSError:
             return False
+        return bool(nodes)
 
     def _nodes(self) -> list[dict[str, Any]]:
         found = self.ask("v0/nodes?detail=1")["data"]["result"]["result"]

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,16 @@ mount -t tmpfs -o size={shm} tmpfs /dev/shm
 hostname {host}
 exec "$@"
 """
+
+
+PORTS = (
+    "node-manager-port",
+    "object-manager-port",
+    "runtime-env-agent-port",
+    "dashboard-agent-grpc-port",
+    "dashboard-agent-listen-port",
+    "metrics-export-port",
+)
 
 
 class Place(Protocol):
@@ -128,8 +138,7 @@ class Beside:
             self._process.wait()
 
     def options(self) -> list[str]:
-        (port,) = free_ports(1)
-        return [f"--dashboard-agent-listen-port={port}", "--min-worker-port=0", "--max-worker-port=0"]
+        return [*ports(free_ports(len(PORTS))), "--min-worker-port=0", "--max-worker-port=0"]
 
     def pids(self) -> list[int]:
         return descendants(self._process.pid) if self._process is not None else []
@@ -181,6 +190,11 @@ class SideBySide:
         raise NotImplementedError(name)
 
     mend = cut
+
+
+def ports(numbers: Iterable[int]) -> list[str]:
+    """Return the options of `ray start` that give its services these ports."""
+    return [f"--{name}={number}" for name, number in zip(PORTS, numbers, strict=True)]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from tests.ray_jobs.nodes.conftest import Night
 from tests.ray_jobs.nodes.jobs_api import Job
 from tests.ray_jobs.nodes.machines import Machines
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
 def refusal(night: Night, job: Job) -> str:

@@ -14,7 +14,7 @@ from tests.ray_jobs.nodes.jobs_api import Job
 from tests.ray_jobs.nodes.machines import STORE_BYTES, Machine, Machines
 from tests.ray_jobs.nodes.waiting import wait_until
 
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CUT_SECONDS = 90.0
 """Longer than the lease of the nights of these tests, and than Ray takes to give a node up."""

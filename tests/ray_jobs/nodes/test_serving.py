@@ -17,7 +17,7 @@ from tests.ray_jobs.nodes.conftest import WORKERS, Night
 from tests.ray_jobs.nodes.machines import CPUS, Machine, Machines
 from tests.ray_jobs.nodes.waiting import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 PORT = 8000
 CLIENTS = 6
