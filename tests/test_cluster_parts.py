@@ -45,13 +45,15 @@ def test_the_nightly_run_is_submitted_to_its_cluster_with_its_token_and_recipe()
 
 
 def test_the_submitter_waits_for_a_job_that_holds_a_cpu() -> None:
-    from ray.dashboard.modules.job.cli import submit
+    from typer.main import get_command
+
+    from ray_jobs.submit import app
 
     (submitter,) = one("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert submitter["command"] == ["ray", "job", "submit"]
-    parsed = submit.make_context("submit", list(submitter["args"])).params
-    assert (parsed["entrypoint_num_cpus"], parsed["no_wait"]) == (1, False)
-    assert parsed["entrypoint"][:3] == ("python", "-m", "ray_jobs.nightly")
+    assert submitter["command"] == ["python", "-m", "ray_jobs.submit"]
+    parsed = get_command(app).make_context("submit", list(submitter["args"])).params
+    assert parsed["entrypoint_num_cpus"] == 1
+    assert parsed["command"][:3] == ["python", "-m", "ray_jobs.nightly"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -61,7 +61,7 @@ LAYERS = (
         "ray_jobs.store_commands",
         "ray_jobs.train_commands",
     ),
-    ("ray_jobs.cli", "ray_jobs.train"),
+    ("ray_jobs.cli", "ray_jobs.submit", "ray_jobs.train"),
 )
 """A module imports from its own unit and from units of earlier rows; units of one row do not know each other."""
 

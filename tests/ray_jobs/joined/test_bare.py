@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from dpr.errors import ClusterError, RecipeError
 from tests.manifests import CLUSTER, one
 from tests.ray_jobs.nodes.network import PORTS, ports
 from tests.ray_jobs.own_ray import children, title
@@ -86,9 +87,9 @@ def test_the_nightly_command_runs_on_bare_machines() -> None:
             return ended.returncode, ended.stdout
 
         code, output = submitted("0" * 64)
-        assert code != 0
+        assert code == ClusterError.exit_code
         assert "Invalid authentication token" in output
         code, output = submitted(token.read_text(encoding="utf-8").strip())
         # module and flags are right: what is missing here is the recipe, which is mounted there
         assert f"error: recipe {submitter['args'][-1]} cannot be read" in output
-        assert code == 1
+        assert code == RecipeError.exit_code

@@ -1,6 +1,7 @@
 """The cluster that the tests of this folder share, the gateway, and a corpus with what becomes of it undisturbed."""
 
 import os
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import live_snapshot, numbers
 from dpr.operations.verify import verify
 from tests.collection import Collection
+from tests.manifests import one
 from tests.ray_jobs.nodes.jobs_api import Job
 from tests.ray_jobs.nodes.machines import Machines
 from tests.ray_jobs.nodes.network import Places, places
@@ -84,6 +86,16 @@ class Night:
     def submit(self, cluster: Machines) -> Job:
         """Submit the nightly job."""
         return cluster.submit("python", "-m", "ray_jobs.nightly", "--recipe", str(self.recipe))
+
+    def submitter(self, cluster: Machines) -> "subprocess.Popen[str]":
+        """Start what the pod of the nightly CronJob runs."""
+        (container,) = one("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        address = f"--address=http://{cluster.head.place.address}:{cluster.dashboard}"
+        command = [*container["command"], address, *container["args"][1:-1], str(self.recipe)]
+        environment = cluster.environment(cluster.head.name)
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/"
+        )
 
     def run_again(self, cluster: Machines, lost: Job) -> None:
         """Submit the job again while it fails, as the CronJob does that has submitted the first one."""

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tests.ray_jobs.nodes.machines import Machine, Machines
 
 
+LOG_SECONDS = 20.0
+
+
 @dataclass(frozen=True)
 class Job:
     """A submitted job."""
@@ -24,7 +27,11 @@ class Job:
 
     @property
     def log(self) -> str:
-        return str(self.cluster.ask(f"jobs/{self.number}/logs")["logs"])
+        """What the job has printed, if the machine of its driver answers."""
+        try:
+            return str(self.cluster.send(f"jobs/{self.number}/logs", seconds=LOG_SECONDS)["logs"])
+        except OSError as error:
+            return f"{error}"
 
     @property
     def machine(self) -> "Machine":

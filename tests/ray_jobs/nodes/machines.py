@@ -157,13 +157,14 @@ class Machines:
         until = time.monotonic() + WAIT_SECONDS
         while True:
             try:
-                return self._send(path, body, method)
+                return self.send(path, body, method)
             except OSError:
                 if body is not None or method is not None or time.monotonic() > until:
                     raise
             time.sleep(1.0)
 
-    def _send(self, path: str, body: object, method: str | None) -> Any:
+    def send(self, path: str, body: object = None, method: str | None = None, seconds: float = WAIT_SECONDS) -> Any:
+        """Send a request once, as `ask` does; raises OSError if it fails."""
         request = urllib.request.Request(
             f"http://{self.head.place.address}:{self.dashboard}/api/{path}",
             None if body is None else json.dumps(body).encode(),
@@ -171,9 +172,21 @@ class Machines:
             method=method,
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=WAIT_SECONDS) as answer:
+        with opener.open(request, timeout=seconds) as answer:
             text = answer.read()
         return json.loads(text) if text.strip() else None
+
+    def job_of(self, text: str) -> Job:
+        """Return the job whose command has this text, once it runs."""
+        found: list[Job] = []
+
+        def look() -> bool:
+            running = [job for job in self.ask("jobs/") if job["status"] == "RUNNING" and text in job["entrypoint"]]
+            found[:] = [Job(self, job["submission_id"]) for job in running]
+            return bool(found)
+
+        wait_until(look, f"a job with {text} runs", lambda: str(self.ask("jobs/")))
+        return found[0]
 
     def ray(self, *arguments: str) -> str:
         """Run a command of Ray on the head."""
@@ -206,7 +219,7 @@ class Machines:
     def _answers(self) -> bool:
         self.head.keep_up()
         try:
-            nodes = self._send("v0/nodes", None, None)["data"]["result"]["result"]
+            nodes = self.send("v0/nodes")["data"]["result"]["result"]
         except OSError:
             return False
         return bool(nodes)

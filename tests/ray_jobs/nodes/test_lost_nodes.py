@@ -12,7 +12,7 @@ import pytest
 from tests.ray_jobs.nodes.conftest import Night
 from tests.ray_jobs.nodes.jobs_api import Job
 from tests.ray_jobs.nodes.machines import STORE_BYTES, Machine, Machines
-from tests.ray_jobs.nodes.waiting import wait_until
+from tests.ray_jobs.nodes.waiting import WAIT_SECONDS, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -72,14 +72,18 @@ def test_the_object_store_of_the_driver_is_full(machines: Machines, night: Night
 def test_a_machine_is_cut_off_and_comes_back(machines: Machines, night: Night, whose: str) -> None:
     if not machines.places.can_cut:
         pytest.skip("only root can make a network to cut")
-    job = started(machines, night)
+    submitter = night.submitter(machines)
+    job = machines.job_of(str(night.recipe))
+    night.wait_for("segments/", 3, job)
     machine = job.machine if whose == "driver" else other_than(job.machine, machines)
     machines.places.cut(machine.name)
     back_at = time.monotonic() + CUT_SECONDS
+    out, _ = submitter.communicate(timeout=WAIT_SECONDS)
     if whose == "driver":
+        assert submitter.returncode == 1, out  # it learns that the machine of the driver is gone
         night.run_again(machines, job)
     else:
-        assert job.end() == "SUCCEEDED", job.log
+        assert (submitter.returncode, "published snapshot 1" in out) == (0, True), out
     time.sleep(max(0.0, back_at - time.monotonic()))
     machines.places.mend(machine.name)
     machines.wait_for_return(machine)

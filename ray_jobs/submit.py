@@ -1,0 +1,128 @@
+"""Submit a job to a cluster, show what it prints, and end as it ends.
+
+`python -m ray_jobs.submit --address http://HEAD:8265 --entrypoint-num-cpus 1 -- python -m ray_jobs.nightly --recipe R`
+
+`ray job submit` does the same, but waits for ever if the machine of the driver is lost without closing its connections:
+it has no time limit. Here the head is asked every few seconds how the job is, and what is printed is read beside that.
+"""
+
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from ray.dashboard.modules.job.pydantic_models import JobDetails
+from ray.exceptions import RayError
+from ray.job_submission import JobSubmissionClient
+
+from dpr.errors import ClusterError
+from ray_jobs.guard import guarded
+from ray_jobs.output import console
+
+LOOK_SECONDS = 5.0
+HEAD_SECONDS = 300.0
+"""The head may be away for so long: it is restarted, say."""
+LAST_LINES_SECONDS = 20.0
+"""The last lines are awaited for so long: they come from the machine of the driver, which may be lost."""
+REQUEST_SECONDS = 60.0
+Answer = TypeVar("Answer")
+
+
+class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
+    """Ray's client, whose requests end. Its own wait for ever for a machine that has gone without a word."""
+
+    def _do_request(self, *arguments: Any, **options: Any) -> Any:
+        return super()._do_request(*arguments, **({"timeout": REQUEST_SECONDS} | options))
+
+
+class Output:
+    """Prints what a job prints, in a thread that may hang with the machine of the driver."""
+
+    def __init__(self, client: Client, job_id: str) -> None:
+        self._client, self._job_id, self._shown = client, job_id, 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._show_on, name="output of the job", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Print the last lines, if they can be had."""
+        self._over.set()
+        self._thread.join(LAST_LINES_SECONDS)
+        if self._thread.is_alive():
+            console(stderr=True).print("the last lines are missing: the driver's machine does not answer")
+
+    def _show_on(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._over.wait(LOOK_SECONDS)
+            try:
+                text = self._client.get_job_logs(self._job_id)
+            except (RuntimeError, OSError, RayError):  # asked again, or the job's own error says more
+                continue
+            sys.stdout.write(text[self._shown :])
+            sys.stdout.flush()
+            self._shown = max(self._shown, len(text))
+
+
+def submit(address: str, cpus: float | None, command: list[str]) -> int:
+    """Submit a command, follow it to its end, and return its exit code; 1 if it was lost or stopped."""
+    try:
+        client = Client(address)
+        job_id = client.submit_job(entrypoint=shlex.join(command), entrypoint_num_cpus=cpus)
+    except (RuntimeError, OSError, RayError) as error:
+        raise ClusterError(f"no job can be submitted to {address}: {_one_line(error)}") from error
+    console(stderr=True).print(f"submitted {job_id}; to stop it: ray job stop --address={address} {job_id}")
+    output = Output(client, job_id)
+    details = _wait_for_end(client, job_id)
+    output.finish()
+    if details.status == "SUCCEEDED":
+        return 0
+    console(stderr=True).print(f"job {job_id} ended: {details.status}, {details.message}", highlight=False)
+    return details.driver_exit_code or 1
+
+
+def _wait_for_end(client: Client, job_id: str) -> JobDetails:
+    while True:
+        details = _from_head(lambda: client.get_job_info(job_id))
+        if details.status.is_terminal():
+            return details
+        time.sleep(LOOK_SECONDS)
+
+
+def _from_head(ask: Callable[[], Answer]) -> Answer:
+    """Return what the head answers, which is asked again for a while if it gives no answer."""
+    give_up = time.monotonic() + HEAD_SECONDS
+    while True:
+        try:
+            return ask()
+        except (RuntimeError, OSError, RayError) as error:
+            if time.monotonic() > give_up:
+                raise ClusterError(
+                    f"the head has given no answer for {HEAD_SECONDS:.0f} s: {_one_line(error)}; the job may go on, so "
+                    "look at it before you submit it again"
+                ) from error
+            time.sleep(LOOK_SECONDS)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(context_settings={"ignore_unknown_options": True}, help="Submit a job and follow it to its end.")
+def job(
+    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
+    address: Annotated[str, typer.Option(help="Dashboard of the cluster's head.")] = "http://127.0.0.1:8265",
+    entrypoint_num_cpus: Annotated[float | None, typer.Option(help="CPUs that Ray counts for the driver.")] = None,
+) -> None:
+    """Submit a job and follow it to its end."""
+    raise typer.Exit(submit(address, entrypoint_num_cpus, command))
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(app))
