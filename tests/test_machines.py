@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from dpr.recipe_file import load_recipe
-from ray_jobs import evaluation_commands, run_commands, search_commands, store_commands, train_commands
+from ray_jobs import evaluation_commands, run_commands, search_commands, store_commands, submit, train_commands
 from tests.manifests import CLUSTER, ROOT
 
 GUIDE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -55,14 +55,19 @@ def test_ray_commands_of_the_guide_exist() -> None:
     from ray.scripts.scripts import cli
 
     calls = commands("ray", shell_lines())
-    assert {call[0] for call in calls} == {"get-auth-token", "up", "exec", "job", "down"}
+    assert {call[0] for call in calls} == {"get-auth-token", "up", "exec", "down"}
     for name, *arguments in calls:
-        command = cli.commands[name]
-        if name == "job":
-            command, arguments = command.commands[arguments[0]], arguments[1:]
-        command.make_context(name, arguments)
+        cli.commands[name].make_context(name, arguments)
     for name in re.findall(r"`ray ([a-z-]+)", GUIDE):
         assert name in cli.commands
+
+
+def test_submissions_of_the_guide_are_understood() -> None:
+    calls = commands("ray_jobs.submit", shell_lines())
+    assert len(calls) == 2
+    for arguments in calls:
+        parsed = typer.main.get_command(submit.app).make_context("submit", arguments).params
+        assert parsed["command"][:4] == ["python", "-m", "ray_jobs.nightly", "--recipe"]
 
 
 def test_files_of_the_guide_exist() -> None:
