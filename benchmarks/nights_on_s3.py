@@ -28,7 +28,7 @@ from nights_at_scale import edit_corpus, load_sentences, write_corpus
 from small_encoder import make_small_encoder
 
 from dpr.engine.run_state import Prices
-from dpr.formats.segment import ROW_GROUP_ROWS
+from dpr.formats.vector_layout import ROW_GROUP_ROWS
 from dpr.operations.bill import request_dollars
 from dpr.operations.run_report import RunReport
 from dpr.recipe import Resources

@@ -23,6 +23,7 @@ CorpusFormat = Literal[
     "delta",
     "lance",
 ]
+StoreAs = Literal["float16", "int8"]
 ExtraType = Literal["string", "integer", "float", "boolean", "timestamp"]
 
 
@@ -133,6 +134,8 @@ class EncoderConfig(Section):
     """Token budget of one batch; null: measured default for the device."""
     packing: Literal["auto", "never"] = "auto"
     """`auto`: without padding where device and network allow it; `never`: padded to nearly equal lengths."""
+    store_as: StoreAs = "float16"
+    """How passages' vectors are stored: `int8` takes half the bytes of `float16`, with one scale for each vector."""
 
 
 class GateConfig(Section):

@@ -15,7 +15,7 @@ class IndexConfig(Section):
     nprobe: Annotated[int, Field(ge=1)] | None = None
     """Inverted lists visited per question, or what the search of a graph keeps (efSearch); null: tuned by the gate."""
     rescore: Annotated[int, Field(ge=0, le=100_000)] | None = None
-    """Candidates re-scored exactly from the stored float16 vectors; 0: none; null: tuned by the gate."""
+    """Candidates re-scored exactly from the stored vectors; 0: none; null: tuned by the gate."""
     shards: Annotated[int, Field(ge=1, le=1024)] = 1
     """Files that the index of a first night is merged into, each from a run of segments; all are searched."""
     recall_target: Share = 0.999

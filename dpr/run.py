@@ -3,6 +3,7 @@
 import datetime
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -130,6 +131,12 @@ class Run:
         """The newest snapshot made with this encoder."""
         self.retired = _retired(self.store, snapshots)
         """Segments of older kept snapshots that the base does not hold: what they hold is not embedded again."""
+        self.converts = False
+        """Whether the retired segments have another form than this run stores, so that none is taken in as it is."""
+        if self.base is None and self.spec.store_as == "int8":
+            wider = lineage(self.store, self.spec.float16_id)
+            self.retired = _as_retired(wider[-1].body.segments) if wider else []
+            self.converts = bool(self.retired)
         self.run_id = fingerprint(
             {
                 "inputs": self.plan.inputs,
@@ -223,7 +230,10 @@ def _retired(store: Store, snapshots: list[Snapshot]) -> list[SegmentEntry]:
     if not older:
         return []
     there = {info.name for info in store.list(f"{layout.SEGMENTS}{snapshots[-1].body.encoder_id}/")}
-    entries = [entry for name, entry in sorted(older.items()) if name in there]
+    return _as_retired([entry for name, entry in sorted(older.items()) if name in there])
+
+
+def _as_retired(entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
     return [
         entry.model_copy(update={"number": RETIRED_FROM + place, "dead_rows": entry.rows, "dead_digest": ""})
         for place, entry in enumerate(entries)

@@ -116,7 +116,7 @@ class Collection:
             for number, row in enumerate(table.to_pylist()):
                 if (entry.number, number) not in gone:
                     assert row["id"] not in found
-                    found[row["id"]] = row["text"], np.array(row["embedding"], np.float32)
+                    found[row["id"]] = row["text"], stored_vector(row["embedding"])
         return found
 
     def _make_recipe(self) -> Recipe:
@@ -147,6 +147,14 @@ class FirstNights:
             made.night()
             self._made[kind] = made
         return self._made[kind].copy(folder)
+
+
+def stored_vector(value: list[float] | bytes) -> npt.NDArray[np.float32]:
+    """Return a vector as pyarrow gives it: numbers, or bytes of int8 with a scale as float32 at their end."""
+    if isinstance(value, bytes):
+        codes_D, (scale,) = np.frombuffer(value[:-4], np.int8), np.frombuffer(value[-4:], "<f4")
+        return (codes_D.astype(np.float32) * scale).astype(np.float16).astype(np.float32)
+    return np.array(value, np.float32)
 
 
 def answers(store: Store, number: int) -> list[list[tuple[str, float]]]:

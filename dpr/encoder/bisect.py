@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dpr.encoder.tokens import SHORTEST, TokenBatch
 from dpr.errors import UnitError
-from dpr.formats.segment import Vectors
+from dpr.formats.stored_vectors import Vectors
 
 if TYPE_CHECKING:
     from dpr.encoder.encode import TowerEncoder

@@ -11,7 +11,8 @@ from dpr.encoder.tower import TowerSpec, identity_of, read_tower
 from dpr.errors import EncoderError
 from dpr.fingerprint import fingerprint
 from dpr.formats.manifest import EncoderDescription, TowerDescription
-from dpr.recipe import EncoderConfig
+from dpr.formats.stored_vectors import stored_bytes
+from dpr.recipe import EncoderConfig, StoreAs
 
 _NOT_DESCRIBED = {"tokens_per_batch", "packing"}
 """Fields of the configuration that are of no use to those who encode questions."""
@@ -35,6 +36,21 @@ class EncoderSpec:
     def encoder_id(self) -> str:
         """Return the fingerprint of all that changes vectors; vectors of different encoder ids are never mixed."""
         return encoder_id_of(self.passage.describe(), self.question.describe())
+
+    @property
+    def store_as(self) -> StoreAs:
+        """Return how the vectors of passages are stored."""
+        return self.passage.store_as
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes that a vector takes in a segment."""
+        return stored_bytes(self.dim, self.store_as)
+
+    @property
+    def float16_id(self) -> str:
+        """Return the encoder id of the same encoder with vectors stored as float16, which int8 can be made of."""
+        return encoder_id_of(replace(self.passage, store_as="float16").describe(), self.question.describe())
 
     def describe(self) -> EncoderDescription:
         """Return the spec as it is stored, without this machine's folders; `config` finds the same spec elsewhere."""

@@ -11,7 +11,7 @@ from dpr.encoder.modules import HeadModule
 from dpr.encoder.static import table_shape
 from dpr.errors import EncoderError
 from dpr.formats.manifest import TowerDescription
-from dpr.recipe import EncoderConfig
+from dpr.recipe import EncoderConfig, StoreAs
 
 # these count positions from pad_token_id + 1 on, and so have fewer than max_position_embeddings
 _OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl")
@@ -47,6 +47,8 @@ class TowerSpec:
     """Whether the tokens of the prefix count in pooling."""
     head: tuple[HeadModule, ...] = ()
     """What changes a pooled vector, before it is cut to `dim` and scaled to length 1."""
+    store_as: StoreAs = "float16"
+    """How its vectors are stored. Vectors of questions are not, so the question tower always has the default."""
 
     def describe(self) -> TowerDescription:
         """Return all but this machine's folder, as it is stored."""
@@ -102,6 +104,7 @@ def read_tower(
         dim=_dim(config, found, pooling, reference),
         prompt_pooled=found.prompt_pooled,
         head=head,
+        store_as=config.store_as if side == "passage" else "float16",
     )
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from dpr.formats.objects import fetch_object, put_object
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import Vectors, vector_column, vectors_of
+from dpr.formats.stored_vectors import Vectors, vector_column, vectors_of
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
 

@@ -13,7 +13,7 @@ from dpr.formats import layout
 from dpr.formats.gate_report import GateReport
 from dpr.formats.lexical_entry import LexicalEntry
 from dpr.formats.records import Document, Identifier, ObjectRef
-from dpr.recipe import EncoderConfig
+from dpr.recipe import EncoderConfig, StoreAs
 
 FORMAT: Final = 3
 
@@ -33,6 +33,7 @@ class TowerDescription(Document):
     dim: int
     prompt_pooled: bool = True
     head: tuple[str, ...] = ()
+    store_as: StoreAs = "float16"
 
 
 class EncoderDescription(Document):

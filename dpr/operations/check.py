@@ -105,8 +105,8 @@ class RecipeCheck:
             return "not looked at, since corpus, encoder or store failed"
         rows, dim = max(1, self._look.min_passages), self._spec.dim
         index = choose(self._recipe.index, rows, dim)
-        vector_bytes = 2 * dim * rows
-        segment_bytes = 2 * dim * min(rows, self._recipe.resources.segment_rows)
+        vector_bytes = self._spec.stored_bytes * rows
+        segment_bytes = self._spec.stored_bytes * min(rows, self._recipe.resources.segment_rows)
         need = Need(segment_bytes, vector_bytes, memory_bytes=index.memory_bytes, smaller="index fewer passages")
         check_room(self._store, "check", "a first night", need)
         return (

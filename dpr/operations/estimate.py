@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dpr.engine.executor import Cluster
 from dpr.engine.run_state import StageReport
 from dpr.formats.records import Document
-from dpr.formats.segment import FLOAT16_BYTES
 from dpr.stages.embed_meter import Encoding
 
 HASH_ROW_BYTES = 33
@@ -33,7 +32,8 @@ class Workload(Document):
     """Tokens of the passages to embed."""
     new_row_bytes: float
     """Stored size of a passage without its vector."""
-    dim: int
+    vector_bytes: int
+    """Stored size of a vector."""
     word_row_bytes: float = 0.0
     """Size of a passage in the index of words; 0: none is built."""
     index_row_bytes: int
@@ -168,17 +168,17 @@ def _embed_seconds(work: Workload, speeds: Speeds, cluster: Cluster, scan_second
 
 
 def _segment_bytes(work: Workload) -> float:
-    return (work.embed + work.copy_rows) * (work.new_row_bytes + FLOAT16_BYTES * work.dim)
+    return (work.embed + work.copy_rows) * (work.new_row_bytes + work.vector_bytes)
 
 
 def _read_bytes(work: Workload) -> int:
     """Return the sum over the stages: scan, diff, embed and copy, train, build, invert, merge, gate."""
-    all_vectors = FLOAT16_BYTES * work.dim * work.passages
+    all_vectors = work.vector_bytes * work.passages
     return int(
         work.corpus_bytes
         + HASH_ROW_BYTES * work.passages
         + work.new_row_bytes * (work.embed + work.copy_rows)
-        + FLOAT16_BYTES * work.dim * work.train_rows
+        + work.vector_bytes * work.train_rows
         + _segment_bytes(work)
         + (work.new_row_bytes * (work.embed + work.copy_rows) if work.word_row_bytes else 0.0)
         + work.index_row_bytes * work.passages

@@ -21,8 +21,9 @@ from dpr.formats import layout
 from dpr.formats.lexical_entry import SearchMode
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.objects import bytes_to_fetch
-from dpr.formats.segment import FLOAT16_BYTES, HASH
+from dpr.formats.segment import HASH
 from dpr.formats.snapshots import numbers, read_snapshot
+from dpr.formats.stored_vectors import stored_bytes
 from dpr.search.filters import Filter
 from dpr.search.retrieve import Answer, Retriever
 from dpr.search.segment_set import texts_key
@@ -196,7 +197,8 @@ def need_beside(store: Store, body: SnapshotBody, held: SnapshotBody) -> Need:
     words = [part.object for part in body.lexical.parts] if body.lexical else []
     files = [*shards, *(entry.object for entry in segments), *(ref for ref in words if ref.sha256 not in known)]
     packed = [entry for entry in segments if local_cache().find(texts_key(entry.object)) is None]
-    row_bytes = FLOAT16_BYTES * body.encoder.dim + 2 * HASH.byte_width
+    passage = body.encoder.passage
+    row_bytes = stored_bytes(passage.dim, passage.store_as) + 2 * HASH.byte_width
     texts_bytes = sum(max(0, entry.object.size_bytes - row_bytes * entry.rows) for entry in packed)
     return Need(
         cache_bytes=sum(bytes_to_fetch(store, ref) for ref in files) + texts_bytes,

@@ -150,7 +150,7 @@ def _work(run: Run, found: Survey, tokens_per_passage: float) -> Workload:
         tokens=round(embed * tokens_per_passage),
         new_row_bytes=found.new_row_bytes,
         word_row_bytes=WORDS_SHARE * found.new_row_bytes if run.recipe.lexical.build else 0.0,
-        dim=run.spec.dim,
+        vector_bytes=run.spec.stored_bytes,
         index_row_bytes=index.bytes_per_vector,
         train_rows=0 if run.base else index.train_rows,
     )

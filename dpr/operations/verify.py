@@ -18,8 +18,9 @@ from dpr.formats.loose import read_loose
 from dpr.formats.manifest import SegmentEntry, ShardEntry, SnapshotBody
 from dpr.formats.objects import fetch_object, verify_bytes
 from dpr.formats.records import ObjectRef, read_record
-from dpr.formats.segment import HASH, PASSAGE_COLUMNS, check_segment, iter_groups, join_hashes, vectors_of
+from dpr.formats.segment import HASH, PASSAGE_COLUMNS, check_segment, iter_groups, join_hashes
 from dpr.formats.snapshots import open_snapshot
+from dpr.formats.stored_vectors import vectors_of
 from dpr.index.contents import stored_ids
 from dpr.index.faiss_file import read_faiss
 from dpr.index.loose_index import loose_ids

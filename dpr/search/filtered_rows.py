@@ -15,7 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS
+from dpr.formats.stored_vectors import FLOAT16_BYTES
+from dpr.formats.vector_layout import ROW_GROUP_ROWS
 from dpr.index.filtered_index import FilteredIndex
 from dpr.index.loose_index import LooseIndex
 from dpr.index.row_bits import RowBits

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dpr.errors import IntegrityError
 from dpr.fingerprint import id_hash
 from dpr.formats import MISSING
 from dpr.formats.deletions import DeletionSet, read_deletions
@@ -25,7 +26,9 @@ from dpr.formats.extra import EXTRA, shown
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, Vectors, iter_groups
+from dpr.formats.segment import iter_groups
+from dpr.formats.stored_vectors import FLOAT16_BYTES, Vectors
+from dpr.formats.vector_layout import ROW_GROUP_ROWS
 from dpr.index.live_rows import LiveRows, Mask
 from dpr.index.row_ids import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
@@ -56,6 +59,7 @@ class SegmentSet:
         self._entries = {entry.number: entry for entry in entries}
         self._vectors = {entry.number: opened for entry, opened in zip(entries, vectors, strict=True)}
         self.dim = vectors[0].dim if vectors else 0
+        _check_one_form(entries, vectors)
         self._is_remote = any(opened.is_remote for opened in vectors)
         self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self._is_remote else None
         self.rows = sum(entry.rows for entry in entries)
@@ -253,6 +257,17 @@ class SegmentSet:
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for table in iter_groups(file, schema.names):
                 writer.write_table(table.cast(schema))
+
+
+def _check_one_form(entries: Sequence[SegmentEntry], vectors: Sequence[SegmentVectors]) -> None:
+    """Raise IntegrityError if vectors of several widths or forms would meet."""
+    forms = {(opened.dim, opened.store_as): entry.object.name for entry, opened in zip(entries, vectors, strict=True)}
+    if len(forms) > 1:
+        found = " and ".join(f"{dim} numbers of {form} ({name})" for (dim, form), name in forms.items())
+        raise IntegrityError(
+            f"the snapshot mixes segments whose vectors are stored as {found}; roll back to a sound snapshot or run "
+            "the recipe into a new store"
+        )
 
 
 def _open_file(

@@ -1,6 +1,8 @@
 """Reading vectors of segments where they lie: from the mapped Parquet file, or by range from an object store.
 
-Shapes: N rows, D dimensions, S segments, G row groups of all segments.
+Whatever form they are stored in, they are returned as float16.
+
+Shapes: N rows, D dimensions, B bytes of a vector, S segments, G row groups of all segments.
 """
 
 import ctypes
@@ -17,7 +19,9 @@ import pyarrow.parquet as pq
 from dpr.errors import IntegrityError
 from dpr.formats.objects import damage_explained, fetch_object, open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import FLOAT16_BYTES, ROW_GROUP_ROWS, VectorLayout, Vectors, vector_layout
+from dpr.formats.stored_vectors import Vectors, from_rows
+from dpr.formats.vector_layout import ROW_GROUP_ROWS, VectorLayout, vector_layout
+from dpr.recipe import StoreAs
 from dpr.store import PARALLEL_READS, Store
 
 MAX_GAP_BYTES = 64 << 10
@@ -29,7 +33,7 @@ class SegmentVectors:
 
     def __init__(self, layout: VectorLayout, mapped: npt.NDArray[np.uint8] | None, store: Store, name: str) -> None:
         self._layout, self._mapped, self._store, self._name = layout, mapped, store, name
-        self.row_bytes = FLOAT16_BYTES * layout.dim
+        self.row_bytes = layout.row_bytes
 
     @classmethod
     def open(cls, store: Store, ref: ObjectRef, *, verify: bool = False) -> "SegmentVectors":
@@ -56,6 +60,10 @@ class SegmentVectors:
         return self._layout.dim
 
     @property
+    def store_as(self) -> StoreAs:
+        return self._layout.store_as
+
+    @property
     def is_remote(self) -> bool:
         """Return whether vectors are fetched when they are asked for."""
         return self._mapped is None and len(self) > 0
@@ -71,8 +79,8 @@ class SegmentVectors:
         """Return the vectors (N, D) float16 of rows (N,), in their order."""
         offsets_N = self._layout.offsets(rows_N)
         if self._mapped is not None:
-            return _gather(self._mapped, offsets_N, self.row_bytes)
-        return self._read_ranges(offsets_N)
+            return from_rows(_gather(self._mapped, offsets_N, self.row_bytes), self.store_as)
+        return from_rows(self._read_ranges(offsets_N), self.store_as)
 
     def addresses(self) -> npt.NDArray[np.int64]:
         """Return where in this process's memory each row group of a mapped segment begins."""
@@ -95,10 +103,10 @@ class SegmentVectors:
             data = self._mapped[start : start + rows * self.row_bytes]
         else:
             data = np.frombuffer(self._store.get_range(self._name, start, rows * self.row_bytes), np.uint8)
-        return data.view(np.float16).reshape(rows, self.dim)
+        return from_rows(data.reshape(rows, self.row_bytes), self.store_as)
 
-    def _read_ranges(self, offsets_N: npt.NDArray[np.int64]) -> Vectors:
-        """Return the vectors (N, D) at byte offsets (N,); those that lie close together are read in one request."""
+    def _read_ranges(self, offsets_N: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the bytes (N, B) of vectors at offsets (N,); those that lie close together are read in one request."""
         order_N = np.argsort(offsets_N, kind="stable")
         sorted_N = offsets_N[order_N]
         cuts = np.flatnonzero(np.diff(sorted_N) > self.row_bytes + MAX_GAP_BYTES) + 1
@@ -113,7 +121,7 @@ class SegmentVectors:
         with ThreadPoolExecutor(PARALLEL_READS) as pool:
             for run, data in zip(runs, pool.map(read, runs), strict=True):
                 found_N[order_N[run]] = data
-        return found_N.view(np.float16)
+        return found_N
 
 
 class MappedVectors:
@@ -124,7 +132,7 @@ class MappedVectors:
     """
 
     def __init__(self, segments: Mapping[int, SegmentVectors]) -> None:
-        """Take segments by number, of one width, none of them remote."""
+        """Take segments by number, of one width and form, none of them remote."""
         numbers = sorted(segments)
         self._segments = [segments[number] for number in numbers]  # while they live, their files stay mapped
         self._numbers_S = np.array(numbers, np.int64)
@@ -133,6 +141,7 @@ class MappedVectors:
         self._first_group_S = np.cumsum([0, *map(len, addresses)])[:-1]
         addresses_G = np.concatenate(addresses)
         first, row_bytes = int(addresses_G.min()), self._segments[0].row_bytes
+        self._store_as = self._segments[0].store_as
         span_bytes = int(addresses_G.max()) - first + ROW_GROUP_ROWS * row_bytes
         self._offsets_G, self._row_bytes = addresses_G - first, row_bytes
         # it spans what lies between the files, too; only vectors are ever read
@@ -153,13 +162,13 @@ class MappedVectors:
             )
         groups_N = self._first_group_S[segments_N] + rows_N // ROW_GROUP_ROWS
         offsets_N = self._offsets_G[groups_N] + rows_N % ROW_GROUP_ROWS * self._row_bytes
-        return _gather(self._memory, offsets_N, self._row_bytes)
+        return from_rows(_gather(self._memory, offsets_N, self._row_bytes), self._store_as)
 
 
-def _gather(memory: npt.NDArray[np.uint8], offsets_N: npt.NDArray[np.int64], row_bytes: int) -> Vectors:
-    """Return the vectors (N, D) float16 that begin at some bytes (N,).
+def _gather(memory: npt.NDArray[np.uint8], offsets_N: npt.NDArray[np.int64], row_bytes: int) -> npt.NDArray[np.uint8]:
+    """Return the bytes (N, B) of vectors that begin at some bytes (N,).
 
     In the view a vector begins at every byte, so that one call copies all of them, each as a whole.
     """
     view = np.ndarray((len(memory) - row_bytes + 1,), np.dtype((np.void, row_bytes)), memory, strides=(1,))
-    return view[offsets_N].view(np.float16).reshape(len(offsets_N), row_bytes // FLOAT16_BYTES)
+    return view[offsets_N].view(np.uint8).reshape(len(offsets_N), row_bytes)

@@ -20,7 +20,7 @@ from dpr.formats.loose import LooseRows
 from dpr.formats.manifest import CodebookEntry, SegmentEntry
 from dpr.formats.objects import bytes_to_fetch, fetch_object, put_object
 from dpr.formats.records import ObjectRef, Result
-from dpr.formats.segment import FLOAT16_BYTES, Vectors
+from dpr.formats.stored_vectors import FLOAT16_BYTES, Vectors
 from dpr.index.coding import Coder, build_part, coder
 from dpr.index.faiss_file import read_faiss
 from dpr.index.hardware import Hardware

@@ -15,8 +15,9 @@ from dpr.engine.stage import Stage, Step, Work
 from dpr.formats import MISSING
 from dpr.formats.objects import open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import Vectors, passage_schema, read_rows, vectors_of
+from dpr.formats.segment import passage_schema, read_rows
 from dpr.formats.segment_hashes import segment_hashes
+from dpr.formats.stored_vectors import Vectors, vectors_of
 from dpr.recipe import CorpusConfig
 from dpr.run import Run
 from dpr.stages.diff import Changes

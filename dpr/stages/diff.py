@@ -29,6 +29,7 @@ from dpr.recipe import CorpusConfig
 from dpr.run import Run
 from dpr.stages.held_rows import (
     CorpusRows,
+    KeptSegments,
     Mask,
     Rows,
     diff_need,
@@ -100,6 +101,8 @@ class DiffUnit:
     scans: tuple[ScanResult, ...]
     base: tuple[SegmentEntry, ...]
     retired: tuple[SegmentEntry, ...]
+    converts: bool
+    """Whether the retired segments have another form, so that what lives of them is copied."""
     base_deletions: ObjectRef | None
     next_segment_number: int
     segment_rows: int
@@ -150,6 +153,7 @@ def plan_diff(run: Run, slices: Sequence[Slice], scans: Sequence[ScanResult], ma
         scans=tuple(scans),
         base=tuple(run.base_segments),
         retired=tuple(run.retired),
+        converts=run.converts,
         base_deletions=run.base_deletions,
         next_segment_number=run.base.body.next_segment_number if run.base else 0,
         segment_rows=segment_rows(run, slices, scans),
@@ -189,9 +193,11 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     is_new[row_of_held[alive]] = False
     if (alive & ~held.lived).any():  # such a row may live in another segment already; rows that lived are distinct
         alive[alive] = first_of_each(held.key.filter(pa.array(alive)))
-    kept = keep_segments(
-        unit.base, unit.retired, alive, unit.segment_rows, unit.compact_below, unit.next_segment_number
-    )
+    kept = KeptSegments([], {}, np.ones(len(alive), np.bool_), unit.next_segment_number)
+    if not unit.converts:
+        kept = keep_segments(
+            unit.base, unit.retired, alive, unit.segment_rows, unit.compact_below, unit.next_segment_number
+        )
 
     new = _new_rows(store, unit, corpus, is_new)
     tables, next_number = plan_segments(
@@ -204,7 +210,7 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         borrowed=len(new.key) - sum(planned.rows for planned, _ in tables if planned.kind == "embed"),
         duplicates=duplicates,
         dead=int((held.lived & ~alive).sum()),
-        restored=int((~held.lived & alive).sum()),
+        restored=0 if unit.converts else int((~held.lived & alive).sum()),
         kept=kept.entries,
         sources=[*unit.base, *unit.retired],
         planned=[planned for planned, _ in tables],

@@ -125,7 +125,8 @@ def embed_work(run: Run) -> EmbedWork:
 
 def write_step(context: EmbedContext) -> Step[Vectored, Done[SegmentResult]]:
     """Return the step that writes segments."""
-    make = partial(WriteSegment, context.store_url, context.encoder_id, context.corpus, context.lexical)
+    store_as = context.encoder.store_as
+    make = partial(WriteSegment, context.store_url, context.encoder_id, context.corpus, context.lexical, store_as)
     return recorded(context.store_url, SegmentResult, Step("write", make))
 
 

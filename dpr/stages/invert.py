@@ -16,7 +16,7 @@ from dpr.formats.lexical_entry import LexicalEntry, LexicalPartEntry
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import FLOAT16_BYTES, iter_groups
+from dpr.formats.segment import iter_groups
 from dpr.lexical.analysis import Analyzer
 from dpr.lexical.fusion import fixed_settings
 from dpr.lexical.postings import MEMORY_TIMES
@@ -46,7 +46,7 @@ def index_words(run: Run, segments: Sequence[SegmentEntry]) -> LexicalEntry | No
     config = run.recipe.lexical
     if not config.build:
         return None
-    units = plan_invert(segments, Analyzer(config).analysis_id, run.spec.dim)
+    units = plan_invert(segments, Analyzer(config).analysis_id, run.spec.stored_bytes)
     step = Step("invert", partial(InvertSegment, run.store.url, config))
     work = Work.of(recorded(run.store.url, LexicalPartResult, step))
     results = run.results(Stage("invert", units, LexicalPartResult, work))
@@ -58,14 +58,14 @@ def index_words(run: Run, segments: Sequence[SegmentEntry]) -> LexicalEntry | No
     return LexicalEntry(config=config, parts=parts, hybrid=hybrid, mode=mode)
 
 
-def plan_invert(segments: Sequence[SegmentEntry], analysis_id: str, dim: int) -> list[InvertUnit]:
+def plan_invert(segments: Sequence[SegmentEntry], analysis_id: str, vector_bytes: int) -> list[InvertUnit]:
     """Return one unit a segment."""
     return [
         InvertUnit(
             layout.record(layout.lexical_part(analysis_id, entry.object.sha256)),
             entry.object,
             entry.rows,
-            read_bytes=max(0, entry.object.size_bytes - entry.rows * dim * FLOAT16_BYTES),
+            read_bytes=max(0, entry.object.size_bytes - entry.rows * vector_bytes),
         )
         for entry in segments
     ]

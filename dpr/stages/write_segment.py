@@ -21,9 +21,10 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import open_parts, put_object
 from dpr.formats.quarantine import QuarantinedRow, write_quarantine
 from dpr.formats.records import ObjectRef, Result
-from dpr.formats.segment import Vectors, check_segment, passage_columns, write_segment
+from dpr.formats.segment import check_segment, passage_columns, write_segment
+from dpr.formats.stored_vectors import Vectors, stored_bytes
 from dpr.lexical.postings import MEMORY_TIMES
-from dpr.recipe import CorpusConfig
+from dpr.recipe import CorpusConfig, StoreAs
 from dpr.recipe_index import LexicalConfig
 from dpr.stages.passages import TextSource, passages_at
 from dpr.stages.write_words import WriteWords
@@ -76,9 +77,10 @@ class Vectored:
     def record(self) -> str:
         return self.unit.record
 
-    def need(self, *, with_words: bool) -> Need:
+    def need(self, store_as: StoreAs, *, with_words: bool) -> Need:
         """Return what writing takes: vectors, which are not compressed, and words, about as large as the texts are."""
-        vector_bytes = (len(self.vectors_ND) - len(self.refused)) * self.vectors_ND[:1].nbytes
+        rows, dim = self.vectors_ND.shape
+        vector_bytes = (rows - len(self.refused)) * stored_bytes(dim, store_as)
         word_bytes = self.unit.read_bytes if with_words else 0
         written_bytes, memory_bytes = vector_bytes + word_bytes, MEMORY_TIMES * word_bytes
         return Need(written_bytes, written_bytes, memory_bytes=memory_bytes, smaller="lower resources.segment_rows")
@@ -102,8 +104,11 @@ class SegmentResult(Result):
 class WriteSegment:
     """Writes a unit's segment and its words, and the rows that the encoder refused, for the quarantine of every run."""
 
-    def __init__(self, store_url: str, encoder_id: str, corpus: CorpusConfig, lexical: LexicalConfig) -> None:
+    def __init__(
+        self, store_url: str, encoder_id: str, corpus: CorpusConfig, lexical: LexicalConfig, store_as: StoreAs
+    ) -> None:
         self._store, self._encoder_id, self._corpus = open_store(store_url), encoder_id, corpus
+        self._store_as = store_as
         self._write_words = WriteWords.of(self._store, lexical)
 
     def __call__(self, done: Vectored) -> SegmentResult:
@@ -112,7 +117,7 @@ class WriteSegment:
             self._store,
             "embed" if done.passages is None else "copy",
             unit.record,
-            done.need(with_words=self._write_words is not None),
+            done.need(self._store_as, with_words=self._write_words is not None),
         )
         passages = done.passages
         if passages is None:
@@ -128,8 +133,8 @@ class WriteSegment:
                 passages, vectors_ND = passages.take(pa.array(good)), vectors_ND[good]
             if len(vectors_ND):
                 path = Path(folder, "segment.parquet")
-                write_segment(path, passages, vectors_ND, self._encoder_id)
-                check_segment(path, self._encoder_id, vectors_ND, len(vectors_ND))
+                write_segment(path, passages, vectors_ND, self._encoder_id, self._store_as)
+                check_segment(path, self._encoder_id, vectors_ND, len(vectors_ND), self._store_as)
                 segment = put_object(self._store, unit.stem, path)
         if segment is not None and self._write_words is not None:
             self._write_words.record(segment, passages)

@@ -180,7 +180,7 @@ def test_estimates_of_a_night_are_below_the_files_that_it_wrote(night: Collectio
         unit = SegmentUnit("r", "s", 0, "i", entry.rows, 0, NOTHING, 0, ())
         vectors_ND = np.zeros((entry.rows + 3, DIM), np.float16)
         vectored = Vectored(unit, pa.table({}), vectors_ND, {1: "refused", 5: "refused", 9: "refused"})
-        check_estimate(vectored.need(with_words=False).temporary_bytes, entry.object.size_bytes)
+        check_estimate(vectored.need("float16", with_words=False).temporary_bytes, entry.object.size_bytes)
     parts = list(Path(night.recipe.store).glob("parts/**/*.safetensors"))
     assert parts or "HNSW" in body.codebook.factory
     for part in parts:

@@ -23,7 +23,7 @@ from dpr.formats.manifest import (
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import passage_schema, write_segment
-from dpr.recipe import EncoderConfig
+from dpr.recipe import EncoderConfig, StoreAs
 from dpr.store import LocalStore, Store
 
 
@@ -73,11 +73,16 @@ def random_vectors(rows: int, dim: int, seed: int = 0) -> npt.NDArray[np.float16
 
 
 def put_segment(
-    store: Store, folder: Path, number: int, vectors_ND: npt.NDArray[np.float16], encoder_id: str = "e"
+    store: Store,
+    folder: Path,
+    number: int,
+    vectors_ND: npt.NDArray[np.float16],
+    encoder_id: str = "e",
+    store_as: StoreAs = "float16",
 ) -> SegmentEntry:
     """Store a segment whose passages are numbered from 1,000,000 times its number."""
     path = folder / f"segment-{number}.parquet"
-    write_segment(path, passages(len(vectors_ND), 1_000_000 * number), vectors_ND, encoder_id)
+    write_segment(path, passages(len(vectors_ND), 1_000_000 * number), vectors_ND, encoder_id, store_as)
     ref = put_object(store, f"segments/{encoder_id}/s{number}", path)
     return SegmentEntry(number=number, segment_id=f"s{number}", rows=len(vectors_ND), object=ref)
 

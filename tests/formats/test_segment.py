@@ -18,16 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpr.errors import IntegrityError
-from dpr.formats.segment import (
-    ROW_GROUP_ROWS,
-    check_segment,
-    iter_groups,
-    read_hashes,
-    read_rows,
-    vector_layout,
-    vectors_of,
-    write_segment,
-)
+from dpr.formats.segment import check_segment, iter_groups, read_hashes, read_rows, write_segment
+from dpr.formats.stored_vectors import vectors_of
+from dpr.formats.vector_layout import ROW_GROUP_ROWS, vector_layout
 from tests.formats.samples import flip_a_bit, passages, random_vectors
 
 ROWS, DIM = ROW_GROUP_ROWS + 100, 33

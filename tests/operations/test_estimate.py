@@ -18,7 +18,7 @@ WORK = Workload(
     tokens=12_000,
     new_row_bytes=200.0,
     word_row_bytes=140.0,
-    dim=10,
+    vector_bytes=20,
     index_row_bytes=18,
     train_rows=500,
 )

@@ -20,7 +20,7 @@ from dpr.formats import MISSING
 from dpr.formats.deletions import DeletionSet, with_dead
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import ROW_GROUP_ROWS
+from dpr.formats.vector_layout import ROW_GROUP_ROWS
 from dpr.index.row_ids import ROW_BITS
 from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from dpr.errors import IntegrityError, MissingObjectError
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import put_object
-from dpr.formats.segment import ROW_GROUP_ROWS, vectors_of
+from dpr.formats.stored_vectors import vectors_of
+from dpr.formats.vector_layout import ROW_GROUP_ROWS
 from dpr.search.vectors import MAX_GAP_BYTES, SegmentVectors
 from dpr.store import LocalStore, Store
 from tests.formats.samples import DAMAGE, RemoteStore, flip_a_bit, put_segment, random_vectors
