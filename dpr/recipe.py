@@ -25,6 +25,7 @@ CorpusFormat = Literal[
 ]
 StoreAs = Literal["float16", "int8"]
 ExtraType = Literal["string", "integer", "float", "boolean", "timestamp"]
+Fp8Product = Annotated[str, Field(pattern=r"^(\d+\.)?(qkv|out|up|down)$")]
 
 
 def _typed(extra: object) -> object:
@@ -128,8 +129,12 @@ class EncoderConfig(Section):
     """Text put before each question (E5: "query: ")."""
     title_join: Literal["pair", "space"] | None = None
     """`pair`: [CLS] title [SEP] text [SEP] as DPR does; `space`: title, one space, text."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; `auto` takes bf16 where it is faster and as accurate on this device."""
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
+    """Arithmetic; `auto` takes bf16 where it is faster and as accurate on this device. `fp8` is for passages on GPUs
+    that multiply it; questions are then encoded as `auto` says."""
+    fp8_products: list[Fp8Product] = ["qkv", "up", "down"]
+    """With `fp8`: the products of a layer that are in it, the others in bf16. `up` means those of all layers, `3.up`
+    that of the fourth."""
     tokens_per_batch: Annotated[int, Field(ge=64)] | None = None
     """Token budget of one batch; null: measured default for the device."""
     packing: Literal["auto", "never"] = "auto"

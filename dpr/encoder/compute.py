@@ -8,8 +8,9 @@ from typing import Literal
 class Compute:
     """How to compute; none of it changes vectors by more than rounding."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: bf16 where the processor multiplies bf16 and the vectors keep a cosine of 0.999 with fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
+    """`auto`: bf16 where the processor multiplies bf16 and the vectors keep a cosine of 0.999 with fp32. `fp8`: that of
+    the tower's spec, and `auto` for a tower without."""
     tokens_per_batch: int | None = None
     """Tokens of one batch, padding included; None: the default for the device."""
     threads: int | None = None

@@ -8,9 +8,11 @@ from dpr.encoder.memory import WithinMemory
 from dpr.encoder.network import Forward, Network
 from dpr.encoder.packed import PACKED_POOLINGS, supports
 from dpr.encoder.packed_forward import PackedForward
+from dpr.encoder.packed_fp8 import FP8
 from dpr.encoder.padded import EqualLengthsForward, PaddedForward, padding_changes
 from dpr.encoder.tokens import SHORTEST
 from dpr.encoder.tower import TowerSpec
+from dpr.errors import EncoderError
 
 GPU_THREADS = 3
 """Threads that keep a GPU busy: it computes one batch, the next one waits, and a third is prepared or read back."""
@@ -29,6 +31,10 @@ def choose_forward(
     network: Network, tower: TowerSpec, dtype: torch.dtype, device: torch.device, *, packing: bool = True
 ) -> ForwardChoice:
     """Choose the fastest way to run this network, which is float32 and on `device`; it may be converted in place."""
+    if dtype == FP8:
+        return ForwardChoice(
+            _limited(_packed_fp8(network, tower, device, packing=packing), device), "packed without padding"
+        )
     if not packing:
         reason = "as requested"
     elif dtype != torch.bfloat16:
@@ -50,6 +56,20 @@ def choose_forward(
     padded = (EqualLengthsForward if equal else PaddedForward)(network.to(dtype, device), tower, device)
     how = "rows of equal length at a time, since padding changes vectors" if equal else "padded to nearly equal lengths"
     return ForwardChoice(_limited(padded, device), f"{how} ({reason})")
+
+
+def _packed_fp8(network: Network, tower: TowerSpec, device: torch.device, *, packing: bool) -> Forward:
+    """Return the pass with fp8. Raises EncoderError for a tower that it cannot compute: another way has none."""
+    pools = tower.pooling in PACKED_POOLINGS and tower.prompt_pooled
+    if not (packing and pools and supports(network.body)):
+        raise EncoderError(
+            f"encoder.precision is fp8, which needs a packed forward pass, and model {tower.reference} "
+            f"({tower.architecture}, pooling {tower.pooling}, packing {'auto' if packing else 'never'}) has none; set "
+            "encoder.precision to bf16"
+        )
+    packed = PackedForward(network, tower, device, FP8)
+    packed(SHORTEST)
+    return packed
 
 
 def _limited(forward: Forward, device: torch.device) -> Forward:

@@ -157,14 +157,8 @@ class PackedBert:
         config = body.config
         self._ops, self._dtype, self._heads = ops, dtype, int(config.num_attention_heads)
         self._act = str(config.hidden_act)
-        copy = _Copier(ops, dtype, device)
-        embeddings, first = body.embeddings, first_position(config)
-        self._tables = Tables(
-            copy.exact(embeddings.word_embeddings.weight),
-            copy.exact(embeddings.token_type_embeddings.weight),
-            copy.exact(embeddings.position_embeddings.weight[first:]),
-            copy.norm(embeddings.LayerNorm),
-        )
+        copy = Copier(ops, dtype, device)
+        self._tables = copy.tables(body)
         self._layers = [copy.layer(layer) for layer in body.encoder.layer]
 
     def hidden(self, packed: Packed) -> Tensor:
@@ -199,7 +193,7 @@ class PackedBert:
         return self._ops.merge(x_TH, up_TF, layer.down, layer.down_norm, dtype)
 
 
-class _Copier:
+class Copier:
     """Copies a network's weights: those of products in `dtype`, all others in float32."""
 
     def __init__(self, ops: Ops, dtype: torch.dtype, device: torch.device) -> None:
@@ -211,10 +205,24 @@ class _Copier:
     def norm(self, module: nn.LayerNorm) -> Norm:
         return Norm(self.exact(module.weight), self.exact(module.bias), module.eps)
 
+    def tables(self, body: Any) -> Tables:
+        embeddings, first = body.embeddings, first_position(body.config)
+        return Tables(
+            self.exact(embeddings.word_embeddings.weight),
+            self.exact(embeddings.token_type_embeddings.weight),
+            self.exact(embeddings.position_embeddings.weight[first:]),
+            self.norm(embeddings.LayerNorm),
+        )
+
+    def exact_linear(self, *modules: nn.Linear) -> Linear:
+        """Copy the modules as one, side by side, in float32."""
+        weight, bias = (torch.cat([getattr(module, name) for module in modules]) for name in ("weight", "bias"))
+        return Linear(self.exact(weight), self.exact(bias))
+
     def linear(self, *modules: nn.Linear) -> Linear:
         """Copy the modules as one, side by side."""
-        weight, bias = (torch.cat([getattr(module, name) for module in modules]) for name in ("weight", "bias"))
-        return self._ops.prepared(Linear(self.exact(weight).to(self._dtype), self.exact(bias).to(self._dtype)))
+        exact = self.exact_linear(*modules)
+        return self._ops.prepared(Linear(exact.weight.to(self._dtype), exact.bias.to(self._dtype)))
 
     def layer(self, layer: Any) -> Layer:
         attention, projected = layer.attention.self, layer.attention.output

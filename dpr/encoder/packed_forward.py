@@ -13,6 +13,7 @@ from torch import Tensor
 from dpr.encoder.network import Network
 from dpr.encoder.packed import Ops, Packed, PackedBert, pool_packed
 from dpr.encoder.packed_cpu import CpuOps
+from dpr.encoder.packed_fp8 import FP8, EmulatedFp8, Fp8Bert, Fp8Ops, multiplies_fp8
 from dpr.encoder.packed_torch import TorchOps
 from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
@@ -27,8 +28,13 @@ class PackedForward:
     def __init__(
         self, network: Network, tower: TowerSpec, device: torch.device, dtype: torch.dtype = torch.bfloat16
     ) -> None:
-        self._ops = default_ops(device, dtype)
-        self._bert = PackedBert(network.body, self._ops, dtype, device)
+        self._bert: PackedBert | Fp8Bert
+        if dtype == FP8:
+            fp8 = default_fp8(device)
+            self._ops, self._bert = fp8.base, Fp8Bert(network.body, fp8, tower.fp8_products, device)
+        else:
+            self._ops = default_ops(device, dtype)
+            self._bert = PackedBert(network.body, self._ops, dtype, device)
         # not the network: its weights in float32 are not needed any more
         self._project, self._tower, self._device = network.project, tower, device
         self._launching = threading.Lock()
@@ -96,3 +102,12 @@ def default_ops(device: torch.device, dtype: torch.dtype) -> Ops:
     from dpr.encoder.packed_triton import TritonOps  # Triton comes with PyTorch's GPU builds only
 
     return TritonOps()
+
+
+def default_fp8(device: torch.device) -> Fp8Ops:
+    """Return the products of a GPU that has them, and emulated ones for all else."""
+    if not multiplies_fp8(device):
+        return EmulatedFp8(default_ops(device, torch.bfloat16))
+    from dpr.encoder.packed_fp8_triton import TritonFp8
+
+    return TritonFp8()

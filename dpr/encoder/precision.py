@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dpr.encoder.network import Network
+from dpr.encoder.packed_fp8 import FP8, multiplies_fp8
 from dpr.encoder.padded import PaddedForward
 from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
@@ -32,11 +33,15 @@ class Precision:
 
 
 def choose_precision(network: Network, tower: TowerSpec, wanted: str, device: torch.device) -> Precision:
-    """Choose fp32 or bf16: the one that is `wanted`, or, if that is `auto`, by comparing their vectors.
+    """Choose fp32, bf16 or fp8: the one that is `wanted`, or, if that is `auto`, fp32 or bf16 by comparing vectors.
 
     `network` is float32 and on `device`; it is not changed.
     """
-    if wanted != "auto":
+    if wanted == "fp8" and tower.fp8_products:
+        products = ", ".join(tower.fp8_products)
+        how = "" if multiplies_fp8(device) else ", which this processor has no products of, so that they are emulated"
+        return Precision(FP8, f"fp8 ({products}), as requested{how}")
+    if wanted not in ("auto", "fp8"):
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
         return Precision(dtype, f"{wanted}, as requested")
     if not multiplies_bf16(device):

@@ -49,6 +49,8 @@ class TowerSpec:
     """What changes a pooled vector, before it is cut to `dim` and scaled to length 1."""
     store_as: StoreAs = "float16"
     """How its vectors are stored. Vectors of questions are not, so the question tower always has the default."""
+    fp8_products: tuple[str, ...] = ()
+    """The products that are in fp8 (`dpr.encoder.packed_fp8`); none in the question tower."""
 
     def describe(self) -> TowerDescription:
         """Return all but this machine's folder, as it is stored."""
@@ -105,6 +107,7 @@ def read_tower(
         prompt_pooled=found.prompt_pooled,
         head=head,
         store_as=config.store_as if side == "passage" else "float16",
+        fp8_products=tuple(config.fp8_products) if side == "passage" and config.precision == "fp8" else (),
     )
 
 

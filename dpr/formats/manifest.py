@@ -34,6 +34,7 @@ class TowerDescription(Document):
     prompt_pooled: bool = True
     head: tuple[str, ...] = ()
     store_as: StoreAs = "float16"
+    fp8_products: tuple[str, ...] = ()
 
 
 class EncoderDescription(Document):

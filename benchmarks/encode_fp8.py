@@ -1,0 +1,251 @@
+"""How fast and how exact the forward pass with fp8 products is on one GPU, beside bf16 in the same run.
+
+    python benchmarks/encode_fp8.py
+
+It needs neither a corpus nor a model: BERT-base with random weights, and random tokens in sequences of about 175. First
+each operation is compared with plain PyTorch on the same GPU, and whole vectors with emulated fp8 and with fp32. Then
+products, and whole passes with different products in fp8, are timed in turn. A run takes about two minutes on an H100.
+`--small` tries the script itself on a CPU, where fp8 is emulated.
+
+Shapes as in dpr/encoder/packed_fp8.py.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from dpr.encoder.network import Network
+from dpr.encoder.packed import Linear, Norm
+from dpr.encoder.packed_forward import PackedForward, default_fp8
+from dpr.encoder.packed_fp8 import FP8, Coded, CodedLinear, EmulatedFp8, Fp8Bert, code_rows
+from dpr.encoder.padded import PaddedForward
+from dpr.encoder.tokens import TokenBatch
+from dpr.encoder.tower import TowerSpec
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "fp8: qkv, up, down": ("qkv", "up", "down"),
+    "fp8: all": ("qkv", "out", "up", "down"),
+    "fp8: up, down": ("up", "down"),
+    "fp8: qkv": ("qkv",),
+}
+BATCH_TOKENS, SMALL_TOKENS = 262_144, 2_048
+ROUNDS, BATCHES, THREADS = 3, 24, 3
+
+
+def tower_of(dim: int, products: tuple[str, ...] = ()) -> TowerSpec:
+    """A tower with mean pooling whose network is made here."""
+    return TowerSpec(
+        "random", Path(), "BertModel", "0", "mean", True, "", 512, "space", True, dim, fp8_products=products
+    )
+
+
+def random_network(config: BertConfig, device: torch.device) -> Network:
+    """BERT with random weights, so large that vectors differ as much as those of a trained network."""
+    torch.manual_seed(0)
+    body = BertModel(config, add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for name, weight in body.named_parameters():
+            if "LayerNorm.weight" in name:
+                weight.copy_(1 + 0.2 * torch.randn_like(weight))
+            elif weight.ndim == 1:
+                weight.copy_(0.1 * torch.randn_like(weight))
+            elif ".layer." in name:
+                weight.mul_(2)
+    return Network(body, None, tower_of(config.hidden_size)).to(torch.float32, device)
+
+
+def random_tokens(tokens: int, seed: int) -> TokenBatch:
+    """Sequences of 60 to 256 tokens, 175 on average, the longest first as in sorted batches."""
+    rng = np.random.default_rng(seed)
+    lengths_N = np.sort(np.clip(rng.normal(178, 50, 1 + tokens // 175), 60, 256).astype(np.int64))[::-1]
+    offsets = np.concatenate([[0], np.cumsum(lengths_N)])
+    ids_T = rng.integers(1000, 28_000, offsets[-1], dtype=np.int32)
+    return TokenBatch(ids_T, np.zeros(len(ids_T), np.uint8), offsets)
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def compare_operations(device: torch.device, size: int, inner: int, rows: int) -> None:
+    """Print how far each operation is from plain PyTorch on the same device."""
+    ops, plain = default_fp8(device), EmulatedFp8(default_fp8(device).base)
+    generator = torch.Generator(device).manual_seed(1)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device)
+
+    x_TH, y_TH, up_TF = (draw(rows, each).bfloat16() for each in (size, size, inner))
+    norm = Norm(1 + 0.2 * draw(size), 0.1 * draw(size), 1e-12)
+    coded = code_rows(draw(inner, size))
+    linear = CodedLinear(coded.codes_TI, coded.scales_T.t().contiguous(), draw(inner).bfloat16())
+    back = code_rows(draw(size, inner))
+    down = CodedLinear(back.codes_TI, back.scales_T.t().contiguous(), draw(size).bfloat16())
+    out = Linear(0.05 * draw(size, size).bfloat16(), draw(size).bfloat16())
+    x, up = code_rows(x_TH), code_rows(up_TF)
+    print(f"\n{'operation':32s} relative error; codes that differ")
+    show("project (fp8 product)", ops.project(x, ops.prepared(linear)), plain.project(x, plain.prepared(linear)))
+    show("code", ops.code(x_TH), plain.code(x_TH))
+    for act in ("gelu", "relu"):
+        show(f"activate, {act}", ops.activate(up_TF, act), plain.activate(up_TF, act))
+    for name, y, each in (("fp8", up, down), ("bf16", y_TH, out)):
+        pair = [
+            one.merge(
+                x_TH.clone(), y, one.prepared(each) if isinstance(each, CodedLinear) else each, norm, torch.bfloat16
+            )
+            for one in (ops, plain)
+        ]
+        show(f"merge, {name} product", pair[0][0], pair[1][0])
+        show(f"merge, {name} product, codes", pair[0][1], pair[1][1])
+
+
+def show(name: str, ours: Tensor | Coded, theirs: Tensor | Coded) -> None:
+    differ = ""
+    if isinstance(ours, Coded) and isinstance(theirs, Coded):
+        codes = [each.codes_TI.view(torch.uint8) for each in (ours, theirs)]
+        differ = f"; {float((codes[0] != codes[1]).float().mean()):.5f}"
+        ours, theirs = (each.codes_TI.float() * each.scales_T for each in (ours, theirs))
+    if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+        error = float((ours.float() - theirs.float()).norm() / theirs.float().norm())
+        print(f"{name:32s} {error:.6f}{differ}", flush=True)
+
+
+def compare_vectors(network: Network, device: torch.device) -> None:
+    """Print the cosines of vectors with those of fp32, and of the kernels with emulated fp8."""
+    tower, tokens = network_tower(network), random_tokens(64 * 175, 5)
+    with torch.inference_mode():
+        exact_BD = PaddedForward(network, tower, device)(tokens).double()
+    found = {"bf16": PackedForward(network, tower, device)(tokens).double()}
+    print(f"\n{'vectors of 64 sequences':32s} least and mean cosine with fp32; least with emulated fp8")
+    for name, products in CHOICES.items():
+        forward = PackedForward(network, replace(tower, fp8_products=products), device, FP8)
+        found[name] = forward(tokens).double()
+        forward._bert = Fp8Bert(network.body, EmulatedFp8(forward._ops), products, device)
+        emulated_BD = forward(tokens).double()
+        same = f"; {float(torch.cosine_similarity(found[name], emulated_BD).min()):.5f}"
+        print_cosines(name, found[name], exact_BD, same)
+    print_cosines("bf16", found["bf16"], exact_BD, "")
+
+
+def print_cosines(name: str, found_BD: Tensor, exact_BD: Tensor, more: str) -> None:
+    cosines_B = torch.cosine_similarity(found_BD, exact_BD)
+    print(f"{name:32s} {float(cosines_B.min()):.5f} {float(cosines_B.mean()):.6f}{more}", flush=True)
+
+
+def network_tower(network: Network) -> TowerSpec:
+    return tower_of(int(network.body.config.hidden_size))
+
+
+def product_rates(device: torch.device, size: int, inner: int, rows: int) -> None:
+    """Print the rates of a layer's products, TFLOP/s, each over half a second of work."""
+    from torch import _scaled_mm
+
+    print(f"\n{'product':12s} bf16, fp8 with scales by row, ratio; {rows:,} tokens")
+    for name, inputs, outputs in (
+        ("qkv", size, 3 * size), ("out", size, size), ("up", size, inner), ("down", inner, size)
+    ):  # fmt: skip
+        x, w = (torch.randn(n, inputs, device=device).bfloat16() for n in (rows, outputs))
+        bias, a, b = torch.zeros(outputs, device=device).bfloat16(), code_rows(x), code_rows(w)
+        scale_b = b.scales_T.t().contiguous()
+        ways: list[Callable[[], Tensor]] = [
+            lambda: torch.addmm(bias, x, w.t()),  # noqa: B023
+            lambda: _scaled_mm(
+                a.codes_TI, b.codes_TI.t(), a.scales_T, scale_b, bias, out_dtype=torch.bfloat16, use_fast_accum=True  # noqa: B023
+            ),
+        ]  # fmt: skip
+        rates = [2 * rows * inputs * outputs / seconds_of(way) / 1e12 for way in ways]
+        print(f"{name:12s} {rates[0]:.0f}, {rates[1]:.0f}, {rates[1] / rates[0]:.2f}", flush=True)
+
+
+def seconds_of(work: Callable[[], object], seconds: float = 0.5) -> float:
+    """The time of one call, of as many as take so long."""
+    work()
+    wait()
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        for _ in range(10):
+            work()
+        wait()
+        calls += 10
+    return (time.perf_counter() - started) / calls
+
+
+def rate(forward: PackedForward, batches: Sequence[TokenBatch]) -> float:
+    """Passages a second, with the threads that keep a GPU busy."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(forward, batches[:THREADS]))
+        wait()
+        started = time.perf_counter()
+        list(pool.map(forward, batches))
+    return sum(len(batch) for batch in batches) / (time.perf_counter() - started)
+
+
+def passes(network: Network, device: torch.device, tokens: int, batches: int) -> dict[str, PackedForward]:
+    """Time whole passes in turn, print their rates; return them."""
+    tower = network_tower(network)
+    ways = {"bf16": PackedForward(network, tower, device)}
+    for name, products in CHOICES.items():
+        ways[name] = PackedForward(network, replace(tower, fp8_products=products), device, FP8)
+    made = [random_tokens(tokens, seed) for seed in range(4)]
+    units = [made[n % len(made)] for n in range(batches)]
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, forward in ways.items():
+            rates[name].append(rate(forward, units))
+    length = np.mean([len(each.ids_T) / len(each) for each in made])
+    print(f"\n{'whole passes':32s} passages/s of {length:.0f} tokens, median of {ROUNDS} (all); over bf16")
+    base = float(np.median(rates["bf16"]))
+    for name, found in rates.items():
+        every = ", ".join(f"{each:,.0f}" for each in found)
+        print(f"{name:32s} {np.median(found):,.0f} ({every}); {np.median(found) / base:.3f}", flush=True)
+    return ways
+
+
+def kernels(forward: PackedForward, tokens: TokenBatch) -> None:
+    """Print the GPU time of a batch by kernel."""
+    forward(tokens)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as traced:
+        forward(tokens)
+    spans = sorted(traced.key_averages(), key=lambda each: -each.device_time_total)
+    total = sum(each.device_time_total for each in spans)
+    print(f"\nkernels of a batch, {total / 1e3:.1f} ms")
+    for each in spans[:12]:
+        print(f"{each.device_time_total / total:.3f} {each.count:4d} times  {each.key[:90]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="a small network and few tokens, on any device")
+    small = parser.parse_args().small
+    started = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "torch", torch.__version__)
+    sizes = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512, "num_hidden_layers": 2}
+    config = BertConfig(**sizes) if small else BertConfig()
+    size, inner = int(config.hidden_size), int(config.intermediate_size)
+    network = random_network(config, device)
+    with torch.inference_mode():
+        compare_operations(device, size, inner, 1_000)
+        if device.type == "cuda":
+            product_rates(device, size, inner, SMALL_TOKENS if small else 131_072)
+    compare_vectors(network, device)
+    tokens, batches = (SMALL_TOKENS, 3) if small else (BATCH_TOKENS, BATCHES)
+    ways = passes(network, device, tokens, batches)
+    if device.type == "cuda":
+        for name in ("bf16", "fp8: qkv, up, down"):
+            print(f"\n{name}", end="")
+            kernels(ways[name], random_tokens(tokens, 0))
+    print(f"\n{time.perf_counter() - started:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
