@@ -96,7 +96,8 @@ def compare_operations(device: torch.device, size: int, inner: int, rows: int) -
     show("project (fp8 product)", ops.project(x, ops.prepared(linear)), plain.project(x, plain.prepared(linear)))
     show("code", ops.code(x_TH), plain.code(x_TH))
     for act in ("gelu", "relu"):
-        show(f"activate, {act}", ops.activate(up_TF, act), plain.activate(up_TF, act))
+        pair = (each.activate(x, each.prepared(linear), act) for each in (ops, plain))
+        show(f"activate, {act}", *pair)
     for name, y, each in (("fp8", up, down), ("bf16", y_TH, out)):
         pair = [
             one.merge(
@@ -189,12 +190,59 @@ def rate(forward: PackedForward, batches: Sequence[TokenBatch]) -> float:
     return sum(len(batch) for batch in batches) / (time.perf_counter() - started)
 
 
-def passes(network: Network, device: torch.device, tokens: int, batches: int) -> dict[str, PackedForward]:
-    """Time whole passes in turn, print their rates; return them."""
+def compare_up(device: torch.device, size: int, inner: int, rows: int) -> list[str]:
+    """Print what `up` with its activation costs in bf16, in fp8, and fused; return the tiles that can be used."""
+    import fp8_fused_up as fused
+
+    generator = torch.Generator(device).manual_seed(4)
+    x_TH = torch.randn(rows, size, generator=generator, device=device).bfloat16()
+    weight = 0.05 * torch.randn(inner, size, generator=generator, device=device)
+    bias_F, coded, x = weight[:, 0].bfloat16(), code_rows(weight), code_rows(x_TH)
+    linear, plain = (
+        CodedLinear(coded.codes_TI, coded.scales_T.t().contiguous(), bias_F),
+        Linear(weight.bfloat16(), bias_F),
+    )
+    separate, usable = default_fp8(device), []
+    print(f"\n{'up with GELU':32s} ms for {rows:,} tokens")
+    print(f"{'bf16':32s} {1e3 * seconds_of(lambda: separate.base.activate(x_TH, plain, 'gelu')):.3f}")
+    print(f"{'fp8, GELU apart':32s} {1e3 * seconds_of(lambda: separate.activate(x, linear, 'gelu')):.3f}", flush=True)
+    some = Coded(x.codes_TI[:1000], x.scales_T[:1000])
+    bounded = fused.BoundedFp8(separate.base)
+    for name, tiles in (("small", fused.SMALL), ("large", fused.LARGE)):
+        ops = fused.FusedUp(tiles)
+        try:
+            show(
+                f"fp8, fused, {name} tiles",
+                ops.activate(some, linear, "gelu"),
+                bounded.activate(some, bounded.prepared(linear), "gelu"),
+            )
+            print(f"{'':32s} {1e3 * seconds_of(lambda: ops.activate(x, linear, 'gelu')):.3f} ms", flush=True)  # noqa: B023
+            usable.append(name)
+        except Exception as error:
+            print(f"fp8, fused, {name} tiles: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
+    return usable
+
+
+def with_fused(network: Network, forward: PackedForward, tiles: str, device: torch.device) -> PackedForward:
+    """Return a pass whose `up` is fused."""
+    import fp8_fused_up as fused
+
+    ops = fused.FusedUp(fused.SMALL if tiles == "small" else fused.LARGE)
+    forward._bert = Fp8Bert(network.body, ops, ("qkv", "up", "down"), device)
+    return forward
+
+
+def passes(
+    network: Network, device: torch.device, tokens: int, batches: int, fused: Sequence[str] = ()
+) -> dict[str, PackedForward]:
+    """Time whole passes in turn, print their rates; return them. `fused`: tiles to try `up` with."""
     tower = network_tower(network)
     ways = {"bf16": PackedForward(network, tower, device)}
     for name, products in CHOICES.items():
         ways[name] = PackedForward(network, replace(tower, fp8_products=products), device, FP8)
+    for name in fused:
+        forward = PackedForward(network, replace(tower, fp8_products=("up",)), device, FP8)
+        ways[f"fp8: qkv, up fused ({name}), down"] = with_fused(network, forward, name, device)
     made = [random_tokens(tokens, seed) for seed in range(4)]
     units = [made[n % len(made)] for n in range(batches)]
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -232,14 +280,16 @@ def main() -> None:
     sizes = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512, "num_hidden_layers": 2}
     config = BertConfig(**sizes) if small else BertConfig()
     size, inner = int(config.hidden_size), int(config.intermediate_size)
-    network = random_network(config, device)
+    network, fused = random_network(config, device), list[str]()
     with torch.inference_mode():
         compare_operations(device, size, inner, 1_000)
         if device.type == "cuda":
-            product_rates(device, size, inner, SMALL_TOKENS if small else 131_072)
+            rows = SMALL_TOKENS if small else 131_072
+            product_rates(device, size, inner, rows)
+            fused = compare_up(device, size, inner, rows)
     compare_vectors(network, device)
     tokens, batches = (SMALL_TOKENS, 3) if small else (BATCH_TOKENS, BATCHES)
-    ways = passes(network, device, tokens, batches)
+    ways = passes(network, device, tokens, batches, fused)
     if device.type == "cuda":
         for name in ("bf16", "fp8: qkv, up, down"):
             print(f"\n{name}", end="")

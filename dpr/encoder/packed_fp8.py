@@ -74,8 +74,8 @@ class Fp8Ops(Protocol):
     def project(self, x: Coded, linear: CodedLinear) -> Tensor:
         """Return x @ weight.T + bias in bf16."""
 
-    def activate(self, x_TF: Tensor, act: str) -> Coded:
-        """Return the activation `act` of x in fp8; GELU is the approximation with tanh."""
+    def activate(self, x: Coded, linear: CodedLinear, act: str) -> Coded:
+        """Return the activation `act` of x @ weight.T + bias in fp8; GELU is the approximation with tanh."""
 
     def merge(
         self, x_TH: Tensor, y: Tensor | Coded, product: Product, norm: Norm, dtype: torch.dtype
@@ -120,9 +120,9 @@ class EmulatedFp8:
         """See Fp8Ops."""
         return self._product(x, linear).to(torch.bfloat16)
 
-    def activate(self, x_TF: Tensor, act: str) -> Coded:
+    def activate(self, x: Coded, linear: CodedLinear, act: str) -> Coded:
         """See Fp8Ops."""
-        return code_rows(activated(x_TF.float(), act))
+        return code_rows(activated(self.project(x, linear).float(), act))
 
     def merge(
         self, x_TH: Tensor, y: Tensor | Coded, product: Product, norm: Norm, dtype: torch.dtype
@@ -198,13 +198,18 @@ class Fp8Bert:
         """Return a layer's output, in `dtype` and in fp8."""
         y: Tensor | Coded = self._ops.code(attended_TH) if isinstance(layer.out, CodedLinear) else attended_TH
         x_TH, coded = self._ops.merge(x_TH, y, layer.out, layer.out_norm, torch.bfloat16)
-        if isinstance(layer.down, CodedLinear):
-            y = self._ops.activate(self._project(x_TH, coded, layer.up), self._act)
-        elif isinstance(layer.up, CodedLinear):
-            y = activated(self._ops.project(coded, layer.up), self._act)
-        else:
-            y = self._ops.base.activate(x_TH, layer.up, self._act)
+        y = self._activate(x_TH, coded, layer)
         return self._ops.merge(x_TH, y, layer.down, layer.down_norm, dtype)
+
+    def _activate(self, x_TH: Tensor, coded: Coded, layer: Fp8Layer) -> Tensor | Coded:
+        """Return the input of the product `down`, in the form that it takes."""
+        is_coded = isinstance(layer.down, CodedLinear)
+        if isinstance(layer.up, CodedLinear):
+            if is_coded:
+                return self._ops.activate(coded, layer.up, self._act)
+            return activated(self._ops.project(coded, layer.up), self._act)
+        up_TF = self._ops.base.activate(x_TH, layer.up, self._act)
+        return self._ops.code(up_TF) if is_coded else up_TF
 
     def _project(self, x_TI: Tensor, coded: Coded | None, product: Product) -> Tensor:
         """Return x @ weight.T + bias; `coded` is x in fp8, where it was made already."""

@@ -37,9 +37,9 @@ class TritonFp8:
         """See Fp8Ops."""
         return _scaled_product(x, linear, linear.bias_J)
 
-    def activate(self, x_TF: Tensor, act: str) -> Coded:
-        """See Fp8Ops."""
-        return self._rounded(x_TF, ACTS[act])
+    def activate(self, x: Coded, linear: CodedLinear, act: str) -> Coded:
+        """See Fp8Ops. Biases are added by the product, and the activation is computed where its result is rounded."""
+        return self._rounded(self.project(x, linear), ACTS[act])
 
     def merge(
         self, x_TH: Tensor, y: Tensor | Coded, product: Product, norm: Norm, dtype: torch.dtype
