@@ -101,8 +101,6 @@ class DiffUnit:
     scans: tuple[ScanResult, ...]
     base: tuple[SegmentEntry, ...]
     retired: tuple[SegmentEntry, ...]
-    converts: bool
-    """Whether the retired segments have another form, so that what lives of them is copied."""
     base_deletions: ObjectRef | None
     next_segment_number: int
     segment_rows: int
@@ -113,6 +111,8 @@ class DiffUnit:
     answers: tuple[str, ...] = ()
     """Ids of passages, or of documents, that answer the gate's questions."""
     before: Before = field(default_factory=Before)
+    converts: bool = False
+    """Whether the retired segments have another form, so that what lives of them is copied."""
 
 
 def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Changes:
@@ -153,13 +153,13 @@ def plan_diff(run: Run, slices: Sequence[Slice], scans: Sequence[ScanResult], ma
         scans=tuple(scans),
         base=tuple(run.base_segments),
         retired=tuple(run.retired),
-        converts=run.converts,
         base_deletions=run.base_deletions,
         next_segment_number=run.base.body.next_segment_number if run.base else 0,
         segment_rows=segment_rows(run, slices, scans),
         compact_below=run.recipe.resources.compact_below,
         max_duplicates=max_duplicates,
         answers=run.plan.questions.passage_ids if run.plan.questions else (),
+        converts=run.converts,
     )
 
 
