@@ -6,7 +6,7 @@ QUICK := not ray and not s3 and not slow and not gpu and not cluster
 PYTEST := $(BIN)/python -m pytest -n auto --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install check lint test test-cluster demo screenshots serve clean
+.PHONY: help install check lint test test-cluster simulate demo screenshots serve clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ test: install  ## run all tests but those of test-cluster (what needs root, Ceph
 
 test-cluster: install  ## disturb a cluster of four nodes on this machine in every way: killed, cut off, taken back, full
 	$(BIN)/python -m pytest tests/ray_jobs/nodes
+
+SEEDS ?= 1000
+FIRST ?= 0
+simulate: install  ## simulate SEEDS=1000 nights with faults, from seed FIRST=0; a seed that fails replays exactly
+	OMP_NUM_THREADS=1 $(BIN)/python -m simulation --first $(FIRST) --seeds $(SEEDS)
 
 demo: install  ## index Python's own documentation, serve it, ask three questions, stop everything (KEEP=1: serve on)
 	$(BIN)/python -m demo.run_demo

@@ -81,14 +81,14 @@ class FaultyStore:
         process.calls += 1
         fault = faults.next(method)
         self._trace(f"{process.pid} {method} {name}{'' if fault == 'none' else f' [{fault}]'}")
-        if fault == "stop":
-            scheduler.stop(process, faults.stop_seconds())
+        if fault in ("stop", "sleep"):
+            scheduler.stop(process, faults.stop_seconds(fault))
             scheduler.sleep(0.0)
         elif fault in ("late", "kill late", "doubled"):
             scheduler.later(faults.late_seconds(), lambda: self._arrive(method, name, effect))
-        result = effect() if fault in ("none", "after", "doubled", "kill after", "stop", "pause") else None
+        result = effect() if fault in ("none", "after", "doubled", "kill after", "stop", "pause", "sleep") else None
         if fault == "pause":
-            scheduler.stop(process, faults.stop_seconds())
+            scheduler.stop(process, faults.stop_seconds(fault))
         elif fault.startswith("kill"):
             scheduler.kill(process)
             raise Killed

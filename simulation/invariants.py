@@ -43,6 +43,7 @@ class Watch:
 
     def __init__(self, world: World, meets_demands: Callable[[int, Snapshot], bool]) -> None:
         self._world, self._objects, self._meets_demands = world, world.objects, meets_demands
+        self._number = 0
         self._holder: tuple[int, int, float, float] | None = None
         """Number, process, time of the last sign of life, and promised seconds."""
         world.objects.created = self._created
@@ -59,7 +60,10 @@ class Watch:
             self._published(name, stored)
 
     def _claimed(self, number: int, stored: Stored) -> None:
+        if number < self._number:  # a name that a later holder has freed; the highest number counts
+            return
         now, before = self._world.scheduler.now, self._holder
+        self._number = number
         if before is not None:
             held_by = self._world.processes[before[1]]
             if (

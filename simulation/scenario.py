@@ -94,6 +94,11 @@ class Simulator:
         self._sound: set[tuple[str, Version]] = set()
         """Bodies whose content was checked, with their corpus."""
 
+    def prepare(self, seed: int) -> None:
+        """Run the undisturbed nights that a seed begins with, so that later changes to the product do not meet them."""
+        scenario = Scenario.drawn(seed)
+        self._undisturbed.store(scenario.kind, tuple(map(Night, scenario.start)))
+
     def run(self, seed: int) -> Found:
         """Simulate the night of a seed and check all that must hold."""
         scenario = Scenario.drawn(seed)

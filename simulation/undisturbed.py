@@ -42,7 +42,7 @@ class Undisturbed:
         if (kind, history) not in self._stores:
             before = self.store(kind, history[:-1])
             world = World(0, CALM, kind, self._caches)
-            world.objects.stored = dict(before)
+            world.objects.adopt(before, older_by=0.0)
             last = history[-1]
             if isinstance(last, Rollback):
                 start_rollback_to(world, 0.0, last.number)

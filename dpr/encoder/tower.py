@@ -107,7 +107,7 @@ def read_tower(
         prompt_pooled=found.prompt_pooled,
         head=head,
         store_as=config.store_as if side == "passage" else "float16",
-        fp8_products=tuple(config.fp8_products) if side == "passage" and config.precision == "fp8" else (),
+        fp8_products=config.fp8_products if side == "passage" and config.precision == "fp8" else (),
     )
 
 

@@ -86,10 +86,9 @@ def lease_is_taken_from_the_living() -> Iterator[None]:
         yield
 
 
-
 BUGS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "overwritten": records_without_if_absent,
-    "is not there": records_before_their_objects,
+    "is not in the simulated store": records_before_their_objects,
     "which the gate of its recipe refuses": publish_without_gate,
     "whose index the gate has not measured": publish_before_measuring,
     "without having looked at its lease": lease_is_not_checked,
