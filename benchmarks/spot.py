@@ -132,8 +132,8 @@ def night(machines: int, losses: Sequence[float], replaced_after: float, dollars
     stages = billion()
     busy = sum(stage.units * stage.seconds / stage.slots for stage in stages) / 3600
     lines = [
-        f"{machines} machines of {CORES} cores and an H100, at {dollars:g} dollars an hour; one that is lost is "
-        f"replaced after {replaced_after:.0f} s. Without losses, the units take {busy:,.1f} machine-hours. Medians of {SEEDS} "
+        f"{machines} machines of {CORES} cores and an H100, at {dollars:g} dollars an hour. A lost one is replaced "
+        f"after {replaced_after:.0f} s. Without losses, the units take {busy:,.1f} machine-hours. Medians of {SEEDS} "
         "seeds; at most: the worst of them.",
         "",
         "| losses of a machine an hour | hours | at most | units lost | hours repeated | share of the work | dollars |",

@@ -15,6 +15,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import ray
@@ -61,47 +63,76 @@ def under_way(folder: Path) -> Iterator[tuple[int, float]]:
                 yield int(pid), float(begin)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a stage on Ray took."""
+
+    seconds: float
+    lost: int
+    repeated_seconds: float
+    replaced_after: float
+    overhead_seconds: float
+    """Between two units of a process."""
+
+
 def check(units: int, seconds: float, slots: int, losses_per_hour: float) -> list[str]:
     """Return what was seen on a local Ray, and what the simulation predicts of it."""
     ray.init(num_cpus=slots, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    work = Work.of(Step[SleepingUnit, Slept]("sleep", make_sleep))
-    rows = []
     with tempfile.TemporaryDirectory() as name:
-        for rate in (0.0, losses_per_hour):
-            folder = Path(name, f"{rate:g}")
-            folder.mkdir()
-            todo = [SleepingUnit(f"unit{n}", str(folder), seconds) for n in range(units)]
-            executor = RayExecutor(Resources())
-            list(executor.run("warm", work, [SleepingUnit(f"warm{n}", name, 0.1) for n in range(2 * slots)]))
-            started = time.time()
-            with Killer(folder, rate, 1) as killer:
-                done = list(executor.run("sleep", work, todo))
-            wall = time.time() - started
-            assert sorted(each.record for each in done) == sorted(each.record for each in todo)
-            rows.append((rate, wall, len(killer.lost), sum(at - begin for _, begin, at in killer.lost), killer.lost))
-            back = replaced_after(folder, killer.lost)
+        calm = run_stage(Path(name, "calm"), units, seconds, slots, 0.0)
+        seen = run_stage(Path(name, "spot"), units, seconds, slots, losses_per_hour)
     ray.shutdown()
-    stage = [Stage("sleep", units, (rows[0][1] / units) * slots, 1)]
-    predicted = [simulate(stage, slots, losses_per_hour, back, seed) for seed in range(400)]
-    middle = statistics.median(each.seconds for each in predicted)
-    lost = [each.lost_units for each in predicted]
-    again = [each.repeated_seconds for each in predicted]
-    (low, high), (lost_low, lost_high), (again_low, again_high) = (
-        (cuts[0], cuts[-1])
-        for cuts in (statistics.quantiles(each, n=20) for each in ([e.seconds for e in predicted], lost, again))
+    stage = [Stage("sleep", units, seconds + calm.overhead_seconds, 1)]
+    undisturbed = simulate(stage, slots, 0.0, 0.0).seconds
+    found = [simulate(stage, slots, losses_per_hour, seen.replaced_after, seed) for seed in range(400)]
+    rows = (
+        ("seconds", seen.seconds, [each.seconds for each in found]),
+        ("units lost", seen.lost, [each.lost_units for each in found]),
+        ("seconds of work repeated", seen.repeated_seconds, [each.repeated_seconds for each in found]),
     )
-    return [
-        f"{units} units of {seconds:g} s, {slots} processes at once, {losses_per_hour:g} kills in an hour of each. "
-        f"Without kills the stage took {rows[0][1]:.1f} s. The first new process worked {back:.1f} s after a kill, on "
-        "average; the simulation is given both.",
+    lines = [
+        f"{units} units of {seconds:g} s, {slots} processes at once, {losses_per_hour:g} kills in an hour of each. A new "
+        f"process worked {seen.replaced_after:.1f} s after a kill, and {calm.overhead_seconds:.2f} s lay between two units "
+        f"of one, on average; the simulation is given both. Without kills the stage took {calm.seconds:.1f} s, predicted "
+        f"are {undisturbed:.1f}.",
         "",
-        "| | seen | predicted | nine of ten predictions |",
+        "| with kills | seen | predicted | nine of ten predictions |",
         "|---|---:|---:|---:|",
-        f"| seconds | {rows[1][1]:.1f} | {middle:.1f} | {low:.1f} to {high:.1f} |",
-        f"| units lost | {rows[1][2]} | {statistics.median(lost):.0f} | {lost_low:.0f} to {lost_high:.0f} |",
-        f"| seconds of work repeated | {rows[1][3]:.1f} | {statistics.median(again):.1f} | "
-        f"{again_low:.1f} to {again_high:.1f} |",
     ]
+    for name, value, predicted in rows:
+        cuts = statistics.quantiles(predicted, n=20)
+        lines.append(f"| {name} | {value:.1f} | {statistics.median(predicted):.1f} | {cuts[0]:.1f} to {cuts[-1]:.1f} |")
+    return lines
+
+
+def run_stage(folder: Path, units: int, seconds: float, slots: int, losses_per_hour: float) -> Seen:
+    """Run the units on Ray while processes are killed, after all processes were started."""
+    work = Work.of(Step[SleepingUnit, Slept]("sleep", make_sleep))
+    folder.mkdir()
+    executor = RayExecutor(Resources())
+    ready = Path(f"{folder}-ready")
+    ready.mkdir()
+    list(executor.run("warm", work, [SleepingUnit(f"warm{n}", str(ready), 1.0) for n in range(3 * slots)]))
+    todo = [SleepingUnit(f"unit{n}", str(folder), seconds) for n in range(units)]
+    started = time.time()
+    with Killer(folder, losses_per_hour, 1) as killer:
+        done = list(executor.run("sleep", work, todo))
+    wall = time.time() - started
+    if sorted(each.record for each in done) != sorted(each.record for each in todo):
+        raise SystemExit("the stage did not return each unit once")
+    repeated = sum(at - begin for _, begin, at in killer.lost)
+    waits = replaced_after(folder, killer.lost)
+    return Seen(wall, len(killer.lost), repeated, waits, overhead(folder, seconds))
+
+
+def overhead(folder: Path, seconds: float) -> float:
+    """Return the mean seconds between two units of a process."""
+    begins: dict[int, list[float]] = {}
+    for path in folder.iterdir():
+        _, pid, begin = path.name.removesuffix(".done").rsplit("-", 2)
+        begins.setdefault(int(pid), []).append(float(begin))
+    gaps = [later - earlier - seconds for each in begins.values() for earlier, later in pairwise(sorted(each))]
+    return statistics.mean(gaps) if gaps else 0.0
 
 
 def replaced_after(folder: Path, lost: Sequence[tuple[int, float, float]]) -> float:

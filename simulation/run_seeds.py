@@ -3,12 +3,15 @@
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
+from queue import Empty
 
 from simulation.scenario import Found, Scenario, Simulator
 from simulation.workplace import workplace
 
 REPORTED = 10
 """Seeds that fail and are printed, at most."""
+LOOK_SECONDS = 5.0
+"""Between two looks whether the workers still live."""
 
 
 def show(seed: int, *, trace: bool) -> int:
@@ -63,9 +66,15 @@ def _work(seeds: Sequence[int], queue: "multiprocessing.Queue[Found | None]") ->
 def _until_all_end(
     queue: "multiprocessing.Queue[Found | None]", workers: Sequence[multiprocessing.process.BaseProcess]
 ) -> Iterator[Found]:
+    """Yield what the workers find, until each has said that it ends, or has died."""
     ended = 0
     while ended < len(workers):
-        found = queue.get()
+        try:
+            found = queue.get(timeout=LOOK_SECONDS)
+        except Empty:
+            if not any(worker.is_alive() for worker in workers):
+                return
+            continue
         if found is None:
             ended += 1
         else:
