@@ -16,7 +16,7 @@ from time import monotonic
 
 from dpr.closing import Closing
 from dpr.engine.room import Need, check_room, memory_held
-from dpr.errors import IntegrityError, RoomError, StoreError
+from dpr.errors import RoomError, StoreError
 from dpr.formats import layout
 from dpr.formats.lexical_entry import SearchMode
 from dpr.formats.manifest import SnapshotBody
@@ -25,8 +25,8 @@ from dpr.formats.segment import HASH
 from dpr.formats.snapshots import numbers, read_snapshot
 from dpr.formats.stored_vectors import stored_bytes
 from dpr.search.filters import Filter
+from dpr.search.passage_texts import texts_key
 from dpr.search.retrieve import Answer, Retriever
-from dpr.search.segment_set import texts_key
 from dpr.stages.gate import LOADED_SHARE
 from dpr.store import Store
 from dpr.store.cache import local_cache
@@ -34,8 +34,6 @@ from dpr.store.cache import local_cache
 POLL_SECONDS = 5.0
 SPREAD = 0.2
 """By so much, relatively, the time between two looks varies, so that many replicas do not look at once."""
-MIN_KNOWN = 0.5
-"""Share of some stored passages that a search by their own vectors must find, or find others that score as high."""
 
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 10.0, 600.0
 """Between two attempts to open a snapshot that the store did not give: each may fetch all of it."""
@@ -225,12 +223,7 @@ def _opened(retriever: Retriever) -> Retriever:
     Raises IntegrityError if they are not found.
     """
     try:
-        found = retriever.known_share()
-        if found < MIN_KNOWN:
-            raise IntegrityError(
-                f"only {found:.0%} of some passages of snapshot {retriever.number} are found by their own vectors; "
-                "run `dpr verify --deep`, and roll back or run the recipe again"
-            )
+        retriever.check_known()
         retriever.warm_up()
     except BaseException:
         retriever.close()

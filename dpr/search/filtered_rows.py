@@ -38,6 +38,7 @@ class FilteredRows:
     """The rows that match a filter, which all live."""
 
     bits: RowBits
+    where: Filter
     few: LooseIndex | None = None
     """Them and their vectors, if they are few."""
     index: FilteredIndex | None = None
@@ -61,7 +62,8 @@ class FilteredRows:
 class RowFilters:
     """The filters that were asked for last, over one snapshot."""
 
-    def __init__(self, segments: SegmentSet, index: ServingIndex) -> None:
+    def __init__(self, segments: SegmentSet, index: ServingIndex | None) -> None:
+        """`index`: None: vectors are searched elsewhere, and only the rows themselves are wanted."""
         self._segments, self._index = segments, index
         self._found: OrderedDict[Filter, FilteredRows] = OrderedDict()
         self._lock, self._evaluating = threading.Lock(), threading.Lock()
@@ -96,7 +98,9 @@ class RowFilters:
             number: live_N & matching_rows(where.condition, values, partial(extra.column, number), len(live_N))
             for number, live_N in self._segments.live_masks()
         }
-        found = FilteredRows(RowBits(masks))
+        found = FilteredRows(RowBits(masks), where)
+        if self._index is None:
+            return found
         if FLOAT16_BYTES * self._segments.dim * len(found) <= FEW_BYTES:
             ids_N = np.concatenate([np.empty(0, np.int64), *found.bits.ids()])
             return replace(found, few=LooseIndex(ids_N, self._segments.vectors(ids_N))) if len(ids_N) else found

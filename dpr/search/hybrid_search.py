@@ -13,13 +13,14 @@ from dpr.index.truth import Ids, Scores
 from dpr.lexical.fusion import Candidates, Floats, ranks_of
 from dpr.search.filtered_rows import FilteredRows
 from dpr.search.lexical_search import LexicalSearch
+from dpr.search.sharded_vectors import ShardedVectors
 from dpr.search.vector_search import VectorSearch
 
 
 class HybridSearch:
     """A snapshot's index of vectors and its index of words, over the same rows."""
 
-    def __init__(self, vectors: VectorSearch, words: LexicalSearch) -> None:
+    def __init__(self, vectors: VectorSearch | ShardedVectors, words: LexicalSearch) -> None:
         self.vectors, self.words = vectors, words
 
     def candidates(

@@ -22,6 +22,7 @@ from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
 from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet
+from dpr.search.sharded_vectors import ShardedVectors, Shards
 from dpr.search.vector_search import VectorSearch
 from dpr.store import Store
 
@@ -31,7 +32,7 @@ class ModeSearch:
 
     def __init__(
         self,
-        vectors: VectorSearch,
+        vectors: VectorSearch | ShardedVectors,
         words: tuple[LexicalSearch, FusionSettings] | None,
         default: SearchMode,
         opened: OpenObjects | None = None,
@@ -41,23 +42,51 @@ class ModeSearch:
         self._opened = opened or OpenObjects()
 
     @classmethod
-    def open(cls, store: Store, snapshot: Snapshot, like: "ModeSearch | None" = None) -> "ModeSearch":
+    def open(
+        cls,
+        store: Store,
+        snapshot: Snapshot,
+        like: "ModeSearch | None" = None,
+        shards: Shards | None = None,
+        *,
+        by_range: bool = False,
+    ) -> "ModeSearch":
         """Load what a snapshot names, verified, but for what `like`, another open snapshot, has already.
 
-        Raises IntegrityError for what does not belong together.
+        `shards`: the processes that search the vectors. `by_range`: segments of a remote store are not fetched. Raises
+        IntegrityError for what does not belong together.
         """
         body, opened = snapshot.body, like._opened if like else OpenObjects()
-        vectors = VectorSearch.open(store, body, opened)
+        vectors: VectorSearch | ShardedVectors
+        if shards is None:
+            vectors = VectorSearch.open(store, body, opened, by_range=by_range)
+        else:
+            body.check()
+            segments = SegmentSet.open(store, body.segments, body.deletions, verify=not by_range, opened=opened)
+            vectors = ShardedVectors(segments, shards, snapshot.number, windows=body.windows)
         if like is not None:
-            vectors.segments.prepare_texts(like._vectors.segments)
+            vectors.segments.texts.prepare(like._vectors.segments.texts)
         if body.lexical is None:
             return cls(vectors, None, "dense", opened)
         words = LexicalSearch.open(store, body.lexical, body.segments, body.deletions, opened)
         return cls(vectors, (words, body.lexical.hybrid), body.lexical.mode, opened)
 
-    def known_share(self) -> float:
-        """Return the share of some stored passages that a search by their own vectors finds (`VectorSearch`)."""
-        return self._vectors.known_share()
+    @property
+    def is_remote(self) -> bool:
+        """Return whether parts of segments are read by range when they are needed."""
+        return self._vectors.segments.is_remote
+
+    def noting(self, missing: set[int]) -> "ModeSearch":
+        """Return the same for one search, which adds to `missing` the shards that did not answer."""
+        return ModeSearch(self._vectors.noting(missing), self._lexical, self.default, self._opened)
+
+    def unpack_beside(self) -> None:
+        """From now on, unpack texts in a thread of their own instead of letting a question wait."""
+        self._vectors.segments.texts.unpack_beside()
+
+    def check_known(self, number: int) -> None:
+        """Search for some stored vectors. Raises IntegrityError if they are not found (`VectorSearch`)."""
+        self._vectors.check_known(number)
 
     def check(self, mode: SearchMode) -> None:
         """Raise RecipeError if the snapshot cannot be searched in this mode."""
@@ -79,6 +108,12 @@ class ModeSearch:
     def rows(self, where: Filter) -> FilteredRows:
         """Return the rows that match a filter. Raises RecipeError as `RowFilters.rows` does."""
         return self._vectors.filters.rows(where)
+
+    def prepare_rows(self, where: Filter) -> None:
+        """Find the rows that match a filter, wherever they are needed. Raises RecipeError as `RowFilters.rows` does."""
+        rows = self.rows(where)
+        if isinstance(self._vectors, ShardedVectors):
+            self._vectors.prepare(rows)
 
     def dense(
         self, questions_QD: Scores, k: int, *, exact: bool = False, rows: FilteredRows | None = None

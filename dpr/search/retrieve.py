@@ -22,6 +22,7 @@ from dpr.search.embeddings import Embedder
 from dpr.search.filters import Filter
 from dpr.search.hits import Hit, Passage
 from dpr.search.modes import ModeSearch
+from dpr.search.sharded_vectors import Shards
 from dpr.store import Store
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Answer:
     search_seconds: float
     filter_seconds: float = 0.0
     """Time to find the rows that match the filter, unless they were known."""
+    missing_shards: tuple[int, ...] = ()
+    """Shards that did not answer in time: what they hold is not among the hits."""
 
 
 class Retriever(Closing):
@@ -55,9 +58,19 @@ class Retriever(Closing):
 
     @classmethod
     def open(
-        cls, store: Store, number: int | None = None, model: str | None = None, like: "Retriever | None" = None
+        cls,
+        store: Store,
+        number: int | None = None,
+        model: str | None = None,
+        like: "Retriever | None" = None,
+        shards: Shards | None = None,
+        *,
+        by_range: bool = False,
     ) -> "Retriever":
         """Load snapshot `number` (default: the live one); `model` is where to find or fetch its question model.
+
+        `shards`: the processes that search the vectors; None: this one does. `by_range`: the segments of a remote store
+        are not fetched, and what is needed of them is read when it is needed.
 
         What it has in common with `like`, another open snapshot, is shared: encoder, segments, shards, words; and texts
         are prepared as far as they are there. Garbage collection keeps what the snapshot names until the retriever is
@@ -72,7 +85,8 @@ class Retriever(Closing):
                 encoder = like._encoder
             else:
                 encoder = QuestionEncoder(question_tower(snapshot, model), Compute(description.config.precision))
-            return cls(snapshot, encoder, ModeSearch.open(store, snapshot, like._modes if like else None), marker)
+            modes = ModeSearch.open(store, snapshot, like._modes if like else None, shards, by_range=by_range)
+            return cls(snapshot, encoder, modes, marker)
         except BaseException:
             marker.close()
             raise
@@ -81,9 +95,18 @@ class Retriever(Closing):
         """Search once in the default mode, so that no question waits for what is compiled at the first."""
         self.search(["warm up"], 1)
 
-    def known_share(self) -> float:
-        """Return the share of some stored passages that a search by their own vectors finds (`VectorSearch`)."""
-        return self._modes.known_share()
+    def check_known(self) -> None:
+        """Search for some stored vectors. Raises IntegrityError if they are not found (`VectorSearch`)."""
+        self._modes.check_known(self.number)
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether parts of segments are read by range when they are needed."""
+        return self._modes.is_remote
+
+    def unpack_beside(self) -> None:
+        """From now on, unpack texts in a thread of their own instead of letting a question wait."""
+        self._modes.unpack_beside()
 
     def close(self) -> None:
         """Tell the store that its snapshot is not read any more."""
@@ -110,7 +133,7 @@ class Retriever(Closing):
 
         Raises RecipeError if the snapshot lacks a column of the filter, or has it with another type.
         """
-        self._modes.rows(where)
+        self._modes.prepare_rows(where)
 
     def search(
         self,
@@ -127,23 +150,25 @@ class Retriever(Closing):
         force instead of the index. `where`: only passages that match are ranked. Raises RecipeError as `check_mode` and
         `prepare_filter` do.
         """
-        mode = mode or self._modes.default
-        self._modes.check(mode)
+        missing: set[int] = set()
+        modes = self._modes.noting(missing)
+        mode = mode or modes.default
+        modes.check(mode)
         started = time.perf_counter()
-        rows = None if where is None else self._modes.rows(where)
+        rows = None if where is None else modes.rows(where)
         filtered = started if rows is None else time.perf_counter()
         lost_tokens = [0] * len(questions)
         if mode == "bm25":
             encoded = filtered
-            hits = self._modes.bm25(questions, k, rows=rows)
+            hits = modes.bm25(questions, k, rows=rows)
         else:
             asked = self._encoder.encode_counted(questions)
             lost_tokens = asked.lost_Q.tolist()
             encoded = time.perf_counter()
             if mode == "dense":
-                hits = self._modes.dense(asked.vectors_QD, k, exact=exact, rows=rows)
+                hits = modes.dense(asked.vectors_QD, k, exact=exact, rows=rows)
             else:
-                hits = self._modes.hybrid(questions, asked.vectors_QD, k, exact=exact, rows=rows)
+                hits = modes.hybrid(questions, asked.vectors_QD, k, exact=exact, rows=rows)
         return Answer(
             self.number,
             self.body.encoder_id,
@@ -152,6 +177,7 @@ class Retriever(Closing):
             encode_seconds=encoded - filtered,
             search_seconds=time.perf_counter() - encoded,
             filter_seconds=filtered - started,
+            missing_shards=tuple(sorted(missing)),
         )
 
 

@@ -1,7 +1,6 @@
 """The segments of a snapshot: from ids of the index to vectors and texts.
 
-Vectors are read where they lie (`dpr.search.vectors`). Texts are compressed within segments, so those of a segment are
-unpacked into this machine's cache the first time that one of them is shown.
+Vectors are read where they lie (`dpr.search.vectors`), and texts as `dpr.search.passage_texts` says.
 
 Shapes: N rows, D dimensions, K hits.
 """
@@ -11,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +20,9 @@ import pyarrow.parquet as pq
 from dpr.errors import IntegrityError
 from dpr.fingerprint import id_hash
 from dpr.formats import MISSING
-from dpr.formats.deletions import DeletionSet, read_deletions
-from dpr.formats.extra import EXTRA, shown
+from dpr.formats.deletions import read_deletions
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import damage_explained, fetch_object, open_parts
+from dpr.formats.objects import damage_explained, open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import iter_groups
 from dpr.formats.stored_vectors import FLOAT16_BYTES, Vectors
@@ -35,13 +33,22 @@ from dpr.index.truth import Ids, Scores
 from dpr.search.extra_columns import ColumnCache, ExtraColumns
 from dpr.search.hits import Hit, Passage
 from dpr.search.opened import OpenObjects
+from dpr.search.passage_texts import PassageTexts
 from dpr.search.vectors import MappedVectors, SegmentVectors
 from dpr.store import PARALLEL_READS, Store
-from dpr.store.cache import local_cache
 
-TEXT_COLUMNS = ["id", "title", "text"]
 MAX_FETCHED_BYTES = 1 << 29
 """Of vectors that are read from a remote store and held in memory while many questions are answered."""
+
+
+class Living(Protocol):
+    """Says which rows of a segment live, such as a deletion set."""
+
+    def live_mask(self, entry: SegmentEntry) -> Mask:
+        """Return which of the N rows of a segment live, as a mask (N,)."""
+
+    def live_rows(self, entry: SegmentEntry) -> Ids:
+        """Return the sorted live row numbers of a segment."""
 
 
 class SegmentSet:
@@ -52,23 +59,23 @@ class SegmentSet:
         store: Store,
         entries: Sequence[SegmentEntry],
         vectors: Sequence[SegmentVectors],
-        deletions: DeletionSet,
+        living: Living,
         opened: OpenObjects,
     ) -> None:
-        self._store, self._deletions, self._opened = store, deletions, opened
+        self._store, self._living = store, living
         self._entries = {entry.number: entry for entry in entries}
         self._vectors = {entry.number: opened for entry, opened in zip(entries, vectors, strict=True)}
         self.dim = vectors[0].dim if vectors else 0
         _check_one_form(entries, vectors)
-        self._is_remote = any(opened.is_remote for opened in vectors)
-        self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self._is_remote else None
+        self.is_remote = any(opened.is_remote for opened in vectors)
+        self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self.is_remote else None
         self.rows = sum(entry.rows for entry in entries)
         """Rows of all segments, dead ones included."""
         self._file = partial(_open_file, store, self._entries, self._vectors)
         # the next snapshot, opened beside this one, takes the same cache
         self.extra = ExtraColumns(self._entries, self._file, opened.take("columns", "", ColumnCache))
+        self.texts = PassageTexts(self._entries, self._file, opened)
         # no functools.cache: it would hold this object in a circle, and what it has mapped after its last use
-        self._texts: dict[int, pa.Table] = {}
         self._owners: dict[int, Ids] = {}
 
     @classmethod
@@ -76,7 +83,7 @@ class SegmentSet:
         cls,
         store: Store,
         entries: Sequence[SegmentEntry],
-        deletions: ObjectRef | None,
+        deletions: ObjectRef | Living | None,
         *,
         verify: bool = True,
         opened: OpenObjects | None = None,
@@ -84,7 +91,8 @@ class SegmentSet:
         """Open the segments of a snapshot.
 
         With `verify`, files of a remote store are fetched into the cache, and all checksums are verified; otherwise
-        vectors are read where they lie, which suits a few questions. What is `opened` already is shared.
+        vectors are read where they lie, which suits a few questions. What is `opened` already is shared. `deletions`
+        names the deletion set, or says itself which rows live.
         """
         opened = opened or OpenObjects()
         form = "vectors, verified" if verify else "vectors"
@@ -92,7 +100,8 @@ class SegmentSet:
             opened.take(form, entry.object.sha256, partial(SegmentVectors.open, store, entry.object, verify=verify))
             for entry in entries
         ]
-        return cls(store, entries, vectors, read_deletions(store, deletions), opened)
+        living = read_deletions(store, deletions) if isinstance(deletions, ObjectRef | None) else deletions
+        return cls(store, entries, vectors, living, opened)
 
     def vectors(self, ids_N: Ids) -> Vectors:
         """Return the stored vectors (N, D) float16 of index ids (N,); fastest if those of a segment come together."""
@@ -111,7 +120,7 @@ class SegmentSet:
         From a remote store, each is read once, now; where they take more than `MAX_FETCHED_BYTES`, they are read
         when they are asked for.
         """
-        if not self._is_remote:
+        if not self.is_remote:
             return self.vectors
         ids_N = np.unique(ids_QC[ids_QC != MISSING])
         if len(ids_N) * FLOAT16_BYTES * self.dim > MAX_FETCHED_BYTES:
@@ -124,7 +133,7 @@ class SegmentSet:
         for number, entry in sorted(self._entries.items()):
             if numbers is not None and number not in numbers:
                 continue
-            live = self._deletions.live_rows(entry)
+            live = self._living.live_rows(entry)
             for first, vectors_nD in self._vectors[number].blocks():
                 rows = live[np.searchsorted(live, first) : np.searchsorted(live, first + len(vectors_nD))]
                 if len(rows):
@@ -135,13 +144,13 @@ class SegmentSet:
         entries = [entry for _, entry in sorted(self._entries.items()) if entry.live_rows]
         chosen = entries[:: max(1, len(entries) // rows)]
         each = -(-rows // max(1, len(chosen)))
-        ids = [(entry.number << ROW_BITS) | self._deletions.live_rows(entry)[:each] for entry in chosen]
+        ids = [(entry.number << ROW_BITS) | self._living.live_rows(entry)[:each] for entry in chosen]
         return np.concatenate([np.empty(0, np.int64), *ids])[:rows].astype(np.int64)
 
     def live_masks(self) -> Iterator[tuple[int, Mask]]:
         """Yield the number of each segment, and which of its rows live."""
         for number, entry in self._entries.items():
-            yield number, self._deletions.live_mask(entry)
+            yield number, self._living.live_mask(entry)
 
     def live_rows(self) -> LiveRows:
         """Return which ids live."""
@@ -152,18 +161,9 @@ class SegmentSet:
         hits: list[Hit] = []
         for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
             if id_ != MISSING:
-                (row,) = self._rows(id_ >> ROW_BITS, np.array([id_ & ROW_MASK]))
+                (row,) = self.texts.rows(id_ >> ROW_BITS, np.array([id_ & ROW_MASK]))
                 hits.append(Hit(len(hits) + 1, score, row.id, row.title, row.texts[0], row.extra))
         return hits
-
-    def _rows(self, number: int, rows_n: Ids) -> list[Passage]:
-        """Return rows (n,) of a segment, each as a passage of one text."""
-        texts, found = self._texts_of(number), []
-        for row in rows_n.tolist():
-            (fields,) = texts.slice(row, 1).to_pylist()
-            extra = {name: shown(value) for name, value in (fields.get(EXTRA) or {}).items()}
-            found.append(Passage(fields["id"], fields["title"], [fields["text"]], extra))
-        return found
 
     def passage(self, id_: str) -> Passage | None:
         """Return the live passage with this id, None if there is none; the ids of all segments are read for it."""
@@ -172,7 +172,7 @@ class SegmentSet:
             groups = iter_groups(self._file(entry.number), ["id"])
             same_N = np.concatenate([[], *(pc.equal(table["id"], id_).to_numpy() for table in groups)]).astype(np.bool_)
             rows_n = np.flatnonzero(same_N)
-            return self._rows(entry.number, rows_n[self._deletions.live_mask(entry)[rows_n]]) if len(rows_n) else []
+            return self.texts.rows(entry.number, rows_n[self._living.live_mask(entry)[rows_n]]) if len(rows_n) else []
 
         with ThreadPoolExecutor(PARALLEL_READS) as pool:
             rows = [row for found in pool.map(find, self._entries.values()) for row in found]
@@ -224,40 +224,6 @@ class SegmentSet:
                 values = parquet.read_row_group(group, columns=[name])[name].combine_chunks()
                 yield from values.take(pa.array(rows_n[groups_n == group] % ROW_GROUP_ROWS)).to_pylist()
 
-    def prepare_texts(self, like: "SegmentSet") -> None:
-        """Open now what `like` has open of texts, and the texts of segments that it does not have.
-
-        So a question does not wait longer here than there for texts that have to be unpacked.
-        """
-        there = {entry.object.sha256: number in like._texts for number, entry in like._entries.items()}
-        for number, entry in self._entries.items():
-            if there.get(entry.object.sha256, True):
-                self._texts_of(number)
-
-    def _texts_of(self, number: int) -> pa.Table:
-        found = self._texts.get(number)
-        if found is None:
-            sha256 = self._entries[number].object.sha256
-            found = self._opened.take("texts", sha256, lambda: self._open_texts(number))
-            self._texts[number] = found
-        return found
-
-    def _open_texts(self, number: int) -> pa.Table:
-        ref = self._entries[number].object
-        path = local_cache().fetch(texts_key(ref), lambda temporary: self._unpack(number, temporary))
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-    def _unpack(self, number: int, path: Path) -> None:
-        # what is mapped can be read, even if the store has vanished and the cache has lost its copy
-        file = self._vectors[number].open_mapped() or fetch_object(self._store, self._entries[number].object)
-        with damage_explained(file):
-            stored = pq.read_schema(file)
-        # the extra columns are those of the night that wrote the segment
-        schema = pa.schema([stored.field(name) for name in (*TEXT_COLUMNS, EXTRA) if name in stored.names])
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for table in iter_groups(file, schema.names):
-                writer.write_table(table.cast(schema))
-
 
 def _check_one_form(entries: Sequence[SegmentEntry], vectors: Sequence[SegmentVectors]) -> None:
     """Raise IntegrityError if vectors of several widths or forms would meet."""
@@ -275,8 +241,3 @@ def _open_file(
 ) -> Path | BinaryIO:
     """Open a segment's file. What is mapped can be read, even if the store has vanished."""
     return vectors[number].open_mapped() or open_parts(store, entries[number].object)
-
-
-def texts_key(segment: ObjectRef) -> str:
-    """Return what the unpacked texts of a segment are called in this machine's cache."""
-    return f"texts/{segment.sha256}.arrow"

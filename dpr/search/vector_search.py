@@ -26,8 +26,11 @@ from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet
 from dpr.store import Store
 
-KNOWN_ROWS, KNOWN_HITS = 16, 20
-"""Stored vectors that a new snapshot is asked for, and hits among which each of them must be."""
+KNOWN_ROWS, KNOWN_HITS, FEW_KNOWN_ROWS = 16, 20, 2
+"""Stored vectors that a new snapshot is asked for, and hits among which each of them must be; and so many vectors where
+each of their candidates is read by range."""
+MIN_KNOWN = 0.5
+"""Share of them that must be found, or others that score as high."""
 ROUNDING = 1e-3
 """Scores of codes that differ by less, relatively, count as equal."""
 MORE_LISTS = 4
@@ -90,21 +93,35 @@ class VectorSearch:
         self.index, self.settings, self.segments, self.deeper = index, settings, segments, deeper
         self.filters = RowFilters(segments, index)
 
+    def noting(self, missing: set[int]) -> "VectorSearch":  # noqa: ARG002
+        """Return this: no part of it can be missing, as with `dpr.search.sharded_vectors`."""
+        return self
+
     @classmethod
-    def open(cls, store: Store, body: SnapshotBody, opened: OpenObjects | None = None) -> "VectorSearch":
+    def open(
+        cls, store: Store, body: SnapshotBody, opened: OpenObjects | None = None, *, by_range: bool = False
+    ) -> "VectorSearch":
         """Load index and segments of a snapshot, verified, but for what is `opened` already.
 
-        Raises IntegrityError for what does not belong together.
+        `by_range`: segments of a remote store are not fetched; what is needed of them is read by range. Raises
+        IntegrityError for what does not belong together.
         """
         body.check()
-        segments = SegmentSet.open(store, body.segments, body.deletions, opened=opened)
-        index = open_index(store, body.index, segments, opened)
+        segments = SegmentSet.open(store, body.segments, body.deletions, verify=not by_range, opened=opened)
+        return cls.over(store, body, body.index, segments, opened)
+
+    @classmethod
+    def over(
+        cls, store: Store, body: SnapshotBody, entry: IndexEntry, segments: SegmentSet, opened: OpenObjects | None
+    ) -> "VectorSearch":
+        """Load an index of a snapshot, or a part of it, over open segments. Raises IntegrityError as `open` does."""
+        index = open_index(store, entry, segments, opened)
         if index.dim != body.encoder.dim:
             raise IntegrityError(
                 f"index {body.index.index_id} has {index.dim} dimensions, and encoder {body.encoder_id} gives "
                 f"{body.encoder.dim}; roll back to a sound snapshot or run the recipe again"
             )
-        settings, deeper = search_settings(body.index)
+        settings, deeper = search_settings(entry)
         return cls(index, settings, segments, deeper, windows=body.windows)
 
     def passages(self, ids_QK: Ids) -> Ids:
@@ -158,19 +175,25 @@ class VectorSearch:
             return scores_QC, ids_QC
         return rescore(questions_QD, ids_QC, self.segments.fetching(ids_QC), k)
 
-    def known_share(self) -> float:
-        """Return the share of some stored vectors that are found by themselves, or by others that score as high.
+    def check_known(self, number: int) -> None:
+        """Search for some stored vectors of snapshot `number`: they, or others that score as high, must be found.
 
-        It tells whether index and segments belong together, and is no measure of recall.
+        It tells whether index and segments belong together, and is no measure of recall. Raises IntegrityError if they
+        do not.
         """
-        ids_N = self.segments.some_live(KNOWN_ROWS)
+        ids_N = self.segments.some_live(FEW_KNOWN_ROWS if self.segments.is_remote else KNOWN_ROWS)
         if not len(ids_N):
-            return 1.0
+            return
         vectors_ND = self.segments.vectors(ids_N).astype(np.float32)
         scores_NK, found_NK = self.top(vectors_ND, KNOWN_HITS)
         own_N = np.einsum("nd,nd->n", vectors_ND, vectors_ND)
         is_there_N = (self.passages(found_NK) == self.passages(ids_N)[:, np.newaxis]).any(axis=1)
-        return float((is_there_N | (scores_NK.min(axis=1) >= own_N * (1 - ROUNDING))).mean())
+        found = float((is_there_N | (scores_NK.min(axis=1) >= own_N * (1 - ROUNDING))).mean())
+        if found < MIN_KNOWN:
+            raise IntegrityError(
+                f"only {found:.0%} of some passages of snapshot {number} are found by their own vectors; "
+                "run `dpr verify --deep`, and roll back or run the recipe again"
+            )
 
     def exact(self, questions_QD: Scores, k: int, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:
         """Return the best k of all live vectors, or of those of some rows, by brute force."""

@@ -5,6 +5,7 @@ Shapes: N rows, D dimensions, K hits.
 
 import gc
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,58 @@ def unpacked(cache: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (cache / "entries").glob("texts/*")}
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are unpacked as soon as one is shown."""
+    monkeypatch.setattr("dpr.search.passage_texts.READ_FIRST", 0)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_the_first_texts_of_a_segment_are_read_before_it_is_unpacked(
+    stored: Stored, cache: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    monkeypatch.setattr("dpr.search.passage_texts.READ_FIRST", 2)
+    segments, one = stored.open(remote=remote), np.ones(1, np.float32)
+    for row in (5, ROW_GROUP_ROWS + 2, 7):
+        assert unpacked(cache) == {}
+        (hit,) = segments.hits(one, np.array([id_of(3, row)]))
+        assert (hit.id, hit.title, hit.text) == passage_of(3, row)
+    assert list(unpacked(cache)) == [f"{stored.entries[1].object.sha256}.arrow"]
+
+
+def test_texts_are_unpacked_beside_the_questions(stored: Stored, cache: Path) -> None:
+    segments, one = stored.open(), np.ones(1, np.float32)
+    segments.texts.unpack_beside()
+    (hit,) = segments.hits(one, np.array([id_of(3, 5)]))
+    assert (hit.id, hit.title, hit.text) == passage_of(3, 5)
+    while not unpacked(cache):
+        time.sleep(0.01)
+    assert list(unpacked(cache)) == [f"{stored.entries[1].object.sha256}.arrow"]
+    assert segments.hits(one, np.array([id_of(3, 6)]))[0].id == "id-3000006"
+
+
+def test_row_groups_of_texts_that_were_read_are_kept_up_to_a_bound(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpr.search.passage_texts.READ_FIRST", 100)
+    store, one = RemoteStore(stored.folder), np.ones(1, np.float32)
+    segments = SegmentSet.open(store, stored.entries, stored.deletions, verify=False)
+
+    def reads_of(row: int) -> int:
+        store.reads.clear()
+        assert segments.hits(one, np.array([id_of(3, row)]))[0].id == f"id-{3_000_000 + row}"
+        return len(store.reads)
+
+    assert reads_of(5) > 0
+    assert reads_of(6) == 0
+    assert reads_of(ROW_GROUP_ROWS) > 0
+    assert reads_of(7) == 0
+    monkeypatch.setattr("dpr.search.passage_texts.KEPT_BYTES", 1)
+    assert segments.hits(one, np.array([id_of(0, 1)]))[0].id == "id-1"
+    assert reads_of(5) > 0
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("remote", [False, True])
 def test_texts_are_unpacked_when_a_hit_is_shown_and_only_once(stored: Stored, cache: Path, remote: bool) -> None:
     segments = stored.open(remote=remote)
@@ -154,6 +207,7 @@ def test_texts_are_unpacked_when_a_hit_is_shown_and_only_once(stored: Stored, ca
     }
 
 
+@pytest.mark.usefixtures("at_once")
 def test_texts_stay_readable_when_the_cache_loses_them(stored: Stored, cache: Path) -> None:
     segments, one = stored.open(), np.ones(1, np.float32)
     segments.hits(one, np.array([id_of(0, 1)]))
@@ -174,6 +228,7 @@ def test_texts_that_were_never_shown_are_readable_when_store_and_cache_are_gone(
     assert (hit.id, hit.title, hit.text) == passage_of(3, 5)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_second_set_shares_what_both_have_and_neither_keeps_more(stored: Stored, cache: Path, tmp_path: Path) -> None:
     """Without a search for circles of references, which would come late and stop all threads."""
     copy, one = copy_of(stored, tmp_path / "copy"), np.ones(1, np.float32)
@@ -187,7 +242,7 @@ def test_a_second_set_shares_what_both_have_and_neither_keeps_more(stored: Store
         store.reads.clear()
         second = SegmentSet.open(store, copy.entries, copy.deletions, opened=opened)
         assert [method for method, _ in store.reads] == ["fetch"]  # of the third
-        second.prepare_texts(old)
+        second.texts.prepare(old.texts)
         assert set(unpacked(cache)) == {f"{shown}.arrow", f"{new}.arrow"}
         del old
         assert {shown, unopened, new} <= mapped(cache)

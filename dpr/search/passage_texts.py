@@ -1,0 +1,162 @@
+"""The texts of passages: read from compressed segments, or from unpacked copies in this machine's cache.
+
+To unpack a segment takes a tenth of a second or more, and to read one of its row groups some milliseconds. So the first
+texts of a segment are read by row groups, of which some are kept. Then the texts are unpacked and mapped: at once, or
+in a thread beside the work where questions must not wait.
+
+Shapes: N rows, G row groups.
+"""
+
+import logging
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dpr.formats.extra import EXTRA, shown
+from dpr.formats.manifest import SegmentEntry
+from dpr.formats.objects import damage_explained
+from dpr.formats.records import ObjectRef
+from dpr.formats.segment import iter_groups
+from dpr.formats.vector_layout import ROW_GROUP_ROWS
+from dpr.index.truth import Ids
+from dpr.search.hits import Passage
+from dpr.search.opened import OpenObjects
+from dpr.store.cache import local_cache
+
+TEXT_COLUMNS = ["id", "title", "text"]
+READ_FIRST = 4
+"""Row groups of a segment that are read before its texts are unpacked, where questions may wait for that."""
+KEPT_BYTES = 48 * 2**20
+"""Of row groups that were read, in memory."""
+
+_log = logging.getLogger(__name__)
+
+
+class GroupCache:
+    """Row groups of texts that were read, shared by the snapshots that are open; the oldest ones are dropped."""
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, sha256: str, group: int, read: Callable[[], pa.Table]) -> pa.Table:
+        """Return a row group of the segment with this digest; `read` reads it if it is not here."""
+        with self._lock:
+            if (found := self._groups.get((sha256, group))) is not None:
+                self._groups.move_to_end((sha256, group))
+                return found
+        table = read()
+        with self._lock:
+            self._groups[sha256, group] = table
+            while sum(kept.nbytes for kept in self._groups.values()) > KEPT_BYTES and len(self._groups) > 1:
+                self._groups.popitem(last=False)
+        return table
+
+
+class PassageTexts:
+    """Id, title, text and extra columns of the rows of a snapshot's segments."""
+
+    def __init__(
+        self, entries: Mapping[int, SegmentEntry], file: Callable[[int], Path | BinaryIO], opened: OpenObjects
+    ) -> None:
+        """`file` opens the segment of a number."""
+        self._entries, self._file, self._opened = entries, file, opened
+        self._groups = opened.take("text groups", "", GroupCache)
+        # no functools.cache: it would hold this object in a circle, and what it has mapped after its last use
+        self._unpacked: dict[int, pa.Table] = {}
+        self._reads: dict[int, int] = dict.fromkeys(entries, 0)
+        self._beside: ThreadPoolExecutor | None = None
+
+    def unpack_beside(self) -> None:
+        """From now on, unpack texts in a thread of their own instead of letting a question wait."""
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="texts")
+        weakref.finalize(self, self._beside.shutdown, wait=False, cancel_futures=True).atexit = False
+
+    def rows(self, number: int, rows_n: Ids) -> list[Passage]:
+        """Return rows (n,) of a segment, each as a passage of one text."""
+        table = self._table(number)
+        found = []
+        for row in rows_n.tolist():
+            place = row
+            if table is None:
+                group, place = divmod(row, ROW_GROUP_ROWS)
+                read = partial(self._read_group, number, group)
+                source = self._groups.take(self._entries[number].object.sha256, group, read)
+            else:
+                source = table
+            (fields,) = source.slice(place, 1).to_pylist()
+            extra = {name: shown(value) for name, value in (fields.get(EXTRA) or {}).items()}
+            found.append(Passage(fields["id"], fields["title"], [fields["text"]], extra))
+        return found
+
+    def prepare(self, like: "PassageTexts") -> None:
+        """Unpack now what `like` has unpacked, and the texts of segments that it does not have.
+
+        So a question does not wait longer here than there for texts that have to be unpacked.
+        """
+        there = {entry.object.sha256: number in like._unpacked for number, entry in like._entries.items()}
+        for number, entry in self._entries.items():
+            if there.get(entry.object.sha256, True):
+                self._unpack(number)
+
+    def _table(self, number: int) -> pa.Table | None:
+        """Return the unpacked texts of a segment; None: they are to be read by row groups yet."""
+        found = self._unpacked.get(number)
+        if found is not None:
+            return found
+        is_there = local_cache().find(texts_key(self._entries[number].object)) is not None
+        if is_there or (self._beside is None and self._reads[number] >= READ_FIRST):
+            return self._unpack(number)
+        self._reads[number] += 1
+        if self._beside is not None and self._reads[number] == 1:
+            self._beside.submit(self._unpack_quietly, number)
+        return None
+
+    def _unpack_quietly(self, number: int) -> None:
+        try:
+            self._unpack(number)
+        except Exception as error:  # questions go on with row groups, and name what is wrong with the segment itself
+            _log.warning("the texts of segment %d cannot be unpacked: %s", number, error)
+
+    def _unpack(self, number: int) -> pa.Table:
+        sha256 = self._entries[number].object.sha256
+        found = self._unpacked[number] = self._opened.take("texts", sha256, lambda: self._map_unpacked(number))
+        return found
+
+    def _map_unpacked(self, number: int) -> pa.Table:
+        path = local_cache().fetch(texts_key(self._entries[number].object), partial(self._write_unpacked, number))
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+    def _write_unpacked(self, number: int, path: Path) -> None:
+        file = self._file(number)
+        schema = _schema_of(file)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for table in iter_groups(file, schema.names):
+                writer.write_table(table.cast(schema))
+
+    def _read_group(self, number: int, group: int) -> pa.Table:
+        file = self._file(number)
+        with damage_explained(file):
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            names = [name for name in (*TEXT_COLUMNS, EXTRA) if name in parquet.schema_arrow.names]
+            return parquet.read_row_group(group, columns=names, use_threads=False)
+
+
+def _schema_of(file: Path | BinaryIO) -> pa.Schema:
+    """Return the columns that are shown; the extra columns are those of the night that wrote the segment."""
+    with damage_explained(file):
+        stored = pq.read_schema(file)
+    return pa.schema([stored.field(name) for name in (*TEXT_COLUMNS, EXTRA) if name in stored.names])
+
+
+def texts_key(segment: ObjectRef) -> str:
+    """Return what the unpacked texts of a segment are called in this machine's cache."""
+    return f"texts/{segment.sha256}.arrow"
