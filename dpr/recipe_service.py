@@ -25,6 +25,10 @@ class RerankConfig(Section):
     """Arithmetic on a GPU; on a CPU it is always fp32."""
 
 
+Topology = Literal["single", "sharded"]
+"""How a service is made up of processes."""
+
+
 class ServeConfig(Section):
     """The search service."""
 
@@ -34,6 +38,12 @@ class ServeConfig(Section):
     """Port it binds to."""
     replicas: Annotated[int, Field(ge=1)] = 1
     """Processes that each hold encoder and index."""
+    topology: Topology = "single"
+    """`sharded`: the replicas hold no index; other processes hold its files, each some of them, and all are asked."""
+    shards: Annotated[int, Field(ge=1)] = 2
+    """Number of these processes, with `topology: sharded`; the index must have as many files (`index.shards`)."""
+    shard_deadline_seconds: Annotated[float, Field(gt=0.0)] = 1.0
+    """Time in which they must answer; an answer without some of them is partial, and says which are missing."""
     poll_seconds: Annotated[float, Field(gt=0.0)] = 5.0
     """Time between two looks for a newer snapshot."""
     keys_file: Name | None = None

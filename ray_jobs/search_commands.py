@@ -10,7 +10,7 @@ from rich.console import Console
 from dpr.errors import RecipeError
 from dpr.formats.lexical_entry import SearchMode
 from dpr.recipe_file import load_recipe
-from dpr.recipe_service import RerankConfig, ServeConfig
+from dpr.recipe_service import RerankConfig, ServeConfig, Topology
 from dpr.search.filters import EXAMPLE as FILTER_EXAMPLE
 from dpr.search.filters import parse_filter_text
 from dpr.search.hits import Hit, Side
@@ -100,6 +100,14 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind to.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that each hold encoder and index.")] = 1,
+    topology: Annotated[
+        Topology,
+        typer.Option(help="single: each replica holds the index; sharded: further processes hold it, each a part."),
+    ] = "single",
+    shards: Annotated[int, typer.Option(min=1, help="Number of these processes, with --topology sharded.")] = 2,
+    shard_deadline: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="Answer without shards that take longer, and say so.")
+    ] = 1.0,
     model: Model = None,
     recipe: Annotated[
         str | None, typer.Option(metavar="RECIPE", help="Recipe whose section rerank names a cross-encoder.")
@@ -127,6 +135,9 @@ def serve(
         host=host,
         port=port,
         replicas=replicas,
+        topology=topology,
+        shards=shards,
+        shard_deadline_seconds=shard_deadline,
         keys_file=keys,
         access_log=access_log,
         tls_cert=tls_cert,

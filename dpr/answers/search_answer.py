@@ -87,6 +87,10 @@ class SearchAnswer(Answered):
     """Number of the snapshot that was searched."""
     encoder_id: str
     """Fingerprint of the encoder of question and passages."""
+    partial: bool
+    """Whether passages may be missing, since some of the processes that hold the index did not answer in time."""
+    missing_shards: list[int]
+    """The numbers of these processes; empty unless the service is divided among several (`topology: sharded`)."""
     reranker: NamedReranker | None
     """What ordered the hits anew; null if that was not asked for."""
     results: list[SearchResult]

@@ -24,6 +24,8 @@ class Health(Answered):
     """Number of the snapshot that it is opening, to answer from it next."""
     problem: str
     """Why it does not answer from the newest snapshot; empty: it does."""
+    fetched: bool
+    """Whether all that it answers from is on its machine; else vectors and texts are read from the store by range."""
     timings_ms: StepTimings
     """Time taken."""
 
@@ -95,6 +97,17 @@ class ShadowSample(Answered):
     """Share of the hits of exact search that the answers had; null as long as nothing was compared."""
 
 
+class ShardStatus(Answered):
+    """A process that holds one part of the index."""
+
+    number: int
+    """Its number, from 0, which partial answers name."""
+    answers: bool
+    """Whether it answered when this replica asked it last."""
+    snapshots: list[int]
+    """Those that it has open of the snapshots that this replica answers from."""
+
+
 class Status(Answered):
     """One replica of the service: what it serves, and what it has done since it started."""
 
@@ -102,6 +115,8 @@ class Status(Answered):
     """Its name, by which its metrics are told apart; it changes with each start."""
     replicas: Mapping[str, int] | None
     """State → how many replicas of this service are in it, as Ray Serve counts them; null outside of Ray Serve."""
+    shards: list[ShardStatus] | None
+    """The processes that hold the index; null: this replica holds it itself."""
     started_at: str
     """When it started: UTC, ISO 8601."""
     health: Health

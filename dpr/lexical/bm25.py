@@ -27,8 +27,11 @@ from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids, Scores, empty_topk
 from dpr.lexical.analysis import Hashes
 from dpr.lexical.postings import Postings
+from dpr.store.mapped_files import touch
 
 Floats = npt.NDArray[np.float32]
+NEAR_TERMS = 4
+"""Terms of a question that lie near enough to another one in a segment, or were asked for before, to need no page."""
 _ALL: Bits = np.empty(0, np.uint8)
 """Stands for the bits of all rows."""
 
@@ -104,6 +107,8 @@ class Bm25:
             postings = segment.postings
             spans_T2 = kernels.find_spans(postings.terms, postings.starts, terms_T)
             spans.append(spans_T2)
+            found = int((spans_T2[:, 1] - spans_T2[:, 0]).sum())
+            touch(found * (postings.rows.itemsize + postings.counts.itemsize), -(-len(terms_T) // NEAR_TERMS))
             if segment.has_dead:
                 frequencies_T += kernels.count_living(segment.norm_N, postings.rows, spans_T2)
             else:

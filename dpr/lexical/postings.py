@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 from dpr.errors import IntegrityError
 from dpr.formats.tensor_file import TensorPlace, read_tensor_header
 from dpr.lexical.analysis import Analyzer, Hashes, NumberedTerms
+from dpr.store.mapped_files import map_file
 
 TYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
 MEMORY_TIMES = 20
@@ -71,8 +72,8 @@ def map_postings(path: Path, rows: int, name: str) -> Postings:
 
     Raises IntegrityError, with `name`, if it is none.
     """
-    data = np.memmap(path, np.uint8, "r")
     try:
+        data = map_file(path)
         with path.open("rb") as file:
             tensors = read_tensor_header(file).tensors
         arrays = {field.name: _array(data, tensors[field.name]) for field in fields(Postings)}

@@ -15,21 +15,16 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from dpr.closing import Closing
-from dpr.engine.room import Need, check_room, memory_held
+from dpr.engine.room import Need, check_room
 from dpr.errors import RoomError, StoreError
 from dpr.formats import layout
 from dpr.formats.lexical_entry import SearchMode
-from dpr.formats.manifest import SnapshotBody
-from dpr.formats.objects import bytes_to_fetch
-from dpr.formats.segment import HASH
-from dpr.formats.snapshots import numbers, read_snapshot
-from dpr.formats.stored_vectors import stored_bytes
+from dpr.formats.snapshots import live_snapshot, numbers, read_snapshot
+from dpr.operations.snapshot_room import fits_the_cache, need_beside, segments_to_fetch
 from dpr.search.filters import Filter
-from dpr.search.passage_texts import texts_key
 from dpr.search.retrieve import Answer, Retriever
-from dpr.stages.gate import LOADED_SHARE
+from dpr.search.sharded_vectors import Shards
 from dpr.store import Store
-from dpr.store.cache import local_cache
 
 POLL_SECONDS = 5.0
 SPREAD = 0.2
@@ -55,6 +50,8 @@ class Following:
     """Number of the snapshot that is being opened."""
     problem: str = ""
     """Why it does not answer from the newest snapshot, or cannot look; empty: it does."""
+    is_fetched: bool = True
+    """Whether all that it answers from is on this machine; else what is needed of segments is read by range."""
 
 
 class _Held:
@@ -69,12 +66,23 @@ class _Held:
 class Follower(Closing):
     """Answers from the live snapshot of a store; a context manager that closes it."""
 
-    def __init__(self, store: Store, model: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
-        """Open the live snapshot, and begin to follow; `model` as for `Retriever.open`."""
-        self.store, self._model, self._poll_seconds = store, model, poll_seconds
+    def __init__(
+        self,
+        store: Store,
+        model: str | None = None,
+        poll_seconds: float = POLL_SECONDS,
+        shards: Shards | None = None,
+    ) -> None:
+        """Open the live snapshot, and begin to follow; `model` and `shards` as for `Retriever.open`.
+
+        Segments of a remote store that are not on this machine are fetched afterwards, beside the questions.
+        """
+        self.store, self._model, self._poll_seconds, self._shards = store, model, poll_seconds, shards
         self._lock = threading.Lock()
-        self._held = _Held(_opened(Retriever.open(store, model=model)))
-        self.state = Following(_now(), self._held.retriever.number)
+        is_here = not segments_to_fetch(store, live_snapshot(store).body)
+        self._held = _Held(self._opened(by_range=not is_here))
+        self._fetch_again = 0.0
+        self.state = Following(_now(), self._held.retriever.number, is_fetched=not self._held.retriever.is_remote)
         self._refused: int | None = None
         self._delayed, self._pause_seconds, self._again = 0, FIRST_PAUSE_SECONDS, 0.0
         self._ended = threading.Event()
@@ -149,19 +157,49 @@ class Follower(Closing):
 
     def _change(self, number: int) -> bool:
         """Open a snapshot and use it from now on, unless this follower was closed meanwhile."""
-        body = read_snapshot(self.store, number).body
-        check_room(
-            self.store, "serve", layout.snapshot(number), need_beside(self.store, body, self._held.retriever.body)
-        )
-        new = _Held(_opened(Retriever.open(self.store, number, self._model, like=self._held.retriever)))
+        body, held = read_snapshot(self.store, number).body, self._held.retriever
+        need, by_range = need_beside(self.store, body, held.body), not fits_the_cache(body)
+        check_room(self.store, "serve", layout.snapshot(number), replace(need, cache_bytes=0) if by_range else need)
+        if not self._use(new := self._opened(number, held, by_range=by_range)):
+            return False
+        self.state = Following(_now(), number, is_fetched=not new.is_remote)
+        _log.warning("answers come from snapshot %d now", number)
+        return True
+
+    def fetch(self) -> bool:
+        """Fetch the segments that are read by range so far, and use them; tell whether that was done.
+
+        What the cache may not hold is read by range as long as the snapshot is used. Otherwise it is tried again.
+        """
+        held = self._held.retriever
+        if self.state.is_fetched or monotonic() < self._fetch_again or not fits_the_cache(held.body):
+            return False
+        try:
+            need = Need(cache_bytes=segments_to_fetch(self.store, held.body))
+            check_room(self.store, "serve", layout.snapshot(held.number), need)
+            is_done = self._use(self._opened(held.number, held))
+        except Exception as error:  # whatever it is: answers go on as before
+            self._fetch_again = monotonic() + MAX_PAUSE_SECONDS / 10
+            _log.warning("snapshot %d is still read by range: %s", held.number, error)
+            return False
+        if is_done:
+            self.state = replace(self.state, is_fetched=True)
+        return is_done
+
+    def _opened(self, number: int | None = None, like: Retriever | None = None, *, by_range: bool = False) -> Retriever:
+        """Open a snapshot beside `like`; it was tried, and its texts are unpacked in a thread of their own."""
+        opened = _tried(Retriever.open(self.store, number, self._model, like, self._shards, by_range=by_range))
+        opened.unpack_beside()
+        return opened
+
+    def _use(self, retriever: Retriever) -> bool:
+        """Use another open snapshot from now on, unless this follower was closed meanwhile."""
         if self._ended.is_set():
-            new.retriever.close()
+            retriever.close()
             return False
         with self._lock:
-            old, self._held = self._held, new
+            old, self._held = self._held, _Held(retriever)
             old.is_old, is_unused = True, not old.users
-        self.state = Following(_now(), number)
-        _log.warning("answers come from snapshot %d now", number)
         if is_unused:
             old.retriever.close()
         return True
@@ -184,29 +222,11 @@ class Follower(Closing):
         return self._poll_seconds * _random.uniform(1 - SPREAD, 1 + SPREAD)
 
 
-def need_beside(store: Store, body: SnapshotBody, held: SnapshotBody) -> Need:
-    """Return what a snapshot takes beside one that is open: its new shards, and files and texts that are not here yet.
-
-    The memory is that of this process with the new shards, less than it really takes.
-    """
-    known = {ref.sha256 for ref in held.objects()}
-    shards = [shard.object for shard in body.index.shards if shard.object.sha256 not in known]
-    segments = [entry for entry in body.segments if entry.object.sha256 not in known]
-    words = [part.object for part in body.lexical.parts] if body.lexical else []
-    files = [*shards, *(entry.object for entry in segments), *(ref for ref in words if ref.sha256 not in known)]
-    packed = [entry for entry in segments if local_cache().find(texts_key(entry.object)) is None]
-    passage = body.encoder.passage
-    row_bytes = stored_bytes(passage.dim, passage.store_as) + 2 * HASH.byte_width
-    texts_bytes = sum(max(0, entry.object.size_bytes - row_bytes * entry.rows) for entry in packed)
-    return Need(
-        cache_bytes=sum(bytes_to_fetch(store, ref) for ref in files) + texts_bytes,
-        memory_bytes=memory_held() + int(LOADED_SHARE * sum(ref.size_bytes for ref in shards)),
-        smaller="set index.memory_gb to half of what there is",
-    )
-
-
 def _follow(follower: "weakref.ref[Follower]", ended: threading.Event) -> None:
     """Look again and again, until the follower is closed or nobody has it any more."""
+    if (alive := follower()) is not None:
+        alive.fetch()
+        del alive  # else it would never be dropped
     while (alive := follower()) is not None:
         seconds = alive.poll_seconds
         del alive
@@ -214,10 +234,11 @@ def _follow(follower: "weakref.ref[Follower]", ended: threading.Event) -> None:
             return
         if (alive := follower()) is not None:
             alive.look()
+            alive.fetch()
             del alive
 
 
-def _opened(retriever: Retriever) -> Retriever:
+def _tried(retriever: Retriever) -> Retriever:
     """Return a snapshot that was tried: known passages are found, and nothing is compiled at the first question.
 
     Raises IntegrityError if they are not found.

@@ -15,7 +15,7 @@ from dpr.engine.room import check_room
 from dpr.errors import RoomError, StoreError
 from dpr.formats import layout
 from dpr.formats.snapshots import read_snapshot
-from dpr.operations.follow import need_beside
+from dpr.operations.snapshot_room import need_beside
 from dpr.search.shard_groups import GroupPlace
 from dpr.search.shard_search import ShardAnswer, ShardQuestion, ShardSearch
 from dpr.store import Store

@@ -17,6 +17,10 @@ class OpenObjects:
     def __init__(self) -> None:
         self._open: WeakValueDictionary[tuple[str, str], object] = WeakValueDictionary()
 
+    def has(self, form: str, sha256: str) -> bool:
+        """Return whether an object is open in some form now."""
+        return (form, sha256) in self._open
+
     def take(self, form: str, sha256: str, open_it: Callable[[], T]) -> T:
         """Return an object in some form, such as the vectors of a segment; if it is not open, `open_it` opens it."""
         found = self._open.get((form, sha256))

@@ -30,6 +30,7 @@ from dpr.index.truth import Ids
 from dpr.search.hits import Passage
 from dpr.search.opened import OpenObjects
 from dpr.store.cache import local_cache
+from dpr.store.mapped_files import map_file, touch
 
 TEXT_COLUMNS = ["id", "title", "text"]
 READ_FIRST = 4
@@ -92,6 +93,7 @@ class PassageTexts:
                 source = self._groups.take(self._entries[number].object.sha256, group, read)
             else:
                 source = table
+                touch(0, len(TEXT_COLUMNS))
             (fields,) = source.slice(place, 1).to_pylist()
             extra = {name: shown(value) for name, value in (fields.get(EXTRA) or {}).items()}
             found.append(Passage(fields["id"], fields["title"], [fields["text"]], extra))
@@ -133,7 +135,7 @@ class PassageTexts:
 
     def _map_unpacked(self, number: int) -> pa.Table:
         path = local_cache().fetch(texts_key(self._entries[number].object), partial(self._write_unpacked, number))
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(map_file(path)))).read_all()
 
     def _write_unpacked(self, number: int, path: Path) -> None:
         file = self._file(number)

@@ -6,7 +6,9 @@ Shapes: Q questions, K hits.
 import time
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dpr.closing import Closing
@@ -76,17 +78,20 @@ class Retriever(Closing):
         are prepared as far as they are there. Garbage collection keeps what the snapshot names until the retriever is
         closed or dropped. Raises EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
         """
-        from dpr.encoder.encode import QuestionEncoder  # PyTorch takes seconds to import, and is needed here alone
-
         snapshot, marker = open_snapshot(store, number)
         try:
             description = snapshot.body.encoder
-            if like is not None and like.body.encoder == description:
-                encoder = like._encoder
-            else:
-                encoder = QuestionEncoder(question_tower(snapshot, model), Compute(description.config.precision))
-            modes = ModeSearch.open(store, snapshot, like._modes if like else None, shards, by_range=by_range)
-            return cls(snapshot, encoder, modes, marker)
+            known = like._modes if like else None
+            open_modes = partial(ModeSearch.open, store, snapshot, known, shards, by_range=by_range)
+            with ThreadPoolExecutor(1) as pool:  # files are fetched, verified and loaded beside PyTorch
+                modes = pool.submit(open_modes)
+                if like is not None and like.body.encoder == description:
+                    encoder = like._encoder
+                else:
+                    from dpr.encoder.encode import QuestionEncoder  # PyTorch, whose import takes seconds
+
+                    encoder = QuestionEncoder(question_tower(snapshot, model), Compute(description.config.precision))
+            return cls(snapshot, encoder, modes.result(), marker)
         except BaseException:
             marker.close()
             raise

@@ -8,7 +8,6 @@ Shapes: N rows, D dimensions, K hits.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -25,7 +24,7 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import damage_explained, open_parts
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import iter_groups
-from dpr.formats.stored_vectors import FLOAT16_BYTES, Vectors
+from dpr.formats.stored_vectors import FLOAT16_BYTES, Vectors, from_rows
 from dpr.formats.vector_layout import ROW_GROUP_ROWS
 from dpr.index.live_rows import LiveRows, Mask
 from dpr.index.row_ids import ROW_BITS, ROW_MASK
@@ -34,9 +33,12 @@ from dpr.search.extra_columns import ColumnCache, ExtraColumns
 from dpr.search.hits import Hit, Passage
 from dpr.search.opened import OpenObjects
 from dpr.search.passage_texts import PassageTexts
-from dpr.search.vectors import MappedVectors, SegmentVectors
+from dpr.search.vector_cache import VectorCache
+from dpr.search.vectors import MappedVectors, RangeRead, SegmentVectors, read_all
 from dpr.store import PARALLEL_READS, Store
 
+FETCHES = 4
+"""Files that are fetched or hashed at once."""
 MAX_FETCHED_BYTES = 1 << 29
 """Of vectors that are read from a remote store and held in memory while many questions are answered."""
 
@@ -69,6 +71,7 @@ class SegmentSet:
         _check_one_form(entries, vectors)
         self.is_remote = any(opened.is_remote for opened in vectors)
         self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self.is_remote else None
+        self._cache = opened.take("remote vectors", "", VectorCache)
         self.rows = sum(entry.rows for entry in entries)
         """Rows of all segments, dead ones included."""
         self._file = partial(_open_file, store, self._entries, self._vectors)
@@ -94,24 +97,39 @@ class SegmentSet:
         vectors are read where they lie, which suits a few questions. What is `opened` already is shared. `deletions`
         names the deletion set, or says itself which rows live.
         """
-        opened = opened or OpenObjects()
+        shared = opened or OpenObjects()
         form = "vectors, verified" if verify else "vectors"
-        vectors = [
-            opened.take(form, entry.object.sha256, partial(SegmentVectors.open, store, entry.object, verify=verify))
-            for entry in entries
-        ]
+
+        def take(entry: SegmentEntry) -> SegmentVectors:
+            open_it = partial(SegmentVectors.open, store, entry.object, verify=verify)
+            return shared.take(form, entry.object.sha256, open_it)
+
+        with ThreadPoolExecutor(FETCHES if verify else PARALLEL_READS) as pool:
+            vectors = list(pool.map(take, entries))
         living = read_deletions(store, deletions) if isinstance(deletions, ObjectRef | None) else deletions
-        return cls(store, entries, vectors, living, opened)
+        return cls(store, entries, vectors, living, shared)
 
     def vectors(self, ids_N: Ids) -> Vectors:
         """Return the stored vectors (N, D) float16 of index ids (N,); fastest if those of a segment come together."""
-        numbers_N, rows_N = ids_N >> ROW_BITS, ids_N & ROW_MASK
         if self._mapped is not None:
-            return self._mapped.rows(numbers_N, rows_N)
-        bounds = [0, *(np.flatnonzero(numbers_N[1:] != numbers_N[:-1]) + 1).tolist(), len(ids_N)] if len(ids_N) else [0]
-        found_ND = np.empty((len(ids_N), self.dim), np.float16)
-        for (first, last), number in zip(pairwise(bounds), numbers_N[bounds[:-1]].tolist(), strict=True):
-            found_ND[first:last] = self._vectors[number].rows(rows_N[first:last])
+            return self._mapped.rows(ids_N >> ROW_BITS, ids_N & ROW_MASK)
+        return self._cache.take(ids_N, self.dim, self._read)
+
+    def _read(self, ids_N: Ids) -> Vectors:
+        """Return the vectors (N, D) of ascending ids (N,), those of an object store by several requests at once."""
+        numbers_N, rows_N = ids_N >> ROW_BITS, ids_N & ROW_MASK
+        found_ND, reads = np.empty((len(ids_N), self.dim), np.float16), []
+        for number in np.unique(numbers_N).tolist():
+            places_n = np.flatnonzero(numbers_N == number)
+            vectors = self._vectors[number]
+            if vectors.is_remote:
+                reads += [RangeRead(places_n[r.places_n], r.read) for r in vectors.reads(rows_N[places_n])]
+            else:
+                found_ND[places_n] = vectors.rows(rows_N[places_n])
+        if reads:
+            remote_N = np.concatenate([read.places_n for read in reads])
+            like = next(iter(self._vectors.values()))  # all have one form
+            found_ND[remote_N] = from_rows(read_all(reads, len(ids_N), like.row_bytes)[remote_N], like.store_as)
         return found_ND
 
     def fetching(self, ids_QC: Ids) -> Callable[[Ids], Vectors]:

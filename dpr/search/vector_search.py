@@ -4,8 +4,10 @@ Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner produc
 """
 
 from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from dpr.search.best_windows import SearchRows, best_passages
 from dpr.search.filtered_rows import FilteredRows, RowFilters
 from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet
-from dpr.store import Store
+from dpr.store import PARALLEL_READS, Store
 
 KNOWN_ROWS, KNOWN_HITS, FEW_KNOWN_ROWS = 16, 20, 2
 """Stored vectors that a new snapshot is asked for, and hits among which each of them must be; and so many vectors where
@@ -49,16 +51,20 @@ def open_index(
     """Fetch, verify and load all shards of an index over these segments, but for those that are `opened` already."""
     shards: list[Shard] = []
     opened = opened or OpenObjects()
-    for shard in entry.shards:
-        open_it = partial(_open_shard, store, shard.object, shards[0] if shards else None)
-        shards.append(opened.take("shard", shard.object.sha256, open_it))
+    wanted = [shard.object for shard in entry.shards if not opened.has("shard", shard.object.sha256)]
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:  # while one shard is loaded, the next ones are fetched
+        files = {ref.sha256: pool.submit(fetch_object, store, ref) for ref in wanted}
+        for shard in entry.shards:
+            file = files.get(shard.object.sha256)
+            open_it = partial(_open_shard, store, shard.object, file, shards[0] if shards else None)
+            shards.append(opened.take("shard", shard.object.sha256, open_it))
     dead_shares = [1.0 - shard.live_rows / shard.rows for shard in entry.shards]
     live = segments.live_rows() if any(dead_shares) else None
     return ServingIndex(shards, live, dead_shares, _open_loose(store, entry, segments.dim))
 
 
-def _open_shard(store: Store, ref: ObjectRef, other: Shard | None) -> Shard:
-    return open_shard(fetch_object(store, ref), other)
+def _open_shard(store: Store, ref: ObjectRef, file: Future[Path] | None, other: Shard | None) -> Shard:
+    return open_shard(fetch_object(store, ref) if file is None else file.result(), other)
 
 
 def _open_loose(store: Store, entry: IndexEntry, dim: int) -> LooseIndex | None:

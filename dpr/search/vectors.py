@@ -6,10 +6,11 @@ Shapes: N rows, D dimensions, B bytes of a vector, S segments, G row groups of a
 """
 
 import ctypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from dpr.formats.stored_vectors import Vectors, from_rows
 from dpr.formats.vector_layout import ROW_GROUP_ROWS, VectorLayout, vector_layout
 from dpr.recipe import StoreAs
 from dpr.store import PARALLEL_READS, Store
+from dpr.store.mapped_files import map_file, touch
 
 MAX_GAP_BYTES = 64 << 10
 """Rows closer than this are read from an object store in one request."""
@@ -45,7 +47,7 @@ class SegmentVectors:
         file = fetch_object(store, ref) if verify else open_parts(store, ref)
         with damage_explained(file):
             metadata = pq.read_metadata(file)
-        mapped = np.asarray(np.memmap(file, np.uint8, "r")) if isinstance(file, Path) else None
+        mapped = map_file(file) if isinstance(file, Path) else None
 
         def read(start: int, length: int) -> bytes:
             if mapped is not None:
@@ -77,10 +79,9 @@ class SegmentVectors:
 
     def rows(self, rows_N: npt.NDArray[np.int64]) -> Vectors:
         """Return the vectors (N, D) float16 of rows (N,), in their order."""
-        offsets_N = self._layout.offsets(rows_N)
         if self._mapped is not None:
-            return from_rows(_gather(self._mapped, offsets_N, self.row_bytes), self.store_as)
-        return from_rows(self._read_ranges(offsets_N), self.store_as)
+            return from_rows(_gather(self._mapped, self._layout.offsets(rows_N), self.row_bytes), self.store_as)
+        return from_rows(read_all(list(self.reads(rows_N)), len(rows_N), self.row_bytes), self.store_as)
 
     def addresses(self) -> npt.NDArray[np.int64]:
         """Return where in this process's memory each row group of a mapped segment begins."""
@@ -101,27 +102,43 @@ class SegmentVectors:
     def _block(self, start: int, rows: int) -> Vectors:
         if self._mapped is not None:
             data = self._mapped[start : start + rows * self.row_bytes]
+            touch(data.nbytes)
         else:
             data = np.frombuffer(self._store.get_range(self._name, start, rows * self.row_bytes), np.uint8)
         return from_rows(data.reshape(rows, self.row_bytes), self.store_as)
 
-    def _read_ranges(self, offsets_N: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Return the bytes (N, B) of vectors at offsets (N,); those that lie close together are read in one request."""
+    def reads(self, rows_N: npt.NDArray[np.int64]) -> Iterator["RangeRead"]:
+        """Yield the reads that give the vectors of rows (N,); those that lie close together are read in one request."""
+        offsets_N = self._layout.offsets(rows_N)
         order_N = np.argsort(offsets_N, kind="stable")
         sorted_N = offsets_N[order_N]
         cuts = np.flatnonzero(np.diff(sorted_N) > self.row_bytes + MAX_GAP_BYTES) + 1
-        runs = np.split(np.arange(len(sorted_N)), cuts) if len(sorted_N) else []
+        for run in np.split(np.arange(len(sorted_N)), cuts) if len(sorted_N) else []:
+            yield RangeRead(order_N[run], partial(self._read_run, sorted_N[run]))
 
-        def read(run: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-            start, stop = int(sorted_N[run[0]]), int(sorted_N[run[-1]]) + self.row_bytes
-            data = np.frombuffer(self._store.get_range(self._name, start, stop - start), np.uint8)
-            return np.stack([data[at : at + self.row_bytes] for at in (sorted_N[run] - start).tolist()])
+    def _read_run(self, offsets_n: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the bytes of the vectors that begin at ascending offsets (n,), by one request."""
+        start, stop = int(offsets_n[0]), int(offsets_n[-1]) + self.row_bytes
+        data = np.frombuffer(self._store.get_range(self._name, start, stop - start), np.uint8)
+        return np.stack([data[at : at + self.row_bytes] for at in (offsets_n - start).tolist()])
 
-        found_N = np.empty((len(offsets_N), self.row_bytes), np.uint8)
-        with ThreadPoolExecutor(PARALLEL_READS) as pool:
-            for run, data in zip(runs, pool.map(read, runs), strict=True):
-                found_N[order_N[run]] = data
-        return found_N
+
+class RangeRead(NamedTuple):
+    """One request to an object store."""
+
+    places_n: npt.NDArray[np.int64]
+    """Which of the wanted rows it gives."""
+    read: Callable[[], npt.NDArray[np.uint8]]
+    """Reads the bytes of their vectors (n, bytes)."""
+
+
+def read_all(reads: Sequence[RangeRead], rows: int, row_bytes: int) -> npt.NDArray[np.uint8]:
+    """Return the bytes (rows, B) of vectors, read by several requests at once."""
+    found_N = np.empty((rows, row_bytes), np.uint8)
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        for read, data in zip(reads, pool.map(lambda each: each.read(), reads), strict=True):
+            found_N[read.places_n] = data
+    return found_N
 
 
 class MappedVectors:
@@ -170,5 +187,6 @@ def _gather(memory: npt.NDArray[np.uint8], offsets_N: npt.NDArray[np.int64], row
 
     In the view a vector begins at every byte, so that one call copies all of them, each as a whole.
     """
+    touch(0, len(offsets_N))
     view = np.ndarray((len(memory) - row_bytes + 1,), np.dtype((np.void, row_bytes)), memory, strides=(1,))
     return view[offsets_N].view(np.uint8).reshape(len(offsets_N), row_bytes)

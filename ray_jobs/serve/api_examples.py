@@ -17,7 +17,16 @@ from dpr.answers.search_answer import (
     SearchResult,
     Timings,
 )
-from dpr.answers.state_answer import Health, LatencyBucket, Ready, ShadowSample, SnapshotList, SnapshotSummary, Status
+from dpr.answers.state_answer import (
+    Health,
+    LatencyBucket,
+    Ready,
+    ShadowSample,
+    ShardStatus,
+    SnapshotList,
+    SnapshotSummary,
+    Status,
+)
 from ray_jobs.serve.refusals import Responses
 
 _ENCODER = "3f9c1d5a7b2e8046"
@@ -27,6 +36,8 @@ _EXTRA: Mapping[str, str | int] = {"lang": "de", "year": 1994}
 SEARCHED = SearchAnswer(
     snapshot=7,
     encoder_id=_ENCODER,
+    partial=False,
+    missing_shards=[],
     reranker=NamedReranker(model="models/cross-encoder", reranker_id="a4d07e6c51b39f28", top=50),
     results=[
         SearchResult(
@@ -93,12 +104,14 @@ HEALTH = Health(
     live=8,
     loading=8,
     problem="",
+    fetched=True,
     timings_ms=_STEPS,
 )
 READY = Ready(ready=True, snapshot=7)
 STATUS = Status(
     replica="search#9f2c",
     replicas={"running": 2},
+    shards=[ShardStatus(number=0, answers=True, snapshots=[7])],
     started_at="2026-11-26T18:00:03+00:00",
     health=HEALTH,
     published_at="2026-11-27T02:14:09+00:00",

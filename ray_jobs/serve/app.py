@@ -73,7 +73,7 @@ def make_app(
     _add_search(app, follower, batcher, RerankQueue(reranker), metrics, Shadow(follower, metrics, watch.shadow_share))
     add_embeddings(app, follower, batcher)
     add_store_routes(app, follower)
-    add_status(app, follower, metrics, watch.replicas)
+    add_status(app, follower, metrics, watch)
     _add_documents(app, follower, metrics)
     add_pages(app)
     return app
@@ -121,6 +121,8 @@ def _add_search(
         response = SearchAnswer(
             snapshot=answer.snapshot,
             encoder_id=answer.encoder_id,
+            partial=bool(answer.missing_shards),
+            missing_shards=list(answer.missing_shards),
             reranker=_named(reranker),
             results=results,
             timings_ms=timings,

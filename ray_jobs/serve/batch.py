@@ -107,7 +107,7 @@ class Batcher:
                 first.answer.set_exception(error)
             return
         self._metrics.batch(len(questions), found)
-        if self._cache is not None:
+        if self._cache is not None and not found.missing_shards:
             self._cache.add(questions, way, found)
         hits, lost_tokens = iter(found.hits), iter(found.lost_tokens)
         for request in batch:

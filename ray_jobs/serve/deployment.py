@@ -1,32 +1,34 @@
-"""The Ray Serve deployment: encoder, index and HTTP in one process, scaled by replicas.
+"""The Ray Serve deployments: encoder, index and HTTP in one process, scaled by replicas; or the index in others.
 
 A cluster's Serve config (a KubeRay RayService) names it as `import_path: ray_jobs.serve.deployment:application` with
 `args: {store: s3://bucket/prefix}`.
 """
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
-from ray.serve.schema import LoggingConfig
+from ray.serve.handle import DeploymentHandle
 
 from dpr.operations.follow import POLL_SECONDS, Follower
-from dpr.recipe_service import RerankConfig
+from dpr.recipe_service import RerankConfig, Topology
 from dpr.search.rerank import Reranker
+from dpr.search.shard_groups import GroupPlace
 from dpr.store import open_store
 from ray_jobs.serve.answer_cache import CACHE_MB
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.front import AccessLog
 from ray_jobs.serve.keys import key_ring
+from ray_jobs.serve.replica_log import log_with_serve
 from ray_jobs.serve.shadow import SHARE
+from ray_jobs.serve.shard_deployment import LOGGING, ShardReplica, shard_name
+from ray_jobs.serve.shard_handles import HandleShards
 from ray_jobs.serve.status_route import Watch
 
 MAX_ONGOING_REQUESTS = 512
 """Per replica; what comes beyond is refused with 503 instead of piling up."""
-LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 class Arguments(BaseModel):
@@ -52,19 +54,26 @@ class Arguments(BaseModel):
     """Section `rerank` of a recipe: the cross-encoder of requests that want to be re-ranked."""
     shadow_share: float = Field(SHARE, ge=0.0, le=1.0)
     """Share of the questions that are drawn to be compared with exact search."""
+    topology: Topology = "single"
+    """`single`: each replica holds the index; `sharded`: other processes hold it, each a part."""
+    shards: int = Field(2, ge=1)
+    """Number of these processes."""
+    shard_deadline_seconds: float = Field(1.0, gt=0.0)
+    """Time in which they must answer; an answer without some of them says which are missing."""
 
 
 class _Replica:
     """One process that answers questions against the live snapshot, and changes to the next one by itself."""
 
-    def __init__(self, arguments: Arguments) -> None:
-        _log_with_serve()
+    def __init__(self, arguments: Arguments, *shards: DeploymentHandle) -> None:
+        log_with_serve()
         self._keys = key_ring(arguments.keys_file, arguments.keys)
         self._access_log = AccessLog(Path(arguments.access_log)) if arguments.access_log else None
         self._cache_mb = arguments.cache_mb
         self._reranker = Reranker.open(arguments.rerank) if arguments.rerank else None
-        self._watch = Watch(arguments.shadow_share, _replica_states)
-        self._follower = Follower(open_store(arguments.store), arguments.model, arguments.poll_seconds)
+        asked = HandleShards(shards, arguments.shard_deadline_seconds) if shards else None
+        self._watch = Watch(arguments.shadow_share, _replica_states, asked.states if asked else None)
+        self._follower = Follower(open_store(arguments.store), arguments.model, arguments.poll_seconds, asked)
 
     def __del__(self) -> None:
         """Close the snapshot. Serve calls this when a replica stops; Python also calls it if none was opened."""
@@ -73,12 +82,6 @@ class _Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self._follower, self._reranker, self._keys, self._access_log, self._cache_mb, self._watch)
-
-
-def _log_with_serve() -> None:
-    """Let messages of this project into the replica's own log: Serve drops what goes to stderr, where they would go."""
-    for name in ("dpr", "ray_jobs"):
-        logging.getLogger(name).parent = logging.getLogger("ray.serve")
 
 
 def _replica_states() -> Mapping[str, int]:
@@ -98,4 +101,26 @@ SearchReplica = serve.deployment(
 
 def application(arguments: Arguments) -> serve.Application:
     """Return the application of a Serve config."""
-    return SearchReplica.bind(arguments)
+    return SearchReplica.bind(arguments, *_shards(arguments, {}))
+
+
+def sized_application(arguments: Arguments, replicas: int, cpus: float) -> serve.Application:
+    """Return the application with so many replicas, each process of which has `cpus` CPUs."""
+    # Ray sets OMP_NUM_THREADS to it, and with that the threads of torch and faiss
+    actor_options = {"num_cpus": int(cpus) or round(cpus, 4)}
+    replica = SearchReplica.options(
+        num_replicas=replicas, max_constructor_retry_count=1, ray_actor_options=actor_options
+    )
+    return replica.bind(arguments, *_shards(arguments, actor_options))
+
+
+def _shards(arguments: Arguments, actor_options: Mapping[str, float]) -> Sequence[serve.Application]:
+    if arguments.topology == "single":
+        return []
+    places = [GroupPlace(number, arguments.shards) for number in range(arguments.shards)]
+    return [
+        ShardReplica.options(name=shard_name(place.number), ray_actor_options=dict(actor_options)).bind(
+            arguments.store, place
+        )
+        for place in places
+    ]

@@ -37,6 +37,7 @@ class Metrics:
         self._looked_up = self._counter(
             "dpr_cache_questions", "Questions looked up in the cache of answers.", ["found"]
         )
+        self._partial = self._counter("dpr_partial_questions", "Questions answered without some of the shards.")
         self._refused = self._counter("dpr_refused_requests", "Requests refused for overload or time.", ["why"])
         self._shadow = self._counter(
             "dpr_shadow_questions", "Questions drawn to be compared with exact search.", ["result"]
@@ -74,6 +75,7 @@ class Metrics:
     def batch(self, questions: int, answer: Answer) -> None:
         """Note what a batch took."""
         self._batch_questions.labels(self._replica).observe(questions)
+        self._partial.labels(self._replica).inc(questions if answer.missing_shards else 0)
         self.step("encode", answer.encode_seconds)
         self.step("search", answer.search_seconds)
 

@@ -14,16 +14,18 @@ from ray.exceptions import RayError
 
 from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
 from dpr.errors import DprError, ServeError
+from dpr.formats.manifest import Snapshot
 from dpr.formats.snapshots import live_snapshot
 from dpr.recipe_service import RerankConfig, ServeConfig
 from dpr.search.retrieve import question_tower
 from dpr.store import open_store
 from ray_jobs.connect import connected, named_cluster
 from ray_jobs.failures import quoted_error
-from ray_jobs.serve.deployment import LOGGING, Arguments, SearchReplica
+from ray_jobs.serve.deployment import Arguments, sized_application
 from ray_jobs.serve.ingress import HttpOptions, ingress, own_proxy_options, wait_until_ready
 from ray_jobs.serve.keys import KEYS_VARIABLE
 from ray_jobs.serve.listening import Place, checked_keys, listen, numeric_address
+from ray_jobs.serve.shard_deployment import LOGGING
 from ray_jobs.serve.tls import tls_of
 from ray_jobs.signals import on_signals, signals_restored
 
@@ -50,6 +52,8 @@ def serve_store(
     checked_keys(config.keys_file, config.host, place.address)
     model = _absolute(model) if model else None
     question_tower(snapshot, model)
+    if config.topology == "sharded":
+        _check_files(snapshot, config.shards)
     if rerank is not None:
         rerank = rerank.model_copy(update={"model": _absolute(rerank.model)})
         resolve_cross_encoder(rerank)
@@ -80,6 +84,9 @@ def serve_store(
                 cache_mb=config.cache_mb,
                 rerank=rerank,
                 shadow_share=config.shadow_share,
+                topology=config.topology,
+                shards=config.shards,
+                shard_deadline_seconds=config.shard_deadline_seconds,
             )
             _start(config.replicas, http_options, arguments)
             wait_until_ready(place)
@@ -99,6 +106,17 @@ def wait_for_interrupt() -> None:
         return
 
 
+def _check_files(snapshot: Snapshot, shards: int) -> None:
+    """Raise ServeError unless the index has a file for each shard."""
+    files = len(snapshot.body.index.shards)
+    if files < shards:
+        raise ServeError(
+            f"{shards} shards would divide the files of the index among them, and the index of snapshot "
+            f"{snapshot.number} has {files}; serve with --shards {files}, or run the recipe into a new store with "
+            f"index.shards: {shards}"
+        )
+
+
 def _absolute(model: str) -> str:
     """Return the address of a model that does not depend on the folder of this process."""
     return os.path.abspath(model) if os.path.isdir(model) else model
@@ -107,16 +125,11 @@ def _absolute(model: str) -> str:
 def _start(replicas: int, http_options: HttpOptions, arguments: Arguments) -> None:
     """Start Serve and the replicas on the connected Ray, and wait until Serve says that they run."""
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    cpus = ray.cluster_resources().get("CPU", 1.0) / replicas
-    replica = SearchReplica.options(
-        num_replicas=replicas,
-        max_constructor_retry_count=1,
-        # Ray sets OMP_NUM_THREADS to it, and with that the threads of torch and faiss
-        ray_actor_options={"num_cpus": int(cpus) or round(cpus, 4)},
-    )
+    processes = replicas + (arguments.shards if arguments.topology == "sharded" else 0)
+    cpus = ray.cluster_resources().get("CPU", 1.0) / processes
     try:
         serve.start(proxy_location="HeadOnly", http_options=dict(http_options), logging_config=LOGGING)
-        serve.run(replica.bind(arguments), name="search", route_prefix="/")
+        serve.run(sized_application(arguments, replicas, cpus), name="search", route_prefix="/")
     except (RayError, RuntimeError, TimeoutError) as error:
         raise _start_error(_replica_message() or str(error)) from error
 
@@ -137,9 +150,9 @@ def _delete(own_ray: bool) -> None:
 
 
 def _replica_message() -> str:
-    """Return Serve's message about a deployment that failed, which quotes the replica's traceback."""
+    """Return Serve's messages about all deployments; that of one that failed quotes its traceback."""
     application = serve.status().applications.get("search")
-    return application.deployments["search"].message if application and application.deployments else ""
+    return "\n".join(each.message for each in application.deployments.values()) if application else ""
 
 
 def _start_error(message: str) -> DprError:

@@ -43,7 +43,7 @@ class Shadow:
     def draw(self, questions: Sequence[str], way: Way, answer: Answer) -> None:
         """Draw some of the questions that were answered in this way, to compare their hits."""
         for question, hits in zip(questions, answer.hits, strict=True):
-            if way.exact or _random.random() >= self._share:
+            if way.exact or answer.missing_shards or _random.random() >= self._share:
                 continue
             if self.is_busy or monotonic() < self._rest_until:
                 self._metrics.shadow("skipped")
@@ -71,6 +71,9 @@ class Shadow:
             if (way.mode or default) == "bm25" or retriever.number != snapshot:
                 return
             answer = retriever.search([question], way.k, mode=way.mode, exact=True, where=way.where)
+        if answer.missing_shards:
+            self._metrics.shadow("skipped")
+            return
         found = {hit.id for hit in hits}
         self._metrics.shadow("compared")
         self._metrics.shadow_hits(len(answer.hits[0]), sum(hit.id in found for hit in answer.hits[0]))

@@ -2,17 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from dpr.answers.state_answer import Health, LatencyBucket, ShadowSample, Status
+from dpr.answers.state_answer import Health, LatencyBucket, ShadowSample, ShardStatus, Status
 from dpr.operations.follow import Follower
 from ray_jobs.serve.api_examples import STATUS, answers
 from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import ERRORS
 from ray_jobs.serve.shadow import SHARE
+from ray_jobs.serve.shard_handles import ShardState
 from ray_jobs.serve.store_routes import health_of
 
 Replicas = Callable[[], Mapping[str, int]]
@@ -28,28 +29,32 @@ class Watch:
     """Share of the questions that are drawn to be compared with exact search."""
     replicas: Replicas | None = None
     """None: whoever runs the application does not know."""
+    shards: Callable[[], Sequence[ShardState]] | None = None
+    """Tells what is known of the processes that hold parts of the index; None: this process holds it."""
 
 
 DEFAULT_WATCH = Watch()
 
 
-def add_status(app: FastAPI, follower: Follower, metrics: Metrics, replicas: Replicas | None) -> None:
+def add_status(app: FastAPI, follower: Follower, metrics: Metrics, watch: Watch) -> None:
     """Add the route."""
 
     @app.get("/v1/status", responses=ERRORS | answers(STATUS))
     async def status() -> Status:
         """Tell what this replica serves and has done. Of several replicas behind one address, any one may answer."""
         started = time.perf_counter()
-        counted = None if replicas is None else await asyncio.to_thread(replicas)
+        counted = None if watch.replicas is None else await asyncio.to_thread(watch.replicas)
+        shards = None if watch.shards is None else [_shard(each) for each in watch.shards()]
         with follower.snapshot() as retriever:
             health, published_at = health_of(follower.state, retriever, started), retriever.published_at
-        return _status(metrics, counted, health, published_at)
+        return _status(metrics, counted, health, published_at).model_copy(update={"shards": shards})
 
 
 def _status(metrics: Metrics, replicas: Mapping[str, int] | None, health: Health, published_at: str) -> Status:
     return Status(
         replica=metrics.replica,
         replicas=replicas,
+        shards=None,
         started_at=metrics.started_at,
         health=health,
         published_at=published_at,
@@ -58,6 +63,10 @@ def _status(metrics: Metrics, replicas: Mapping[str, int] | None, health: Health
         latency=_latency(metrics),
         shadow=_shadow(metrics),
     )
+
+
+def _shard(state: ShardState) -> ShardStatus:
+    return ShardStatus(number=state.number, answers=state.answers, snapshots=list(state.snapshots))
 
 
 def _latency(metrics: Metrics) -> list[LatencyBucket]:

@@ -107,6 +107,7 @@ def health_of(state: Following, retriever: Retriever, started: float) -> Health:
         live=state.live,
         loading=state.loading,
         problem=state.problem,
+        fetched=state.is_fetched,
         timings_ms=_taken_since(started),
     )
 

@@ -68,6 +68,7 @@ function show(answer, body) {
   const times = Object.entries(answer.timings_ms).filter(([step, ms]) => ms > 0 || step === "total");
   byId("status").textContent = [
     `${hits.length} hits`,
+    ...(answer.partial ? [`partial: shards ${answer.missing_shards.join(", ")} did not answer`] : []),
     `snapshot ${answer.snapshot}`,
     `encoder ${answer.encoder_id}`,
     ...times.map(([step, ms]) => `${step} ${ms.toFixed(1)} ms`),

@@ -78,7 +78,7 @@ function ago(moment) {
   return new Intl.RelativeTimeFormat("en").format(-Math.floor(seconds / size), unit);
 }
 
-function showState({ health, published_at: publishedAt, replicas: states }) {
+function showState({ health, published_at: publishedAt, replicas: states, shards }) {
   const behind = health.snapshot !== health.live;
   const news = health.problem || (health.loading ? `snapshot ${health.loading} is being opened` : "");
   byId("state").className = health.problem ? "bad" : behind ? "" : "good";
@@ -97,6 +97,7 @@ function showState({ health, published_at: publishedAt, replicas: states }) {
     ["questions that wait", count(added((each) => each.waiting))],
     ["recall of live questions", compared ? fine(recall) : "–", `${count(compared)} compared with exact search`],
     ["replicas", states ? Object.entries(states).map((each) => each.reverse().join(" ")).join(", ") : "1"],
+    ...(shards ? [["shards", shards.map(({ number, answers }) => `${number} ${answers ? "answers" : "is silent"}`).join(", ")]] : []),
     ["encoder", "", health.encoder_id],
   ];
   byId("facts").replaceChildren(
