@@ -61,6 +61,12 @@ class GroupCache:
                 self._groups.popitem(last=False)
         return table
 
+    def drop(self, sha256: str) -> None:
+        """Drop the row groups of a segment, whose texts are unpacked now."""
+        with self._lock:
+            for key in [key for key in self._groups if key[0] == sha256]:
+                del self._groups[key]
+
 
 class PassageTexts:
     """Id, title, text and extra columns of the rows of a snapshot's segments."""
@@ -131,6 +137,7 @@ class PassageTexts:
     def _unpack(self, number: int) -> pa.Table:
         sha256 = self._entries[number].object.sha256
         found = self._unpacked[number] = self._opened.take("texts", sha256, lambda: self._map_unpacked(number))
+        self._groups.drop(sha256)
         return found
 
     def _map_unpacked(self, number: int) -> pa.Table:
@@ -143,13 +150,16 @@ class PassageTexts:
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for table in iter_groups(file, schema.names):
                 writer.write_table(table.cast(schema))
+                touch(table.nbytes)
 
     def _read_group(self, number: int, group: int) -> pa.Table:
         file = self._file(number)
         with damage_explained(file):
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             names = [name for name in (*TEXT_COLUMNS, EXTRA) if name in parquet.schema_arrow.names]
-            return parquet.read_row_group(group, columns=names, use_threads=False)
+            table = parquet.read_row_group(group, columns=names, use_threads=False)
+        touch(table.nbytes)
+        return table
 
 
 def _schema_of(file: Path | BinaryIO) -> pa.Schema:

@@ -71,7 +71,7 @@ class SegmentSet:
         _check_one_form(entries, vectors)
         self.is_remote = any(opened.is_remote for opened in vectors)
         self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self.is_remote else None
-        self._cache = opened.take("remote vectors", "", VectorCache)
+        self._cache = opened.take("remote vectors", "", VectorCache) if self.is_remote else None
         self.rows = sum(entry.rows for entry in entries)
         """Rows of all segments, dead ones included."""
         self._file = partial(_open_file, store, self._entries, self._vectors)
@@ -113,7 +113,7 @@ class SegmentSet:
         """Return the stored vectors (N, D) float16 of index ids (N,); fastest if those of a segment come together."""
         if self._mapped is not None:
             return self._mapped.rows(ids_N >> ROW_BITS, ids_N & ROW_MASK)
-        return self._cache.take(ids_N, self.dim, self._read)
+        return self._read(ids_N) if self._cache is None else self._cache.take(ids_N, self.dim, self._read)
 
     def _read(self, ids_N: Ids) -> Vectors:
         """Return the vectors (N, D) of ascending ids (N,), those of an object store by several requests at once."""

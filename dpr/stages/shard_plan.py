@@ -2,8 +2,10 @@
 
 A night's new rows become a small shard of their own. Sizes fall into tiers, each four times the one below; once a tier
 holds four shards, they are merged into one, which belongs to a higher tier. So a row is written into a new file at most
-once a tier, however many nights there are. A shard is also written anew once too many of its rows are dead: until then
-search skips them.
+once a tier, however many nights there are. Where the recipe wants several shards, large ones are left as they are:
+those with at least half of the rows that each would have if all were cut evenly. So nights do not join again what
+several processes share, until most of its rows are dead. A shard is also written anew once too many of its rows are
+dead: until then search skips them.
 """
 
 from collections.abc import Sequence
@@ -47,8 +49,10 @@ class Group:
         return tier
 
 
-def plan_tiers(shards: Sequence[ShardSize], new_rows: int) -> tuple[list[int], list[Group]]:
+def plan_tiers(shards: Sequence[ShardSize], new_rows: int, wanted: int = 1) -> tuple[list[int], list[Group]]:
     """Return the places of the shards that stay, and the groups that are each merged into a new shard.
+
+    `wanted`: the number of large shards that the recipe wants.
 
     A shard whose rows are all dead is in neither. A merged shard counts in the tier of its own
     size, so merging may go on there.
@@ -56,7 +60,9 @@ def plan_tiers(shards: Sequence[ShardSize], new_rows: int) -> tuple[list[int], l
     groups = [Group((place,), False, shard.live_rows) for place, shard in enumerate(shards) if shard.live_rows]
     if new_rows:
         groups.append(Group((), True, new_rows))
-    while full := _full_tier(groups):
+    rows = sum(group.live_rows for group in groups)
+    large_rows = rows / (2 * wanted) if wanted > 1 else rows + 1
+    while full := _full_tier([group for group in groups if group.live_rows < large_rows]):
         rest = [group for group in groups if group not in full]
         groups = [*rest, _joined(full)]
     stay = [group for group in groups if _stays(shards, group)]

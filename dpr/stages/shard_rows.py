@@ -65,7 +65,7 @@ def plan_shards(context: IndexContext, now: RowsNow, loose: ShardRows) -> Shards
         new = [{e.number: missing[e.number] for e in run if missing[e.number].any()} for run in runs]
         return ShardsToBe([], [rows for rows in new if rows])
     sizes = [ShardSize(shard.rows, count(rows)) for shard, rows in zip(now.old, now.living, strict=True)]
-    stay, groups = plan_tiers(sizes, count(missing))
+    stay, groups = plan_tiers(sizes, count(missing), context.config.shards)
     return ShardsToBe(
         [now.old[place].model_copy(update={"live_rows": sizes[place].live_rows}) for place in stay],
         [_group_rows(group, now.living, missing) for group in groups],

@@ -4,6 +4,7 @@ A cluster's Serve config (a KubeRay RayService) names it as `import_path: ray_jo
 `args: {store: s3://bucket/prefix}`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def application(arguments: Arguments) -> serve.Application:
 def sized_application(arguments: Arguments, replicas: int, cpus: float) -> serve.Application:
     """Return the application with so many replicas, each process of which has `cpus` CPUs."""
     # Ray sets OMP_NUM_THREADS to it, and with that the threads of torch and faiss
-    actor_options = {"num_cpus": int(cpus) or round(cpus, 4)}
+    actor_options = {"num_cpus": int(cpus) or math.floor(cpus * 10_000) / 10_000}  # rounded up, the last has no room
     replica = SearchReplica.options(
         num_replicas=replicas, max_constructor_retry_count=1, ray_actor_options=actor_options
     )

@@ -11,7 +11,6 @@ import uuid
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import RayError
@@ -22,6 +21,7 @@ from dpr.errors import DprError, IntegrityError, StoreError
 from dpr.operations.shard_host import Kept
 from dpr.search.shard_search import ShardAnswer, ShardQuestion
 from ray_jobs.failures import quoted_error
+from ray_jobs.serve.status_messages import ShardStatus
 
 KEEP_SECONDS = 1.0
 """Between two times that this process says which snapshots it uses."""
@@ -32,17 +32,6 @@ PREPARE_SECONDS = 30.0
 _FAILED = (TimeoutError, RayError, RayServeException, BackPressureError)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ShardState:
-    """What this process knows of one part."""
-
-    number: int
-    answers: bool
-    """Whether it answered when it was last asked."""
-    snapshots: tuple[int, ...]
-    """Those of the snapshots that this process uses which it has open, as far as it has said."""
 
 
 class HandleShards:
@@ -91,12 +80,12 @@ class HandleShards:
             self._held[snapshot] -= 1
             self._held = +self._held
 
-    def states(self) -> list[ShardState]:
+    def states(self) -> list[ShardStatus]:
         """Return what is known of each part."""
         with self._lock:
             kept, answered = list(self._kept), list(self._answered)
         return [
-            ShardState(number, is_there, each.open if each else ())
+            ShardStatus(number=number, answers=is_there, snapshots=list(each.open) if each else [])
             for number, (each, is_there) in enumerate(zip(kept, answered, strict=True))
         ]
 
@@ -159,7 +148,8 @@ class HandleShards:
 def _result(response: Any, until: float) -> object:
     """Return what a part said, or why there is nothing: this project's own error, TimeoutError, or another of Ray's."""
     try:
-        return response.result(timeout_s=max(0.0, until - time.monotonic()))
+        # a replica is made within its loop, and the router that waits here has another one
+        return response.result(timeout_s=max(0.0, until - time.monotonic()), _skip_asyncio_check=True)
     except _FAILED as error:
         return quoted_error(str(error)) or error
 

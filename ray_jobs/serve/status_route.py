@@ -13,7 +13,6 @@ from ray_jobs.serve.api_examples import STATUS, answers
 from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import ERRORS
 from ray_jobs.serve.shadow import SHARE
-from ray_jobs.serve.shard_handles import ShardState
 from ray_jobs.serve.store_routes import health_of
 
 Replicas = Callable[[], Mapping[str, int]]
@@ -29,7 +28,7 @@ class Watch:
     """Share of the questions that are drawn to be compared with exact search."""
     replicas: Replicas | None = None
     """None: whoever runs the application does not know."""
-    shards: Callable[[], Sequence[ShardState]] | None = None
+    shards: Callable[[], Sequence[ShardStatus]] | None = None
     """Tells what is known of the processes that hold parts of the index; None: this process holds it."""
 
 
@@ -44,7 +43,7 @@ def add_status(app: FastAPI, follower: Follower, metrics: Metrics, watch: Watch)
         """Tell what this replica serves and has done. Of several replicas behind one address, any one may answer."""
         started = time.perf_counter()
         counted = None if watch.replicas is None else await asyncio.to_thread(watch.replicas)
-        shards = None if watch.shards is None else [_shard(each) for each in watch.shards()]
+        shards = None if watch.shards is None else list(watch.shards())
         with follower.snapshot() as retriever:
             health, published_at = health_of(follower.state, retriever, started), retriever.published_at
         return _status(metrics, counted, health, published_at).model_copy(update={"shards": shards})
@@ -63,10 +62,6 @@ def _status(metrics: Metrics, replicas: Mapping[str, int] | None, health: Health
         latency=_latency(metrics),
         shadow=_shadow(metrics),
     )
-
-
-def _shard(state: ShardState) -> ShardStatus:
-    return ShardStatus(number=state.number, answers=state.answers, snapshots=list(state.snapshots))
 
 
 def _latency(metrics: Metrics) -> list[LatencyBucket]:

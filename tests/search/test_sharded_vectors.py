@@ -59,17 +59,23 @@ class LocalShards:
             host.keep("front", self.held)
 
 
-def make_collection(folder: Path, encoder: Path, nprobe: int = 8, **fields: object) -> Collection:
-    """Make a collection whose index has several files, loose rows and dead rows."""
+def make_collection(folder: Path, encoder: Path, nprobe: int = 8) -> Collection:
+    """Make a collection whose index has several files in its first snapshot, and loose and dead rows in its second."""
+    made = make_first(folder, encoder, nprobe)
+    some = {id_: text for id_, text in random_texts(180, max_words=20).items() if int(id_[1:]) % 9}
+    write_rows(folder / "rows.jsonl", some | random_texts(40, "new", seed=3, max_words=20))
+    assert made.night().published
+    return made
+
+
+def make_first(folder: Path, encoder: Path, nprobe: int = 8) -> Collection:
+    """Make it with the first snapshot alone."""
     folder.mkdir(parents=True)
     index = {"factory": "IVF8,Flat", "shards": 4, "nprobe": nprobe, "rescore": 400}
     columns = {"title": None, "extra": {"lang": "string", "year": "integer"}}
     corpus = {"path": str(folder / "rows.jsonl"), "columns": columns}
-    made = Collection(folder, encoder, corpus=corpus | fields, index=index, gate={"min_recall": 0.0})
+    made = Collection(folder, encoder, corpus=corpus, index=index, gate={"min_recall": 0.0})
     write_rows(folder / "rows.jsonl", random_texts(180, max_words=20))
-    assert made.night().published
-    some = {id_: text for id_, text in random_texts(180, max_words=20).items() if int(id_[1:]) % 9}
-    write_rows(folder / "rows.jsonl", some | random_texts(40, "new", seed=3, max_words=20))
     assert made.night().published
     return made
 

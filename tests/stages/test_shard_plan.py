@@ -51,3 +51,17 @@ def test_hundreds_of_nights_write_each_row_few_times_and_leave_few_shards(share:
     # a row that stays for 1 / share nights is written once a tier, and a large shard once a fifth of it is dead
     assert written / nights <= 8 * night_rows
     assert most <= 3 * 7
+
+
+@pytest.mark.parametrize("wanted", [2, 4, 7])
+def test_large_shards_are_not_joined_where_several_are_wanted(wanted: int) -> None:
+    first, night_rows = 1_000_000, 10_000
+    shards = [ShardSize(first // wanted, first // wanted)] * wanted
+    for _ in range(25):
+        total = sum(shard.live_rows for shard in shards)
+        shards = [ShardSize(s.rows, s.live_rows - night_rows * s.live_rows // total) for s in shards]
+        kept, groups = plan_tiers(shards, night_rows, wanted)
+        shards = [shards[place] for place in kept] + [ShardSize(g.live_rows, g.live_rows) for g in groups]
+        large = [shard for shard in shards if shard.live_rows >= first / (4 * wanted)]
+        assert len(large) >= wanted
+        assert len(shards) <= 3 * 7 + 2 * wanted
