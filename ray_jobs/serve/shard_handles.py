@@ -17,11 +17,11 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from dpr.answers.state_answer import ShardStatus
 from dpr.errors import DprError, IntegrityError, StoreError
 from dpr.operations.shard_host import Kept
 from dpr.search.shard_search import ShardAnswer, ShardQuestion
 from ray_jobs.failures import quoted_error
-from ray_jobs.serve.status_messages import ShardStatus
 
 KEEP_SECONDS = 1.0
 """Between two times that this process says which snapshots it uses."""
