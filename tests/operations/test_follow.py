@@ -226,3 +226,66 @@ def test_another_encoder_comes_together_with_its_index(collection: Collection, t
         assert old.encoder_id != new.encoder_id == body.encoder_id
         with Retriever.open(collection.store) as retriever:
             assert new.hits == retriever.search(["w1"], 1).hits
+
+
+@pytest.fixture
+def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache in which nothing lies."""
+    monkeypatch.setenv("DPR_CACHE", str(tmp_path / "own"))
+    return tmp_path / "own"
+
+
+def test_first_answers_from_an_object_store_come_before_segments_are_fetched(
+    collection: Collection, own_cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Retriever.open(collection.store) as retriever:
+        expected = retriever.search(QUESTIONS, 5, mode="hybrid").hits
+    store = RemoteStore(collection.folder / "store")
+    monkeypatch.setattr("dpr.operations.follow.Follower.fetch", lambda _: False)
+    with Follower(store, poll_seconds=SLOW) as follower:
+        assert not follower.state.is_fetched
+        found = follower.search(QUESTIONS, 5, mode="hybrid").hits
+        assert [[hit.id for hit in hits] for hits in found] == [[hit.id for hit in hits] for hits in expected]
+        assert segments_in(own_cache_folder, collection) == set()
+        monkeypatch.undo()
+        monkeypatch.setenv("DPR_CACHE", str(own_cache_folder))
+        assert follower.fetch()
+        assert follower.state.is_fetched
+        assert segments_in(own_cache_folder, collection) == {e.object.sha256 for e in collection.body(1).segments}
+        assert follower.search(QUESTIONS, 5, mode="hybrid").hits == found
+        assert not follower.fetch()
+    with Follower(store, poll_seconds=SLOW) as again:
+        assert again.state.is_fetched
+
+
+def segments_in(cache: Path, collection: Collection) -> set[str]:
+    """Return the digests of the segments that a cache holds."""
+    known = {entry.object.sha256 for entry in collection.body(1).segments}
+    return known & {path.stem for path in (cache / "entries").rglob("*.parquet")}
+
+
+@pytest.mark.usefixtures("own_cache_folder")
+def test_what_is_larger_than_the_cache_is_read_by_range_for_good(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DPR_CACHE_GB", "1e-6")
+    with Follower(RemoteStore(collection.folder / "store"), poll_seconds=SLOW) as follower:
+        assert not follower.fetch()
+        collection.corpus |= random_texts(5, "new")
+        collection.night()
+        assert follower.look()
+        assert (follower.number, follower.state.is_fetched) == (2, False)
+        assert follower.search(QUESTIONS, 5).snapshot == 2
+
+
+@pytest.mark.usefixtures("own_cache_folder")
+def test_a_damaged_segment_is_found_when_it_is_fetched(collection: Collection) -> None:
+    """Until then its vectors were read by range, and go on to be."""
+    path = collection.file(collection.body(1).segments[0].object.name)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with Follower(RemoteStore(collection.folder / "store"), poll_seconds=SLOW) as follower:
+        assert not follower.fetch()
+        assert not follower.state.is_fetched
+        assert follower.number == 1

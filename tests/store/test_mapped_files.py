@@ -1,0 +1,49 @@
+"""Pages of mapped files: what was read stays right, and does not stay in this process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpr.store.mapped_files import map_file, touch
+
+SIZE_BYTES = 32 * 2**20
+
+
+def rss_of(path: Path) -> int:
+    """Return the sum of the fields Rss of all maps of a file."""
+    found, is_ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line[0] in "0123456789abcdef" and "-" in line.split()[0]:
+            is_ours = line.endswith(str(path))
+        elif is_ours and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+def test_pages_are_given_back_after_so_much_was_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpr.store.mapped_files.KEPT_BYTES", SIZE_BYTES)
+    monkeypatch.setattr("dpr.store.mapped_files._touched_bytes", 0)
+    path = tmp_path / "numbers"
+    expected = np.random.default_rng(0).integers(0, 256, SIZE_BYTES, np.uint8)
+    expected.tofile(path)
+    mapped = map_file(path)
+    np.testing.assert_array_equal(mapped, expected)
+    assert rss_of(path) == SIZE_BYTES
+    touch(SIZE_BYTES // 2)
+    assert rss_of(path) == SIZE_BYTES
+    touch(SIZE_BYTES // 2)
+    assert rss_of(path) == 0
+    np.testing.assert_array_equal(mapped, expected)
+
+
+def test_a_file_is_unmapped_with_its_last_view(tmp_path: Path) -> None:
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(range(200)))
+    some = map_file(path)[100:110]
+    assert str(path) in Path("/proc/self/maps").read_text()
+    path.unlink()
+    touch(0)
+    assert some.tolist() == list(range(100, 110))
+    del some
+    assert str(path) not in Path("/proc/self/maps").read_text()
