@@ -5,6 +5,7 @@ functions of Python (Ray replaces `print`), and the corpus would differ from run
 imported here.
 """
 
+import builtins
 import importlib
 import inspect
 import json
@@ -34,12 +35,14 @@ def is_public(module_name: str) -> bool:
 
 
 def c_docstrings() -> Iterator[tuple[str, str]]:
-    """Yield (qualified name, docstring) of functions, methods and properties in C, and of all classes."""
+    """Yield (qualified name, docstring) of modules, of functions, methods and properties in C, and of all classes."""
     for module_name in _MODULES.split():
         try:
             module = importlib.import_module(module_name)
         except ImportError:  # not on this platform
             continue
+        if module.__doc__ and module is not builtins:
+            yield module_name, inspect.cleandoc(module.__doc__)
         for name in sorted(getattr(module, "__all__", vars(module))):
             value = vars(module).get(name)
             if name.startswith("_") or not _belongs(value, module_name, name):

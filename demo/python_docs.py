@@ -4,8 +4,8 @@
 
 It holds the topics of `pydoc_data`, and every docstring of at least MIN_WORDS words of a public module, class, function
 or method of the standard library. A shorter one ("Return the size of a file.") is added to the entry of its class or
-module as "name: docstring". So nothing is lost, and no passage is a single phrase. All entries are split into passages
-of 100 words.
+module as "name: docstring". So nothing is lost, and no passage is a single phrase. A paragraph that several topics hold
+stays in the shortest of them. All entries are split into passages of 100 words; a title says where the entry belongs.
 """
 
 import argparse
@@ -23,6 +23,12 @@ from dpr.corpus.split import split_words
 
 MIN_WORDS: Final = 12
 PASSAGE_WORDS: Final = 100
+MAX_SUMMARY_WORDS: Final = 15
+"""Words of a module's or class' first sentence in the titles of what it holds."""
+_PARAGRAPHS: Final = re.compile(r"\n\s*\n")
+_FIRST_SENTENCE: Final = re.compile(r".+?[.!?](?=\s|$)|.+")
+_SIGNATURE: Final = re.compile(r"->|\w\(|[=~]{3}")
+"""Marks a first line that is no sentence about what a thing is for."""
 _UNDERLINES: Final = re.compile(r"^\s*([*=~^-])\1{3,}\s*$", re.MULTILINE)
 
 
@@ -46,19 +52,19 @@ def write_corpus(path: Path) -> bool:
 def python_passages() -> Iterator[Passage]:
     """Yield all passages.
 
-    An id is `entry#number`, where the entry is a qualified name (`itertools.chain`) or a topic (`topic:with`).
+    An id is `entry#number`, where the entry is a qualified name (`itertools.chain`) or a topic (`topic:with`). A title
+    is a topic's name and heading, or a qualified name with a sentence on the modules and the class that hold it.
     """
-    for name, text in python_entries().items():
-        title = name.removeprefix("topic:").removeprefix("builtins.")
+    docs = stdlib_docstrings()
+    for name, text in python_entries(docs).items():
+        title = _topic_title(name) if name.startswith("topic:") else _title_of(name, docs)
         for number, passage in enumerate(split_words(text, PASSAGE_WORDS, overlap=0)):
             yield Passage(f"{name}#{number}", title, passage)
 
 
-def python_entries() -> dict[str, str]:
+def python_entries(docs: dict[str, str]) -> dict[str, str]:
     """Return entry name → text: the topics and then the docstrings, both sorted by name."""
-    topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
-    entries = {f"topic:{name}": _UNDERLINES.sub("", topics[name]) for name in sorted(topics)}
-    docs = stdlib_docstrings()
+    entries = {f"topic:{name}": text for name, text in sorted(_without_repeats(_topics()).items())}
     long = {name: doc for name, doc in docs.items() if len(doc.split()) >= MIN_WORDS}
     joined: dict[str, list[str]] = {}
     for name, doc in docs.items():
@@ -70,6 +76,47 @@ def python_entries() -> dict[str, str]:
         if len(text.split()) >= MIN_WORDS:
             entries[name] = text
     return entries
+
+
+def _topics() -> dict[str, str]:
+    topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+    return {name: _UNDERLINES.sub("", text) for name, text in topics.items()}
+
+
+def _without_repeats(topics: dict[str, str]) -> dict[str, str]:
+    """Keep each paragraph once, in the shortest topic that holds it: "with" is also a part of "compound"."""
+    seen: set[str] = set()
+    kept: dict[str, str] = {}
+    for name in sorted(topics, key=lambda name: (len(topics[name]), name)):
+        paragraphs = {" ".join(paragraph.split()): paragraph for paragraph in _PARAGRAPHS.split(topics[name])}
+        new = [text for words, text in paragraphs.items() if words not in seen]
+        seen |= paragraphs.keys()
+        if sum(len(text.split()) for text in new) >= MIN_WORDS:
+            kept[name] = "\n\n".join(new)
+    return kept
+
+
+def _topic_title(name: str) -> str:
+    own = name.removeprefix("topic:")
+    heading = _topics()[own].strip().partition("\n")[0]
+    return own if heading.lower() == own else f"{own}: {heading}"
+
+
+def _title_of(name: str, docs: dict[str, str]) -> str:
+    """Return `csv.Sniffer (CSV parsing and writing.)`: a name, and what the modules and the class that hold it are."""
+    parts = name.split(".")
+    holders = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+    sentences = [sentence for holder in holders if (sentence := _first_sentence(docs.get(holder, "")))]
+    shown = name.removeprefix("builtins.")
+    return f"{shown} ({' '.join(sentences)})" if sentences else shown
+
+
+def _first_sentence(doc: str) -> str:
+    """Return the first words of a docstring, up to the end of a sentence; "" if it begins with a signature."""
+    found = _FIRST_SENTENCE.match(" ".join(_PARAGRAPHS.split(doc.strip())[0].split()))
+    if found is None or _SIGNATURE.search(found[0]):
+        return ""
+    return " ".join(found[0].split()[:MAX_SUMMARY_WORDS])
 
 
 def main() -> None:
