@@ -1,7 +1,8 @@
 """From text to terms: lower case, words of two characters or more, without stop words, stemmed.
 
 This is what bm25s, and most of the field, do before BM25. The words are those of the regular expression `WORD`; stop
-words are those of bm25s, stemmers those of Snowball (PyStemmer).
+words are those of bm25s, stemmers those of Snowball (PyStemmer). In place of its stem, a word may give all its pieces
+of some letters: "_copytree_" gives "_copy", "copyt", …, "tree_" (McNamee and Mayfield 2004).
 """
 
 import hashlib
@@ -25,8 +26,8 @@ WORD = re.compile(r"(?u)\b\w\w+\b")
 Hashes = npt.NDArray[np.uint64]
 """Terms are stored and compared by their BLAKE2b of 64 bits. That any two of ten million terms share a hash has a
 probability of 3e-6."""
-_LEFT_OUT = -1
-"""The number of a stop word."""
+EDGE = "_"
+"""Stands before the first and after the last letter of a word that is cut in pieces."""
 
 
 class Analyzer:
@@ -36,40 +37,48 @@ class Analyzer:
         """Raise RecipeError as `check_language` does."""
         check_language(config)
         self.stop_words = stop_words()[config.language] if config.stop_words else frozenset[str]()
+        self._grams = config.grams
         # each word is stemmed once, so the stemmer needs no cache
-        self._stemmer = Stemmer.Stemmer(config.language, 0) if config.stemming else None
-        self.analysis_id = fingerprint(
-            {
-                "word": WORD.pattern,
-                "stop_words": sorted(self.stop_words),
-                "stemmer": [config.language, Stemmer.version()] if config.stemming else None,
-            }
-        )
+        self._stemmer = Stemmer.Stemmer(config.language, 0) if _has_stems(config) else None
+        rule = {
+            "word": WORD.pattern,
+            "stop_words": sorted(self.stop_words),
+            "stemmer": [config.language, Stemmer.version()] if self._stemmer else None,
+        }
+        self.analysis_id = fingerprint(rule if config.grams is None else {**rule, "grams": config.grams})
         """What the terms of a text depend on: terms of different ids never meet."""
 
     def terms(self, text: str) -> list[str]:
         """Return the terms of a text in their order, repetitions included."""
-        words = WORD.findall(text.lower())
-        return [self.stem(word) for word in words if word not in self.stop_words]
+        return [term for word in WORD.findall(text.lower()) for term in self.terms_of(word)]
 
-    def stem(self, word: str) -> str:
-        """Return the stem of a word in lower case; the word itself without stemming."""
-        return str(self._stemmer.stemWord(word)) if self._stemmer else word
+    def terms_of(self, word: str) -> list[str]:
+        """Return the terms that a word in lower case gives: none if it is a stop word."""
+        if word in self.stop_words:
+            return []
+        if self._grams is None:
+            return [str(self._stemmer.stemWord(word)) if self._stemmer else word]
+        whole = f"{EDGE}{word}{EDGE}"
+        return [whole[first : first + self._grams] for first in range(max(1, len(whole) - self._grams + 1))]
 
 
 class NumberedTerms(dict[str, int]):
-    """Gives each term of some texts a number, from 0 on; a dictionary of words, so that each is looked at once."""
+    """Gives each different word of some texts a number, from 0 on, and each different term another.
+
+    A dictionary of words, so that the terms of each are made once.
+    """
 
     def __init__(self, analyzer: Analyzer) -> None:
         super().__init__()
         self._analyzer = analyzer
         self._numbers: dict[str, int] = {}
+        self._terms, self._ends = array("i"), array("q", [0])
 
     def __missing__(self, word: str) -> int:
-        analyzer = self._analyzer
-        is_left_out = word in analyzer.stop_words
-        number = _LEFT_OUT if is_left_out else self._numbers.setdefault(analyzer.stem(word), len(self._numbers))
-        self[word] = number
+        numbers = self._numbers
+        self._terms.extend(numbers.setdefault(term, len(numbers)) for term in self._analyzer.terms_of(word))
+        self._ends.append(len(self._terms))
+        self[word] = number = len(self)
         return number
 
     @property
@@ -79,14 +88,16 @@ class NumberedTerms(dict[str, int]):
 
     def number(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Return the numbers of all terms of some texts, one text after the other, and how many terms each text has."""
-        numbers, ends = array("i"), array("q", [0])
+        words, ends = array("i"), array("q", [0])
         for text in texts:
-            numbers.extend(map(self.__getitem__, WORD.findall(text.lower())))
-            ends.append(len(numbers))
-        numbers_M = np.frombuffer(numbers, np.int32)
-        kept_M = numbers_M != _LEFT_OUT
-        kept_before = np.concatenate([[0], np.cumsum(kept_M, dtype=np.int64)])
-        return numbers_M[kept_M], np.diff(kept_before[np.frombuffer(ends, np.int64)])
+            words.extend(map(self.__getitem__, WORD.findall(text.lower())))
+            ends.append(len(words))
+        words_M, ends_W = np.frombuffer(words, np.int32), np.frombuffer(self._ends, np.int64)
+        terms_M = np.diff(ends_W)[words_M]
+        before = np.concatenate([[0], np.cumsum(terms_M)])
+        # the first term of each word, and then those that follow it
+        places = np.repeat(ends_W[words_M] - before[:-1], terms_M) + np.arange(before[-1])
+        return np.frombuffer(self._terms, np.int32)[places], np.diff(before[np.frombuffer(ends, np.int64)])
 
 
 def term_hashes(terms: Sequence[str]) -> Hashes:
@@ -111,7 +122,7 @@ def stop_words() -> dict[str, frozenset[str]]:
 def check_language(config: LexicalConfig) -> None:
     """Raise RecipeError for a language that is to have a stemmer, or stop words, and has none here."""
     known: list[tuple[str, str, Collection[str]]] = []
-    if config.stemming:
+    if _has_stems(config):
         known.append(("no stemmer", "lexical.stemming", Stemmer.algorithms()))
     if config.stop_words:
         known.append(("no stop words", "lexical.stop_words", stop_words()))
@@ -123,3 +134,7 @@ def check_language(config: LexicalConfig) -> None:
             f"lexical.language is {config.language!r}, which has {whats} here; set {fields} to false, or name one of "
             f"{', '.join(possible)}"
         )
+
+
+def _has_stems(config: LexicalConfig) -> bool:
+    return config.stemming and config.grams is None

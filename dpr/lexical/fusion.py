@@ -28,6 +28,8 @@ RRF_CONSTANT = 60
 FIXED_WEIGHT, FIXED_CANDIDATES = 10.0, 20
 """For vectors of unit length, where no questions are there to tune by: within 0.002 of the best nDCG@10 on SQuAD and on
 MedQuAD, where more candidates gain nothing (benchmarks/hybrid.py)."""
+FIXED_GRAMS_WEIGHT = 20.0
+"""The same where terms are pieces of words (docs/log.md)."""
 NOT_FOUND = 0
 """Stands in an array of ranks for a candidate that the side did not find."""
 Ranks = npt.NDArray[np.int64]
@@ -107,7 +109,8 @@ def fixed_settings(config: LexicalConfig, *, unit_length: bool) -> FusionSetting
     candidates = config.candidates or FIXED_CANDIDATES
     if config.weight is not None:
         return FusionSettings(fusion="linear", weight=config.weight, candidates=candidates)
-    return FusionSettings(fusion="scaled" if unit_length else "rrf", weight=FIXED_WEIGHT, candidates=candidates)
+    weight = FIXED_WEIGHT if config.grams is None else FIXED_GRAMS_WEIGHT
+    return FusionSettings(fusion="scaled" if unit_length else "rrf", weight=weight, candidates=candidates)
 
 
 def describe(settings: FusionSettings) -> str:

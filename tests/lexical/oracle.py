@@ -15,11 +15,18 @@ Scores = npt.NDArray[np.float64]
 
 
 def tokens(texts: Sequence[str], config: LexicalConfig) -> list[list[str]]:
-    """Return the terms of texts as bm25s makes them."""
-    stemmer = Stemmer.Stemmer(config.language) if config.stemming else None
+    """Return the terms of texts as bm25s makes them, and where the recipe says so, the pieces of its words."""
+    stemmer = Stemmer.Stemmer(config.language) if config.stemming and config.grams is None else None
     stop_words = config.language if config.stop_words else None
     made = bm25s.tokenize(list(texts), stopwords=stop_words, stemmer=stemmer, return_ids=False, show_progress=False)
-    return [list(terms) for terms in made]
+    if config.grams is None:
+        return [list(terms) for terms in made]
+    return [[piece for word in words for piece in _pieces(f"_{word}_", config.grams)] for words in made]
+
+
+def _pieces(word: str, letters: int) -> list[str]:
+    """Return all runs of so many letters; the word itself if it is shorter."""
+    return ["".join(run) for run in zip(*(word[n:] for n in range(letters)), strict=False)] or [word]
 
 
 def bm25s_scores(texts: Sequence[str], questions: Sequence[str], config: LexicalConfig) -> Scores:

@@ -20,7 +20,13 @@ from tests.tiny import random_texts
 
 TEXTS = [*random_texts(120, max_words=30).values(), "", "the of", "w1 w1 w1 W1, (w1)"]
 QUESTIONS = ["w1 w2 w3", "w7", "w150 w20 w150 w150", "what is the w9?", "nowhere", ""]
-CONFIGS = [LexicalConfig(), LexicalConfig(k1=1.5, b=0.75), LexicalConfig(k1=0), LexicalConfig(k1=1.2, b=1)]
+CONFIGS = [
+    LexicalConfig(),
+    LexicalConfig(k1=1.5, b=0.75),
+    LexicalConfig(k1=0),
+    LexicalConfig(k1=1.2, b=1),
+    LexicalConfig(grams=3),
+]
 CUTS = [0, 50, 51, 90, len(TEXTS)]
 
 
@@ -76,6 +82,8 @@ def test_the_first_of_equal_texts_come_first_however_few_are_asked_for() -> None
         LexicalConfig(stop_words=False),
         LexicalConfig(language="german"),
         LexicalConfig(language="french", stop_words=False, stemming=False),
+        LexicalConfig(grams=5),
+        LexicalConfig(grams=3, language="german"),
     ],
 )
 def test_terms_are_those_of_bm25s(config: LexicalConfig) -> None:
@@ -95,6 +103,8 @@ def test_analyses_that_differ_have_different_ids() -> None:
         LexicalConfig(language="german"),
         LexicalConfig(stemming=False),
         LexicalConfig(stop_words=False),
+        LexicalConfig(grams=4),
+        LexicalConfig(grams=5),
     ]
     assert len({Analyzer(config).analysis_id for config in configs}) == len(configs)
     assert Analyzer(LexicalConfig(k1=2, b=0)).analysis_id == Analyzer(LexicalConfig()).analysis_id
@@ -118,6 +128,19 @@ def test_a_language_without_stemmer_or_stop_words_is_refused(config: LexicalConf
     with pytest.raises(RecipeError, match=sentence):
         check_language(config)
     check_language(config.model_copy(update={"stemming": False, "stop_words": False}))
+    check_language(config.model_copy(update={"grams": 5, "stop_words": False}))
+
+
+def test_pieces_of_words_find_other_endings_and_parts_of_compounds() -> None:
+    texts = ["shutil.copytree", "Die Straßenbahnhaltestelle", "a longer list"]
+    live = np.ones(len(texts), np.bool_)
+    config = LexicalConfig(grams=5)
+    analyzer = Analyzer(config)
+    index = Bm25({0: (invert(texts, analyzer), live)}, config.k1, config.b)
+    questions = ["copy a tree", "Haltestellen", "the longest of all lists"]
+    found = index.search([term_hashes(analyzer.terms(question)) for question in questions], 1)
+    assert found.ids_QK[:, 0].tolist() == [0, 1, 2]
+    assert found.terms_Q == [len(analyzer.terms(question)) for question in questions]
 
 
 def test_a_stored_part_is_mapped_as_it_was_written(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_reciprocal_ranks_are_added_over_the_sides_that_found_a_candidate() -> N
         (LexicalConfig(), False, ("rrf", 10.0, 20)),
         (LexicalConfig(weight=1.1), False, ("linear", 1.1, 20)),
         (LexicalConfig(candidates=70), True, ("scaled", 10.0, 70)),
+        (LexicalConfig(grams=5), True, ("scaled", 20.0, 20)),
     ],
 )
 def test_without_questions_recipe_and_length_of_vectors_decide(
