@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from benchmarks.new_topics import Silent
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.engine.executor import LocalExecutor
 from dpr.evaluate.answers import first_correct_rank

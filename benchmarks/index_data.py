@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.encode import PassageEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.evaluate.questions import load_questions
 from dpr.index.truth import exact_topk

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.serve_load import K
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.formats.snapshots import live_snapshot
 from dpr.search.retrieve import question_tower
 from dpr.search.vector_search import VectorSearch
@@ -44,7 +44,7 @@ def main() -> None:
         vector_1D = encoder.encode([question])
         search_ms.append(milliseconds(lambda: search.top(vector_1D, K)))  # noqa: B023
     found = {
-        "choice": encoder.network.choice,
+        "choice": encoder.choice,
         "encode_ms": np.median(encode_ms[WARM:]),
         "search_ms": np.median(search_ms[WARM:]),
     }

@@ -25,7 +25,8 @@ from dpr.corpus.reading import read_slice
 from dpr.corpus.rows import Passage
 from dpr.corpus.slices import plan_slices
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.encode import PassageEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.evaluate.metrics import Metrics, judge
 from dpr.evaluate.questions import QuestionSet, read_questions

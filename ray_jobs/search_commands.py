@@ -126,6 +126,10 @@ def serve(
         float,
         typer.Option(min=0.0, max=1.0, help="Share of the questions that are drawn to be compared with exact search."),
     ] = 0.01,
+    cache_mb: Annotated[
+        float,
+        typer.Option(min=0.0, help="Memory of a replica for answers that it keeps, in 10⁶ bytes; 0: it keeps none."),
+    ] = 32.0,
 ) -> None:
     """Serve the live snapshot over HTTP until interrupted."""
     from ray_jobs.serve.service import serve_store, wait_for_interrupt
@@ -143,6 +147,7 @@ def serve(
         tls_cert=tls_cert,
         tls_key=tls_key,
         shadow_share=shadow_share,
+        cache_mb=cache_mb,
     )
     with serve_store(store, config, model, rerank) as url:
         console().print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)

@@ -72,6 +72,7 @@ ONLY_IN = {
     "llama_index": "dpr.client",
     "mcp": "dpr.mcp",
     "numba": "dpr.lexical",
+    "openvino": "dpr.encoder",
     "ray": "ray_jobs",
     "s3fs": "dpr.store",
     "transformers": "dpr.encoder",

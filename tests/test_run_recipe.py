@@ -12,7 +12,7 @@ import pytest
 import dpr.store
 from dpr.corpus.slices import CorpusPlan, plan_slices
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, RecipeError, StoreError
 from dpr.formats.snapshots import latest_snapshot, numbers

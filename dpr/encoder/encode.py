@@ -6,11 +6,9 @@ on the number of threads, no thread waits for another within a layer, and a batc
 Shapes: N rows, B rows of a batch, Q questions, D dimensions.
 """
 
-import reprlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from dpr.encoder.compute import Compute
+from dpr.encoder.encoded import EncodedQuestions
 from dpr.encoder.forward_choice import GPU_THREADS, choose_forward
 from dpr.encoder.memory import WithinMemory
 from dpr.encoder.network import load_network
@@ -26,7 +25,6 @@ from dpr.encoder.precision import choose_precision
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
-from dpr.formats.cut_texts import CutTexts
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 4096, FP8: 4096}
 """Tokens of a batch on a CPU, padding included: few enough that its activations stay in the caches."""
@@ -88,50 +86,6 @@ class TowerEncoder:
         for _ in self._pool.map(fill, (with_tokens[rows_B] for rows_B in batches)):
             pass  # an error in a batch is raised here
         return vectors_ND
-
-
-@dataclass(frozen=True)
-class EncodedQuestions:
-    """Vectors of questions, or of passages, and what these lost to the token limit."""
-
-    vectors_QD: npt.NDArray[np.float32]
-    lost_Q: npt.NDArray[np.int64]
-    """Tokens that each lost."""
-    cut: CutTexts
-
-
-class QuestionEncoder:
-    """Turns questions into vectors: E_Q of the paper.
-
-    How a sum is rounded depends on the size of the batch. So a question's vector depends on what it is encoded with: in
-    fp32 by less than 1e-6 a component, which no ranking shows; in bf16 by up to 0.002, so that of 300 questions 23 had
-    two of the first ten hits in another order (MiniLM, batches of 7 and of 300).
-    """
-
-    def __init__(self, tower: TowerSpec, compute: Compute = Compute()) -> None:
-        self.tower = tower
-        self._tokenizer = TowerTokenizer(tower)
-        self.network = TowerEncoder(tower, compute)
-
-    def encode(self, questions: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return vectors (Q, D) float32. Raises EncoderError as `encode_counted` does."""
-        return self.encode_counted(questions).vectors_QD
-
-    def encode_counted(self, questions: Sequence[str]) -> EncodedQuestions:
-        """Return vectors, and what the questions lost to the token limit.
-
-        Raises EncoderError for a question whose vector is zero or not finite, since nothing can be ranked by it.
-        """
-        tokens = self._tokenizer.questions(questions)
-        vectors_QD: npt.NDArray[np.float32] = self.network.encode(tokens, np.float32)
-        usable_Q = np.isfinite(vectors_QD).all(axis=1) & vectors_QD.any(axis=1)
-        for row in np.flatnonzero(~usable_Q).tolist():
-            fault = "zero" if np.isfinite(vectors_QD[row]).all() else "NaN or infinity"
-            raise EncoderError(
-                f"the encoder gives a vector of {fault} for question {row + 1} of {len(questions)}, "
-                f"{reprlib.repr(questions[row])}; ask it in other words, or set encoder.precision to fp32"
-            )
-        return EncodedQuestions(vectors_QD, tokens.lost_N, tokens.cut())
 
 
 class PassageEncoder:

@@ -10,7 +10,8 @@ import numpy as np
 from dpr.encoder.compute import Compute
 from dpr.encoder.cross_encoder import CrossEncoder
 from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
-from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.encode import PassageEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.engine.room import Need, check_room
 from dpr.errors import DprError, EncoderError, RecipeError

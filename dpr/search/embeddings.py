@@ -17,7 +17,8 @@ from dpr.formats.manifest import EncoderDescription
 from dpr.index.truth import Scores
 
 if TYPE_CHECKING:
-    from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+    from dpr.encoder.encode import PassageEncoder
+    from dpr.encoder.question_encoder import QuestionEncoder
 
 Tower = Literal["question", "passage"]
 
@@ -63,7 +64,7 @@ class Embedder:
         return Embedded(vectors_Nd, encoded.cut.tokens - lost_tokens, lost_tokens)
 
     def _passage_encoder(self) -> "PassageEncoder":
-        from dpr.encoder.encode import PassageEncoder
+        from dpr.encoder.encode import PassageEncoder, TowerEncoder
 
         with self._lock:
             if self._passages is None:
@@ -79,6 +80,9 @@ class Embedder:
                     question.dim,
                     question.normalize,
                 )
-                shared = self._questions.network if same_network and tower.prompt_pooled else None
+                network = self._questions.network
+                # what encodes questions alone, in eight bits, gives other vectors than those that are stored
+                is_shared = same_network and tower.prompt_pooled
+                shared = network if isinstance(network, TowerEncoder) and is_shared else None
                 self._passages = PassageEncoder(tower, Compute(self._description.config.precision), shared)
             return self._passages

@@ -88,6 +88,11 @@ class ModeSearch:
         """Search for some stored vectors. Raises IntegrityError if they are not found (`VectorSearch`)."""
         self._vectors.check_known(number)
 
+    @property
+    def available(self) -> tuple[SearchMode, ...]:
+        """Return the modes in which the snapshot can be searched."""
+        return ("dense",) if self._lexical is None else ("dense", "bm25", "hybrid")
+
     def check(self, mode: SearchMode) -> None:
         """Raise RecipeError if the snapshot cannot be searched in this mode."""
         if mode != "dense":

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from dpr.closing import Closing
 from dpr.encoder.compute import Compute
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve_question
 from dpr.encoder.tower import TowerSpec
 from dpr.formats.lexical_entry import SearchMode
@@ -26,9 +26,6 @@ from dpr.search.hits import Hit, Passage
 from dpr.search.modes import ModeSearch
 from dpr.search.sharded_vectors import Shards
 from dpr.store import Store
-
-if TYPE_CHECKING:
-    from dpr.encoder.encode import QuestionEncoder
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Answer:
 class Retriever(Closing):
     """A snapshot, ready to answer questions in this process; a context manager that closes it."""
 
-    def __init__(self, snapshot: Snapshot, encoder: "QuestionEncoder", modes: ModeSearch, marker: Marker) -> None:
+    def __init__(self, snapshot: Snapshot, encoder: QuestionEncoder, modes: ModeSearch, marker: Marker) -> None:
         self.number, self.body, self.published_at = snapshot.number, snapshot.body, snapshot.published_at
         self._encoder, self._modes, self._marker = encoder, modes, marker
         self.embedder = Embedder(snapshot.body.encoder, encoder)
@@ -97,8 +94,10 @@ class Retriever(Closing):
             raise
 
     def warm_up(self) -> None:
-        """Search once in the default mode, so that no question waits for what is compiled at the first."""
-        self.search(["warm up"], 1)
+        """Search once in each mode, so that no question waits for what is compiled at the first."""
+        self._encoder.warm_up()
+        for mode in self._modes.available:
+            self.search(["warm up"], 1, mode=mode)
 
     def check_known(self) -> None:
         """Search for some stored vectors. Raises IntegrityError if they are not found (`VectorSearch`)."""

@@ -42,7 +42,7 @@ from dpr.store import Store, open_store
 from dpr.store.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from dpr.encoder.encode import QuestionEncoder
+    from dpr.encoder.question_encoder import QuestionEncoder
 
 STAND_INS = 200
 """Passages drawn where the recipe names no questions: enough to tune by, no measure of accuracy."""
@@ -203,7 +203,7 @@ def sentences_of(store: Store, segment: ObjectRef, rows: Sequence[int], seed: in
 
 def question_encoder(encoder: EncoderConfig) -> "QuestionEncoder":
     """Load what encodes questions."""
-    from dpr.encoder.encode import QuestionEncoder  # PyTorch, needed only where there are new questions
+    from dpr.encoder.question_encoder import QuestionEncoder  # needed only where there are new questions
 
     return QuestionEncoder(resolve(encoder).question, Compute(encoder.precision))
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertModel, DPRContextEncoder, DPRQuestionEncoder
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import PassageEncoder, QuestionEncoder, TowerEncoder, start_pool
+from dpr.encoder.encode import PassageEncoder, TowerEncoder, start_pool
 from dpr.encoder.network import load_network
 from dpr.encoder.padded import PaddedForward
 from dpr.encoder.precision import choose_precision, judge_bf16
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec

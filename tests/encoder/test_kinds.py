@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder, TowerEncoder
+from dpr.encoder.encode import TowerEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.encoder.tokens import TowerTokenizer
 from dpr.errors import EncoderError

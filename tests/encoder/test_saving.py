@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.saving import save_tower, saved_format
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TowerTokenizer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import IntegrityError, RecipeError
 from dpr.formats.snapshots import live_snapshot

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import EncoderError, IntegrityError, MissingObjectError
 from dpr.formats import layout

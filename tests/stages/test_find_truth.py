@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.engine.executor import LocalExecutor
 from dpr.engine.run_state import StageReport

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import GateError, RecipeError
 from dpr.formats.manifest import SnapshotBody

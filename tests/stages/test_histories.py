@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.encode import PassageEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import numbers

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, DPRContextEncoder, DPRQuestionEncoder
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.encode import PassageEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import EncoderError, RecipeError, TrainingError
 from dpr.store import open_store
