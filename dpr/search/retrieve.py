@@ -85,8 +85,6 @@ class Retriever(Closing):
                 if like is not None and like.body.encoder == description:
                     encoder = like._encoder
                 else:
-                    from dpr.encoder.encode import QuestionEncoder  # PyTorch, whose import takes seconds
-
                     encoder = QuestionEncoder(question_tower(snapshot, model), Compute(description.config.precision))
             return cls(snapshot, encoder, modes.result(), marker)
         except BaseException:
