@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.encode import PassageEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.evaluate.significance import paired_difference
 from dpr.formats.stored_vectors import as_stored, stored_bytes

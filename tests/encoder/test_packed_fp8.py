@@ -14,13 +14,14 @@ import torch
 from transformers import BertConfig, BertModel
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder, TowerEncoder
+from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.network import load_network
 from dpr.encoder.packed import Linear, Norm
 from dpr.encoder.packed_forward import PackedForward, default_fp8, pack
 from dpr.encoder.packed_fp8 import FP8, CodedLinear, EmulatedFp8, Fp8Bert, activated, code_rows, multiplies_fp8
 from dpr.encoder.packed_torch import TorchOps
 from dpr.encoder.padded import PaddedForward
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.errors import EncoderError
 from dpr.recipe import EncoderConfig

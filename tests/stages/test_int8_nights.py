@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import PassageEncoder, QuestionEncoder
+from dpr.encoder.encode import PassageEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import IntegrityError
 from dpr.formats.manifest import SnapshotBody
