@@ -47,7 +47,7 @@ class BertWeights:
 
 def read_bert(folder: Path, reference: str) -> BertWeights | None:
     """Read a folder that the graph below can compute; None for any other."""
-    config = read_json(folder / "config.json", reference)
+    config = read_json(folder / "config.json", reference, optional=True)
     if (
         config.get("architectures") != ["BertModel"]
         or config.get("model_type") != "bert"
