@@ -130,9 +130,10 @@ def check_language(config: LexicalConfig) -> None:
     if lacking:
         whats, fields = (" and ".join(words) for words in zip(*lacking, strict=True))
         possible = sorted(set.intersection(*(set(languages) for _, _, languages in known)))
+        instead = "; lexical.grams: 5 needs no stemmer" if "lexical.stemming" in fields else ""
         raise RecipeError(
             f"lexical.language is {config.language!r}, which has {whats} here; set {fields} to false, or name one of "
-            f"{', '.join(possible)}"
+            f"{', '.join(possible)}{instead}"
         )
 
 
