@@ -123,4 +123,4 @@ def _up(x, weight, out, x_scales, weight_scales, bias, out_scales, rows, F: tl.c
         else:
             value = tl.maximum(value, 0.0)
         value = value / tl.load(out_scales + row, mask=row < rows, other=1.0)[:, None]
-        out.store([first_row, first_column], value.to(out.dtype))
+        out.store([first_row, first_column], value.to(tl.float8e4nv))
