@@ -78,7 +78,7 @@ class Follower(Closing):
         Segments of a remote store that are not on this machine are fetched afterwards, beside the questions.
         """
         self.store, self._model, self._poll_seconds, self._shards = store, model, poll_seconds, shards
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
         is_here = not segments_to_fetch(store, live_snapshot(store).body)
         self._held = _Held(self._opened(by_range=not is_here))
         self._fetch_again = 0.0
@@ -142,7 +142,8 @@ class Follower(Closing):
             return False
         self.state = replace(self.state, live=live, loading=live)
         try:
-            return self._change(live)
+            with self._turn:
+                return self._change(live)
         except RoomError as error:  # found out at once, so the next look tries again
             return self._stay(f"snapshot {live} cannot be opened yet", error)
         except (StoreError, OSError, MemoryError) as error:
@@ -171,20 +172,21 @@ class Follower(Closing):
 
         What the cache may not hold is read by range as long as the snapshot is used. Otherwise it is tried again.
         """
-        held = self._held.retriever
-        if self.state.is_fetched or monotonic() < self._fetch_again or not fits_the_cache(held.body):
-            return False
-        try:
-            need = Need(cache_bytes=segments_to_fetch(self.store, held.body))
-            check_room(self.store, "serve", layout.snapshot(held.number), need)
-            is_done = self._use(self._opened(held.number, held))
-        except Exception as error:  # whatever it is: answers go on as before
-            self._fetch_again = monotonic() + MAX_PAUSE_SECONDS / 10
-            _log.warning("snapshot %d is still read by range: %s", held.number, error)
-            return False
-        if is_done:
-            self.state = replace(self.state, is_fetched=True)
-        return is_done
+        with self._turn:
+            held = self._held.retriever
+            if self.state.is_fetched or monotonic() < self._fetch_again or not fits_the_cache(held.body):
+                return False
+            try:
+                need = Need(cache_bytes=segments_to_fetch(self.store, held.body))
+                check_room(self.store, "serve", layout.snapshot(held.number), need)
+                is_done = self._use(self._opened(held.number, held))
+            except Exception as error:  # whatever it is: answers go on as before
+                self._fetch_again = monotonic() + MAX_PAUSE_SECONDS / 10
+                _log.warning("snapshot %d is still read by range: %s", held.number, error)
+                return False
+            if is_done:
+                self.state = replace(self.state, is_fetched=True)
+            return is_done
 
     def _opened(self, number: int | None = None, like: Retriever | None = None, *, by_range: bool = False) -> Retriever:
         """Open a snapshot beside `like`; it was tried, and its texts are unpacked in a thread of their own."""

@@ -173,6 +173,7 @@ def test_only_what_is_new_is_fetched_and_nothing_of_the_old_snapshot_stays_open(
     store = RemoteStore(collection.folder / "store")
     with Follower(store, poll_seconds=SLOW) as follower:
         follower.search(QUESTIONS, 5)
+        wait_for(lambda: follower.state.is_fetched)
         collection.corpus |= random_texts(20, "new")
         collection.corpus.pop("p000")
         new = collection.night().snapshot.body
