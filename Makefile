@@ -3,7 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 QUICK := not ray and not s3 and not slow and not gpu and not cluster
 # tests/marks.py says how many processes, and divides the tests among them; --no-loadscope-reorder: in its order
-PYTEST := $(BIN)/python -m pytest -n auto --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n auto --no-loadscope-reorder --durations 20 --durations-min 1
+# hundreds of processes import this code, and each would compile it
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install check lint test test-cluster simulate demo screenshots serve clean
