@@ -13,9 +13,9 @@ SHARED_RAYS = {
     "local_ray: LocalRay": "local_ray",
     "lasting_ray: OwnRay": "lasting_ray",
     "drivers: Forks": "lasting_ray",
+    "machines: Machines": "machines",
 }
-"""Parameter of a test → the Ray that it shares with others: to start one and its first workers takes as long as a test.
-"""
+"""Parameter of a test → the Ray that it shares with others, as starting one takes as long as a test."""
 LAST_FILES = ("test_placement", "test_ahead")
 """Files that share `local_ray`, and want it otherwise than the files before them."""
 RAYS_OWN_WARNINGS = (
@@ -71,7 +71,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{category}"))
     ray_files = {item.path for item in items if item.get_closest_marker("ray")}
     long_files = {item.path for item in items if any(map(item.get_closest_marker, ("slow", "s3")))}
-
     rays = list(SHARED_RAYS.values())
 
     def place(item: pytest.Item) -> tuple[int, int]:
