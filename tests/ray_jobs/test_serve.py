@@ -213,7 +213,7 @@ def test_health_says_what_is_served(client: httpx.Client, retriever: Retriever) 
     assert datetime.timedelta() <= datetime.datetime.now(datetime.UTC) - since < datetime.timedelta(hours=1)
     served = {"ready": True, "snapshot": 1, "encoder_id": retriever.body.encoder_id, "passages": PASSAGES}
     assert health.pop("timings_ms")["total"] > 0
-    assert health == served | {"live": 1, "loading": None, "problem": ""}
+    assert health == served | {"live": 1, "loading": None, "problem": "", "fetched": True}
 
 
 def test_before_it_is_ready_it_says_when_to_ask_again(service: Service) -> None:
