@@ -22,7 +22,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import count, repeat
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -161,8 +163,8 @@ def write_file(path: Path, number: int, rows: int, edited: int) -> None:
     vocabulary = np.array([f"w{n}" for n in range(50_000)], dtype=object)
     with path.open("w", encoding="ascii") as file:
         for start in range(0, rows, BLOCK):
-            count = min(BLOCK, rows - start)
-            lengths = rng.integers(WORDS // 2, WORDS + WORDS // 2, count).tolist()
+            block = min(BLOCK, rows - start)
+            lengths = rng.integers(WORDS // 2, WORDS + WORDS // 2, block).tolist()
             words = vocabulary[np.minimum(rng.zipf(1.3, sum(lengths)) - 1, len(vocabulary) - 1)].tolist()
             at, lines = 0, []
             for row, length in enumerate(lengths, start):
@@ -178,8 +180,8 @@ def measure(passages: int, work: Path) -> list[Night]:
     corpus = work / "corpus"
     corpus.mkdir(parents=True)
     sizes = [min(FILE_ROWS, passages - first) for first in range(0, passages, FILE_ROWS)]
-    for number, rows in enumerate(sizes):
-        write_file(corpus / f"{number:04}.jsonl", number, rows, 0)
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(write_file, (corpus / f"{n:04}.jsonl" for n in count()), count(), sizes, repeat(0)))
     make_model(work / "model", DIM)
     recipe = Recipe.model_validate(
         {

@@ -91,10 +91,10 @@ def check(units: int, seconds: float, slots: int, losses_per_hour: float) -> lis
         ("seconds of work repeated", seen.repeated_seconds, [each.repeated_seconds for each in found]),
     )
     lines = [
-        f"{units} units of {seconds:g} s, {slots} processes at once, {losses_per_hour:g} kills in an hour of each. A "
-        f"new process worked {seen.replaced_after:.1f} s after a kill, and {calm.overhead_seconds:.2f} s lay between "
-        f"two units of one, on average; the simulation is given both. Without kills the stage took "
-        f"{calm.seconds:.1f} s, predicted are {undisturbed:.1f}.",
+        f"{units} units of {seconds:g} s, {slots} processes at once, {losses_per_hour:g} kills in an hour of each. "
+        f"A new process worked {seen.replaced_after:.1f} s after a kill, and {calm.overhead_seconds:.2f} s lay between "
+        "two units of one, on average; the simulation is given both. Without kills the stage took "
+        f"{calm.seconds:.1f} s; {undisturbed:.1f} are predicted.",
         "",
         "| with kills | seen | predicted | nine of ten predictions |",
         "|---|---:|---:|---:|",

@@ -82,11 +82,11 @@ def start_rollback(world: World, after: float, which: int) -> None:
 
 def start_rollback_to(world: World, after: float, number: int) -> None:
     """Start a rollback to a snapshot."""
-    world.start("operator", "rollback", lambda url: void(rollback(world.open_store(url), number)), after)
 
+    def work(url: str) -> None:
+        rollback(world.open_store(url), number)
 
-def void(_: object) -> None:
-    """Return nothing."""
+    world.start("operator", "rollback", work, after)
 
 
 def start_collection(world: World, after: float, keep: int, weather: Weather) -> None:

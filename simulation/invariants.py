@@ -13,6 +13,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from simulation.objects import Objects, Stored
 from simulation.world import World
 
 _CLAIM = re.compile(r"lease/(\d+)/00000001\.json")
-_LEASE = re.compile(r"lease/(\d+)/")
 NUDGE = 1e-2
 """Vectors of other hardware differ by less."""
 
@@ -38,42 +38,59 @@ def snapshots_of(objects: Objects) -> dict[int, Snapshot]:
     return {layout.snapshot_number(name): Snapshot.model_validate_json(objects.stored[name].data) for name in names}
 
 
+@dataclass(frozen=True)
+class _Holder:
+    """Who holds the lease."""
+
+    folder: str
+    process: int
+    promised_seconds: float
+    """Without a heartbeat for so long it is taken for dead."""
+    signs: tuple[float, ...]
+    """When it claimed, and its heartbeats."""
+
+    def seen(self, now: float) -> "_Holder":
+        return replace(self, signs=(*self.signs, now))
+
+    def was_silent(self, now: float) -> bool:
+        """Whether it gave no sign for the promised time, until now or until it was looked at for the last time.
+
+        Between that look and the claim lie two calls, during which a heartbeat may come too late.
+        """
+        looked = now - self.promised_seconds / 2
+        signs = [*(sign for sign in self.signs if sign < looked), self.signs[0]]
+        next_sign = min((sign for sign in self.signs if sign >= looked), default=now)
+        return next_sign - max(signs) >= self.promised_seconds
+
+
 class Watch:
     """Looks at each object when it is created, and at who holds the lease."""
 
     def __init__(self, world: World, meets_demands: Callable[[int, Snapshot], bool]) -> None:
         self._world, self._objects, self._meets_demands = world, world.objects, meets_demands
         self._number = 0
-        self._holder: tuple[int, int, float, float] | None = None
-        """Number, process, time of the last sign of life, and promised seconds."""
+        self._holder: _Holder | None = None
         world.objects.created = self._created
 
     def _created(self, name: str, stored: Stored) -> None:
         if claim := _CLAIM.fullmatch(name):
             self._claimed(int(claim[1]), stored)
-        elif name.startswith("lease/") and self._holder is not None:
-            number, process, _, promised = self._holder
-            if int(_LEASE.match(name)[1]) == number:  # type: ignore[index]
-                ended = name.endswith("released.json")
-                self._holder = None if ended else (number, process, self._world.scheduler.now, promised)
+        elif name.startswith("lease/") and self._holder is not None and name.startswith(self._holder.folder):
+            ended = name.endswith("released.json")
+            self._holder = None if ended else self._holder.seen(self._world.scheduler.now)
         elif name.startswith(layout.SNAPSHOTS):
             self._published(name, stored)
 
     def _claimed(self, number: int, stored: Stored) -> None:
         if number < self._number:  # a name that a later holder has freed; the highest number counts
             return
-        now, before = self._world.scheduler.now, self._holder
-        self._number = number
-        if before is not None:
-            held_by = self._world.processes[before[1]]
-            if (
-                held_by.lives
-                and held_by.stopped_until < before[2]
-                and now - before[2] < before[3]
-                and not self._world.clock_stepped
-            ):
-                self._violation(f"process {stored.by} took the lease of process {before[1]}, which lives")
-        self._holder = number, stored.by, now, json.loads(stored.data)["ttl_seconds"]
+        now, before, self._number = self._world.scheduler.now, self._holder, number
+        if before is not None and not self._world.clock_stepped and not before.was_silent(now):
+            held_by = self._world.processes[before.process]
+            if held_by.lives and held_by.stopped_until < before.signs[-1]:
+                self._violation(f"process {stored.by} took the lease of process {before.process}, which lives")
+        promised = json.loads(stored.data)["ttl_seconds"]
+        self._holder = _Holder(f"lease/{number:08d}/", stored.by, promised, (now,))
 
     def _published(self, name: str, stored: Stored) -> None:
         snapshot = Snapshot.model_validate_json(stored.data)

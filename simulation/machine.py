@@ -4,15 +4,15 @@ Where the product asks Python or the system for one of these, the answer comes f
 """
 
 import contextlib
-import datetime as real_datetime
+import datetime
 import random
 import sys
-import types
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -21,7 +21,7 @@ from dpr.store.process import ProcessName
 from simulation.scheduler import NEVER, Process, Scheduler, Task
 
 T = TypeVar("T")
-EPOCH = real_datetime.datetime(2030, 1, 1, tzinfo=real_datetime.UTC).timestamp()
+EPOCH = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC).timestamp()
 
 
 class InlinePool:
@@ -67,6 +67,9 @@ class Event:
         self._set = True
         for task in self._waiting:
             self._scheduler.wake(task)
+
+    def clear(self) -> None:
+        self._set = False
 
     def wait(self, timeout: float | None = None) -> bool:
         if not self._set:
@@ -126,45 +129,50 @@ class Machine:
     @contextlib.contextmanager
     def simulated(self) -> Iterator[None]:
         """Let the product run on this machine."""
-        scheduler = self._scheduler
-        threads = types.SimpleNamespace(
-            Thread=lambda **fields: Thread(scheduler, **fields), Event=lambda: Event(scheduler)
-        )
-        clock = types.SimpleNamespace(monotonic=lambda: scheduler.now, sleep=scheduler.sleep, time=self._wall)
-        machine = self
+        loaded = [module for name, module in list(sys.modules.items()) if name.startswith("dpr.")]
+        pools = [(m, "ThreadPoolExecutor", InlinePool) for m in loaded if hasattr(m, "ThreadPoolExecutor")]
+        with contextlib.ExitStack() as patches:
+            for owner, name, value in (*self._names(), *self._clocks_and_threads(), *pools):
+                patches.enter_context(patch.object(owner, name, value))
+            yield
 
-        class Now(real_datetime.datetime):
-            @classmethod
-            def now(cls, tz: real_datetime.tzinfo | None = None) -> Any:
-                return real_datetime.datetime.fromtimestamp(machine._wall(), tz)
-
-        dates = types.SimpleNamespace(datetime=Now, UTC=real_datetime.UTC)
-        replaced: list[tuple[Any, str, Any]] = [
+    def _names(self) -> list[tuple[Any, str, Any]]:
+        """Return what gives ids, processes, stores and caches: owner, attribute, replacement."""
+        return [
             (uuid, "uuid4", lambda: uuid.UUID(int=self._ids.getrandbits(128), version=4)),
             (ProcessName, "own", lambda: self.process.name),
             (ProcessName, "is_here", lambda name: name.machine == self.process.machine),
             (ProcessName, "has_ended", property(lambda name: lambda: self._has_ended(name))),
+            (sys.modules["dpr.store"], "LocalStore", self._open_store),
+            (sys.modules["dpr.store.cache"], "_folder", lambda: self._caches / self.process.machine),
+            (sys.modules["dpr.store.lease"], "os", SimpleNamespace(getpid=lambda: self.process.pid)),
         ]
+
+    def _clocks_and_threads(self) -> Iterator[tuple[Any, str, Any]]:
+        """Yield what modules of the product ask for times and threads: a new one of these has to be added."""
+        scheduler, machine = self._scheduler, self
+
+        class Now(datetime.datetime):
+            @classmethod
+            def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+                return datetime.datetime.fromtimestamp(machine._wall(), tz)
+
+        threads = SimpleNamespace(Thread=partial(Thread, scheduler), Event=partial(Event, scheduler))
+        clock = SimpleNamespace(monotonic=lambda: scheduler.now, sleep=scheduler.sleep, time=self._wall)
+        dates = SimpleNamespace(datetime=Now, UTC=datetime.UTC)
         for module, name, value in (
-            ("dpr.store", "LocalStore", self._open_store),
-            ("dpr.store.cache", "_folder", lambda: self._caches / self.process.machine),
             ("dpr.store.lease", "threading", threads),
             ("dpr.store.lease", "time", clock),
-            ("dpr.store.lease", "os", types.SimpleNamespace(getpid=lambda: self.process.pid)),
             ("dpr.store.lease_objects", "datetime", Now),
             ("dpr.formats.markers", "threading", threads),
             ("dpr.formats.markers", "datetime", Now),
             ("dpr.formats.snapshots", "datetime", dates),
             ("dpr.operations.gc", "time", clock),
-            ("dpr.operations.run_report", "datetime", dates),
+            ("dpr.run", "datetime", dates),
+            ("dpr.run", "time", clock),
+            ("dpr.engine.stage_meter", "time", clock),
         ):
-            replaced.append((sys.modules[module], name, value))
-        loaded = [module for name, module in list(sys.modules.items()) if name.startswith("dpr.")]
-        replaced += [(m, "ThreadPoolExecutor", InlinePool) for m in loaded if hasattr(m, "ThreadPoolExecutor")]
-        with contextlib.ExitStack() as patches:
-            for owner, name, value in replaced:
-                patches.enter_context(patch.object(owner, name, value))
-            yield
+            yield sys.modules[module], name, value
 
     def _wall(self) -> float:
         return EPOCH + self._scheduler.now + self.wall_steps.get(self.process.machine, 0.0)
