@@ -67,6 +67,7 @@ def show(as_json: bool, document: object, draw: Callable[[Console], None]) -> No
 def summary(snapshot: Snapshot) -> Fields:
     """Return a snapshot as one row of a table."""
     body = snapshot.body
+    accuracy = body.gate.accuracy_index
     return {
         "snapshot": snapshot.number,
         "published": snapshot.published_at,
@@ -80,7 +81,7 @@ def summary(snapshot: Snapshot) -> Fields:
         "rescore": body.index.rescore,
         "mode": body.lexical.mode if body.lexical else "dense",
         "recall": f"{body.gate.recall:.4f}",
-        "answered": ", ".join(f"top-{rank} {share:.4f}" for rank, share in body.gate.accuracy_index.items()),
+        "answered": ", ".join(f"top-{rank} {accuracy[str(rank)]:.4f}" for rank in sorted(map(int, accuracy))),
         "note": snapshot.note,
     }
 

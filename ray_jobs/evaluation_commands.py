@@ -107,7 +107,7 @@ def evaluate(
     comparisons = [Comparison(rankings[0], other) for other in rankings[1:]]
     if run_out is not None:
         _write_runs(run_out, asked, rankings)
-    without = [asked.questions[place].id for place in unanswered(rankings)]
+    without = [asked.questions[place] for place in unanswered(rankings)]
     document: Fields = {
         "snapshot": measured.snapshot,
         "questions": len(asked.questions),
@@ -116,7 +116,7 @@ def evaluate(
         "rerank": None if reranker is None else reranker_fields(reranker),
         "modes": {ranking.name: interval_fields(ranking) for ranking in rankings},
         "differences": {f"{c.b.name} - {c.a.name}": difference_fields(c) for c in comparisons},
-        "unanswered": without,
+        "unanswered": [question.id for question in without],
         "absent_passages": list(measured.absent),
         "notes": notes,
     }
@@ -135,7 +135,7 @@ def evaluate(
             print_line(console, sentence(comparison))
         for note in notes:
             print_line(console, note)
-        some = f", such as {without[0]!r}" if without else ""
+        some = f", such as {without[0].id}, {without[0].text!r}" if without else ""
         depth = evaluator.metrics.depth
         print_line(console, f"{len(without):,} questions have no right passage among {depth} hits of any mode{some}")
         if report is not None:

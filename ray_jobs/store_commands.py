@@ -78,11 +78,18 @@ def history(
     opened = open_store(store)
     snapshots = [read_snapshot(opened, number) for number in numbers(opened)]
     rows = [summary(snapshot) for snapshot in snapshots]
+    page: Path | None = None
     if report is not None and snapshots:
         from dpr.operations.nights_report import write_nights
 
-        write_nights(opened, snapshots, report)
-    show(json_, rows, lambda console: console.print(table(f"snapshots of {opened.url}", rows)))
+        page = write_nights(opened, snapshots, report)
+
+    def draw(console: Console) -> None:
+        console.print(table(f"snapshots of {opened.url}", rows))
+        if page is not None:
+            console.print(str(page), soft_wrap=True, highlight=False, markup=False)
+
+    show(json_, rows, draw)
 
 
 @app.command()

@@ -75,9 +75,11 @@ class Evaluator:
     def measure(self, contender: Contender) -> Measurement:
         """Ask a contender all questions.
 
-        Raises RecipeError for a file that is no run, if none of the passages that answer them is there, or if it lacks
-        a mode.
+        Raises RecipeError for a file that is no run, for a place where nothing is, if none of the passages that answer
+        them is there, or if it lacks a mode.
         """
+        if "://" not in contender.place and not exists(contender.place):
+            raise RecipeError(f"{contender.place} does not exist; name a store or a TREC run file")
         if isfile(contender.place):
             ranking, notes = read_ranking(contender.place, self.questions, self.metrics)
             return Measurement((ranking,), None, (), tuple(notes))

@@ -132,6 +132,7 @@ def test_what_was_left_out_is_counted_and_listed(nights: Collection, dpr: Dpr) -
     code, out, _ = dpr("eval", nights.store.url, *arguments)
     assert code == 0
     assert all(note in out for note in document["notes"])
+    assert f"such as {document['unanswered'][0]}, '" in out
     assert dpr("eval", nights.store.url, *arguments, "--snapshot", 1, "--json")[1].count('"p000"') == 0
 
 
@@ -205,6 +206,7 @@ def test_the_page_shows_figures_and_examples(nights: Collection, dpr: Dpr, tmp_p
     [
         (("eval", "{}", "--questions", "nowhere.jsonl"), 2, "nowhere.jsonl cannot be read"),
         (("compare", "{}:nonsense", "{}"), 2, "is no STORE, STORE@SNAPSHOT, STORE:MODE"),
+        (("compare", "{}", "nowhere.run"), 2, "nowhere.run does not exist; name a store or a TREC run file"),
         (("compare", "{}@9", "{}"), 5, "has no snapshot 9; it has 1 to 2"),
         (("compare", "{}/../qrels.tsv", "{}"), 2, "qrels.tsv, line 1 is not one of a TREC run, which has 6 columns"),
         (("eval", "{}", "--answers", "nothing"), 2, "'nothing'"),

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import ConflictError
-from dpr.formats.snapshots import open_snapshot
+from dpr.formats.snapshots import open_snapshot, read_snapshot
 from dpr.store import LocalStore
 from dpr.store.lease import Lease
+from ray_jobs.cli_common import summary
 from tests.collection import Collection, FirstNights, let_pass
 from tests.ray_jobs.conftest import Dpr
 from tests.tiny import random_texts
@@ -34,7 +35,7 @@ def objects(collection: Collection) -> set[str]:
     return {name for name in collection.files() if not name.startswith("lease/")}
 
 
-def test_history_lists_every_snapshot(nights: Collection, dpr: Dpr) -> None:
+def test_history_lists_every_snapshot(nights: Collection, dpr: Dpr, tmp_path: Path) -> None:
     code, out, _ = dpr("history", nights.store.url, "--json")
     assert code == 0
     assert [(row["snapshot"], row["passages"]) for row in json.loads(out)] == [(1, 31), (2, 31), (3, 31)]
@@ -44,6 +45,15 @@ def test_history_lists_every_snapshot(nights: Collection, dpr: Dpr) -> None:
     code, out, _ = dpr("history", nights.store.url)
     assert code == 0
     assert "snapshots of" in out
+    code, out, _ = dpr("history", nights.store.url, "--report", tmp_path / "report")
+    assert (code, out.splitlines()[-1]) == (0, str(tmp_path / "report" / "history.html"))
+
+
+def test_ranks_are_shown_in_their_order(nights: Collection) -> None:
+    snapshot = read_snapshot(nights.store, 3)
+    gate = snapshot.body.gate.model_copy(update={"accuracy_index": {"1": 0.2, "20": 0.7, "5": 0.4}})
+    shown = snapshot.model_copy(update={"body": snapshot.body.model_copy(update={"gate": gate})})
+    assert summary(shown)["answered"] == "top-1 0.2000, top-5 0.4000, top-20 0.7000"
 
 
 def test_rollback_brings_the_old_answers_back_and_the_next_night_the_new(nights: Collection, dpr: Dpr) -> None:
