@@ -74,9 +74,14 @@ def submit(address: str, cpus: float | None, command: list[str]) -> int:
         job_id = client.submit_job(entrypoint=shlex.join(command), entrypoint_num_cpus=cpus)
     except (RuntimeError, OSError, RayError) as error:
         raise ClusterError(f"no job can be submitted to {address}: {_one_line(error)}") from error
-    console(stderr=True).print(f"submitted {job_id}; to stop it: ray job stop --address={address} {job_id}")
+    how = f"ray job stop --address={address} {job_id}"
+    console(stderr=True).print(f"submitted {job_id}; to stop it: {how}", highlight=False)
     output = Output(client, job_id)
-    details = _wait_for_end(client, job_id)
+    try:
+        details = _wait_for_end(client, job_id)
+    except KeyboardInterrupt:
+        console(stderr=True).print(f"job {job_id} goes on without this command", highlight=False)
+        raise
     output.finish()
     if details.status == "SUCCEEDED":
         return 0
