@@ -81,12 +81,13 @@ class Retriever(Closing):
             known = like._modes if like else None
             open_modes = partial(ModeSearch.open, store, snapshot, known, shards, by_range=by_range)
             with ThreadPoolExecutor(1) as pool:  # files are fetched, verified and loaded beside PyTorch
-                modes = pool.submit(open_modes)
+                # an error in a future that this function held would hold all that it has opened, in a circle
+                opening = pool.map(lambda work: work(), [open_modes])
                 if like is not None and like.body.encoder == description:
                     encoder = like._encoder
                 else:
                     encoder = QuestionEncoder(question_tower(snapshot, model), Compute(description.config.precision))
-            return cls(snapshot, encoder, modes.result(), marker)
+            return cls(snapshot, encoder, next(opening), marker)
         except BaseException:
             marker.close()
             raise

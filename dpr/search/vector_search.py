@@ -4,10 +4,9 @@ Shapes: Q questions, K hits, C candidates, D dimensions. Scores are inner produc
 """
 
 from collections.abc import Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -52,19 +51,18 @@ def open_index(
     shards: list[Shard] = []
     opened = opened or OpenObjects()
     wanted = [shard.object for shard in entry.shards if not opened.has("shard", shard.object.sha256)]
-    with ThreadPoolExecutor(PARALLEL_READS) as pool:  # while one shard is loaded, the next ones are fetched
-        files = {ref.sha256: pool.submit(fetch_object, store, ref) for ref in wanted}
-        for shard in entry.shards:
-            file = files.get(shard.object.sha256)
-            open_it = partial(_open_shard, store, shard.object, file, shards[0] if shards else None)
-            shards.append(opened.take("shard", shard.object.sha256, open_it))
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        list(pool.map(partial(fetch_object, store), wanted))
+    for shard in entry.shards:
+        open_it = partial(_open_shard, store, shard.object, shards[0] if shards else None)
+        shards.append(opened.take("shard", shard.object.sha256, open_it))
     dead_shares = [1.0 - shard.live_rows / shard.rows for shard in entry.shards]
     live = segments.live_rows() if any(dead_shares) else None
     return ServingIndex(shards, live, dead_shares, _open_loose(store, entry, segments.dim))
 
 
-def _open_shard(store: Store, ref: ObjectRef, file: Future[Path] | None, other: Shard | None) -> Shard:
-    return open_shard(fetch_object(store, ref) if file is None else file.result(), other)
+def _open_shard(store: Store, ref: ObjectRef, other: Shard | None) -> Shard:
+    return open_shard(fetch_object(store, ref), other)
 
 
 def _open_loose(store: Store, entry: IndexEntry, dim: int) -> LooseIndex | None:
