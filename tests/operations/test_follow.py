@@ -272,7 +272,7 @@ def test_what_is_larger_than_the_cache_is_read_by_range_for_good(
     monkeypatch.setenv("DPR_CACHE_GB", "1e-6")
     with Follower(RemoteStore(collection.folder / "store"), poll_seconds=SLOW) as follower:
         assert not follower.fetch()
-        collection.corpus |= random_texts(5, "new")
+        collection.corpus |= random_texts(20, "new")
         collection.night()
         assert follower.look()
         assert (follower.number, follower.state.is_fetched) == (2, False)
