@@ -1,24 +1,24 @@
 """The retriever for LlamaIndex, alone and in LlamaIndex's own query engine, against a real service.
 
-LlamaIndex has no test suite for retrievers.
+LlamaIndex has no test suite for retrievers. It is imported within tests: it takes more than a second.
 """
 
 import asyncio
 from typing import Any
 
 import pytest
-from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.llms import MockLLM
-from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import MetadataMode
 
 from dpr.client import AsyncClient, Client
-from dpr.client.llamaindex import DprRetriever
 from dpr.errors import RefusedError
 from tests.client.conftest import Service
 
 
 def test_nodes_have_all_of_a_hit(service: Service) -> None:
+    from llama_index.core.base.base_retriever import BaseRetriever
+    from llama_index.core.schema import MetadataMode
+
+    from dpr.client.llamaindex import DprRetriever
+
     async def asked(async_client: AsyncClient | None) -> Any:
         return await DprRetriever(client, async_client, k=3, filter={"lang": "de"}).aretrieve("w1 w2")
 
@@ -42,6 +42,11 @@ def test_nodes_have_all_of_a_hit(service: Service) -> None:
 
 
 def test_a_query_engine_reads_what_the_service_found(service: Service) -> None:
+    from llama_index.core.llms import MockLLM
+    from llama_index.core.query_engine import RetrieverQueryEngine
+
+    from dpr.client.llamaindex import DprRetriever
+
     with Client(service.url, service.search_key) as client:
         engine = RetrieverQueryEngine.from_args(DprRetriever(client, k=2, mode="bm25"), llm=MockLLM())
         answer = engine.query("w1 w2")
