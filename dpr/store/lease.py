@@ -191,12 +191,15 @@ def _holder_is_dead(store: Store, state: LeaseState) -> bool:
 
 def _stays_silent(store: Store, state: LeaseState, ttl_seconds: float) -> bool:
     until = time.monotonic() + ttl_seconds
-    while time.monotonic() < until:
-        time.sleep(min(ttl_seconds / _LOOKS_PER_TTL, _MAX_LOOK_SECONDS))
+    while True:
+        # what decides is a look that begins after that time: this process may have been stopped since the last one
+        is_last = time.monotonic() >= until
         now = read_state(store)
         if now != state:
             return now is None or now.released
-    return True
+        if is_last:
+            return True
+        time.sleep(min(ttl_seconds / _LOOKS_PER_TTL, _MAX_LOOK_SECONDS))
 
 
 def store_time(store: Store) -> float:
