@@ -73,7 +73,7 @@ class Load:
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
         try:
             with self._opener.open(request, timeout=120) as answer:
-                hits = json.load(answer)["hits"]
+                hits = json.load(answer)["results"][0]["hits"]
                 return f"{answer.status} OK" if len(hits) == 3 else f"{len(hits)} hits"
         except Exception as error:  # whatever a client may see
             return f"{type(error).__name__}: {error}"
