@@ -25,6 +25,8 @@ from ray_jobs.output import console
 LOOK_SECONDS = 5.0
 HEAD_SECONDS = 300.0
 """The head may be away for so long: it is restarted, say."""
+CODE_SECONDS = 10.0
+"""That the exit code of a failed job may come after the failure."""
 LAST_LINES_SECONDS = 20.0
 """The last lines are awaited for so long: they come from the machine of the driver, which may be lost."""
 REQUEST_SECONDS = 60.0
@@ -90,10 +92,14 @@ def submit(address: str, cpus: float | None, command: list[str]) -> int:
 
 
 def _wait_for_end(client: Client, job_id: str) -> JobDetails:
+    """Return how a job ended. On a busy machine Ray may call it failed before it knows the exit code of its command."""
+    give_up = None
     while True:
         details = _from_head(lambda: client.get_job_info(job_id))
         if details.status.is_terminal():
-            return details
+            give_up = give_up or time.monotonic() + CODE_SECONDS
+            if details.status != "FAILED" or details.driver_exit_code is not None or time.monotonic() > give_up:
+                return details
         time.sleep(LOOK_SECONDS)
 
 

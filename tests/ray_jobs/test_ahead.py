@@ -51,7 +51,8 @@ def test_encoders_are_made_before_there_is_a_unit_and_another_stage_runs_meanwhi
     assert sorted((replace(unit, process=0) for unit in done), key=lambda unit: unit.number) == units
 
 
-def test_coders_run_in_the_processes_that_were_warmed(tmp_path: Path) -> None:
+def test_coders_run_in_the_processes_that_were_warmed(local_ray: LocalRay, tmp_path: Path) -> None:
+    local_ray.use(cpus=8, gpus=1)  # Ray ends idle processes beyond one for each CPU
     executor = RayExecutor(Resources())
     executor.warm(partial(Load, tmp_path), 1)
     wait_until_made(tmp_path)

@@ -92,4 +92,4 @@ def test_the_nightly_command_runs_on_bare_machines() -> None:
         code, output = submitted(token.read_text(encoding="utf-8").strip())
         # module and flags are right: what is missing here is the recipe, which is mounted there
         assert f"error: recipe {submitter['args'][-1]} cannot be read" in output
-        assert code == RecipeError.exit_code
+        assert code == RecipeError.exit_code, output

@@ -102,7 +102,7 @@ def record_files(store: Path) -> set[Path]:
     """Return the files of all records of units."""
     folders = ("scans", "runs", "segments", "codebooks", "parts", "lexical", "indexes", "truth")
     found = {path for folder in folders for path in (store / folder).rglob("*.json")}
-    others = {path for path in found if path.name == "plan.json" or path.parent.name == "reports"}
+    others = {path for path in found if path.name in ("plan.json", "report.json") or path.parent.name == "reports"}
     return {path for path in found - others if not path.name.startswith(".")}
 
 
