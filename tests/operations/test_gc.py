@@ -413,6 +413,7 @@ def test_a_collector_that_lost_its_lease_deletes_nothing(nights: Collection, mon
     assert but_leases(nights.files()) == there
 
 
+@pytest.mark.slow
 def test_exact_neighbours_stay_with_the_segments_and_questions_they_are_of(
     first_nights: FirstNights, tmp_path: Path
 ) -> None:

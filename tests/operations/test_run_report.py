@@ -257,6 +257,7 @@ def _says_one_unit_is_done(path: Path) -> bool:
     return bool(last["stage"] == "embed" and last["rows"] > 0)
 
 
+@pytest.mark.slow
 def test_an_estimate_of_the_same_run_stands_beside_its_outcome(first_nights: FirstNights, tmp_path: Path) -> None:
     collection = first_nights.copy(tmp_path / "collection")
     collection.corpus["new"] = "w1 w2"

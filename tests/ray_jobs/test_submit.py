@@ -102,6 +102,7 @@ def test_it_prints_what_the_job_prints_and_ends_as_it_ends(
     assert submitted["entrypoint_num_cpus"] == 1
 
 
+@pytest.mark.slow
 def test_it_ends_where_the_machine_of_the_driver_never_answers_again(capsys: pytest.CaptureFixture[str]) -> None:
     with running(Head({"status": "FAILED", "message": "the node has died"}, texts=[])) as address:
         assert submit.submit(address, 1, COMMAND) == 1

@@ -117,6 +117,7 @@ def test_it_answers_as_one_process_does(collection: Collection, groups: int, num
             equal_hits(found.hits, expected.hits)
 
 
+@pytest.mark.slow
 def test_hits_are_no_worse_than_those_of_one_process_that_visits_few_lists(tmp_path: Path, encoder: Path) -> None:
     few = make_collection(tmp_path / "few", encoder, nprobe=1)
     shards = LocalShards(few.store)

@@ -53,6 +53,7 @@ def test_each_passage_has_the_reason_of_what_was_done_to_it(first_nights: FirstN
     assert [found.reason for found in why(collection.store, "p005", 1)] == [Reason.NEW]
 
 
+@pytest.mark.slow
 def test_many_changes_are_told_apart_in_several_slices(tmp_path: Path, static_encoder: Path) -> None:
     """Also a passage that moves from one file to another, and is edited on the way."""
     texts = random_texts(400)
