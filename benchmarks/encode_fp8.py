@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from encode_subject import random_bert
 from torch import Tensor
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
 from dpr.encoder.network import Network
 from dpr.encoder.packed import Linear, Norm
@@ -48,18 +49,8 @@ def tower_of(dim: int, products: tuple[str, ...] = ()) -> TowerSpec:
 
 
 def random_network(config: BertConfig, device: torch.device) -> Network:
-    """BERT with random weights, so large that vectors differ as much as those of a trained network."""
-    torch.manual_seed(0)
-    body = BertModel(config, add_pooling_layer=False).eval()
-    with torch.no_grad():
-        for name, weight in body.named_parameters():
-            if "LayerNorm.weight" in name:
-                weight.copy_(1 + 0.2 * torch.randn_like(weight))
-            elif weight.ndim == 1:
-                weight.copy_(0.1 * torch.randn_like(weight))
-            elif ".layer." in name:
-                weight.mul_(2)
-    return Network(body, None, tower_of(config.hidden_size)).to(torch.float32, device)
+    """Return BERT with the weights of `random_bert`."""
+    return Network(random_bert(config).eval(), None, tower_of(config.hidden_size)).to(torch.float32, device)
 
 
 def random_tokens(tokens: int, seed: int) -> TokenBatch:

@@ -45,10 +45,10 @@ class Subject:
         return self.tokens.select(np.arange(rows) % len(self.tokens))
 
 
-def save_random_bert(folder: Path, tokenizer: Path) -> EncoderConfig:
-    """Save BERT-base with random weights, so large that vectors differ as much as those of a trained network."""
+def random_bert(config: BertConfig) -> BertModel:
+    """Return a BERT with random weights, so large that vectors differ as much as those of a trained network."""
     torch.manual_seed(0)
-    body = BertModel(BertConfig(), add_pooling_layer=False)
+    body = BertModel(config, add_pooling_layer=False)
     with torch.no_grad():
         for name, weight in body.named_parameters():
             if "LayerNorm.weight" in name:
@@ -57,7 +57,12 @@ def save_random_bert(folder: Path, tokenizer: Path) -> EncoderConfig:
                 weight.copy_(0.1 * torch.randn_like(weight))
             elif ".layer." in name:
                 weight.mul_(2)
-    body.save_pretrained(folder)
+    return body
+
+
+def save_random_bert(folder: Path, tokenizer: Path) -> EncoderConfig:
+    """Save BERT-base with the weights of `random_bert`."""
+    random_bert(BertConfig()).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
     return EncoderConfig(model=str(folder), pooling="mean", max_tokens=MAX_TOKENS, title_join="pair")
 

@@ -90,13 +90,13 @@ class HandleShards:
         ]
 
     def keep(self, seconds: float = KEEP_SECONDS) -> list[Kept | None]:
-        """Say which snapshots this process uses; return what each part said to that; None: nothing in time."""
+        """Tell each part which snapshots this process uses; return the replies, None for one that came too late."""
         with self._lock:
             held = sorted(self._held)
         waiting = [handle.keep.remote(self._front, held) for handle in self._handles]
         until = time.monotonic() + seconds
-        said = [_result(response, until) for response in waiting]
-        kept = [each if isinstance(each, Kept) else None for each in said]
+        replies = [_result(response, until) for response in waiting]
+        kept = [each if isinstance(each, Kept) else None for each in replies]
         with self._lock:
             self._kept = kept
         return kept
@@ -146,7 +146,7 @@ class HandleShards:
 
 
 def _result(response: Any, until: float) -> object:
-    """Return what a part said, or why there is nothing: this project's own error, TimeoutError, or another of Ray's."""
+    """Return the reply of a part, or why there is none: this project's own error, TimeoutError, or another of Ray's."""
     try:
         # a replica is made within its loop, and the router that waits here has another one
         return response.result(timeout_s=max(0.0, until - time.monotonic()), _skip_asyncio_check=True)
