@@ -6,6 +6,7 @@
 it has no time limit. Here the head is asked every few seconds how the job is, and what is printed is read beside that.
 """
 
+import re
 import shlex
 import sys
 import threading
@@ -25,8 +26,8 @@ from ray_jobs.output import console
 LOOK_SECONDS = 5.0
 HEAD_SECONDS = 300.0
 """The head may be away for so long: it is restarted, say."""
-CODE_SECONDS = 10.0
-"""That the exit code of a failed job may come after the failure."""
+ENTRYPOINT = '{command}; code=$?; echo "the command ended with exit code $code"; exit $code'
+"""The log holds the exit code, since Ray forgets it if the command ends while Ray looks for the job's actor."""
 LAST_LINES_SECONDS = 20.0
 """The last lines are awaited for so long: they come from the machine of the driver, which may be lost."""
 REQUEST_SECONDS = 60.0
@@ -44,7 +45,7 @@ class Output:
     """Prints what a job prints, in a thread that may hang with the machine of the driver."""
 
     def __init__(self, client: Client, job_id: str) -> None:
-        self._client, self._job_id, self._shown = client, job_id, 0
+        self._client, self._job_id, self._text = client, job_id, ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._show_on, name="output of the job", daemon=True)
         self._thread.start()
@@ -56,6 +57,11 @@ class Output:
         if self._thread.is_alive():
             console(stderr=True).print("the last lines are missing: the driver's machine does not answer")
 
+    def exit_code(self) -> int | None:
+        """Return the exit code that the entrypoint has printed, or None if that line is missing."""
+        codes = re.findall(r"^the command ended with exit code (\d+)$", self._text, re.MULTILINE)
+        return int(codes[-1]) if codes else None
+
     def _show_on(self) -> None:
         is_last = False
         while not is_last:
@@ -64,16 +70,16 @@ class Output:
                 text = self._client.get_job_logs(self._job_id)
             except (RuntimeError, OSError, RayError):  # asked again, or the job's own error says more
                 continue
-            sys.stdout.write(text[self._shown :])
+            sys.stdout.write(text[len(self._text) :])
             sys.stdout.flush()
-            self._shown = max(self._shown, len(text))
+            self._text = max(self._text, text, key=len)
 
 
 def submit(address: str, cpus: float | None, command: list[str]) -> int:
     """Submit a command, follow it to its end, and return its exit code; 1 if it was lost or stopped."""
     try:
         client = Client(address)
-        job_id = client.submit_job(entrypoint=shlex.join(command), entrypoint_num_cpus=cpus)
+        job_id = client.submit_job(entrypoint=ENTRYPOINT.format(command=shlex.join(command)), entrypoint_num_cpus=cpus)
     except (RuntimeError, OSError, RayError) as error:
         raise ClusterError(f"no job can be submitted to {address}: {_one_line(error)}") from error
     how = f"ray job stop --address={address} {job_id}"
@@ -88,19 +94,14 @@ def submit(address: str, cpus: float | None, command: list[str]) -> int:
     if details.status == "SUCCEEDED":
         return 0
     console(stderr=True).print(f"job {job_id} ended: {details.status}, {details.message}", highlight=False)
-    return details.driver_exit_code or 1
+    return details.driver_exit_code or output.exit_code() or 1
 
 
 def _wait_for_end(client: Client, job_id: str) -> JobDetails:
-    """Return how a job ended. On a busy machine Ray may call it failed before it knows the exit code of its command."""
-    give_up = None
-    while True:
-        details = _from_head(lambda: client.get_job_info(job_id))
-        if details.status.is_terminal():
-            give_up = give_up or time.monotonic() + CODE_SECONDS
-            if details.status != "FAILED" or details.driver_exit_code is not None or time.monotonic() > give_up:
-                return details
+    """Return how a job ended."""
+    while not (details := _from_head(lambda: client.get_job_info(job_id))).status.is_terminal():
         time.sleep(LOOK_SECONDS)
+    return details
 
 
 def _from_head(ask: Callable[[], Answer]) -> Answer:

@@ -1,6 +1,7 @@
 """`python -m ray_jobs.submit` against a head that answers as Ray's does: it ends as the job ends, whatever is lost."""
 
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,8 +99,21 @@ def test_it_prints_what_the_job_prints_and_ends_as_it_ends(
         assert submit.submit(address, 1, COMMAND) == code
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
     (submitted,) = head.submitted
-    assert submitted["entrypoint"] == "python -m ray_jobs.nightly --recipe 'my recipe.yaml'"
+    assert str(submitted["entrypoint"]).startswith("python -m ray_jobs.nightly --recipe 'my recipe.yaml'; ")
     assert submitted["entrypoint_num_cpus"] == 1
+
+
+def test_it_ends_as_the_command_does_where_ray_has_lost_the_exit_code() -> None:
+    head = Head({"status": "FAILED", "message": "failed to get job supervisor"})
+    with running(head) as address:
+        submit.submit(address, None, ["sh", "-c", "echo one; exit 4"])
+        (submitted,) = head.submitted
+        ended = subprocess.run(
+            str(submitted["entrypoint"]), shell=True, stdout=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+        assert ended.returncode == 4
+        head.looks, head.texts = 0, ["", ended.stdout]
+        assert submit.submit(address, None, COMMAND) == 4
 
 
 @pytest.mark.slow
