@@ -6,6 +6,7 @@ Shapes: Q questions, K hits, D dimensions.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -125,8 +126,7 @@ class ModeSearch:
     ) -> list[list[Hit]]:
         """Return the best k by vectors, of all or of some rows: through the index, or (`exact`) by brute force."""
         scores_QK, ids_QK = (self._vectors.exact if exact else self._vectors.top)(questions_QD, k, rows)
-        found = _hits(self._vectors.segments, scores_QK, ids_QK)
-        return [[replace(hit, dense=Side(hit.rank, hit.score)) for hit in hits] for hits in found]
+        return _hits(self._vectors.segments, scores_QK, ids_QK, "dense")
 
     def bm25(self, questions: Sequence[str], k: int, *, rows: FilteredRows | None = None) -> list[list[Hit]]:
         """Return the best k by words: fewer where fewer passages share a word with the question."""
@@ -139,8 +139,7 @@ class ModeSearch:
             scores_QK, ids_QK = best_passages(best, segments.owners, asked_Q, k, there)
         else:
             scores_QK, ids_QK = best(questions, k)
-        hits_by_question = _hits(segments, scores_QK, ids_QK)
-        return [[replace(hit, bm25=Side(hit.rank, hit.score)) for hit in hits] for hits in hits_by_question]
+        return _hits(segments, scores_QK, ids_QK, "bm25")
 
     def hybrid(
         self,
@@ -171,5 +170,5 @@ class ModeSearch:
         ]
 
 
-def _hits(segments: SegmentSet, scores_QK: Scores, ids_QK: Ids) -> list[list[Hit]]:
-    return [segments.hits(scores_K, ids_K) for scores_K, ids_K in zip(scores_QK, ids_QK, strict=True)]
+def _hits(segments: SegmentSet, scores_QK: Scores, ids_QK: Ids, by: Literal["dense", "bm25"]) -> list[list[Hit]]:
+    return [segments.hits(scores_K, ids_K, by) for scores_K, ids_K in zip(scores_QK, ids_QK, strict=True)]

@@ -3,17 +3,17 @@
 To unpack a segment takes a tenth of a second or more, and to read one of its row groups some milliseconds. So the first
 texts of a segment are read by row groups, of which some are kept. Then the texts are unpacked and mapped: at once, or
 in a thread beside the work where questions must not wait.
-
-Shapes: N rows, G row groups.
 """
 
 import logging
 import threading
 import weakref
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +26,6 @@ from dpr.formats.objects import damage_explained
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import iter_groups
 from dpr.formats.vector_layout import ROW_GROUP_ROWS
-from dpr.index.truth import Ids
 from dpr.search.hits import Passage
 from dpr.search.opened import OpenObjects
 from dpr.store.cache import local_cache
@@ -41,25 +40,43 @@ KEPT_BYTES = 48 * 2**20
 _log = logging.getLogger(__name__)
 
 
+class Texts:
+    """A table of texts whose rows are read one at a time. To slice the table for a row takes ten times as long."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.size_bytes, self._names = table.nbytes, table.schema.names
+        batches = table.to_batches()
+        self._ends = list(accumulate(map(len, batches)))
+        self._columns = [batch.columns for batch in batches]
+
+    def row(self, place: int) -> Passage:
+        """Return a row as a passage of one text."""
+        batch = bisect_right(self._ends, place)
+        place -= self._ends[batch - 1] if batch else 0
+        fields = {name: column[place].as_py() for name, column in zip(self._names, self._columns[batch], strict=True)}
+        extra = {name: shown(value) for name, value in (fields.get(EXTRA) or {}).items()}
+        return Passage(fields["id"], fields["title"], [fields["text"]], extra)
+
+
 class GroupCache:
     """Row groups of texts that were read, shared by the snapshots that are open; the oldest ones are dropped."""
 
     def __init__(self) -> None:
-        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[str, int], Texts] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, sha256: str, group: int, read: Callable[[], pa.Table]) -> pa.Table:
+    def take(self, sha256: str, group: int, read: Callable[[], Texts]) -> Texts:
         """Return a row group of the segment with this digest; `read` reads it if it is not here."""
         with self._lock:
             if (found := self._groups.get((sha256, group))) is not None:
                 self._groups.move_to_end((sha256, group))
                 return found
-        table = read()
+        found = read()
         with self._lock:
-            self._groups[sha256, group] = table
-            while sum(kept.nbytes for kept in self._groups.values()) > KEPT_BYTES and len(self._groups) > 1:
+            self._groups[sha256, group] = found
+            while sum(kept.size_bytes for kept in self._groups.values()) > KEPT_BYTES and len(self._groups) > 1:
                 self._groups.popitem(last=False)
-        return table
+        return found
 
     def drop(self, sha256: str) -> None:
         """Drop the row groups of a segment, whose texts are unpacked now."""
@@ -78,7 +95,7 @@ class PassageTexts:
         self._entries, self._file, self._opened = entries, file, opened
         self._groups = opened.take("text groups", "", GroupCache)
         # no functools.cache: it would hold this object in a circle, and what it has mapped after its last use
-        self._unpacked: dict[int, pa.Table] = {}
+        self._unpacked: dict[int, Texts] = {}
         self._reads: dict[int, int] = dict.fromkeys(entries, 0)
         self._beside: ThreadPoolExecutor | None = None
 
@@ -87,23 +104,15 @@ class PassageTexts:
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="texts")
         weakref.finalize(self, self._beside.shutdown, wait=False, cancel_futures=True).atexit = False
 
-    def rows(self, number: int, rows_n: Ids) -> list[Passage]:
-        """Return rows (n,) of a segment, each as a passage of one text."""
-        table = self._table(number)
-        found = []
-        for row in rows_n.tolist():
-            place = row
-            if table is None:
-                group, place = divmod(row, ROW_GROUP_ROWS)
-                read = partial(self._read_group, number, group)
-                source = self._groups.take(self._entries[number].object.sha256, group, read)
-            else:
-                source = table
-                touch(0, len(TEXT_COLUMNS))
-            (fields,) = source.slice(place, 1).to_pylist()
-            extra = {name: shown(value) for name, value in (fields.get(EXTRA) or {}).items()}
-            found.append(Passage(fields["id"], fields["title"], [fields["text"]], extra))
-        return found
+    def row(self, number: int, row: int) -> Passage:
+        """Return a row of a segment as a passage of one text."""
+        unpacked = self._table(number)
+        if unpacked is not None:
+            touch(0, len(TEXT_COLUMNS))
+            return unpacked.row(row)
+        group, place = divmod(row, ROW_GROUP_ROWS)
+        read = partial(self._read_group, number, group)
+        return self._groups.take(self._entries[number].object.sha256, group, read).row(place)
 
     def prepare(self, like: "PassageTexts") -> None:
         """Unpack now what `like` has unpacked, and the texts of segments that it does not have.
@@ -115,7 +124,7 @@ class PassageTexts:
             if there.get(entry.object.sha256, True):
                 self._unpack(number)
 
-    def _table(self, number: int) -> pa.Table | None:
+    def _table(self, number: int) -> Texts | None:
         """Return the unpacked texts of a segment; None: they are to be read by row groups yet."""
         found = self._unpacked.get(number)
         if found is not None:
@@ -134,15 +143,15 @@ class PassageTexts:
         except Exception as error:  # questions go on with row groups, and name what is wrong with the segment itself
             _log.warning("the texts of segment %d cannot be unpacked: %s", number, error)
 
-    def _unpack(self, number: int) -> pa.Table:
+    def _unpack(self, number: int) -> Texts:
         sha256 = self._entries[number].object.sha256
         found = self._unpacked[number] = self._opened.take("texts", sha256, lambda: self._map_unpacked(number))
         self._groups.drop(sha256)
         return found
 
-    def _map_unpacked(self, number: int) -> pa.Table:
+    def _map_unpacked(self, number: int) -> Texts:
         path = local_cache().fetch(texts_key(self._entries[number].object), partial(self._write_unpacked, number))
-        return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(map_file(path)))).read_all()
+        return Texts(pa.ipc.open_file(pa.BufferReader(pa.py_buffer(map_file(path)))).read_all())
 
     def _write_unpacked(self, number: int, path: Path) -> None:
         file = self._file(number)
@@ -152,14 +161,14 @@ class PassageTexts:
                 writer.write_table(table.cast(schema))
                 touch(table.nbytes)
 
-    def _read_group(self, number: int, group: int) -> pa.Table:
+    def _read_group(self, number: int, group: int) -> Texts:
         file = self._file(number)
         with damage_explained(file):
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             names = [name for name in (*TEXT_COLUMNS, EXTRA) if name in parquet.schema_arrow.names]
             table = parquet.read_row_group(group, columns=names, use_threads=False)
         touch(table.nbytes)
-        return table
+        return Texts(table)
 
 
 def _schema_of(file: Path | BinaryIO) -> pa.Schema:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ from dpr.index.live_rows import LiveRows, Mask
 from dpr.index.row_ids import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
 from dpr.search.extra_columns import ColumnCache, ExtraColumns
-from dpr.search.hits import Hit, Passage
+from dpr.search.hits import Hit, Passage, Side
 from dpr.search.opened import OpenObjects
 from dpr.search.passage_texts import PassageTexts
 from dpr.search.vector_cache import VectorCache
@@ -174,13 +174,17 @@ class SegmentSet:
         """Return which ids live."""
         return LiveRows(dict(self.live_masks()))
 
-    def hits(self, scores_K: Scores, ids_K: Ids) -> list[Hit]:
-        """Return hits in rank order; those that are missing (fewer than K were found) are left out."""
+    def hits(self, scores_K: Scores, ids_K: Ids, by: Literal["dense", "bm25"] | None = None) -> list[Hit]:
+        """Return hits in rank order; those that are missing (fewer than K were found) are left out.
+
+        `by`: the one kind of search that found them, which each hit then names with its rank and score.
+        """
         hits: list[Hit] = []
         for score, id_ in zip(scores_K.tolist(), ids_K.tolist(), strict=True):
             if id_ != MISSING:
-                (row,) = self.texts.rows(id_ >> ROW_BITS, np.array([id_ & ROW_MASK]))
-                hits.append(Hit(len(hits) + 1, score, row.id, row.title, row.texts[0], row.extra))
+                row, rank = self.texts.row(id_ >> ROW_BITS, id_ & ROW_MASK), len(hits) + 1
+                sides = {by: Side(rank, score)} if by else {}
+                hits.append(Hit(rank, score, row.id, row.title, row.texts[0], row.extra, **sides))
         return hits
 
     def passage(self, id_: str) -> Passage | None:
@@ -189,8 +193,8 @@ class SegmentSet:
         def find(entry: SegmentEntry) -> list[Passage]:
             groups = iter_groups(self._file(entry.number), ["id"])
             same_N = np.concatenate([[], *(pc.equal(table["id"], id_).to_numpy() for table in groups)]).astype(np.bool_)
-            rows_n = np.flatnonzero(same_N)
-            return self.texts.rows(entry.number, rows_n[self._living.live_mask(entry)[rows_n]]) if len(rows_n) else []
+            live_N = same_N & self._living.live_mask(entry) if same_N.any() else same_N
+            return [self.texts.row(entry.number, row) for row in np.flatnonzero(live_N).tolist()]
 
         with ThreadPoolExecutor(PARALLEL_READS) as pool:
             rows = [row for found in pool.map(find, self._entries.values()) for row in found]

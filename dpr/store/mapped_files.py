@@ -2,8 +2,8 @@
 
 Pages of a mapped file belong to the system's cache, which all processes of a machine share and which the system empties
 by itself. What a process has touched counts as its memory all the same, until nearly all of a large file does. So after
-a number of bytes were touched, the process gives all pages back. Whoever needs them next finds them in the system's
-cache, which takes about a microsecond for every 64 KiB.
+a number of bytes were touched, the process gives all pages back, unless all files together are smaller than that.
+Whoever needs them next finds them in the system's cache, which takes about a microsecond for every 64 KiB.
 """
 
 import mmap
@@ -41,5 +41,7 @@ def touch(size_bytes: int, places: int = 1) -> None:
         if _touched_bytes < KEPT_BYTES:
             return
         _touched_bytes, maps = 0, list(_maps)
+    if sum(map(len, maps)) < KEPT_BYTES:
+        return
     for mapped in maps:
         mapped.madvise(mmap.MADV_DONTNEED)
