@@ -48,9 +48,9 @@ class Words:
 
     _numbers: dict[str, int]
     """Word → its number: its place in `_starts` and `_lengths`, which give the place of its tokens in `_ids`."""
-    _starts: npt.NDArray[np.int64]
-    _lengths: npt.NDArray[np.int64]
-    _ids: npt.NDArray[np.int32]
+    _starts: "_Grown"
+    _lengths: "_Grown"
+    _ids: "_Grown"
     _characters: int
 
     def __init__(self, tokenizer: Tokenizer, threads: int = 1) -> None:
@@ -88,8 +88,8 @@ class Words:
             counts_N[row] = len(found)
         with self._lock:
             numbers_W = self._numbers_of(words)
-            lengths_W = self._lengths[numbers_W]
-            ids_T = self._ids[places(self._starts[numbers_W], lengths_W)]
+            lengths_W = self._lengths.values[numbers_W]
+            ids_T = self._ids.values[places(self._starts.values[numbers_W], lengths_W)]
         ends_W = np.concatenate([[0], np.cumsum(lengths_W)])
         ends_N = ends_W[np.concatenate([[0], np.cumsum(counts_N)])]
         return Ragged(ids_T, np.diff(ends_N))
@@ -109,19 +109,40 @@ class Words:
             some_words = words[first : first + _WORDS_PER_CALL]
             return [word.ids for word in self._tokenizer.encode_batch_fast(some_words, add_special_tokens=False)]
 
-        with ThreadPoolExecutor(self._threads) as pool:
-            found = list(chain.from_iterable(pool.map(tokenise, range(0, len(words), _WORDS_PER_CALL))))
+        calls = range(0, len(words), _WORDS_PER_CALL)
+        if len(calls) == 1:  # to start a thread takes longer than to tokenise the words of a question
+            found = tokenise(0)
+        else:
+            with ThreadPoolExecutor(self._threads) as pool:
+                found = list(chain.from_iterable(pool.map(tokenise, calls)))
         lengths = np.array([len(ids) for ids in found], np.int64)
-        self._numbers |= {word: number for number, word in enumerate(words, len(self._lengths))}
-        self._starts = np.concatenate([self._starts, len(self._ids) + starts_of(lengths)])
-        self._lengths = np.concatenate([self._lengths, lengths])
-        self._ids = np.concatenate([self._ids, np.array([id_ for ids in found for id_ in ids], np.int32)])
+        self._numbers |= {word: number for number, word in enumerate(words, self._lengths.count)}
+        self._starts.add(self._ids.count + starts_of(lengths))
+        self._lengths.add(lengths)
+        self._ids.add(np.array([id_ for ids in found for id_ in ids], np.int32))
         self._characters += sum(map(len, words))
 
     def _forget(self) -> None:
         self._numbers = {}
-        self._ids, self._characters = np.zeros(0, np.int32), 0
-        self._starts, self._lengths = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._ids, self._characters = _Grown(np.int32), 0
+        self._starts, self._lengths = _Grown(np.int64), _Grown(np.int64)
+
+
+class _Grown:
+    """An array that grows at its end. It has room for more, so that adding a word does not copy all others."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self.values: npt.NDArray[Any] = np.empty(_WORDS_PER_CALL, dtype)
+        """The first `count` of them count."""
+        self.count = 0
+
+    def add(self, more: npt.NDArray[Any]) -> None:
+        """Add values."""
+        end = self.count + len(more)
+        if end > len(self.values):
+            self.values = np.concatenate([self.values, np.empty(max(end, len(self.values)), self.values.dtype)])
+        self.values[self.count : end] = more
+        self.count = end
 
 
 def _settings(tokenizer: Tokenizer) -> dict[str, Any]:  # the library's JSON: values of many types
