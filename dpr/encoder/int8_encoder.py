@@ -25,8 +25,11 @@ from dpr.store.cache import local_cache
 
 BATCH_TOKENS = 256
 """Tokens of a batch: with more, the scores between tokens of different rows, which nobody uses, take too long."""
-STEP_TOKENS = 16
-"""Batches are computed as multiples of so many tokens: for each number, the library compiles products in 5 to 30 ms."""
+STEP_TOKENS, SHORT_STEP_TOKENS, SHORT_TOKENS = 16, 8, 64
+"""Batches are computed as multiples of so many tokens, short ones as multiples of fewer.
+
+For each number of tokens, the library compiles products in 5 to 30 ms.
+"""
 MIN_COSINE = 0.995
 """The least cosine between a vector in eight bits and the same one in fp32 (docs/decisions/0032: what it loses)."""
 ROWS, ROW_TOKENS = 8, 32
@@ -80,46 +83,66 @@ class Int8Encoder:
 
     def warm_up(self) -> None:
         """Compute a batch of every size, so that no question waits for the library to compile."""
-        for size in range(STEP_TOKENS, self._tokens + 1, STEP_TOKENS):
+        for size in sorted({_size(count) for count in range(1, self._tokens + 1)}):
             ids_T = np.zeros(size, np.int32)
-            self._packed.vectors(TokenBatch(ids_T, ids_T.astype(np.uint8), np.arange(size + 1)))
+            self._packed.warm_up(TokenBatch(ids_T, ids_T.astype(np.uint8), np.arange(size + 1)))
 
 
 class _PackedBert:
-    """The graph, compiled; several threads may call it at once."""
+    """The graph, compiled; several threads may call it at once.
+
+    It is compiled twice, since OpenVINO either computes in the thread that calls, one batch at a time, or in threads of
+    its own, which have to be woken: a tenth of what a question takes. So the first batch is computed in its own thread.
+    """
 
     def __init__(self, tower: TowerSpec, bert: BertWeights, threads: int, *, rounded: bool) -> None:
+        graph = bert_graph(bert, rounded=rounded)
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP if rounded else 0),
-            "NUM_STREAMS": str(threads),
-            "INFERENCE_NUM_THREADS": str(threads),
             "ENABLE_CPU_PINNING": "NO",  # replicas would all take the first processors
         }
-        compiled = load_openvino().Core().compile_model(bert_graph(bert, rounded=rounded), "CPU", settings)
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(threads):
-            self._free.put(compiled.create_infer_request())
+
+        def compiled(streams: int) -> Any:
+            counts = {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": str(max(1, streams))}
+            return load_openvino().Core().compile_model(graph, "CPU", settings | counts)
+
+        self._requests = [compiled(0).create_infer_request()]
+        if threads > 1:
+            others = compiled(threads - 1)
+            self._requests += [others.create_infer_request() for _ in range(threads - 1)]
+        self._free: queue.PriorityQueue[int] = queue.PriorityQueue()
+        """Which of them compute nothing; the first of these is taken."""
+        for place in range(threads):
+            self._free.put(place)
         self._words, self._types, self._places = bert.tables
         self._tower = tower
 
+    def warm_up(self, tokens: TokenBatch) -> None:
+        """Compute a batch in each place, so that the library compiles what it needs there."""
+        for request in self._requests:
+            self._vectors(tokens, request)
+
     def vectors(self, tokens: TokenBatch) -> npt.NDArray[np.float32]:
         """Return vectors (B, D) of rows, all of which have tokens."""
+        place = self._free.get()
+        try:
+            return self._vectors(tokens, self._requests[place])
+        finally:
+            self._free.put(place)
+
+    def _vectors(self, tokens: TokenBatch, request: Any) -> npt.NDArray[np.float32]:
         lengths_B = tokens.lengths()
         count = len(tokens.ids_T)
-        size = -(-count // STEP_TOKENS) * STEP_TOKENS
+        size = _size(count)
         rows_T = np.full(size, -1)
         rows_T[:count] = np.repeat(np.arange(len(lengths_B)), lengths_B)
         places_T = np.arange(count) - np.repeat(tokens.offsets[:-1], lengths_B)
         summed_TH = np.zeros((size, self._words.shape[1]), np.float32)
         summed_TH[:count] = self._words[tokens.ids_T] + self._types[tokens.types_T] + self._places[places_T]
         mask_TT = np.where(rows_T[:, np.newaxis] == rows_T, np.float32(0), FAR_BELOW)[np.newaxis, np.newaxis]
-        request = self._free.get()
-        try:
-            hidden_TH = request.infer([summed_TH, mask_TT], share_inputs=True, share_outputs=True)[0]
-            pooled_BH = self._pooled(hidden_TH[:count], tokens.offsets[:-1], lengths_B)
-        finally:
-            self._free.put(request)
+        hidden_TH = request.infer([summed_TH, mask_TT], share_inputs=True, share_outputs=True)[0]
+        pooled_BH = self._pooled(hidden_TH[:count], tokens.offsets[:-1], lengths_B)
         vectors_BD: npt.NDArray[np.float32] = pooled_BH[:, : self._tower.dim]
         if self._tower.normalize:
             lengths_B1 = np.maximum(np.linalg.norm(vectors_BD, axis=1, keepdims=True), np.float32(1e-12))
@@ -136,6 +159,12 @@ class _PackedBert:
         means_BH: npt.NDArray[np.float32] = np.add.reduceat(hidden_TH, firsts_B, axis=0)
         means_BH /= lengths_B[:, np.newaxis].astype(np.float32)
         return means_BH
+
+
+def _size(tokens: int) -> int:
+    """Return how many tokens are computed for so many."""
+    step = SHORT_STEP_TOKENS if tokens <= SHORT_TOKENS else STEP_TOKENS
+    return -(-tokens // step) * step
 
 
 def _batches(lengths_N: npt.NDArray[np.int64], tokens: int) -> list[npt.NDArray[np.int64]]:
