@@ -1,6 +1,7 @@
-"""Batch without waiting: one batch is answered at a time, and what arrives meanwhile goes together into the next.
+"""Batch without waiting: two batches are answered at a time, and what arrives meanwhile goes together into the next.
 
-So a lone question is never delayed, and batches grow with the load.
+So a lone question is never delayed, and batches grow with the load. While one batch is encoded, by as many threads as
+there are processors, the other one is searched, which takes one thread.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from ray_jobs.serve.answer_cache import AnswerCache, Way
 from ray_jobs.serve.prometheus import Metrics
 
 BATCH_QUESTIONS = 64
+BATCHES_AT_ONCE = 2
 MAX_WAITING_QUESTIONS = 2048
 """About three seconds of a MiniLM on two CPU cores."""
 T = TypeVar("T")
@@ -51,13 +53,20 @@ class _Request:
 
 
 class Batcher:
-    """Gathers the requests of one event loop, and answers them in a thread, so that the loop is never blocked."""
+    """Gathers the requests of one event loop, and answers them in threads, so that the loop is never blocked."""
 
-    def __init__(self, searcher: Searcher, metrics: Metrics | None = None, cache: AnswerCache | None = None) -> None:
+    def __init__(
+        self,
+        searcher: Searcher,
+        metrics: Metrics | None = None,
+        cache: AnswerCache | None = None,
+        at_once: int = BATCHES_AT_ONCE,
+    ) -> None:
+        """`at_once`: batches that are answered at the same time."""
         self._searcher, self._metrics, self._cache = searcher, metrics or Metrics(), cache
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._at_once, self._threads = at_once, ThreadPoolExecutor(at_once, thread_name_prefix="search")
         self._waiting: deque[_Request] = deque()
-        self._work: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def search(self, questions: Sequence[str], way: Way) -> Answer:
         """Return the best k passages for each question, and the timings of the batch that they were part of.
@@ -75,18 +84,19 @@ class Batcher:
         self._metrics.waiting(waiting + len(questions))
         request = _Request(questions, way, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
-        if self._work is None or self._work.done():
-            self._work = asyncio.create_task(self._answer_all())
+        self._tasks = [task for task in self._tasks if not task.done()]
+        if len(self._tasks) < self._at_once:
+            self._tasks.append(asyncio.create_task(self._answer_all()))
         return await request.answer
 
     async def run(self, work: Callable[[], T]) -> tuple[T, float]:
-        """Do other work in the thread that answers batches, between two of them; also return its seconds."""
+        """Do other work in a thread that answers batches, between two of them; also return its seconds."""
 
         def timed() -> tuple[T, float]:
             started = time.perf_counter()
             return work(), time.perf_counter() - started
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, timed)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
 
     async def _answer_all(self) -> None:
         while batch := self._next_batch():
@@ -98,7 +108,7 @@ class Batcher:
         way = first.way
         search = partial(self._searcher.search, questions, way.k, mode=way.mode, exact=way.exact, where=way.where)
         try:
-            found = await loop.run_in_executor(self._thread, search)
+            found = await loop.run_in_executor(self._threads, search)
         except Exception as error:
             if len(batch) > 1:  # a question that cannot be answered must not take its neighbours with it
                 for request in batch:

@@ -23,13 +23,13 @@ class Echo:
         self.number = 1
         self.batches: list[tuple[list[str], Way]] = []
         self.threads: set[int] = set()
-        self.begun = threading.Event()
+        self.begun = 0
         self.go = threading.Semaphore(0)
 
     def search(
         self, questions: Sequence[str], k: int, *, mode: SearchMode | None, exact: bool, where: Filter | None
     ) -> Answer:
-        self.begun.set()
+        self.begun += 1
         self.go.acquire()
         self.batches.append((list(questions), Way(k, mode, exact, where)))
         self.threads.add(threading.get_ident())
@@ -48,7 +48,7 @@ class Echo:
 async def busy(echo: Echo, batcher: Batcher) -> asyncio.Task[Answer]:
     """Send a question, and return once its batch is being answered, so that later questions have to wait."""
     first = asyncio.create_task(batcher.search(["first"], Way(1)))
-    while not echo.begun.is_set():
+    while not echo.begun:
         await asyncio.sleep(0.001)
     return first
 
@@ -56,7 +56,7 @@ async def busy(echo: Echo, batcher: Batcher) -> asyncio.Task[Answer]:
 def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
     async def ask() -> tuple[Echo, list[Answer]]:
         echo = Echo()
-        batcher = Batcher(echo)
+        batcher = Batcher(echo, at_once=1)
         first = await busy(echo, batcher)
         later = [
             asyncio.create_task(batcher.search(questions, way))
@@ -102,10 +102,30 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
     assert threading.get_ident() not in echo.threads
 
 
-def test_batches_are_bounded_and_a_larger_request_goes_alone() -> None:
+def test_a_question_does_not_wait_for_one_batch_but_for_two() -> None:
     async def ask() -> Echo:
         echo = Echo()
         batcher = Batcher(echo)
+        tasks = []
+        for number in range(2):  # neither is answered before both have begun
+            tasks.append(asyncio.create_task(batcher.search([f"begun{number}"], Way(1))))
+            while echo.begun < number + 1:
+                await asyncio.sleep(0.001)
+        tasks += [asyncio.create_task(batcher.search([question], Way(1))) for question in ("waits", "too")]
+        await asyncio.sleep(0)
+        echo.go.release(10)
+        await asyncio.gather(*tasks)
+        return echo
+
+    echo = asyncio.run(ask())
+    assert sorted(questions for questions, _ in echo.batches) == [["begun0"], ["begun1"], ["waits", "too"]]
+    assert len(echo.threads) == 2
+
+
+def test_batches_are_bounded_and_a_larger_request_goes_alone() -> None:
+    async def ask() -> Echo:
+        echo = Echo()
+        batcher = Batcher(echo, at_once=1)
         large = [f"large{number}" for number in range(BATCH_QUESTIONS + 1)]
         searches = [batcher.search([f"q{number}"], Way(1)) for number in range(BATCH_QUESTIONS + 3)]
         tasks = [asyncio.create_task(one) for one in [*searches, batcher.search(large, Way(1))]]
@@ -120,7 +140,7 @@ def test_batches_are_bounded_and_a_larger_request_goes_alone() -> None:
 def test_a_question_that_cannot_be_answered_fails_alone() -> None:
     async def ask() -> list[Answer | BaseException]:
         echo = Echo()
-        batcher = Batcher(echo)
+        batcher = Batcher(echo, at_once=1)
         echo.go.release(10)
         searches = [batcher.search([question], Way(1)) for question in ("a", "poison", "b")]
         return await asyncio.gather(*searches, return_exceptions=True)
@@ -136,7 +156,7 @@ def test_a_question_that_cannot_be_answered_fails_alone() -> None:
 def test_a_client_that_has_gone_costs_nothing() -> None:
     async def ask() -> Echo:
         echo = Echo()
-        batcher = Batcher(echo)
+        batcher = Batcher(echo, at_once=1)
         first = await busy(echo, batcher)
         gone, kept = (asyncio.create_task(batcher.search([question], Way(1))) for question in ("gone", "kept"))
         await asyncio.sleep(0)
