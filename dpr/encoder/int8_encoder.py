@@ -23,7 +23,7 @@ from dpr.encoder.tower import TowerSpec
 from dpr.fingerprint import fingerprint
 from dpr.store.cache import local_cache
 
-BATCH_TOKENS = 256
+BATCH_TOKENS = 128
 """Tokens of a batch: with more, the scores between tokens of different rows, which nobody uses, take too long."""
 STEP_TOKENS, SHORT_STEP_TOKENS, SHORT_TOKENS = 16, 8, 64
 """Batches are computed as multiples of so many tokens, short ones as multiples of fewer.

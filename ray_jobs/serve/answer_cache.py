@@ -69,5 +69,5 @@ class AnswerCache:
 
 
 def _bytes(hit: Hit) -> int:
-    texts = (hit.id, hit.title, hit.text, *hit.extra, *(str(value) for value in hit.extra.values()))
-    return HIT_BYTES + sum(map(sys.getsizeof, texts))
+    extra = sum(sys.getsizeof(name) + sys.getsizeof(value) for name, value in hit.extra.items()) if hit.extra else 0
+    return HIT_BYTES + sys.getsizeof(hit.id) + sys.getsizeof(hit.title) + sys.getsizeof(hit.text) + extra
