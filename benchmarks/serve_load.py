@@ -32,12 +32,16 @@ class Load:
         self.errors: list[str] = []
 
     async def client(self) -> None:
-        """Ask until time is over; a connection that ends early is an error, and another is opened."""
+        """Ask until time is over.
+
+        A connection that ends is followed by another. It is an error unless the answer before has announced it.
+        """
         while time.perf_counter() < self._until:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            stays_open = True
             try:
-                while (sent := time.perf_counter()) < self._until:
-                    error = await self._ask(reader, writer)
+                while stays_open and (sent := time.perf_counter()) < self._until:
+                    error, stays_open = await self._ask(reader, writer)
                     if sent >= self._counts_from:
                         self.took.append(time.perf_counter() - sent)
                         self.errors += error
@@ -46,13 +50,14 @@ class Load:
             finally:
                 writer.close()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[str]:
-        """Ask one question; return what was answered in place of hits."""
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[list[str], bool]:
+        """Ask one question; return what was answered in place of hits, and whether the connection stays open."""
         body = json.dumps({"query": next(self._questions), "k": K, "mode": "dense"}).encode()
         writer.write(HEAD % len(body) + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).lower()
         text = await reader.readexactly(int(answer.partition(b"content-length:")[2].split(b"\r\n")[0]))
-        return [] if answer.startswith(b"http/1.1 200") else [text.decode()[:200]]
+        error = [] if answer.startswith(b"http/1.1 200") else [text.decode()[:200]]
+        return error, b"\r\nconnection: close\r\n" not in answer
 
     async def run(self, clients: int) -> None:
         """Let all clients ask."""
