@@ -39,7 +39,7 @@ from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
 from dpr.search.modes import ModeSearch
 from dpr.search.vector_search import VectorSearch
-from dpr.stages.gate import split_questions
+from dpr.stages.question_halves import split_questions
 from dpr.store import open_store
 
 COLLECTIONS = ("squad", "medquad")
@@ -50,7 +50,7 @@ Gains = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Searches:
     """The questions that figures are of, and the searches that answer them."""
 
     questions: list[Question]
@@ -83,7 +83,7 @@ def snapshot_of(data: Path, store: Path) -> tuple[Snapshot, QuestionSet]:
     return run_recipe(recipe, LocalExecutor(), Silent()).snapshot, questions
 
 
-def asked(store: Path, body: SnapshotBody, questions: QuestionSet) -> Asked:
+def open_searches(store: Path, body: SnapshotBody, questions: QuestionSet) -> Searches:
     """Open a snapshot for the questions that nothing was tuned on."""
     opened = open_store(str(store))
     if body.lexical is None:
@@ -96,28 +96,28 @@ def asked(store: Path, body: SnapshotBody, questions: QuestionSet) -> Asked:
     encoder = QuestionEncoder(resolve(body.encoder.config).question, Compute(body.encoder.config.precision))
     vectors_QD = encoder.encode([question.text for question in chosen])
     by_fusion = {name: ModeSearch(vectors, (words, each), "hybrid") for name, each in fusions.items()}
-    return Asked(chosen, vectors_QD, by_fusion, HybridSearch(vectors, words))
+    return Searches(chosen, vectors_QD, by_fusion, HybridSearch(vectors, words))
 
 
-def ranks(asked: Asked, mode: str) -> list[int | None]:
+def ranks(searches: Searches, mode: str) -> list[int | None]:
     """The rank of the first right passage of each question."""
     found: list[int | None] = []
-    for first in range(0, len(asked.questions), 500):
+    for first in range(0, len(searches.questions), 500):
         some = slice(first, first + 500)
-        pairs = zip(asked.questions[some], asked.hits(mode, some, DEPTH), strict=True)
+        pairs = zip(searches.questions[some], searches.hits(mode, some, DEPTH), strict=True)
         found += [first_correct_rank(question, "ids", hits) for question, hits in pairs]
     return found
 
 
-def milliseconds(asked: Asked, mode: str, k: int) -> float:
+def milliseconds(searches: Searches, mode: str, k: int) -> float:
     """The median CPU time of a question, one at a time on one thread: the least of several rounds."""
     faiss.omp_set_num_threads(1)
     medians = []
     for _ in range(ROUNDS):
         spent = []
-        for question in range(min(TIMED, len(asked.questions))):
+        for question in range(min(TIMED, len(searches.questions))):
             started = time.thread_time()
-            asked.hits(mode, slice(question, question + 1), k)
+            searches.hits(mode, slice(question, question + 1), k)
             spent.append(time.thread_time() - started)
         medians.append(1e3 * float(np.median(spent)))
     return min(medians)
@@ -131,7 +131,7 @@ def interval(gains_Q: Gains, others_Q: Gains) -> str:
     return f"{differences_Q.mean():+.4f} ({low:+.4f} to {high:+.4f})"
 
 
-def table(asked: Asked, hybrid: FusionSettings) -> list[str]:
+def table(searches: Searches, hybrid: FusionSettings) -> list[str]:
     """Figures of all modes, as lines of Markdown."""
     lines = [
         "| search | top-1 | top-20 | top-100 | nDCG@10 | ms, 10 hits | ms, 100 hits |",
@@ -139,24 +139,24 @@ def table(asked: Asked, hybrid: FusionSettings) -> list[str]:
     ]
     gains: dict[str, Gains] = {}
     for mode in MODES:
-        found = ranks(asked, mode)
+        found = ranks(searches, mode)
         gains[mode] = np.array([gain(rank) for rank in found])
         shares = [np.mean([rank is not None and rank <= k for rank in found]) for k in (1, 20, 100)]
         figures: Sequence[float] = [*shares, gains[mode].mean()]  # type: ignore[list-item]
-        times = [milliseconds(asked, mode, k) for k in (10, 100)]
+        times = [milliseconds(searches, mode, k) for k in (10, 100)]
         lines.append(f"| {mode} | {' | '.join(f'{x:.4f}' for x in figures)} | {times[0]:.2f} | {times[1]:.2f} |")
     lines += ["", f"Hybrid: {describe(hybrid)} (100 for 100 hits).", ""]
     lines += [f"- {a} against {b}, nDCG@10: {interval(gains[a], gains[b])}" for a, b in PAIRS]
     return lines
 
 
-def fixed_weights(asked: Asked) -> list[str]:
+def fixed_weights(searches: Searches) -> list[str]:
     """nDCG@10 with weights that are not tuned, as lines of Markdown."""
     pairs = [(fusion, weight) for fusion, weights in WEIGHTS.items() for weight in weights]
     fields = ({"fusion": fusion, "weight": weight, "candidates": 200} for fusion, weight in pairs)
     tried = [FusionSettings.model_validate(each) for each in fields]
-    found = asked.both.candidates([question.text for question in asked.questions], asked.vectors_QD, 200)
-    judge = Judge(QuestionSet(tuple(asked.questions), "ids"), asked.both.vectors.segments, found)
+    found = searches.both.candidates([question.text for question in searches.questions], searches.vectors_QD, 200)
+    judge = Judge(QuestionSet(tuple(searches.questions), "ids"), searches.both.vectors.segments, found)
     gains = np.zeros(len(tried))
     for question in judge.reading(np.arange(len(found))):
         gains += [gain(judge.rank(question, found[question].best(each, 10)[1])) for each in tried]
@@ -179,7 +179,7 @@ def main() -> None:
     lines: list[str] = []
     for name in COLLECTIONS:
         snapshot, questions = snapshot_of(given.data / name, given.work / name)
-        opened = asked(given.work / name, snapshot.body, questions)
+        opened = open_searches(given.work / name, snapshot.body, questions)
         modes, lexical = snapshot.body.gate.modes, snapshot.body.lexical
         if modes is None or lexical is None:
             raise SystemExit(f"{given.work / name} was not measured")

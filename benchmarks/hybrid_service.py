@@ -25,7 +25,7 @@ from dpr.evaluate.rankings import Comparison, Ranking
 from dpr.lexical.fusion import describe
 from dpr.recipe_index import IndexConfig
 from dpr.search.hits import Hit
-from dpr.stages.gate import split_questions
+from dpr.stages.question_halves import split_questions
 from tests.services.endpoint import free_ports
 
 MODES = ("dense", "bm25", "hybrid")

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dpr.encoder.tokens import LoadedTokenizer, TowerTokenizer
+from dpr.encoder.loaded_tokenizer import LoadedTokenizer
+from dpr.encoder.tokens import TowerTokenizer
 from dpr.encoder.tower import TowerSpec
 
 OVERLAP = 4

@@ -3,28 +3,21 @@
 Shapes: N rows, T tokens of all rows together.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from importlib.metadata import version
+from functools import cached_property
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer, normalizers
+from tokenizers import Encoding, Tokenizer
 
-from dpr.encoder.model_files import digest_files
+from dpr.encoder.loaded_tokenizer import LoadedTokenizer, from_transformers, load_tokenizer
 from dpr.encoder.template import Pieces, by_words
 from dpr.encoder.tower import TowerSpec
-from dpr.errors import EncoderError
-from dpr.fingerprint import fingerprint
 from dpr.formats.cut_texts import CutTexts
-from dpr.store.cache import local_cache
 
 # the library's own threads would take every processor, and would not survive a fork; threads are made here instead
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -70,19 +63,6 @@ class TokenBatch:
 
 SHORTEST = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0, 2]))
 """One row of two tokens, which any encoder can encode: to test one."""
-
-
-@dataclass(frozen=True)
-class LoadedTokenizer:
-    """A tower's tokenizer as transformers reads it from its files, as text, to travel between processes.
-
-    A process that has it need not import transformers, which takes ten seconds on some machines.
-    """
-
-    json: str
-    """The `tokenizers` library's own description, with the tower's token limit."""
-    cuts_right: bool
-    """Whether a text that is too long loses its end, not its start."""
 
 
 class TowerTokenizer:
@@ -181,71 +161,11 @@ def _pieces(encodings: Sequence[Encoding], lost_N: npt.NDArray[np.int64]) -> Pie
     return Pieces(ids_T, types_T, lengths, lost_N)  # type: ignore[arg-type]
 
 
-def load_tokenizer(tower: TowerSpec) -> LoadedTokenizer:
-    """Load the fast backend of transformers' tokenizer, with this tower's limit and without padding.
-
-    This machine's cache keeps it, so that transformers is imported once for each model. Raises EncoderError if there is
-    none.
-    """
-    if tower.architecture == "StaticEmbedding":
-        return _load_static(tower)
-    versions = [version(library) for library in ("transformers", "tokenizers")]
-    parts = [digest_files(tower.folder, []), tower.max_tokens, tower.lowercase, *versions]
-    cache, key = local_cache(), f"tokenizers/{fingerprint(parts)}.txt"
-    path = cache.fetch(key, partial(_write_fast, tower))
-    side, _, text = path.read_text(encoding="utf-8").partition("\n")
-    return LoadedTokenizer(text, side == "right")
-
-
-def _write_fast(tower: TowerSpec, path: Path) -> None:
-    loaded = _load_fast(tower)
-    path.write_text(f"{'right' if loaded.cuts_right else 'left'}\n{loaded.json}", encoding="utf-8")
-
-
-def _load_fast(tower: TowerSpec) -> LoadedTokenizer:
-    loaded = _from_transformers(tower)
-    tokenizer: Tokenizer = loaded.backend_tokenizer
-    if tower.lowercase:
-        normalizer = tokenizer.normalizer
-        steps = [normalizers.Lowercase(), *([normalizer] if normalizer is not None else [])]
-        tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(tower.max_tokens, strategy="longest_first", direction=loaded.truncation_side)
-    return LoadedTokenizer(tokenizer.to_str(), loaded.truncation_side == "right")
-
-
 def prompt_tokens(tower: TowerSpec) -> int:
     """Return how many tokens of a row belong to the tower's prefix, special tokens before it included.
 
     Counted as sentence-transformers does: the tokens of the prefix alone, without a special token at the end.
     """
     ids = TowerTokenizer(tower).questions([""]).ids_T.tolist() if tower.prefix else []
-    special = set(_from_transformers(tower).all_special_ids) if ids else set()
+    special = set(from_transformers(tower).all_special_ids) if ids else set()
     return len(ids) - 1 if ids and ids[-1] in special else len(ids)
-
-
-def _from_transformers(tower: TowerSpec) -> Any:
-    """Return transformers' own tokenizer of a tower, which must be a fast one."""
-    from transformers import AutoTokenizer  # takes seconds to import, and specs are read without it
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(tower.folder, local_files_only=True)
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
-        raise EncoderError(
-            f"the tokenizer of model {tower.reference} cannot be loaded ({' '.join(str(error).split())[:300]}); fetch "
-            "the whole model folder again"
-        ) from error
-    if not loaded.is_fast:
-        raise EncoderError(f"model {tower.reference} has no fast tokenizer; save it once as tokenizer.json")
-    return loaded
-
-
-def _load_static(tower: TowerSpec) -> LoadedTokenizer:
-    """Load the tokenizer of a table of token vectors, which takes no special tokens."""
-    tokenizer = Tokenizer.from_file(str(tower.folder / "tokenizer.json"))
-    truncation = tokenizer.truncation or {}
-    tokenizer.no_padding()
-    direction = truncation.get("direction", "right").lower()
-    tokenizer.enable_truncation(tower.max_tokens, strategy="longest_first", direction=direction)
-    without = json.loads(tokenizer.to_str()) | {"post_processor": None}
-    return LoadedTokenizer(json.dumps(without), direction == "right")

@@ -22,24 +22,18 @@ import faiss
 from dpr.errors import IndexBuildError
 from dpr.index.kinds import (
     FAST_BITS,
-    FAST_BLOCK_ROWS,
-    ID_BYTES,
     Storage,
-    code_centroids,
-    core,
     inverted,
-    list_count,
-    packed_when_opened,
     reason,
     storage,
 )
 from dpr.index.sample import ROWS_PER_CENTROID, describe_sample, training_rows
+from dpr.index.serving_memory import bytes_per_vector, serving_bytes
 from dpr.recipe_index import IndexConfig
 
 EXACT_BELOW_ROWS = 1_000
 LISTS_PER_ROOT = 4
 MAX_LISTS = 65_536
-LIST_BYTES = 8
 MIN_GROUP, MAX_GROUP = 2, 16
 """Dimensions of a PQ subspace: the least by the rule, and the most in the narrowest code for `memory_gb`."""
 
@@ -130,7 +124,7 @@ def _plan(config: IndexConfig, factory: str, rows: int, dim: int, reasons: list[
         train_rows=0,
         min_train_rows=0,
         mergeable=mergeable,
-        bytes_per_vector=_bytes_per_vector(index),
+        bytes_per_vector=bytes_per_vector(index),
         memory_bytes=memory_bytes,
         reasons=[*reasons, *whole, _describe_memory(config, memory_bytes)],
     )
@@ -211,39 +205,6 @@ def _check_memory(config: IndexConfig, factory: str, rows: int, needed_bytes: in
             f"index.memory_gb is {config.memory_gb:g} and {rows} vectors need {needed_bytes / 1e9:.3g} GB with "
             f"{narrowest}{factory}; allow that much, or index fewer passages"
         )
-
-
-def serving_bytes(index: faiss.Index, rows: int, shards: int = 1) -> int:
-    """Return the memory of an index with `rows` vectors in `shards` shards, from the empty index of its kind. Pure."""
-    return rows * _bytes_per_vector(index) + shards * _fixed_bytes(index)
-
-
-def _fixed_bytes(index: faiss.Index) -> int:
-    """Return what a shard takes without vectors: centroids, code tables, a rotation, and what an empty list takes."""
-    inner, lists = core(index), list_count(index)
-    fixed: int = 4 * int(inner.d) * (lists + code_centroids(index)) + LIST_BYTES * lists
-    if "FastScan" in type(inner).__name__ and lists:  # the last block of a list is half empty on average
-        fixed += lists * int(inner.get_CodePacker().block_size) // 2
-    if packed_when_opened(index):
-        fixed += lists * FAST_BLOCK_ROWS * int(index.code_size) // 2
-    if isinstance(index, faiss.IndexPreTransform):
-        fixed += 4 * int(index.d) * int(inner.d)
-    return fixed
-
-
-def _bytes_per_vector(index: faiss.Index) -> int:
-    inner = core(index)
-    if isinstance(inner, faiss.IndexIVF):
-        return int(inner.code_size) + ID_BYTES
-    if isinstance(inner, faiss.IndexHNSW):
-        base, above = int(inner.hnsw.nb_neighbors(0)), int(inner.hnsw.nb_neighbors(1))
-        # neighbours at the base level, those of the one vector in `above` that is on the next level, and where they lie
-        links_bytes = round(4 * (base + above / (above - 1))) + 12
-        return int(faiss.downcast_index(inner.storage).sa_code_size()) + links_bytes + ID_BYTES
-    try:
-        return int(inner.sa_code_size()) + ID_BYTES
-    except RuntimeError:  # kinds without a code of their own store the vectors as float32
-        return 4 * int(inner.d) + ID_BYTES
 
 
 def _describe_memory(config: IndexConfig, memory_bytes: int) -> str:

@@ -120,12 +120,12 @@ class RecipeCheck:
         if questions is None:
             return "none; sentences of passages will stand in for them, which measures recall and no accuracy"
         answers = questions.passage_ids
-        asked = "; ".join([f"{len(questions.questions):,} questions", *questions.notes])
+        described = "; ".join([f"{len(questions.questions):,} questions", *questions.notes])
         if not answers or self._look is None:
-            return asked
+            return described
         documents = {name.rpartition("#")[0] for name in self._look.ids}
         found = [answer for answer in answers if answer in self._look.ids or answer in documents]
-        known = f"{asked}; {len(found):,} of {len(answers):,} passage ids that answer them are among the rows read"
+        known = f"{described}; {len(found):,} of {len(answers):,} passage ids that answer them are among the rows read"
         if self._look.is_whole and not found:
             raise RecipeError(f"{known}, such as {answers[0]!r}; look at gate.questions, gate.answers and columns.id")
         return known

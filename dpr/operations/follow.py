@@ -8,8 +8,8 @@ import logging
 import random
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
@@ -20,6 +20,7 @@ from dpr.errors import RoomError, StoreError
 from dpr.formats import layout
 from dpr.formats.lexical_entry import SearchMode
 from dpr.formats.snapshots import live_snapshot, numbers, read_snapshot
+from dpr.operations.snapshot_in_use import SnapshotInUse
 from dpr.operations.snapshot_room import fits_the_cache, need_beside, segments_to_fetch
 from dpr.search.filters import Filter
 from dpr.search.retrieve import Answer, Retriever
@@ -54,15 +55,6 @@ class Following:
     """Whether all that it answers from is on this machine; else what is needed of segments is read by range."""
 
 
-class _Held:
-    """An open snapshot, and how many questions use it."""
-
-    def __init__(self, retriever: Retriever) -> None:
-        self.retriever = retriever
-        self.users = 0
-        self.is_old = False
-
-
 class Follower(Closing):
     """Answers from the live snapshot of a store; a context manager that closes it."""
 
@@ -78,11 +70,11 @@ class Follower(Closing):
         Segments of a remote store that are not on this machine are fetched afterwards, beside the questions.
         """
         self.store, self._model, self._poll_seconds, self._shards = store, model, poll_seconds, shards
-        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._turn = threading.Lock()
         is_here = not segments_to_fetch(store, live_snapshot(store).body)
-        self._held = _Held(self._opened(by_range=not is_here))
+        self._in_use = SnapshotInUse(self._opened(by_range=not is_here))
         self._fetch_again = 0.0
-        self.state = Following(_now(), self._held.retriever.number, is_fetched=not self._held.retriever.is_remote)
+        self.state = Following(_now(), self._in_use.retriever.number, is_fetched=not self._in_use.retriever.is_remote)
         self._refused: int | None = None
         self._delayed, self._pause_seconds, self._again = 0, FIRST_PAUSE_SECONDS, 0.0
         self._ended = threading.Event()
@@ -93,22 +85,11 @@ class Follower(Closing):
     @property
     def number(self) -> int:
         """Return the number of the snapshot in use."""
-        return self._held.retriever.number
+        return self._in_use.retriever.number
 
-    @contextmanager
-    def snapshot(self) -> Iterator[Retriever]:
+    def snapshot(self) -> AbstractContextManager[Retriever]:
         """Give the snapshot in use; it stays open within the block, whatever is published meanwhile."""
-        with self._lock:
-            held = self._held
-            held.users += 1
-        try:
-            yield held.retriever
-        finally:
-            with self._lock:
-                held.users -= 1
-                is_last = held.is_old and not held.users
-            if is_last:
-                held.retriever.let_go()  # no question waits for the store
+        return self._in_use.held()
 
     def search(
         self,
@@ -135,7 +116,7 @@ class Follower(Closing):
         if not there:
             return self._stay("the store cannot be looked at", "it holds no snapshot any more")
         live = there[-1]
-        if live == self._held.retriever.number:
+        if live == self._in_use.retriever.number:
             self.state = replace(self.state, live=live, problem="")
             return False
         if live == self._refused or (live == self._delayed and monotonic() < self._again):
@@ -158,7 +139,7 @@ class Follower(Closing):
 
     def _change(self, number: int) -> bool:
         """Open a snapshot and use it from now on, unless this follower was closed meanwhile."""
-        body, held = read_snapshot(self.store, number).body, self._held.retriever
+        body, held = read_snapshot(self.store, number).body, self._in_use.retriever
         need, by_range = need_beside(self.store, body, held.body), not fits_the_cache(body)
         check_room(self.store, "serve", layout.snapshot(number), replace(need, cache_bytes=0) if by_range else need)
         if not self._use(new := self._opened(number, held, by_range=by_range)):
@@ -173,7 +154,7 @@ class Follower(Closing):
         What the cache may not hold is read by range as long as the snapshot is used. Otherwise it is tried again.
         """
         with self._turn:
-            held = self._held.retriever
+            held = self._in_use.retriever
             if self.state.is_fetched or monotonic() < self._fetch_again or not fits_the_cache(held.body):
                 return False
             try:
@@ -199,24 +180,20 @@ class Follower(Closing):
         if self._ended.is_set():
             retriever.close()
             return False
-        with self._lock:
-            old, self._held = self._held, _Held(retriever)
-            old.is_old, is_unused = True, not old.users
-        if is_unused:
-            old.retriever.close()
+        self._in_use.replace(retriever)
         return True
 
     def _stay(self, problem: str, reason: object) -> bool:
         """Note why nothing was changed; the log gets each problem once, as the amounts in its reason may vary."""
         if not self.state.problem.startswith(problem):
-            _log.warning("%s: %s; answers still come from snapshot %d", problem, reason, self._held.retriever.number)
+            _log.warning("%s: %s; answers still come from snapshot %d", problem, reason, self._in_use.retriever.number)
         self.state = replace(self.state, loading=None, problem=f"{problem}: {reason}")
         return False
 
     def close(self) -> None:
         """Stop following, and close the snapshot."""
         self._ended.set()
-        self._held.retriever.close()
+        self._in_use.retriever.close()
 
     @property
     def poll_seconds(self) -> float:

@@ -16,9 +16,10 @@ from dpr.formats import layout
 from dpr.formats.manifest import Snapshot, SnapshotBody
 from dpr.formats.records import read_record
 from dpr.index.candidates import SearchSettings
-from dpr.index.choose import new_index, serving_bytes
+from dpr.index.choose import new_index
 from dpr.index.contents import list_sizes
 from dpr.index.hardware import faiss_threads
+from dpr.index.serving_memory import serving_bytes
 from dpr.index.truth import Scores
 from dpr.index.tune import TunePoint
 from dpr.search.vector_search import VectorSearch

@@ -134,9 +134,9 @@ class ModeSearch:
         segments = self._vectors.segments
         best = partial(words.best, rows=None if rows is None else rows.bits)
         if self._vectors.windows:
-            asked_Q = np.array(questions, object)
+            texts_Q = np.array(questions, object)
             there = segments.rows if rows is None else len(rows)
-            scores_QK, ids_QK = best_passages(best, segments.owners, asked_Q, k, there)
+            scores_QK, ids_QK = best_passages(best, segments.owners.of, texts_Q, k, there)
         else:
             scores_QK, ids_QK = best(questions, k)
         return _hits(segments, scores_QK, ids_QK, "bm25")

@@ -35,8 +35,8 @@ class Reranker:
         """
         check_depth(k, self.top)
         read = [hits[: self.top] for hits in hits_by_question]
-        asked = [question for question, hits in zip(questions, read, strict=True) for _ in hits]
-        scores = iter(self._encoder.score(asked, [passage_text(hit) for hits in read for hit in hits]).tolist())
+        repeated = [question for question, hits in zip(questions, read, strict=True) for _ in hits]
+        scores = iter(self._encoder.score(repeated, [passage_text(hit) for hits in read for hit in hits]).tolist())
         return [_ordered(hits, [next(scores) for _ in hits])[:k] for hits in read]
 
 

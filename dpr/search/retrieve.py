@@ -165,13 +165,13 @@ class Retriever(Closing):
             encoded = filtered
             hits = modes.bm25(questions, k, rows=rows)
         else:
-            asked = self._encoder.encode_counted(questions)
-            lost_tokens = asked.lost_Q.tolist()
+            question_vectors = self._encoder.encode_counted(questions)
+            lost_tokens = question_vectors.lost_Q.tolist()
             encoded = time.perf_counter()
             if mode == "dense":
-                hits = modes.dense(asked.vectors_QD, k, exact=exact, rows=rows)
+                hits = modes.dense(question_vectors.vectors_QD, k, exact=exact, rows=rows)
             else:
-                hits = modes.hybrid(questions, asked.vectors_QD, k, exact=exact, rows=rows)
+                hits = modes.hybrid(questions, question_vectors.vectors_QD, k, exact=exact, rows=rows)
         return Answer(
             self.number,
             self.body.encoder_id,

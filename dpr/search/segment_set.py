@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dpr.errors import IntegrityError
-from dpr.fingerprint import id_hash
 from dpr.formats import MISSING
 from dpr.formats.deletions import read_deletions
 from dpr.formats.manifest import SegmentEntry
@@ -33,6 +32,7 @@ from dpr.search.extra_columns import ColumnCache, ExtraColumns
 from dpr.search.hits import Hit, Passage, Side
 from dpr.search.opened import OpenObjects
 from dpr.search.passage_texts import PassageTexts
+from dpr.search.row_owners import RowOwners
 from dpr.search.vector_cache import VectorCache
 from dpr.search.vectors import MappedVectors, RangeRead, SegmentVectors, read_all
 from dpr.store import PARALLEL_READS, Store
@@ -78,8 +78,7 @@ class SegmentSet:
         # the next snapshot, opened beside this one, takes the same cache
         self.extra = ExtraColumns(self._entries, self._file, opened.take("columns", "", ColumnCache))
         self.texts = PassageTexts(self._entries, self._file, opened)
-        # no functools.cache: it would hold this object in a circle, and what it has mapped after its last use
-        self._owners: dict[int, Ids] = {}
+        self.owners = RowOwners(store, self._entries)
 
     @classmethod
     def open(
@@ -215,26 +214,6 @@ class SegmentSet:
             for place, value in zip(order_N[places].tolist(), self._column_of(number, name, rows), strict=True):
                 found[place] = value
         return found
-
-    def owners(self, ids_QC: Ids) -> Ids:
-        """Return, for index ids of any shape, 63 bits of the hash of the passage id of each; -1 for a missing one.
-
-        Windows of one passage have the same. A segment's are read when they are first asked for: 8 bytes a row.
-        """
-        found_QC = np.full(ids_QC.shape, MISSING)
-        numbers_QC = ids_QC >> ROW_BITS
-        for number in np.unique(numbers_QC[ids_QC != MISSING]).tolist():
-            there_QC = numbers_QC == number
-            if number not in self._owners:
-                self._owners[number] = self._read_owners(number)
-            found_QC[there_QC] = self._owners[number][ids_QC[there_QC] & ROW_MASK]
-        return found_QC
-
-    def _read_owners(self, number: int) -> Ids:
-        file = open_parts(self._store, self._entries[number].object)
-        hashes = [id_hash(id_)[:8] for table in iter_groups(file, ["id"]) for id_ in table["id"].to_pylist()]
-        owners_N: Ids = np.frombuffer(b"".join(hashes), np.uint64).astype(np.int64) & np.int64(2**63 - 1)
-        return owners_N
 
     def _column_of(self, number: int, name: str, rows_n: Ids) -> Iterator[str]:
         """Yield the values of a column at ascending rows (n,) of a segment."""

@@ -68,7 +68,7 @@ class ShardedVectors:
 
     def passages(self, ids_QK: Ids) -> Ids:
         """Return what stands for the passages of rows (Q, K): the rows themselves, unless these may be windows."""
-        return self.segments.owners(ids_QK) if self.windows else ids_QK
+        return self.segments.owners.of(ids_QK) if self.windows else ids_QK
 
     def top(self, questions_QD: Scores, k: int, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:
         """Return the best k that the parts of the index find, by true score: (scores_QK float32, ids_QK int64).

@@ -130,7 +130,7 @@ class VectorSearch:
 
     def passages(self, ids_QK: Ids) -> Ids:
         """Return what stands for the passages of rows (Q, K): the rows themselves, unless these may be windows."""
-        return self.segments.owners(ids_QK) if self.windows else ids_QK
+        return self.segments.owners.of(ids_QK) if self.windows else ids_QK
 
     def top(self, questions_QD: Scores, k: int, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:
         """Return the best k by the index, re-scored as the settings say: (scores_QK float32, ids_QK int64).
@@ -151,7 +151,7 @@ class VectorSearch:
         if not self.windows:
             return search(questions_QD, k)
         there = self.segments.rows if rows is None else len(rows)
-        return best_passages(search, self.segments.owners, questions_QD, k, there)
+        return best_passages(search, self.segments.owners.of, questions_QD, k, there)
 
     def _top_rows(self, questions_QD: Scores, k: int, *, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:
         """Return the best k rows."""

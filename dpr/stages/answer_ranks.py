@@ -20,7 +20,7 @@ SCHEMA = pa.schema([("question", pa.string()), ("answers", pa.string()), ("rank"
 
 
 @dataclass(frozen=True)
-class Asked:
+class GateQuestion:
     """A question, and what counts as its answer: comparable only with itself."""
 
     question: str
@@ -40,17 +40,17 @@ def put_ranks(store: Store, stem: str, questions: QuestionSet, ranks: Sequence[i
         return put_object(store, stem, path)
 
 
-def read_ranks(store: Store, ref: ObjectRef) -> Mapping[Asked, int | None]:
+def read_ranks(store: Store, ref: ObjectRef) -> Mapping[GateQuestion, int | None]:
     """Return the rank of the first answer to each question, verified."""
     table = pq.read_table(fetch_object(store, ref), schema=SCHEMA)
-    asked = map(Asked, table["question"].to_pylist(), table["answers"].to_pylist())
-    return dict(zip(asked, table["rank"].to_pylist(), strict=True))
+    questions = map(GateQuestion, table["question"].to_pylist(), table["answers"].to_pylist())
+    return dict(zip(questions, table["rank"].to_pylist(), strict=True))
 
 
 def tell_unanswered(run: Run, ref: ObjectRef | None, depth: int) -> None:
     """Show how many questions have no right passage among so many, with an example, unless all have one."""
     ranks = {} if ref is None else read_ranks(run.store, ref)
-    without = [asked.question for asked, rank in ranks.items() if rank is None]
+    without = [question.question for question, rank in ranks.items() if rank is None]
     if ref is not None and without:
         run.progress.message(
             "gate",

@@ -33,7 +33,8 @@ from dpr.search.hybrid_search import HybridSearch
 from dpr.search.lexical_search import LexicalSearch
 from dpr.search.segment_set import SegmentSet
 from dpr.search.vector_search import VectorSearch, open_index, search_settings
-from dpr.stages.gate import MIN_HALF, serving_need, split_questions
+from dpr.stages.gate import serving_need
+from dpr.stages.question_halves import MIN_HALF, split_questions
 from dpr.stages.question_vectors import QuestionVectors, read_questions
 from dpr.stages.train import IndexContext
 from dpr.store import open_store

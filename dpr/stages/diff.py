@@ -6,7 +6,6 @@ Shapes: N rows.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -24,21 +23,17 @@ from dpr.formats.changes import count_reasons, put_changes
 from dpr.formats.deletions import DeletionSet
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.records import ObjectRef, Result
-from dpr.formats.segment import join_hashes
 from dpr.recipe import CorpusConfig
 from dpr.run import Run
 from dpr.stages.held_rows import (
-    CorpusRows,
     KeptSegments,
-    Mask,
-    Rows,
     diff_need,
     first_with_id,
     keep_segments,
     read_corpus_rows,
     read_held_rows,
 )
-from dpr.stages.passages import HASHES, Positions, TextSource, passages_at
+from dpr.stages.new_rows import read_new_rows, text_source
 from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segments
 from dpr.stages.quarantine_limits import (
     check_quarantine,
@@ -49,8 +44,8 @@ from dpr.stages.quarantine_limits import (
 from dpr.stages.repeated_ids import put_duplicates, read_repeated, too_many_duplicates
 from dpr.stages.scan import ScanResult
 from dpr.stages.segment_rows import segment_rows
-from dpr.stages.why_new import Before, before_of, reasons_of
-from dpr.store import PARALLEL_READS, Store, open_store
+from dpr.stages.why_new import Before, before_of
+from dpr.store import Store, open_store
 
 
 class Changes(Result):
@@ -199,7 +194,8 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
             unit.base, unit.retired, alive, unit.segment_rows, unit.compact_below, unit.next_segment_number
         )
 
-    new = _new_rows(store, unit, corpus, is_new)
+    sources = [text_source(unit.slices, unit.scans, number) for number in range(len(unit.slices))]
+    new = read_new_rows(store, unit.corpus, sources, corpus, is_new, unit.before)
     tables, next_number = plan_segments(
         SegmentCut(unit.encoder_id, unit.segment_rows), new, held, alive & kept.moved, kept.next_segment_number
     )
@@ -222,32 +218,3 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         why_embedded=count_reasons(table for planned, table in tables if planned.kind == "embed"),
         why_copied=count_reasons(table for planned, table in tables if planned.kind == "copy"),
     )
-
-
-def _new_rows(store: Store, unit: DiffUnit, corpus: CorpusRows, wanted: Mask) -> Rows:
-    """The corpus rows that are wanted, with the content hash of each."""
-    numbers = np.unique(corpus.slice[wanted])
-    bounds = zip(*(np.searchsorted(corpus.slice, numbers, side).tolist() for side in ("left", "right")), strict=True)
-    positions = [corpus.position[start:stop][wanted[start:stop]] for start, stop in bounds]
-
-    def read(number: int, positions_N: Positions) -> pa.Table:
-        source = text_source(unit.slices, unit.scans, number)
-        return passages_at(store, unit.corpus, source, positions_N, HASHES.names)
-
-    with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        tables = list(pool.map(read, numbers.tolist(), positions))
-    hashes = pa.concat_tables([HASHES.empty_table(), *tables])
-    slices_N = np.repeat(numbers, [len(positions_N) for positions_N in positions])
-    keys = join_hashes(hashes["key"].chunks)
-    return Rows(
-        slices_N,
-        np.concatenate([np.empty(0, np.int64), *positions]),
-        keys,
-        join_hashes(hashes["content_hash"].chunks),
-        reasons_of(store, unit.before, slices_N, corpus.id_hash.filter(pa.array(wanted)), keys),
-    )
-
-
-def text_source(slices: Sequence[Slice], scans: Sequence[ScanResult], number: int) -> TextSource:
-    """Return where the texts of a slice are."""
-    return TextSource(number, slices[number], scans[number].passages)

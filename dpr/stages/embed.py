@@ -15,16 +15,18 @@ import pyarrow as pa
 
 from dpr.encoder.bisect import encode_rows
 from dpr.encoder.compute import Compute
+from dpr.encoder.loaded_tokenizer import LoadedTokenizer, load_tokenizer
 from dpr.encoder.spec import EncoderSpec, resolve_same
-from dpr.encoder.tokens import LoadedTokenizer, TokenBatch, TowerTokenizer, load_tokenizer
+from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.engine.stage import Done, Stage, Step, Work, recorded
 from dpr.formats import layout
 from dpr.formats.records import ObjectRef
 from dpr.recipe import CorpusConfig, EncoderConfig
 from dpr.recipe_index import LexicalConfig
 from dpr.run import Run
-from dpr.stages.diff import Changes, text_source
+from dpr.stages.diff import Changes
 from dpr.stages.embed_meter import BusyClock, EncodingWatch
+from dpr.stages.new_rows import text_source
 from dpr.stages.planned_segments import PlannedSegment
 from dpr.stages.scan import ScanResult
 from dpr.stages.write_segment import MadeSegment, SegmentResult, SegmentUnit, Vectored, WriteSegment, texts_of

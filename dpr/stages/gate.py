@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Done, Stage, Step, Work, recorded
@@ -33,13 +32,11 @@ from dpr.stages.find_truth import Truth, find_truth
 from dpr.stages.index_loss import Answered, describe_loss, loss_of_sentences
 from dpr.stages.new_sentences import NewSentences, new_sentences
 from dpr.stages.passages_found import WINDOWS_DEEPER, answered_ranks, recall_of_segments, true_passages
+from dpr.stages.question_halves import MIN_HALF, split_questions
 from dpr.stages.question_vectors import read_questions
 from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
 
-MAX_TUNING_QUESTIONS = 1_000
-"""Questions that settings are chosen on: enough to know the recall of 20 hits each to a fraction of a percent."""
-MIN_HALF = 50
 LOADED_SHARE = 0.9
 """Memory that an opened shard takes at least, as a share of its file; 0.96 was measured."""
 
@@ -156,16 +153,16 @@ class MeasureIndex:
             true = true_passages(unit.truth, search, questions_QD)
             sentences_QD = unit.new.read(store) if unit.new else questions_QD[:0]
             # all at once, since each search of a remote store fetches vectors anew
-            at, asked = context.config.recall_at, len(questions_QD)
+            at, question_rows = context.config.recall_at, len(questions_QD)
             scores_QK, ids_QK = search.top(np.concatenate([questions_QD, sentences_QD]), at)
             if unit.windows:
                 recall = recall_at(search.passages(ids_QK[held_out]), search.passages(true[1][held_out]), at)
             else:
                 (recall,) = known.some(held_out).recalls(ids_QK[held_out], at, [at])
-            of_new = scores_QK[asked:], ids_QK[asked:]
+            of_new = scores_QK[question_rows:], ids_QK[question_rows:]
             new_recall = recall_of_segments(unit.new.segments, search, sentences_QD, of_new) if unit.new else None
             answered = self._answered(unit, search, questions_QD[:own], ids_QK[:own], true[1][:own])
-            sentences_S = np.arange(own, asked) if unit.questions else held_out
+            sentences_S = np.arange(own, question_rows) if unit.questions else held_out
             losses = [answered.loss(held_out, at)] if unit.questions else []
             losses += loss_of_sentences(unit.truth, search, sentences_S, ids_QK, true[1][:, :at])
         report = GateReport(
@@ -248,16 +245,3 @@ def _all_settings(report: GateReport, deeper: Tuned | None, at: int) -> str:
         sentences.append(f"only {report.questions} questions were asked, so recall is known to ± {error:.2f}")
     sentences += [describe_loss(loss, at) for loss in report.losses]
     return "; ".join(sentences)
-
-
-def split_questions(questions: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return which questions settings are chosen on, and which they are then measured on: halves, drawn by the seed.
-
-    At most MAX_TUNING_QUESTIONS are tuned on, the rest is measured on. With fewer than MIN_HALF in a half, chance would
-    choose and measure, so then all questions serve both.
-    """
-    if questions < 2 * MIN_HALF:
-        return np.arange(questions), np.arange(questions)
-    order = np.random.default_rng(seed).permutation(questions)
-    tuned = min(questions // 2, MAX_TUNING_QUESTIONS)
-    return np.sort(order[:tuned]), np.sort(order[tuned:])

@@ -35,7 +35,7 @@ class Answered(NamedTuple):
 
 
 def loss_of_sentences(
-    truth: Truth, search: VectorSearch, asked_s: npt.NDArray[np.int64], found_QK: Ids, true_QK: Ids
+    truth: Truth, search: VectorSearch, sentences_s: npt.NDArray[np.int64], found_QK: Ids, true_QK: Ids
 ) -> list[IndexLoss]:
     """Return what the index loses of some sentences, by their rows among the questions; none without sentences.
 
@@ -43,19 +43,19 @@ def loss_of_sentences(
     """
     own_ids_Q = np.full(len(true_QK), MISSING)
     own_ids_Q[len(true_QK) - len(truth.own_ids_S) :] = truth.own_ids_S
-    asked_s = asked_s[own_ids_Q[asked_s] != MISSING]
-    if not len(asked_s):
+    sentences_s = sentences_s[own_ids_Q[sentences_s] != MISSING]
+    if not len(sentences_s):
         return []
-    own_s1 = search.passages(own_ids_Q[asked_s, None])
-    by_index, exactly = ((search.passages(ids_QK[asked_s]) == own_s1).any(axis=1) for ids_QK in (found_QK, true_QK))
+    own_s1 = search.passages(own_ids_Q[sentences_s, None])
+    by_index, exactly = ((search.passages(ids_QK[sentences_s]) == own_s1).any(axis=1) for ids_QK in (found_QK, true_QK))
     return [loss_of("sentences", by_index, exactly)]
 
 
 def loss_of(kind: str, by_index_Q: IsAnswered, exactly_Q: IsAnswered) -> IndexLoss:
     """Count what only one of both searches answers."""
     lost, won = int((exactly_Q & ~by_index_Q).sum()), int((by_index_Q & ~exactly_Q).sum())
-    asked = len(exactly_Q)
-    return IndexLoss(kind=kind, asked=asked, lost=lost, won=won, at_most=round(share_at_most(lost, asked), 9))
+    questions = len(exactly_Q)
+    return IndexLoss(kind=kind, asked=questions, lost=lost, won=won, at_most=round(share_at_most(lost, questions), 9))
 
 
 def _within(ranks: Sequence[int | None], k: int) -> IsAnswered:

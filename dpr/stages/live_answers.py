@@ -49,7 +49,7 @@ def compare_with_live(run: Run, report: GateReport, live: Snapshot) -> list[Chan
     if report.ranks is None or old.ranks is None or not ranks:
         return []
     now, before = read_ranks(run.store, report.ranks), read_ranks(run.store, old.ranks)
-    common = [asked for asked in now if asked in before]
+    common = [question for question in now if question in before]
     if len(common) < MIN_QUESTIONS:
         run.progress.message(
             "gate",
@@ -57,7 +57,7 @@ def compare_with_live(run: Run, report: GateReport, live: Snapshot) -> list[Chan
             f"with the same answers in common, and fewer than {MIN_QUESTIONS} tell nothing",
         )
         return []
-    now_QM, before_QM = (_within([found[asked] for asked in common], ranks) for found in (now, before))
+    now_QM, before_QM = (_within([found[question] for question in common], ranks) for found in (now, before))
     changes = []
     differences = paired_differences(now_QM, before_QM, run.recipe.index.seed)
     for place, (rank, difference) in enumerate(zip(ranks, differences, strict=True)):

@@ -176,8 +176,8 @@ class EncodeQuestions:
 
     def __call__(self, unit: QuestionUnit) -> QuestionVectors:
         # apart, since in bf16 the vectors of questions depend a little on what else is in their batch
-        asked = [texts for texts in (list(unit.texts), self._sentences(unit.drawn)) if texts]
-        encoded = [self._encoder.encode_counted(texts) for texts in asked]
+        groups = [texts for texts in (list(unit.texts), self._sentences(unit.drawn)) if texts]
+        encoded = [self._encoder.encode_counted(texts) for texts in groups]
         vectors_QD = np.concatenate([each.vectors_QD for each in encoded])
         return QuestionVectors(
             rows=len(vectors_QD),

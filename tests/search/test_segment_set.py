@@ -237,7 +237,7 @@ def test_a_second_set_shares_what_both_have_and_neither_keeps_more(stored: Store
     try:
         old = SegmentSet.open(store, copy.entries[:2], copy.deletions, opened=opened)
         old.hits(one, np.array([id_of(3, 5)]))
-        old.owners(np.array([id_of(3, 5)]))
+        old.owners.of(np.array([id_of(3, 5)]))
         unopened, shown, new = (entry.object.sha256 for entry in copy.entries)
         store.reads.clear()
         second = SegmentSet.open(store, copy.entries, copy.deletions, opened=opened)

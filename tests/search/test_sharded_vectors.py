@@ -95,10 +95,10 @@ def collection(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Colle
 
 def equal_hits(found: Sequence[Sequence[Hit]], expected: Sequence[Sequence[Hit]]) -> None:
     """Equal, but for the last bits of scores of batches of other sizes."""
-    for mine, others in zip(found, expected, strict=True):
-        assert [hit.id for hit in mine] == [hit.id for hit in others]
-        np.testing.assert_allclose([hit.score for hit in mine], [hit.score for hit in others], rtol=1e-5)
-        assert [(hit.text, hit.extra) for hit in mine] == [(hit.text, hit.extra) for hit in others]
+    for own, others in zip(found, expected, strict=True):
+        assert [hit.id for hit in own] == [hit.id for hit in others]
+        np.testing.assert_allclose([hit.score for hit in own], [hit.score for hit in others], rtol=1e-5)
+        assert [(hit.text, hit.extra) for hit in own] == [(hit.text, hit.extra) for hit in others]
 
 
 @pytest.mark.parametrize("groups", [1, GROUPS, 7])

@@ -9,7 +9,7 @@ import pytest
 from dpr.formats.lexical_entry import FusionSettings, ModesReport
 from dpr.formats.manifest import SnapshotBody
 from dpr.search.retrieve import Retriever
-from dpr.stages.gate import split_questions
+from dpr.stages.question_halves import split_questions
 from tests.collection import Collection, FirstNights
 from tests.tiny import WORDS, Quiet
 

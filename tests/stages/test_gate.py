@@ -19,8 +19,9 @@ from dpr.encoder.spec import resolve
 from dpr.errors import GateError, RecipeError
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import numbers
-from dpr.stages.gate import GateResult, split_questions
+from dpr.stages.gate import GateResult
 from dpr.stages.gate_limits import check_gate
+from dpr.stages.question_halves import split_questions
 from tests.collection import Collection, FirstNights
 from tests.tiny import Quiet, random_texts
 

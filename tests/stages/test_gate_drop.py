@@ -178,9 +178,9 @@ def test_another_encoder_is_published_only_if_it_is_better_where_that_is_demande
     assert collection.night(progress=progress).published
     now = answered(collection, questions, 1)
     won, lost = len(now - before), len(before - now)
-    (said,) = (text for text in progress.messages if "better than live snapshot 3" in text)
+    (message,) = (text for text in progress.messages if "better than live snapshot 3" in text)
     shares = f"{len(before) / PASSAGES:.4f} before and {len(now) / PASSAGES:.4f} now"
-    assert f"top-1 accuracy {shares} ({won} won, {lost} lost, p 0.0001)" in said
+    assert f"top-1 accuracy {shares} ({won} won, {lost} lost, p 0.0001)" in message
 
     collection.change(encoder={"model": str(damaged(tmp_path / "a-little", 0.02))})
     with pytest.raises(GateError, match=r"not better than .* beyond what chance explains \(top-1 accuracy"):

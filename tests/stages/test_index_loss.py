@@ -19,8 +19,9 @@ from dpr.formats.manifest import SnapshotBody
 from dpr.formats.records import read_record
 from dpr.index.truth import Ids
 from dpr.search.vector_search import VectorSearch
-from dpr.stages.gate import GateResult, split_questions
+from dpr.stages.gate import GateResult
 from dpr.stages.gate_limits import check_gate
+from dpr.stages.question_halves import split_questions
 from dpr.stages.question_vectors import QuestionVectors, read_questions
 from tests.collection import Collection, FirstNights
 from tests.tiny import Quiet, random_texts

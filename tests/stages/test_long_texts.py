@@ -108,8 +108,8 @@ def test_windows_are_rows_and_answers_name_each_passage_once(split: Collection) 
     assert all(len(window.split()) <= LIMIT - 2 for window in windows)
     assert f"long texts: 8 passages were split into {len(windows)} windows" in report.lines()
     for id_, text in split.corpus.items():
-        mine = [window for other, window, _ in rows if other == id_]
-        assert {word for window in mine for word in window.split()} == set(text.split())
+        own = [window for other, window, _ in rows if other == id_]
+        assert {word for window in own for word in window.split()} == set(text.split())
     with Retriever.open(split.store) as retriever:
         questions = [split.corpus["long3"][-40:], "w5 w6", long_text(5, 10)]
         for mode in ("bm25", "hybrid"):

@@ -1,0 +1,49 @@
+"""Rows of the corpus that no segment holds yet: where their texts are, their hashes, and why they are new.
+
+Shapes: N rows.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+
+from dpr.corpus.rows import Slice
+from dpr.formats.segment import join_hashes
+from dpr.recipe import CorpusConfig
+from dpr.stages.held_rows import CorpusRows, Mask, Rows
+from dpr.stages.passages import HASHES, Positions, TextSource, passages_at
+from dpr.stages.scan import ScanResult
+from dpr.stages.why_new import Before, reasons_of
+from dpr.store import PARALLEL_READS, Store
+
+
+def text_source(slices: Sequence[Slice], scans: Sequence[ScanResult], number: int) -> TextSource:
+    """Return where the texts of a slice are."""
+    return TextSource(number, slices[number], scans[number].passages)
+
+
+def read_new_rows(
+    store: Store, config: CorpusConfig, sources: Sequence[TextSource], corpus: CorpusRows, wanted: Mask, before: Before
+) -> Rows:
+    """Return the corpus rows that are wanted, with the content hash of each; `sources` are those of all slices."""
+    numbers = np.unique(corpus.slice[wanted])
+    bounds = zip(*(np.searchsorted(corpus.slice, numbers, side).tolist() for side in ("left", "right")), strict=True)
+    positions = [corpus.position[start:stop][wanted[start:stop]] for start, stop in bounds]
+
+    def read(number: int, positions_N: Positions) -> pa.Table:
+        return passages_at(store, config, sources[number], positions_N, HASHES.names)
+
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        tables = list(pool.map(read, numbers.tolist(), positions))
+    hashes = pa.concat_tables([HASHES.empty_table(), *tables])
+    slices_N = np.repeat(numbers, [len(positions_N) for positions_N in positions])
+    keys = join_hashes(hashes["key"].chunks)
+    return Rows(
+        slices_N,
+        np.concatenate([np.empty(0, np.int64), *positions]),
+        keys,
+        join_hashes(hashes["content_hash"].chunks),
+        reasons_of(store, before, slices_N, corpus.id_hash.filter(pa.array(wanted)), keys),
+    )
