@@ -121,10 +121,10 @@ class Batcher:
             self._cache.add(questions, way, found)
         hits, lost_tokens = iter(found.hits), iter(found.lost_tokens)
         for request in batch:
-            asked = len(request.questions)
-            mine = replace(found, hits=list(islice(hits, asked)), lost_tokens=list(islice(lost_tokens, asked)))
+            rows = len(request.questions)
+            answer = replace(found, hits=list(islice(hits, rows)), lost_tokens=list(islice(lost_tokens, rows)))
             if not request.answer.done():
-                request.answer.set_result(mine)
+                request.answer.set_result(answer)
 
     def _next_batch(self) -> list[_Request]:
         """Take the oldest request and all that can go with it; requests whose client has gone are dropped."""
