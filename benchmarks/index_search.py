@@ -43,7 +43,7 @@ K = 20
 DIGEST = "0" * 64
 """Stands for the digest of a codebook, which is in no file here: parts and their merge must name the same."""
 WARM_UP = 50
-LEAST_SECONDS = 0.02
+MIN_SECONDS = 0.02
 NPROBES = (4, 8, 16, 32, 64, 128, 256)
 RESCORES = (0, 40, 100, 200)
 EF = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
@@ -151,7 +151,7 @@ def timed(
     started = time.thread_time()
     for question_D in questions_QD[:WARM_UP]:
         ask(question_D)
-    if time.thread_time() - started > LEAST_SECONDS * WARM_UP:  # a hundred are enough of what is slow
+    if time.thread_time() - started > MIN_SECONDS * WARM_UP:  # a hundred are enough of what is slow
         questions_QD = questions_QD[:100]
     found, seconds = [], []
     for question_D in questions_QD:

@@ -25,7 +25,7 @@ from dpr.recipe_index import IndexConfig
 
 LISTS = "IVF256"
 FACTORIES = ("Flat", "SQ8", "PQ{}", "PQ{}x4fs", "RaBitQ")
-OTHERS, AT, MOST = 200, 20, 1_000
+OTHERS, AT, CANDIDATES = 200, 20, 1_000
 SETTINGS = ((1, 0), (16, 50), (24, 100), (128, 100), (128, 500))
 
 
@@ -70,7 +70,7 @@ def main() -> None:
         filled.add(vectors_ND)
         index = ServingIndex([filled])
         nprobes = [2**power for power in range(9)] if index.lists or index.is_graph else [1]
-        gate = measure_cost(index, known, AT, (nprobes, MOST), lambda _: None, float("inf"))
+        gate = measure_cost(index, known, AT, (nprobes, CANDIDATES), lambda _: None, float("inf"))
         with faiss_threads(1):
             for nprobe, candidates in SETTINGS:
                 taken = microseconds(index, known, nprobe, candidates)

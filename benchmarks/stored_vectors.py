@@ -162,9 +162,7 @@ def table(found: Collection, ways: Iterator[tuple[str, int, Half, npt.NDArray[np
     for name, size, vectors_ND, questions_QD in ways:
         values = measure(found, vectors_ND, questions_QD)
         base = base or values
-        cells = [
-            f"{100 * mine.mean():.2f} | {difference(mine, other)}" for mine, other in zip(values, base, strict=True)
-        ]
+        cells = [f"{100 * own.mean():.2f} | {difference(own, other)}" for own, other in zip(values, base, strict=True)]
         lines.append(f"| {name} | {size} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return lines

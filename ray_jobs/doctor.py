@@ -71,13 +71,13 @@ def _ask() -> Cluster:
     ask = ray.remote(facts_here)
     alive = [node for node in ray.nodes() if node["Alive"]]
     started = time.time()
-    asked = {
+    names = {
         ask.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(): node["NodeManagerHostname"]
         for node in alive
     }
-    facts, waiting = [], list(asked)
+    facts, waiting = [], list(names)
     while waiting and (left := ANSWER_SECONDS - (time.time() - started)) > 0:
         done, waiting = ray.wait(waiting, timeout=left)
         for reference in done:
@@ -85,9 +85,9 @@ def _ask() -> Cluster:
                 found: NodeFacts = ray.get(reference)
                 # the answer has waited for a process that takes seconds to start, so only its way back counts
                 facts.append(replace(found, clock=found.clock - time.time()))
-                del asked[reference]
+                del names[reference]
     has_token = os.environ.get("RAY_AUTH_MODE") == "token"
-    return Cluster(tuple(sorted(facts, key=lambda each: each.name)), tuple(asked.values()), named_cluster(), has_token)
+    return Cluster(tuple(sorted(facts, key=lambda each: each.name)), tuple(names.values()), named_cluster(), has_token)
 
 
 def _machines(cluster: Cluster) -> str:

@@ -96,22 +96,22 @@ def evaluate(
     from dpr.evaluate.rankings import Comparison, unanswered
     from dpr.operations.evaluation import Contender, Evaluator, modes_of
 
-    asked = _questions(questions, qrels, answers, max_questions)
+    chosen = _questions(questions, qrels, answers, max_questions)
     opened = open_store(store)
     body = (live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot)).body
-    metrics = Metrics(_ranks(at), asked.answers)
+    metrics = Metrics(_ranks(at), chosen.answers)
     reranker = None if rerank is None else opened_reranker(rerank, rerank_top, rerank_label, metrics.depth)
-    evaluator = Evaluator(asked, metrics, exact, model, reranker)
+    evaluator = Evaluator(chosen, metrics, exact, model, reranker)
     measured = evaluator.measure(Contender(store, snapshot, modes_of(body, [each.value for each in mode or []])))
-    rankings, notes = measured.rankings, [*asked.notes, *measured.notes]
+    rankings, notes = measured.rankings, [*chosen.notes, *measured.notes]
     comparisons = [Comparison(rankings[0], other) for other in rankings[1:]]
     if run_out is not None:
-        _write_runs(run_out, asked, rankings)
-    without = [asked.questions[place] for place in unanswered(rankings)]
+        _write_runs(run_out, chosen, rankings)
+    without = [chosen.questions[place] for place in unanswered(rankings)]
     document: Fields = {
         "snapshot": measured.snapshot,
-        "questions": len(asked.questions),
-        "answers": asked.answers,
+        "questions": len(chosen.questions),
+        "answers": chosen.answers,
         "exact": exact,
         "rerank": None if reranker is None else reranker_fields(reranker),
         "modes": {ranking.name: interval_fields(ranking) for ranking in rankings},
@@ -126,11 +126,11 @@ def evaluate(
             **{name: document[name] for name in ("snapshot", "questions", "answers", "exact")},
         }
         facts |= {f"note {number}": note for number, note in enumerate(notes, 1)}
-        page = write_page(report, f"Evaluation of snapshot {measured.snapshot}", facts, asked, rankings)
+        page = write_page(report, f"Evaluation of snapshot {measured.snapshot}", facts, chosen, rankings)
         document["page"] = str(page)
 
     def draw_all(console: Console) -> None:
-        console.print(interval_table(f"{len(asked.questions):,} questions, snapshot {measured.snapshot}", rankings))
+        console.print(interval_table(f"{len(chosen.questions):,} questions, snapshot {measured.snapshot}", rankings))
         for comparison in comparisons:
             print_line(console, sentence(comparison))
         for note in notes:
@@ -163,30 +163,30 @@ def compare(
     from dpr.evaluate.rankings import Comparison
     from dpr.operations.evaluation import Contender, Evaluator
 
-    asked = _questions(questions, qrels, answers, max_questions)
-    evaluator = Evaluator(asked, Metrics(_ranks(at), asked.answers), exact)
+    chosen = _questions(questions, qrels, answers, max_questions)
+    evaluator = Evaluator(chosen, Metrics(_ranks(at), chosen.answers), exact)
     first, second, notes = evaluator.measure_both(Contender.parse(a), Contender.parse(b))
     found = Comparison(first, second)
     document: Fields = {
         "a": first.name,
         "b": second.name,
-        "questions": len(asked.questions),
-        "answers": asked.answers,
+        "questions": len(chosen.questions),
+        "answers": chosen.answers,
         "means": {ranking.name: interval_fields(ranking) for ranking in (first, second)},
         "differences": difference_fields(found),
-        "lost": example_fields(found, asked, won=False),
-        "won": example_fields(found, asked, won=True),
-        "notes": [*asked.notes, *notes],
+        "lost": example_fields(found, chosen, won=False),
+        "won": example_fields(found, chosen, won=True),
+        "notes": [*chosen.notes, *notes],
     }
     if report is not None:
-        facts: dict[str, object] = {"A": first.name, "B": second.name, "questions": len(asked.questions)}
-        document["page"] = str(write_page(report, "Comparison", facts, asked, (first, second)))
+        facts: dict[str, object] = {"A": first.name, "B": second.name, "questions": len(chosen.questions)}
+        document["page"] = str(write_page(report, "Comparison", facts, chosen, (first, second)))
 
     def draw_all(console: Console) -> None:
         console.print(difference_table(found))
         for kind in ("lost", "won"):
-            print_examples(console, found, asked, won=kind == "won")
-        for note in (*asked.notes, *notes):
+            print_examples(console, found, chosen, won=kind == "won")
+        for note in (*chosen.notes, *notes):
             print_line(console, note)
         print_line(console, sentence(found))
 

@@ -102,20 +102,20 @@ def needs_of(plan: Plan, store_url: str, probe: str) -> Needs:
 def _ask(needs: Needs, listener: Listener) -> list[tuple[str, DprError]]:
     """Return name and fault of the machines that have one. What a lost machine would say does not matter."""
     workers = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    asked = {_start_look(needs, node["NodeID"]): node["NodeManagerHostname"] for node in workers}
+    names = {_start_look(needs, node["NodeID"]): node["NodeManagerHostname"] for node in workers}
     until, faults = time.monotonic() + ANSWER_SECONDS, []
-    while asked and (left := until - time.monotonic()) > 0:
-        done, _ = ray.wait(list(asked), timeout=left)
+    while names and (left := until - time.monotonic()) > 0:
+        done, _ = ray.wait(list(names), timeout=left)
         for answer in done:
-            del asked[answer]
+            del names[answer]
             try:
                 name, error = ray.get(answer)
             except ray.exceptions.RayError:
                 continue
             if error is not None:
                 faults.append((name, error))
-    if asked:
-        listener.message("machines", f"{', '.join(asked.values())} did not answer within {ANSWER_SECONDS:.0f} s")
+    if names:
+        listener.message("machines", f"{', '.join(names.values())} did not answer within {ANSWER_SECONDS:.0f} s")
     return sorted(faults, key=lambda fault: fault[0])
 
 

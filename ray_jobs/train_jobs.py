@@ -78,7 +78,7 @@ def _check_run(then: Recipe, then_path: str, recipe: TrainRecipe) -> None:
         _check_questions(set(plan.questions.texts), then_path, recipe.data)
 
 
-def _check_questions(asked: set[str], then_path: str, data: TrainingData) -> None:
+def _check_questions(gate_questions: set[str], then_path: str, data: TrainingData) -> None:
     """Raise RecipeError if the gate asks what is trained on. A few questions of a large set may be equal by chance."""
     trained: dict[str, None] = {}
     for each in read_examples(data):
@@ -86,11 +86,11 @@ def _check_questions(asked: set[str], then_path: str, data: TrainingData) -> Non
             trained[each.question] = None
         if len(trained) == data.max_questions:
             break
-    common = [question for question in trained if question in asked]
-    if len(common) > MAX_TRAINED_ON * len(asked):
+    common = [question for question in trained if question in gate_questions]
+    if len(common) > MAX_TRAINED_ON * len(gate_questions):
         raise RecipeError(
-            f"{len(common):,} of the {len(asked):,} questions in gate.questions of recipe {then_path} are trained on "
-            f"({common[0]!r}, for example), so they do not show whether the towers are better; name others"
+            f"{len(common):,} of the {len(gate_questions):,} questions in gate.questions of recipe {then_path} are "
+            f"trained on ({common[0]!r}, for example), so they do not show whether the towers are better; name others"
         )
 
 

@@ -139,16 +139,16 @@ class World:
         if then is not None:
             then(ended)
 
-    def step_clock(self, after: float, whose: str, seconds: float) -> None:
+    def step_clock(self, after: float, clock: str, seconds: float) -> None:
         """Set the clock of the store or of a machine forward or back, after some seconds."""
 
         def step() -> None:
-            self.note(f"the clock of {whose} steps by {seconds:.0f} s")
-            if whose == "store":
+            self.note(f"the clock of {clock} steps by {seconds:.0f} s")
+            if clock == "store":
                 self.clock_stepped = True
                 self.objects.clock_step += seconds
             else:
-                self.machine.wall_steps[whose] = self.machine.wall_steps.get(whose, 0.0) + seconds
+                self.machine.wall_steps[clock] = self.machine.wall_steps.get(clock, 0.0) + seconds
 
         self.scheduler.later(after, step)
 

@@ -32,11 +32,11 @@ class Patience:
             return _own_pause(attempt) if isinstance(outcome, UNDELIVERED) else None
         if outcome.status_code not in BUSY:
             return None
-        asked = _retry_after(outcome.headers.get("Retry-After", ""))
-        if asked is None:
+        wait_seconds = _retry_after(outcome.headers.get("Retry-After", ""))
+        if wait_seconds is None:
             return _own_pause(attempt)
         # not earlier, and not all clients at the same moment
-        return asked * _random.uniform(1.0, 1.25) if asked <= MAX_PAUSE_SECONDS else None
+        return wait_seconds * _random.uniform(1.0, 1.25) if wait_seconds <= MAX_PAUSE_SECONDS else None
 
 
 def _own_pause(attempt: int) -> float:

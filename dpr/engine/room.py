@@ -166,7 +166,7 @@ def _amount(size_bytes: int) -> str:
     return f"{size_bytes / 1e3:,.1f} KB"
 
 
-def _advice(*ways: str) -> str:
+def _advice(*remedies: str) -> str:
     """Join what can be done, of which some may be empty."""
-    *others, last = [way for way in ways if way]
+    *others, last = [remedy for remedy in remedies if remedy]
     return f"{', '.join(others)}, or {last}" if others else last

@@ -121,7 +121,7 @@ def _examples_section(comparison: Comparison, questions: QuestionSet, name: str,
 
 def _unanswered_section(rankings: Sequence[Ranking], questions: QuestionSet) -> Section:
     places = unanswered(rankings)
-    asked = [questions.questions[place] for place in places[:EXAMPLES]]
+    examples = [questions.questions[place] for place in places[:EXAMPLES]]
     return Section(
         name="unanswered",
         title="Questions without a right passage",
@@ -130,7 +130,7 @@ def _unanswered_section(rankings: Sequence[Ranking], questions: QuestionSet) -> 
             f"hits of any search{'; the first of them:' if places else '.'}"
         ),
         columns=("question", "answers") if places else (),
-        rows=[(question.text, _cut("; ".join(question.answers))) for question in asked],
+        rows=[(question.text, _cut("; ".join(question.answers))) for question in examples],
     )
 
 

@@ -49,8 +49,8 @@ class Judge:
     def _answers(self, question: int, place: int) -> bool:
         if (question, place) not in self._is_right:
             value = self._values[int(np.searchsorted(self._ids, self.found[question].ids_C[place]))]
-            asked = self._questions.questions[question]
-            rank = first_correct_rank(asked, self._questions.answers, [Hit(1, 0.0, value, "", value)])
+            current = self._questions.questions[question]
+            rank = first_correct_rank(current, self._questions.answers, [Hit(1, 0.0, value, "", value)])
             self._is_right[question, place] = rank is not None
         return self._is_right[question, place]
 

@@ -38,7 +38,7 @@ are strings; `dpr`: its answers are strings."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class FileQuestion:
     """A question as its file has it."""
 
     place: str
@@ -53,7 +53,7 @@ class Asked:
     form: Form = "question"
 
 
-def read_asked(path: str) -> Iterator[Asked]:
+def read_file_questions(path: str) -> Iterator[FileQuestion]:
     """Yield the questions of a file in any of the formats; RecipeError, with the line, for what is none."""
     first = next(read_lines(path), None)
     if first is None:
@@ -72,12 +72,12 @@ def read_asked(path: str) -> Iterator[Asked]:
         )
 
 
-def _json_lines(path: str) -> Iterator[Asked]:
+def _json_lines(path: str) -> Iterator[FileQuestion]:
     for number, line in read_lines(path):
         yield _from_json(line, f"{path}, line {number}")
 
 
-def _json_values(path: str) -> Iterator[Asked]:
+def _json_values(path: str) -> Iterator[FileQuestion]:
     with open_bytes(path) as file:
         for number, (_, value, is_cut) in enumerate(iter_values(file, MAX_VALUE_BYTES), 1):
             place = f"{path}, value {number}"
@@ -86,7 +86,7 @@ def _json_values(path: str) -> Iterator[Asked]:
             yield _from_json(value.decode(), place)
 
 
-def _from_json(text: str, place: str) -> Asked:
+def _from_json(text: str, place: str) -> FileQuestion:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -104,7 +104,7 @@ def _from_json(text: str, place: str) -> Asked:
             f'{place}: a question is {{"question": text, "answers": […]}}, and a query of BEIR {{"_id": id, "text": '
             f'text}}, whose metadata may have "answers": […]; got {text[:70]!r}'
         )
-    return Asked(
+    return FileQuestion(
         place,
         _name(_first(document, "_id", "id", "qid", "query_id", "question_id")),
         question,
@@ -134,7 +134,7 @@ def _passage_names(contexts: object, place: str) -> Iterator[str]:
             yield str(name)
 
 
-def _tab_separated(path: str) -> Iterator[Asked]:
+def _tab_separated(path: str) -> Iterator[FileQuestion]:
     for number, line in read_lines(path):
         place = f"{path}, line {number}"
         # MS MARCO's texts have single quotation marks that quote nothing, so only DPR's lines are read as CSV
@@ -145,9 +145,9 @@ def _tab_separated(path: str) -> Iterator[Asked]:
                 f"got {line[:70]!r}"
             )
         if fields[1].lstrip().startswith("["):
-            yield Asked(place, "", fields[0], _literal_list(fields[1], place), form="dpr")
+            yield FileQuestion(place, "", fields[0], _literal_list(fields[1], place), form="dpr")
         else:
-            yield Asked(place, fields[0].strip(), fields[1], form="query")
+            yield FileQuestion(place, fields[0].strip(), fields[1], form="query")
 
 
 def _literal_list(text: str, place: str) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ def _literal_list(text: str, place: str) -> tuple[str, ...]:
     return tuple(map(str, answers))
 
 
-def _topics(path: str) -> Iterator[Asked]:
+def _topics(path: str) -> Iterator[FileQuestion]:
     text = read_text(path)
     found = 0
     for found, topic in enumerate(_TOPIC.finditer(text), 1):
@@ -173,6 +173,6 @@ def _topics(path: str) -> Iterator[Asked]:
             raise RecipeError(
                 f"{path}, topic {found}: a topic has a number and a title or description; got {topic[0][:70]!r}"
             )
-        yield Asked(f"{path}, topic {found}", name, " ".join(question.split()), form="query")
+        yield FileQuestion(f"{path}, topic {found}", name, " ".join(question.split()), form="query")
     if not found:
         raise RecipeError(f"{path} looks like TREC topics, and has no <top> or <topic> that is closed")

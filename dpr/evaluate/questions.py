@@ -11,7 +11,7 @@ import regex
 from dpr.corpus.hashes import places
 from dpr.errors import RecipeError
 from dpr.evaluate.qrels import Qrels, find_qrels, read_qrels
-from dpr.evaluate.question_formats import Asked, read_asked
+from dpr.evaluate.question_formats import FileQuestion, read_file_questions
 from dpr.evaluate.text_files import first_file, folder_of, is_folder
 from dpr.fingerprint import fingerprint, id_hash
 from dpr.recipe import GateConfig
@@ -93,15 +93,15 @@ def read_questions(path: str, qrels: str | None, answers: AnswerKind | None = No
         if queries is None:
             raise RecipeError(f"{path} has no queries.jsonl or queries.jsonl.gz; a BEIR folder has one")
         file = queries
-    asked = list(read_asked(file))
+    found = list(read_file_questions(file))
     judged = None
-    if asked and (qrels is not None or asked[0].form == "query"):
+    if found and (qrels is not None or found[0].form == "query"):
         judged = read_qrels(find_qrels(folder_of(file), qrels))
-    kind = answers or ("strings" if judged is None and any(each.form == "dpr" for each in asked) else "ids")
+    kind = answers or ("strings" if judged is None and any(each.form == "dpr" for each in found) else "ids")
     if judged is not None:
-        questions, notes = _judged(asked, judged, kind)
+        questions, notes = _judged(found, judged, kind)
     else:
-        questions, notes = _answered(asked, kind)
+        questions, notes = _answered(found, kind)
     if not questions:
         raise RecipeError(f"questions {path} hold no question with an answer; give at least one")
     if kind == "regex":
@@ -109,11 +109,11 @@ def read_questions(path: str, qrels: str | None, answers: AnswerKind | None = No
     return QuestionSet(tuple(questions), kind, tuple(notes))
 
 
-def _judged(asked: Sequence[Asked], qrels: Qrels, kind: AnswerKind) -> tuple[list[Question], list[str]]:
+def _judged(entries: Sequence[FileQuestion], qrels: Qrels, kind: AnswerKind) -> tuple[list[Question], list[str]]:
     """Return the questions that qrels judge; their answers are what the qrels name, or strings of their own."""
     questions: dict[str, Question] = {}
     without = []
-    for each in asked:
+    for each in entries:
         if each.id not in qrels:
             continue
         if each.id in questions:
@@ -133,15 +133,15 @@ def _judged(asked: Sequence[Asked], qrels: Qrels, kind: AnswerKind) -> tuple[lis
     return list(questions.values()), notes
 
 
-def _answered(asked: Sequence[Asked], kind: AnswerKind) -> tuple[list[Question], list[str]]:
+def _answered(entries: Sequence[FileQuestion], kind: AnswerKind) -> tuple[list[Question], list[str]]:
     """Return questions with the answers of their own file."""
     questions, without = [], []
-    has_ids = len({each.id for each in asked}) == len(asked)
-    for number, each in enumerate(asked, 1):
-        found = each.passages if kind == "ids" and each.form == "dpr" else each.answers
+    has_ids = len({each.id for each in entries}) == len(entries)
+    for number, each in enumerate(entries, 1):
+        right = each.passages if kind == "ids" and each.form == "dpr" else each.answers
         name = each.id if has_ids and each.id else str(number)
-        if found:
-            questions.append(Question(each.text, found, name))
+        if right:
+            questions.append(Question(each.text, right, name))
         elif each.answers:
             without.append(name)
         else:
@@ -151,7 +151,7 @@ def _answered(asked: Sequence[Asked], kind: AnswerKind) -> tuple[list[Question],
             )
     if without and not questions:
         raise RecipeError(
-            f"{asked[0].place}: the answers are strings, and no passage is named by its id; say so: gate.answers: "
+            f"{entries[0].place}: the answers are strings, and no passage is named by its id; say so: gate.answers: "
             "strings, or --answers strings"
         )
     note = _left_out(len(without), "questions name no passage and are left out", without[0]) if without else ""

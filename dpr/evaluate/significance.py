@@ -57,30 +57,30 @@ class Difference:
     tied: int
 
 
-def share_at_most(found: int, asked: int) -> float:
+def share_at_most(found: int, questions: int) -> float:
     """Return the largest share with which `found` or fewer of `asked` come about in 5 of 100 cases; 1 if none is asked.
 
     So the share is below it with a confidence of 95% (Clopper and Pearson 1934), also where nothing was found.
     """
-    low, high = found / max(1, asked), 1.0
+    low, high = found / max(1, questions), 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if _at_most_probability(found, asked, middle) > TAIL else (low, middle)
+        low, high = (middle, high) if _at_most_probability(found, questions, middle) > TAIL else (low, middle)
     return high
 
 
-def share_at_least(found: int, asked: int) -> float:
+def share_at_least(found: int, questions: int) -> float:
     """Return the share that is exceeded with a confidence of 95%, as `share_at_most` bounds it from above."""
-    return 1.0 - share_at_most(asked - found, asked)
+    return 1.0 - share_at_most(questions - found, questions)
 
 
-def _at_most_probability(found: int, asked: int, share: float) -> float:
+def _at_most_probability(found: int, questions: int, share: float) -> float:
     """Return how probable `found` or fewer of `asked` are (binomial distribution), for a share above 0."""
-    if found >= asked or share >= 1.0:
-        return float(found >= asked)
+    if found >= questions or share >= 1.0:
+        return float(found >= questions)
     places = np.arange(found + 1)
-    steps = np.log(asked - places[:-1]) - np.log(places[1:]) + math.log(share) - math.log1p(-share)
-    logs = asked * math.log1p(-share) + np.concatenate([[0.0], np.cumsum(steps)])
+    steps = np.log(questions - places[:-1]) - np.log(places[1:]) + math.log(share) - math.log1p(-share)
+    logs = questions * math.log1p(-share) + np.concatenate([[0.0], np.cumsum(steps)])
     return float(np.exp(logs).sum())
 
 

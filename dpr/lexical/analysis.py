@@ -128,11 +128,11 @@ def check_language(config: LexicalConfig) -> None:
         known.append(("no stop words", "lexical.stop_words", stop_words()))
     lacking = [(what, field) for what, field, languages in known if config.language not in languages]
     if lacking:
-        whats, fields = (" and ".join(words) for words in zip(*lacking, strict=True))
+        missing, fields = (" and ".join(words) for words in zip(*lacking, strict=True))
         possible = sorted(set.intersection(*(set(languages) for _, _, languages in known)))
         instead = "; lexical.grams: 5 needs no stemmer" if "lexical.stemming" in fields else ""
         raise RecipeError(
-            f"lexical.language is {config.language!r}, which has {whats} here; set {fields} to false, or name one of "
+            f"lexical.language is {config.language!r}, which has {missing} here; set {fields} to false, or name one of "
             f"{', '.join(possible)}{instead}"
         )
 

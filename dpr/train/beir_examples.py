@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dpr.corpus.reading import read_slice
 from dpr.corpus.slices import plan_slices
 from dpr.evaluate.qrels import Qrels, find_qrels, read_qrels
-from dpr.evaluate.question_formats import Asked, read_asked
+from dpr.evaluate.question_formats import FileQuestion, read_file_questions
 from dpr.evaluate.text_files import first_file, is_folder
 from dpr.recipe import CorpusConfig
 from dpr.train.examples import Read, TrainingPassage, UnusableExampleError, checked, unusable
@@ -25,7 +25,7 @@ def read_beir_examples(path: str, qrels: str | None, corpus: str | None) -> Iter
     """
     judged = read_qrels(_qrels_file(path, qrels))
     queries = first_file([f"{path.rstrip('/')}/queries.jsonl"]) or path
-    asked = [each for each in read_asked(queries) if each.id in judged]
+    asked = [each for each in read_file_questions(queries) if each.id in judged]
     passages = _passages(CorpusConfig(path=corpus or path), judged)
     for number, each in enumerate(asked):
         yield _example(number, each, judged[each.id], passages, queries)
@@ -56,7 +56,7 @@ def _passages(corpus: CorpusConfig, judged: Qrels) -> dict[str, TrainingPassage]
 
 
 def _example(
-    number: int, asked: Asked, judged: Mapping[str, int], passages: Mapping[str, TrainingPassage], source: str
+    number: int, asked: FileQuestion, judged: Mapping[str, int], passages: Mapping[str, TrainingPassage], source: str
 ) -> Read:
     positives = [passages[name] for name in judged if name in passages]
     try:

@@ -8,7 +8,7 @@ from dpr.train.checkpoints import Measured, best_of
 from dpr.train.training_job import TrainingJob
 from dpr.train.training_set import TrainingSet
 
-MOST_ROWS = 20
+MAX_ROWS = 20
 """Measurements that the card shows."""
 
 
@@ -63,7 +63,7 @@ def _metrics(measured: Sequence[Measured], steps: int, keep: str) -> list[str]:
     kept = "those of the last step"
     if keep == "best":
         kept = f"those after step {best.step:,}, the best on the dev questions"
-    shown = {*measured[:1], *measured[-MOST_ROWS:], best}
+    shown = {*measured[:1], *measured[-MAX_ROWS:], best}
     return [
         f"{steps:,} steps; the weights are {kept}. Each dev question was compared with all passages of",
         "the dev questions, exactly; step 0 is the encoder that training started from.",

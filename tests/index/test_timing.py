@@ -19,7 +19,7 @@ from dpr.recipe_index import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
 Questions = npt.NDArray[np.float32]
-AT, MOST = 20, 100
+AT, CANDIDATES = 20, 100
 
 
 class Clock:
@@ -87,14 +87,14 @@ def known(vectors_ND: Vectors, questions_QD: Questions, clock: Clock) -> KnownQu
 
 @pytest.mark.parametrize(("nprobe", "candidates"), [(1, 0), (4, 20), (6, 0), (8, 60), (16, 100), (12, 44), (3, 20)])
 def test_times_are_those_of_the_machine(nprobe: int, candidates: int, index: Slow, known: KnownQuestions) -> None:
-    cost = measure_cost(index, known, AT, ([1, 4, 8, 16], MOST), lambda _: None, np.inf)
+    cost = measure_cost(index, known, AT, ([1, 4, 8, 16], CANDIDATES), lambda _: None, np.inf)
     expected = searching_ms(nprobe, max(AT, candidates)) + (rescoring_ms(candidates) if candidates else 0)
     assert cost.milliseconds(index, nprobe, candidates) == pytest.approx(expected)
 
 
 def test_no_more_lists_are_timed_than_the_bound_allows(index: Slow, known: KnownQuestions) -> None:
     bound = searching_ms(4, AT) - 0.01
-    cost = measure_cost(index, known, AT, ([1, 2, 4, 8, 16], MOST), lambda _: None, bound)
+    cost = measure_cost(index, known, AT, ([1, 2, 4, 8, 16], CANDIDATES), lambda _: None, bound)
     assert index.nprobes == {1, 2, 4}
     assert cost.milliseconds(index, 8, 0) >= cost.milliseconds(index, 4, 0) > bound
 
@@ -103,7 +103,7 @@ def test_a_machine_that_slows_down_makes_no_larger_search_cheaper(
     index: Slow, known: KnownQuestions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.index.test_timing.searching_ms", lambda nprobe, _: 1.0 / nprobe)
-    cost = measure_cost(index, known, AT, ([1, 2, 4], MOST), lambda _: None, np.inf)
+    cost = measure_cost(index, known, AT, ([1, 2, 4], CANDIDATES), lambda _: None, np.inf)
     assert [cost.milliseconds(index, nprobe, 0) for nprobe in (1, 2, 4)] == pytest.approx([1.0, 1.0, 1.0])
 
 

@@ -115,9 +115,9 @@ async def test_fetch_gives_a_passage_with_its_columns(source: Source, retriever:
     ],
 )
 async def test_what_cannot_be_answered_is_said(source: Source, tool: str, arguments: Any, sentence: str) -> None:
-    said = await call(source, tool, **arguments)
-    assert isinstance(said, str)
-    assert sentence in said
+    refusal = await call(source, tool, **arguments)
+    assert isinstance(refusal, str)
+    assert sentence in refusal
 
 
 async def test_long_texts_are_cut_in_results_and_whole_when_fetched(first_nights: FirstNights, tmp_path: Path) -> None:
