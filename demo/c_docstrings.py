@@ -30,7 +30,7 @@ _C_KINDS: Final = (
 
 
 def is_public(module_name: str) -> bool:
-    """Tell whether users import the module by its name; what other modules hold may have a name in a public one."""
+    """Tell whether users import the module by its name; a public module may re-export what other modules define."""
     return module_name not in _INTERNAL and not any(part.startswith("_") for part in module_name.split("."))
 
 

@@ -15,9 +15,9 @@ from ray_jobs.jobs import run_whole
 
 RECIPE: Final = Path(__file__).resolve().parent / "demo.yaml"
 SHARES: Final = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Of all passages: what each night finds."""
+"""The share of all passages that each night finds."""
 ROLLED_BACK: Final = 4
-"""After this night somebody has doubts, and the night before it becomes live again."""
+"""After this night somebody rolls back to the night before it."""
 
 
 def make_nights(folder: Path) -> str:
@@ -41,6 +41,6 @@ def make_nights(folder: Path) -> str:
 
 
 def _some(lines: list[str], share: float) -> Iterator[str]:
-    """Yield this share of the lines, spread over all of them; a larger share holds all of a smaller one."""
+    """Yield this share of the lines, evenly spread; a larger share includes all lines of a smaller one."""
     golden = 0.6180339887498949
     return (line for number, line in enumerate(lines) if number * golden % 1 < share)

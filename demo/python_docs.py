@@ -24,11 +24,11 @@ from dpr.corpus.split import split_words
 MIN_WORDS: Final = 12
 PASSAGE_WORDS: Final = 100
 MAX_SUMMARY_WORDS: Final = 15
-"""Words of a module's or class' first sentence in the titles of what it holds."""
+"""Words of the first sentence of a module or class that go into the titles of its members."""
 _PARAGRAPHS: Final = re.compile(r"\n\s*\n")
 _FIRST_SENTENCE: Final = re.compile(r".+?[.!?](?=\s|$)|.+")
 _SIGNATURE: Final = re.compile(r"->|\w\(|[=~]{3}")
-"""Marks a first line that is no sentence about what a thing is for."""
+"""Marks a first line that does not say what a thing is for."""
 _UNDERLINES: Final = re.compile(r"^\s*([*=~^-])\1{3,}\s*$", re.MULTILINE)
 
 
@@ -103,7 +103,7 @@ def _topic_title(name: str) -> str:
 
 
 def _title_of(name: str, docs: dict[str, str]) -> str:
-    """Return `csv.Sniffer (CSV parsing and writing.)`: a name, and what the modules and the class that hold it are."""
+    """Return `csv.Sniffer (CSV parsing and writing.)`: a name, and what contains it."""
     parts = name.split(".")
     holders = [".".join(parts[:depth]) for depth in range(1, len(parts))]
     sentences = [sentence for holder in holders if (sentence := _first_sentence(docs.get(holder, "")))]

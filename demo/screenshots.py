@@ -26,17 +26,17 @@ FOLDER: Final = RECIPE.parents[1] / ".demo" / "nights"
 QUESTIONS: Final = RECIPE.with_name("questions.jsonl")
 PORT: Final = 8123
 SHADOW_SHARE: Final = 0.2
-"""More than by default, so that the few questions of the pictures are compared with exact search, too."""
+"""Higher than the default, so that some of the few questions are compared with exact search."""
 ROUNDS: Final = 6
-"""So many times all questions of the demo are asked before the pictures are taken."""
+"""How many times all questions of the demo are asked before the pictures are taken."""
 COLOURS: Final = 64
-"""Of a picture, which makes it a third as large."""
+"""Colours of a picture; so few make its file a third as large."""
 SIZE: Final = ViewportSize(width=960, height=900)
 PICTURES: Final = {
     "search-light": ("/?mode=hybrid&query=How+do+I+count+how+often+each+word+occurs%3F", "#hits li"),
     "status-dark": ("/status", "#latency svg"),
 }
-"""Name of a picture, with its colours → path of a page, and what is there as soon as the page is complete."""
+"""Name of a picture and its colour scheme → path of a page, and the element that appears when the page is complete."""
 
 
 def take(url: str, folder: Path) -> None:

@@ -1,15 +1,15 @@
-"""Run dpr on Ray. Here is what must hold before other modules import Ray: where from, and its settings."""
+"""Run dpr on Ray. This file sets the import path and Ray's settings before any other module imports Ray."""
 
 import os
 import sys
 
 
 def _leave_out_current_folder() -> None:
-    """Import nothing from the current folder where Python has put it by itself, unless this package is there.
+    """Take the current folder off the import path where Python put it there unasked, unless this package lies in it.
 
     A user may have a file `tokenizers.py` or `json.py` where a command is started. `python -m` puts the current folder
-    first, and an empty entry of PYTHONPATH (`PYTHONPATH=$PYTHONPATH:/more` where there was none) means it, too. What
-    Ray hands on to its workers is settled in `connect.py`. Nothing is imported before that such a file could replace.
+    first, and an empty entry of PYTHONPATH (`PYTHONPATH=$PYTHONPATH:/more` where there was none) means it, too.
+    `connect.py` decides what Ray passes on to its workers. Nothing that such a file could replace is imported before.
     """
     path = os.environ.get("PYTHONPATH")
     entries = path.split(os.pathsep) if path else []
@@ -32,10 +32,10 @@ _leave_out_current_folder()
 # no usage reports without consent
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# how often a task is repeated that Ray ended because memory ran short; Ray's own default is for ever
+# how often Ray repeats a task that it ended because memory ran short; by default it repeats without limit
 os.environ.setdefault("RAY_task_oom_retries", "5")
-# workers of a Ray that we start run at this process's own priority; Ray would lower it by 15, and a run beside other
-# work would hardly get a CPU
+# workers of a Ray that we start keep this process's priority: lowered by 15, Ray's default, they would hardly get a #
+# CPU on a machine that does other work
 os.environ.setdefault("RAY_worker_niceness", "0")
 # a thread of Ray Data that outlives the connection must not start another Ray
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")

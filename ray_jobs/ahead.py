@@ -30,7 +30,7 @@ class Begun(Protocol):
 
 
 class BegunTask:
-    """A task that runs from now on: it makes its operators, waits for units, and does them one after another.
+    """A task that has started: it makes its operators, waits for units, and processes them one after another.
 
     `options` are those of the Ray task.
     """
@@ -58,7 +58,7 @@ def start_for_all(
 
 
 class BegunDataset:
-    """A dataset that runs from now on, and makes its actors before it has units.
+    """A dataset that has started, and makes its actors before it has units.
 
     `with_steps` adds a stage's operators to a dataset of units.
     """
@@ -68,7 +68,7 @@ class BegunDataset:
         waiting = ray.data.from_items([{"units": 0}]).map_batches(
             _source(self._feed), batch_format="pyarrow", num_cpus=WAITING_CPUS
         )
-        units = waiting.repartition(target_num_rows_per_block=1)  # an operator takes blocks
+        units = waiting.repartition(target_num_rows_per_block=1)  # an operator receives blocks of rows
         # With the same resources the task that waits divides the units, too; else Ray Data starts another process then,
         # which first imports Ray Data for seconds. `repartition` has no argument for that.
         units._logical_plan.dag.ray_remote_args["num_cpus"] = WAITING_CPUS

@@ -30,7 +30,7 @@ def main() -> None:
 
 def _run() -> None:
     os.environ.pop("MPLBACKEND", None)  # Jupyter's may not be installed here, and pictures are drawn without any
-    # imported here, so that a file that stands in place of a library is named
+    # imported here, so that an error names a file that shadows a library
     import typer
 
     app = typer.Typer(
@@ -40,14 +40,14 @@ def _run() -> None:
         help="Keep a dense index in step with a changing text corpus, and ask it questions.",
         epilog=EXIT_CODES,
     )
-    app.callback()(lambda: None)  # or one command alone would be called without its name
+    app.callback()(lambda: None)  # without this, typer would call a single command without its name
     for module in modules_for(sys.argv[1:]):
         app.add_typer(import_module(f"ray_jobs.{module}").app)
     app()
 
 
 def modules_for(arguments: list[str]) -> list[str]:
-    """Return the modules that a command line needs: that of its command, or all of them to show what there is."""
+    """Return the modules that a command line needs: that of its command, or all of them to list the commands."""
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
     return [module for module, names in COMMANDS.items() if command in names] or list(COMMANDS)
 

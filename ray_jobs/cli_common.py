@@ -26,11 +26,12 @@ Model = Annotated[
 ]
 Rerank = Annotated[
     str | None,
-    typer.Option("--rerank", metavar="MODEL", help="Cross-encoder that orders the best hits anew: folder or address."),
+    typer.Option("--rerank", metavar="MODEL", help="Cross-encoder that re-ranks the best hits: folder or address."),
 ]
 RerankTop = Annotated[int, typer.Option("--rerank-top", min=1, max=MAX_RERANKED, help="How many hits it reads.")]
 RerankLabel = Annotated[
-    int | None, typer.Option("--rerank-label", min=0, help="Which of its labels means an answer, if it has several.")
+    int | None,
+    typer.Option("--rerank-label", min=0, help="Which of its labels means an answer, if it has several."),
 ]
 SnapshotNumber = Annotated[int | None, typer.Option("--snapshot", help="Snapshot to use; default: the live one.")]
 
@@ -44,7 +45,7 @@ class Stop(enum.StrEnum):
 
 
 def opened_reranker(model: str, top: int, label: int | None, k: int) -> "Reranker":
-    """Load the re-ranker that the command line names. Raises RecipeError if it is to give more hits than it reads."""
+    """Load the re-ranker that the command line names. Raises RecipeError if more hits are wanted than it reads."""
     from dpr.search.rerank import Reranker, check_depth
 
     check_depth(k, top)
@@ -52,7 +53,7 @@ def opened_reranker(model: str, top: int, label: int | None, k: int) -> "Reranke
 
 
 def reranker_fields(reranker: "Reranker") -> Fields:
-    """Return what an answer says of the re-ranker that ordered it, for JSON."""
+    """Return the fields of the re-ranker that ordered an answer, for JSON."""
     return {"model": reranker.model, "reranker_id": reranker.reranker_id, "top": reranker.top}
 
 

@@ -25,11 +25,11 @@ from ray_jobs.signals import signals_restored
 ANSWER_SECONDS = 10.0
 START_ATTEMPTS = 3
 _TOO_SLOW = "timed out during startup"
-"""In Ray's message if its processes, some of which have only 15 seconds, have not started."""
+"""Part of Ray's message when its processes did not start in time; some of them have only 15 seconds."""
 MAX_FOLDER_BYTES = 40
-"""Longest name of the folder for Ray's files: Ray adds 65 bytes, and the path of a socket may have 107."""
+"""Longest path of the folder for Ray's files: Ray adds 65 bytes, and the path of a socket may have 107."""
 STORE_BYTES = 10**9
-"""What Ray's processes share on a disk: units and results are small."""
+"""Room for values that Ray's processes share through a disk: units and results are small."""
 _PASSED_ON = ("DPR_CACHE_GB",)
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 """In Ray's message about versions that differ: those of the cluster, then those here."""
@@ -39,7 +39,7 @@ class _Job(JobConfig):  # type: ignore[misc]  # Ray has no types
     """Ray's configuration of a job whose workers import from where packages are installed and from PYTHONPATH alone."""
 
     def _serialize(self) -> bytes:
-        """Leave out the folder that this process runs in and that of its script, which Ray has added just before."""
+        """Leave out this process's folder and that of its script, which Ray has just added."""
         self._py_driver_sys_path.clear()
         serialized: bytes = super()._serialize()
         return serialized
@@ -159,12 +159,12 @@ def _object_store() -> dict[str, str | int]:
 
 
 def _short_folder(folder: str) -> str:
-    """Return the folder for Ray's files, or another one if sockets below it would have too long a name."""
+    """Return the folder for Ray's files, or another one if the paths of sockets below it would be too long."""
     return folder if len(os.fsencode(folder)) <= MAX_FOLDER_BYTES else "/tmp/ray"
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first sentence of an error: Ray's go on for paragraphs."""
+    """Return the first sentence of an error: those of Ray have several paragraphs."""
     lines = [line.strip(" .") for line in str(error).splitlines() if line.strip()]
     return lines[0].partition(". ")[0] if lines else type(error).__name__
 

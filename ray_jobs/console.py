@@ -11,7 +11,7 @@ from rich.text import Text
 
 LINE_EVERY_SECONDS = 10.0
 WAITING_EVERY_SECONDS = 30.0
-"""How often a log file gets a line on what a stage waits for, as long as no results come."""
+"""Seconds between lines in a log file on what a stage waits for, while no results come."""
 
 
 class _Bar(Progress):

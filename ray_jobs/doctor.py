@@ -21,9 +21,9 @@ from ray_jobs.node_facts import NodeFacts, facts_here
 ANSWER_SECONDS = 120.0
 """A machine that has not answered by then counts as lost."""
 MAX_SKEW_SECONDS = 5.0
-"""A lease lives for minutes, and the times of snapshots are for people: clocks may differ by a little."""
+"""Clocks may differ by this much: a lease lives for minutes, and only people read the times of snapshots."""
 MIN_SHARED_BYTES = 1_000_000_000
-"""Results and batches on their way between processes; with less, Ray puts them on a disk."""
+"""For results and batches that processes pass to each other; with less, Ray puts them on a disk."""
 MIN_CACHE_BYTES = 5_000_000_000
 """A model, and the segments that one unit reads."""
 
@@ -35,7 +35,7 @@ class Cluster:
     nodes: tuple[NodeFacts, ...]
     silent: tuple[str, ...]
     address: str | None
-    """What RAY_ADDRESS names; None for a Ray of this process alone."""
+    """The address that RAY_ADDRESS names; None for a Ray of this process alone."""
     has_token: bool
     """Whether this process sends a token to the cluster."""
 
@@ -67,7 +67,7 @@ def diagnose(cluster: Cluster) -> list[Finding]:
 
 
 def _ask() -> Cluster:
-    """Ask each machine for its facts, all at once; clocks are those that they had at the middle of the question."""
+    """Ask all machines for their facts at once; the reading of a clock counts for the middle of the request."""
     ask = ray.remote(facts_here)
     alive = [node for node in ray.nodes() if node["Alive"]]
     started = time.time()
@@ -83,7 +83,7 @@ def _ask() -> Cluster:
         for reference in done:
             with suppress(ray.exceptions.RayError):
                 found: NodeFacts = ray.get(reference)
-                # the answer has waited for a process that takes seconds to start, so only its way back counts
+                # a process had to start first, which takes seconds, so only the time of the answer's return counts
                 facts.append(replace(found, clock=found.clock - time.time()))
                 del names[reference]
     has_token = os.environ.get("RAY_AUTH_MODE") == "token"

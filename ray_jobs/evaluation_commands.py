@@ -59,12 +59,14 @@ QrelsFile = Annotated[
     str | None, typer.Option("--qrels", help="Qrels of BEIR or TREC, or a folder; default: those beside the questions.")
 ]
 Answers = Annotated[
-    AnswerKind | None, typer.Option("--answers", help="What the answers are; default: as qrels or the format say.")
+    AnswerKind | None,
+    typer.Option("--answers", help="What the answers are; default: by qrels or format."),
 ]
 Exact = Annotated[bool, typer.Option("--exact", help="Compare all vectors instead of using the index.")]
 At = Annotated[list[int] | None, typer.Option("-k", min=1, max=1000, help="Ranks of accuracy; default: 1 5 20 100.")]
 MaxQuestions = Annotated[
-    int | None, typer.Option("--max-questions", min=1, help="Draw so many questions, always the same; default: all.")
+    int | None,
+    typer.Option("--max-questions", min=1, help="How many questions to draw, always the same; default: all."),
 ]
 Report = Annotated[Path | None, typer.Option("--report", help="Folder for a page (HTML) and pictures (PNG).")]
 
@@ -81,7 +83,8 @@ def evaluate(
     at: At = None,
     max_questions: MaxQuestions = None,
     run_out: Annotated[
-        str | None, typer.Option("--run-out", help="TREC run to write; of several modes, each to a file named by it.")
+        str | None,
+        typer.Option("--run-out", help="TREC run to write; with several modes, one file each, named by mode."),
     ] = None,
     report: Report = None,
     model: Model = None,

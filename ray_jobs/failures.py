@@ -17,9 +17,9 @@ _LOST = (
     exceptions.LocalRayletDiedError,
 )
 _NAMED = 3
-"""A message names so many records at most."""
+"""Records that a message names, at most."""
 _ADVICE = "\nFailed to apply UDF transform after"
-"""Begins what Ray Data adds to the message of an error that it passes on."""
+"""Start of what Ray Data adds to the message of an error that it passes on."""
 
 
 def quoted_error(message: str) -> DprError | None:

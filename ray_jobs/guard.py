@@ -53,10 +53,12 @@ def _print_error(error: DprError) -> int:
 
 
 def _check_surroundings() -> None:
-    """Raise RecipeError where no command can work, before a library fails with less telling words."""
+    """Raise RecipeError where no command can work, before a library fails with a message that does not say why."""
     try:
         os.getcwd()
     except OSError as error:
         raise RecipeError("the current folder is not there any more; change to another one, and start again") from error
     if sys.flags.optimize > 1:
-        raise RecipeError("Python leaves out docstrings (-OO or PYTHONOPTIMIZE=2), which Ray needs; start without that")
+        raise RecipeError(
+            "Python leaves out docstrings (-OO or PYTHONOPTIMIZE=2), which Ray needs; leave that option out"
+        )

@@ -1,7 +1,7 @@
-"""Workers tell one actor what they work on and whether they compute, so that a driver can name one that hangs.
+"""Workers report to one actor what they work on and whether they compute, so that a driver can name one that hangs.
 
-A worker that was stopped sends no beats. One that waits for ever sends beats in which its CPU time does not grow. The
-driver cannot tell these from a worker with a long unit by itself: it sees only that no result comes.
+A worker that was stopped sends no beats. One that waits forever sends beats in which its CPU time does not grow.
+Without beats, the driver could not tell these from a worker with a long unit: it sees only that no result comes.
 """
 
 import concurrent.futures
@@ -18,10 +18,10 @@ import ray
 
 BEAT_SECONDS = 5.0
 IDLE_SHARE = 0.03
-"""A process that uses a smaller share of one CPU than this does nothing. Ray's own threads use 0.003 of one in a task,
-0.008 in an actor of Ray Data, and 0.012 there while other processes want the CPU."""
+"""A process that uses a smaller share of one CPU than this counts as idle. Ray's own threads use 0.003 of one in a
+task, 0.008 in an actor of Ray Data, and 0.012 there while other processes want the CPU."""
 ANSWER_SECONDS = 5.0
-"""A step begins after so long even if the actor has not noted it: a run does not depend on this actor."""
+"""A step waits at most this long for the actor to note that it begins: a run does not depend on this actor."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Heartbeats:
     def __init__(self) -> None:
         self._noted: dict[str, _Noted] = {}
         self._left: set[Call] = set()
-        """Calls that another call of the same unit followed before they ended: their processes were lost."""
+        """Calls of a unit that was begun again before they ended: their processes were lost."""
 
     def beat(self, call: Call, cpu_seconds: float) -> None:
         """Note that a call has begun or goes on, and how much CPU time its process has used so far."""
@@ -79,18 +79,18 @@ class Heartbeats:
 
     def ended(self, call: Call) -> None:
         """Forget a call."""
-        self._left.discard(call)  # it had ended, and the next step was quicker to say that it begins
+        self._left.discard(call)  # it had ended, and the report of the next step arrived first
         noted = self._noted.get(call.record)
         if noted is not None and noted.call == call:
             del self._noted[call.record]
 
     def take_lost(self) -> list[Call]:
-        """Return the calls that were never ended and whose unit was begun again, since this was last asked."""
+        """Return the calls that never ended and whose unit was begun again, since the last time this was called."""
         lost, self._left = list(self._left), set()
         return lost
 
     def calls(self) -> list[CallState]:
-        """Return the calls that have not ended, those of processes that have died too: nobody reports their end."""
+        """Return the calls that have not ended, including those of processes that died: nobody reports their end."""
         now = time.monotonic()
         return [
             CallState(noted.call, now - noted.since, now - noted.beat_at, now - noted.busy_at)

@@ -24,7 +24,7 @@ from ray_jobs.node_facts import versions_here
 from ray_jobs.oversight import Listener
 
 ANSWER_SECONDS = 60.0
-"""A machine that has not answered by then is left to Ray, which finds out whether it is lost."""
+"""After this, it is left to Ray to find out whether a machine is lost."""
 _GROUP_LABEL = "ray.io/node-group"
 
 
@@ -33,7 +33,7 @@ class Needs:
     """What each machine must have for a run."""
 
     versions: dict[str, str]
-    """Those of the driver."""
+    """Versions on the driver's machine."""
     encoder: EncoderConfig
     encoder_id: str
     store: str
@@ -100,7 +100,7 @@ def needs_of(plan: Plan, store_url: str, probe: str) -> Needs:
 
 
 def _ask(needs: Needs, listener: Listener) -> list[tuple[str, DprError]]:
-    """Return name and fault of the machines that have one. What a lost machine would say does not matter."""
+    """Return name and fault of the machines that have one. A machine that was lost meanwhile is left out."""
     workers = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     names = {_start_look(needs, node["NodeID"]): node["NodeManagerHostname"] for node in workers}
     until, faults = time.monotonic() + ANSWER_SECONDS, []

@@ -55,7 +55,7 @@ def run_planned(plan: Plan, allowed: Allowed, *, local: bool = False) -> Outcome
 
 
 def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local: bool = False) -> str:
-    """Run a recipe up to `scan`, `embed` or `index`, without publishing; returns one line on what there is."""
+    """Run a recipe up to `scan`, `embed` or `index`, without publishing; returns one line on the result."""
     plan = plan_of(recipe_path)
     owner, lease_seconds = f"run of {plan.recipe.store} up to {stop}", plan.recipe.limits.lease_seconds
     with (
@@ -81,14 +81,14 @@ def _inspect_cluster(plan: Plan, progress: ConsoleProgress) -> None:
 
 
 def show_notes(plan: Plan, progress: ConsoleProgress) -> None:
-    """Show what a person should know about the corpus files, where no scan does."""
+    """Show notes on the corpus files, where no scan does."""
     for note in plan.corpus.notes():
         progress.message("corpus", note)
 
 
 @contextmanager
 def executor_for(plan: Plan, progress: ConsoleProgress, *, local: bool) -> Iterator[Executor]:
-    """Give what runs a plan within the block: a connected Ray, or (`local`) this process.
+    """Give the executor of a plan within the block: a connected Ray, or (`local`) this process.
 
     `progress` shows what Ray waits for.
     """

@@ -7,7 +7,7 @@ from ray_jobs.guard import guarded
 
 def run() -> None:
     """Run the job."""
-    from ray_jobs import jobs  # imported here, so that a file that stands in place of a library is named
+    from ray_jobs import jobs  # imported here, so that an error names a file that shadows a library
 
     jobs.main(None, "Run a recipe from corpus to published snapshot.")
 

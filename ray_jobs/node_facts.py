@@ -1,4 +1,4 @@
-"""What one machine says of itself: versions, clock, memory, disks, GPUs, and where its Ray can be reached from."""
+"""The facts of one machine: versions, clock, memory, disks, GPUs, and where its Ray can be reached from."""
 
 import os
 import platform
@@ -16,7 +16,8 @@ from pathlib import Path
 from dpr.store.cache import local_cache
 
 PACKAGES = ("dpr", "ray", "torch", "transformers", "tokenizers", "faiss-cpu", "numpy", "pyarrow", "bm25s")
-"""What must be the same everywhere: vectors, codes and words depend on it, or what machines send each other."""
+"""Packages whose versions must be the same everywhere: vectors, codes, words or messages between machines depend on
+them."""
 _LISTENS = "0A"
 _RAY_PROCESSES = ("raylet", "gcs_server", "ray::", "dashboard", "ray_client")
 _SMI = ("nvidia-smi", "--query-gpu=name,ecc.errors.uncorrected.volatile.total", "--format=csv,noheader")
@@ -31,7 +32,7 @@ class NodeFacts:
     versions: dict[str, str]
     """Python's, and those of PACKAGES that are installed."""
     clock: float
-    """Seconds since 1970 at which it was asked."""
+    """When it was inspected, in seconds since 1970."""
     shared_bytes: int
     """Size of /dev/shm; 0 if there is none."""
     cache: str
@@ -40,7 +41,7 @@ class NodeFacts:
     """None if the cache cannot be written."""
     gpus: tuple[str, ...]
     gpu_faults: tuple[str, ...]
-    """What is wrong with a GPU, in words."""
+    """Faults of its GPUs, a sentence each."""
     reachable: tuple[str, ...]
     """Addresses beyond loopback at which Ray's processes listen: `process address:port`."""
 
@@ -104,7 +105,7 @@ def _gpus() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _reachable() -> Iterator[str]:
-    """Yield where processes of Ray listen that other machines can reach, as far as this user may look."""
+    """Yield the addresses of Ray's processes that other machines can reach, as far as this user may look."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             name = process.joinpath("comm").read_text().strip()
@@ -123,7 +124,7 @@ def _listening(process: Path) -> Iterator[str]:
             if row[3] == _LISTENS and f"socket:[{row[9]}]" in inodes:
                 written, _, port = row[1].partition(":")
                 raw = bytes.fromhex(written)
-                # words of four bytes, each in the order of a little-endian machine
+                # groups of four bytes, each in little-endian order
                 address = ip_address(b"".join(raw[start : start + 4][::-1] for start in range(0, len(raw), 4)))
                 address = getattr(address, "ipv4_mapped", None) or address
                 if not address.is_loopback:

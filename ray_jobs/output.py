@@ -1,4 +1,4 @@
-"""Write what a command has to say: to terminals of any encoding, to pipes that nobody reads, to disks that are full."""
+"""Write the output of a command: to terminals of any encoding, to pipes that nobody reads, to disks that are full."""
 
 import io
 import json
@@ -25,7 +25,7 @@ class _Sink(io.FileIO):
         super().__init__(stream.fileno(), "wb", closefd=False)
         self._is_lost, self._has_results = False, stream is sys.__stdout__
 
-    def write(self, data: Any) -> int:  # whatever has a buffer
+    def write(self, data: Any) -> int:  # anything that has a buffer
         if not self._is_lost:
             try:
                 return super().write(data)
@@ -34,7 +34,7 @@ class _Sink(io.FileIO):
                 raise SystemExit(UNREAD) from None
             except OSError as error:
                 self._is_lost = True
-                if self._has_results:  # there is no place left to say that stderr is full
+                if self._has_results:  # if stderr is full, there is nowhere left to report it
                     raise OutputError(
                         f"the result cannot be written to stdout: {error.strerror}; what the command did is done"
                     ) from error
@@ -42,7 +42,7 @@ class _Sink(io.FileIO):
 
 
 def guard_streams() -> None:
-    """Replace stdout and stderr of a command by streams that take any character, by an escape if it must be."""
+    """Replace stdout and stderr of a command by streams that accept any character, as an escape where necessary."""
     for name, real in (("stdout", sys.__stdout__), ("stderr", sys.__stderr__)):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):

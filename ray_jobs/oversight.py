@@ -1,4 +1,4 @@
-"""Oversee the workers of a stage: say what it waits for while no result comes, and kill a worker that does nothing."""
+"""Oversee the workers of a stage: report what it waits for while no result comes, and kill idle workers."""
 
 import os
 import signal
@@ -16,16 +16,16 @@ from ray_jobs.heartbeats import BEAT_SECONDS, Call, CallState, Handle, Heartbeat
 
 LOOK_SECONDS = 5.0
 KILL_SECONDS = 10.0
-"""A kill is awaited for so long at each look; where a machine cannot be reached, its answer may never come."""
+"""Seconds to wait for the answer to a kill, each time; it may never come from a machine that cannot be reached."""
 SILENT_BEATS = 2
-"""A process is silent if it has left out so many heartbeats."""
+"""A process is silent if it missed this many heartbeats."""
 NAMED_AFTER_SECONDS = 30.0
-"""A worker that has done nothing for so long is named, as is the longest call of a stage that gave no result for so
-long; half of `idle_seconds` if that is less."""
+"""After this time without work, a worker is named; after this time without a result, so is the longest call of the
+stage. Half of `idle_seconds` if that is less."""
 
 
 class Listener(Protocol):
-    """Receives what a person should know while no result comes."""
+    """Receives messages for the user while no result comes."""
 
     def waiting(self, text: str) -> None:
         """Show what the stage waits for; an empty text: it no longer waits."""
@@ -49,8 +49,8 @@ class Oversight:
     def watch(self, stage: str, records: Sequence[str]) -> Iterator["UnitsUnderWay"]:
         """Oversee the units with these records within the block.
 
-        An error of the listener is raised with the next result, or at the end of the block; until then the workers are
-        overseen all the same.
+        An error of the listener is raised with the next result, or at the end of the block; until then oversight goes
+        on.
         """
         under_way, ended = UnitsUnderWay(records), threading.Event()
 
@@ -72,7 +72,7 @@ class Oversight:
         under_way.check()
 
     def take_lost(self) -> list[Call]:
-        """Return the calls whose units were begun again elsewhere, since this was last asked."""
+        """Return the calls whose units were begun again elsewhere, since the last time this was called."""
         try:
             lost: list[Call] = ray.get(self.heartbeats.take_lost.remote(), timeout=LOOK_SECONDS)
         except ray.exceptions.RayError:
@@ -118,7 +118,7 @@ class Oversight:
                 self._note(stage, under_way, call, kill)
 
     def _note(self, stage: str, under_way: "UnitsUnderWay", call: Call, kill: "ray.ObjectRef[bool]") -> None:
-        """Note how a kill went."""
+        """Note the outcome of a kill."""
         try:
             was_killed = ray.get(kill)
         except ray.exceptions.RayError:
@@ -177,7 +177,7 @@ def end_worker(pid: int) -> bool:
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         state, parent = status.rpartition(")")[2].split()[:2]
-        if int(parent) != os.getppid() or state in "ZX":  # the number belongs to another process by now, or to none
+        if int(parent) != os.getppid() or state in "ZX":  # by now the number belongs to another process, or to none
             return False
         os.kill(pid, signal.SIGKILL)
     except (FileNotFoundError, ProcessLookupError):

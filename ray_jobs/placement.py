@@ -17,24 +17,25 @@ so that all actors find room on a small machine, and other stages find CPUs whil
 BESIDE_ENCODER_CPUS = 2.5
 """CPUs of a machine that an encoder without a GPU leaves to others: to the driver, a writer, and a tokeniser."""
 UNITS_PER_ENCODER = 2
-"""While an encoder computes one, the next is unpacked and the one before is packed."""
+"""Units that an encoder has at once: while it computes one, the next is unpacked and the previous one is packed."""
 TOKENIZING_SHARE = 0.75
 """Share of the CPUs of machines with GPUs that tokenise; the others launch kernels, write segments and drive."""
 TOKENIZER_THREADS = 2
-"""Threads of one tokeniser that feeds GPUs. With two, a unit is ready sooner than with one; more would wait for
-Python's global lock."""
+"""Threads of one tokeniser that feeds GPUs: two finish a unit sooner than one; more would wait for Python's global
+lock."""
 TOKENIZER_CPUS = 0.25
 """CPUs that Ray counts for such a thread: it waits while scans run, which use its CPU meanwhile."""
 CODERS_PER_GPU = 8
 """Processes that read and write while one of them has the GPU: it codes a segment in a fraction of that time."""
 ROWS_PER_CODER = 50_000
-"""A coder needs less time for so many rows than another one needs to load: processes that start CUDA wait for each
-other."""
+"""One coder for each of this many rows: it codes them faster than another coder loads, since processes that start CUDA
+wait for each other."""
 SMALL_SHARE = 1 / CODERS_PER_GPU
 LARGE_SHARE = 1 - SMALL_SHARE
-"""What an encoder or a trainer holds of a GPU that it uses alone: beside it, processes load for later stages."""
+"""Share of a GPU that an encoder or a trainer requests, though it uses it alone: processes for later stages load beside
+it."""
 LOADING_SHARE = SMALL_SHARE / 16
-"""What each of these holds: they compute when the GPU is free."""
+"""Share that each of those processes requests: they compute when the GPU is free."""
 
 
 class Pool(TypedDict):
@@ -46,7 +47,7 @@ class Pool(TypedDict):
 
 
 class Placement:
-    """Places steps on the connected Ray, as it is at that moment, by a recipe's resources."""
+    """Places steps on the connected Ray in its present size, by a recipe's resources."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -85,7 +86,7 @@ class Placement:
         return Hardware("cuda" if _cluster_gpus() else None, _largest_node())
 
     def cluster(self) -> Cluster:
-        """Return what there is to run on."""
+        """Return the resources of the cluster."""
         there, each = ray.cluster_resources(), self._gpus_per_encoder()
         encoders = self._max_encoders()
         if each and there.get("GPU"):  # an autoscaling cluster may have none yet
@@ -100,7 +101,7 @@ class Placement:
         return shares.get(step.on, 0.0) if _cluster_gpus() else 0.0
 
     def loading_share(self) -> float:
-        """Return how much of a GPU a process holds that loads for a later stage."""
+        """Return the share of a GPU that a process requests while it loads for a later stage."""
         return LOADING_SHARE if _cluster_gpus() else 0.0
 
     def coders(self, rows: int) -> int:
@@ -117,7 +118,7 @@ class Placement:
         threads = self.tokenizer_threads()
         # not bounded by the CPUs there are now: an autoscaling cluster may have none yet
         low, high, cpus = 1, MAX_ACTORS, ACTOR_CPUS
-        if each := self._gpus_per_encoder():  # GPUs wait for nothing but these, so all start at once, and stay
+        if each := self._gpus_per_encoder():  # the GPUs wait only for these, so all start at once, and stay
             low = min(units, max(1, int(self._tokenizing_cpus()) // threads))
             if _cluster_gpus() >= each * self._max_encoders():  # no GPU will be added, so these are enough
                 high, cpus = low, TOKENIZER_CPUS

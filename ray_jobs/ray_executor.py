@@ -1,8 +1,8 @@
 """Ray as an executor of units: Ray Data runs a stage's steps as operators, if any of them holds a model.
 
 A stage whose steps all run in any worker is one task a unit instead, which does not compete for CPUs with datasets that
-run at the same time. Ray repeats a unit only if its worker was lost, and only so often that a unit which kills every
-worker ends the stage. An error that a step raises ends the stage at once.
+run at the same time. Ray repeats a unit only if its worker was lost, and only a few times, so that a unit which kills
+every worker ends the stage. An error that a step raises ends the stage at once.
 """
 
 import logging
@@ -31,14 +31,14 @@ from ray_jobs.transport import call, operator_class, pack, row_task, run_work, s
 Shared = TypeVar("Shared")
 Counts: TypeAlias = "ray.ObjectRef[dict[str, int]]"
 LOST_RETRIES = 5
-"""How often a unit is repeated after the process that worked on it died. Ray Data's own default is for ever."""
+"""How often a unit is repeated after the process that worked on it died. By default, Ray Data repeats without limit."""
 ACTOR_LIVES = {"max_task_retries": LOST_RETRIES, "max_restarts": 2 * LOST_RETRIES}
-"""An actor outlives two such units; one that dies while it is made ends the stage, too."""
+"""How often an actor is restarted: enough for two such units. If it dies while it is made, the stage ends, too."""
 MAX_TASKS = 512
-"""Tasks that run or wait for a CPU: so many that an autoscaling cluster sees what there is to do."""
+"""Tasks that run or wait for a CPU: enough for an autoscaling cluster to see the demand."""
 CODER_ENVIRONMENT = {"env_vars": {"DPR_WORKER": "coder"}}
-"""Names the processes of coders on GPUs. Ray gives a task any idle process of the same environment, and on a machine of
-many CPUs that would hardly ever be one that was warmed."""
+"""Names the environment of coders on GPUs. Ray gives a task any idle process of its environment; without a name of its
+own, it would hardly ever be one that has loaded already."""
 MANY_UNITS = 2**31
 """Stands for the number of units of a stage that begins before they are known."""
 
@@ -77,7 +77,7 @@ class RayExecutor:
                 num_cpus=0, num_gpus=gpus, max_retries=0, name="warm", runtime_env=CODER_ENVIRONMENT
             )
             for _ in range(self._placement.coders(rows)):
-                warm.remote(prepare)  # nobody waits for it, and what fails here fails again where it is needed
+                warm.remote(prepare)  # nobody waits for it; an error here is raised again where the result is needed
 
     def run(self, stage: str, work: Work[U, B], units: Sequence[U]) -> Iterator[B]:
         with self._oversight.watch(stage, [unit.record for unit in units]) as under_way:
@@ -85,7 +85,7 @@ class RayExecutor:
                 for result in self._results(stage, work, units):
                     under_way.finish(result.record)
                     yield result
-            except ray.exceptions.RayError as error:  # also the project's own, if a worker raised it
+            except ray.exceptions.RayError as error:  # errors of this project, too, if a worker raised them
                 raise stage_error(stage, under_way.missing, error, under_way.given_up_records()) from error
 
     def take_lost(self) -> Lost:
@@ -125,14 +125,14 @@ class RayExecutor:
         self._count_requests()
 
     def _count_requests(self) -> None:
-        """Count what the workers that made shared values sent to the store, as far as that is known."""
+        """Add the requests of the workers that made shared values, as far as they are known."""
         for counts in list(self._uncounted):
             if ray.wait([counts], timeout=0)[0]:
                 self._uncounted.remove(counts)
                 count_elsewhere(ray.get(counts))
 
     def _with_steps(self, dataset: ray.data.Dataset, work: Work[Any, Any], units: int) -> ray.data.Dataset:
-        """Add the steps as operators to a dataset of so many units at most."""
+        """Add the steps as operators to a dataset of at most this many units."""
         with warnings.catch_warnings():
             # about keywords that are no parameters of `map`: Ray 2.60 has no other way to bound retries
             warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -150,7 +150,7 @@ class RayExecutor:
     def _one_for_all(self, work: Work[Any, Any]) -> dict[str, object]:
         """Return the options of a task that does all units of some work; it finds room beside an encoder.
 
-        It requests no CPU, or a machine of few had none left while it waits.
+        It requests no CPU, since on a small machine none would be left while it waits.
         """
         gpus, name = self._placement.loading_share(), work.steps[-1].name
         return {"num_cpus": 0, "num_gpus": gpus, "max_retries": LOST_RETRIES, "name": name}
@@ -164,12 +164,12 @@ class RayExecutor:
             num_cpus=1,
             num_gpus=max(self._placement.gpu_share(step) for step in work.steps),
             max_retries=LOST_RETRIES,
-            # a single unit goes where a worker is already; many go to all machines
+            # a single unit goes to a machine that has a worker already; many are spread over all machines
             scheduling_strategy="SPREAD" if len(units) > 1 else "DEFAULT",
             name=work.steps[-1].name,
             **({"runtime_env": CODER_ENVIRONMENT} if self._on_gpus(work) else {}),
         )
-        held = ray.put(work)  # in a closure of the task, what the work shares would be held until the driver ends
+        held = ray.put(work)  # in a closure of the task, shared values would be held until the driver ends
         waiting = (task.remote(held, unit, self._oversight.heartbeats) for unit in units)
         running = list(islice(waiting, self._at_once(work, units)))
         try:
@@ -199,8 +199,8 @@ class _Handle:
     """A shared value: resolved in each worker, where its arrays are read in place from the object store.
 
     It is computed when it is first sent to a worker or resolved, since a stage may turn out to have nothing to do. The
-    object store holds it as long as the handle lives; so nothing but the stage keeps the handle. The reference to what
-    its worker counted of requests goes to the list `uncounted`.
+    object store holds it as long as the handle lives, so only the stage keeps the handle. The reference to the requests
+    that its worker counted goes to the list `uncounted`.
     """
 
     def __init__(self, start: "Callable[[], tuple[ray.ObjectRef[Any], Counts]]", uncounted: list[Counts]) -> None:

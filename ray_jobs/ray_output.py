@@ -17,13 +17,13 @@ from ray._private import worker
 _LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _STDERR = 2
 _FEWER_UNITS = "The minimum number of concurrent actors"
-"""Ray Data's warning where actors were started ahead, before it was known how many units there are for them."""
+"""Ray Data's warning about actors that were started before the number of units was known."""
 _REPEATED = re.compile(r"A worker died or was killed|Task \S+ failed\. There are \S+ retries")
 """Messages about a lost worker: either the repeated unit succeeds, or the run's own error says what happened."""
 
 
 class Message(TypedDict):
-    """What another process of Ray has to say."""
+    """A message of another process of Ray."""
 
     lines: list[str]
 
@@ -52,7 +52,7 @@ _connect = worker.connect
 def _connect_quietly(*args: Any, **kwargs: Any) -> None:
     """Connect this process, whose C++ part then prints only why it ends the process.
 
-    The level must hold neither in Ray's other processes, whose logs would be empty, nor in other programs, and Ray
+    The level must not apply to Ray's other processes, whose logs would be empty, nor to other programs; and Ray
     announces it on stderr.
     """
     os.environ[_LEVEL] = "fatal"

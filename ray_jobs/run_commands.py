@@ -21,10 +21,10 @@ Local = Annotated[bool, typer.Option("--local", help="Work in this process, with
 def init(
     corpus: Annotated[str, typer.Argument(metavar="PATH", help="Corpus: file, folder, glob or URL.")],
     questions: Annotated[str | None, typer.Option(help="Questions with answers: JSONL, or a BEIR folder.")] = None,
-    out: Annotated[Path, typer.Option(help="Recipe to write; it must not be there.")] = Path("recipe.yaml"),
+    out: Annotated[Path, typer.Option(help="Recipe to write; the file must not exist.")] = Path("recipe.yaml"),
     json_: Json = False,
 ) -> None:
-    """Look at a corpus and write a commented recipe for it, which runs as it is."""
+    """Inspect a corpus and write a commented recipe for it, which runs without changes."""
     from dpr.operations.first_recipe import first_recipe, write_recipe
 
     made = first_recipe(corpus, questions)
@@ -60,7 +60,7 @@ def doctor(
 
 
 def _show_findings(findings: "Sequence[Finding]", json_: bool) -> None:
-    """Show what was found out about each topic, and end with the exit code of the first error."""
+    """Show the finding on each topic, and end with the exit code of the first error."""
     rows: list[Fields] = [{"topic": f.topic, "ok": f.error is None, "found": f.sentence} for f in findings]
 
     def draw(console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The commands of `dpr` that answer questions, and say who may ask: search, serve, key."""
+"""The commands of `dpr` that answer questions and make keys: search, serve, key."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -90,7 +90,7 @@ def _draw(console: Console, hit: Hit) -> None:
 
 
 def _side(name: str, side: Side) -> str:
-    """Say what one kind of search, or that before re-ranking, found: its rank, or that the other alone found it."""
+    """Describe the result of one kind of search: a rank, or that only the other kind found it."""
     return f"{name} {side.score:.3f} ({'found by the other alone' if side.rank is None else f'rank {side.rank}'})"
 
 
@@ -102,11 +102,12 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="Processes that each hold encoder and index.")] = 1,
     topology: Annotated[
         Topology,
-        typer.Option(help="single: each replica holds the index; sharded: further processes hold it, each a part."),
+        typer.Option(help="single: each replica holds the index; sharded: separate processes each hold a part of it."),
     ] = "single",
     shards: Annotated[int, typer.Option(min=1, help="Number of these processes, with --topology sharded.")] = 2,
     shard_deadline: Annotated[
-        float, typer.Option(min=0.001, metavar="SECONDS", help="Answer without shards that take longer, and say so.")
+        float,
+        typer.Option(min=0.001, metavar="SECONDS", help="Seconds; shards that take longer are left out of an answer."),
     ] = 1.0,
     model: Model = None,
     recipe: Annotated[
@@ -128,7 +129,7 @@ def serve(
     ] = 0.01,
     cache_mb: Annotated[
         float,
-        typer.Option(min=0.0, help="Memory of a replica for answers that it keeps, in 10⁶ bytes; 0: it keeps none."),
+        typer.Option(min=0.0, help="Memory for the answer cache of a replica, in 10⁶ bytes; 0: no cache."),
     ] = 32.0,
 ) -> None:
     """Serve the live snapshot over HTTP until interrupted."""
@@ -156,10 +157,10 @@ def serve(
 
 @app.command()
 def key(
-    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, and . _ -")],
+    name: Annotated[str, typer.Argument(help="Name of the key's owner: letters, digits, and . _ -")],
     file: Annotated[str, typer.Option("--file", metavar="FILE", help="File of keys to which its hash is added.")],
     role: Annotated[
-        Literal["search", "admin"], typer.Option(help="What it opens: admin may also ask for exact search.")
+        Literal["search", "admin"], typer.Option(help="What it allows: admin may also use exact search.")
     ] = "search",
 ) -> None:
     """Make a key of the service, print it once, and add its hash to a file; a running service takes it at once."""

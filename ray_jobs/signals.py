@@ -1,4 +1,4 @@
-"""Signals that end a command: what it holds is released, and one sentence says how to go on."""
+"""Signals that end a command: it releases what it holds, and one sentence says how to continue."""
 
 import signal
 import threading
@@ -17,7 +17,7 @@ class Stop:
         self.signal: signal.Signals | None = None
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        """End what the main thread does. Ray's waiting calls end by KeyboardInterrupt alone."""
+        """End the work of the main thread. Only KeyboardInterrupt ends Ray's waiting calls."""
         self.signal = signal.Signals(number)
         on_signals(signal.SIG_DFL, *STOPPING)
         raise KeyboardInterrupt(self.signal)  # a run's report says which

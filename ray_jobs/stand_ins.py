@@ -1,4 +1,4 @@
-"""Name the file behind an error that was imported in place of a package, since its folder is in PYTHONPATH."""
+"""Name the file that shadows a package and caused an error, because its folder is in PYTHONPATH."""
 
 import os
 import sys
@@ -9,12 +9,11 @@ from importlib.machinery import PathFinder
 
 
 def stand_in(error: BaseException) -> str | None:
-    """Return the file that an error comes from or that is loaded, if it stands before a library's module of its name.
-
-    A script `tokenizers.py` in a folder of PYTHONPATH is such a file; None if there is none.
+    """Return the file that an error comes from or that is loaded, if it shadows a library's module of the same name. An
+    example is a script `tokenizers.py` in a folder of PYTHONPATH. None if there is no such file.
     """
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    # whoever names Python's own folders there replaces nothing
+    # Python's own folders in PYTHONPATH shadow nothing
     own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     folders = {os.path.abspath(entry) for entry in named if entry} - own
     others = [entry for entry in sys.path if os.path.abspath(entry) not in folders]
@@ -28,7 +27,7 @@ def stand_in(error: BaseException) -> str | None:
 
 
 def _files(error: BaseException) -> Iterator[str]:
-    """Yield the files that may be at fault: where the error comes from, what could not be imported, what was."""
+    """Yield files that may be at fault: where the error comes from, what could not be imported, and what was."""
     cause: BaseException | None = error
     while cause is not None:
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):

@@ -1,4 +1,4 @@
-"""The commands of `dpr` that say how a store stands: status, also of the run that works on it, and why."""
+"""The commands of `dpr` that show the state of a store: status, also of the run that works on it, and why."""
 
 import json
 from typing import Annotated
@@ -17,16 +17,16 @@ from ray_jobs.output import console
 
 app = typer.Typer()
 QUIET_SECONDS = 60.0
-"""While no heartbeat comes, a line says so as often as this."""
+"""Seconds between lines that report a missing heartbeat."""
 
 
 @app.command()
 def status(
     store: StoreArgument,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Follow the run that works on it, and end as it ends.")
+        bool, typer.Option("--watch", help="Follow the run that works on it, and end with its exit code.")
     ] = False,
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="With --watch: time between two looks.")] = 5.0,
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two checks.")] = 5.0,
     json_: Json = False,
 ) -> None:
     """Show what a store holds: its live snapshot, encoder, index and the gate's figures; or follow a run."""
@@ -47,9 +47,8 @@ def status(
 
 
 def _watch(store: Store, poll_seconds: float, *, as_json: bool) -> int:
-    """Show how a run goes on, a line for each change, until it ends; returns its exit code.
-
-    Raises UnitError for one that died.
+    """Show the progress of a run, a line for each change, until it ends; returns its exit code. Raises UnitError if it
+    died.
     """
     shown, sight, out = None, None, console()
     for sight in follow(store, poll_seconds):

@@ -1,4 +1,4 @@
-"""The commands of `dpr` that look after a store: inspect, report, history, rollback, verify, gc, diff."""
+"""The commands of `dpr` that maintain a store: inspect, report, history, rollback, verify, gc, diff."""
 
 from pathlib import Path
 from typing import Annotated
@@ -107,11 +107,12 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Also every checksum, key and id.")] = False,
     every: Annotated[bool, typer.Option("--all", help="All snapshots, not only the live one.")] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="With --deep: also read this recipe's corpus files that runs take on trust.")
+        str | None,
+        typer.Option(help="With --deep: also read this recipe's unchanged corpus files."),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Check that everything a snapshot names is there and as it was recorded; exit code 6 if not."""
+    """Check that every object that a snapshot names exists and is as recorded; exit code 6 if not."""
     if recipe is not None and not deep:
         raise typer.BadParameter("--recipe reads the whole corpus, so it needs --deep")
     opened = open_store(store)
@@ -161,10 +162,10 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Delete; without it, only list.")] = False,
     json_: Json = False,
 ) -> None:
-    """List or delete what is not needed by the last snapshots, by readers, or by runs that may be continued."""
+    """List or delete objects that neither the last snapshots, nor readers, nor runs that may be continued need."""
     opened = open_store(store)
     live_snapshot(opened)  # a folder without a snapshot is no store, so nothing in it is garbage
-    with Lease.acquire(opened, "gc") as lease:  # no run may be under way: no record names its newest objects
+    with Lease.acquire(opened, "gc") as lease:  # no run may be in progress: no record names its newest objects yet
         report_of_dead(opened, lease.predecessor)
         garbage = collect(opened, keep, lease) if delete else find_garbage(opened, keep)
     objects = [*garbage.objects, *garbage.leftovers]

@@ -1,9 +1,9 @@
-"""Submit a job to a cluster, show what it prints, and end as it ends.
+"""Submit a job to a cluster, show its output, and end with its exit code.
 
 `python -m ray_jobs.submit --address http://HEAD:8265 --entrypoint-num-cpus 1 -- python -m ray_jobs.nightly --recipe R`
 
-`ray job submit` does the same, but waits for ever if the machine of the driver is lost without closing its connections:
-it has no time limit. Here the head is asked every few seconds how the job is, and what is printed is read beside that.
+`ray job submit` does the same, but waits forever if the driver's machine is lost without closing its connections: it
+has no time limit. This program asks the head for the job's state every few seconds, and reads the output separately.
 """
 
 import re
@@ -25,24 +25,24 @@ from ray_jobs.output import console
 
 LOOK_SECONDS = 5.0
 HEAD_SECONDS = 300.0
-"""The head may be away for so long: it is restarted, say."""
+"""How long the head may give no answer, for example while it restarts."""
 ENTRYPOINT = '{command}; code=$?; echo "the command ended with exit code $code"; exit $code'
 """The log holds the exit code, since Ray forgets it if the command ends while Ray looks for the job's actor."""
 LAST_LINES_SECONDS = 20.0
-"""The last lines are awaited for so long: they come from the machine of the driver, which may be lost."""
+"""How long to wait for the last lines: they come from the driver's machine, which may be lost."""
 REQUEST_SECONDS = 60.0
 Answer = TypeVar("Answer")
 
 
 class Client(JobSubmissionClient):  # type: ignore[misc]  # Ray has no types
-    """Ray's client, whose requests end. Its own wait for ever for a machine that has gone without a word."""
+    """Ray's client with a time limit on requests. Its own requests wait forever for a machine that was lost."""
 
     def _do_request(self, *arguments: Any, **options: Any) -> Any:
         return super()._do_request(*arguments, **({"timeout": REQUEST_SECONDS} | options))
 
 
 class Output:
-    """Prints what a job prints, in a thread that may hang with the machine of the driver."""
+    """Prints the output of a job, in a thread that may hang if the driver's machine is lost."""
 
     def __init__(self, client: Client, job_id: str) -> None:
         self._client, self._job_id, self._text = client, job_id, ""
@@ -51,7 +51,7 @@ class Output:
         self._thread.start()
 
     def finish(self) -> None:
-        """Print the last lines, if they can be had."""
+        """Print the last lines, if they arrive."""
         self._over.set()
         self._thread.join(LAST_LINES_SECONDS)
         if self._thread.is_alive():
@@ -68,7 +68,7 @@ class Output:
             is_last = self._over.wait(LOOK_SECONDS)
             try:
                 text = self._client.get_job_logs(self._job_id)
-            except (RuntimeError, OSError, RayError):  # asked again, or the job's own error says more
+            except (RuntimeError, OSError, RayError):  # the next request may succeed, or the job's own error says more
                 continue
             sys.stdout.write(text[len(self._text) :])
             sys.stdout.flush()
@@ -105,7 +105,7 @@ def _wait_for_end(client: Client, job_id: str) -> JobDetails:
 
 
 def _from_head(ask: Callable[[], Answer]) -> Answer:
-    """Return what the head answers, which is asked again for a while if it gives no answer."""
+    """Return the head's answer; a request without an answer is repeated for a while."""
     give_up = time.monotonic() + HEAD_SECONDS
     while True:
         try:

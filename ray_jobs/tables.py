@@ -15,7 +15,7 @@ from dpr.store.requests import READ_BYTES, REQUEST_CLASSES, WRITTEN_BYTES
 
 
 def print_report(console: Console, report: RunReport) -> None:
-    """Print a run's stages as a table, and below it what was chosen and what embedding waited for."""
+    """Print a run's stages as a table, and below it the choices made and what embedding waited for."""
     table = Table(title=f"run {report.run}: {report.seconds:,.1f} s", title_justify="left")
     for column in ("stage", "units", "done before", "rows", "seconds", "MB read", "MB written"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -67,7 +67,7 @@ def cost_table(title: str, costs: dict[str, Cost]) -> Table:
 
 
 def describe(outcome: Outcome) -> str:
-    """Return one sentence on how a run ended."""
+    """Return one sentence on the outcome of a run."""
     snapshot = outcome.snapshot
     if not outcome.published or outcome.report is None:
         return f"snapshot {snapshot.number} is up to date: nothing changed, nothing was embedded"
@@ -79,7 +79,7 @@ def describe(outcome: Outcome) -> str:
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
-    """Print how a run ended, what it took, and what the gate measured."""
+    """Print the outcome of a run, its stages, and the gate's figures."""
     console.print(describe(outcome), highlight=False)
     if outcome.report:
         print_report(console, outcome.report)

@@ -1,7 +1,6 @@
-"""Training on Ray Train: workers that share each batch, and an attempt more after a worker was lost.
-
-An error of the project ends the training at once: it would come again. All state is in the training's store, so a new
-attempt goes on from the last checkpoint, and Ray Train's own checkpoints are not used.
+"""Training on Ray Train: workers share each batch, and another attempt follows after a worker was lost. An error of the
+project ends the training at once, since it would occur again. All state is in the training's store, so a new attempt
+goes on from the last checkpoint, and Ray Train's own checkpoints are not used.
 """
 
 import tempfile
@@ -23,7 +22,7 @@ from ray_jobs.failures import quoted_error
 
 _STOP = "stop"
 _RECIPE, _EVENTS = "recipe", "events"
-"""Fields of what a worker gets."""
+"""Fields of a worker's configuration."""
 
 
 def train_on_ray(recipe: TrainRecipe, progress: Progress) -> None:
@@ -56,7 +55,10 @@ def train_on_ray(recipe: TrainRecipe, progress: Progress) -> None:
 
 
 def scaling_of(resources: TrainingResources) -> train.ScalingConfig:
-    """Return what the workers hold. Raises ClusterError if the cluster has less, since Ray would wait for ever."""
+    """Return the resources of the workers.
+
+    Raises ClusterError if the cluster has less, since Ray would wait forever.
+    """
     has = ray.cluster_resources()
     gpus = resources.gpus_per_worker
     if gpus is None:
@@ -149,7 +151,7 @@ class _Sent:
 
 @contextmanager
 def _shown(progress: Progress) -> Iterator[Queue]:
-    """Give a queue within the block; what workers send through it is shown."""
+    """Give a queue within the block, and show the messages that workers send through it."""
     events = Queue(actor_options={"num_cpus": 0})
 
     def show() -> None:

@@ -1,4 +1,4 @@
-"""Job: a training, and a run with what it made; `ray job submit` runs it.
+"""Job: a training, and a run with the trained model; `ray job submit` runs it.
 
 `python -m ray_jobs.train --recipe R`, or `--recipe R --then RUN_RECIPE`
 """
@@ -11,7 +11,7 @@ from ray_jobs.guard import guarded
 
 def run() -> None:
     """Run the job."""
-    # imported here, so that a file that stands in place of a library is named
+    # imported here, so that an error names a file that shadows a library
     import typer
 
     from ray_jobs import tables

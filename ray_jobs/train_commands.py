@@ -37,7 +37,7 @@ def train(
         typer.Option(metavar="RECIPE", help="Recipe to run with the trained towers; published if they are better."),
     ] = None,
 ) -> None:
-    """Train the towers of a training recipe; start it again after any failure, and it goes on."""
+    """Train the towers of a training recipe; started again after a failure, it continues."""
     from dpr.train.trained_model import section_of
     from ray_jobs import tables
     from ray_jobs.train_jobs import train_and_run, train_whole
@@ -70,16 +70,16 @@ def mine(
     qrels: Annotated[str | None, typer.Option(help="BEIR: qrels; default: those of the train questions.")] = None,
     corpus: Annotated[str | None, typer.Option(help="BEIR: the passages, if they are not in the folder.")] = None,
     mode: Annotated[MiningMode, typer.Option(help="How passages are searched.")] = MiningMode.BM25,
-    depth: Annotated[int, typer.Option(min=1, max=1000, help="Hits that are looked at.")] = 100,
+    depth: Annotated[int, typer.Option(min=1, max=1000, help="Hits that are considered.")] = 100,
     negatives: Annotated[int, typer.Option(min=1, help="Hard negatives of a question, at most.")] = 30,
     margin: Annotated[
-        float | None, typer.Option(min=0.0, help="By how much a hit must score below the best right one.")
+        float | None, typer.Option(min=0.0, help="How far below the best right hit a hit must score.")
     ] = None,
     snapshot: SnapshotNumber = None,
     model: Model = None,
     json_: Json = False,
 ) -> None:
-    """Write training data with hard negatives: what a published snapshot finds, and what does not answer."""
+    """Write training data with hard negatives: passages that a published snapshot finds, and that do not answer."""
     from dpr.search.retrieve import Retriever
     from dpr.store import open_store
     from dpr.train.example_files import read_examples
@@ -101,7 +101,7 @@ def mine(
 
 @contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
-    """Open a file to be written within the block; it has its name only when all of it is written."""
+    """Open a file to be written within the block; it gets its name only when it is complete."""
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
@@ -114,7 +114,7 @@ def writing(path: Path) -> Iterator[TextIO]:
 
 
 def describe(model: "TrainedModel") -> str:
-    """Return what a training has reached, in one line."""
+    """Return one line on the result of a training."""
     from dpr.train.checkpoints import best_of
 
     best = best_of(model.measured)

@@ -1,4 +1,4 @@
-"""Run a training on Ray or in this process, and what is to follow it: what `dpr train` and the job module share."""
+"""Run a training, and a run that follows it, on Ray or in this process: shared by `dpr train` and the job module."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ MAX_TRAINED_ON = 0.01
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training."""
+    """The results of a training."""
 
     model: TrainedModel
     encoder: EncoderConfig
     """The section of a recipe that uses the model."""
     outcome: Outcome | None = None
-    """Of the run that followed, if one was asked for."""
+    """The outcome of the run that followed, if there was one."""
 
 
 def train_whole(recipe_path: str, *, local: bool = False) -> Trained:
@@ -43,8 +43,8 @@ def train_whole(recipe_path: str, *, local: bool = False) -> Trained:
 def train_and_run(recipe_path: str, then_path: str, *, local: bool = False) -> Trained:
     """Train, then run another recipe with the trained towers as its encoder; its gate demands that they are better.
 
-    Each of both goes on where it was, so all of it is continued by starting it again. What would stop the run is found
-    before anything is trained, where that is possible.
+    Both continue where they stopped, so the whole is continued by starting it again. Errors that would stop the run are
+    found before training, where that is possible.
     """
     recipe, then = load_train_recipe(recipe_path), recipe_for_run(then_path)
     _check_run(then, then_path, recipe)

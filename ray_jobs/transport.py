@@ -21,12 +21,12 @@ ROWS = pa.schema({_VALUE: pa.binary(), _COUNTS: pa.binary()})
 
 
 def pack(value: object, counts: Mapping[str, int] = MappingProxyType({})) -> Row:
-    """Return a row of a Ray dataset that holds `value`, and what its worker counted of requests to the store."""
+    """Return a row of a Ray dataset that holds `value`, and the requests to the store that its worker counted."""
     return {_VALUE: pickle.dumps(value, pickle.HIGHEST_PROTOCOL), _COUNTS: pickle.dumps(dict(counts))}
 
 
 def unpack(row: Row) -> Any:
-    """Return the value that `pack` put into a row; what was counted with it counts as this process's own."""
+    """Return the value that `pack` put into a row; its counted requests are added to those of this process."""
     count_elsewhere(pickle.loads(row[_COUNTS]))
     return pickle.loads(row[_VALUE])
 
@@ -46,7 +46,7 @@ class RowOperator:
 
 
 def shared_task(make: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, int]]]:
-    """Return a function that makes a value, and also returns what its worker counted of requests meanwhile."""
+    """Return a function that makes a value, and also returns the requests that its worker counted meanwhile."""
 
     def make_and_count(*args: Any) -> tuple[Any, dict[str, int]]:
         return make(*args), take_counts()
