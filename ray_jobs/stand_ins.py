@@ -9,8 +9,9 @@ from importlib.machinery import PathFinder
 
 
 def stand_in(error: BaseException) -> str | None:
-    """Return the file that an error comes from or that is loaded, if it shadows a library's module of the same name. An
-    example is a script `tokenizers.py` in a folder of PYTHONPATH. None if there is no such file.
+    """Return the file that an error comes from or that is loaded, if it shadows a library's module of the same name.
+
+    An example is a script `tokenizers.py` in a folder of PYTHONPATH. None if there is no such file.
     """
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     # Python's own folders in PYTHONPATH shadow nothing

@@ -47,8 +47,9 @@ def status(
 
 
 def _watch(store: Store, poll_seconds: float, *, as_json: bool) -> int:
-    """Show the progress of a run, a line for each change, until it ends; returns its exit code. Raises UnitError if it
-    died.
+    """Show the progress of a run, a line for each change, until it ends; returns its exit code.
+
+    Raises UnitError if it died.
     """
     shown, sight, out = None, None, console()
     for sight in follow(store, poll_seconds):

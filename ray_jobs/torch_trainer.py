@@ -1,6 +1,7 @@
-"""Training on Ray Train: workers share each batch, and another attempt follows after a worker was lost. An error of the
-project ends the training at once, since it would occur again. All state is in the training's store, so a new attempt
-goes on from the last checkpoint, and Ray Train's own checkpoints are not used.
+"""Training on Ray Train: workers share each batch, and another attempt follows after a worker was lost.
+
+An error of the project ends the training at once, since it would occur again. All state is in the training's store, so
+a new attempt goes on from the last checkpoint, and Ray Train's own checkpoints are not used.
 """
 
 import tempfile
