@@ -1,4 +1,4 @@
-"""What can be closed, and is closed at the end of a `with` block."""
+"""Objects that can be closed, and are closed at the end of a `with` block."""
 
 from abc import ABC, abstractmethod
 from types import TracebackType

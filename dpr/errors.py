@@ -27,7 +27,7 @@ class CorpusError(DprError):
 class OtherFileError(CorpusError):
     """A file that is sound, but of no known format, or without the columns that the recipe names.
 
-    `columns`: the names of those that it has, where they are known.
+    `columns`: the names of its columns, where they are known.
     """
 
     def __init__(self, message: str, columns: Collection[str] = ()) -> None:
@@ -58,7 +58,7 @@ class IntegrityError(DprError):
 
 
 class IndexBuildError(DprError):
-    """An index that cannot be chosen, trained, built or merged as asked."""
+    """An index that cannot be chosen, trained, built or merged as requested."""
 
     exit_code = 7
 
@@ -70,7 +70,7 @@ class ConflictError(DprError):
 
 
 class PublishRaceError(ConflictError):
-    """Another publisher was first; nothing was changed, and the run can be planned again on the new parent."""
+    """Another publisher was first; nothing was changed, and the run can be planned again from the new snapshot."""
 
 
 class GateError(DprError):
@@ -110,7 +110,7 @@ class ClusterError(DprError):
 
 
 class RoomError(DprError):
-    """A machine with too little disk or memory for what it is to do."""
+    """A machine with too little disk or memory for its work."""
 
     exit_code = 13
 

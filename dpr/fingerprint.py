@@ -21,22 +21,25 @@ def canonical_json(value: object) -> bytes:
 
 
 def fingerprint(value: object) -> str:
-    """16 hex digits (64 bits) of blake2b over the canonical JSON of `value`."""
+    """Return 16 hex digits (64 bits) of blake2b over the canonical JSON of `value`."""
     return hashlib.blake2b(canonical_json(value), digest_size=FINGERPRINT_HEX_DIGITS // 2).hexdigest()
 
 
 def content_hash(title: str, text: str) -> bytes:
-    """128-bit hash of what the encoder sees; the same text under another id has the same one."""
+    """Return the 128-bit hash of what the encoder sees; the same text under another id has the same one."""
     return _hash_fields(title, text)
 
 
 def passage_key(passage_id: str, title: str, text: str, extra: Sequence[str] = ()) -> bytes:
-    """128-bit hash of a whole passage: same key, same passage. `extra` is what `key_texts` makes of extra columns."""
+    """Return the 128-bit hash of a whole passage: same key, same passage.
+
+    `extra` is what `key_texts` makes of extra columns.
+    """
     return _hash_fields(passage_id, title, text, *extra)
 
 
 def id_hash(passage_id: str) -> bytes:
-    """128-bit hash of a passage id, of fixed width so that millions are compared as arrays."""
+    """Return the 128-bit hash of a passage id, of fixed width so that millions are compared as arrays."""
     return _hash_fields(passage_id)
 
 

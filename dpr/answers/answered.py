@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Answered(BaseModel):
-    """A part of an answer. A client leaves out what a newer service says beyond it."""
+    """A part of an answer. A client ignores fields that a newer service adds."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 

@@ -18,11 +18,11 @@ class Embedding(Answered):
     index: int
     """Place of the text in the request, from 0."""
     embedding: list[float] | str
-    """Its components; or base64 of them as float32, little endian, if that was asked for."""
+    """Its components; or base64 of them as float32, little endian, if that was requested."""
 
 
 class Usage(Answered):
-    """What the texts came to."""
+    """The tokens of the texts."""
 
     prompt_tokens: int
     """Tokens that the encoder read."""

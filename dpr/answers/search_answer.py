@@ -8,7 +8,7 @@ from dpr.answers.answered import Answered, StepTimings
 
 
 class HitSide(Answered):
-    """What one kind of search, or the search before re-ranking, says of a passage."""
+    """Rank and score of a passage in one kind of search, or in the search before re-ranking."""
 
     rank: int | None
     """1 is the best; null if only the other kind of search found it."""
@@ -22,7 +22,7 @@ class SearchHit(Answered):
     rank: int
     """1 is the best."""
     score: float
-    """What the rank follows from: inner product, BM25, both fused, or that of the re-ranker; higher is better."""
+    """The score that decides the rank: inner product, BM25, both fused, or that of the re-ranker; higher is better."""
     id: str
     """The passage's own id, as the corpus gave it."""
     title: str
@@ -36,7 +36,7 @@ class SearchHit(Answered):
     bm25: HitSide | None
     """Rank and score by words; null in mode `dense`."""
     before: HitSide | None
-    """Rank and score before re-ranking; null if it was not asked for."""
+    """Rank and score before re-ranking; null if it was not requested."""
 
 
 class SearchResult(Answered):
@@ -54,13 +54,13 @@ class Timings(Answered):
     """Time taken, in milliseconds. Questions that arrive together are encoded and searched as one batch."""
 
     filter: float
-    """Time to find the passages that match the filter; hardly any if it was asked for before, 0 without one."""
+    """Time to find the passages that match the filter; almost none if it was used before, 0 without a filter."""
     encode: float
     """Time to encode the batch that these questions were part of."""
     search: float
     """Time to search the index and to fetch the texts."""
     rerank: float
-    """Time to re-rank these questions; 0 if it was not asked for."""
+    """Time to re-rank the hits of these questions; 0 if it was not requested."""
     total: float
     """Time from the request's arrival in the replica to its answer, with the wait for the batch before."""
 
@@ -92,7 +92,7 @@ class SearchAnswer(Answered):
     missing_shards: list[int]
     """The numbers of these processes; empty unless the service is divided among several (`topology: sharded`)."""
     reranker: NamedReranker | None
-    """What ordered the hits anew; null if that was not asked for."""
+    """The re-ranker that ordered the hits; null if re-ranking was not requested."""
     results: list[SearchResult]
     """One for each question, in the order of the request; a single `query` gives a list of one."""
     timings_ms: Timings
@@ -105,7 +105,7 @@ class SearchAnswer(Answered):
         return result.hits
 
     def about(self, hit: SearchHit) -> dict[str, object]:
-        """Return all that is known of a hit beside its id and text, by name: what frameworks call metadata."""
+        """Return everything else about a hit than its id and text, by name: what frameworks call metadata."""
         known = hit.model_dump(exclude={"id", "text"})
         return known | {"snapshot": self.snapshot, "encoder_id": self.encoder_id}
 

@@ -1,4 +1,4 @@
-"""What the service says of itself: what it serves, the snapshots that there are, and what it has done."""
+"""The state of the service: what it serves, the snapshots of its store, and what it has done."""
 
 from collections.abc import Mapping
 
@@ -55,7 +55,7 @@ class SnapshotSummary(Answered):
     recall: float
     """Recall of its index against exact search, as its gate measured it."""
     new_recall: float | None
-    """The same for passages that came since its index was trained; null if there were none to ask for."""
+    """The same for passages that were added since its index was trained; null if there were none."""
     accuracy: Mapping[str, float]
     """Rank → share of the gate's questions that were answered within it; empty without questions of the recipe."""
     note: str
@@ -76,12 +76,12 @@ class SnapshotList(Answered):
 
 
 class LatencyBucket(Answered):
-    """How many searches took about as long."""
+    """A bucket of the histogram of search times."""
 
     up_to_ms: float | None
-    """They were answered within so many milliseconds, and not within those of the bucket before; null: no bound."""
+    """Upper bound of the bucket in milliseconds; its lower bound is that of the bucket before. null: no bound."""
     searches: int
-    """How many there were."""
+    """Searches in the bucket."""
 
 
 class ShadowSample(Answered):

@@ -19,13 +19,13 @@ from dpr.errors import RefusedError, ServeError, UnreachableError
 A = TypeVar("A", bound=BaseModel)
 CONNECT_SECONDS = 10.0
 TIMEOUT_SECONDS = 70.0
-"""A little longer than a service takes to give up, so that its own sentence arrives."""
+"""A little longer than a service takes to give up, so that its own error message arrives."""
 RETRIES = 3
 MAX_SHOWN_CHARS = 200
 
 
 class SearchOptions(TypedDict, total=False):
-    """How questions are searched for; what is left out is as the service has it."""
+    """How questions are searched for; the service decides what is left out."""
 
     k: int
     """Hits per question, 1 to 1,000; 10 by default."""
@@ -70,7 +70,7 @@ def embed_call(texts: str | Sequence[str], model: Tower, dimensions: int | None)
 def passage_call(id_: str) -> Call[PassageAnswer]:
     """Ask for a passage by its id, whatever characters it has."""
     quoted = quote(id_, safe="")
-    # a path that is only dots would be taken for a folder above
+    # a path that consists only of dots would mean a folder above
     return Call(PassageAnswer, f"v1/passages/{quoted if id_.strip('.') else quoted.replace('.', '%2E')}")
 
 
@@ -86,7 +86,7 @@ STATUS = Call(Status, "v1/status")
 
 @dataclass(frozen=True)
 class Address:
-    """Where the service is, and how it is asked."""
+    """The address of the service, and the headers of its requests."""
 
     url: httpx.URL
     headers: Mapping[str, str]
@@ -110,10 +110,10 @@ class Address:
 
 
 class Asker(ABC):
-    """What both clients have in common: where the service is, how it is asked, and how patient they are.
+    """What both clients have in common: the service's address, the headers of requests, and how often they repeat one.
 
     Every method raises RefusedError, which has the status, if the service refuses; UnreachableError if it gives no
-    answer; ServeError if the answer is none of this service. All of them are `ServeError`.
+    answer; ServeError if the answer does not come from such a service. All of them are `ServeError`.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class DprRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Unpack[SearchOptions]
     ) -> list[Document]:
-        del run_manager  # a search has no steps to tell of
+        del run_manager  # a search has no steps to report
         return _documents(self.client.search(query, **self._options(options)))
 
     async def _aget_relevant_documents(

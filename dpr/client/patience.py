@@ -1,4 +1,4 @@
-"""When a request is sent again, and after what time. All routes only read, so a second request does no harm."""
+"""When a request is sent again, and after how long. All routes only read, so a second request does no harm."""
 
 import random
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import httpx
 
 FIRST_PAUSE_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 30.0
-"""A service that asks to be left alone for longer is not waited for."""
+"""If a service asks for a longer pause, the request is not repeated."""
 BUSY = (429, 502, 503, 504)
-"""The service, or what stands before it, takes no request now."""
+"""Statuses by which the service, or a proxy before it, says that it takes no request now."""
 _random = random.Random()
-"""Not Python's shared generator: a program may have seeded that, and expects its own numbers."""
+"""Not Python's shared generator, which a program may have seeded to get the same numbers each time."""
 UNDELIVERED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 """The connection failed. A time-out of the answer is not here: the service may be busy with it still."""
 
@@ -35,7 +35,7 @@ class Patience:
         wait_seconds = _retry_after(outcome.headers.get("Retry-After", ""))
         if wait_seconds is None:
             return _own_pause(attempt)
-        # not earlier, and not all clients at the same moment
+        # not earlier than asked, and not all clients at the same moment
         return wait_seconds * _random.uniform(1.0, 1.25) if wait_seconds <= MAX_PAUSE_SECONDS else None
 
 

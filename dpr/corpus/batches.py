@@ -1,4 +1,4 @@
-"""Rows from Arrow's record batches: what Parquet, Arrow and Lance have in common."""
+"""Rows from Arrow's record batches, for Parquet, Arrow and Lance."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -71,7 +71,7 @@ def batch_rows(path: str, position: int, batch: pa.RecordBatch, fields: Fields, 
 
 
 def values_of(column: pa.Array) -> list[Any]:
-    """Return the values of a column: strings for text, and what Python has for other types.
+    """Return the values of a column: strings for text, and Python's own values for other types.
 
     Bytes that are not UTF-8 become an `_Undecoded`.
     """
@@ -82,7 +82,7 @@ def values_of(column: pa.Array) -> list[Any]:
             return list(column.cast(pa.large_string()).to_pylist())
         except (UnicodeDecodeError, pa.ArrowInvalid):  # at least one value is not UTF-8
             return [None if data is None else _decoded(data) for data in column.cast(pa.large_binary()).to_pylist()]
-    if pa.types.is_decimal(column.type):  # what SQL calls NUMBER: integers have no digits after the point
+    if pa.types.is_decimal(column.type):  # SQL's NUMBER: integers have no digits after the point
         is_whole = column.type.scale == 0
         return [None if value is None else int(value) if is_whole else float(value) for value in column.to_pylist()]
     if pa.types.is_timestamp(column.type):  # Python has no nanoseconds
@@ -158,5 +158,5 @@ def _array_at(batch: pa.RecordBatch, name: str) -> pa.Array | None:
 
 
 def _is_optional_title(role: str, corpus: CorpusConfig, fields: Fields) -> bool:
-    """Return whether a missing title is no mistake: the layout is a known one, not the recipe's."""
+    """Return whether the title may be missing: the layout is a known one, not the recipe's."""
     return role == "title" and (fields.id, fields.text) != (corpus.columns.id, corpus.columns.text)

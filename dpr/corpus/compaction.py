@@ -1,4 +1,4 @@
-"""The rule that says which segments a run copies into new ones: mostly dead ones, and small ones if there are many."""
+"""The rule for which segments a run copies into new ones: mostly dead ones, and small ones if there are many."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""What is wrong with a corpus as a whole, found out when its files are known."""
+"""Checks of a corpus as a whole, once its files are known."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -10,7 +10,7 @@ from dpr.errors import CorpusError
 from dpr.recipe import CorpusConfig
 
 NO_FORMAT: Final = ("empty", "unreadable")
-"""What `FileKind.format` says of files that hold no rows for us."""
+"""Values of `FileKind.format` for files that hold no rows for us."""
 
 
 def check_left_out(

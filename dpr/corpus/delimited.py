@@ -1,4 +1,4 @@
-"""What TSV and CSV files are: whether they have a header, and which of their columns hold what."""
+"""The layout of TSV and CSV files: whether they have a header, and the role of each column."""
 
 import io
 import re
@@ -19,7 +19,7 @@ TSV_COLUMNS: Final = ("id", "text", "title")
 
 _SAMPLE_ROWS: Final = 100
 _NAME: Final = re.compile(r"[^\W\d][^\t\n]{0,39}")
-"""What may be the name of a column: it begins with a letter, and is short."""
+"""A possible name of a column: it begins with a letter, and is short."""
 
 
 def is_delimited(path: str, lines: Sequence[str]) -> bool | None:
@@ -45,7 +45,7 @@ def is_delimited(path: str, lines: Sequence[str]) -> bool | None:
 def delimited_kind(
     file: InputFile, corpus: CorpusConfig, head: bytes, compression: Compression | None, *, is_csv: bool, is_whole: bool
 ) -> FileKind:
-    """Find out the columns of a file from its beginning; CorpusError if they are not those that the recipe names."""
+    """Find the columns of a file from its beginning; CorpusError if they are not those that the recipe names."""
     delimiter = _delimiter(head, corpus) if is_csv else None
     rows = _first_rows(head, delimiter, is_whole=is_whole)
     if not rows:
@@ -74,9 +74,9 @@ def delimited_kind(
 
 
 def _delimiter(head: bytes, corpus: CorpusConfig) -> str:
-    """Return what separates the fields of CSV: as its first line states, else what gives the names that are looked for.
+    """Return the delimiter of CSV: the one that its first line states, else the one that yields the expected names.
 
-    If neither tells, it is what comes first.
+    If neither decides, it is the first that occurs.
     """
     if stated := SEPARATOR_LINE.match(head):
         return stated[1].decode()

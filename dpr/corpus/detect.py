@@ -1,4 +1,4 @@
-"""What a corpus file is: its format, how it is compressed, and which of its fields hold what."""
+"""Detect what a corpus file is: its format, its compression, and the role of its fields."""
 
 import codecs
 import io
@@ -43,14 +43,14 @@ def is_document(file: InputFile, corpus: CorpusConfig) -> bool:
 
 
 def document_kind(file: InputFile) -> FileKind:
-    """Return the kind of a document; OtherFileError if the library is not installed that takes the text from it."""
+    """Return the kind of a document; OtherFileError if the library that reads it is not installed."""
     if advice := missing_library(file.path):
         raise OtherFileError(f"corpus file {file.path} needs a library that is not installed: {advice}")
     return FileKind(format="documents")
 
 
 def detect(file: InputFile, corpus: CorpusConfig) -> FileKind:
-    """Open a file that is not a document and find out its kind, checked against the format and columns of the recipe.
+    """Open a file that is not a document and find its kind, checked against the format and columns of the recipe.
 
     Reads the footer of Parquet, or the first MiB of anything else. Raises CorpusError for a format that is not known or
     not the recipe's, a missing column, and a file that changed since it was listed.
@@ -93,7 +93,7 @@ def _kind_of_text(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKin
         is_whole = is_whole and len(head) < _HEAD_BYTES
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise OtherFileError(f"corpus file {file.path} is UTF-16 text; save it as UTF-8")
-    if archive := archive_of(head):  # the lines of a file in it would be read, all but the first
+    if archive := archive_of(head):  # all lines but the first of a file in the archive would be read
         raise OtherFileError(f"corpus file {file.path} is {archive}; unpack it, and name the folder or the files")
     lines = _first_lines(head, is_whole=is_whole)
     if is_whole and not lines:
@@ -108,7 +108,7 @@ def _kind_of_text(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKin
 
 
 def _check_suffix(file: InputFile, head: bytes) -> None:
-    """Raise CorpusError if a file is named as a compressed one, since it is none."""
+    """Raise CorpusError if an uncompressed file has the name of a compressed one."""
     for suffix, compression in COMPRESSED_SUFFIXES.items():
         if file.path.endswith(suffix):
             raise OtherFileError(

@@ -1,4 +1,4 @@
-"""Values of extra columns: what the corpus holds, converted to the type that the recipe names."""
+"""Values of extra columns, converted to the types that the recipe names."""
 
 import datetime
 import math
@@ -19,14 +19,14 @@ class UnusableValueError(Exception):
 def usable_values(types: Mapping[str, ExtraType], values: Sequence[object]) -> tuple[ExtraValue, ...]:
     """Return the values of extra columns, in the order of `types`, each of its type or None.
 
-    A string, as TSV has everything, is read as what it spells; an empty one is None unless the type is string. Raises
-    UnusableValueError for a value that has not the type.
+    A string, the only type in TSV, is parsed; an empty one is None unless the type is string. Raises UnusableValueError
+    for a value of another type.
     """
     return tuple(_usable(name, type_, value) for (name, type_), value in zip(types.items(), values, strict=True))
 
 
 def _usable(name: str, type_: ExtraType, value: object) -> ExtraValue:
-    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes NaN for what is missing
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes NaN for a missing value
         return None
     if isinstance(value, str) and type_ != "string":
         value = value.strip()

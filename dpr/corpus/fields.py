@@ -1,4 +1,4 @@
-"""Which field of a file holds what: as the recipe says, or in one of the layouts that this field's data sets have."""
+"""The role of each field of a file: as the recipe says, or by one of the layouts that are common in the field."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Final
@@ -19,7 +19,7 @@ _NO_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
 def fields_of(path: str, corpus: CorpusConfig, names: Collection[str], *, title_optional: bool = False) -> Fields:
     """Return which of a file's `names` hold id, title and text. A key of a Hive folder (`lang=en/`) counts as a name.
 
-    Raises CorpusError if one is missing or there twice. A title may be missing in the layouts that are recognised, and
+    Raises CorpusError if one is missing or occurs twice. A title may be missing in the layouts that are recognised, and
     with `title_optional` if the recipe names none.
     """
     partitions = partition_values(path)
@@ -37,7 +37,7 @@ def fields_of(path: str, corpus: CorpusConfig, names: Collection[str], *, title_
 
 
 def has_default_names(columns: Columns) -> bool:
-    """Return whether a recipe leaves it open which fields hold id, title and text."""
+    """Return whether a recipe leaves the fields of id, title and text unspecified."""
     default = Columns()
     return (columns.id, columns.title, columns.text) == (default.id, default.title, default.text)
 

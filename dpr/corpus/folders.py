@@ -28,12 +28,12 @@ _ALL_SUFFIXES: Final = tuple({suffix: None for suffixes in _SUFFIXES.values() fo
 _DATA_SUFFIXES: Final = tuple(suffix for suffix in _ALL_SUFFIXES if suffix != ".json")
 """Not .json, since such a file may describe others."""
 _ABOUT: Final = ("readme", "license", "licence", "changelog", "contributing", "citation", "notice", "authors")
-"""Names of files that tell about a folder, and are no documents of a corpus beside data."""
+"""Names of files that describe a folder; beside data they are not documents of a corpus."""
 MAX_NAMED: Final = 5
 
 
 def choose_files(path: str, found: Found, format_: CorpusFormat) -> tuple[list[InputFile], list[LeftOut]]:
-    """Divide the files of a folder into those that are tried, and those that are left out without being opened."""
+    """Divide the files of a folder into those to try, and those to leave out without opening them."""
     saved = data_files(found)
     if saved is not None:
         named = {file.path for file in saved}
@@ -62,8 +62,8 @@ def choose_files(path: str, found: Found, format_: CorpusFormat) -> tuple[list[I
 
 
 def without_abouts(files: Collection[InputFile], documents: Collection[str]) -> list[LeftOut]:
-    """Return those of a folder's documents that tell about the data beside them: README.md, LICENSE.txt, any PDF, …"""
-    reason = "it tells about the data beside it; set corpus.format to documents to read it"
+    """Return those of a folder's documents that describe the data beside them: README.md, LICENSE.txt, any PDF, …"""
+    reason = "it describes the data beside it; set corpus.format to documents to read it"
     return [
         LeftOut(path=file.path, reason=reason)
         for file in files
@@ -91,7 +91,7 @@ def name_some(left_out: Collection[LeftOut]) -> str:
 
 
 def _other_format(path: str, format_: CorpusFormat) -> str:
-    """Return why a file is not tried: its name says that it is of another format than the recipe's."""
+    """Return why a file is not tried: by its name it is of another format than the recipe's."""
     if format_ == "auto":
         return ""
     name = unpacked_name(path)
@@ -102,7 +102,7 @@ def _other_format(path: str, format_: CorpusFormat) -> str:
 
 
 def _check_packed(paths: Collection[str], folder: str) -> None:
-    """Raise CorpusError if a file is there both as it is and compressed: its passages would be read twice."""
+    """Raise CorpusError if a file exists both plain and compressed: its passages would be read twice."""
     for path in sorted(paths):
         suffix = next((suffix for suffix in COMPRESSED_SUFFIXES if path.endswith(suffix)), None)
         if suffix is not None and path.removesuffix(suffix) in paths:

@@ -60,7 +60,7 @@ def find_files(path: str) -> Found:
             return Found(_url(filesystem, root.rpartition("/")[0]), _with_utf8_names(files), is_folder=False)
         pattern, root = root, root if is_folder else re.split(r"[*?[]", root)[0].rpartition("/")[0]
         listed = _listed(filesystem, root, None if is_folder else pattern)
-        shows_all = not is_folder and _is_hidden(pattern, root)  # the glob itself names something hidden
+        shows_all = not is_folder and _is_hidden(pattern, root)  # the glob itself names a hidden file or folder
         files = [
             _file(filesystem, name, info) for name, info in listed.items() if shows_all or not _is_hidden(name, root)
         ]
@@ -81,7 +81,7 @@ def refuse_database(path: str) -> None:
 
 
 def _nothing_at(path: str, *, is_folder: bool, hidden: str) -> str:
-    """Return what a path is that stands for no file, and what to give instead."""
+    """Describe a path that stands for no file, and say what to give instead."""
     advice = "give a file, a folder, a glob or a URL that holds passages"
     if is_folder or _is_glob(path):
         return f"{'an empty folder' if is_folder else 'a glob that matches no file'}{hidden}; {advice}"
@@ -89,7 +89,7 @@ def _nothing_at(path: str, *, is_folder: bool, hidden: str) -> str:
 
 
 def list_file(path: str) -> InputFile:
-    """Return one file, named by its path or URL, as it is now; CorpusError if it is not there."""
+    """Return the present state of one file, named by its path or URL; CorpusError if it is not there."""
     with corpus_errors(path):
         filesystem, name = fsspec.core.url_to_fs(path)
         return _file(filesystem, name)
@@ -155,7 +155,7 @@ def corpus_errors(path: str) -> Iterator[None]:
 
 
 def _advice(path: str) -> str:
-    """Return what to do without internet, if a path is of the Hugging Face hub."""
+    """Return what to do without internet, if a path belongs to the Hugging Face hub."""
     if not path.startswith("hf://"):
         return ""
     return "; without internet, give a folder that datasets.load_dataset(…).save_to_disk(FOLDER) made elsewhere"

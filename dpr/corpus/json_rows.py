@@ -16,13 +16,13 @@ JSON_BYTES_PER_CHAR: Final = 12
 _SPACE: Final = " \t\r\n"
 
 Parts = tuple[tuple[object, object, object], tuple[object, ...]]
-"""Id, title and text as they stand in a record, and its extra values."""
+"""Id, title and text as they are in a record, and its extra values."""
 Parser = Callable[[str], Parts]
-"""Takes the text of a record apart, or raises UnusableRecordError."""
+"""Splits the text of a record into fields, or raises UnusableRecordError."""
 
 
 def json_parser(slice_: Slice, corpus: CorpusConfig) -> Parser:
-    """Return what takes the text of a JSON object apart."""
+    """Return a function that splits the text of a JSON object into fields."""
     decode: Callable[[str], tuple[Any, int]] = json.JSONDecoder().raw_decode
     pick = object_picker(slice_, corpus)
 
@@ -42,7 +42,7 @@ def json_parser(slice_: Slice, corpus: CorpusConfig) -> Parser:
 
 
 def object_picker(slice_: Slice, corpus: CorpusConfig) -> Callable[[Mapping[str, Any]], Parts]:
-    """Return what picks a passage's fields from a JSON object; what it lacks may be a key of the file's folders."""
+    """Return a function that picks a passage's fields from a JSON object, or from the keys of its file's folders."""
     fields, partitions, extra = slice_.fields, partition_values(slice_.path), tuple(corpus.columns.extra)
     names = [str(name) for name in (fields.id, fields.text, *([] if fields.title is None else [fields.title]))]
     if not partitions and not extra and not fields.title_in_text and not any("." in name for name in names):
@@ -76,7 +76,7 @@ def read_json(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
 
 
 def parsed_row(place: tuple[str, int], data: bytes, parse: Parser, corpus: CorpusConfig, *, is_cut: bool) -> Row:
-    """Return the row that the bytes of a record give."""
+    """Return the row of a record's bytes."""
     if is_cut:
         return unusable_row(place, data, "longer than max_passage_chars")
     try:

@@ -1,4 +1,4 @@
-"""JSON that is not lines: an array of objects, one object, or several, printed over as many lines as they like.
+"""JSON that is not lines: an array of objects, one object, or several, each printed over any number of lines.
 
 The values are found by their brackets, one after another, and decoded on their own. So a value that cannot be decoded
 affects no other, and one that is too long is skipped without being held in memory.
@@ -13,7 +13,7 @@ from dpr.corpus.signatures import UTF8_BOM
 _PIECE_BYTES: Final = 2**20
 _NEXT: Final = re.compile(rb'["{}\[\]]')
 _NEXT_OUTSIDE: Final = re.compile(rb'["{}\[\],]')
-"""Outside of all brackets, a comma ends a value, too: a number or a string."""
+"""Marks outside of all brackets; there, a comma also ends a value: a number or a string."""
 _IN_STRING: Final = re.compile(rb'["\\]')
 _SPACE: Final = b" \t\r\n,"
 
@@ -21,8 +21,8 @@ _SPACE: Final = b" \t\r\n,"
 def iter_values(file: IO[bytes], max_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
     """Yield (offset, bytes, whether it was cut) of each value of an array, or of each value of a file without one.
 
-    A longer value is cut to `max_bytes`. What stands between values, but for white space and commas, is a value, too,
-    which no decoder takes. The last value may have lost its end.
+    A longer value is cut to `max_bytes`. Other text between values than white space and commas is a value, too, which
+    no decoder accepts. The last value may have lost its end.
     """
     scanner = _Scanner(file, max_bytes)
     while (found := scanner.next_value()) is not None:
@@ -33,7 +33,7 @@ class _Scanner:
     def __init__(self, file: IO[bytes], max_bytes: int) -> None:
         self._file, self._max_bytes = file, max_bytes
         self._data, self._at, self._offset = b"", 0, 0
-        """What is in memory, the place in it, and the offset of its first byte in the file."""
+        """The part of a file that is in memory, the place in it, and the offset of its first byte in the file."""
         self._is_begun = self._is_array = False
 
     def next_value(self) -> tuple[int, bytes, bool] | None:
@@ -105,13 +105,13 @@ class _Brackets:
         return at
 
     def _pass(self, mark: bytes, at: int, end: int) -> int:
-        """Take note of a mark at a place before `end`, and return the place where to go on."""
+        """Process a mark at a place before `end`, and return the place from which to go on."""
         if mark == b"\\":
             self._skips_one = at + 1 == end
             return min(at + 2, end)
         if mark == b'"':
             self._in_string = not self._in_string
-        elif self._depth == 0 and mark in b"]},":  # it is not part of this value, unless the value is only this
+        elif self._depth == 0 and mark in b"]},":  # the mark is not part of this value, unless it is all of the value
             self.is_done = True
             return at + (not self._is_begun)
         else:

@@ -34,7 +34,7 @@ def lance_slices(path: str, corpus: CorpusConfig, library: Any) -> tuple[int, li
 
 
 def read_lance(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
-    """Yield the live rows of a fragment; CorpusError if it is not what it was when the run was planned."""
+    """Yield the live rows of a fragment; CorpusError if it has changed since the run was planned."""
     table = import_module("lance").dataset(slice_.path)
     fragment = table.get_fragment(slice_.start)
     if fragment is None or _identity(fragment) != slice_.identity:
@@ -53,7 +53,7 @@ def read_lance(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
 
 
 def _identity(fragment: Any) -> str:
-    """Return a fingerprint of what the rows of a fragment are: its data files, and which rows are deleted."""
+    """Return a fingerprint of a fragment's rows: its data files, and which rows are deleted."""
     document = fragment.metadata.to_json()
     files = [[file["path"], file["fields"]] for file in document["files"]]
     deletions = document["deletion_file"] or {}

@@ -56,7 +56,7 @@ def iter_lines(file: IO[bytes], start: int, stop: int | None, max_bytes: int) ->
 
 
 def _skip_line(file: IO[bytes]) -> int:
-    """Read to the end of the line, and return how many bytes that were."""
+    """Read to the end of the line, and return the number of bytes read."""
     skipped = 0
     while piece := file.readline(_BUFFER_BYTES):
         skipped += len(piece)

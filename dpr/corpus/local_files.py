@@ -1,4 +1,4 @@
-"""Walking local folders: links are followed, and what several names lead to is listed once."""
+"""Walking local folders: links are followed, and a file with several names is listed once."""
 
 import os
 from typing import Literal, NamedTuple
@@ -15,9 +15,9 @@ def find_local(root: str, max_depth: int | None = None) -> list[str]:
     """Return the paths of all files below the folder `root`, sorted; with `max_depth` 1, those directly in it.
 
     Linked files and folders are followed. A file that several names lead to is listed once: by a name that is not
-    hidden if there is one, and of these by one without links. So loops do no harm, and what lies in a hidden folder is
-    found by the link to it. Raises OSError for a folder that may not be read, and CorpusError for a link that leads
-    nowhere, unless it is hidden.
+    hidden if there is one, and of these by one without links. So loops do no harm, and files in a hidden folder are
+    found by a link to it. Raises OSError for a folder that may not be read, and CorpusError for a broken link, unless
+    it is hidden.
     """
     walk = _Walk(max_depth)
     hidden = walk.below([_Entry(root, os.path.realpath(root), 0, "folder")])
@@ -42,7 +42,7 @@ class _Walk:
         """Path without links of each file → the path that it is listed by."""
 
     def below(self, entries: list[_Entry], *, is_hidden: bool = False) -> list[_Entry]:
-        """Find the files among `entries` and below them; return what is hidden below them and was not looked at.
+        """Find the files among `entries` and below them; return the hidden entries below them, which were not searched.
 
         `is_hidden`: the entries are hidden themselves, and so is all that is below them.
         """
@@ -75,7 +75,7 @@ class _Walk:
         return hidden
 
     def _inside(self, folder: _Entry) -> list[_Entry]:
-        """Return what a folder holds, if it was not listed before and does not lie too deep."""
+        """Return the entries of a folder, if it was not listed before and does not lie too deep."""
         if folder.depth == self._max_depth or folder.real in self._seen:
             return []
         self._seen.add(folder.real)
@@ -87,12 +87,12 @@ class _Walk:
 
 
 def _kind(entry: "os.DirEntry[str]") -> Literal["folder", "file", "link"] | None:
-    """Return what an entry of a folder is; None for a socket or a pipe, which is no file."""
+    """Return the kind of a folder's entry; None for a socket or a pipe, which is not a file."""
     if entry.is_symlink():
         return "link"
     return "folder" if entry.is_dir() else "file" if entry.is_file() else None
 
 
 def _followed(link: _Entry) -> _Entry:
-    """Return what a link leads to, by the link's name."""
+    """Return the target of a link under the link's name."""
     return link._replace(real=os.path.realpath(link.path), kind="folder" if os.path.isdir(link.path) else "file")

@@ -1,7 +1,7 @@
 """Rows whose texts are longer than the encoder's token limit become several rows, one for each window of the text.
 
 All windows of a passage have its id and its title. A window is at the position of its row, times 2^20, plus the
-window's number. So it has a place of its own, and a place tells which windows are of one passage.
+window's number. So each window has a position of its own, and positions show which windows belong to one passage.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,9 +42,9 @@ def split_long(rows: Iterable[Row], windows: Windows) -> Iterator[Row]:
 
 
 def load_splitter(windows: Windows) -> "TextWindows":
-    """Return what splits texts so; it takes seconds to load, and stays loaded for the next slice.
+    """Return the splitter, which takes seconds to load, and stays loaded for the next slice.
 
-    Raises EncoderError if the encoder is another one on this machine than where the run was planned.
+    Raises EncoderError if this machine's encoder is another than the one the run was planned with.
     """
     return _splitter(windows.model_dump_json())
 
@@ -52,7 +52,7 @@ def load_splitter(windows: Windows) -> "TextWindows":
 @lru_cache(maxsize=2)  # the slices of a process share one
 def _splitter(windows: str) -> "TextWindows":
     from dpr.encoder.spec import resolve_same
-    from dpr.encoder.text_windows import TextWindows  # tokenizers, which a corpus that is not split does without
+    from dpr.encoder.text_windows import TextWindows  # imports tokenizers, which is needed only if texts are split
 
     planned = Windows.model_validate_json(windows)
     return TextWindows(resolve_same(planned.encoder, planned.encoder_id).passage)

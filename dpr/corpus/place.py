@@ -1,16 +1,16 @@
-"""Where a row of the corpus stands, in words that an editor understands."""
+"""The place of a row in the corpus, in terms that help to find it in an editor."""
 
 import fsspec
 
 MAX_READ_BYTES = 64 * 2**20
-"""A row further into its file is named by its offset: to count lines, all before it must be read."""
+"""A row further into its file is named by its offset: to count lines, everything before it must be read."""
 _PIECE_BYTES = 2**20
 
 
 def describe_place(source: str, position: int, raw: bytes) -> str:
-    """Return "line 3 of FILE" for a row whose bytes `raw` stand at the offset `position` of its (unpacked) file.
+    """Return "line 3 of FILE" for a row whose bytes `raw` are at the offset `position` of its (unpacked) file.
 
-    Else it is "row 3 of FILE", where `position` counts from 0. A file that can no longer be read is no error.
+    Otherwise return "row 3 of FILE", where `position` counts from 0. A file that can no longer be read is no error.
     """
     if position > MAX_READ_BYTES:
         return f"position {position:,} of {source}"

@@ -15,7 +15,7 @@ _NOT_SHOWN: Final = ("script", "style", "noscript", "template")
 
 
 def missing_library(path: str) -> str:
-    """Return what to install so that a document can be read; empty if nothing is missing."""
+    """Return how to install the library that a document needs; empty if it is installed."""
     library = _LIBRARIES.get(PurePosixPath(path).suffix.lower())
     return "pip install 'dpr[documents]'" if library and find_spec(library) is None else ""
 
@@ -23,8 +23,8 @@ def missing_library(path: str) -> str:
 def rich_text(name: str, data: bytes) -> tuple[str, str]:
     """Return the title that a document gives itself, empty if it has none, and its text.
 
-    Raises UnusableRecordError if it cannot be read. Neither library says which errors bad documents give: damage,
-    passwords, fonts, and mistakes of its own.
+    Raises UnusableRecordError if it cannot be read. Neither library documents which errors it raises for damage,
+    passwords, fonts, and bugs of its own.
     """
     is_pdf = name.lower().endswith(".pdf")
     try:
@@ -48,7 +48,7 @@ def _html(data: bytes) -> tuple[str, str]:
 
 
 def _pdf(data: bytes) -> tuple[str, str]:
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it prints what is odd in a file, beside raising
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it prints warnings about a file, besides raising errors
     document = import_module("pypdf").PdfReader(io.BytesIO(data))
     title = document.metadata.title if document.metadata else None
     return str(title or ""), "\n".join(page.extract_text() for page in document.pages)

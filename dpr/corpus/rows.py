@@ -1,4 +1,4 @@
-"""What planning a corpus yields (slices) and what reading a slice yields: one `Row` per input row, usable or not."""
+"""The results of planning a corpus (slices) and of reading a slice: one `Row` per input row, usable or not."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dpr.recipe import CorpusConfig, EncoderConfig
 
 MAX_RAW_BYTES: Final = 64 * 1024
 WINDOW_BITS: Final = 20
-"""Of a position in a slice whose long texts are split: the number of the window."""
+"""Bits of a position in a slice whose long texts are split that hold the number of the window."""
 _FIELDS_OF_PLANNING: Final = {"path", "slice_bytes", "rescan", "strict", "long"}
 """Fields of the corpus that decide which slices there are and when they are read, and not what one slice holds; `long`
 is in the slice itself."""
@@ -25,11 +25,11 @@ ReadFormat = Literal["dpr-tsv", "csv", "beir", "jsonl", "json", "parquet", "arro
 
 
 class UnusableRecordError(Exception):
-    """A record that cannot be taken apart into fields; the message is the reason."""
+    """A record that cannot be split into fields; the message is the reason."""
 
 
 class Fields(Document):
-    """Which fields of a file hold what a passage is made of: names, or positions in TSV and CSV."""
+    """The fields of a file that make up a passage: names, or positions in TSV and CSV."""
 
     id: str | int = "id"
     title: str | int | None = "title"
@@ -56,7 +56,7 @@ class LeftOut(Document):
 
 
 class FileKind(Document):
-    """What planning found out about a file by opening it; it holds as long as the file's identity stays the same."""
+    """What planning found in a file by opening it; valid as long as the file's identity stays the same."""
 
     format: ReadFormat | Literal["empty", "unreadable"]
     """`empty`: a part without rows."""
@@ -67,7 +67,7 @@ class FileKind(Document):
     header: bool = False
     """Whether the first line of TSV or CSV holds names."""
     delimiter: str = ""
-    """What stands between the fields of CSV."""
+    """The delimiter of CSV."""
     missing_extra: tuple[str, ...] = ()
     """Extra columns of the recipe that the file does not have."""
     reason: str = ""
@@ -183,7 +183,7 @@ def checked_row(
     passage_id, title, text = fields
     if type(passage_id) is int:
         passage_id = str(passage_id)
-    if title is None or title != title:  # pandas writes NaN for what is missing
+    if title is None or title != title:  # pandas writes NaN for a missing value
         title = ""
     elif type(title) in (int, float):
         title = str(title)

@@ -9,7 +9,7 @@ from dpr.errors import CorpusError
 
 _STATE: Final = "/state.json"
 DESCRIPTIONS: Final = (_STATE, "/dataset_info.json", "/dataset_dict.json")
-"""How the names of the files end that describe a data set and hold no rows."""
+"""Suffixes of files that describe a data set and hold no rows."""
 
 
 def data_files(found: Found) -> list[InputFile] | None:

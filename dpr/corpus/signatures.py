@@ -1,4 +1,4 @@
-"""Recognise a file by its first bytes: how to unpack it, and what an error says that it looks like."""
+"""Recognise a file by its first bytes: how to unpack it, and how to describe it in an error message."""
 
 from typing import Final, Literal
 
@@ -61,21 +61,21 @@ _SHOWN_CHARS: Final = 40
 
 
 def compression_of(head: bytes) -> Compression | None:
-    """Return how a file that begins with `head` is compressed; None if it is not, or in a way that is not known."""
+    """Return the compression of a file that begins with `head`; None if it is not compressed, or in an unknown form."""
     while head[1:4] == _SKIPPABLE and head[0] >> 4 == 5:
         head = head[8 + int.from_bytes(head[4:8], "little") :]
     return next((name for magic, name in COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
 def archive_of(head: bytes) -> str:
-    """Say which archive of files begins with `head`; "" if none does."""
+    """Return the kind of archive that begins with `head`; "" if none does."""
     if head[_TAR_AT:].startswith(b"ustar"):
         return _TAR
     return next((what for magic, what in _ARCHIVES.items() if head.startswith(magic)), "")
 
 
 def looks_like(head: bytes) -> str:
-    """Say in a few words what a file is that begins with `head`."""
+    """Describe in a few words a file that begins with `head`."""
     if compressed := compression_of(head):
         return f"compressed by {compressed}"
     if archive := archive_of(head):

@@ -27,7 +27,7 @@ _UNCUT: Final = ("csv", "json", "arrow")
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """What to read, and what was found out about the files on the way."""
+    """The slices to read, and what planning found about the files."""
 
     slices: list[Slice]
     """In a stable order: by path of the recipe, then by path of the file, then by position in it."""
@@ -43,7 +43,7 @@ class CorpusPlan:
     """Tables that were read, with their versions, in words."""
 
     def notes(self) -> list[str]:
-        """Return what a person should know about the files, a sentence each: above all, which are not read."""
+        """Return notes on the files for the user, a sentence each: above all, which are not read."""
         notes = [f"read as of {table}" for table in self.tables]
         if self.left_out:
             notes.append(f"{_count(len(self.left_out))} left out: {name_some(self.left_out)}")
@@ -73,7 +73,7 @@ class _Source:
 def plan_slices(
     corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_KNOWN, windows: Windows | None = None
 ) -> CorpusPlan:
-    """List the corpus, find out what each file is, and cut the files into slices.
+    """List the corpus, find the kind of each file, and cut the files into slices.
 
     `windows` says how long texts are split, if the recipe wants that.
 
@@ -147,7 +147,7 @@ def _source(path: str, corpus: CorpusConfig) -> _Source:
 
 
 def _detect_all(files: list[InputFile], corpus: CorpusConfig, may_fail: Set[str]) -> dict[str, FileKind]:
-    """Find out the kinds of files, by path, opening many files at a time."""
+    """Find the kinds of files, by path, opening many files at a time."""
 
     def kind_of(file: InputFile) -> FileKind:
         return _or_unreadable(lambda file: detect(file, corpus), file, may_fail)
@@ -157,7 +157,7 @@ def _detect_all(files: list[InputFile], corpus: CorpusConfig, may_fail: Set[str]
 
 
 def _or_unreadable(kind_of: Callable[[InputFile], FileKind], file: InputFile, may_fail: Set[str]) -> FileKind:
-    """Return the kind of a file; if it may fail and does, that it is unreadable."""
+    """Return the kind of a file; `unreadable` if it may fail and does."""
     try:
         return kind_of(file)
     except OtherFileError as error:
@@ -167,12 +167,12 @@ def _or_unreadable(kind_of: Callable[[InputFile], FileKind], file: InputFile, ma
 
 
 def _first_clause(file: InputFile, error: OtherFileError) -> str:
-    """Return what is wrong with a file, without its name and without what to do."""
+    """Return what is wrong with a file, without its name and the remedy."""
     return str(error).removeprefix(f"corpus file {file.path} ").partition("; ")[0]
 
 
 def _unread(source: _Source, kinds: Mapping[str, FileKind]) -> list[LeftOut]:
-    """Return the files of a folder that turned out to be no part of the corpus."""
+    """Return the files of a folder that turned out not to belong to the corpus."""
     left_out = [
         LeftOut(path=file.path, reason=kinds[file.path].reason)
         for file in source.files
@@ -198,7 +198,7 @@ def _source_slices(source: _Source, kinds: Mapping[str, FileKind], slice_bytes: 
 
 
 def _line_slices(file: InputFile, kind: FileKind, slice_bytes: int) -> list[Slice]:
-    # what is compressed can only be read from its beginning, too
+    # a compressed file can only be read from its beginning, too
     step = file.size_bytes if kind.compression or kind.format in _UNCUT else slice_bytes
     bounds = [(start, min(start + step, file.size_bytes)) for start in range(0, file.size_bytes, step)]
     return [

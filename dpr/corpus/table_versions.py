@@ -1,7 +1,7 @@
 """Iceberg, Delta and Lance tables: the live data files of a table's newest version, as its log has them.
 
 A data file of such a table never changes, and a version names the files that are live. So the files are listed as of
-one version, and are then scanned like any others: a night reads those that came since the version before.
+one version, and are then scanned like any others: a night reads those that were added since the previous version.
 """
 
 import os
@@ -70,7 +70,7 @@ def _named_kind(corpus: CorpusConfig) -> TableKind | None:
 
 
 def _kind_at(path: str) -> TableKind | None:
-    """Tell from the names in a folder what table it is."""
+    """Tell the kind of table from the names in a folder."""
     if path.endswith(_ICEBERG_METADATA):
         return "iceberg"
     if _NOT_A_FOLDER.search(path):
@@ -99,7 +99,7 @@ def _names(folder: str) -> set[str]:
 
 @contextmanager
 def _table_errors(path: str, kind: TableKind) -> Iterator[None]:
-    """Turn what the libraries raise, each its own errors, into CorpusError."""
+    """Turn the libraries' own errors into CorpusError."""
     try:
         yield
     except CorpusError:
@@ -124,7 +124,7 @@ def _delta(path: str, library: Any) -> Table:
                 f"corpus {path} is a Delta table with deletion vectors on {marked} files, which are not supported; "
                 "rewrite these files (REORG TABLE … APPLY (PURGE)) and run again"
             )
-    # the log has paths as URIs have them; what the library makes of them it encodes once more
+    # the log has paths as encoded in URIs; the library encodes them once more
     names = [unquote(name) for name in pa.table(table.get_add_actions(flatten=True))["path"].to_pylist()]
     uris = [name if "://" in name else f"{path.rstrip('/')}/{name}" for name in names]
     return Table(f"delta table {path}, version {table.version()}", _files(uris))

@@ -14,9 +14,9 @@ from dpr.corpus.unpacking import open_slice
 from dpr.recipe import CorpusConfig
 
 DELIMITERS: Final = (",", ";", "\t", "|")
-"""What may stand between the fields of CSV."""
+"""Possible delimiters of CSV."""
 SEPARATOR_LINE: Final = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([,;\t|])"?\r?\n')
-"""The line that Excel writes before the header of CSV, to say what stands between the fields."""
+"""The line that Excel writes before the header of CSV to name the delimiter."""
 CSV_BYTES_PER_CHAR: Final = 4
 """The most bytes that a character takes; a quote, which is doubled, takes two."""
 _SPARE_BYTES: Final = 2**20
@@ -75,12 +75,12 @@ def _splitter(slice_: Slice, corpus: CorpusConfig) -> Callable[[str], list[str]]
 
 
 def row_parser(slice_: Slice, corpus: CorpusConfig) -> Parser:
-    """Return what takes the text of a record of TSV or CSV apart; what it lacks may be a key of the file's folders."""
+    """Return a function that splits a record of TSV or CSV into fields; some may come from the file's folders."""
     split, columns, fields = _splitter(slice_, corpus), slice_.columns, slice_.fields
     partitions, count = partition_values(slice_.path), len(columns)
 
     def place(name: str | int | None) -> int:
-        """Return where a field stands: among the columns, or behind them for what every record has."""
+        """Return the position of a field: among the columns, or behind them for a value that every record has."""
         if isinstance(name, int):
             return name
         return columns.index(name) if name in columns else count + constants.index(partitions.get(str(name)))
@@ -122,10 +122,10 @@ def read_csv(slice_: Slice, corpus: CorpusConfig) -> Iterator[Row]:
 
 
 def iter_records(file: IO[bytes], max_bytes: int, delimiter: str) -> Iterator[tuple[int, bytes, str]]:
-    """Yield (offset, bytes, reason why it is none) of each record of CSV, which may be of several lines.
+    """Yield (offset, bytes, reason why it is unusable) of each record of CSV, which may have several lines.
 
     A record that is longer than `max_bytes`, or whose quotes are not closed or not doubled, gives its first line as one
-    that cannot be used. The line by which Excel states the delimiter is none.
+    that cannot be used. The line by which Excel states the delimiter is not a record.
     """
     lines = _Lines(file, max_bytes)
     while lines.has_more():
@@ -166,14 +166,14 @@ def _read_one(lines: "_Lines", taken: list[_Line], max_bytes: int, delimiter: st
 
 
 class _Lines:
-    """Lines of a file with their offsets; some can be given back, to be taken again."""
+    """Lines of a file with their offsets; lines can be put back, to be read again."""
 
     def __init__(self, file: IO[bytes], max_bytes: int) -> None:
         self._file, self._max_bytes = file, max_bytes
         self._next: list[_Line] = []
         """The last one is taken first."""
         self._offset = 0
-        """Of what was not read yet."""
+        """Offset of the first byte that was not read yet."""
 
     def has_more(self) -> bool:
         if not self._next and (data := self._file.readline(self._max_bytes + 1)):

@@ -19,7 +19,7 @@ from dpr.errors import CorpusError
 _BUFFER_BYTES: Final = 2**20
 _PIECE_BYTES: Final = 2**16
 _ERRORS: Final = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError)
-"""What the libraries raise about damaged data; gzip and bz2 raise OSError."""
+"""Errors of the libraries for damaged data; gzip and bz2 raise OSError."""
 
 
 def buffered(file: object) -> IO[bytes]:
@@ -53,7 +53,7 @@ def open_slice(slice_: Slice) -> Iterator[IO[bytes]]:
 
 
 def unpacked_head(head: bytes, compression: Compression, max_bytes: int, *, is_whole: bool, path: str) -> bytes:
-    """Unpack the first bytes of a file, to at most `max_bytes`; `is_whole`: there are no more than `head`.
+    """Unpack the first bytes of a file, to at most `max_bytes`; `is_whole`: `head` is the whole file.
 
     Raises CorpusError if they are damaged, or if they are the whole file and it ends too early.
     """

@@ -1,4 +1,4 @@
-"""BERT in plain PyTorch, to encode with: transformers takes seconds and 120 MB of memory to import its own.
+"""BERT in plain PyTorch, for encoding: importing that of transformers takes seconds and 120 MB of memory.
 
 Only folders that name every size, and hold every weight under its usual name, are loaded here. Weights are mapped from
 the file, so that processes of one machine share their memory.
@@ -26,7 +26,7 @@ _UNUSED = ("pooler.", "embeddings.position_ids")
 
 
 def load_bert(folder: Path, reference: str) -> "BertBody | None":
-    """Load a network in float32 on the CPU; None if it is not one that is loaded here."""
+    """Load a network in float32 on the CPU; None if this module does not support it."""
     config = read_json(folder / "config.json", reference)
     if (
         config.get("architectures") != ["BertModel"]
@@ -42,7 +42,7 @@ def load_bert(folder: Path, reference: str) -> "BertBody | None":
         weights = _Weights(load_file(folder / "model.safetensors"))
         body = BertBody(SimpleNamespace(**{"pad_token_id": 0, **_USUAL, **config}), weights)
     except (OSError, SafetensorError, _OtherWeightsError):
-        return None  # transformers, which knows older names too, loads it or says what is wrong
+        return None  # transformers, which knows older names too, loads it or raises an error that says what is wrong
     return None if weights.are_left else body.eval()
 
 
@@ -51,14 +51,14 @@ class _OtherWeightsError(Exception):
 
 
 class _Weights:
-    """The tensors of a file, each of which is taken once."""
+    """The tensors of a file, each to be taken once."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_UNUSED)}
 
     @property
     def are_left(self) -> bool:
-        """Return whether some were not taken."""
+        """Return whether any were not taken."""
         return bool(self._tensors)
 
     def take(self, name: str, *shape: int) -> nn.Parameter:
@@ -134,7 +134,7 @@ def _table(weights: _Weights, name: str, rows: int, config: Any) -> nn.Embedding
 
 
 class _Output(nn.Module):
-    """A linear layer, and the normalisation of its sum with what went around it."""
+    """A linear layer, and the normalisation of its output plus the residual."""
 
     def __init__(self, weights: _Weights, name: str, inputs: int, config: Any) -> None:
         super().__init__()

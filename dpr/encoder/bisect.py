@@ -62,7 +62,7 @@ def _encode_or_halve(
             return np.full((1, encoder.dim), np.nan, np.float16), {int(rows[0]): reason}
     first_rows, second_rows = np.array_split(rows, 2)
     first_ND, first_bad = _encode_or_halve(encoder, tokens, first_rows)
-    if len(first_bad) > MAX_BAD_ROWS:  # enough to raise, so the other half need not be tried
+    if len(first_bad) > MAX_BAD_ROWS:  # there are too many already, so the other half need not be tried
         return np.full((len(rows), encoder.dim), np.nan, np.float16), first_bad
     second_ND, second_bad = _encode_or_halve(encoder, tokens, second_rows)
     return np.concatenate([first_ND, second_ND]), first_bad | second_bad

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Compute:
-    """How to compute; none of it changes vectors by more than rounding."""
+    """How to compute; none of the settings changes vectors by more than rounding."""
 
     precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
     """`auto`: bf16 where the processor multiplies bf16 and the vectors keep a cosine of 0.999 with fp32. `fp8`: that of

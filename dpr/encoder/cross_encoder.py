@@ -78,7 +78,7 @@ class _PairForward:
     def __init__(self, network: Any, device: torch.device) -> None:
         self._network, self._device = network, device
         self._pad_id = int(network.config.pad_token_id)
-        # networks that know one type only give every token the same, whatever a tokenizer writes
+        # networks with one token type give it to every token, whatever a tokenizer writes
         self._takes_types = (
             "token_type_ids" in inspect.signature(network.forward).parameters
             and getattr(network.config, "type_vocab_size", 0) > 1

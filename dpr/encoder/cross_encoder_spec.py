@@ -1,4 +1,4 @@
-"""What the folder of a cross-encoder states, in the forms in which sentence-transformers saves its CrossEncoder.
+"""The description of a cross-encoder in its folder, in the forms in which sentence-transformers saves its CrossEncoder.
 
 A cross-encoder reads a question and a passage together, and gives them one score. It makes no vectors.
 """
@@ -19,7 +19,7 @@ from dpr.recipe import EncoderConfig
 from dpr.recipe_service import RerankConfig
 
 HEAD = "ForSequenceClassification"
-"""How the architecture of a network ends that has a head which scores."""
+"""The ending of the name of an architecture with a head that scores."""
 Json = Mapping[str, Any]
 """A JSON object of a model folder, whose fields are of many types."""
 _KIND = f"a re-ranker is a cross-encoder (an architecture that ends with {HEAD}), so name one"
@@ -30,11 +30,11 @@ class CrossEncoderSpec:
     """A cross-encoder, found on this machine and not loaded yet."""
 
     tower: TowerSpec
-    """How a pair becomes tokens: the question stands where a tower has the title."""
+    """How a pair becomes tokens: the question takes the place of a tower's title."""
     activation: str
-    """What turns the output for a label into a score: one of `dpr.encoder.modules.ACTIVATIONS`."""
+    """The function from the output for a label to a score: one of `dpr.encoder.modules.ACTIVATIONS`."""
     label: int
-    """The label that scores are of."""
+    """The label whose output is the score."""
     name: str
     """Where the model comes from, with the commit of a hub model."""
 
@@ -129,7 +129,7 @@ def _stated_limit(settings: Json, path: Path, reference: str) -> int | None:
 
 
 def _labels(document: Json) -> int:
-    """Return the number of labels, as transformers counts them: without a word on them there are two."""
+    """Return the number of labels, as transformers counts them: two if the configuration does not say."""
     names = document.get("id2label")
     return len(names) if names else int(document.get("num_labels", 2))
 

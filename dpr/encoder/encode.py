@@ -64,7 +64,7 @@ class TowerEncoder:
 
     @property
     def choice(self) -> str:
-        """Return what was chosen and why, for people; and whether smaller batches had to be chosen since."""
+        """Describe the choice and its reasons for people; and whether smaller batches became necessary."""
         limit = self._forward.limit if isinstance(self._forward, WithinMemory) else ""
         return f"{self._choice}; {limit}" if limit else self._choice
 
@@ -101,7 +101,7 @@ class PassageEncoder:
         return self._network.encode(self._tokenizer.passages(titles, texts), np.float16)
 
     def encode_counted(self, texts: Sequence[str]) -> EncodedQuestions:
-        """Return vectors of passages without titles, not rounded yet, and what these lost to the token limit."""
+        """Return vectors of passages without titles, not rounded yet, and the tokens that these lost."""
         tokens = self._tokenizer.passages([""] * len(texts), texts)
         return EncodedQuestions(self._network.encode(tokens, np.float32), tokens.lost_N, tokens.cut())
 
@@ -111,8 +111,8 @@ def start_pool(threads: int) -> ThreadPoolExecutor:
     before, started = torch.get_num_threads(), threading.Barrier(threads + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # or the first computation in this thread would take the default again
-        torch.set_num_threads(1)  # holds for the calling thread, and as the default of threads to come
+        torch.get_num_threads()  # otherwise the first computation in this thread would take the default again
+        torch.set_num_threads(1)  # applies to the calling thread, and is the default of later threads
         started.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="encode", initializer=start)

@@ -1,4 +1,4 @@
-"""What questions become, and passages that are encoded like them. Shapes: Q questions, D dimensions."""
+"""Vectors of questions, and of passages that are encoded like them. Shapes: Q questions, D dimensions."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from dpr.formats.cut_texts import CutTexts
 
 @dataclass(frozen=True)
 class EncodedQuestions:
-    """Vectors of questions, or of passages, and what these lost to the token limit."""
+    """Vectors of questions, or of passages, and the tokens that these lost to the token limit."""
 
     vectors_QD: npt.NDArray[np.float32]
     lost_Q: npt.NDArray[np.int64]

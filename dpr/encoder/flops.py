@@ -1,4 +1,4 @@
-"""How much a tower computes for a passage, estimated from its configuration: to cut work before any of it is done."""
+"""Estimate how much a tower computes for a passage, from its configuration, to divide work before any of it is done."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -20,11 +20,11 @@ GPU_THREADS = 3
 
 @dataclass(frozen=True)
 class ForwardChoice:
-    """One way to run a tower."""
+    """The chosen forward pass of a tower."""
 
     forward: Forward
     description: str
-    """Which way it is, and why, for people."""
+    """A description of the choice and its reason, for people."""
 
 
 def choose_forward(
@@ -59,7 +59,7 @@ def choose_forward(
 
 
 def _packed_fp8(network: Network, tower: TowerSpec, device: torch.device, *, packing: bool) -> Forward:
-    """Return the pass with fp8. Raises EncoderError for a tower that it cannot compute: another way has none."""
+    """Return the pass with fp8. Raises EncoderError for a tower that it cannot compute: no other pass has fp8."""
     pools = tower.pooling in PACKED_POOLINGS and tower.prompt_pooled
     if not (packing and pools and supports(network.body)):
         raise EncoderError(

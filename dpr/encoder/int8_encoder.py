@@ -37,7 +37,7 @@ ROWS, ROW_TOKENS = 8, 32
 FAR_BELOW = np.float32(-1e9)
 _POOLINGS = ("cls", "max", "mean")
 _PRODUCTS = {"avx512_vnni", "avx_vnni"}
-"""Flags of processors that multiply eight bits."""
+"""Flags of processors with products of eight bits."""
 
 
 class NotHereError(Exception):
@@ -74,7 +74,7 @@ class Int8Encoder:
             vectors_ND[rows_B] = self._packed.vectors(tokens.select(rows_B))
 
         batches = [with_tokens[rows_B] for rows_B in _batches(tokens.lengths()[with_tokens], self._tokens)]
-        if len(batches) == 1:  # another thread would only have to be woken
+        if len(batches) == 1:  # waking another thread would only take time
             fill(batches[0])
         else:
             for _ in self._pool.map(fill, batches):
@@ -82,7 +82,7 @@ class Int8Encoder:
         return vectors_ND
 
     def warm_up(self) -> None:
-        """Compute a batch of every size, so that no question waits for the library to compile."""
+        """Compute a batch of every size, so that no question has to wait while the library compiles."""
         for size in sorted({_size(count) for count in range(1, self._tokens + 1)}):
             ids_T = np.zeros(size, np.int32)
             self._packed.warm_up(TokenBatch(ids_T, ids_T.astype(np.uint8), np.arange(size + 1)))
@@ -100,7 +100,7 @@ class _PackedBert:
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP if rounded else 0),
-            "ENABLE_CPU_PINNING": "NO",  # replicas would all take the first processors
+            "ENABLE_CPU_PINNING": "NO",  # otherwise all replicas would take the first processors
         }
 
         def compiled(streams: int) -> Any:

@@ -23,7 +23,7 @@ class WithinMemory:
 
     @property
     def limit(self) -> str:
-        """Return how far batches had to be limited, for people; empty if memory has sufficed."""
+        """Describe the limit that batches needed, for people; empty if memory was sufficient."""
         return "" if self._max_tokens is None else f"out of memory, so at most {self._max_tokens} tokens a batch"
 
     def __call__(self, tokens: TokenBatch) -> Tensor:
@@ -39,7 +39,7 @@ class WithinMemory:
                     f"a passage of {len(tokens.ids_T)} tokens does not fit the memory of this device ({error}); let "
                     "the encoder have the device to itself, or lower max_tokens"
                 ) from error
-        # after the handler, so that the tensors of the failed attempt are freed
+        # outside of the handler, so that the tensors of the failed attempt are freed
         self._max_tokens = len(tokens.ids_T) // 2
         _log.warning("out of memory: batches of at most %d tokens from now on", self._max_tokens)
         return self(tokens)

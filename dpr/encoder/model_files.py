@@ -1,4 +1,4 @@
-"""The files of a model folder: which ones count, whether they can be used, and the digest over them."""
+"""The files of a model folder: which ones matter, whether they can be used, and the digest over them."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 OTHER_TOKENIZERS = ("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-"""Files that transformers makes a tokenizer from where none of the first two above is there."""
+"""Files from which transformers makes a tokenizer if neither of the first two above exists."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _EXPORTS = ("*.onnx", "onnx/*.onnx", "openvino*.xml", "openvino/*.xml", "*.gguf", "*.h5", "*.msgpack")
 
 
-def read_json(path: Path, reference: str, *, optional: bool = False) -> dict[str, Any]:  # as makers of models write it
+def read_json(path: Path, reference: str, *, optional: bool = False) -> dict[str, Any]:  # as the model's maker wrote it
     """Return a JSON object; {} for a file that is `optional` and not there. Raises EncoderError otherwise."""
     document = read_document(path, reference, optional=optional)
     if not isinstance(document, dict):

@@ -1,4 +1,4 @@
-"""The kinds of model folders, and where each of them states how its vectors are made.
+"""The kinds of model folders, and how each of them describes the making of its vectors.
 
 sentence-transformers folders state it in modules.json and the files that it names, Hugging Face DPR checkpoints by
 their architecture. Plain BERT-like models do not state it: the recipe names their pooling.
@@ -46,7 +46,7 @@ _FLAGS = {  # sentence-transformers before 5.2 wrote these, in the order of the 
 
 @dataclass(frozen=True)
 class Folder:
-    """What a model folder states; the recipe may override much of it."""
+    """The description in a model folder; the recipe may override much of it."""
 
     path: Path
     """The folder that holds config.json and the weights: the model's own, or a subfolder of it."""
@@ -55,7 +55,7 @@ class Folder:
     kind: Kind
     architecture: str
     pooling: str | None
-    """None if the folder does not state it; several, whose vectors stand side by side, are joined by +."""
+    """None if the folder does not state it; several poolings, whose vectors are concatenated, are joined by +."""
     max_tokens: int | None
     """None if the folder does not state it; then the model's positions are the limit."""
     prefix: str = ""
@@ -65,9 +65,9 @@ class Folder:
     prompt_pooled: bool = True
     """Whether the tokens of the prefix count in pooling."""
     head: tuple[HeadModule, ...] = ()
-    """What changes the pooled vector, in this order."""
+    """The modules that change the pooled vector, in this order."""
     similarity: str | None = None
-    """What compares two vectors, for example cosine; None if the folder does not state it."""
+    """The function that compares two vectors, for example cosine; None if the folder does not state it."""
     dimensions: int | None = None
     """First components of a vector that are kept; None: all."""
 
@@ -119,7 +119,7 @@ def _sentence_transformers(plain: Folder, folder: Path, modules: list[Module], r
 
 
 def _static(modules: list[Module], folder: Path, reference: str, side: Side) -> Folder:
-    """Read a model whose tokens have one vector each, whatever stands around them; their mean is that of the text."""
+    """Read a model with one vector for each token, independent of its context; a text's vector is their mean."""
     path = modules[0].folder
     truncation = read_json(path / "tokenizer.json", reference).get("truncation") or {}
     limit = int(truncation.get("max_length", UNLIMITED))

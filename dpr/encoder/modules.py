@@ -1,4 +1,4 @@
-"""The modules of a sentence-transformers folder: modules.json, and what each module after the pooling states."""
+"""The modules of a sentence-transformers folder: modules.json, and the settings of each module after the pooling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,14 +45,14 @@ class HeadModule:
     folder: Path
     """The folder that holds its config.json and its weights; a Normalize module has none."""
     inputs: int = 0
-    """Components that it takes; 0: as many as there are."""
+    """Components of its input; 0: any number."""
     outputs: int = 0
-    """Components that it gives; 0: as many as it takes."""
+    """Components of its output; 0: as many as of its input."""
     bias: bool = True
     activation: str = "Identity"
     """One of ACTIVATIONS, after the product of a Dense module."""
     residual: bool = False
-    """Whether a Dense module adds its input to what it gives."""
+    """Whether a Dense module adds its input to its output."""
 
 
 def read_modules(folder: Path, reference: str) -> list[Module]:
@@ -82,7 +82,7 @@ def read_modules(folder: Path, reference: str) -> list[Module]:
 
 
 def read_head(modules: list[Module], reference: str) -> tuple[HeadModule, ...]:
-    """Return what the modules after the pooling do; Dropout does nothing outside training.
+    """Return the modules after the pooling; Dropout is left out, since it acts only in training.
 
     Raises EncoderError for a module that reads or writes anything but the pooled vector, or has an unknown activation.
     """

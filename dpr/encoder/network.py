@@ -29,7 +29,7 @@ class Forward(Protocol):
 
 
 class Projection:
-    """What turns pooled vectors into those of a tower: the projection of some DPR checkpoints, and the head."""
+    """The layers from pooled vectors to those of a tower: the projection of some DPR checkpoints, and the head."""
 
     def __init__(self, linear: nn.Module | None, tower: TowerSpec) -> None:
         self.linear, self.head = linear, load_head(tower.head, tower.reference)
@@ -85,6 +85,6 @@ def load_network(tower: TowerSpec, *, training: bool = False) -> Network:
         return Network(StaticBody(tower.folder, tower.reference), None, tower)
     if not training and (body := load_bert(tower.folder, tower.reference)) is not None:
         return Network(body, None, tower)
-    from dpr.encoder.pretrained import load_tower  # transformers: seconds
+    from dpr.encoder.pretrained import load_tower  # importing transformers takes seconds
 
     return Network(*load_tower(tower), tower)

@@ -46,7 +46,7 @@ class BertWeights:
 
 
 def read_bert(folder: Path, reference: str) -> BertWeights | None:
-    """Read a folder that the graph below can compute; None for any other."""
+    """Read the folder of a network that the graph below can compute; None for any other."""
     config = read_json(folder / "config.json", reference, optional=True)
     if (
         config.get("architectures") != ["BertModel"]
@@ -79,7 +79,7 @@ def _names(config: Mapping[str, Any]) -> set[str]:
 
 
 def load_openvino() -> Any:
-    """Import the library without the package by which it would report its use to its makers over the network.
+    """Import the library without its telemetry package, which would report its use over the network.
 
     Raises ImportError if it is not installed.
     """

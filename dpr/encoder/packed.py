@@ -25,7 +25,7 @@ ACTS = {"gelu": "gelu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu":
 class Packed:
     """Token ids of B sequences on the device, all int32.
 
-    Further tokens may follow the last sequence. They belong to none, and what is computed for them is not used.
+    Further tokens may follow the last sequence. They belong to no sequence, and what is computed for them is not used.
     """
 
     ids_T: Tensor
@@ -81,7 +81,7 @@ class Ops(Protocol):
     """The operations that differ between devices."""
 
     def computed_tokens(self, tokens: int) -> int:
-        """Return the number of tokens as which a batch of so many is computed: as many, or a few more."""
+        """Return the number of tokens, at least `tokens`, as which a batch of `tokens` tokens is computed."""
 
     def prepared(self, linear: Linear) -> Linear:
         """Return the layer with its weight in the layout that the products below need."""
@@ -242,5 +242,5 @@ PACKED_POOLINGS = ("cls", "max", "mean")
 def pool_packed(hidden_TH: Tensor, packed: Packed, pooling: str) -> Tensor:
     """Return mean or maximum (B, H) over each sequence's tokens."""
     lengths = packed.offsets.diff().long()
-    # unsafe: the lengths are not checked, because reading them would wait for the device, and tokens may follow
+    # unsafe: the lengths are not checked, because reading them would wait for the device, and more tokens may follow
     return torch.segment_reduce(hidden_TH, pooling, lengths=lengths, unsafe=True)

@@ -23,7 +23,7 @@ TILE_TOKENS = 16
 STEPS = 8
 """Numbers of tokens in use between a number and its double: at most an eighth more than needed is computed."""
 FEW_ROWS = 2
-"""Rows of one length that PyTorch's own attention computes faster than the steps below, each of which has to begin."""
+"""This many rows of one length, or fewer, are faster in PyTorch's own attention than in the steps below."""
 SAFE_SUMS = (2.0**-110, 2.0**120)
 """Sums of exponentials between these bounds lose almost nothing to the range of bf16, which is 2**-126 to 2**128."""
 _ERF = "gelu"

@@ -35,7 +35,7 @@ class PackedForward:
         else:
             self._ops = default_ops(device, dtype)
             self._bert = PackedBert(network.body, self._ops, dtype, device)
-        # not the network: its weights in float32 are not needed any more
+        # the network itself is not kept, since its weights in float32 are no longer needed
         self._project, self._tower, self._device = network.project, tower, device
         self._launching = threading.Lock()
 
@@ -77,7 +77,7 @@ class PackedForward:
 
 
 def pack(tokens: TokenBatch, device: torch.device, computed_tokens: int = 0) -> Packed:
-    """Copy a batch to the device; to a GPU in one copy from pinned memory, which nothing waits for.
+    """Copy a batch to the device; to a GPU in one asynchronous copy from pinned memory.
 
     Zeros follow up to `computed_tokens`.
     """

@@ -61,7 +61,7 @@ class Fp8Layer:
 
 
 class Fp8Ops(Protocol):
-    """The operations of the pass that `base`, those of bf16, does not have."""
+    """The operations of the fp8 pass that those of bf16, `base`, lack."""
 
     base: Ops
 

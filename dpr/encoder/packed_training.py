@@ -47,13 +47,13 @@ class PackedTraining:
 
 
 def _together(x_TH: Tensor, *linears: nn.Linear) -> Tensor:
-    """Return what several layers make of the same input, side by side, by one product."""
+    """Return the outputs of several layers for the same input, concatenated, by one product."""
     weight = torch.cat([linear.weight for linear in linears])
     return nn.functional.linear(x_TH, weight, torch.cat([linear.bias for linear in linears]))
 
 
 def attention(packed: Packed, lengths_B: npt.NDArray[np.int64], dtype: torch.dtype) -> Attend:
-    """Return what attends within the sequences of a batch."""
+    """Return the attention function for the sequences of a batch."""
     if packed.ids_T.device.type == "cuda" and dtype == torch.bfloat16:
         return lambda qkv_TJ, heads: _by_kernel(qkv_TJ, heads, packed)
     groups = [_Group.of(first, some, packed.ids_T.device) for first, some in groups_of(lengths_B)]

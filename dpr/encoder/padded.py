@@ -16,7 +16,7 @@ from dpr.encoder.tokens import TokenBatch, prompt_tokens
 from dpr.encoder.tower import TowerSpec
 
 _TRIED_TOKENS = 4
-"""Two tokens and their padding; every model reads so many."""
+"""Two tokens and their padding: a length that every model accepts."""
 _SAME_COSINE = 0.9999
 
 

@@ -1,4 +1,4 @@
-"""The choice of arithmetic: bf16 where the processor multiplies it and vectors stay nearly the same.
+"""The choice of arithmetic: bf16 where the processor has products of bf16 and vectors stay nearly the same.
 
 Nothing is timed: a machine must choose the same every time, because a run that is continued must not mix vectors of two
 precisions. Shapes: B rows, D dimensions.

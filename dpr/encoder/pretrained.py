@@ -1,4 +1,4 @@
-"""Networks as transformers loads them. To import this takes seconds, which static embeddings are spared."""
+"""Networks as transformers loads them. Importing this module takes seconds, which static embeddings avoid."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def load_tower(tower: TowerSpec) -> tuple[Any, nn.Module | None]:
     model_type = known_type(tower.folder, tower.reference)
     model_class, attribute = _DPR.get(tower.architecture, (_class_of(tower.architecture, model_type), ""))
     loaded = load_weights(model_class, tower.folder, tower.reference, unused="pooler")
-    loaded.config.use_cache = False  # decoders would keep the keys and values of every token
+    loaded.config.use_cache = False  # otherwise decoders would keep the keys and values of every token
     if not attribute:
         return loaded, None
     inner = getattr(loaded, attribute)

@@ -1,4 +1,4 @@
-"""Encoding questions: in eight bits on CPUs that multiply these, else as passages are encoded.
+"""Encoding questions: in eight bits on CPUs with products of eight bits, else as passages are encoded.
 
 Shapes: Q questions, D dimensions.
 """
@@ -41,7 +41,7 @@ class QuestionEncoder:
         return self.encode_counted(questions).vectors_QD
 
     def encode_counted(self, questions: Sequence[str]) -> EncodedQuestions:
-        """Return vectors, and what the questions lost to the token limit.
+        """Return vectors, and the tokens that the questions lost to the token limit.
 
         Raises EncoderError for a question whose vector is zero or not finite, since nothing can be ranked by it.
         """
@@ -57,14 +57,14 @@ class QuestionEncoder:
         return EncodedQuestions(vectors_QD, tokens.lost_N, tokens.cut())
 
     def warm_up(self) -> None:
-        """Compile now what would be compiled for the first questions, unless that was done."""
+        """Compile now, if not done yet, what would otherwise be compiled for the first questions."""
         if isinstance(self.network, Int8Encoder) and not self._is_warm:
             self.network.warm_up()
         self._is_warm = True
 
 
 def _network(tower: TowerSpec, compute: Compute) -> "tuple[Int8Encoder | TowerEncoder, str]":
-    """Load what encodes; also return what was chosen and why, for people."""
+    """Load the encoder; also return a description of the choice and its reasons, for people."""
     try:
         rounded = Int8Encoder(tower, compute)
     except NotHereError as error:

@@ -32,7 +32,7 @@ _DPR_NAMES: Mapping[Side, tuple[str, str]] = {
     "question": ("DPRQuestionEncoder", "question_encoder"),
 }
 _METADATA = {"format": "pt"}
-"""What transformers wants to find in a file of weights."""
+"""Metadata that transformers expects in a file of weights."""
 
 
 def saved_format(wanted: str, spec: TowerSpec) -> SavedFormat:
@@ -40,8 +40,8 @@ def saved_format(wanted: str, spec: TowerSpec) -> SavedFormat:
     if spec.architecture in DPR_SIDES:
         if wanted == "sentence-transformers":
             raise EncoderError(
-                f"model {spec.reference} is a {spec.architecture}, whose projection sentence-transformers has not; set "
-                "save_as to auto or dpr"
+                f"model {spec.reference} is a {spec.architecture}, whose projection sentence-transformers "
+                "does not have; set save_as to auto or dpr"
             )
         return "dpr"
     if wanted != "dpr":

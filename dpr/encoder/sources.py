@@ -68,7 +68,7 @@ def pin_commit(reference: str, commit: str) -> str:
 
 
 def split_revision(reference: str, revision: str | None) -> tuple[str, str | None]:
-    """Return hub id and revision; the revision in the reference comes before the one beside it."""
+    """Return hub id and revision; the revision in the reference overrides the separate one."""
     hub_id, _, own_revision = reference.partition("@")
     return hub_id, own_revision or revision
 
@@ -101,7 +101,7 @@ def _in_package(reference: str) -> Path:
 
 def _from_object_store(url: str) -> Path:
     try:
-        filesystem, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)  # a cached one may hold an old listing
+        filesystem, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)  # a cached one may have an old listing
         paths = sorted(path for path in filesystem.find(root) if path.endswith(FETCHED_SUFFIXES))
         # a changed remote file gives another key, so that a cached folder is never a mixture
         version = fingerprint([url, *(f"{path} {filesystem.ukey(path)}" for path in paths)])
@@ -116,7 +116,7 @@ def _from_object_store(url: str) -> Path:
             return local_cache().fetch_folder(f"models/{version}", fetch_all)
     except StoreError:  # of the cache on this machine
         raise
-    except Exception as error:  # every scheme brings exceptions of its own, not all of them OSErrors
+    except Exception as error:  # every scheme has exceptions of its own, not all of them OSErrors
         raise EncoderError(
             f"model {url} cannot be fetched: {type(error).__name__}: {_shorten(error)}; check the address and "
             "the credentials"
@@ -138,7 +138,7 @@ def _from_hub(reference: str, revision: str | None) -> FoundModel:
 
 def _hub_snapshot(hub_id: str, revision: str | None, *, local_files_only: bool = False) -> FoundModel:
     """Return the files of a hub model. Raises OSError if the hub does not give it, or has no such ids."""
-    # workers that only hash a model, or take what others have loaded, are spared this import
+    # workers that only hash a model, or use what others have loaded, avoid this import
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

@@ -69,7 +69,7 @@ def encoder_id_of(passage: TowerDescription, question: TowerDescription) -> str:
 
 
 def resolve(config: EncoderConfig) -> EncoderSpec:
-    """Find the models that `config` names and read how they encode; what it states overrides what they say.
+    """Find the models that `config` names and read how they encode; the configuration overrides their own description.
 
     The commits of hub models become part of the spec's `config`. Raises EncoderError for a model that cannot be used,
     and for towers that do not belong together.
@@ -92,7 +92,7 @@ def resolve(config: EncoderConfig) -> EncoderSpec:
 
 
 def resolve_same(config: EncoderConfig, encoder_id: str) -> EncoderSpec:
-    """Resolve an encoder on this machine. Raises EncoderError if it is another one than where the run was planned."""
+    """Resolve an encoder on this machine. Raises EncoderError if it is not the one that the run was planned with."""
     spec = resolve(config)
     if spec.encoder_id != encoder_id:
         raise EncoderError(
@@ -103,7 +103,7 @@ def resolve_same(config: EncoderConfig, encoder_id: str) -> EncoderSpec:
 
 
 def _pin_commits(config: EncoderConfig, models: Mapping[str, FoundModel]) -> EncoderConfig:
-    """Return the configuration with the commit of each hub model, so that it stands for the same files for ever.
+    """Return the configuration with the commit of each hub model, so that it always means the same files.
 
     One commit goes to `revision`. Two models from two repositories have one each, which goes into their references.
     """
@@ -120,8 +120,8 @@ def resolve_question(description: EncoderDescription, model: str | None, snapsho
 
     A model is fetched only from where the user says. So without `model` the model that the snapshot names is used only
     if it is on this machine already. `model` is fetched from wherever it is; if it is the hub model that the snapshot
-    names, at the commit that the snapshot names. `snapshot` is what messages call the snapshot. Raises EncoderError if
-    the model would have to be fetched, or is not the one that made the snapshot.
+    names, at the commit that the snapshot names. `snapshot` names the snapshot in messages. Raises EncoderError if the
+    model would have to be fetched, or is not the one that made the snapshot.
     """
     config = description.config
     recorded = config.question_model or config.model

@@ -26,10 +26,10 @@ def table_shape(folder: Path, reference: str) -> tuple[int, int]:
 
 
 class StaticBody:
-    """The table in the place of a network; the mean over a row's token vectors is what makes it an encoder."""
+    """The table in the place of a network; mean pooling over a row's token vectors makes it an encoder."""
 
     def __init__(self, folder: Path, reference: str) -> None:
-        from torch import nn  # specs are read without it
+        from torch import nn  # reading specs does not need it
 
         with _opened(folder, reference) as weights:
             tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from dpr.encoder.words import Ragged, Words, places, starts_of
 
 Special = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]
-"""Ids and token types of special tokens that stand together."""
+"""Ids and token types of adjacent special tokens."""
 
 
 class Pieces(NamedTuple):
@@ -30,7 +30,7 @@ class Pieces(NamedTuple):
 
 @dataclass(frozen=True)
 class Template:
-    """What a tokenizer makes of the tokens of one text or of a pair."""
+    """The row that a tokenizer makes of the tokens of one text or of a pair."""
 
     specials: tuple[Special, ...]
     """Special tokens before, between and after the texts; one entry more than there are texts."""
@@ -41,7 +41,7 @@ class Template:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, word: str, texts: int, max_tokens: int) -> "Template | None":
-        """Derive it from the tokenizer's output for `word`, which must be one token; None if that is not possible."""
+        """Derive the template from the tokenizer's output for `word`, which must be one token; None if impossible."""
         alone = tokenizer.encode(word, add_special_tokens=False).ids
         answer = tokenizer.encode(word, word if texts == 2 else None)
         ids, types = np.array(answer.ids, np.int32), np.array(answer.type_ids, np.uint8)

@@ -16,9 +16,10 @@ from dpr.encoder.tokens import TowerTokenizer
 from dpr.encoder.tower import TowerSpec
 
 OVERLAP = 4
-"""A window begins a fourth of its length before the end of the one before it."""
+"""A window repeats this share, one fourth, of the previous one's length."""
 MIN_ROOM = 4
-"""Windows are as long as prefix and title let them be, if these leave at least a fourth of the tokens to the text."""
+"""Windows are as long as prefix and title allow, if these leave at least this share, one fourth, of the tokens to the
+text."""
 _ENCODED_AT_ONCE = 16
 """Long texts whose tokens are held as the library gives them, about 100 bytes each."""
 
@@ -33,7 +34,7 @@ class TextWindows:
         self._tokenizer = TowerTokenizer(tower, loaded=loaded)
 
     def split(self, titles: Sequence[str], texts: Sequence[str]) -> list[list[str]]:
-        """Return the windows of each of N texts, in their order; one that is short enough is its own only window.
+        """Return the windows of each of N texts, in their order; a text that is short enough is its own only window.
 
         Two windows of a text are never the same. Where title and prefix leave less than a fourth of the tokens: a pair
         loses the end of its title, and the text gets half of the tokens; a text joined to its title by a space is not
@@ -93,7 +94,7 @@ def spans(text: str, starts: Bounds, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _space_before(text: str, end: int, least: int) -> int:
-    """Return the last place up to `end` and after `least` where white space begins a cut; `end` if there is none."""
+    """Return the last place up to `end` and after `least` at which white space begins; `end` if there is none."""
     place = end
     while place > least and not text[place - 1].isspace():
         place -= 1

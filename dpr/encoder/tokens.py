@@ -23,7 +23,7 @@ from dpr.formats.cut_texts import CutTexts
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 TEXTS_PER_CALL = 1024
-"""The library returns every token as a string, too, so that a whole unit at once would take gigabytes."""
+"""Few enough to bound memory: the library also returns every token as a string, gigabytes for a whole unit."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class TokenBatch:
         return np.diff(self.offsets)
 
     def cut(self) -> CutTexts:
-        """Return how many of the texts were cut, and what they lost; of a selection nothing is known."""
+        """Return how many of the texts were cut, and what they lost; unknown for a selection."""
         lost = int(self.lost_N.sum())
         return CutTexts(texts=int(np.count_nonzero(self.lost_N)), lost_tokens=lost, tokens=len(self.ids_T) + lost)
 
     def select(self, rows: npt.NDArray[np.int64]) -> "TokenBatch":
-        """Return the tokens of `rows`, in this order; a row may stand there more than once."""
+        """Return the tokens of `rows`, in this order; a row may occur more than once."""
         lengths = self.lengths()[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         picked_T = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -66,7 +66,7 @@ SHORTEST = TokenBatch(np.zeros(2, np.int32), np.zeros(2, np.uint8), np.array([0,
 
 
 class TowerTokenizer:
-    """The tokenizer of a tower, with its prefix, its way to join title and text, and its token limit.
+    """The tokenizer of a tower, with its prefix, its join of title and text, and its token limit.
 
     A pair that is too long loses tokens from the end of the longer text first (`longest_first`): that is what
     `truncation=True` means to transformers, and what DPR's released code does. Tokenizers of BERT's kind are used for
@@ -82,7 +82,10 @@ class TowerTokenizer:
 
     @cached_property
     def uncut(self) -> Tokenizer:
-        """Return the same tokenizer without a token limit. It is made when it is first needed, which it seldom is."""
+        """Return the same tokenizer without a token limit.
+
+        It is made when it is first needed, which is rarely the case.
+        """
         made = Tokenizer.from_str(self._json)
         made.no_truncation()
         return made
@@ -104,7 +107,7 @@ class TowerTokenizer:
         return self._tokens([self._tower.prefix + text for text in texts])
 
     def text(self, ids_T: npt.NDArray[np.int32]) -> str:
-        """Return the text of tokens, as far as they tell: a tokenizer may leave out case or accents."""
+        """Return the text of tokens, as far as it can be recovered: a tokenizer may drop case or accents."""
         text: str = self._tokenizer.decode(ids_T.tolist())
         return text
 
@@ -135,8 +138,8 @@ class TowerTokenizer:
     ) -> npt.NDArray[np.int64]:
         """Return the tokens (N,) that each input lost.
 
-        The library keeps what it cut off as further encodings. Of a pair these are all combinations of the pieces of
-        both texts, which tell no count, so pairs that may have been cut are tokenised again.
+        The library keeps what it cut off as further encodings. For a pair these are all combinations of the pieces of
+        both texts, from which no count follows, so pairs that may have been cut are tokenised again.
         """
         lost_N = np.zeros(len(inputs), np.int64)
         cut = [row for row, encoding in enumerate(encodings) if encoding.overflowing]

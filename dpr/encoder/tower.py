@@ -1,4 +1,4 @@
-"""One tower of an encoder: a model, how a text becomes a vector of it, and how both are read from a model folder."""
+"""One tower of an encoder: a model, how it makes a vector of a text, and how both are read from a model folder."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ class TowerSpec:
     normalize: bool
     """Whether vectors are scaled to length 1."""
     prefix: str
-    """Text put before each text."""
+    """Prefix of each text."""
     max_tokens: int
     """Longer inputs are cut to this many tokens, special ones included."""
     title_join: str
@@ -46,7 +46,7 @@ class TowerSpec:
     prompt_pooled: bool = True
     """Whether the tokens of the prefix count in pooling."""
     head: tuple[HeadModule, ...] = ()
-    """What changes a pooled vector, before it is cut to `dim` and scaled to length 1."""
+    """The modules that change a pooled vector, before it is cut to `dim` and scaled to length 1."""
     store_as: StoreAs = "float16"
     """How its vectors are stored. Vectors of questions are not, so the question tower always has the default."""
     fp8_products: tuple[str, ...] = ()
@@ -59,20 +59,20 @@ class TowerSpec:
         return TowerDescription.model_validate(fields)
 
     def identity(self) -> dict[str, object]:
-        """Return all that its vectors depend on, as JSON values."""
+        """Return everything that its vectors depend on, as JSON values."""
         return identity_of(self.describe())
 
 
 def identity_of(tower: TowerDescription) -> dict[str, object]:
     """Return all that the vectors of a described tower depend on, as JSON values; not where its model comes from."""
-    # fields that came later count only where they say something, so that ids of older stores stay
+    # fields of later versions count only if they are set, so that ids of older stores stay the same
     return tower.model_dump(mode="json", exclude={"reference", "architecture"}, exclude_defaults=True)
 
 
 def read_tower(
     config: EncoderConfig, side: Side, reference: str, model_folder: Path, digest: str | None = None
 ) -> TowerSpec:
-    """Read from a model's folder how it encodes passages or questions; what `config` states overrides what it says.
+    """Read from a model's folder how it encodes passages or questions; `config` overrides the folder's description.
 
     Every file is hashed, unless `digest` is given, or this machine hashed it before. Raises EncoderError for a model
     that cannot be used.
@@ -135,7 +135,7 @@ def _ending(config: EncoderConfig, found: Folder, reference: str) -> tuple[tuple
 
 
 def _check_side(config: EncoderConfig, found: Folder, reference: str, side: Side) -> None:
-    """Raise EncoderError for a DPR checkpoint of the other side: each of a pair encodes one side only."""
+    """Raise EncoderError for a DPR checkpoint of the other side: each model of a pair encodes one side only."""
     if found.kind == "dpr" and DPR_SIDES[found.architecture] != side:
         field = "encoder.model" if side == "passage" or config.question_model is None else "encoder.question_model"
         raise EncoderError(
@@ -159,7 +159,7 @@ def folder_digest(found: Folder, reference: str) -> str:
 
 
 def token_limit(config: EncoderConfig, found: Folder, reference: str) -> int:
-    """Return beyond how many tokens inputs are cut, special ones included. Raises EncoderError if nothing says it."""
+    """Return the token limit of inputs, special tokens included. Raises EncoderError if nothing states it."""
     positions = found.config.get("max_position_embeddings", found.config.get("n_positions"))
     if _is_relative(found.config):
         # positions are distances, so that longer texts than those of the training can be encoded, too

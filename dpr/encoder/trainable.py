@@ -26,7 +26,7 @@ _UNUSED = "body.pooler."
 
 
 class TrainableNetwork:
-    """A network whose weights are trained; it is that of one tower, or of both."""
+    """A network whose weights are trained, for one tower or for both."""
 
     def __init__(self, tower: TowerSpec, device: torch.device, dropout: float | None = None) -> None:
         """Load it in float32; raises EncoderError if it cannot be trained. `dropout`: None: as its config.json says."""

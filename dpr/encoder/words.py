@@ -20,12 +20,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 MAX_CHARACTERS = 2**22
-"""Of all words remembered: about half a million words, which take some 100 MB. Beyond it, all are forgotten."""
+"""Characters of all remembered words: about half a million words, which take some 100 MB. Beyond it, all are
+forgotten."""
 
 _WORDS_PER_CALL = 1024
 _PUNCTUATION = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 _WORD = f"[{_PUNCTUATION}]|[^ \t\n\r{_PUNCTUATION}]+"
-"""Splits only where BERT always splits. BERT may split these words further, at other white space and punctuation."""
+"""Splits only where BERT always splits; BERT may split these words further, at other white space and punctuation."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Shared = TypeVar("Shared")
 
 
 class Cluster(Document):
-    """What an executor has to run units on."""
+    """The resources of an executor."""
 
     cpus: int
     encoders: int
@@ -31,7 +31,7 @@ class Cluster(Document):
 
 @dataclass(frozen=True)
 class Lost:
-    """What was lost, and done again, since it was last asked for."""
+    """Work that was lost and repeated since the last call."""
 
     units: int = 0
     """Units that were begun again, since the process that worked on them was lost."""
@@ -49,13 +49,13 @@ class Executor(Protocol):
         """Release what `begin` took for these stages, or for all, as far as `run` was not called."""
 
     def warm(self, prepare: Callable[[], None], rows: int) -> None:
-        """Start processes for the coders of so many rows, if that helps, and call `prepare` in each."""
+        """Start processes for the coders of this many rows, if that helps, and call `prepare` in each."""
 
     def run(self, stage: str, work: Work[U, B], units: Sequence[U]) -> Iterator[B]:
         """Send every unit through all steps; results come in any order. Raises UnitError if one fails."""
 
     def take_lost(self) -> Lost:
-        """Return what was lost since the last call, as far as that is known."""
+        """Return the losses since the last call, as far as they are known."""
 
     def encoder_threads(self) -> int | None:
         """Return how many CPU threads an encoder may use; None: as many as PyTorch takes."""
@@ -64,14 +64,13 @@ class Executor(Protocol):
         """Return how many CPU threads one tokeniser may use."""
 
     def hardware(self) -> Hardware:
-        """Return what a `trainer` or `coder` finds where it is placed."""
+        """Return the hardware that a `trainer` or `coder` gets."""
 
     def cluster(self) -> Cluster:
-        """Return what there is to run on, as of now."""
+        """Return the present resources."""
 
     def share(self, make: Callable[..., Shared], *args: Any) -> Callable[[], Shared]:
-        """Compute a value once, off the driver and when it is first needed; return a handle that workers resolve
-        without copying."""
+        """Return a handle to a value that is computed once, off the driver; workers resolve it without copying."""
 
 
 class LocalExecutor:

@@ -1,4 +1,4 @@
-"""What a person watches while a run works."""
+"""The progress of a run, as a user sees it."""
 
 from typing import Protocol
 
@@ -13,7 +13,7 @@ class Progress(Protocol):
         """`rows` more rows are done; `detail` is anything else worth showing now."""
 
     def message(self, topic: str, text: str) -> None:
-        """Show what was chosen, and why, before the work starts."""
+        """Show a choice, and the reason for it, before the work starts."""
 
     def finish(self, summary: str) -> None:
         """The stage is done."""

@@ -1,7 +1,7 @@
-"""Whether a machine has the disk and the memory that a unit needs, found out before the unit's work begins.
+"""Check, before a unit's work begins, that the machine has the disk space and the memory that it needs.
 
-A need is an estimate that stays below what the unit really takes, and what there is counts generously. So a unit that
-would have fitted is never refused. A unit that is not refused may still run out of room: others work beside it.
+A need is a lower bound of what the unit really takes, and free space is counted generously. So a unit that would have
+fitted is never refused. A unit that is accepted may still run out of space, since others work at the same time.
 """
 
 import os
@@ -22,7 +22,7 @@ _DROPPABLE = ("inactive_file", "active_file", "slab_reclaimable")
 
 @dataclass(frozen=True)
 class Need:
-    """What a unit takes at least, while it works; 0: nothing worth a check."""
+    """The least that a unit takes while it works; 0: too little to check."""
 
     temporary_bytes: int = 0
     """In the folder for temporary files."""
@@ -32,7 +32,7 @@ class Need:
     """In the folder of this machine's cache."""
     memory_bytes: int = 0
     smaller: str = ""
-    """What makes such units smaller, as an imperative."""
+    """How to make such units smaller, as an imperative."""
 
 
 def check_room(store: Store, stage: str, record: str, need: Need) -> None:
@@ -54,7 +54,7 @@ def check_room(store: Store, stage: str, record: str, need: Need) -> None:
 
 @dataclass
 class _Disk:
-    """A file system, and what a unit will write there."""
+    """A file system, and how much a unit will write there."""
 
     free_bytes: int
     needed_bytes: int
@@ -63,7 +63,7 @@ class _Disk:
 
 
 def _disks(store: Store, record: str, need: Need) -> list[_Disk]:
-    """What is needed on each file system: several folders may share one."""
+    """Return the need on each file system: several folders may share one."""
     in_store = store.local_path(record) if need.store_bytes else None
     wanted = (
         ("temporary files", temporary_root() if need.temporary_bytes else None, need.temporary_bytes, OTHER_TEMPORARY),
@@ -85,7 +85,7 @@ def _disks(store: Store, record: str, need: Need) -> list[_Disk]:
 
 
 def _existing(path: Path) -> Path | None:
-    """The nearest folder at or above a path that exists; None if none can be looked at."""
+    """Return the nearest existing folder at or above a path; None if none can be examined."""
     try:
         return next((folder for folder in (path, *path.parents) if folder.is_dir()), None)
     except OSError:
@@ -93,7 +93,7 @@ def _existing(path: Path) -> Path | None:
 
 
 def _free_bytes(folder: Path) -> int | None:
-    """The bytes that this user may still write in a folder; None where the file system does not say."""
+    """Return the bytes that this user may still write in a folder; None where the file system does not say."""
     try:
         status = os.statvfs(folder)
     except OSError:
@@ -103,7 +103,7 @@ def _free_bytes(folder: Path) -> int | None:
 
 
 def memory_available(root: Path = _ROOT) -> int | None:
-    """Return the bytes of memory that this process may take, and those that it holds; None where nobody says.
+    """Return the bytes of memory that this process may take, and those that it holds; None: unknown.
 
     It is what the machine has available or what the limits of the process's control groups leave, whichever is less.
     Pages that can be dropped, swap, and what this process has freed but not returned count as available. `root` is
@@ -117,12 +117,12 @@ def memory_available(root: Path = _ROOT) -> int | None:
 
 
 def memory_held(root: Path = _ROOT) -> int:
-    """Return the bytes of memory that this process holds and `memory_available` counts; 0 where nobody says."""
+    """Return the bytes of memory that this process holds and `memory_available` counts; 0: unknown."""
     return _sizes(root / "proc/self/status").get("RssAnon", 0)
 
 
 def _left_by_limits(root: Path) -> Iterator[int]:
-    """Yield what each control group of this process that has a limit leaves of it, in version 2 and version 1."""
+    """Yield the memory left in each control group of this process that has a limit, in version 2 and version 1."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -135,7 +135,7 @@ def _left_by_limits(root: Path) -> Iterator[int]:
             continue
         limit_name, used_name, prefix = names
         group = base / path.lstrip("/")
-        for folder in (group, *group.parents):  # a limit of any group above holds, too
+        for folder in (group, *group.parents):  # the limits of all groups above apply, too
             limit, used = (" ".join(_lines(folder / name)) for name in (limit_name, used_name))
             if limit.isdecimal() and used.isdecimal():  # else "max", or there is no such file
                 fields = dict(line.split() for line in _lines(folder / "memory.stat"))
@@ -146,13 +146,13 @@ def _left_by_limits(root: Path) -> Iterator[int]:
 
 
 def _sizes(path: Path) -> dict[str, int]:
-    """The sizes in a file of /proc that says `NAME: NUMBER kB`, in bytes."""
+    """Return the sizes in a file of /proc with lines `NAME: NUMBER kB`, in bytes."""
     fields = (line.split() for line in _lines(path) if line.endswith(" kB"))
     return {name.rstrip(":"): int(kilobytes) << 10 for name, kilobytes, _ in fields}
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a small file; none if it cannot be read."""
+    """Return the lines of a small file; none if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -167,6 +167,6 @@ def _amount(size_bytes: int) -> str:
 
 
 def _advice(*remedies: str) -> str:
-    """Join what can be done, of which some may be empty."""
+    """Join the remedies that are not empty."""
     *others, last = [remedy for remedy in remedies if remedy]
     return f"{', '.join(others)}, or {last}" if others else last

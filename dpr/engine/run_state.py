@@ -1,4 +1,4 @@
-"""What a run says of itself while it works: in its heartbeats, in the end of its lease, and in its reports."""
+"""The state of a run, as it reports it: in its heartbeats, at the end of its lease, and in its reports."""
 
 from typing import Literal
 
@@ -8,18 +8,18 @@ from dpr.formats.records import Document, Identifier
 
 
 class StageReport(Document):
-    """What a stage did now, and what it found done."""
+    """The work of a stage in this attempt, and the work that it found done."""
 
     stage: str
     units: int
     done_before: int
     """Units that an earlier attempt or an earlier run has done."""
     waiting: int = 0
-    """Units that are not done: the stage is at work, or it failed."""
+    """Units that are not done: the stage is still running, or it failed."""
     rows: int
     """Rows of the units that were done now."""
     planned_rows: int = 0
-    """Rows of all units, as far as that is known before they are read."""
+    """Rows of all units, as far as they are known before they are read."""
     rows_before: int = 0
     """Those of them that were done before."""
     seconds: float
@@ -40,7 +40,7 @@ class StageReport(Document):
 
 
 class Prices(Document):
-    """What is paid for, in dollars."""
+    """Prices in dollars."""
 
     gpu_hour: float | None = None
     """None: not known."""
@@ -54,13 +54,13 @@ class Ending(Document):
     """How an attempt to carry out a run ended."""
 
     kind: Literal["published", "up to date", "stopped early", "refused", "failed", "interrupted", "died"]
-    """`stopped early`: it was to go up to a stage only. `refused`: the gate demands more. `died`: it gave no account of
+    """`stopped early`: it was told to stop after a stage. `refused`: the gate demands more. `died`: it did not report
     its end, and another process took over."""
     exit_code: int | None
-    """Of the command; None: it died."""
+    """Exit code of the command; None: it died."""
     sentence: str
     snapshot: int | None = None
-    """The snapshot that is live then, if the run came so far."""
+    """The snapshot that is live then, if the run got that far."""
 
 
 class RunState(Document):
@@ -74,13 +74,13 @@ class RunState(Document):
     seconds: float
     """Since the attempt began."""
     stages: list[StageReport]
-    """In the order in which they began; the last one may be at work."""
+    """In the order in which they began; the last one may still be running."""
     gpus: float
     """GPUs that encoders hold while they embed."""
     prices: Prices
     expected_seconds: float | None = None
-    """How long the stages were expected to take; None: nothing was expected."""
+    """Estimated time of the stages; None: there was no estimate."""
     ending: Ending | None = None
-    """None: it is at work."""
+    """None: it is still running."""
     is_reported: bool = False
     """Whether its report is stored."""

@@ -19,7 +19,7 @@ def run_units(
 ) -> tuple[list[R], StageReport]:
     """Run the units that have no record yet, and return the results of all, in the order of the units.
 
-    `meter` tells how far the stage has come, also after an error. Raises UnitError unless each unit has exactly one
+    `meter` measures the progress of the stage, also if it fails. Raises UnitError unless each unit has exactly one
     result.
     """
     meter = meter or StageMeter(stage.name)

@@ -15,8 +15,8 @@ Place = Literal["task", "actor", "encoder", "trainer", "coder", "asker"]
 """Where a step runs. `task`: cheap to make, so it is made anew for every unit. `actor`: made once, in a long-lived
 worker. `encoder`: an actor that holds the model, and the GPU or CPU threads that the recipe gives it; it is called for
 several units at once. `trainer`: a task that holds a whole GPU where there is one, else all CPUs of a machine. `coder`:
-a task that shares a GPU where there is one. `asker`: a coder that does all units of its stage, since making it takes
-longer than a unit does."""
+a task that shares a GPU where there is one. `asker`: a coder that does all units of its stage, since creating it takes
+longer than a unit."""
 
 
 class Tracked(Protocol):
@@ -90,7 +90,7 @@ class Stage(Generic[U, R]):
     """The class of its results."""
     work: Work[U, Done[R]]
     watch: Callable[[R], str] | None = None
-    """Called with each new result: what to show of it."""
+    """Called with each new result; returns the detail to show."""
 
 
 class Recorded(Generic[A, R]):
@@ -112,7 +112,7 @@ class Recorded(Generic[A, R]):
 
 @dataclass(frozen=True)
 class MakeRecorded(Generic[A, R]):
-    """Makes a `Recorded`, in whichever process the step runs."""
+    """Makes a `Recorded` in the process in which the step runs."""
 
     store_url: str
     kind: type[R]

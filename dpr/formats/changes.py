@@ -42,7 +42,7 @@ _SENTENCES = {
     Reason.NEW: "the snapshot before had no passage with its id",
     Reason.EDITED: "its title, text, windows or extra columns differ from those in the snapshot before",
     Reason.OTHER_ENCODER: "the store had no snapshot of this encoder, and vectors of different encoders never meet",
-    Reason.AGAIN: "the corpus of the snapshot before had it, and no segment held it: the encoder had refused it",
+    Reason.AGAIN: "it was in the corpus of the snapshot before, and in no segment: the encoder had refused it",
     Reason.MOVED: "its segment was joined with others or had lost too many rows",
 }
 _NONE = np.zeros(len(Reason), np.int64)

@@ -1,4 +1,4 @@
-"""Texts that are longer than an encoder's token limit: how many there are, and what they lose."""
+"""Texts that are longer than an encoder's token limit: how many there are, and how many tokens they lose."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from dpr.formats.records import Document
 
 
 class CutTexts(Document):
-    """What some texts, passages or questions, lost to the token limit of their encoder."""
+    """What passages or questions lost to the token limit of their encoder."""
 
     texts: int = 0
     """Texts that lost tokens."""

@@ -32,7 +32,7 @@ class RowSet:
         self._rows = {number: array for number, array in rows.items() if len(array)}
 
     def rows(self, number: int) -> Rows:
-        """Return the sorted rows of a segment; none if the set names none of it."""
+        """Return the sorted rows of a segment; an empty array if the set names none."""
         return self._rows.get(number, _NO_ROWS)
 
     def put(self, store: Store, stem: str = layout.deletions()) -> ObjectRef | None:
@@ -98,7 +98,7 @@ def read_row_set(store: Store, ref: ObjectRef | None) -> RowSet:
 def _read(store: Store, ref: ObjectRef | None) -> dict[int, Rows]:
     if ref is None:
         return {}
-    table = pq.read_table(fetch_object(store, ref))  # many stages of a run read the same set
+    table = pq.read_table(fetch_object(store, ref))  # several stages of a run read the same set
     segments, rows = table["segment"].to_numpy(), table["row"].to_numpy()
     numbers, starts = np.unique(segments, return_index=True)
     return dict(zip(numbers.tolist(), np.split(rows, starts[1:]), strict=True))

@@ -1,4 +1,4 @@
-"""Extra columns of passages, for filters and display: their types in Parquet, and what a passage's key has of them.
+"""Extra columns of passages, for filters and display: their types in Parquet, and their part in a passage's key.
 
 A segment holds them as one column `extra`, a structure whose fields are sorted by name. Segments without extra columns
 do not have it.
@@ -32,7 +32,7 @@ def extra_field(types: Mapping[str, ExtraType]) -> pa.Field:
 
 
 def key_texts(names: Sequence[str], values: Sequence[ExtraValue]) -> list[str]:
-    """Return what a passage's key has of its extra columns: names and values, sorted by name."""
+    """Return the part of a passage's key that comes from its extra columns: names and values, sorted by name."""
     pairs = sorted(zip(names, values, strict=True), key=lambda pair: pair[0])
     return [text for name, value in pairs for text in (name, _key_text(value))]
 

@@ -1,4 +1,4 @@
-"""What the gate measured of a snapshot before it was published; a part of its document."""
+"""The gate's measurements of a snapshot before it was published; a part of its document."""
 
 from pydantic import Field
 
@@ -13,13 +13,13 @@ class IndexLoss(Document):
     kind: str
     """`questions`: those of the recipe; `sentences`: sentences of passages, each answered by its own passage."""
     asked: int
-    """None of them chose settings, unless they are fewer than 50."""
+    """Questions that settings were not chosen on, unless they are fewer than 50."""
     lost: int
     """Questions that exact search answers and the index does not."""
     won: int
     """Questions that only the index answers: it missed a better hit, so the answer moved up."""
     at_most: float
-    """The share lost is below this with a confidence of 95%, what was won left out."""
+    """The share of lost questions is below this with a confidence of 95%; won questions do not count."""
 
 
 class GateReport(Document):
@@ -39,8 +39,8 @@ class GateReport(Document):
     tuned_on: int
     """Questions that the settings were chosen on."""
     new_recall: float | None
-    """Of the passages that came since the codebook was trained: the share that is found of those that should be, asked
-    for by sentences of theirs (`dpr.index.truth.recall_of_new`); None: there are none to ask for."""
+    """Recall of the passages that were added since the codebook was trained, with sentences of theirs as questions
+    (`dpr.index.truth.recall_of_new`); None: there are none."""
     new_asked: int
     """Sentences that this was measured on."""
     deeper_recall: float | None

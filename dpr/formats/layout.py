@@ -1,6 +1,6 @@
 """Every object name of a store is decided here.
 
-A *record* is named by what its unit depends on, so whether the unit is done is a question about names. An *object* that
+A *record* is named by what its unit depends on, so a listing of names tells whether the unit is done. An *object* that
 a record refers to carries the digest of its own bytes in its name (`dpr.formats.objects`), so it never changes.
 
 snapshots/00000007.json                    the published states; the highest number is live
@@ -52,7 +52,8 @@ CHECKPOINTS = "training/checkpoints/"
 TRAINED_MODEL = "training/model"
 TRAINING_QUARANTINE = "training/quarantine"
 COLLECTED = (SNAPSHOTS, SCANS, SEGMENTS, DELETIONS, CODEBOOKS, PARTS, LEXICAL, INDEXES, TRUTH, RUNS, READERS, PROBES)
-"""Where garbage is looked for. The lease removes its own objects; anything else in a store's folder is not ours."""
+"""Folders that garbage collection examines. The lease removes its own objects; anything else in a store's folder is not
+ours."""
 SHORT_DIGEST = 32
 """Hex digits of a SHA-256 that identify an object, in its own name and in the names of others."""
 
@@ -131,7 +132,7 @@ def loose() -> str:
 
 
 def questions(encoder_id: str, questions_id: str) -> str:
-    """Return the stem of the vectors of a set of questions; its folder holds all that is known of them."""
+    """Return the stem of the vectors of a set of questions; its folder holds everything about them."""
     return f"{TRUTH}{encoder_id}/{questions_id}/vectors"
 
 
@@ -180,7 +181,7 @@ def reports(run_id: str) -> str:
 
 
 def report(run_id: str, attempt: str) -> str:
-    """Return the name of the report of one attempt; attempts sort by when they began."""
+    """Return the name of the report of one attempt; names sort by when attempts began."""
     return f"{reports(run_id)}{attempt}.json"
 
 

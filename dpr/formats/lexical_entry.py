@@ -1,4 +1,4 @@
-"""What a snapshot says of its index of words, and of search by words and vectors together."""
+"""The index of words in a snapshot's document, and the settings of search by words and vectors together."""
 
 from typing import Literal
 
@@ -25,11 +25,14 @@ class FusionSettings(Document):
     weight: float
     """Of the inner product; without effect on `rrf`."""
     candidates: int
-    """Best passages of each kind of search that are ranked anew."""
+    """Best passages of each kind of search that are fused."""
 
 
 class LexicalEntry(Document):
-    """The index of words: one part a segment. What BM25 knows of the whole corpus is counted when it is opened."""
+    """The index of words: one part a segment.
+
+    The counts of the whole corpus that BM25 needs are made when it is opened.
+    """
 
     config: LexicalConfig
     """How texts become terms, and the constants of BM25."""
@@ -37,7 +40,7 @@ class LexicalEntry(Document):
     """In the order of the segments."""
     hybrid: FusionSettings
     mode: SearchMode
-    """How questions are answered that name no mode."""
+    """The mode of questions that name none."""
 
     @property
     def size_bytes(self) -> int:
@@ -50,7 +53,7 @@ class ModesReport(Document):
     tuned_on: int
     """Questions that the fusion was tuned on; 0: it was not tuned."""
     measured_on: int
-    """Other questions, which all that follows was measured on."""
+    """Other questions, on which everything below was measured."""
     ndcg: dict[SearchMode, float]
     """Mode → mean of 1 / log2(1 + rank) of the first right passage, if it is among the first ten."""
     accuracy: dict[SearchMode, dict[str, float]]

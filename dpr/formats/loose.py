@@ -1,6 +1,6 @@
 """Loose rows: rows of segments with their vectors, for questions to be compared with one by one.
 
-One object holds them: segment number, row, distance from the centroid of the nearest list, vector. So whoever searches
+One object holds them: segment number, row, distance from the centroid of the nearest list, vector. So a searcher
 fetches them in one request, wherever they lie in their segments.
 
 Shapes: N rows, D dimensions.

@@ -1,4 +1,4 @@
-"""The snapshot document: what binds encoder, segments, deletions, codebook and index together.
+"""The snapshot document, which binds encoder, segments, deletions, codebook and index together.
 
 The body holds nothing but what follows from the inputs (no times, no run ids), so the same inputs give the same bytes;
 number, parent and times are in the envelope around it.
@@ -38,7 +38,7 @@ class TowerDescription(Document):
 
 
 class EncoderDescription(Document):
-    """How to load the towers again, and what they must hash to."""
+    """How to load the towers again, and their expected hashes."""
 
     encoder_id: Identifier
     dim: int
@@ -73,7 +73,7 @@ class CodebookEntry(Document):
     corpus_rows: int
     """Live rows of the corpus it was trained for."""
     last_segment: int
-    """Highest segment number of that corpus; rows of later segments came since."""
+    """Highest segment number of that corpus; rows of later segments were added since."""
     quantisation_error: float
     list_imbalance: float | None
     """Estimated (`dpr.index.training.list_imbalance`); None: a kind without inverted lists, or a single vector."""
@@ -123,7 +123,7 @@ class IndexEntry(Document):
     at: int
     """Hits that these settings were tuned for."""
     deeper: DeeperSettings | None
-    """Settings for more hits than that; None: `at` is the deepest that was asked for."""
+    """Settings for more hits than that; None: the gate measures no deeper rank than `at`."""
     shards: list[ShardEntry]
     loose: ObjectRef | None
     """The loose rows: those that live and lie in no shard. Every question is compared with their vectors. None: there
@@ -151,7 +151,7 @@ class SnapshotBody(Document):
     codebook: CodebookEntry
     index: IndexEntry
     lexical: LexicalEntry | None = None
-    """None: the recipe wants none, or the snapshot is older than this kind of index."""
+    """None: the recipe has no index of words, or the snapshot is older than this kind of index."""
     gate: GateReport
     windows: bool = False
     """Whether rows may be windows of long texts: several rows then have the id of their passage, and searches give its

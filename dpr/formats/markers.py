@@ -1,8 +1,8 @@
 """Markers that say who reads which snapshot, so that garbage collection keeps what it names.
 
-A reader puts a marker, `readers/NUMBER-READER.json`, and puts the same bytes again every minute; closing removes it.
-As with the lease, the clocks of two machines are never compared: the age of a marker is the difference of two times of
-the store's clock. A marker is dead if it was not renewed for an hour, or if its process has ended on this machine.
+A reader puts a marker, `readers/NUMBER-READER.json`, and puts the same bytes again every minute; closing removes it. As
+with the lease, the clocks of two machines are never compared: the age of a marker is the difference of two times of the
+store's clock. A marker is dead if it was not renewed for an hour, or if its process ran on this machine and has ended.
 """
 
 import logging
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Content(Document):
-    """What a marker says."""
+    """The content of a marker."""
 
     process: ProcessName
     since: str
@@ -76,7 +76,7 @@ class Marker(Closing):
             self._store.delete(self.name)
 
     def _is_there(self) -> bool:
-        """Return whether the store is there: to put into a folder that was moved would make another in its place."""
+        """Return whether the store still exists: putting into a folder that was moved would create another one."""
         return self._store.exists(self.name) or self._store.exists(layout.snapshot(self._number))
 
 

@@ -55,7 +55,7 @@ def fetch_object(store: Store, ref: ObjectRef) -> Path:
     def make(temporary: Path) -> None:
         nonlocal fetched
         store.fetch(ref.name, temporary)
-        # verified before the cache has it: others read parts of a cached copy without hashing it
+        # verified before it enters the cache: others read parts of a cached copy without hashing it
         _check(ref, store.url, temporary.stat().st_size, file_sha256(temporary))
         fetched = True
 
@@ -71,7 +71,7 @@ def _cache_key(ref: ObjectRef) -> str:
 
 
 def bytes_to_fetch(store: Store, ref: ObjectRef) -> int:
-    """Return what `fetch_object` would write into the cache: nothing if a copy is there, or the store is a folder."""
+    """Return the bytes that `fetch_object` would write into the cache: 0 for a cached or a local object."""
     is_here = store.local_path(ref.name) is not None or local_cache().find(_cache_key(ref)) is not None
     return 0 if is_here else ref.size_bytes
 
@@ -79,8 +79,8 @@ def bytes_to_fetch(store: Store, ref: ObjectRef) -> int:
 def fetch_into(store: Store, ref: ObjectRef, folder: Path) -> Path:
     """Return a local file with the content of `ref`, verified: the stored file itself, or a copy in `folder`.
 
-    For objects that are needed once, and so many that they would fill the cache. Raises IntegrityError as
-    `fetch_object` does.
+    For objects that are needed once, and that together would fill the cache. Raises IntegrityError as `fetch_object`
+    does.
     """
     if store.local_path(ref.name) is not None:
         return fetch_object(store, ref)
@@ -98,7 +98,7 @@ def read_object(store: Store, ref: ObjectRef) -> bytes:
 
 
 def open_whole(store: Store, ref: ObjectRef) -> Path:
-    """Open an object of which most is read, more than once: the stored file itself, or a verified copy in the cache.
+    """Open an object that is read almost whole, or repeatedly: the stored file itself, or a verified copy in the cache.
 
     Raises MissingObjectError and IntegrityError as `open_parts` does.
     """

@@ -1,4 +1,4 @@
-"""Quarantine: rows that could not be used, kept with where they stand, why, and their raw bytes."""
+"""Quarantine: rows that could not be used, kept with their position, the reason, and their raw bytes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -39,7 +39,7 @@ class ObjectRef(Document):
 
 
 class Result(Document):
-    """What one finished unit made; the base of every stage's result, whose JSON is the unit's record."""
+    """The result of a finished unit; the base of every stage's result, whose JSON is the unit's record."""
 
     rows: int
     """Rows that the unit turned out to have."""

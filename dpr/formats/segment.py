@@ -26,7 +26,7 @@ from dpr.recipe import ExtraType, StoreAs
 PASSAGE_COLUMNS = ("id", "title", "text", "key", "content_hash")
 HASH = pa.binary(16)
 _ONE_PAGE_BYTES = 1 << 30
-"""More than any row group holds, so that its vectors lie in one page."""
+"""More bytes than a row group holds, so that its vectors lie in one page."""
 
 
 def passage_schema(extra: Mapping[str, ExtraType] = NO_EXTRA) -> pa.Schema:

@@ -30,6 +30,6 @@ def segment_hashes(store: Store, ref: ObjectRef) -> dict[str, pa.FixedSizeBinary
     cache, key = local_cache(), f"hashes/{ref.sha256}.parquet"
     try:
         return read_hashes(cache.fetch(key, make))
-    except IntegrityError:  # the cached file is damaged, or the segment itself, which the second attempt tells
+    except IntegrityError:  # either the cached file or the segment itself is damaged; the second attempt shows which
         cache.remove(key)
         return read_hashes(cache.fetch(key, make))

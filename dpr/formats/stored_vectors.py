@@ -1,8 +1,8 @@
-"""How vectors are stored: as float16, or as int8 with a scale for each vector. Whoever reads them gets float16.
+"""How vectors are stored: as float16, or as int8 with a scale for each vector. Readers get float16.
 
-With int8, a component is an integer from -127 to 127 times the scale of its vector, which is the largest component
-over 127. So the form of a vector follows from the vector alone, not from the night or the segment that it came in.
-What was stored once is stored again without any change: copying the rows of a segment keeps every vector to the bit.
+With int8, a component is an integer from -127 to 127 times the scale of its vector, which is the largest component over
+127. So the form of a vector follows from the vector alone, not from the night or the segment that it came in. A vector
+that was stored is stored again without any change: copying the rows of a segment keeps every bit.
 
 Shapes: N rows, D dimensions.
 """

@@ -9,7 +9,7 @@ from typing import BinaryIO
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 1 << 20
 METADATA = "__metadata__"
-"""Where safetensors keeps what is said of the whole file."""
+"""The key under which safetensors keeps the metadata of the file."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TensorPlace:
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a file says of its tensors, by name, and of itself."""
+    """The header of a file: its tensors by name, and its metadata."""
 
     tensors: Mapping[str, TensorPlace]
     metadata: Mapping[str, str]

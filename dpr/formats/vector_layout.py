@@ -21,7 +21,7 @@ _MIN_HEADER_BYTES = 1_000
 _INTEGER, _STRUCTURE = 5, 12
 """Types of fields in a page's header."""
 _PAGE_HEADER_BYTES = 32
-"""Bytes read of a page's header: enough to tell how many values the page holds."""
+"""Bytes to read of a page's header: enough to find how many values the page holds."""
 
 
 @dataclass(frozen=True)

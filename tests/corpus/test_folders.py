@@ -53,7 +53,7 @@ def test_what_cannot_be_read_is_named_and_a_strict_recipe_refuses_it(tmp_path: P
     found = plan(tmp_path)
     assert {Path(file.path).name: file.reason.partition(":")[0].partition(",")[0] for file in found.left_out} == {
         "picture.png": "is of no known format",
-        "README.md": "it tells about the data beside it; set corpus.format to documents to read it",
+        "README.md": "it describes the data beside it; set corpus.format to documents to read it",
         "about.json": "has no column 'id'",
     }
     assert plan_slices(CorpusConfig(path=str(tmp_path)), found.kinds).left_out == found.left_out, "also when remembered"
