@@ -1,4 +1,4 @@
-"""Which passages that are said to answer questions a snapshot does not hold."""
+"""Find the passages that should answer questions and are not in a snapshot."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""Bars as inline SVG, whose colours are those of the page that holds it, light or dark.
+"""Bars as inline SVG, in the colours of the page around it, light or dark.
 
-A page that is made at the end of every run must not import matplotlib for a second: these are drawn without it.
+Importing matplotlib takes a second, too long for a page that every run makes, so these are drawn without it.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ SERIES = ("first", "second", "third")
 WIDTH, NAME_WIDTH, VALUE_WIDTH = 736, 150, 130
 ROW_HEIGHT, BAR_HEIGHT, LEGEND_HEIGHT = 24, 14, 24
 LETTER_WIDTH = 7
-"""Of the font, about."""
+"""Approximate width of a character."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One row: its name, the lengths of its pieces, and what stands at its end."""
+    """One row: its name, the lengths of its pieces, and the label at its end."""
 
     name: str
     pieces: Sequence[float]

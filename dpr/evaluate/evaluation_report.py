@@ -14,7 +14,7 @@ from dpr.evaluate.report_page import Section, render
 from dpr.evaluate.significance import Interval, mean_intervals
 
 EXAMPLES = 10
-"""Questions that are shown of each kind."""
+"""How many questions of each kind are shown."""
 TEXT_CHARS = 240
 
 
@@ -44,7 +44,7 @@ def write_page(
 
 
 def accuracy_lines(rankings: Sequence[Ranking]) -> list[AccuracyLine]:
-    """Return the accuracy of each ranking at all ranks that were asked for, with its interval."""
+    """Return the accuracy of each ranking at all requested ranks, with its interval."""
     lines = []
     for ranking in rankings:
         ks = np.arange(1, ranking.metrics.at[-1] + 1)
@@ -135,7 +135,7 @@ def _unanswered_section(rankings: Sequence[Ranking], questions: QuestionSet) -> 
 
 
 def describe_hits(judged: Judged) -> str:
-    """Say at which rank the first right passage stands, and what the first hit is."""
+    """State the rank of the first right passage, and the first hit."""
     rank = f"right at rank {judged.rank}" if judged.rank else f"no right passage among {len(judged.ids)}"
     if not judged.shown:
         return rank

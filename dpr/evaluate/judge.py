@@ -18,11 +18,11 @@ from dpr.search.segment_set import SegmentSet
 QUESTIONS_AT_ONCE = 200
 """Questions whose candidates' ids or texts are in memory at a time."""
 Places = npt.NDArray[np.intp]
-"""Of candidates, or of questions."""
+"""Indices of candidates, or of questions."""
 
 
 class Judge:
-    """Tells which candidates answer their questions. A candidate is looked at when it is asked for."""
+    """Decides which candidates answer their questions. A candidate is judged when its rank is needed."""
 
     def __init__(self, questions: QuestionSet, segments: SegmentSet, found: Sequence[Candidates]) -> None:
         self.found = found

@@ -2,7 +2,7 @@
 
 accuracy@k is the share of questions with a right passage among the first k (paper, section 5). The others are
 trec_eval's: RR@10 (its mean is MRR), nDCG@10, R@k (recall) and AP@k (its mean is MAP). nDCG, recall and AP count all
-passages that are right, so they need answers that name passages; where answers are strings, there are only the others.
+right passages, so they need answers that name passages; where answers are strings, only the others are calculated.
 
 Shapes: Q questions, M metrics.
 """
@@ -20,7 +20,7 @@ from dpr.evaluate.questions import AnswerKind, Question, QuestionSet
 from dpr.search.hits import Hit
 
 CUT = 10
-"""Hits that nDCG and the reciprocal rank look at."""
+"""Hits that nDCG and the reciprocal rank consider."""
 SHOWN_HITS = 3
 """Hits of a question that are kept with their texts, to be shown as examples."""
 ACCURACY = "accuracy"
@@ -35,7 +35,7 @@ class Judged:
     scores: tuple[float, ...]
     right: tuple[bool, ...]
     shown: tuple[Hit, ...]
-    """The first of them."""
+    """The first hits."""
 
     @property
     def rank(self) -> int | None:
@@ -62,7 +62,7 @@ class Metrics:
 
     @property
     def chief(self) -> str:
-        """The one by which questions are won and lost."""
+        """The metric by which questions are won and lost."""
         return self.names[len(self.at)]
 
     @property
@@ -88,7 +88,7 @@ class Metrics:
     def _judgements(self, question: Question, judged: Judged) -> tuple[dict[str, int], dict[str, float]]:
         """Return the judgements and the ranking of a question as ir-measures wants them.
 
-        It orders by score, and equal scores by id. So the score here is the rank, counted from below.
+        The library orders by score, and equal scores by id. So the score here is the rank, counted from the bottom.
         """
         if self.answers == "ids":
             relevant = dict(question.relevance)
@@ -96,7 +96,7 @@ class Metrics:
         else:
             ranked = [str(place) for place in range(len(judged.ids))]
             relevant = {name: int(right) for name, right in zip(ranked, judged.right, strict=True)}
-        # it leaves out questions without a judgement, and without a hit
+        # the library leaves out questions without a judgement, and without a hit
         relevant, ranked = relevant or {"": 0}, ranked or ["no hit"]
         return relevant, {name: float(len(ranked) - place) for place, name in enumerate(ranked)}
 

@@ -20,7 +20,7 @@ DOTS_PER_INCH = 144
 LABEL_SHARE = 0.045
 """Height of a label, as a share of that of the picture's axes."""
 MARKED_RANKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""Where a line has a marker that would look like another without."""
+"""Markers of lines that would otherwise look alike."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ THEMES = {
 
 @dataclass(frozen=True)
 class SearchPoint:
-    """Settings of a search, what they give and what they cost."""
+    """Settings of a search, their recall and their cost."""
 
     nprobe: int
     rescore: int
@@ -59,7 +59,7 @@ class SearchPoint:
 
 @dataclass(frozen=True)
 class KindMemory:
-    """What an index of some kind would take for the same vectors."""
+    """The memory that an index of some kind would take for the same vectors."""
 
     kind: str
     bytes_per_vector: float
@@ -109,7 +109,7 @@ def labels_apart(ends: Sequence[float], gap: float) -> list[float]:
 
 @dataclass(frozen=True)
 class AccuracyLine:
-    """How many questions one search answers within each rank."""
+    """The share of questions that one search answers within each rank."""
 
     name: str
     ks: Sequence[int]
@@ -189,7 +189,7 @@ def draw_accuracy(lines: Sequence[AccuracyLine], theme: Theme) -> bytes:
             colour, style = colours[number % len(colours)], dashes[number % len(dashes)]
             low, high = ([getattr(each, end) for each in line.intervals] for end in ("low", "high"))
             axes.fill_between(line.ks, low, high, color=colour, alpha=0.1, lw=0, zorder=1)
-            for edge in (low, high):  # where bands overlap, their colours do not tell which is whose
+            for edge in (low, high):  # where bands overlap, their colours do not show which line each belongs to
                 axes.plot(line.ks, edge, style, color=colour, lw=0.6, alpha=0.7, zorder=1)
             means, marked = [each.mean for each in line.intervals], [k in MARKED_RANKS for k in line.ks]
             marker = "o" if number >= len(colours) else ""
@@ -201,7 +201,7 @@ def draw_accuracy(lines: Sequence[AccuracyLine], theme: Theme) -> bytes:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("k, the number of hits that are looked at")
+        axes.set_xlabel("k, the number of hits considered")
         axes.set_ylabel("share of questions answered")
         axes.legend(loc="lower right", fontsize=8)
 

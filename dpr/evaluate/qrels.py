@@ -6,7 +6,7 @@ from dpr.errors import RecipeError
 from dpr.evaluate.text_files import first_file, is_folder, read_lines
 
 SPLITS = ("test", "dev", "validation", "val", "train")
-"""Of several files, the first of these is taken."""
+"""The order in which splits are looked for; the first that exists is used."""
 BEIR_HEADER = ("query-id", "corpus-id", "score")
 Qrels = dict[str, dict[str, int]]
 """Query id → id of a relevant passage → how relevant it is, from 1."""
@@ -38,7 +38,7 @@ def read_qrels(path: str) -> Qrels:
     """Return the relevant passages of each query, in the order of the file.
 
     A line is `query-id, corpus-id, score` after BEIR's header, or `query 0 passage score` as TREC has it. A pair that
-    stands twice has its higher score. Raises RecipeError with the line for anything else.
+    occurs twice has its higher score. Raises RecipeError with the line for anything else.
     """
     relevant: Qrels = defaultdict(dict)
     for number, line in read_lines(path):

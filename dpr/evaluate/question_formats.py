@@ -23,7 +23,7 @@ from dpr.errors import RecipeError
 from dpr.evaluate.text_files import open_bytes, read_lines, read_text
 
 MAX_VALUE_BYTES = 64 << 20
-"""Of one JSON object: DPR's training files have a hundred passages beside each question."""
+"""Largest JSON object: DPR's training files have a hundred passages with each question."""
 _TOPIC = re.compile(r"<(top|topic)\b([^>]*)>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
 _FIELD = re.compile(r"<(\w+)[^>]*>([^<]*)")
 _NUMBER = re.compile(r"""(?:number|id)\s*=\s*["']([^"']+)["']""", re.IGNORECASE)
@@ -33,8 +33,8 @@ _TITLES = ("title", "query", "question", "desc", "description")
 
 
 Form = Literal["question", "query", "dpr"]
-"""`question`: the user says what its answers are; `query`: qrels judge passages for it, and answers that it has itself
-are strings; `dpr`: its answers are strings."""
+"""`question`: the user states the kind of its answers; `query`: qrels judge passages for it, and answers of its own are
+strings; `dpr`: its answers are strings."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class FileQuestion:
     """Empty where the file has none."""
     text: str
     answers: tuple[str, ...] = ()
-    """What the file calls answers."""
+    """The answers in the file."""
     passages: tuple[str, ...] = ()
     """Ids of passages that answer it, where the file names them as such."""
     form: Form = "question"
 
 
 def read_file_questions(path: str) -> Iterator[FileQuestion]:
-    """Yield the questions of a file in any of the formats; RecipeError, with the line, for what is none."""
+    """Yield the questions of a file in any of the formats; RecipeError, with the line, for anything else."""
     first = next(read_lines(path), None)
     if first is None:
         return
@@ -123,7 +123,7 @@ def _name(value: object) -> str:
 
 
 def _passage_names(contexts: object, place: str) -> Iterator[str]:
-    """Yield the ids of DPR's positive passages; those that its files left without one are none."""
+    """Yield the ids of DPR's positive passages; passages without an id are skipped."""
     if contexts is None:
         return
     if not isinstance(contexts, list) or not all(isinstance(context, dict) for context in contexts):
@@ -137,7 +137,7 @@ def _passage_names(contexts: object, place: str) -> Iterator[str]:
 def _tab_separated(path: str) -> Iterator[FileQuestion]:
     for number, line in read_lines(path):
         place = f"{path}, line {number}"
-        # MS MARCO's texts have single quotation marks that quote nothing, so only DPR's lines are read as CSV
+        # MS MARCO's texts contain unpaired quotation marks, so only DPR's lines are read as CSV
         fields = next(csv.reader([line], delimiter="\t")) if line.rstrip().endswith(("]", ']"')) else line.split("\t")
         if len(fields) != 2 or not all(field.strip() and is_utf8(field) for field in fields):
             raise RecipeError(
@@ -151,7 +151,7 @@ def _tab_separated(path: str) -> Iterator[FileQuestion]:
 
 
 def _literal_list(text: str, place: str) -> tuple[str, ...]:
-    """Return a list that is written as Python writes it: DPR's files have single quotes, which JSON has not."""
+    """Return a list that is written as a Python literal: DPR's files have single quotes, which JSON does not allow."""
     try:
         answers = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:

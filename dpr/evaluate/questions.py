@@ -21,18 +21,18 @@ AnswerKind = Literal["ids", "strings", "regex"]
 
 @dataclass(frozen=True)
 class Question:
-    """A question and what answers it: passage ids, or strings or regular expressions that its passages contain."""
+    """A question and its answers: passage ids, or strings or regular expressions that its passages contain."""
 
     text: str
     answers: tuple[str, ...]
     id: str = ""
-    """As its file has it, or its number there."""
+    """Its id in the file, or its number there."""
     grades: tuple[int, ...] = ()
-    """How relevant each answer is, where qrels say it; else all are equal."""
+    """How relevant each answer is, where qrels state it; else all are equal."""
 
     @property
     def relevance(self) -> Mapping[str, int]:
-        """How relevant each passage is that answers."""
+        """How relevant each passage is that answers the question."""
         return dict(zip(self.answers, self.grades or [1] * len(self.answers), strict=True))
 
 
@@ -43,11 +43,11 @@ class QuestionSet:
     questions: tuple[Question, ...]
     answers: AnswerKind
     notes: tuple[str, ...] = ()
-    """What of the files was left out, a sentence each."""
+    """Sentences on what was left out of the files."""
 
     @property
     def gate_id(self) -> str:
-        """Fingerprint of the question texts: what exact truth is cached under."""
+        """Fingerprint of the question texts, under which exact neighbours are cached."""
         return fingerprint([question.text for question in self.questions])
 
     @property
@@ -85,7 +85,8 @@ def read_questions(path: str, qrels: str | None, answers: AnswerKind | None = No
     """Return the questions of a file, or of a BEIR folder, with their answers.
 
     `qrels`: a file, or a folder of them; None: those beside the file, if its questions have no answers of their own.
-    `answers`: what the answers are; None: as qrels or the format say, else ids. Raises RecipeError as `load_questions`.
+    `answers`: the kind of answers; None: as qrels or the format determine, else ids. Raises RecipeError as
+    `load_questions`.
     """
     file = path
     if is_folder(path):
@@ -110,14 +111,14 @@ def read_questions(path: str, qrels: str | None, answers: AnswerKind | None = No
 
 
 def _judged(entries: Sequence[FileQuestion], qrels: Qrels, kind: AnswerKind) -> tuple[list[Question], list[str]]:
-    """Return the questions that qrels judge; their answers are what the qrels name, or strings of their own."""
+    """Return the questions that qrels judge; their answers are those that the qrels name, or strings of their own."""
     questions: dict[str, Question] = {}
     without = []
     for each in entries:
         if each.id not in qrels:
             continue
         if each.id in questions:
-            raise RecipeError(f"{each.place}: a question with the id {each.id!r} stands before it; ids occur once")
+            raise RecipeError(f"{each.place}: an earlier question has the id {each.id!r}, too; ids must be distinct")
         passages = qrels[each.id]
         if kind == "ids":
             questions[each.id] = Question(each.text, tuple(passages), each.id, tuple(passages.values()))
@@ -151,7 +152,7 @@ def _answered(entries: Sequence[FileQuestion], kind: AnswerKind) -> tuple[list[Q
             )
     if without and not questions:
         raise RecipeError(
-            f"{entries[0].place}: the answers are strings, and no passage is named by its id; say so: gate.answers: "
+            f"{entries[0].place}: the answers are strings, and no passage is named by its id; state that: gate.answers: "
             "strings, or --answers strings"
         )
     note = _left_out(len(without), "questions name no passage and are left out", without[0]) if without else ""
@@ -174,7 +175,7 @@ def _check_patterns(questions: Sequence[Question]) -> None:
 
 
 def unknown_ids(answers: Sequence[str], id_hashes: pa.FixedSizeBinaryArray) -> list[str]:
-    """Return the answers that are neither the id of a passage nor of a document, whose first passage is `ID#0`.
+    """Return the answers that are neither ids of passages nor of documents (a document's first passage is `ID#0`).
 
     `id_hashes` are those of all passages of the corpus.
     """
@@ -188,7 +189,7 @@ def unknown_ids(answers: Sequence[str], id_hashes: pa.FixedSizeBinaryArray) -> l
 
 
 def describe_unknown(unknown: Sequence[str], answers: int) -> str:
-    """Say how many of so many ids that answer questions are not in the corpus, with an example.
+    """Say how many of the ids that answer questions are not in the corpus, with an example.
 
     Raises RecipeError if none is: then nothing can be measured.
     """

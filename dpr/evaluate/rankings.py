@@ -1,4 +1,4 @@
-"""What two or more ways of searching return to the same questions, how good it is, and where they differ.
+"""The answers of two or more searches to the same questions, how good they are, and where they differ.
 
 Shapes: Q questions, M metrics.
 """
@@ -42,7 +42,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class RankedBy:
-    """What ranks the passages of a question."""
+    """Ranks the passages of a question."""
 
     mode: SearchMode
     exact: bool = False
@@ -51,7 +51,7 @@ class RankedBy:
 
     @property
     def name(self) -> str:
-        """Return what the ranking is called."""
+        """Return the name of the ranking."""
         return self.mode if self.reranker is None else f"{self.mode}-reranked"
 
 

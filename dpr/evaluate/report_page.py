@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( [a-z%]+)?|not known|no price")
 
 @dataclass(frozen=True)
 class Section:
-    """A picture, what it says, and its numbers; or a table without a picture."""
+    """A picture, its description, and its numbers; or a table without a picture."""
 
     name: str
     """Of the picture's files."""
@@ -55,7 +55,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Lead:
-    """What stands first on a page: a sentence, and figures."""
+    """The head of a page: a sentence, and figures."""
 
     sentence: str
     is_good: bool
@@ -137,7 +137,7 @@ def _table(section: Section) -> str:
 
 
 def _are_numbers(column: Sequence[str]) -> bool:
-    """Tell whether a column holds numbers, or words in their place, in all rows that are not empty."""
+    """Tell whether all non-empty rows of a column hold numbers, or words in their place."""
     there = [text for text in column if text]
     return bool(there) and all(_NUMBER.fullmatch(text) for text in there)
 

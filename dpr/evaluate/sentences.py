@@ -1,4 +1,4 @@
-"""Sentences of passages, to ask for what they were taken from."""
+"""Sentences of passages, as questions that the passage answers."""
 
 import re
 
@@ -11,7 +11,8 @@ MIN_WORDS, MAX_WORDS = 5, 40
 def draw_sentence(text: str, seed: int) -> str:
     """Return a sentence of a text, drawn from those of at least MIN_WORDS words, and at most its first MAX_WORDS words.
 
-    A text without such a sentence is returned itself, as long. The same text and seed give the same sentence.
+    A text without such a sentence is returned itself, cut to the same length. The same text and seed give the same
+    sentence.
     """
     sentences = [sentence.split() for sentence in _ENDS.split(text)]
     longer = [words for words in sentences if len(words) >= MIN_WORDS] or [text.split()]

@@ -20,15 +20,15 @@ import numpy.typing as npt
 
 RESAMPLES = 10_000
 MIN_QUESTIONS = 20
-"""Fewer questions do not tell how much values vary: an interval is then that of all possible means."""
+"""Fewer questions do not show how much values vary: the interval then covers all possible means."""
 TAIL = 0.05
-"""Of a bound on one side."""
+"""Error probability of a one-sided bound."""
 TAILS = (2.5, 97.5)
 """Percentiles that bound a 95% interval."""
 VALUES_AT_ONCE = 1 << 22
-"""Of all resamples, in memory at a time."""
+"""Numbers of all resamples that are in memory at a time."""
 ROUNDING = 1e-12
-"""Sums of the same values in another order differ by less than this for each value."""
+"""Sums of the same values in another order differ by less than this, per value."""
 Values = npt.NDArray[np.float64]
 
 
@@ -50,7 +50,7 @@ class Difference:
     high: float
     """`low` and `high` bound the 95% interval."""
     p_value: float
-    """How probable a mean at least as far from zero is, on either side, if both are equally good."""
+    """The probability of a mean at least this far from zero, on either side, if both are equally good."""
     won: int
     """Questions whose value is larger than the other."""
     lost: int
@@ -58,9 +58,10 @@ class Difference:
 
 
 def share_at_most(found: int, questions: int) -> float:
-    """Return the largest share with which `found` or fewer of `asked` come about in 5 of 100 cases; 1 if none is asked.
+    """Return the upper 95% confidence bound of a share, if it was observed as `found` of `questions`; 1 without any.
 
-    So the share is below it with a confidence of 95% (Clopper and Pearson 1934), also where nothing was found.
+    It is the largest share with which `found` or fewer occur in 5% of cases (Clopper and Pearson 1934), also if none
+    was found.
     """
     low, high = found / max(1, questions), 1.0
     for _ in range(50):
@@ -70,12 +71,12 @@ def share_at_most(found: int, questions: int) -> float:
 
 
 def share_at_least(found: int, questions: int) -> float:
-    """Return the share that is exceeded with a confidence of 95%, as `share_at_most` bounds it from above."""
+    """Return the lower 95% confidence bound of a share; see `share_at_most`."""
     return 1.0 - share_at_most(questions - found, questions)
 
 
 def _at_most_probability(found: int, questions: int, share: float) -> float:
-    """Return how probable `found` or fewer of `asked` are (binomial distribution), for a share above 0."""
+    """Return the probability of `found` or fewer of `questions` (binomial distribution), for a share above 0."""
     if found >= questions or share >= 1.0:
         return float(found >= questions)
     places = np.arange(found + 1)
@@ -95,14 +96,14 @@ def mean_intervals(values_QM: Values, seed: int = 0) -> list[Interval]:
 
 
 def paired_difference(values_Q: Values, others_Q: Values, seed: int = 0) -> Difference:
-    """Return by how much the values are larger on average than others of the same questions, and how sure that is."""
+    """Return the mean difference of values to others of the same questions, and its uncertainty."""
     return paired_differences(values_Q[:, np.newaxis], others_Q[:, np.newaxis], seed)[0]
 
 
 def paired_differences(values_QM: Values, others_QM: Values, seed: int = 0) -> list[Difference]:
-    """Return for each column what `paired_difference` does; the resamples are the same for all columns."""
+    """Return the `paired_difference` of each column; the resamples are the same for all columns."""
     differences_QM = values_QM - others_QM
-    # the same value that was calculated in two ways is a tie
+    # equal values that were calculated differently are a tie
     differences_QM[np.abs(differences_QM) <= ROUNDING] = 0.0
     found = []
     for differences_Q, interval in zip(differences_QM.T, _intervals(differences_QM, seed, lowest=-1.0), strict=True):
@@ -122,7 +123,7 @@ def randomisation_p_value(differences_Q: Values, seed: int = 0) -> float:
     if 2 ** len(differences_N) <= RESAMPLES:
         bits_RN = np.arange(2 ** len(differences_N))[:, np.newaxis] >> np.arange(len(differences_N)) & 1
         return float((_sizes_of_sums(bits_RN, differences_N) >= as_far_from_zero).mean())
-    rng, found = np.random.default_rng(seed), 1  # the signs that were observed are one more combination
+    rng, found = np.random.default_rng(seed), 1  # the observed signs are one more combination
     for resamples in _blocks(len(differences_N)):
         drawn_RB = rng.integers(0, 256, (resamples, -(-len(differences_N) // 8)), np.uint8)
         drawn_RN = np.unpackbits(drawn_RB, axis=1, count=len(differences_N))
@@ -157,7 +158,7 @@ def _resampled_means(values_QM: Values, seed: int) -> Iterator[Values]:
 
 
 def _blocks(width: int) -> Iterator[int]:
-    """Yield numbers of resamples of this many values that are in memory together, `RESAMPLES` in all."""
+    """Yield how many resamples of this many values to hold in memory at a time, `RESAMPLES` in all."""
     most = max(1, VALUES_AT_ONCE // width)
     for first in range(0, RESAMPLES, most):
         yield min(most, RESAMPLES - first)

@@ -46,7 +46,7 @@ def read_text(path: str) -> str:
 
 
 def is_folder(path: str) -> bool:
-    """Tell whether a path or URL is a folder; RecipeError if nobody can tell."""
+    """Tell whether a path or URL is a folder; RecipeError if that cannot be determined."""
     try:
         filesystem, name = fsspec.core.url_to_fs(path)
         return bool(filesystem.isdir(name))
@@ -55,7 +55,7 @@ def is_folder(path: str) -> bool:
 
 
 def first_file(paths: Sequence[str]) -> str | None:
-    """Return the first of these files that is there, plain or gzipped."""
+    """Return the first of these files that exists, plain or gzipped."""
     for path in (name for plain in paths for name in (plain, f"{plain}.gz")):
         filesystem, name = fsspec.core.url_to_fs(path)
         if filesystem.isfile(name):

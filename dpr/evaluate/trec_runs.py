@@ -42,9 +42,9 @@ def read_run(path: str) -> dict[str, list[Hit]]:
 
 
 def write_run(path: str, tag: str, questions: Sequence[Question], judged: Sequence[Judged]) -> None:
-    """Write the answers to questions as a run; raises RecipeError for ids that no run can hold.
+    """Write the answers to questions as a run; raises RecipeError for ids that a run cannot contain.
 
-    TREC's tools order equal scores by id. So an equal score is lowered by the least that float32 can express.
+    TREC's tools order equal scores by id. So an equal score is lowered by the smallest step of float32.
     """
     lines = []
     for question, answer in zip(questions, judged, strict=True):

@@ -23,7 +23,7 @@ from dpr.index.truth import Ids, Scores, best_of, empty_topk
 TASK_CANDIDATES = 4_096
 """Candidates that one thread re-scores at a time, in bulk."""
 Fetch = Callable[[Ids], npt.NDArray[np.float16]]
-"""From index ids (N,) to stored vectors (N, D). With many questions, several threads call it at once."""
+"""Maps index ids (N,) to stored vectors (N, D). With many questions, several threads call it at once."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SearchSettings:
     length 1; None: every question visits `nprobe` lists."""
 
     def candidates(self, k: int) -> int:
-        """Return how many candidates the index is asked for, to return k hits."""
+        """Return how many candidates to get from the index, to return k hits."""
         return max(k, self.rescore * max(k, self.at) // self.at)
 
 
@@ -57,7 +57,7 @@ def nearest_lists(
     """Return the inverted lists that each question visits, to pass to `search` for several shards.
 
     Lists of `empty_L` are not visited, and others take their place. Without `spare`, lists that are ranked by codes are
-    the first by code, in the order of their exact scores: for more lists than are visited.
+    those with the best codes, in the order of their exact scores; this is for ranking more lists than are visited.
     """
     ivf, vectors_QD = _inverted_lists(index), transformed(index, questions_QD)
     by_code = not spare and isinstance(faiss.downcast_index(ivf.quantizer), faiss.IndexRefine)
@@ -109,19 +109,19 @@ def _search_lists(
 ) -> tuple[Scores, Ids]:
     ivf, vectors_QD = _inverted_lists(index), transformed(index, questions_QD)
     numbers_QP = np.ascontiguousarray(lists[1])
-    # FastScan rounds the coarse scores of a question together, so what stands for no list must not be far from them
+    # FastScan rounds the coarse scores of a question together, so the placeholder for no list must not be far from them
     coarse_QP = np.where(numbers_QP == MISSING, np.maximum(lists[0][:, :1], MIN_SCORE), lists[0])
     scores_QK, ids_QK = np.empty((len(vectors_QD), k), np.float32), np.empty((len(vectors_QD), k), np.int64)
     arrays = [faiss.swig_ptr(array) for array in (numbers_QP, coarse_QP, scores_QK, ids_QK)]
     selector = None if rows is None else rows.selector
     parameters = faiss.SearchParametersIVF(nprobe=numbers_QP.shape[1], sel=selector)
-    # Python's own search_preassigned takes no parameters, and without them nprobe would be the index's
+    # FAISS's Python search_preassigned takes no parameters, and without them the index's own nprobe would apply
     ivf.search_preassigned_c(len(vectors_QD), faiss.swig_ptr(vectors_QD), k, *arrays, False, parameters)
     return scores_QK, ids_QK
 
 
 def first_of(scores_QC: Scores, ids_QC: Ids, wanted_QC: npt.NDArray[np.bool_], k: int) -> tuple[Scores, Ids]:
-    """Return the first k that are wanted, in their order; -inf and -1 where there are fewer."""
+    """Return the first k candidates that are wanted, in their order; -inf and -1 where there are fewer."""
     order_QK = np.argsort(~wanted_QC, axis=1, kind="stable")[:, :k]
     wanted_QK = np.take_along_axis(wanted_QC, order_QK, axis=1)
     scores_QK, ids_QK = empty_topk(len(ids_QC), k)
@@ -177,7 +177,7 @@ def exact_scores(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch) -> Scor
 
 
 def _parameters(index: faiss.Index, nprobe: int) -> faiss.SearchParameters | None:
-    """Return the parameters that carry `nprobe` through all that wraps the inverted lists; None if there are none."""
+    """Return parameters that set `nprobe` through all wrappers of the inverted lists; None if there are no lists."""
     if isinstance(index, faiss.IndexIVF):
         return faiss.SearchParametersIVF(nprobe=min(nprobe, index.nlist))
     if isinstance(index, faiss.IndexHNSW):

@@ -35,19 +35,19 @@ EXACT_BELOW_ROWS = 1_000
 LISTS_PER_ROOT = 4
 MAX_LISTS = 65_536
 MIN_GROUP, MAX_GROUP = 2, 16
-"""Dimensions of a PQ subspace: the least by the rule, and the most in the narrowest code for `memory_gb`."""
+"""Dimensions of a PQ subspace: the fewest by the rule, and the most in the narrowest code for `memory_gb`."""
 
 _REFINED = re.compile(r",\s*(RFlat|Refine\(.*\))\s*$")
 
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """An index to be trained, and why it is this one."""
+    """An index to be trained, and the reasons for the choice."""
 
     factory: str
     dim: int
     rows: int
-    """Vectors it is chosen for."""
+    """Vectors that it is chosen for."""
     train_rows: int
     """Vectors to sample. A kind that needs no training is still tried out on them."""
     min_train_rows: int
@@ -59,7 +59,7 @@ class IndexPlan:
     memory_bytes: int
     """All vectors, centroids included."""
     reasons: list[str]
-    """Why it is so, a sentence each."""
+    """The reasons for the choice, a sentence each."""
 
 
 def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
@@ -145,7 +145,7 @@ def new_index(factory: str, dim: int) -> faiss.Index:
     if ivf is not None and ivf.nlist < 1:
         raise IndexBuildError(f"index factory {factory!r} has no inverted lists; give it at least 1")
     if isinstance(index, faiss.IndexIDMap):
-        raise IndexBuildError(f"index factory {factory!r} maps ids, which is done for every index; leave IDMap out")
+        raise IndexBuildError(f"index factory {factory!r} maps ids, which dpr does for every index; leave IDMap out")
     return index
 
 

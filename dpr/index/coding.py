@@ -18,7 +18,7 @@ from dpr.index.part import Coded, Part
 
 BLOCK_ROWS = 32_768
 Coder = Callable[[Floats, str], Coded]
-"""From vectors (N, D), and their name in error messages, to codes."""
+"""Maps vectors (N, D), with their name in error messages, to codes."""
 
 
 class FaissCoder:
@@ -34,7 +34,7 @@ class FaissCoder:
         """Code vectors. Raises IndexBuildError for vectors of another width or that are not finite."""
         whole_ND = as_float32(vectors_ND, self._codebook.d, what)
         encoded_NB = self._codebook.sa_encode(whole_ND)
-        # the number of the list stands before the code, little endian
+        # the number of the list precedes the code, little endian
         padded_N8 = np.zeros((len(encoded_NB), 8), np.uint8)
         padded_N8[:, : self._number_bytes] = encoded_NB[:, : self._number_bytes]
         lists_N = padded_N8.view("<i8")[:, 0]

@@ -1,4 +1,4 @@
-"""What an index holds: its verification, the ids in it, and vectors decoded from it.
+"""The contents of an index: its verification, the ids in it, and vectors decoded from it.
 
 Shapes: L lists, N vectors, n sampled vectors, D dimensions, B bytes of a list number and a code.
 """
@@ -17,7 +17,7 @@ from dpr.index.truth import Ids
 
 
 class Verification(Document):
-    """What an index holds, counted and checked."""
+    """The contents of an index, counted and checked."""
 
     ntotal: int
     lists: int
@@ -44,7 +44,7 @@ def verify_index(index: faiss.Index, expected_live_rows: int, file: Path | None 
             f"the index counts {index.ntotal} vectors and holds {len(ids_N)} ids for {expected_live_rows} live rows; "
             "merge it again"
         )
-    ids_N.sort()  # in place, so that memory holds eight bytes a vector
+    ids_N.sort()  # sorted in place, so that memory holds eight bytes a vector
     distinct = int((np.diff(ids_N) != 0).sum()) + (len(ids_N) > 0)
     if distinct != len(ids_N):
         raise IntegrityError(f"the index holds {len(ids_N)} ids of which {distinct} are distinct; merge it again")

@@ -63,7 +63,7 @@ class SearchCost:
 
 
 def search_cost(index: ServingIndex) -> SearchCost:
-    """Return what the operations of an index of this kind cost."""
+    """Return the costs of the operations of an index of this kind."""
     shard = index.shards[0]
     dim = int(shard.d)
     inner = searched(shard)
@@ -85,7 +85,7 @@ def search_cost(index: ServingIndex) -> SearchCost:
 
 
 def _vector_ns(inner: faiss.Index) -> float:
-    """Return what comparing one vector costs."""
+    """Return the cost of comparing one vector."""
     dim, kind = int(inner.d), type(inner).__name__
     if isinstance(inner, faiss.IndexHNSW):
         return GRAPH_HOP_NS + FLAT_DIM_NS * dim

@@ -77,7 +77,7 @@ class CpuShortlists:
         # group w has the rows w, w + W, w + 2W, ...: so the largest of every group is found in long runs of memory
         groups = _count_groups(scores_qN.shape[1], self._k)
         largest_qW = scores_qN.reshape(len(scores_qN), -1, groups).max(axis=1)
-        # k groups reach this, hence k vectors do
+        # k groups reach this score, hence k vectors do
         kth_q = None if rows < self._k else np.partition(largest_qW, groups - self._k, axis=1)[:, groups - self._k]
         error = product_error(self._block_ND.shape[1], longest)
         thresholds_q = self._questions.thresholds(some, floors_q, kth_q, error)
@@ -101,7 +101,7 @@ class CpuShortlists:
 
 
 def _count_groups(rows: int, k: int) -> int:
-    """Return into how many groups rows are divided: the fewest that are four times k, or one a row."""
+    """Return the number of groups into which rows are divided: at least four times k, or one for each row."""
     group_rows = GROUP_ROWS
     while group_rows > 1 and rows // group_rows < 4 * k:
         group_rows //= 2

@@ -31,5 +31,6 @@ def read_faiss(path: Path, *, mapped: bool = False) -> faiss.Index:
         raise IntegrityError(f"index file {path} cannot be read: {reason(error)}; build it again") from error
     inner = core(index)
     if isinstance(inner, faiss.IndexIVFPQFastScan):
-        inner.fine_quantizer = inner.pq  # FAISS forgets it when reading, and then decoding crashes the process
+        # FAISS does not restore it when reading, and without it decoding crashes the process
+        inner.fine_quantizer = inner.pq
     return index

@@ -1,8 +1,8 @@
 """An index with inverted lists, searched for some of its rows only.
 
 FAISS skips the others while it reads the lists. A list that holds none of the rows does not count as visited. Where the
-lists hold others, too, the best rows lie farther away than the best of all, so more lists are visited: if a quarter of
-the rows in these lists is chosen, twice as many.
+lists also hold other rows, the best chosen rows lie farther away than the best of all, so more lists are visited: twice
+as many if a quarter of the rows in these lists is chosen.
 
 Shapes: Q questions, K hits, L lists.
 """
@@ -19,7 +19,7 @@ from dpr.index.truth import Ids, Scores, merge_topk
 
 
 class FilteredIndex:
-    """Shards and loose rows of an index, as if they held chosen rows alone."""
+    """Shards and loose rows of an index, as if they held only the chosen rows."""
 
     def __init__(self, index: ServingIndex, rows: RowBits) -> None:
         """Count the rows, which all live, in the lists of all shards; `index` is of a kind with lists."""

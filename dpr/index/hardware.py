@@ -1,4 +1,4 @@
-"""What an index is trained, coded and searched on, and the checks of the vectors that go in."""
+"""The hardware that an index is trained, coded and searched on, and the checks of vectors that enter it."""
 
 import contextlib
 import os
@@ -30,12 +30,12 @@ _thread_limit: ContextVar[int | None] = ContextVar("thread_limit", default=None)
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where an index is trained, vectors are coded and exact neighbours are found; the executor chooses it."""
+    """The hardware for training, coding and exact search; the executor chooses it."""
 
     device: str | None = None
     """PyTorch device, for `TORCH_KINDS` and exact neighbours; None: CPUs alone, and PyTorch is not imported."""
     threads: int | None = None
-    """CPU threads, at most those that this process may use; None: no bound of its own."""
+    """CPU threads, at most those that this process may use; None: no further bound."""
 
     @classmethod
     def here(cls) -> "Hardware":
@@ -61,7 +61,7 @@ CPU = Hardware()
 def faiss_threads(threads: int | None) -> Iterator[None]:
     """Limit FAISS, and all work in bulk, to `threads` threads; None changes nothing.
 
-    Only learned transforms (OPQ, PCA) give other results with another number of threads.
+    Only the results of learned transforms (OPQ, PCA) depend on the number of threads.
     """
     before = faiss.omp_get_max_threads()
     limit = _thread_limit.get() if threads is None else _available(threads)

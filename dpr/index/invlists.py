@@ -133,8 +133,9 @@ class BlockListWriter(ListWriter):
 def pack_blocks(codes_NB: Codes, per_block: int) -> Codes:
     """Return 4-bit PQ codes in FastScan's order, as bytes (N * B,); N is a multiple of `per_block`, and that one of 32.
 
-    FAISS's own `CodePackerPQ4` takes them one by one, which made merging four times as slow, and packs blocks of 64
-    in another order than the index that searches them. Of each 32 vectors, a byte of a block holds the codes of two.
+    FAISS's own `CodePackerPQ4` packs them one by one, which made merging four times as slow, and packs blocks of 64 in
+    another order than the index that searches them. In each group of 32 vectors, a byte of a block holds the codes of
+    two.
     """
     code_bytes = codes_NB.shape[1]
     groups = codes_NB.reshape(-1, per_block // FAST_BLOCK_ROWS, FAST_BLOCK_ROWS, code_bytes)

@@ -1,4 +1,4 @@
-"""What a FAISS index is made of. It may be wrapped: transforms before it (`OPQ…`, `PCA…`), an id map around it.
+"""The structure of a FAISS index. It may be wrapped: transforms before it (`OPQ…`, `PCA…`), an id map around it.
 
 Shapes: N vectors, D dimensions.
 """
@@ -14,9 +14,10 @@ EMPTY_ARRAY_LISTS_BYTES = 32
 BLOCK_LISTS_HEADER_BYTES = 36
 EMPTY_BLOCK_LIST_BYTES = 16
 ID_BYTES = 8
-"""Of a vector's id, in every kind of index."""
+"""Bytes of a vector's id, in every kind of index."""
 FAST_BITS, FAST_BLOCK_ROWS = 4, 32
-"""Of PQ codes that FastScan searches: a table of 16 products fits a register, so 32 vectors are looked up at a time."""
+"""Bits of PQ codes that FastScan searches: a table of 16 products fits a register, so 32 vectors are looked up at a
+time."""
 
 
 class Storage(enum.Enum):
@@ -88,7 +89,7 @@ def storage(codebook: faiss.Index) -> Storage:
 
 
 def _ends_with(codebook: faiss.Index, lists: bytes, tail_bytes: int) -> bool:
-    # a merge writes its own inverted lists behind everything else, so they have to be the last thing in the file
+    # a merge writes the inverted lists after everything else, so they have to be the last part of the file
     return bytes(faiss.serialize_index(codebook)[-tail_bytes:][: len(lists)]) == lists
 
 

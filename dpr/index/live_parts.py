@@ -30,7 +30,7 @@ class PartRef:
     dead_rows: npt.NDArray[np.uint32]
     """Rows to leave out, ascending."""
     codebook_sha256: str
-    """Digest of the bytes of the codebook that it is merged under; a part that was coded with another is refused."""
+    """Digest of the codebook's bytes; a part that was coded with another codebook is refused."""
 
 
 class LivePart:
@@ -70,8 +70,8 @@ class LivePart:
 def gather(parts: Sequence[LivePart], first: int, last: int) -> tuple[npt.NDArray[np.int64], Codes]:
     """Return ids (n,) and codes (n, B) of lists `first` to `last`, list by list and, within a list, part by part.
 
-    Each part is read with few calls, and all are put in order at once: with hundreds of parts, what Python does for
-    each of them is what takes the time.
+    Each part is read with few calls, and all are put in order at once: with hundreds of parts, Python's own work for
+    each of them dominates the time.
     """
     if not parts:
         return np.empty(0, np.int64), np.empty((0, 0), np.uint8)
@@ -104,7 +104,7 @@ def _read(
 
 
 def _list_order(sizes_Pl: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return where each vector stands that is wanted list by list, if they lie part by part; sizes are of both."""
+    """Return the places of vectors in the order of lists, given their order by parts, from the sizes of both."""
     starts_Pl = np.cumsum(sizes_Pl).reshape(sizes_Pl.shape) - sizes_Pl
     sizes_lP = sizes_Pl.T.ravel()
     shifts_lP = starts_Pl.T.ravel() - (np.cumsum(sizes_lP) - sizes_lP)

@@ -19,7 +19,7 @@ class LiveRows:
     """Live rows of the segments of a snapshot: one byte a row."""
 
     def __init__(self, lives: Mapping[int, Mask]) -> None:
-        """Take which rows live: `lives` maps the number of a segment to a mask of its rows."""
+        """`lives` maps the number of a segment to a mask of its live rows."""
         numbers = sorted(lives)
         self._first_of_number = np.full(max(numbers, default=-1) + 2, MISSING, np.int64)
         starts = np.cumsum([0, *(len(lives[number]) for number in numbers)])

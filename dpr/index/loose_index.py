@@ -1,13 +1,13 @@
 """Loose rows: rows that no shard holds. Every question is compared with their vectors.
 
-Inverted lists are trained on what a corpus held once. So what is new is missed where it is least like the rest: a
-question about a new topic looks into the lists near itself, and the new passages, which fit none, lie in others. Rows
-that came lately, and rows that are far from every centroid, are therefore compared one by one, as long as they are few.
+Inverted lists are trained on the corpus of an earlier night. So new passages are missed where they are least like the
+rest: a question about a new topic visits the lists near it, and the new passages, which fit no list, lie in others.
+Recent rows, and rows that are far from every centroid, are therefore compared one by one, as long as they are few.
 
-How many may be loose follows from what they cost: 0.085 ns a dimension, so 33 ns a row of 384. With N rows a question
-takes about 130 µs + 0.3 µs * sqrt(N), since the lists and the rows of each grow with sqrt(N) (`dpr.index.choose`). A
-tenth of that is the time of 400 + sqrt(N) rows: 507 of 11,529, and 1,400 of a million. Those that are far may be a
-quarter of sqrt(N) more, 26 and 250.
+How many may be loose follows from their cost: 0.085 ns a dimension, so 33 ns a row of 384. With N rows a question takes
+about 130 µs + 0.3 µs * sqrt(N), since the lists and the rows of each grow with sqrt(N) (`dpr.index.choose`). A tenth of
+that is the time of 400 + sqrt(N) rows: 507 of 11,529, and 1,400 of a million. Those that are far may be a quarter of
+sqrt(N) more, 26 and 250.
 
 Shapes: Q questions, K hits, N rows, D dimensions.
 """
@@ -56,7 +56,7 @@ class LooseIndex:
         return int(self._index.ntotal)
 
     def search(self, questions_QD: Scores, k: int, rows: RowBits | None = None) -> tuple[Scores, Ids]:
-        """Return the k best, if `rows` are given of these: (scores_QK float32, ids_QK int64).
+        """Return the k best, only among `rows` if given: (scores_QK float32, ids_QK int64).
 
         Where there are fewer, score -inf and id -1 are returned.
         """

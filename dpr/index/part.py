@@ -28,7 +28,7 @@ from dpr.errors import IndexBuildError, IntegrityError
 from dpr.formats.tensor_file import TensorHeader, read_tensor_header
 
 ROW_BYTES = 4
-"""Of a row number, which lies beside each code."""
+"""Bytes of the row number that is stored with each code."""
 CODEBOOK = "codebook"
 """Our key in the file's metadata."""
 TENSORS = {"list_sizes": ("U32", np.uint32), "rows": ("U32", np.uint32), "codes": ("U8", np.uint8)}
@@ -158,7 +158,7 @@ class PartFile:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        # opened for each read: the number of parts has no bound, that of open files has
+        # opened for each read: the number of parts is unbounded, but that of open files is not
         descriptor = os.open(self._path, os.O_RDONLY)
         try:
             yield descriptor

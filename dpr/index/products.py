@@ -23,7 +23,7 @@ Double = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 CALL_QUESTIONS, CALL_ROWS = 4, 512
-"""What is gathered, converted and multiplied at a time. With fewer rows in a call, threads wait for the GIL."""
+"""Rows that are gathered, converted and multiplied at a time. With fewer rows in a call, threads wait for the GIL."""
 
 
 def slices(size: int, step: int) -> Iterator[slice]:

@@ -1,7 +1,7 @@
 """Recall against exact search, where it does not matter which of several equally near passages are found.
 
-A text that stands a thousand times in a corpus has a thousand equal vectors. Any k of them are the k nearest of a
-question near it. So what is found with the score of the last true neighbour counts as that neighbour.
+A text that occurs a thousand times in a corpus has a thousand equal vectors. Any k of them are the k nearest of a
+question near it. So a passage with the score of the last true neighbour counts as that neighbour.
 
 Shapes: Q questions, K neighbours, C candidates, D dimensions.
 """
@@ -23,10 +23,10 @@ class KnownQuestions:
 
     vectors_QD: Scores
     scores_QK: Scores
-    """Of the exact neighbours, best first."""
+    """Scores of the exact neighbours, best first."""
     ids_QK: Ids
     fetching: Callable[[Ids], Fetch]
-    """Gives the function that reads the stored vectors of some ids."""
+    """Returns a function that reads the stored vectors of some ids."""
 
     def some(self, rows: npt.NDArray[np.int64]) -> "KnownQuestions":
         """Return some of the questions."""
@@ -37,7 +37,7 @@ class KnownQuestions:
         return recalls_at(self._settled(found_ids_QC, k), self.ids_QK[:, :k], depths)
 
     def _settled(self, found_ids_QC: Ids, k: int) -> Ids:
-        """Return what was found, with true neighbours in place of what is exactly as near as the last of them."""
+        """Return the found ids, with true neighbours in place of ids that are exactly as near as the last of them."""
         tied = np.flatnonzero(self._ends_in_a_tie(k))
         if not len(tied):
             return found_ids_QC
@@ -53,7 +53,7 @@ class KnownQuestions:
     def _ends_in_a_tie(self, k: int) -> npt.NDArray[np.bool_]:
         """Return whether more than one passage may be the k-th nearest, for each question (Q,).
 
-        Where no neighbour after it is known, one before it that is as near says so.
+        If no neighbour after the k-th is known, an equally near one before it shows that.
         """
         width = self.ids_QK.shape[1]
         if k > width or width < 2:

@@ -21,9 +21,9 @@ from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids
 
 BYTE_BITS = 3
-"""Of an id, those that name the bit within a byte."""
+"""Bits of an id that select the bit within a byte."""
 _ONLY_WHAT_IS_WRITTEN = 0x4000 if sys.platform == "linux" else 0
-"""MAP_NORESERVE, which Python names from 3.13 on: the system does not look whether it could fill all of the memory."""
+"""MAP_NORESERVE, which Python names from 3.13 on: the system does not check that it could back all of the memory."""
 Bits = npt.NDArray[np.uint8]
 
 
@@ -31,7 +31,7 @@ class RowBits:
     """A set of rows of the segments of a snapshot."""
 
     def __init__(self, masks: Mapping[int, Mask]) -> None:
-        """Take which rows are in the set: `masks` maps the number of a segment to a mask (N,) of its rows."""
+        """`masks` maps the number of a segment to a mask (N,) of its rows in the set."""
         self._rows = {number: len(mask_N) for number, mask_N in sorted(masks.items()) if mask_N.any()}
         self.bits_B = _untouched(max(1, (max(self._rows, default=-1) + 1) << (ROW_BITS - BYTE_BITS)))
         for number in self._rows:
@@ -64,7 +64,10 @@ class RowBits:
 
 
 def _untouched(size_bytes: int) -> Bits:
-    """Return so many zeros, which take memory only where they are written. Raises RoomError if there is no room."""
+    """Return this many zero bytes, which take memory only where they are written.
+
+    Raises RoomError if there is no room.
+    """
     try:
         memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _ONLY_WHAT_IS_WRITTEN)
     except OSError as error:
@@ -72,6 +75,6 @@ def _untouched(size_bytes: int) -> Bits:
             f"a filter needs {size_bytes / 1e9:.0f} GB of addresses, of which it uses little, and this process may not "
             f"have them ({error.strerror}); raise its limit (ulimit -v), or set vm.overcommit_memory to 0 or 1"
         ) from error
-    with suppress(OSError):  # a system without huge pages has none to avoid
-        memory.madvise(mmap.MADV_NOHUGEPAGE)  # each would take 2 MiB, for the few kB of a segment
+    with suppress(OSError):  # a system without huge pages need not avoid them
+        memory.madvise(mmap.MADV_NOHUGEPAGE)  # each huge page would take 2 MiB, for the few kB of a segment
     return np.frombuffer(memory, np.uint8)

@@ -1,4 +1,4 @@
-"""The training sample: how many vectors a codebook is trained on, and which.
+"""The training sample: how many and which vectors a codebook is trained on.
 
 The sample has 64 vectors for each inverted list and 256 for each centroid of a code, and at least 1,000.
 """
@@ -31,7 +31,7 @@ def training_rows(index: faiss.Index) -> tuple[int, int]:
 
 
 def describe_sample(index: faiss.Index, rows: int, train_rows: int) -> list[str]:
-    """Return sentences on the sample of an untrained index, with a warning if it is small; none if it needs none."""
+    """Return sentences on an index's training sample, with a warning if it is small; none if it needs no training."""
     if index.is_trained:
         return []
     sampled = "all there are" if train_rows == rows else f"sampled from {rows}"

@@ -20,9 +20,9 @@ from dpr.index.loose_index import LooseIndex
 from dpr.index.truth import Ids, Scores, first_by_score, merge_topk
 
 SPARE_FACTOR, SPARE_CANDIDATES = 1.2, 8
-"""Candidates asked for beyond those that are expected to live, so that few questions are searched again."""
+"""Extra candidates beyond those expected to live, so that few questions are searched again."""
 FIRST_ROWS_TIMES = 2
-"""Rows in the lists that are visited first, at least, as a multiple of the hits that settings are tuned for."""
+"""Minimum of rows in the lists that are visited first, as a multiple of the hits that settings are tuned for."""
 NEAR_TIMES, MAX_TIMES = 2, 4
 """Lists ranked for a question that visits as many as it needs, as multiples of the average: at first, and at most."""
 
@@ -85,7 +85,7 @@ class ServingIndex:
         return self._visit(questions_QD, k, nprobe, lists, with_loose=True)
 
     def _search_within(self, questions_QD: Scores, k: int, nprobe: int, margin: float, at: int) -> tuple[Scores, Ids]:
-        """Search the first lists, and then those that may hold what is as near as what was found in them."""
+        """Search the first lists, and then those that may hold equally near rows."""
         near = self._nearest(questions_QD, NEAR_TIMES * nprobe, spare=False)
         first, width = self.first_lists(at), max(k, at)
         found = self._visit(questions_QD, width, first, _slice(near, 0, first), with_loose=True)
@@ -104,7 +104,7 @@ class ServingIndex:
     def first_lists(self, at: int) -> int:
         """Return how many lists every question visits before it is decided which others it needs.
 
-        Enough to hold `at` rows that tell how near the nearest are.
+        They hold enough rows to estimate how near the best `at` are.
         """
         holding = math.ceil(FIRST_ROWS_TIMES * at * self.lists / max(1, self.rows))
         return min(self.lists, max(holding, round(math.sqrt(self.lists) / 4)))

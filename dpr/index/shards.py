@@ -1,7 +1,7 @@
 """Opening the shards of an index: FAISS indexes that hold disjoint vectors of one codebook.
 
 PQ codes of four bits lie in the file one after another, as other codes do, so they are merged, mapped and verified in
-the same way. To be searched they are turned into FAISS's FastScan, which looks up 32 vectors at a time.
+the same way. For searching they are converted to FAISS's FastScan layout, which looks up 32 vectors at a time.
 
 Shapes: D dimensions, L lists.
 """
@@ -36,7 +36,7 @@ def open_shard(path: Path, other: Shard | None = None) -> Shard:
     """
     index = read_faiss(path, mapped=True)
     if not packed_when_opened(index):
-        del index  # or both would be in memory
+        del index  # otherwise both would be in memory
         index = read_faiss(path)
         if (ivf := inverted(index)) is not None:
             own = _take_centroids(ivf)
@@ -58,7 +58,7 @@ def _take_centroids(ivf: faiss.IndexIVF) -> faiss.IndexPreTransform:
 
 
 def _owned(centroids: faiss.Index) -> faiss.IndexPreTransform:
-    """Return what frees coarse centroids when Python drops it.
+    """Return an owner that frees coarse centroids when Python drops it.
 
     Python's wrapper of an object that FAISS made must not free it, and that of an object that holds it may.
     """
@@ -95,7 +95,7 @@ def _ranked_by_code(flat: faiss.IndexFlat) -> faiss.Index:
     centroids_LD = flat.reconstruct_n(0, flat.ntotal)
     coded = faiss.IndexPQFastScan(flat.d, flat.d // CENTROID_GROUP, FAST_BITS, flat.metric_type)
     coded.pq.cp.niter, coded.pq.cp.min_points_per_centroid = CENTROID_TRAIN_STEPS, 1
-    with faiss_threads(1):  # each of hundreds of short clusterings would wait for all threads
+    with faiss_threads(1):  # otherwise each of hundreds of short clusterings would wait for all threads
         coded.train(centroids_LD)
     coded.add(centroids_LD)
     ranked = faiss.IndexRefineFlat(coded, faiss.swig_ptr(centroids_LD))

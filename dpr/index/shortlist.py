@@ -1,7 +1,7 @@
 """Shortlists: the few vectors of a block that may be among the k nearest of a question, with their exact scores.
 
 A float32 product gives an approximate score of every pair, with a proven bound of its error. A vector that cannot be
-among the k nearest by this bound is left out. The rest, seldom much more than k a question, is summed in float64.
+among the k nearest by this bound is left out. The rest, rarely much more than k a question, is summed in float64.
 
 **The bound.** Questions are scaled to a length between 0.5 and 1 by powers of two, which changes no order. A float32
 inner product of D numbers errs by at most D * 2**-24 times both lengths, in whatever order it is summed (Higham,
@@ -64,7 +64,7 @@ class Questions:
 def product_error(dim: int, longest: float) -> float:
     """Return the bound of the error of float32 products of scaled questions with vectors of length `longest` or less.
 
-    The second term covers what is too small for float32.
+    The second term covers products too small for float32.
     """
     return 1.01 * dim * 2.0**-24 * longest + dim * 2.0**-120 * (1 + longest)
 
@@ -84,11 +84,11 @@ class Pairs:
 
 
 Floors = Callable[[slice], Single]
-"""From questions to their k-th best scores (q,) so far."""
+"""Maps questions to their k-th best scores (q,) so far."""
 Use = Callable[[slice, Pairs], None]
 """Takes the shortlists of some questions. Several threads may call it at once, with different questions."""
 Vector = Callable[[int], Half | Single]
-"""From a row of the block to its vector (D,)."""
+"""Maps a row of the block to its vector (D,)."""
 
 
 class Shortlists(Protocol):

@@ -1,4 +1,4 @@
-"""Measuring what a question costs, in an index that is open on this machine.
+"""Measuring the cost of a question, in an index that is open on this machine.
 
 Predictions (`dpr.index.cost`) hold for one processor. Where a recipe bounds the time of a question, what counts is the
 time here. So it is measured, on some of the questions that settings are chosen on, for each number of lists, the fewest
@@ -26,12 +26,12 @@ TIMED_QUESTIONS, ROUNDS = 32, 2
 
 Milliseconds = npt.NDArray[np.float64]
 Margins = Callable[[int], float | None]
-"""Gives the margin with which questions visit so many lists on average; None: all visit as many."""
+"""Returns the margin with which questions visit this many lists on average; None: all visit equally many."""
 
 
 @dataclass(frozen=True)
 class MeasuredCost:
-    """What questions took, and by interpolation what they take in between."""
+    """Measured times of questions, and interpolated ones in between."""
 
     at: int
     """Hits, and so the fewest candidates that the index is asked for."""
@@ -57,7 +57,7 @@ class MeasuredCost:
 
     def _within(self, nprobe: int, each_P: Milliseconds) -> float:
         last = int(self.nprobes[-1])
-        beyond = max(1.0, nprobe / last)  # more lists than were timed
+        beyond = max(1.0, nprobe / last)  # for more lists than were timed
         return float(np.interp(nprobe, self.nprobes, each_P)) * beyond
 
 
@@ -102,7 +102,7 @@ def measure_cost(
         at=at,
         nprobes=np.array(numbers),
         most=most,
-        few_P=np.maximum.accumulate(np.array(few)),  # what chance made slower does not make more lists cheaper
+        few_P=np.maximum.accumulate(np.array(few)),  # a chance delay must not make more lists look cheaper
         many_P=np.maximum.accumulate(np.array(many)),
         rescore_few=rescore_few,
         rescore_many=rescore_many,

@@ -120,5 +120,5 @@ def _upload(vectors_ND: Floats, dim: int, what: str, device: str) -> Tensor:
     check_width(vectors_ND, dim, what)
     points_ND = torch.from_numpy(np.require(vectors_ND, requirements=["C", "W"])).to(device).float()
     if not bool(torch.isfinite(points_ND).all()):
-        as_float32(vectors_ND, dim, what)  # says which rows
+        as_float32(vectors_ND, dim, what)  # raises the error that names the rows
     return points_ND

@@ -27,7 +27,7 @@ SPLIT_SHIFT = 1 / 1024
 
 @dataclass(frozen=True)
 class KMeans:
-    """What a clustering is to be."""
+    """Settings of a clustering."""
 
     clusters: int
     iterations: int
@@ -38,7 +38,7 @@ class KMeans:
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """Keep float32 products from being rounded to less, whatever was set before."""
+    """Keep float32 products from being rounded to lower precision, whatever was set before."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -66,8 +66,8 @@ def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CP
 def train_coarse(index: faiss.Index, sample_ND: npt.NDArray[np.float32]) -> None:
     """Train the coarse centroids of an index, on a part of the sample first.
 
-    FAISS alone compares all vectors with all centroids ten times. The first steps only carry random centroids to where
-    vectors are, which a quarter of the vectors shows as well. An index whose lists are not found by comparing all
+    FAISS alone compares all vectors with all centroids ten times. The first steps only move random centroids to where
+    vectors are, for which a quarter of the vectors is enough. An index whose lists are not found by comparing all
     centroids, or whose sample is small, is left as it is: FAISS then trains it in its own way.
     """
     if not isinstance(index, faiss.IndexIVF) or len(sample_ND) < ROWS_PER_LIST * index.nlist:
@@ -84,7 +84,7 @@ def train_coarse(index: faiss.Index, sample_ND: npt.NDArray[np.float32]) -> None
 
 
 def describe_training(plan: IndexPlan, hardware: Hardware) -> str:
-    """Return a sentence on where the codebook of a plan is trained and vectors are coded, and why."""
+    """Return a sentence that says where the codebook of a plan is trained and vectors are coded, and why."""
     if hardware.device is None:
         return "trained and coded by FAISS on CPU threads: no GPU"
     if hardware.device_for(new_index(plan.factory, plan.dim)):
@@ -94,12 +94,13 @@ def describe_training(plan: IndexPlan, hardware: Hardware) -> str:
 
 @contextlib.contextmanager
 def _prepared(codebook: faiss.Index, seed: int) -> Iterator[None]:
-    """Seed every clustering of a codebook, and silence FAISS's warnings of small samples: the plan's reasons tell."""
+    """Seed every clustering of a codebook, and silence FAISS's warnings of small samples, which the plan mentions."""
     searched = inverted(codebook) or core(codebook)
     coded = faiss.downcast_index(searched.storage) if hasattr(searched, "storage") else searched
     for quantized in (searched, coded):
         if hasattr(quantized, "do_polysemous_training"):
-            # it prepares search by Hamming distance, which is never done here, and takes longer than the rest
+            # polysemous training prepares search by Hamming distance, which is not used here, and takes longer than the
+            # rest
             quantized.do_polysemous_training = False
     clusterings = [searched.cp] if isinstance(searched, faiss.IndexIVF) else []
     if hasattr(coded, "pq"):

@@ -61,7 +61,7 @@ def _shortlists(questions: Questions, k: int, hardware: Hardware) -> Iterator[Sh
 
 
 def _full_blocks(blocks: Iterable[tuple[Ids, Half]], shortlists: Shortlists) -> Iterator[Ids]:
-    """Fill the block of `shortlists`, again and again; yield the ids of its rows each time that it is full or the last.
+    """Fill the block of `shortlists` repeatedly; yield the ids of its rows each time that it is full, and at the end.
 
     So the cost does not depend on how the caller cuts the vectors.
     """
@@ -128,7 +128,7 @@ class RunningTopk:
 
 def merge_topk(found: Sequence[tuple[Scores, Ids]], k: int) -> tuple[Scores, Ids]:
     """Return the k best (scores_QK, ids_QK) of several results for the same questions, as over disjoint segments."""
-    if sum(ids_QK.size for _, ids_QK in found) <= RANKED_AT_ONCE:  # a third of the time of what follows
+    if sum(ids_QK.size for _, ids_QK in found) <= RANKED_AT_ONCE:  # takes a third of the time of the code below
         scores, ids = zip(*found, strict=True)
         return best_of(np.concatenate(scores, axis=1), np.concatenate(ids, axis=1), k)
     best = RunningTopk(len(found[0][0]), k)
@@ -182,8 +182,8 @@ def recall_of_new(found: tuple[Scores, Ids], new: tuple[Scores, Ids]) -> float |
     """Return the share of new rows that were found, among those that belong to what was found; None if none does.
 
     `found` are the first K that search gives, and `new` the K nearest of the new rows, both with exact scores (Q, K). A
-    new row belongs there if its score is no worse than the last one found. That holds for all that are among the true K
-    nearest, and for a few beyond them where search missed some. So the rows that are not new need not be compared.
+    new row belongs there if its score is no worse than the last one found. That is true of all new rows among the true
+    K nearest, and of a few more where search missed some. So old rows need not be compared.
     """
     (found_scores_QK, found_ids_QK), (new_scores_QK, new_ids_QK) = found, new
     belongs_QK = (new_ids_QK != MISSING) & (new_scores_QK >= found_scores_QK[:, -1:])

@@ -26,17 +26,17 @@ from dpr.recipe_index import IndexConfig
 RESCORE_TIMES, MAX_RESCORE = (0, 1, 2.5, 5, 10, 25, 50), 1_000
 """Candidates that are re-scored: multiples of the hits that settings are tuned for, and the most of them after 2.5."""
 MIN_EF = 16
-"""The least candidates that the search of a graph keeps."""
+"""The fewest candidates that the search of a graph keeps."""
 MARGIN_FROM_LISTS = 2_048
 """With fewer lists (an index of less than about 260,000 vectors), every question visits as many: ranking lists and
-calling FAISS twice would take longer than the vectors that are spared."""
+calling FAISS twice would take longer than comparing the vectors that it saves."""
 MIN_GAIN, MIN_SHARE = 0.001, 0.1
 """Tuning stops if visiting twice the lists, with the most candidates, gains less recall than this, and closes less than
 this share of the gap between recall and target."""
 
 
 class TunePoint(Document):
-    """Settings, and what they give."""
+    """Settings, with their recall and time."""
 
     nprobe: int
     margin: float | None
@@ -104,7 +104,7 @@ def tune(
 
 
 def describe(tuned: Tuned, config: IndexConfig) -> str:
-    """Return the choice in one sentence: what it gives, what could not be met, and why no more was tried."""
+    """Return the choice in one sentence: its recall and time, any missed target, and why no more was tried."""
     average = " on average" if tuned.settings.margin is not None else ""
     settings = f"nprobe {tuned.settings.nprobe}{average} and rescore {tuned.settings.rescore}"
     how = "a measured" if tuned.timed else "a predicted"
@@ -139,7 +139,7 @@ class _Trial:
 
     @property
     def points(self) -> list[TunePoint]:
-        """Return all that was measured."""
+        """Return all measured settings."""
         return [point for points in self._measured.values() for point in points]
 
     def run(self) -> Stop:

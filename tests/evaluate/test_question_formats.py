@@ -166,7 +166,7 @@ def test_other_files_are_one_sentence(tmp_path: Path, text: str, message: str) -
 def test_an_id_that_stands_twice_is_refused_where_qrels_judge(tmp_path: Path) -> None:
     (tmp_path / "queries.tsv").write_text("7\ta\n7\tb\n")
     (tmp_path / "qrels.tsv").write_text(QRELS)
-    with pytest.raises(RecipeError, match=r"line 2: a question with the id '7' stands before it"):
+    with pytest.raises(RecipeError, match=r"line 2: an earlier question has the id '7', too"):
         read_questions(str(tmp_path / "queries.tsv"), None)
 
 
