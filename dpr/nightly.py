@@ -25,7 +25,7 @@ from dpr.stages.made import Indexed, Segments
 
 
 def make_segments(run: Run, *, allow_shrink: bool = False) -> Segments:
-    """Scan the corpus, find what changed, embed what is new, copy what moved."""
+    """Scan the corpus, find changes, embed new passages, copy moved rows."""
     work = embed.begin_encoders(run)
     scans = scan.scan(run)
     changes = diff.diff(run, scans, allow_shrink=allow_shrink)

@@ -1,4 +1,4 @@
-"""The recipe: one small YAML file that says everything about a collection, checked field by field."""
+"""The recipe: one small YAML file that describes a collection completely, checked field by field."""
 
 from typing import Annotated, Literal, Self
 
@@ -50,7 +50,7 @@ class Columns(Section):
     text: str | int = "text"
     """Field with the text, or with a list of texts if `join` is set."""
     join: str | None = None
-    """What is put between the texts of a list; null: a list is no text."""
+    """Separator that joins the texts of a list; null: a list is not accepted as text."""
     extra: Annotated[dict[str, ExtraType], BeforeValidator(_typed)] = Field(default={})
     """Further fields that travel with passages and come back in hits: a list of names, whose values are strings, or
     names with types (`{lang: string, year: integer}`)."""
@@ -80,7 +80,7 @@ class CorpusConfig(Section):
     max_passage_chars: Annotated[int, Field(ge=1)] = 100_000
     """Longer passages are quarantined."""
     long: Literal["cut", "split"] = "cut"
-    """What becomes of texts beyond the encoder's token limit: `cut` loses their end, `split` makes windows of them."""
+    """How texts beyond the encoder's token limit are treated: `cut` drops their end, `split` makes windows of them."""
     rescan: Literal["changed", "always"] = "changed"
     """Which files a run reads: those whose size, time or ETag changed, or all."""
 
@@ -144,7 +144,7 @@ class EncoderConfig(Section):
 
 
 class GateConfig(Section):
-    """What is measured before a snapshot is published, and what it must reach."""
+    """The measurements before a snapshot is published, and the figures that it must reach."""
 
     questions: Name | None = None
     """JSONL of {"question", "answers": [passage ids or strings]}, a BEIR folder, or a file in another format of the
@@ -162,17 +162,17 @@ class GateConfig(Section):
     min_recall: Share = 0.9
     """Recall of the index against exact search that it must reach: of the first `index.recall_at` hits."""
     min_accuracy: dict[int, Share] = Field(default={})
-    """Share of questions that must be answered within the first so many hits, e.g. {5: 0.7}."""
+    """Share of questions that must be answered within the first k hits, e.g. {5: 0.7}."""
     max_drop: Share | None = 0.02
     """By how much the share of questions answered, within any rank of `at`, may fall below that of the live snapshot on
-    the same questions. A fall that chance explains never stops a run. null: they are not compared."""
+    the same questions. A drop that chance explains never stops a run. null: no comparison."""
     max_loss: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """By how much the share of questions answered within `index.recall_at` hits may be lower through the index than by
-    exact search, e.g. 0.002. Where it is set and the questions are too few to tell, sentences of as many passages as it
-    takes are asked beside them. A loss that chance explains never stops a run. null: it is only reported."""
+    exact search, e.g. 0.002. If it is set and the questions are too few to decide, sentences of as many passages as
+    needed are added to them. A loss that chance explains never stops a run. null: it is only reported."""
     new_encoder: Literal["any", "better"] = "any"
-    """What a snapshot must show whose encoder is not that of the live one. `better`: that it answers more of the same
-    questions within some rank of `at`, and that chance does not explain it. `any`: no more than others."""
+    """The demand on a snapshot with another encoder than the live one. `better`: it must answer more of the same
+    questions within some rank of `at`, by more than chance explains. `any`: no further demand."""
     after_publish: str | None = None
     """Shell command that looks at the new snapshot once it is published, with its store and number in DPR_STORE and
     DPR_SNAPSHOT. If it fails, the snapshot before becomes live again. null: none."""
@@ -188,12 +188,12 @@ class Limits(Section):
     max_shrink: Share = 0.2
     """A corpus that lost a larger share of its passages than this is refused without --allow-shrink."""
     lease_seconds: Annotated[float, Field(ge=30.0)] = 360.0
-    """A run without a heartbeat for so long is taken for lost by the next one. Less than the longest call to the store
-    may take can cost a run its lease; more delays the run that replaces one whose machine was lost."""
+    """After this time without a heartbeat, the next run takes a run for lost. If it is shorter than the longest call to
+    the store, a run can lose its lease; a longer time delays the run that replaces one whose machine was lost."""
 
 
 class Resources(Section):
-    """How the work is cut and on what it runs."""
+    """How the work is divided, and its resources."""
 
     segment_rows: Annotated[int, Field(ge=1, le=2**31)] = 50_000
     """Passages per segment at most; fewer where an encoder would need more than about 25 seconds for them."""
@@ -206,22 +206,22 @@ class Resources(Section):
     gpus_per_encoder: Annotated[float, Field(ge=0.0)] | None = None
     """GPUs an encoder actor holds; null: 1 where the cluster has any, else 0."""
     idle_seconds: Annotated[float, Field(ge=20.0)] = 1800.0
-    """A worker on Ray that has a unit but uses no CPU, or sends no heartbeat, for so long is killed, and the unit is
-    repeated. Heartbeats come every 5 seconds, so a bound below 20 would meet workers that compute."""
+    """A worker on Ray that has a unit but uses no CPU, or sends no heartbeat, for this time is killed, and the unit is
+    repeated. Heartbeats come every 5 seconds, so a bound below 20 could kill workers that compute."""
     price_per_gpu_hour: Annotated[float, Field(ge=0.0)] | None = None
-    """What a GPU costs an hour, in dollars, for `dpr plan` and the report; null: no dollars are given."""
+    """Price of a GPU-hour in dollars, for `dpr plan` and the report; null: no costs of GPUs are shown."""
     price_per_1000_reads: Annotated[float, Field(ge=0.0)] = 0.0004
-    """What 1,000 GET requests to the object store cost, in dollars, for the report: Amazon's price in US East."""
+    """Price of 1,000 GET requests to the object store in dollars, for the report: Amazon's in US East."""
     price_per_1000_writes: Annotated[float, Field(ge=0.0)] = 0.005
-    """What 1,000 PUT, COPY or LIST requests cost; deleting is free."""
+    """Price of 1,000 PUT, COPY or LIST requests; deleting is free."""
     compact_below: Share = 0.5
     """Segments with a smaller share of live rows are compacted."""
     cache_gb: Annotated[float, Field(gt=0.0)] | None = None
-    """What this machine's cache may hold, in 10⁹ bytes; null: $DPR_CACHE_GB, or 50."""
+    """Size limit of this machine's cache, in 10⁹ bytes; null: $DPR_CACHE_GB, or 50."""
 
 
 class Recipe(Section):
-    """One collection: what goes in, what encodes it, how it is indexed, what it must reach."""
+    """One collection: its corpus, its encoder, its index, and the figures that it must reach."""
 
     store: Name
     """Folder or `s3://bucket/prefix` that holds the collection and nothing else."""

@@ -26,7 +26,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 
 def checked_document(path: Path, kind: type[M], needs: str, anchored: Callable[[M, Path], M]) -> M:
-    """Return what a YAML file holds as a document of a kind, in which `anchored` makes paths absolute.
+    """Return the content of a YAML file as a document of a kind, in which `anchored` makes paths absolute.
 
     `needs` names the fields that it must have. Raises RecipeError as `load_recipe` does.
     """
@@ -71,7 +71,7 @@ def resolve_path(reference: str, folder: Path) -> str:
         os.fsencode(reference)
         return reference if os.path.isabs(reference) else os.path.normpath(folder / Path(reference).expanduser())
     except RuntimeError as error:
-        raise RecipeError(f"path {reference}: this user has no home folder that ~ could mean; write it out") from error
+        raise RecipeError(f"path {reference}: this user has no home folder for ~; write the path out") from error
     except UnicodeEncodeError as error:
         raise RecipeError(
             f"path {reference} cannot be a file name where names are in {error.encoding}, as the locale says; set "

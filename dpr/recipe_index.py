@@ -24,9 +24,10 @@ class IndexConfig(Section):
     recall_at: Annotated[int, Field(ge=1, le=1000)] = 20
     """How many hits `recall_target` means, and `gate.min_recall` with it."""
     memory_gb: Annotated[float, Field(gt=0.0)] | None = None
-    """What the serving index of one replica may take, all shards together, in 10⁹ bytes; null: no bound."""
+    """Memory that the index of one replica may take, all shards together, in 10⁹ bytes; null: no bound."""
     latency_ms: Annotated[float, Field(gt=0.0)] | None = None
-    """What searching and re-scoring one question may take on one thread, as measured by the gate; null: no bound."""
+    """Most milliseconds for searching and re-scoring one question on one thread, as measured by the gate; null: no
+    bound."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
     """Vectors sampled for training; null: a rule of the number of lists."""
     seed: int = 7
@@ -56,8 +57,8 @@ class LexicalConfig(Section):
     b: Share = 0.4
     """BM25: how much the length of a passage counts."""
     mode: Literal["auto", "dense", "bm25", "hybrid"] = "auto"
-    """How a question is answered that names no mode; `auto`: hybrid if the gate shows that it is better, else dense."""
+    """The mode of questions that name none; `auto`: hybrid if the gate shows that it is better, else dense."""
     weight: Annotated[float, Field(ge=0.0)] | None = None
-    """Hybrid: what the inner product is multiplied with before BM25 is added; null: tuned by the gate."""
+    """Hybrid: factor of the inner product before BM25 is added; null: tuned by the gate."""
     candidates: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Hybrid: how many of the best of each kind of search are compared; null: tuned by the gate."""

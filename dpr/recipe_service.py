@@ -11,7 +11,7 @@ MAX_RERANKED = 1000
 
 
 class RerankConfig(Section):
-    """A cross-encoder that reads a question together with each of the best passages, and orders them anew."""
+    """A cross-encoder that re-ranks: it reads a question together with each of the best passages."""
 
     model: Name
     """Local folder, `package:NAME/folder`, `s3://…` folder, or hub id of a cross-encoder."""
@@ -26,7 +26,7 @@ class RerankConfig(Section):
 
 
 Topology = Literal["single", "sharded"]
-"""How a service is made up of processes."""
+"""How a service is divided into processes."""
 
 
 class ServeConfig(Section):
@@ -43,16 +43,16 @@ class ServeConfig(Section):
     shards: Annotated[int, Field(ge=1)] = 2
     """Number of these processes, with `topology: sharded`; the index must have as many files (`index.shards`)."""
     shard_deadline_seconds: Annotated[float, Field(gt=0.0)] = 1.0
-    """Time in which they must answer; an answer without some of them is partial, and says which are missing."""
+    """Seconds in which they must answer; an answer without some of them is partial, and names the missing ones."""
     poll_seconds: Annotated[float, Field(gt=0.0)] = 5.0
-    """Time between two looks for a newer snapshot."""
+    """Seconds between two looks for a newer snapshot."""
     keys_file: Name | None = None
     """File with the hashed keys of who may ask, as `dpr key` writes it; null: those of the environment variable
     DPR_SERVE_KEYS, and without it whoever reaches the service may ask."""
     access_log: Name | None = None
     """File to which each request adds a line of JSON; null: none."""
     cache_mb: Annotated[float, Field(ge=0.0)] = 32.0
-    """Memory of a replica for answers that it keeps until its snapshot changes, in 10⁶ bytes; 0: it keeps none."""
+    """Memory for a replica's answer cache, which is emptied when the snapshot changes, in 10⁶ bytes; 0: no cache."""
     tls_cert: Name | None = None
     """PEM file of the certificate that the service shows, with those that vouch for it; null: HTTP without TLS."""
     tls_key: Name | None = None

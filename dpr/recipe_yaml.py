@@ -1,7 +1,7 @@
 """Read a recipe's YAML into plain values, as strictly as a file needs that decides what a night does.
 
 It is YAML with JSON's view of values: dates stay strings, pairs of surrogates that JSON writers escape become one
-character, and a field that stands twice is refused.
+character, and a field that occurs twice is refused.
 """
 
 from pathlib import Path
@@ -13,9 +13,9 @@ from yaml.constructor import ConstructorError
 from dpr.errors import RecipeError
 
 MAX_VALUES = 10_000
-"""Values in a recipe, aliases followed: nine short lines of aliases can stand for a thousand million values."""
+"""Most values in a recipe, with aliases expanded: nine short lines of aliases can mean a billion values."""
 _BAD_VALUES = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
-"""What PyYAML raises for a value that is not what its tag says, such as `!!int x`."""
+"""Errors of PyYAML for a value that does not match its tag, such as `!!int x`."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise ConstructorError(None, None, f"field {key.value} stands there twice", key.start_mark)
+                raise ConstructorError(None, None, f"field {key.value} occurs twice", key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
         return super().construct_mapping(node, deep)
 
@@ -82,17 +82,17 @@ def read_yaml(path: Path) -> object:
             f"recipe {path} cannot be read: {error.strerror or error}; give the path of a YAML file"
         ) from error
     except _BAD_VALUES as error:
-        raise RecipeError(f"recipe {path} holds a value that is not what its tag says: {error}") from error
+        raise RecipeError(f"recipe {path} holds a value that does not match its tag: {error}") from error
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Raise ConstructorError if a document stands for very many values; aliases count as often as they are used."""
+    """Raise ConstructorError if a document means too many values; aliases count as often as they are used."""
     left, waiting = MAX_VALUES, [root]
     while waiting:
         node = waiting.pop()
         left -= 1
         if left < 0:
-            raise ConstructorError(None, None, f"it stands for more than {MAX_VALUES:,} values", root.start_mark)
+            raise ConstructorError(None, None, f"it means more than {MAX_VALUES:,} values", root.start_mark)
         if isinstance(node, yaml.MappingNode):
             waiting += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):

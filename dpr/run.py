@@ -1,4 +1,4 @@
-"""A run: what a recipe means at this moment, against the state of its store, and what carries it out."""
+"""A run: a recipe as resolved now, compared with the state of its store, and the means to carry it out."""
 
 import datetime
 import time
@@ -35,17 +35,17 @@ RETIRED_FROM = 2**30
 
 
 class RunPlan(Document):
-    """`runs/RUN/plan.json`: what a run begins with; written once, for garbage collection and for the next plan."""
+    """`runs/RUN/plan.json`: the inputs of a run; written once, for garbage collection and for the next plan."""
 
     encoder_id: str
     scans: list[str]
     """Record names of its scan units."""
     kinds: dict[str, FileKind]
-    """What is known of the corpus' files, so that the next run need not open them."""
+    """The kinds of the corpus files, so that the next run need not open them."""
 
 
 def read_run_plan(store: Store, run_id: str) -> RunPlan | None:
-    """Return what a run began with; None if that was collected as garbage, or if another version wrote it."""
+    """Return the stored inputs of a run; None if they were collected as garbage, or if another version wrote them."""
     try:
         return RunPlan.model_validate_json(store.get(layout.plan(run_id)))
     except (MissingObjectError, ValidationError):
@@ -54,7 +54,7 @@ def read_run_plan(store: Store, run_id: str) -> RunPlan | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe means on this machine at this moment, before the store's state decides what there is to do."""
+    """A recipe resolved on this machine at this moment, before the store's state decides what has to be done."""
 
     recipe: Recipe
     spec: EncoderSpec
@@ -80,7 +80,7 @@ class Plan:
 
     @cached_property
     def inputs(self) -> str:
-        """Fingerprint of all that a snapshot depends on: with the same inputs there is nothing to do."""
+        """Fingerprint of everything that a snapshot depends on: with the same inputs there is nothing to do."""
         recipe = self.recipe
         questions = [[q.text, list(q.answers)] for q in self.questions.questions] if self.questions else None
         return fingerprint(
@@ -99,7 +99,7 @@ class Plan:
 
 
 def _plan_of_live(store: Store) -> RunPlan | None:
-    """Return what the run of the live snapshot began with; without it all files are opened again."""
+    """Return the stored inputs of the live snapshot's run; without them all files are opened again."""
     live = latest_snapshot(store)
     return read_run_plan(store, live.run_id) if live else None
 
@@ -132,7 +132,7 @@ class Run:
         self.retired = _retired(self.store, snapshots)
         """Segments of older kept snapshots that the base does not hold: what they hold is not embedded again."""
         self.converts = False
-        """Whether the retired segments have another form than this run stores, so that none is taken in as it is."""
+        """Whether the retired segments have another form than this run stores, so that none is reused unchanged."""
         if self.base is None and self.spec.store_as == "int8":
             wider = lineage(self.store, self.spec.float16_id)
             self.retired = _as_retired(wider[-1].body.segments) if wider else []
@@ -148,11 +148,11 @@ class Run:
         )
         self.clock = Clock()
         self.stage_reports: list[StageReport] = []
-        """Of the stages that have ended, whole or by an error."""
+        """Reports of the stages that have ended, completely or by an error."""
         self.gpus = 0.0
-        """GPUs that encoders hold, when it was last looked."""
+        """GPUs that encoders held at the last check."""
         self.expected_seconds: float | None = None
-        """How long the stages were expected to take."""
+        """Estimated time of the stages."""
         self.ending: Ending | None = None
         self.is_reported = False
         """Whether the report of this attempt is stored."""
@@ -170,7 +170,7 @@ class Run:
 
     @property
     def prices(self) -> Prices:
-        """Return what the recipe says that things cost."""
+        """Return the prices in the recipe."""
         resources = self.recipe.resources
         return Prices(
             gpu_hour=resources.price_per_gpu_hour,
@@ -179,7 +179,7 @@ class Run:
         )
 
     def state(self) -> RunState:
-        """Return how far this attempt has come; other threads may ask, too."""
+        """Return the state of this attempt; any thread may call it."""
         meter, stages = self._meter, list(self.stage_reports)
         return RunState(
             run=self.run_id,
@@ -222,7 +222,7 @@ class Run:
 
 
 def _retired(store: Store, snapshots: list[Snapshot]) -> list[SegmentEntry]:
-    """Each segment of the older snapshots that the newest does not hold, once, if its object is still there."""
+    """Return each segment of the older snapshots that the newest does not hold, once, if its object is still there."""
     if len(snapshots) < 2:
         return []
     held = {entry.object.name for entry in snapshots[-1].body.segments}

@@ -37,7 +37,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a person allows this run, which would stop it otherwise."""
+    """Exceptions that the user allows to this run; each would stop it otherwise."""
 
     shrink: bool = False
     """A corpus that lost more than limits.max_shrink."""
@@ -46,15 +46,15 @@ class Allowed:
 
 
 def run_recipe(recipe: Recipe, executor: Executor, progress: Progress, allowed: Allowed = Allowed()) -> Outcome:
-    """Bring the collection of a recipe up to date; `finished_run` tells whether there is anything to do."""
+    """Bring the collection of a recipe up to date; `finished_run` checks whether there is anything to do."""
     plan = Plan.of(recipe)
     return finished_run(plan) or run_plan(plan, executor, progress, allowed)
 
 
 def finished_run(plan: Plan) -> Outcome | None:
-    """Return the outcome of a run that has nothing to do, or None. Costs one listing and one small read.
+    """Return the outcome of a run that has nothing to do, or None.
 
-    With `corpus.rescan: always` only reading the corpus tells.
+    Costs one listing and one small read. With `corpus.rescan: always` the corpus has to be read first.
     """
     if plan.recipe.corpus.rescan == "always":
         return None
@@ -71,11 +71,10 @@ def run_plan(
     allowed: Allowed = Allowed(),
     lease_seconds: float | None = None,
 ) -> Outcome:
-    """Carry a plan out, holding the store's lease; a run that is silent for `lease_seconds` (None: what the recipe
-    says) loses it.
+    """Carry a plan out, holding the store's lease; a run that is silent for `lease_seconds` loses it.
 
-    If another publisher is first (a rollback, say), the recipe is planned again on the new parent; finished units are
-    used.
+    `lease_seconds` is by default what the recipe says. If another publisher is first (a rollback, say), the recipe is
+    planned again on the new parent; finished units are used.
     """
     try:
         outcome = _hold_lease_and_run(

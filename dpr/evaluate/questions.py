@@ -152,8 +152,8 @@ def _answered(entries: Sequence[FileQuestion], kind: AnswerKind) -> tuple[list[Q
             )
     if without and not questions:
         raise RecipeError(
-            f"{entries[0].place}: the answers are strings, and no passage is named by its id; state that: gate.answers: "
-            "strings, or --answers strings"
+            f"{entries[0].place}: the answers are strings, and no passage is named by its id; state that: "
+            "gate.answers: strings, or --answers strings"
         )
     note = _left_out(len(without), "questions name no passage and are left out", without[0]) if without else ""
     return questions, [note] if note else []

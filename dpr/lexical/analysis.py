@@ -27,7 +27,7 @@ Hashes = npt.NDArray[np.uint64]
 """Terms are stored and compared by their BLAKE2b of 64 bits. That any two of ten million terms share a hash has a
 probability of 3e-6."""
 EDGE = "_"
-"""Stands before the first and after the last letter of a word that is cut in pieces."""
+"""Marks the start and the end of a word that is cut in pieces."""
 
 
 class Analyzer:
@@ -46,7 +46,7 @@ class Analyzer:
             "stemmer": [config.language, Stemmer.version()] if self._stemmer else None,
         }
         self.analysis_id = fingerprint(rule if config.grams is None else {**rule, "grams": config.grams})
-        """What the terms of a text depend on: terms of different ids never meet."""
+        """Fingerprint of everything that the terms of a text depend on: terms of different ids never meet."""
 
     def terms(self, text: str) -> list[str]:
         """Return the terms of a text in their order, repetitions included."""
@@ -95,7 +95,7 @@ class NumberedTerms(dict[str, int]):
         words_M, ends_W = np.frombuffer(words, np.int32), np.frombuffer(self._ends, np.int64)
         terms_M = np.diff(ends_W)[words_M]
         before = np.concatenate([[0], np.cumsum(terms_M)])
-        # the first term of each word, and then those that follow it
+        # the first term of each word, then the following ones
         places = np.repeat(ends_W[words_M] - before[:-1], terms_M) + np.arange(before[-1])
         return np.frombuffer(self._terms, np.int32)[places], np.diff(before[np.frombuffer(ends, np.int64)])
 
@@ -112,7 +112,7 @@ def stop_words() -> dict[str, frozenset[str]]:
     package = importlib.util.find_spec("bm25s")
     if package is None or package.origin is None:
         raise RecipeError("package bm25s, whose stop words lexical.stop_words means, is not installed; install it")
-    # this file alone, since the package imports JAX where that is installed, and JAX takes all memory of a GPU
+    # only this file, since the package imports JAX where that is installed, and JAX takes all memory of a GPU
     stopwords = runpy.run_path(str(Path(package.origin).with_name("stopwords.py")))
     lists = {name.removeprefix("STOPWORDS_").lower(): words for name, words in stopwords.items()}
     names = {"english": "en"} | {name: name for name in lists if name in Stemmer.algorithms()}
@@ -120,7 +120,7 @@ def stop_words() -> dict[str, frozenset[str]]:
 
 
 def check_language(config: LexicalConfig) -> None:
-    """Raise RecipeError for a language that is to have a stemmer, or stop words, and has none here."""
+    """Raise RecipeError for a language without the stemmer or the stop words that the recipe wants."""
     known: list[tuple[str, str, Collection[str]]] = []
     if _has_stems(config):
         known.append(("no stemmer", "lexical.stemming", Stemmer.algorithms()))

@@ -33,17 +33,17 @@ Floats = npt.NDArray[np.float32]
 NEAR_TERMS = 4
 """Terms of a question that lie near enough to another one in a segment, or were asked for before, to need no page."""
 _ALL: Bits = np.empty(0, np.uint8)
-"""Stands for the bits of all rows."""
+"""Placeholder for the bits of all rows."""
 
 
 class Found(NamedTuple):
-    """What a search found."""
+    """The results of a search."""
 
     scores_QK: Scores
     ids_QK: Ids
     """Best first; score -inf and id -1 where fewer rows hold a term of the question."""
     others_QC: Scores
-    """Scores of the other ids that were asked for; 0 where they share no term with the question."""
+    """Scores of the other requested ids; 0 where they share no term with the question."""
     terms_Q: list[int]
     """Terms of each question, repetitions included."""
 
@@ -58,10 +58,10 @@ class _Segment:
 
 
 class Bm25:
-    """Several segments, ready to be searched; they are mapped, and one number a row is held in memory."""
+    """Several segments, ready to be searched; they are mapped, and memory holds one number for each row."""
 
     def __init__(self, segments: Mapping[int, tuple[Postings, Mask]], k1: float, b: float) -> None:
-        """Take the postings of each segment, and which rows of it live, by its number."""
+        """Take the postings and the live rows of each segment, by its number."""
         lengths = [postings.lengths[live].sum(dtype=np.int64) for postings, live in segments.values()]
         self.rows = int(sum(live.sum() for _, live in segments.values()))
         average = max(1, sum(map(int, lengths))) / max(1, self.rows)

@@ -26,12 +26,12 @@ from dpr.recipe_index import LexicalConfig
 
 RRF_CONSTANT = 60
 FIXED_WEIGHT, FIXED_CANDIDATES = 10.0, 20
-"""For vectors of unit length, where no questions are there to tune by: within 0.002 of the best nDCG@10 on SQuAD and on
+"""For vectors of unit length, if there are no questions to tune with: within 0.002 of the best nDCG@10 on SQuAD and on
 MedQuAD, where more candidates gain nothing (benchmarks/hybrid.py)."""
 FIXED_GRAMS_WEIGHT = 20.0
 """The same where terms are pieces of words (docs/log.md)."""
 NOT_FOUND = 0
-"""Stands in an array of ranks for a candidate that the side did not find."""
+"""In an array of ranks: a candidate that the side did not find."""
 Ranks = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -54,7 +54,7 @@ class Candidates:
     bm25_scores_C: Floats
     bm25_ranks_C: Ranks
     terms: int
-    """Of the question, repetitions included."""
+    """Number of the question's terms, repetitions included."""
 
     def scores(self, settings: FusionSettings) -> Floats:
         """Return the fused scores (C,); -inf for those beyond the settings' number of candidates on both sides."""
@@ -75,7 +75,7 @@ class Candidates:
         return scores_C[order_K], order_K
 
     def of_passages(self, owners_C: Ids) -> "Candidates":
-        """Return the candidates with those of one owner as one, where they are windows of long texts.
+        """Return the candidates with the windows of one passage merged into one.
 
         A passage has the best score and the best rank of its windows on each side, and the id of the one whose vector
         is nearest.
@@ -105,7 +105,7 @@ class Candidates:
 
 
 def fixed_settings(config: LexicalConfig, *, unit_length: bool) -> FusionSettings:
-    """Return how to fuse where there are no questions to tune by: as the recipe says, else by the length of vectors."""
+    """Return how to fuse if there are no questions to tune with: as the recipe says, else by the length of vectors."""
     candidates = config.candidates or FIXED_CANDIDATES
     if config.weight is not None:
         return FusionSettings(fusion="linear", weight=config.weight, candidates=candidates)
@@ -114,7 +114,7 @@ def fixed_settings(config: LexicalConfig, *, unit_length: bool) -> FusionSetting
 
 
 def describe(settings: FusionSettings) -> str:
-    """Say how both sides are fused."""
+    """Describe how both sides are fused."""
     formula = FORMULAS[settings.fusion].format(weight=settings.weight)
     return f"{formula} over {settings.candidates} candidates of each"
 

@@ -59,7 +59,7 @@ def sum_scores(
 
 @njit(nogil=True)
 def is_set(bits_B: NDArray[np.uint8], id_: int) -> bool:
-    """Return whether the bit of an index id is set; beyond the last bit none is."""
+    """Return whether the bit of an index id is set; bits beyond the last are not."""
     return id_ >> 3 < len(bits_B) and bits_B[id_ >> 3] >> (id_ & 7) & 1 == 1
 
 

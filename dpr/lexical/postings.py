@@ -30,7 +30,7 @@ from dpr.store.mapped_files import map_file
 
 TYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
 MEMORY_TIMES = 20
-"""Memory that inverting takes, as a multiple of the compressed texts; 18 was measured."""
+"""Memory that inverting takes, as a multiple of the compressed texts' size; 18 was measured."""
 Unsigned = npt.NDArray[np.unsignedinteger[Any]]
 
 
@@ -70,7 +70,7 @@ def write_postings(postings: Postings, path: Path) -> None:
 def map_postings(path: Path, rows: int, name: str) -> Postings:
     """Map a lexical part of a segment of so many rows; its checksum was verified.
 
-    Raises IntegrityError, with `name`, if it is none.
+    Raises IntegrityError, with `name`, if it is not such a part.
     """
     try:
         data = map_file(path)

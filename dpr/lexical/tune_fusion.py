@@ -19,14 +19,14 @@ from dpr.recipe_index import LexicalConfig
 GAIN_DEPTH = 10
 CANDIDATES = (20, 50, 100, 200)
 WEIGHT_TIMES = tuple(2 ** (power / 2) for power in range(-8, 5))
-"""Weights are tried around the one with which both sides count alike: from a sixteenth of it to four times."""
+"""Weights are tried around the one that gives both sides equal influence: from a sixteenth of it to four times."""
 MIN_LOSS = 0.001
 """Fewer candidates are chosen if the mean gain is lower by less than this."""
 Gains = npt.NDArray[np.float64]
 
 
 def settings_to_try(found: Sequence[Candidates], config: LexicalConfig) -> list[FusionSettings]:
-    """Return the settings to try on questions, for what a recipe leaves open; those with fewer candidates first."""
+    """Return the settings to try on questions, where the recipe leaves a choice; those with fewer candidates first."""
     tried = [("linear", config.weight)] if config.weight is not None else list(_fusions(found))
     made = []
     for most in [config.candidates] if config.candidates is not None else CANDIDATES:
@@ -42,7 +42,7 @@ def _fusions(found: Sequence[Candidates]) -> Iterator[tuple[str, float]]:
 
 
 def _weights(found: Sequence[Candidates], scales: Sequence[float]) -> Iterator[float]:
-    """Yield weights around the ratio of spreads: best score minus worst of what a side found, over all questions.
+    """Yield weights around the ratio of spreads: the best score minus the worst that a side found, over all questions.
 
     BM25 is divided by the scale of each question.
     """
@@ -63,7 +63,7 @@ def gain(rank: int | None) -> float:
 
 
 def best_settings(settings: Sequence[FusionSettings], gains_QS: Gains) -> FusionSettings:
-    """Return the settings with the largest mean gain; those with fewer candidates if they lose next to nothing."""
+    """Return the settings with the largest mean gain; those with fewer candidates if they lose almost nothing."""
     means_S = gains_QS.mean(axis=0)
     best = means_S.max()
     fewest = min(each.candidates for each, mean in zip(settings, means_S, strict=True) if mean >= best - MIN_LOSS)

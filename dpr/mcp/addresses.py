@@ -15,14 +15,14 @@ DEFAULT = "dpr:{id}"
 class Addresses:
     """Makes a passage's address from its id and extra columns.
 
-    In `template`, `{id}` and `{NAME}` stand for the id and for extra columns. A column that makes up the beginning of
-    an address is put in as it is; elsewhere, values are percent-encoded.
+    In `template`, `{id}` and `{NAME}` stand for the id and for extra columns. A column at the beginning of an address
+    is inserted unchanged; elsewhere, values are percent-encoded.
     """
 
     template: str = DEFAULT
 
     def __post_init__(self) -> None:
-        """Raise RecipeError for a template that names nothing of a passage."""
+        """Raise RecipeError for a template that names no part of a passage."""
         try:
             pieces = list(Formatter().parse(self.template))
         except ValueError as error:
@@ -32,7 +32,7 @@ class Addresses:
             raise RecipeError(f"--cite {self.template!r} does not name parts of a passage in braces; {_ALLOWED}")
 
     def of(self, id_: str, extra: Extra) -> str:
-        """Return the address of a passage; a column that it does not have stands for nothing."""
+        """Return the address of a passage; a column that it does not have is replaced by nothing."""
         values: Mapping[str, object] = {**extra, "id": id_}
         address = ""
         for before, name, _, _ in Formatter().parse(self.template):

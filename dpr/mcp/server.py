@@ -99,8 +99,8 @@ def make_server(source: Source, addresses: Addresses) -> Server:
 def http_app(server: Server, host: str | None) -> Starlette:
     """Return the server as an ASGI application: streamable HTTP at /mcp, without sessions, so that any may restart.
 
-    `host`: the loopback address at which whoever reaches it may ask. Requests for other hosts are refused there, since
-    a page in a browser could send them (DNS rebinding). None: it answers to keys only, which such a page does not have.
+    `host`: the loopback address at which no key is needed. Requests for other hosts are refused there, since a page in
+    a browser could send them (DNS rebinding). None: a key is needed, which such a page does not have.
     """
     return server.streamable_http_app(stateless_http=True, json_response=True, host=host or "")
 

@@ -24,14 +24,14 @@ class Found:
     id: str
     title: str
     text: str
-    """Of a long text that is split into windows: in an answer to a question, the window that scores best."""
+    """Its text. In an answer to a question, a long text that is split is represented by its best window."""
     extra: Extra
     score: float | None = None
-    """None: it was asked for by its id."""
+    """None: it was fetched by its id."""
 
 
 class Source(Protocol):
-    """What answers, also to several threads. The methods raise a DprError for what they cannot answer."""
+    """A source of answers, also for several threads. The methods raise a DprError if they cannot answer."""
 
     def search(self, query: str, k: int, filter_: Mapping[str, object] | None) -> Sequence[Found]:
         """Return the best k passages that match the filter, the best first."""

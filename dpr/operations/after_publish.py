@@ -1,4 +1,4 @@
-"""Look at a snapshot that was just published with a command of the recipe, and roll back if the command fails."""
+"""Check a snapshot that was just published by a command of the recipe, and roll back if the command fails."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from dpr.operations.rollback import rollback
 from dpr.store import Store
 
 LAST_LINES = 3
-"""Of the command's output, quoted if it fails."""
+"""Characters of the command's output that are quoted if it fails."""
 
 
 def check_published(store: Store, snapshot: Snapshot, command: str) -> None:
@@ -26,6 +26,6 @@ def check_published(store: Store, snapshot: Snapshot, command: str) -> None:
     output = " / ".join(ended.stdout.decode("utf-8", "replace").strip().splitlines()[-LAST_LINES:]) or "no output"
     failed = f"gate.after_publish ended with code {ended.returncode} for snapshot {snapshot.number}: {output}"
     if snapshot.parent is None:
-        raise GateError(f"{failed}; it is the first snapshot, so it stays live: mend what failed, and run again")
+        raise GateError(f"{failed}; it is the first snapshot, so it stays live: fix what failed, and run again")
     new = rollback(store, snapshot.parent)
     raise GateError(f"{failed}; snapshot {new.number} is live, with the body of snapshot {snapshot.parent}")

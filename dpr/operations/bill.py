@@ -1,4 +1,4 @@
-"""What a run costs in dollars: the hours of its GPUs, and its requests to the object store. Pure."""
+"""The cost of a run in dollars: the hours of its GPUs, and its requests to the object store. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ WRITES = ("PUT", "LIST")
 
 
 class Bill(Document):
-    """What was used, and what it costs."""
+    """The resources that were used, and their cost."""
 
     gpu_hours: float = 0.0
-    """Of the GPUs that encoders held while they embedded."""
+    """Hours of the GPUs that encoders held while they embedded."""
     gpu_dollars: float | None = 0.0
     """None: GPUs were used, and the recipe gives no price."""
     requests: int = 0
@@ -28,12 +28,12 @@ class Bill(Document):
         return None if self.gpu_dollars is None else self.gpu_dollars + self.request_dollars
 
     def per_million(self, passages: int) -> float | None:
-        """Return the dollars for a million of so many passages; None if there are none, or the sum is not known."""
+        """Return the bill of `passages` scaled to a million; None if there are none, or the sum is unknown."""
         return self.dollars / passages * MILLION if passages and self.dollars is not None else None
 
 
 def bill(gpu_hours: float, requests: Mapping[str, int], prices: Prices) -> Bill:
-    """Return what one attempt costs."""
+    """Return the bill of one attempt."""
     gpu_dollars = gpu_hours * prices.gpu_hour if prices.gpu_hour is not None else None if gpu_hours else 0.0
     return Bill(
         gpu_hours=gpu_hours,
@@ -44,7 +44,7 @@ def bill(gpu_hours: float, requests: Mapping[str, int], prices: Prices) -> Bill:
 
 
 def request_dollars(requests: Mapping[str, int], prices: Prices) -> float:
-    """Return what requests cost, by their classes."""
+    """Return the cost of requests, by class."""
     writes = sum(requests.get(name, 0) for name in WRITES)
     return (requests.get("GET", 0) * prices.thousand_reads + writes * prices.thousand_writes) / 1_000
 

@@ -16,7 +16,7 @@ ENCODE_SECONDS = 2.5
 
 @dataclass(frozen=True)
 class Sample:
-    """Passages to try an encoder on."""
+    """Passages on which to try an encoder."""
 
     passages: pa.Table
     """Columns title and text."""
@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the sample showed."""
+    """The measurements of the sample."""
 
     start_seconds: float
     """Until the encoder was ready."""
@@ -38,13 +38,13 @@ class Calibration:
     passages: int
     """Passages of the sample."""
     cut: CutTexts
-    """What they lose to the token limit."""
+    """Tokens that they lose to the token limit."""
     tokenise_tokens: float
     """Tokens a second that one core makes."""
     encode_tokens: float
     """Tokens a second that one encoder encodes."""
     encoder: str
-    """How it chose to compute, and why."""
+    """Its choice of arithmetic and forward pass, and the reason."""
     record: str = "calibrate"
 
 

@@ -28,7 +28,7 @@ from dpr.store.proof import prove_put_if_absent
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out about one thing that a run needs."""
+    """The finding on one thing that a run needs."""
 
     topic: str
     sentence: str
@@ -45,7 +45,7 @@ class Finding:
 
 
 class RecipeCheck:
-    """Looks at what a recipe names, one thing after another; what failed does not keep it from looking at the rest."""
+    """Checks everything that a recipe names, one thing after another, also after a failure."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -54,7 +54,7 @@ class RecipeCheck:
         self._store: Store | None = None
 
     def findings(self) -> list[Finding]:
-        """Look at everything; writes and deletes one small object in the store."""
+        """Check everything; writes and deletes one small object in the store."""
         topics: dict[str, Callable[[], str]] = {
             "corpus": self._corpus,
             "encoder": self._encoder,
@@ -89,7 +89,7 @@ class RecipeCheck:
         is_new = not any(store.list(""))
         prove_put_if_absent(store)
         if is_new and "://" not in store.url:
-            with suppress(OSError):  # what is not empty stays
+            with suppress(OSError):  # folders that are not empty stay
                 Path(store.url, PROBES).rmdir()
                 Path(store.url).rmdir()
         self._store = store
@@ -103,7 +103,7 @@ class RecipeCheck:
 
     def _room(self) -> str:
         if not (self._look and self._look.ids and self._spec and self._store):
-            return "not looked at, since corpus, encoder or store failed"
+            return "not checked, since corpus, encoder or store failed"
         rows, dim = max(1, self._look.min_passages), self._spec.dim
         index = choose(self._recipe.index, rows, dim)
         vector_bytes = self._spec.stored_bytes * rows

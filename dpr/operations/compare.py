@@ -23,7 +23,7 @@ class Difference:
 
 
 def compare(store: Store, old: int, new: int) -> Difference:
-    """Return what happened to passages between two snapshots; reads ids and keys of the segments that differ."""
+    """Return the passages that differ between two snapshots; reads ids and keys of the segments that differ."""
     before, reading_before = open_snapshot(store, old)
     with reading_before:
         after, reading_after = open_snapshot(store, new)

@@ -8,12 +8,12 @@ from dpr.formats.changes import Reason
 from dpr.operations.run_report import RunReport
 
 MAX_FILES = 50
-"""Files that are left out and named on the page; the JSON names more."""
+"""Left-out files that the page names, at most; the JSON names more."""
 MEANINGS = {reason.label: reason.sentence for reason in Reason}
 
 
 def rows_in_and_out(report: RunReport) -> Section:
-    """Return what scan and diff found."""
+    """Return the section on the findings of scan and diff."""
     found = report.found
     rows = [
         ("rows of the corpus", found.rows, "usable or not"),
@@ -38,7 +38,7 @@ def rows_in_and_out(report: RunReport) -> Section:
 
 
 def reasons(report: RunReport) -> Iterator[Section]:
-    """Yield why passages were embedded or copied, if any were."""
+    """Yield the section on why passages were embedded or copied, if any were."""
     embedded, copied = report.found.why_embedded, report.found.why_copied
     names = [name for name in MEANINGS if embedded.get(name) or copied.get(name)]
     if not names:
@@ -58,7 +58,7 @@ def reasons(report: RunReport) -> Iterator[Section]:
 
 
 def quarantine(quarantined: Mapping[str, int]) -> Iterator[Section]:
-    """Yield the rows that cannot be used by reason, if there are any."""
+    """Yield the section on unusable rows by reason, if there are any."""
     if quarantined:
         rows = sorted(quarantined.items(), key=lambda item: item[1], reverse=True)
         yield Section(
@@ -71,7 +71,7 @@ def quarantine(quarantined: Mapping[str, int]) -> Iterator[Section]:
 
 
 def files(report: RunReport) -> Section:
-    """Return what is to be known of the files of the corpus."""
+    """Return the section on the files of the corpus."""
     left_out = report.left_out[:MAX_FILES]
     return Section(
         name="files",

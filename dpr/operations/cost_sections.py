@@ -1,4 +1,4 @@
-"""Sections of a run's page on what it took: estimate and outcome, requests, earlier attempts."""
+"""Sections of a run's page on its cost: estimate and outcome, requests, earlier attempts."""
 
 from dpr.evaluate.bars import Bar, draw_bars
 from dpr.evaluate.report_page import Section
@@ -16,7 +16,7 @@ def costs(report: RunReport) -> Section:
     rows.append(("dollars", "", "no price of a GPU" if bill.dollars is None else f"{bill.dollars:,.4f}"))
     if (each := bill.per_million(report.encoding.passages)) is not None:
         rows.append(("dollars for a million embedded passages", "", f"{each:,.2f}"))
-    without = "" if estimate else " There is no estimate: dpr plan was not asked on this machine before the run."
+    without = "" if estimate else " There is no estimate: dpr plan was not run on this machine before the run."
     return Section(
         name="cost",
         title="Estimate and outcome",
@@ -70,7 +70,7 @@ def attempts(report: RunReport) -> Section:
     return Section(
         name="attempts",
         title="Earlier attempts",
-        description="Each began where the one before it had stopped.",
+        description="Each began where the previous one had stopped.",
         columns=("attempt", "ended", "time", "last stage", "dollars", "how"),
         rows=rows,
     )

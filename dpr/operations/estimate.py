@@ -1,4 +1,4 @@
-"""What a run would cost: arithmetic over what was counted and measured. Pure."""
+"""The cost of a run, calculated from counts and measurements. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ INDEX_STAGES = ("train", "build", "merge", "invert", "questions", "truth", "sent
 
 
 class Workload(Document):
-    """What there is to do."""
+    """The work of a run."""
 
     slices: int
     corpus_bytes: int
@@ -39,11 +39,11 @@ class Workload(Document):
     index_row_bytes: int
     """Bytes of a vector in the serving index: code and id."""
     train_rows: int
-    """Vectors a codebook is trained on; 0: there is one already."""
+    """Vectors that a codebook is trained on; 0: there is a codebook already."""
 
 
 class Speeds(Document):
-    """What was measured on the device."""
+    """The speeds that were measured on the device."""
 
     scan_seconds: float
     """Time that one core takes to scan the whole corpus."""
@@ -54,13 +54,13 @@ class Speeds(Document):
     encode_tokens: float = 0.0
     """Tokens a second that one encoder encodes."""
     encoder: str = ""
-    """How it chose to compute, and why."""
+    """Its choice of arithmetic and forward pass, and the reason."""
     index_seconds: float | None = None
     """Train, build, merge and gate together in the run before; None: there was none."""
 
 
 class Cost(Document):
-    """What a run takes: estimated before it, measured after it."""
+    """Time, bytes and dollars of a run: estimated before it, measured after it."""
 
     passages: int
     """Passages to embed."""
@@ -126,7 +126,7 @@ def estimate(work: Workload, speeds: Speeds, cluster: Cluster, price: float | No
 def measured_cost(stages: Sequence[StageReport], encoded: Encoding, gpus: float, price: float | None) -> Cost:
     """Return the measured cost of a finished run, in the terms of an estimate.
 
-    Passages, units and tokens are those of the whole run; bytes, times and dollars leave an earlier attempt out.
+    Passages, units and tokens are those of the whole run; bytes, times and dollars do not include earlier attempts.
     """
 
     def seconds(*names: str) -> float:

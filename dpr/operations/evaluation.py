@@ -22,7 +22,7 @@ _CONTENDER = re.compile(r"(?P<place>.+?)(?:@(?P<snapshot>\d+))?(?::(?P<mode>[a-z
 
 @dataclass(frozen=True)
 class Contender:
-    """What is measured: a snapshot of a store, or a run file."""
+    """A side of a comparison: a snapshot of a store, or a run file."""
 
     place: str
     snapshot: int | None = None
@@ -33,7 +33,7 @@ class Contender:
     @classmethod
     def parse(cls, text: str) -> "Contender":
         """Read `STORE`, `STORE@SNAPSHOT`, either with `:MODE`, or the path of a run file."""
-        if exists(text):  # whatever its name looks like
+        if exists(text):  # a file counts as a run, whatever its name looks like
             return cls(text)
         found = _CONTENDER.fullmatch(text)
         if found is None or (found["mode"] is not None and found["mode"] not in MODES):
@@ -47,7 +47,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one contender."""
+    """The measurements of one contender."""
 
     rankings: tuple[Ranking, ...]
     """One for each mode, and then one for each mode re-ranked."""
@@ -56,7 +56,7 @@ class Measurement:
     absent: tuple[str, ...]
     """Ids that answer questions and are not in the snapshot."""
     notes: tuple[str, ...]
-    """What was left out, or counts as not answered; a sentence each."""
+    """Sentences on what was left out, or counts as not answered."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Evaluator:
     model: str | None = None
     """Where the question model is, if it has moved."""
     reranker: Reranker | None = None
-    """What orders the hits of each mode anew, to be measured beside the modes themselves."""
+    """Re-ranks the hits of each mode; the result is measured beside the modes themselves."""
 
     def measure(self, contender: Contender) -> Measurement:
         """Ask a contender all questions.
 
-        Raises RecipeError for a file that is no run, for a place where nothing is, if none of the passages that answer
-        them is there, or if it lacks a mode.
+        Raises RecipeError for a file that is not a run, a place that does not exist, a contender without any of the
+        passages that answer, or a missing mode.
         """
         if "://" not in contender.place and not exists(contender.place):
             raise RecipeError(f"{contender.place} does not exist; name a store or a TREC run file")

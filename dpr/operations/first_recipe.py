@@ -1,4 +1,4 @@
-"""`dpr init`: look at a corpus, and write a recipe for it that runs as it is."""
+"""`dpr init`: inspect a corpus, and write a recipe for it that runs without changes."""
 
 import json
 import re
@@ -28,12 +28,12 @@ TITLE_NAMES = ("title", "heading", "headline", "name", "subject")
 
 @dataclass(frozen=True)
 class FirstRecipe:
-    """What a recipe is written from."""
+    """The findings that a recipe is written from."""
 
     corpus: CorpusConfig
     look: Look
     fields: Sequence[str]
-    """Names of the fields or columns of the first file, where they were needed to choose."""
+    """Names of the fields or columns of the first file, if they were needed for the choice."""
     gate: GateConfig
     questions: QuestionSet | None
 
@@ -78,7 +78,7 @@ class FirstRecipe:
                 "gate:",
                 f"  questions: {_quoted(gate.questions)}  # {len(self.questions.questions):,} questions with answers",
                 f"  answers: {gate.answers}  # ids: of passages; strings: that stand in the passage",
-                "  # min_accuracy: {5: 0.7}  # publish only if so many are answered within the first 5",
+                "  # min_accuracy: {5: 0.7}  # publish only if this share is answered within the first 5",
             ]
         return "\n".join(lines) + "\n"
 
@@ -131,10 +131,10 @@ def default_model() -> str:
 
 
 def field_names(path: str, error: CorpusError) -> list[str]:
-    """Return the names of the fields of a corpus that could not be read as it is: those that the error knows.
+    """Return the names of the fields of a corpus that could not be read by default.
 
-    Otherwise they are those of its first file: the columns that it has, where they are not the right ones, or else the
-    columns of Parquet and the fields of JSON lines.
+    They are those that the error names, otherwise those of its first file: its columns, if an error about them names
+    these, or else the columns of Parquet or the fields of JSON lines.
     """
     if isinstance(error, OtherFileError) and error.columns:
         return list(error.columns)
@@ -156,7 +156,7 @@ def field_names(path: str, error: CorpusError) -> list[str]:
 
 
 def guess_columns(names: Sequence[str]) -> Columns | None:
-    """Return which of some fields hold id, title and text; None if that cannot be told."""
+    """Return which of some fields hold id, title and text; None if that is unclear."""
     by_lower = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in names}
 
     def first(wanted: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Follow a store: answer from its live snapshot, and change to the next one while questions are answered.
+"""Follow a store: answer from its live snapshot, and switch to the next one while questions are answered.
 
 A thread looks for a newer number every few seconds. It opens the snapshot beside the one that is in use, checks it, and
 exchanges one reference. A question that is under way keeps the snapshot that it began with; the last one closes it.
@@ -29,19 +29,19 @@ from dpr.store import Store
 
 POLL_SECONDS = 5.0
 SPREAD = 0.2
-"""By so much, relatively, the time between two looks varies, so that many replicas do not look at once."""
+"""The time between two looks varies by this share, so that many replicas do not look at once."""
 
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 10.0, 600.0
-"""Between two attempts to open a snapshot that the store did not give: each may fetch all of it."""
+"""Pauses between attempts to open a snapshot that could not be read: each may fetch all of it."""
 
 _log = logging.getLogger(__name__)
 _random = random.Random()
-"""Not Python's shared generator: a program may have seeded that, and expects its own numbers."""
+"""Not Python's shared generator, which a program may have seeded to get the same numbers each time."""
 
 
 @dataclass(frozen=True)
 class Following:
-    """What a follower knows of the store."""
+    """The state of a follower."""
 
     since: str
     """When it began to answer from its snapshot: UTC, ISO 8601."""
@@ -52,7 +52,7 @@ class Following:
     problem: str = ""
     """Why it does not answer from the newest snapshot, or cannot look; empty: it does."""
     is_fetched: bool = True
-    """Whether all that it answers from is on this machine; else what is needed of segments is read by range."""
+    """Whether everything that it answers from is on this machine; otherwise segments are read by range as needed."""
 
 
 class Follower(Closing):
@@ -105,16 +105,16 @@ class Follower(Closing):
             return retriever.search(questions, k, mode=mode, exact=exact, where=where)
 
     def look(self) -> bool:
-        """Change to the newest snapshot, if there is a newer one that can be used; tell whether it changed.
+        """Switch to the newest snapshot, if there is a newer one that can be used; return whether it switched.
 
-        What cannot be used is kept in `state`. A snapshot that is damaged is not tried again.
+        `state` holds the reason why one cannot be used. A snapshot that is damaged is not tried again.
         """
         try:
             there = numbers(self.store)
         except (StoreError, OSError) as error:
-            return self._stay("the store cannot be looked at", error)
+            return self._stay("the store cannot be read", error)
         if not there:
-            return self._stay("the store cannot be looked at", "it holds no snapshot any more")
+            return self._stay("the store cannot be read", "it holds no snapshot any more")
         live = there[-1]
         if live == self._in_use.retriever.number:
             self.state = replace(self.state, live=live, problem="")
@@ -125,7 +125,7 @@ class Follower(Closing):
         try:
             with self._turn:
                 return self._change(live)
-        except RoomError as error:  # found out at once, so the next look tries again
+        except RoomError as error:  # checking takes no time, so the next look tries again
             return self._stay(f"snapshot {live} cannot be opened yet", error)
         except (StoreError, OSError, MemoryError) as error:
             self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
@@ -133,7 +133,7 @@ class Follower(Closing):
                 self._delayed, self._pause_seconds = live, FIRST_PAUSE_SECONDS
             self._again = monotonic() + self._pause_seconds
             return self._stay(f"snapshot {live} cannot be opened yet", error)
-        except Exception as error:  # whatever it is: answers go on, and health says why they are not the newest
+        except Exception as error:  # any error: answers continue, and health says why they are not the newest
             self._refused = live
             return self._stay(f"snapshot {live} is refused", error)
 
@@ -149,9 +149,10 @@ class Follower(Closing):
         return True
 
     def fetch(self) -> bool:
-        """Fetch the segments that are read by range so far, and use them; tell whether that was done.
+        """Fetch the segments that have been read by range so far, and use them; return whether that was done.
 
-        What the cache may not hold is read by range as long as the snapshot is used. Otherwise it is tried again.
+        A snapshot that is too large for the cache is read by range as long as it is used. After a failure, a later call
+        tries again.
         """
         with self._turn:
             held = self._in_use.retriever
@@ -161,7 +162,7 @@ class Follower(Closing):
                 need = Need(cache_bytes=segments_to_fetch(self.store, held.body))
                 check_room(self.store, "serve", layout.snapshot(held.number), need)
                 is_done = self._use(self._opened(held.number, held))
-            except Exception as error:  # whatever it is: answers go on as before
+            except Exception as error:  # any error: answers continue as before
                 self._fetch_again = monotonic() + MAX_PAUSE_SECONDS / 10
                 _log.warning("snapshot %d is still read by range: %s", held.number, error)
                 return False
@@ -170,7 +171,7 @@ class Follower(Closing):
             return is_done
 
     def _opened(self, number: int | None = None, like: Retriever | None = None, *, by_range: bool = False) -> Retriever:
-        """Open a snapshot beside `like`; it was tried, and its texts are unpacked in a thread of their own."""
+        """Open a snapshot beside `like`, and try it; its texts are unpacked in a separate thread."""
         opened = _tried(Retriever.open(self.store, number, self._model, like, self._shards, by_range=by_range))
         opened.unpack_beside()
         return opened
@@ -184,7 +185,7 @@ class Follower(Closing):
         return True
 
     def _stay(self, problem: str, reason: object) -> bool:
-        """Note why nothing was changed; the log gets each problem once, as the amounts in its reason may vary."""
+        """Note why it did not switch; the log gets each problem once, although the amounts in its reason may vary."""
         if not self.state.problem.startswith(problem):
             _log.warning("%s: %s; answers still come from snapshot %d", problem, reason, self._in_use.retriever.number)
         self.state = replace(self.state, loading=None, problem=f"{problem}: {reason}")
@@ -202,10 +203,10 @@ class Follower(Closing):
 
 
 def _follow(follower: "weakref.ref[Follower]", ended: threading.Event) -> None:
-    """Look again and again, until the follower is closed or nobody has it any more."""
+    """Look repeatedly, until the follower is closed or nobody refers to it."""
     if (alive := follower()) is not None:
         alive.fetch()
-        del alive  # else it would never be dropped
+        del alive  # otherwise it would never be dropped
     while (alive := follower()) is not None:
         seconds = alive.poll_seconds
         del alive
@@ -218,7 +219,7 @@ def _follow(follower: "weakref.ref[Follower]", ended: threading.Event) -> None:
 
 
 def _tried(retriever: Retriever) -> Retriever:
-    """Return a snapshot that was tried: known passages are found, and nothing is compiled at the first question.
+    """Try a snapshot and return it: known passages are found, and nothing is compiled at the first question.
 
     Raises IntegrityError if they are not found.
     """

@@ -39,17 +39,17 @@ class Forecast(Document):
     sampled: int
     """New passages, drawn at random, whose tokens were counted; 0: nothing is to be embedded."""
     cut: CutTexts
-    """What these lose to the encoder's token limit."""
+    """Tokens that these lose to the encoder's token limit."""
     work: Workload
     speeds: Speeds
     cluster: Cluster
     cost: Cost
     assumed: list[str]
-    """What was not measured, a sentence each."""
+    """Sentences on what was not measured."""
 
     @property
     def exact(self) -> bool:
-        """Return whether all of the corpus was read."""
+        """Return whether the whole corpus was read."""
         return self.slices_read == self.slices
 
 
@@ -68,7 +68,7 @@ def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
     work = _work(run, found, calibration.tokens_per_passage if calibration else 0.0)
     cluster = run.executor.cluster()
     cost = estimate(work, speeds, cluster, run.recipe.resources.price_per_gpu_hour)
-    if found.exact:  # else the run may read more than what the estimate is of
+    if found.exact:  # otherwise the run may read more than the estimate covers
         remember_estimate(run.run_id, cost)
 
     def whole(count: int) -> int:
@@ -95,7 +95,7 @@ def forecast(run: Run, seconds: float = SURVEY_SECONDS) -> Forecast:
 
 
 def _measure(run: Run, found: Survey) -> tuple[Calibration | None, Speeds]:
-    """Return what a sample of passages showed, and speeds; None if there is nothing to encode."""
+    """Return the measurements of a sample of passages, and speeds; None if there is nothing to encode."""
     scan_seconds = found.seconds * found.scale
     index_seconds = _index_seconds(run)
     if not found.changes.embed_rows:
@@ -116,7 +116,7 @@ def _measure(run: Run, found: Survey) -> tuple[Calibration | None, Speeds]:
 
 
 def _index_seconds(run: Run) -> float | None:
-    """Return what the index stages took in the run that made the base; None if it is not known or was continued."""
+    """Return the time of the index stages in the base's run; None if it is unknown or that run was continued."""
     if run.base is None:
         return None
     report = latest_report(run.store, run.base.run_id)

@@ -1,10 +1,10 @@
-"""Garbage collection: deleting what nothing names any more.
+"""Garbage collection: deleting objects that nothing names any more.
 
 Three kinds of objects are kept: those that the last snapshots, or snapshots with a living reader, name; those of a run
 that died less than a day ago; and those younger than a day. The caller holds the lease, so no run is under way. Readers
 and rollbacks may start at any moment: they write a marker before they read the snapshot's document. So collection first
-removes documents, then restores those that got a reader meanwhile, and then decides from the present state of the store
-which objects to delete.
+removes documents, then restores those that got a reader in the meantime, and then decides from the present state of the
+store which objects to delete.
 """
 
 import sys
@@ -31,15 +31,15 @@ _CHECK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Garbage:
-    """What nothing names any more, and what was looked at to know."""
+    """Objects that nothing names any more, and the facts from which this was decided."""
 
     kept: list[int]
     """Snapshots that stay, with all they name."""
     readers: list[Reader]
-    """Those that live."""
+    """Readers that are alive."""
     objects: list[ObjectInfo]
     leftovers: tuple[ObjectInfo, ...]
-    """What writers that died left unfinished."""
+    """Unfinished files of writers that died."""
 
     @property
     def size_bytes(self) -> int:
@@ -47,7 +47,7 @@ class Garbage:
 
 
 def find_garbage(store: Store, keep: int) -> Garbage:
-    """Find what neither the last `keep` snapshots, nor a reader, nor a run that may be started again needs.
+    """Find the objects that neither the last `keep` snapshots, nor a reader, nor a run that may be started again needs.
 
     Raises ConflictError if somebody reads a snapshot that has no document: what it names is not known.
     """
@@ -94,7 +94,7 @@ def _stems_of(name: str) -> Iterator[str]:
 
 
 def _snapshot_stems(store: Store, snapshot: Snapshot) -> Iterator[str]:
-    """Yield what a snapshot needs, and what makes the next run cheap: scans, parts, and results of the questions."""
+    """Yield the stems that a snapshot needs, or that make the next run cheap: scans, parts, gate results."""
     body = snapshot.body
     yield layout.snapshot(snapshot.number)
     yield layout.run(snapshot.run_id)
@@ -121,7 +121,7 @@ def _scan_stems(plan: RunPlan | None) -> Iterator[str]:
 
 
 def _unfinished_stems(store: Store, objects: Sequence[ObjectInfo], kept: Set[str], old: float) -> Set[str]:
-    """Return the stems of runs that no kept snapshot came from, and that died so lately that they may be continued."""
+    """Return the stems of runs without a kept snapshot that died recently, so that they may be continued."""
     runs: dict[str, float] = {}
     newest: dict[str, float] = {}
     for info in objects:
@@ -159,7 +159,7 @@ def _run_stems(store: Store, run_id: str) -> set[str]:
 
 
 def collect(store: Store, keep: int, lease: Lease) -> Garbage:
-    """Delete garbage and return what was deleted. Raises ConflictError if the lease is lost meanwhile."""
+    """Delete garbage and return the deleted objects. Raises ConflictError if the lease is lost meanwhile."""
     documents = {}
     for info in find_garbage(store, keep).objects:
         if info.name.startswith(layout.SNAPSHOTS):

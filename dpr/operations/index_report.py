@@ -61,7 +61,7 @@ def write_report(store: Store, snapshot: Snapshot, folder: Path) -> Path:
 
 def _recall_section(store: Store, body: SnapshotBody, search: VectorSearch) -> list[Section]:
     measured = _gate_result(store, body)
-    if measured is None:  # collected as garbage
+    if measured is None:  # the record was collected as garbage
         return []
     points = _timed(store, body, search, measured.curve)
     rows = [

@@ -20,7 +20,7 @@ MIN_ROWS_PER_SLICE = 50
 
 @dataclass
 class Look:
-    """What was seen of a corpus."""
+    """What a look at a corpus found."""
 
     slices: Sequence[Slice]
     rows: int = 0
@@ -62,7 +62,7 @@ class Look:
             self.first = self.first or row.passage
 
     def describe(self) -> str:
-        """Say what the corpus is, and how many of its rows cannot be used."""
+        """Describe the corpus, and how many of its rows cannot be used."""
         files = len({file.path for s in self.slices for file in s.files} | {s.path for s in self.slices if not s.files})
         formats = ", ".join(sorted({slice_.format for slice_ in self.slices}))
         size = f"{files:,} file{'s' * (files != 1)}, {self.input_bytes / 1e6:,.1f} MB, {formats}"
@@ -92,7 +92,7 @@ class Look:
 
 
 def look_at(corpus: CorpusConfig, seconds: float = LOOK_SECONDS) -> Look:
-    """Read rows from the beginning of many slices, in random order, for at most about so many seconds.
+    """Read rows from the beginning of many slices, in random order, for at most about `seconds`.
 
     Raises CorpusError for a corpus that cannot be planned, or a file that cannot be read.
     """

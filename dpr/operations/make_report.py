@@ -36,7 +36,7 @@ ENDED = ("published", "up to date")
 
 @dataclass
 class Parts:
-    """What an attempt has made so far."""
+    """The results of an attempt so far."""
 
     segments: Segments | None = None
     indexed: Indexed | None = None
@@ -59,7 +59,7 @@ def reported_if_it_fails(run: Run, parts: Parts) -> Iterator[None]:
 
 
 def ending_of(error: BaseException) -> Ending:
-    """Return how an attempt ends that an error or a signal ends, with the exit code that the command has then."""
+    """Return the ending of an attempt that an error or a signal ends, with the exit code of the command."""
     if isinstance(error, DprError):
         is_gate = isinstance(error, GateError)
         return Ending(kind="refused" if is_gate else "failed", exit_code=error.exit_code, sentence=str(error))
@@ -79,7 +79,7 @@ def end_attempt(run: Run, parts: Parts, ending: Ending) -> RunReport:
 
 
 def make_report(run: Run, parts: Parts, ending: Ending) -> RunReport:
-    """Put together what an attempt found, did and measured, as far as it came."""
+    """Put together what an attempt found, did and measured, as far as it got."""
     made, indexed, body = parts.segments, parts.indexed, parts.body
     encoding = Encoding.of([segment.result for segment in made.embedded]) if made else Encoding()
     cost = measured_cost(run.stage_reports, encoding, run.gpus, run.prices.gpu_hour)
@@ -169,8 +169,8 @@ def report_of_dead(store: Store, words: bytes | None) -> None:
 
 
 def _report_of(state: RunState) -> RunReport:
-    """Return the report of an attempt of which nothing but its last words is known."""
-    died = Ending(kind="died", exit_code=None, sentence="it gave no account of its end: it was killed or cut off")
+    """Return the report of an attempt of which only its last message is known."""
+    died = Ending(kind="died", exit_code=None, sentence="it did not report its end: it was killed or cut off")
     encoding = Encoding()
     cost = measured_cost(state.stages, encoding, state.gpus, state.prices.gpu_hour)
     return RunReport(
@@ -206,7 +206,7 @@ def latest_report(store: Store, run_id: str) -> RunReport | None:
 
 
 def earlier_attempts(store: Store, run_id: str) -> list[EarlierAttempt]:
-    """Return what is known of the attempts of a run so far, oldest first."""
+    """Return the attempts of a run so far, oldest first."""
     reports = (read_report(store, name) for name in _report_names(store, run_id))
     return [
         EarlierAttempt(

@@ -1,4 +1,4 @@
-"""The estimate of `dpr plan`, kept in this machine's cache under the id of the run, to be set beside its outcome.
+"""The estimate of `dpr plan`, kept in this machine's cache under the id of the run, to be compared with its outcome.
 
 `dpr plan` writes nothing to the store. A run's id follows from its inputs, so an estimate of other inputs is not found.
 """

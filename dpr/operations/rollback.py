@@ -10,7 +10,7 @@ from dpr.store.proof import prove_put_if_absent
 def rollback(store: Store, number: int) -> Snapshot:
     """Publish the body of snapshot `number` again under the next number; nothing is deleted.
 
-    Raises RecipeError if it is live already, and StoreError for a store that would let another publisher replace it.
+    Raises RecipeError if it is live already, and StoreError for a store that does not support put-if-absent.
     """
     live = live_snapshot(store)
     if number == live.number:

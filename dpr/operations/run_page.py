@@ -40,7 +40,7 @@ def _sentence(report: RunReport) -> str:
     if stage is None:
         return text
     done = stage.units - stage.waiting
-    return f"{text} (it came to the stage {stage.stage}, with {done:,} of {stage.units:,} units done)"
+    return f"{text} (it got to the stage {stage.stage}, with {done:,} of {stage.units:,} units done)"
 
 
 def _figures(report: RunReport) -> Iterator[tuple[str, str]]:

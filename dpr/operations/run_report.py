@@ -21,7 +21,7 @@ MAX_LEFT_OUT = 1_000
 
 
 class Found(Document):
-    """What scan and diff found."""
+    """The findings of scan and diff."""
 
     rows: int = 0
     """Rows of the corpus, usable or not."""
@@ -31,7 +31,7 @@ class Found(Document):
     """New passages to embed; the others borrow the vector of the same text."""
     borrowed: int = 0
     why_embedded: dict[str, int] = Field(default_factory=dict)
-    """Rows that were to be embedded, by reason: `dpr.formats.changes.Reason` has what each means."""
+    """Rows that were to be embedded, by reason; `dpr.formats.changes.Reason` explains each."""
     why_copied: dict[str, int] = Field(default_factory=dict)
     """Rows whose vectors were copied, likewise: of new passages, and of segments that were joined or compacted."""
     dead: int = 0
@@ -58,7 +58,7 @@ class ShardReport(Document):
 
 
 class IndexReport(Document):
-    """What was chosen, and why."""
+    """The choice and its reasons."""
 
     factory: str
     trained: bool
@@ -72,12 +72,12 @@ class IndexReport(Document):
 
 
 class EarlierAttempt(Document):
-    """An attempt that did not finish its run: what the run's report says of it."""
+    """An attempt that did not finish its run, as the run's report describes it."""
 
     attempt: str
     seconds: float
     last_stage: str
-    """The one that it was in; empty: none had begun."""
+    """The stage that it was in; empty: none had begun."""
     ending: Ending
     bill: Bill
 
@@ -94,27 +94,27 @@ class RunReport(Document):
     seconds: float
     """Duration of this attempt."""
     found: Found = Found()
-    """All zero if the attempt did not come so far."""
+    """All zero if the attempt did not get that far."""
     trusted_files: int = 0
     """Corpus files that were not read, since their size and time (or ETag) were those of an earlier scan."""
     left_out: list[LeftOut] = Field(default_factory=list)
     """Corpus files that are not read, with the reasons: at most `MAX_LEFT_OUT`."""
     notes: list[str] = Field(default_factory=list)
-    """What a person should know about the corpus files, a sentence each: how many are left out, hidden or empty."""
+    """Notes on the corpus files, a sentence each: how many are left out, hidden or empty."""
     unknown_answers: int = 0
     """Passage ids that answer questions of the recipe and are not in the corpus."""
     stages: list[StageReport]
-    """In order; the last one may have units that wait, if the attempt ended in it."""
+    """In order; the last one may have units that are not done, if the attempt ended in it."""
     encoding: Encoding = Encoding()
     long: Literal["cut", "split"] = "cut"
-    """What became of passages beyond the encoder's token limit, by the recipe."""
+    """What the recipe does with texts beyond the encoder's token limit."""
     index: IndexReport | None = None
-    """None: the attempt did not come so far; so is the gate's."""
+    """None: the attempt did not get that far; the same holds for the gate."""
     gate: GateReport | None = None
     cost: Cost
     """Bytes, times and dollars are those of this attempt."""
     estimate: Cost | None = None
-    """What `dpr plan` had estimated for this run, on this machine; None: it was not asked."""
+    """The estimate of `dpr plan` for this run, on this machine; None: there was none."""
     other_requests: dict[str, int] = Field(default_factory=dict)
     """Requests outside of stages, counted as those of stages: planning, lease, reads and writes between stages,
     publishing. The stored report lacks those that follow it."""
@@ -130,7 +130,7 @@ class RunReport(Document):
 
     @property
     def whole_bill(self) -> Bill:
-        """Return what all attempts of the run cost together."""
+        """Return the bill of all attempts of the run together."""
         return total([*(each.bill for each in self.earlier), self.bill])
 
     @property
@@ -139,7 +139,7 @@ class RunReport(Document):
         return self.stages[-1].stage if self.stages else ""
 
     def lines(self) -> list[str]:
-        """Return what the table of stages does not show, a sentence each."""
+        """Return sentences on what the table of stages does not show."""
         found, encoding, index = self.found, self.encoding, self.index
         lines = self._bill_lines()
         lines += [
@@ -171,7 +171,7 @@ class RunReport(Document):
         return [*lines, f"index: {index.factory}, {index.index_bytes / 1e6:,.1f} MB; {codebook}: {index.reason}"]
 
     def _cut_lines(self) -> list[str]:
-        """Return what passages and questions lost to the encoder's token limit; nothing for those that lost none."""
+        """Return sentences on what passages and questions lost to the token limit; none if they lost nothing."""
         counts = [(self.encoding.cut, "embedded passages", self.encoding.passages)]
         if self.gate is not None:
             counts.append((self.gate.questions_cut, f"{self.gate.question_kind} of the gate", self.gate.questions))
@@ -183,7 +183,7 @@ class RunReport(Document):
         return lines
 
     def _bill_lines(self) -> list[str]:
-        """Return what was lost, what earlier attempts there were, and what all of it costs."""
+        """Return sentences on lost workers, earlier attempts, and the cost of all of it."""
         lines = []
         if lost := sum(stage.lost_workers for stage in self.stages):
             again = sum(stage.repeated for stage in self.stages)

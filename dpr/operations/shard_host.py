@@ -1,7 +1,7 @@
-"""A process that holds one part of the index: it opens the snapshots that fronts name, and keeps them while one does.
+"""A process that holds one part of the index, of all snapshots that fronts name.
 
-A front is a process that encodes questions and merges the answers of all parts. It says again and again which snapshots
-it uses. So a part that was restarted learns what to open, and a front that has ended is forgotten.
+A front is a process that encodes questions and merges the answers of all parts. It repeatedly sends the numbers of the
+snapshots that it uses. So a part that was restarted learns what to open, and a front that has ended is forgotten.
 """
 
 import logging
@@ -21,22 +21,22 @@ from dpr.search.shard_search import ShardAnswer, ShardQuestion, ShardSearch
 from dpr.store import Store
 
 FORGET_SECONDS = 60.0
-"""A front that has said nothing for so long has ended."""
+"""After this time without a message, a front counts as ended."""
 AGAIN_SECONDS = 5.0
-"""Between two attempts to open a snapshot."""
+"""Pause between two attempts to open a snapshot."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a part has of the snapshots that a front named."""
+    """Which of the snapshots that a front named are open in a part."""
 
     open: tuple[int, ...]
     problem: str = ""
     """Why one of them is not open; empty: it is being opened, or all are."""
     is_final: bool = False
-    """Whether the problem lies in the snapshot itself, so that nothing is gained by asking again."""
+    """Whether the problem lies in the snapshot itself, so that another attempt would not help."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Problem:
 
 
 class ShardHost:
-    """Holds one part of the index of one snapshot, and of the next one while fronts change to it."""
+    """Holds one part of the index of one snapshot, and of the next one while fronts switch to it."""
 
     def __init__(self, store: Store, place: GroupPlace) -> None:
         """Open the live snapshot. Raises StoreError if there is none."""
@@ -71,7 +71,7 @@ class ShardHost:
                 if number not in self._problems or now >= self._problems[number].again:
                     self._opening.add(number)
                     self._thread.submit(self._open_one, number)
-            if wanted:  # a question that is under way has what it needs; its answer closes it
+            if wanted:  # a question in progress keeps its snapshot open; the end of its answer closes it
                 self._open = {number: part for number, part in self._open.items() if number in wanted}
                 self._problems = {number: why for number, why in self._problems.items() if number in wanted}
             problems = [self._problems[number] for number in sorted(named) if number in self._problems]
@@ -90,7 +90,7 @@ class ShardHost:
             self._add(number)
         except (StoreError, RoomError, OSError, MemoryError) as error:
             problem = _Problem(str(error), is_final=False, again=monotonic() + AGAIN_SECONDS)
-        except Exception as error:  # whatever it is: the fronts go on with the snapshot before, and say why
+        except Exception as error:  # any error: the fronts continue with the previous snapshot, and say why
             problem = _Problem(str(error), is_final=True, again=monotonic() + FORGET_SECONDS)
         with self._lock:
             self._opening.discard(number)

@@ -1,4 +1,4 @@
-"""What a snapshot takes of this machine: of its cache and its memory, beside another one or by itself."""
+"""The room that a snapshot takes in this machine's cache and memory, alone or beside another one."""
 
 from dpr.engine.room import Need, memory_held
 from dpr.formats.manifest import SnapshotBody
@@ -12,7 +12,7 @@ from dpr.store.cache import local_cache
 
 
 def need_beside(store: Store, body: SnapshotBody, held: SnapshotBody) -> Need:
-    """Return what a snapshot takes beside one that is open: its new shards, and files and texts that are not here yet.
+    """Return the need of a snapshot beside one that is open: its new shards, and files and texts that are not here yet.
 
     The memory is that of this process with the new shards, less than it really takes.
     """

@@ -1,4 +1,4 @@
-"""Looking at a corpus before a run: its slices in random order, as many as fit the time, scanned and compared for real.
+"""A survey of a corpus before a run: as many slices as fit the time are scanned and compared, in random order.
 
 The results go to a folder of this machine, laid over the store, so that nothing is written to the store itself.
 """
@@ -27,7 +27,7 @@ SAMPLE_ROWS = 4_000
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in the slices that were read."""
+    """The findings in the slices that were read."""
 
     slices: int
     slices_read: int
@@ -48,7 +48,7 @@ class Survey:
 
     @property
     def exact(self) -> bool:
-        """Return whether all of the corpus was read."""
+        """Return whether the whole corpus was read."""
         return self.slices_read == self.slices
 
     @property
@@ -64,7 +64,7 @@ def survey(run: Run, seconds: float = SURVEY_SECONDS) -> Survey:
     segments = [entry.object for entry in (*run.base_segments, *run.retired)]
     known = load_known_keys(run.store.url, segments)
     if (windows := run.slices[0].windows) is not None:
-        load_splitter(windows)  # once, and so no part of the time that slices take
+        load_splitter(windows)  # done once, so not part of the time that slices take
     with temporary_folder() as folder:
         store = OverlayStore(Path(folder), run.store)
         scans: dict[int, ScanResult] = {}

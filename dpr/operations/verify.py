@@ -1,4 +1,4 @@
-"""Verifying a store: that everything a snapshot names is there, and as it was recorded."""
+"""Verifying a store: that every object that a snapshot names exists and is as recorded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from dpr.store import Store
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as recorded."""
+    """An object that is not as recorded."""
 
     snapshot: int
     object: str
@@ -41,7 +41,7 @@ class Problem:
 
 
 def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tuple[int, list[Problem]]:
-    """Check every object that the snapshots name; return how many were checked, and what is wrong.
+    """Check every object that the snapshots name; return the number of checked objects, and the problems.
 
     Sizes, existence and counts always; with `deep` every checksum, each segment's rows and keys, the ids of the index,
     and the rows of the index of words.
@@ -143,7 +143,7 @@ def _loose_ids(store: Store, body: SnapshotBody) -> npt.NDArray[np.int64]:
 
 
 def _check_rows(store: Store, entry: SegmentEntry, encoder_id: str) -> dict[str, pa.FixedSizeBinaryArray]:
-    """Check keys and vectors of a segment, also where they are mapped; return hashes of ids, and keys, of N rows."""
+    """Check keys and vectors of a segment, also as mapped; return the hashes of ids, and the keys, of N rows."""
     path = fetch_object(store, entry.object)
     check_segment(path, encoder_id, None, entry.rows)
     mapped = SegmentVectors.open(store, entry.object, verify=True)

@@ -1,7 +1,7 @@
-"""Verifying trust: that corpus files which runs no longer read still hold what they held when they were scanned.
+"""Verifying trust: that corpus files which runs no longer read still have the content that was scanned.
 
 A run does not read a file whose size and time (or ETag) are those of an earlier scan. The rule fails if a program
-restores a file's time after changing it, or if the clock was set back. Only reading tells.
+restores a file's time after changing it, or if the clock was set back. Only reading the file shows that.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from dpr.store import Store
 
 @dataclass(frozen=True)
 class ChangedFile:
-    """A corpus file that is not what it was when it was scanned."""
+    """A corpus file that has changed since it was scanned."""
 
     path: str
     reason: str
@@ -33,9 +33,9 @@ class ChangedFile:
 def verify_corpus(store: Store, live: Snapshot, recipe: Recipe) -> tuple[int, list[ChangedFile]]:
     """Read all files that the next run would trust; return how many slices were compared, and what differs.
 
-    `live` is the store's live snapshot, whose run knows of what format each file was. Slices that have not been scanned
-    yet are left out: the next run reads them. Memory holds the keys of one slice. Raises CorpusError if the corpus
-    cannot be listed.
+    `live` is the store's live snapshot, whose run has recorded the format of each file. Slices that have not been
+    scanned yet are left out: the next run reads them. Memory holds the keys of one slice. Raises CorpusError if the
+    corpus cannot be listed.
     """
     before, compared = read_run_plan(store, live.run_id), 0
     changed: dict[str, ChangedFile] = {}

@@ -1,4 +1,4 @@
-"""Follow a run from another machine: what its lease, its heartbeats and its release say, and nothing else is read.
+"""Follow a run from another machine by its lease, its heartbeats and its release; nothing else is read.
 
 A look costs one listing; a new heartbeat costs one read more, and a new holder another. Nothing is written.
 """
@@ -19,31 +19,32 @@ from dpr.store.lease_objects import Holder, LeaseState, read_claim, read_last_wo
 
 @dataclass(frozen=True)
 class Sight:
-    """What one look shows."""
+    """The result of one look."""
 
     lease: LeaseState
     holder: Holder | None
     """None: its claim was removed a moment ago."""
     run: RunState | None
-    """None: it has given no account yet, or it is no run."""
+    """None: it has not reported anything yet, or it is not a run."""
     silent_seconds: float
-    """How long no heartbeat has come, as long as was looked."""
+    """How long no heartbeat has come, since this process began to look."""
     is_dead: bool
-    """Whether the holder has ended on this machine without a word, or was silent for so long that others take over."""
+    """Whether the holder ran on this machine and ended without a release, or was silent for so long that others take
+    over."""
 
     @property
     def is_over(self) -> bool:
-        """Tell whether nothing more will come: the holder released the lease, or it is dead."""
+        """Tell whether the run is over: the holder released the lease, or it is dead."""
         return self.lease.released or self.is_dead
 
     @property
     def ending(self) -> Ending | None:
-        """Return how the run ended; None: it has not, or it did not say how."""
+        """Return how the run ended; None: it has not ended, or did not say how."""
         return self.run.ending if self.run is not None else None
 
     def describe(self) -> str:
-        """Return what is known in a sentence."""
-        who = str(self.holder) if self.holder is not None else "a run that ended this moment"
+        """Return the state in a sentence."""
+        who = str(self.holder) if self.holder is not None else "a run that has just ended"
         if self.lease.released:
             return self.ending.sentence if self.ending else f"{who} has ended, and did not say how"
         if self.is_dead:
@@ -56,7 +57,7 @@ class Sight:
 
 
 def describe_stage(stage: StageReport) -> str:
-    """Return how far a stage has come, how fast it is, and when it would end at that speed."""
+    """Return a stage's progress, its speed, and the time left at that speed."""
     done = stage.units - stage.waiting
     before = f" ({stage.done_before:,} before)" if stage.done_before else ""
     rows = stage.rows_before + stage.rows
@@ -69,7 +70,7 @@ def describe_stage(stage: StageReport) -> str:
 
 
 def left_seconds(stage: StageReport) -> float | None:
-    """Return how long a stage will take still at its present speed; None: it has done nothing yet."""
+    """Return the time left for a stage at its present speed; None: it has done nothing yet."""
     if stage.planned_rows and stage.rows:
         return max(0, stage.planned_rows - stage.rows_before - stage.rows) * stage.seconds / stage.rows
     done = stage.units - stage.done_before - stage.waiting
@@ -84,7 +85,7 @@ def _rest(run: RunState) -> str:
 
 
 class Watcher:
-    """Looks at a store again and again."""
+    """Looks at a store repeatedly."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock = store, clock
@@ -92,7 +93,7 @@ class Watcher:
         self._changed_at = clock()
 
     def look(self) -> Sight | None:
-        """Return what there is to see; None: nobody has ever worked on the store."""
+        """Return the present state; None: nobody has ever worked on the store."""
         sight = self._look()
         # a process that has ended may have released the lease after it was looked at
         return self._look() if sight is not None and sight.is_dead else sight
@@ -127,7 +128,7 @@ class Watcher:
 
 
 def follow(store: Store, poll_seconds: float, sleep: Callable[[float], object] = time.sleep) -> Iterator[Sight]:
-    """Yield what is to be seen every `poll_seconds` until the work is over; nothing if there never was any."""
+    """Yield the state every `poll_seconds` until the work is over; nothing if there never was any."""
     watcher = Watcher(store)
     while (sight := watcher.look()) is not None:
         yield sight

@@ -1,4 +1,4 @@
-"""Why a passage was embedded: which run made its row, and for what reason, as the changes file of that run says."""
+"""Why a passage was embedded: which run made its row, and the reason in the changes file of that run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Row:
     since: int
     """The oldest snapshot that is kept and holds its segment."""
     run: str
-    """That made this snapshot."""
+    """The run that made this snapshot."""
     published_at: str
     is_copied: bool | None
     """Whether its vector was copied; None: the run's changes were collected as garbage."""

@@ -1,6 +1,6 @@
 """Searching where rows are windows of long texts: each passage once, by its best window.
 
-More rows are asked for, again and again, until there are k passages or no further rows. So the answer is the one that
+More rows are requested, repeatedly, until there are k passages or no further rows. So the answer is the one that
 ranking all windows and then dropping all but the first of each passage would give.
 
 Shapes: Q questions, C candidates, K hits.
@@ -16,11 +16,11 @@ from dpr.formats import MISSING
 from dpr.index.truth import Ids, Scores, empty_topk
 
 FIRST_WIDTH, WIDER = 2, 4
-"""Rows asked for at first, and then, as multiples of k and of the rows asked for before."""
+"""Rows requested at first, as a multiple of k, and later, as a multiple of the previous request."""
 SearchRows = Callable[[Any, int], tuple[Scores, Ids]]
-"""From questions (Q, …) and a number of rows to the best of them: (scores_QC, ids_QC), best first."""
+"""Maps questions (Q, …) and a number of rows to the best rows: (scores_QC, ids_QC), best first."""
 Owners = Callable[[Ids], Ids]
-"""From index ids to numbers of their passages, -1 for -1."""
+"""Maps index ids to numbers of their passages, -1 to -1."""
 
 
 def best_passages(
@@ -28,7 +28,7 @@ def best_passages(
 ) -> tuple[Scores, Ids]:
     """Return the best window of each of the k best passages: (scores_QK float32, ids_QK int64), -inf and -1 if fewer.
 
-    Questions are vectors (Q, D), or texts (Q,). `rows` are all that can be found.
+    Questions are vectors (Q, D), or texts (Q,). `rows`: the number of rows that can be found.
     """
     scores_QK, ids_QK = empty_topk(len(questions_Q), k)
     open_Q = np.arange(len(questions_Q))

@@ -1,4 +1,4 @@
-"""Vectors of texts for whoever asks for vectors: by the question tower or the passage tower of a snapshot's encoder.
+"""Vectors of texts for clients that need vectors: by the question tower or the passage tower of a snapshot's encoder.
 
 Shapes: N texts, D dimensions, d dimensions that are kept.
 """
@@ -34,7 +34,7 @@ class Embedded:
 
 
 class Embedder:
-    """Both towers of an encoder; that of passages is loaded when it is first asked for, and shares what it can."""
+    """Both towers of an encoder; that of passages is loaded when it is first used, and shares what it can."""
 
     def __init__(self, description: EncoderDescription, questions: "QuestionEncoder") -> None:
         self._description, self._questions = description, questions
@@ -81,7 +81,7 @@ class Embedder:
                     question.normalize,
                 )
                 network = self._questions.network
-                # what encodes questions alone, in eight bits, gives other vectors than those that are stored
+                # the encoder of questions, in eight bits, gives other vectors than those that are stored
                 is_shared = same_network and tower.prompt_pooled
                 shared = network if isinstance(network, TowerEncoder) and is_shared else None
                 self._passages = PassageEncoder(tower, Compute(self._description.config.precision), shared)

@@ -20,12 +20,12 @@ from dpr.formats.segment import iter_groups
 from dpr.recipe import ExtraType
 
 KEPT_BYTES = 256 * 2**20
-"""Of columns, in memory: 8 bytes a row for numbers and times, and 4 for texts, if many are equal."""
+"""Size limit of columns in memory: 8 bytes a row for numbers and times, and 4 for texts, if many are equal."""
 _TYPES = {arrow_type: type_ for type_, arrow_type in ARROW_TYPES.items()}
 
 
 class ColumnCache:
-    """Columns of segments, shared by the snapshots that are open; those not used for longest are dropped."""
+    """Columns of segments, shared by the open snapshots; the least recently used are dropped."""
 
     def __init__(self) -> None:
         self._columns: OrderedDict[tuple[str, str], pa.Array] = OrderedDict()
@@ -46,7 +46,7 @@ class ColumnCache:
 
 
 class ExtraColumns:
-    """What the segments of a snapshot have in their column `extra`."""
+    """The extra columns of a snapshot's segments."""
 
     def __init__(
         self, entries: Mapping[int, SegmentEntry], file: Callable[[int], Path | BinaryIO], cache: ColumnCache

@@ -20,9 +20,9 @@ from dpr.search.filters import Bound, Condition, Either, Every, Filter, Not, One
 
 Leaf = OneOf | Bound
 BoundValues = Mapping[Leaf, pa.Array]
-"""What each comparison compares with, in the type of its column."""
+"""The operands of each comparison, in the type of its column."""
 ColumnOf = Callable[[str], pa.Array | None]
-"""From the name of an extra column to its values (N,); None: the segment does not have it."""
+"""Maps the name of an extra column to its values (N,); None: the segment does not have it."""
 _KINDS: dict[ExtraType, tuple[tuple[type, ...], str]] = {
     "string": ((str,), "a string"),
     "integer": ((int,), "an integer of 64 bits"),
@@ -30,14 +30,14 @@ _KINDS: dict[ExtraType, tuple[tuple[type, ...], str]] = {
     "boolean": ((bool,), "true or false, and no range"),
     "timestamp": ((str,), 'a time in ISO 8601, such as "2024-02-03T04:05:06Z"'),
 }
-"""Python's types of the JSON values that a column is compared with, and what they are called."""
+"""Python's types of the JSON values that a column is compared with, and their names in messages."""
 _COMPARISONS = {"gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal}
 
 
 def bind(where: Filter, types: Mapping[str, ExtraType]) -> BoundValues:
-    """Return what a filter compares with, for columns of these types.
+    """Return the operands of a filter, for columns of these types.
 
-    Raises RecipeError, naming the columns that there are, for another column, and for a value of another type.
+    Raises RecipeError for an unknown column, listing the known ones, and for a value of another type.
     """
     return {leaf: _bound_values(leaf, types) for leaf in where.leaves()}
 
@@ -85,7 +85,7 @@ def _typed(type_: ExtraType, value: Value, *, is_range: bool) -> ExtraValue:
     if isinstance(value, bool) != is_boolean or not isinstance(value, _KINDS[type_][0]) or (is_boolean and is_range):
         raise UnusableValueError
     (typed,) = usable_values({"": type_}, [value])
-    if typed is None:  # a blank text is no time
+    if typed is None:  # a blank text is not a time
         raise UnusableValueError
     return typed
 

@@ -1,4 +1,4 @@
-"""From filters to the rows that match: evaluated once for a snapshot, and kept while others are not asked for more.
+"""The rows that match filters: evaluated once for a snapshot; the most recently used are kept.
 
 The vectors of few rows are gathered and compared. More rows are found through the index, which skips all others. An
 index without inverted lists cannot do so, or saves little by it: there the rows are compared where they lie, however
@@ -27,10 +27,11 @@ from dpr.search.filters import Filter
 from dpr.search.segment_set import SegmentSet
 
 MAX_FILTERS = 16
-"""Of which the rows are kept, for one snapshot: one bit a row, 16 kB a segment, and the vectors of few rows."""
+"""Number of filters whose rows are kept, for one snapshot: one bit a row, 16 kB a segment, and the vectors of few
+rows."""
 FEW_BYTES = 8 * 2**20
-"""Of vectors that are compared in a third of a millisecond, less than a search of most indexes takes: 10,922 of 384
-dimensions."""
+"""Bytes of vectors that are compared in a third of a millisecond, less than a search of most indexes takes: 10,922 of
+384 dimensions."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class FilteredRows:
     bits: RowBits
     where: Filter
     few: LooseIndex | None = None
-    """Them and their vectors, if they are few."""
+    """The rows with their vectors, if they are few."""
     index: FilteredIndex | None = None
-    """What finds them, if they are many and it can."""
+    """The index that finds them, if they are many and it has inverted lists."""
 
     def __len__(self) -> int:
         return len(self.bits)
@@ -60,10 +61,10 @@ class FilteredRows:
 
 
 class RowFilters:
-    """The filters that were asked for last, over one snapshot."""
+    """The most recently used filters, over one snapshot."""
 
     def __init__(self, segments: SegmentSet, index: ServingIndex | None) -> None:
-        """`index`: None: vectors are searched elsewhere, and only the rows themselves are wanted."""
+        """`index`: None: vectors are searched elsewhere, and only the rows themselves are needed."""
         self._segments, self._index = segments, index
         self._found: OrderedDict[Filter, FilteredRows] = OrderedDict()
         self._lock, self._evaluating = threading.Lock(), threading.Lock()
@@ -75,7 +76,7 @@ class RowFilters:
         """
         if (known := self._known(where)) is not None:
             return known
-        with self._evaluating:  # others find meanwhile what is known
+        with self._evaluating:  # meanwhile, other threads find the known filters
             if (known := self._known(where)) is not None:
                 return known
             found = self._evaluate(where)

@@ -7,8 +7,8 @@ A filter is a JSON object. Each name in it is that of a column, and all of its c
     {"year": {"gte": 1990, "lt": 2000}}                from 1990 on, before 2000; also gt and lte
     {"or": [{"lang": "de"}, {"not": {"year": 1984}}]}  `and` and `or` take lists of filters, `not` takes one
 
-A comparison is false where the passage has no value, and so `not` of it is true. Here the form is checked; whether the
-columns exist, and values are of their types, depends on the snapshot (`dpr.search.filter_values`).
+A comparison is false where the passage has no value, and so `not` of it is true. This module checks the form; whether
+the columns exist, and values have their types, depends on the snapshot (`dpr.search.filter_values`).
 """
 
 import json
@@ -20,7 +20,7 @@ from typing import Literal
 from dpr.errors import RecipeError
 
 MAX_DEPTH, MAX_VALUES = 16, 1000
-"""Filters within filters, and values in all of a filter."""
+"""Limits of nested filters, and of values in one filter."""
 EXAMPLE = '{"lang": "de", "year": {"gte": 1990}}'
 
 Value = str | int | float | bool | None
@@ -71,7 +71,10 @@ Condition = OneOf | Bound | Every | Either | Not
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter whose form is right. Two are equal if their texts are: of Python's values, 1 and true are equal."""
+    """A filter whose form is right.
+
+    Two are equal if their texts are; their Python values do not decide, since 1 equals true.
+    """
 
     text: str
     """As JSON, its names sorted."""

@@ -20,10 +20,10 @@ class Passage:
 
 @dataclass(frozen=True)
 class Side:
-    """What one kind of search says of a hit."""
+    """Rank and score of a hit in one kind of search."""
 
     rank: int | None
-    """Counts from 1; None: the other kind found it, and here is its score."""
+    """Counts from 1; None: only the other kind found it, and only the score is known."""
     score: float
 
 
@@ -41,8 +41,8 @@ class Hit:
     text: str
     extra: Extra = field(default_factory=dict)
     dense: Side | None = None
-    """Its inner product; None: vectors were not asked."""
+    """Its inner product; None: vectors were not searched."""
     bm25: Side | None = None
-    """Its BM25 score; None: words were not asked."""
+    """Its BM25 score; None: words were not searched."""
     before: Side | None = None
     """Its rank and score before it was re-ranked; None: it was not."""

@@ -58,7 +58,7 @@ class HybridSearch:
 
 
 def _unions(ids_QC: Ids, others_QC: Ids) -> Ids:
-    """Return the different ids of each row of both, ascending, after as many -1 as fill the rows."""
+    """Return the distinct ids of each row of both, ascending, preceded by -1 to fill the rows."""
     ids_QU = np.sort(np.concatenate([ids_QC, others_QC], axis=1), axis=1)
     ids_QU[:, 1:][ids_QU[:, 1:] == ids_QU[:, :-1]] = MISSING
     ids_QU.sort(axis=1)

@@ -1,4 +1,4 @@
-"""Opening the index of words of a snapshot, and searching it with questions as they were asked.
+"""Opening the index of words of a snapshot, and searching it with the texts of questions.
 
 Shapes: Q questions, K hits, C candidates.
 """

@@ -38,7 +38,7 @@ class ModeSearch:
         default: SearchMode,
         opened: OpenObjects | None = None,
     ) -> None:
-        """`words`: the index of words, and how it is fused with vectors; `default`: the mode of who names none."""
+        """`words`: the index of words, and how it is fused with vectors; `default`: the mode if none is named."""
         self._vectors, self._lexical, self.default = vectors, words, default
         self._opened = opened or OpenObjects()
 
@@ -52,10 +52,10 @@ class ModeSearch:
         *,
         by_range: bool = False,
     ) -> "ModeSearch":
-        """Load what a snapshot names, verified, but for what `like`, another open snapshot, has already.
+        """Load the objects of a snapshot, verified, except those that `like`, another open snapshot, has already.
 
         `shards`: the processes that search the vectors. `by_range`: segments of a remote store are not fetched. Raises
-        IntegrityError for what does not belong together.
+        IntegrityError for objects that do not belong together.
         """
         body, opened = snapshot.body, like._opened if like else OpenObjects()
         vectors: VectorSearch | ShardedVectors

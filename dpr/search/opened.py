@@ -1,7 +1,7 @@
 """Stored objects that are open in this process: each once, however many snapshots name it.
 
-A night leaves most segments, shards and words as they are. So the next snapshot, opened beside the one in use, takes
-what both have from there: it is neither fetched nor verified nor held in memory again.
+A night leaves most segments, shards and words as they are. So the next snapshot, opened beside the one in use, shares
+the objects of both: they are neither fetched nor verified nor held in memory again.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class OpenObjects:
-    """What is open, as long as somebody holds it: nothing is kept open for its own sake."""
+    """Open objects, as long as somebody holds them: this class keeps nothing open by itself."""
 
     def __init__(self) -> None:
         self._open: WeakValueDictionary[tuple[str, str], object] = WeakValueDictionary()

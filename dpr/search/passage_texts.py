@@ -33,9 +33,9 @@ from dpr.store.mapped_files import map_file, touch
 
 TEXT_COLUMNS = ["id", "title", "text"]
 READ_FIRST = 4
-"""Row groups of a segment that are read before its texts are unpacked, where questions may wait for that."""
+"""Row groups of a segment that are read before its texts are unpacked, if questions may wait for unpacking."""
 KEPT_BYTES = 48 * 2**20
-"""Of row groups that were read, in memory."""
+"""Size limit of row groups in memory."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Texts:
 
 
 class GroupCache:
-    """Row groups of texts that were read, shared by the snapshots that are open; the oldest ones are dropped."""
+    """Row groups of texts that were read, shared by the open snapshots; the oldest ones are dropped."""
 
     def __init__(self) -> None:
         self._groups: OrderedDict[tuple[str, int], Texts] = OrderedDict()
@@ -94,7 +94,8 @@ class PassageTexts:
         """`file` opens the segment of a number."""
         self._entries, self._file, self._opened = entries, file, opened
         self._groups = opened.take("text groups", "", GroupCache)
-        # no functools.cache: it would hold this object in a circle, and what it has mapped after its last use
+        # no functools.cache: in a reference cycle, it would keep this object and its mapped files alive after their
+        # last use
         self._unpacked: dict[int, Texts] = {}
         self._reads: dict[int, int] = dict.fromkeys(entries, 0)
         self._beside: ThreadPoolExecutor | None = None
@@ -117,7 +118,7 @@ class PassageTexts:
     def prepare(self, like: "PassageTexts") -> None:
         """Unpack now what `like` has unpacked, and the texts of segments that it does not have.
 
-        So a question does not wait longer here than there for texts that have to be unpacked.
+        So a question never waits longer for unpacking than it would with `like`.
         """
         there = {entry.object.sha256: number in like._unpacked for number, entry in like._entries.items()}
         for number, entry in self._entries.items():
@@ -125,7 +126,7 @@ class PassageTexts:
                 self._unpack(number)
 
     def _table(self, number: int) -> Texts | None:
-        """Return the unpacked texts of a segment; None: they are to be read by row groups yet."""
+        """Return the unpacked texts of a segment; None: they still have to be read by row groups."""
         found = self._unpacked.get(number)
         if found is not None:
             return found
@@ -140,7 +141,7 @@ class PassageTexts:
     def _unpack_quietly(self, number: int) -> None:
         try:
             self._unpack(number)
-        except Exception as error:  # questions go on with row groups, and name what is wrong with the segment itself
+        except Exception as error:  # questions continue with row groups, whose errors name faults of the segment
             _log.warning("the texts of segment %d cannot be unpacked: %s", number, error)
 
     def _unpack(self, number: int) -> Texts:
@@ -179,5 +180,5 @@ def _schema_of(file: Path | BinaryIO) -> pa.Schema:
 
 
 def texts_key(segment: ObjectRef) -> str:
-    """Return what the unpacked texts of a segment are called in this machine's cache."""
+    """Return the name of a segment's unpacked texts in this machine's cache."""
     return f"texts/{segment.sha256}.arrow"

@@ -1,4 +1,4 @@
-"""Re-ranking: the best hits of a search, ordered anew by a cross-encoder that reads question and passage together."""
+"""Re-ranking: a cross-encoder, which reads question and passage together, orders the best hits of a search."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,7 +50,7 @@ def check_depth(k: int, top: int) -> None:
 
 
 def passage_text(hit: Hit) -> str:
-    """Return what a cross-encoder reads of a hit."""
+    """Return the text of a hit that a cross-encoder reads."""
     return f"{hit.title} {hit.text}" if hit.title else hit.text
 
 

@@ -71,9 +71,9 @@ class Retriever(Closing):
         `shards`: the processes that search the vectors; None: this one does. `by_range`: the segments of a remote store
         are not fetched, and what is needed of them is read when it is needed.
 
-        What it has in common with `like`, another open snapshot, is shared: encoder, segments, shards, words; and texts
-        are prepared as far as they are there. Garbage collection keeps what the snapshot names until the retriever is
-        closed or dropped. Raises EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
+        It shares encoder, segments, shards and words with `like`, another open snapshot; and texts are unpacked as far
+        as they are there. Garbage collection keeps what the snapshot names until the retriever is closed or dropped.
+        Raises EncoderError, showing both ids, if the model found is not the encoder of the snapshot.
         """
         snapshot, marker = open_snapshot(store, number)
         try:
@@ -81,7 +81,7 @@ class Retriever(Closing):
             known = like._modes if like else None
             open_modes = partial(ModeSearch.open, store, snapshot, known, shards, by_range=by_range)
             with ThreadPoolExecutor(1) as pool:  # files are fetched, verified and loaded beside PyTorch
-                # an error in a future that this function held would hold all that it has opened, in a circle
+                # an error held in a future of this function would keep everything open through a reference cycle
                 opening = pool.map(lambda work: work(), [open_modes])
                 if like is not None and like.body.encoder == description:
                     encoder = like._encoder
@@ -93,7 +93,7 @@ class Retriever(Closing):
             raise
 
     def warm_up(self) -> None:
-        """Search once in each mode, so that no question waits for what is compiled at the first."""
+        """Search once in each mode, so that no question has to wait for compilation."""
         self._encoder.warm_up()
         for mode in self._modes.available:
             self.search(["warm up"], 1, mode=mode)

@@ -40,7 +40,7 @@ from dpr.store import PARALLEL_READS, Store
 FETCHES = 4
 """Files that are fetched or hashed at once."""
 MAX_FETCHED_BYTES = 1 << 29
-"""Of vectors that are read from a remote store and held in memory while many questions are answered."""
+"""Size limit of vectors that are read from a remote store and held in memory while many questions are answered."""
 
 
 class Living(Protocol):
@@ -93,8 +93,8 @@ class SegmentSet:
         """Open the segments of a snapshot.
 
         With `verify`, files of a remote store are fetched into the cache, and all checksums are verified; otherwise
-        vectors are read where they lie, which suits a few questions. What is `opened` already is shared. `deletions`
-        names the deletion set, or says itself which rows live.
+        vectors are read where they lie, which suits a few questions. Objects that are `opened` already are shared.
+        `deletions` names the deletion set, or says itself which rows live.
         """
         shared = opened or OpenObjects()
         form = "vectors, verified" if verify else "vectors"

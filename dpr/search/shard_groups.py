@@ -66,7 +66,10 @@ class OwnRows:
 
     @classmethod
     def read(cls, store: Store, body: SnapshotBody, part: IndexEntry) -> "OwnRows":
-        """Read what tells the rows of a part of the index. Raises IntegrityError for what does not belong together."""
+        """Read which rows belong to a part of the index.
+
+        Raises IntegrityError for objects that do not belong together.
+        """
         shards = [(shard, read_row_set(store, shard.left_out)) for shard in part.shards]
         loose = read_loose(store, part.loose, body.encoder.dim)
         numbers = np.unique(loose.segments_N).tolist()

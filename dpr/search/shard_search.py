@@ -20,7 +20,7 @@ from dpr.store import Store
 
 @dataclass(frozen=True)
 class ShardQuestion:
-    """What a part of the index is asked for."""
+    """A request to a part of the index."""
 
     snapshot: int
     questions_QD: Scores
@@ -53,8 +53,8 @@ class ShardSearch:
     ) -> "ShardSearch":
         """Load a part of snapshot `number` (default: the live one), verified and tried.
 
-        What it has in common with `like`, another open snapshot, is shared. Raises IntegrityError for what does not
-        belong together.
+        It shares objects with `like`, another open snapshot. Raises IntegrityError for objects that do not belong
+        together.
         """
         snapshot, marker = open_snapshot(store, number)
         try:

@@ -1,6 +1,6 @@
 """Searching by vectors where other processes hold the index: each searches its part, and the best by true score stay.
 
-An answer without some of them is given all the same, and says which are missing. Texts, words and filters are here.
+If some of them do not answer, the answer is given without them, and names them. Texts, words and filters are here.
 
 Shapes: Q questions, K hits, D dimensions.
 """
@@ -36,7 +36,7 @@ class Shards(Protocol):
         """
 
     def let_go(self, snapshot: int) -> None:
-        """Say that one of those who held a snapshot asks no more questions of it."""
+        """Report that a holder of a snapshot asks no more questions of it."""
 
 
 class _Hold:
@@ -67,7 +67,7 @@ class ShardedVectors:
         """Do nothing: each process has searched for what it knows when it opened its part."""
 
     def passages(self, ids_QK: Ids) -> Ids:
-        """Return what stands for the passages of rows (Q, K): the rows themselves, unless these may be windows."""
+        """Return ids of the passages of rows (Q, K): the rows themselves, unless these may be windows."""
         return self.segments.owners.of(ids_QK) if self.windows else ids_QK
 
     def top(self, questions_QD: Scores, k: int, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:

@@ -1,4 +1,4 @@
-"""Vectors that were read by range from an object store: kept up to a bound, the least recently used are dropped.
+"""Vectors that were read by range from an object store: kept up to a bound; the least recently used are dropped.
 
 Shapes: N rows, D dimensions.
 """

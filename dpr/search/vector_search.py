@@ -28,14 +28,14 @@ from dpr.search.segment_set import SegmentSet
 from dpr.store import PARALLEL_READS, Store
 
 KNOWN_ROWS, KNOWN_HITS, FEW_KNOWN_ROWS = 16, 20, 2
-"""Stored vectors that a new snapshot is asked for, and hits among which each of them must be; and so many vectors where
-each of their candidates is read by range."""
+"""Stored vectors that a new snapshot is searched for, and hits among which each must be; and the number of vectors if
+candidates are read by range."""
 MIN_KNOWN = 0.5
-"""Share of them that must be found, or others that score as high."""
+"""Share of them that must be found; others with the same score count, too."""
 ROUNDING = 1e-3
 """Scores of codes that differ by less, relatively, count as equal."""
 MORE_LISTS = 4
-"""Times as many lists as before are visited where too few live rows were found."""
+"""Factor by which more lists are visited if too few live rows were found."""
 
 
 def search_settings(entry: IndexEntry) -> tuple[SearchSettings, SearchSettings | None]:
@@ -47,7 +47,7 @@ def search_settings(entry: IndexEntry) -> tuple[SearchSettings, SearchSettings |
 def open_index(
     store: Store, entry: IndexEntry, segments: SegmentSet, opened: OpenObjects | None = None
 ) -> ServingIndex:
-    """Fetch, verify and load all shards of an index over these segments, but for those that are `opened` already."""
+    """Fetch, verify and load all shards of an index over these segments, except those that are `opened` already."""
     shards: list[Shard] = []
     opened = opened or OpenObjects()
     wanted = [shard.object for shard in entry.shards if not opened.has("shard", shard.object.sha256)]
@@ -105,7 +105,7 @@ class VectorSearch:
     def open(
         cls, store: Store, body: SnapshotBody, opened: OpenObjects | None = None, *, by_range: bool = False
     ) -> "VectorSearch":
-        """Load index and segments of a snapshot, verified, but for what is `opened` already.
+        """Load index and segments of a snapshot, verified, except objects that are `opened` already.
 
         `by_range`: segments of a remote store are not fetched; what is needed of them is read by range. Raises
         IntegrityError for what does not belong together.
@@ -129,7 +129,7 @@ class VectorSearch:
         return cls(index, settings, segments, deeper, windows=body.windows)
 
     def passages(self, ids_QK: Ids) -> Ids:
-        """Return what stands for the passages of rows (Q, K): the rows themselves, unless these may be windows."""
+        """Return ids of the passages of rows (Q, K): the rows themselves, unless these may be windows."""
         return self.segments.owners.of(ids_QK) if self.windows else ids_QK
 
     def top(self, questions_QD: Scores, k: int, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:
@@ -182,8 +182,8 @@ class VectorSearch:
     def check_known(self, number: int) -> None:
         """Search for some stored vectors of snapshot `number`: they, or others that score as high, must be found.
 
-        It tells whether index and segments belong together, and is no measure of recall. Raises IntegrityError if they
-        do not.
+        This checks that index and segments belong together; it is not a measure of recall. Raises IntegrityError if
+        they do not.
         """
         ids_N = self.segments.some_live(FEW_KNOWN_ROWS if self.segments.is_remote else KNOWN_ROWS)
         if not len(ids_N):

@@ -67,7 +67,7 @@ class SegmentVectors:
 
     @property
     def is_remote(self) -> bool:
-        """Return whether vectors are fetched when they are asked for."""
+        """Return whether vectors are fetched when they are needed."""
         return self._mapped is None and len(self) > 0
 
     def __len__(self) -> int:
@@ -144,8 +144,8 @@ def read_all(reads: Sequence[RangeRead], rows: int, row_bytes: int) -> npt.NDArr
 class MappedVectors:
     """The vectors of several mapped segments, which are gathered in one call, however many segments they lie in.
 
-    A call for each segment would take longer than all that is done with the vectors: the candidates of one question
-    lie in nearly as many segments as there are.
+    A call for each segment would take longer than all work on the vectors: the candidates of one question lie in nearly
+    all segments.
     """
 
     def __init__(self, segments: Mapping[int, SegmentVectors]) -> None:
@@ -167,7 +167,7 @@ class MappedVectors:
     def rows(self, numbers_N: npt.NDArray[np.int64], rows_N: npt.NDArray[np.int64]) -> Vectors:
         """Return the vectors (N, D) float16 of rows (N,) of the segments of these numbers (N,), in their order.
 
-        Raises IntegrityError for a row that there is not.
+        Raises IntegrityError for a row that does not exist.
         """
         segments_N = np.minimum(np.searchsorted(self._numbers_S, numbers_N), len(self._numbers_S) - 1)
         wrong_N = (self._numbers_S[segments_N] != numbers_N) | (rows_N >= self._rows_S[segments_N])

@@ -1,4 +1,4 @@
-"""At which rank each question of the gate was answered, kept with the snapshot for comparison with the next one."""
+"""The rank at which each question of the gate was answered, kept with the snapshot for comparison with the next one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from dpr.store import Store
 from dpr.store.temporary import temporary_folder
 
 SCHEMA = pa.schema([("question", pa.string()), ("answers", pa.string()), ("rank", pa.int32())])
-"""`answers` is a fingerprint of what counts as an answer; a question without rank was not answered."""
+"""`answers` is a fingerprint of the answers; a question without rank was not answered."""
 
 
 @dataclass(frozen=True)
 class GateQuestion:
-    """A question, and what counts as its answer: comparable only with itself."""
+    """A question with its answers: ranks are compared only if both are equal."""
 
     question: str
     answers: str
@@ -48,7 +48,7 @@ def read_ranks(store: Store, ref: ObjectRef) -> Mapping[GateQuestion, int | None
 
 
 def tell_unanswered(run: Run, ref: ObjectRef | None, depth: int) -> None:
-    """Show how many questions have no right passage among so many, with an example, unless all have one."""
+    """Show how many questions have no right passage among the first `depth`, with an example, unless all have one."""
     ranks = {} if ref is None else read_ranks(run.store, ref)
     without = [question.question for question, rank in ranks.items() if rank is None]
     if ref is not None and without:

@@ -42,7 +42,7 @@ class BuildUnit:
 
     record: str
     stem: str
-    """What the name of its object begins with."""
+    """Start of the name of its object."""
     segment: ObjectRef
     rows: int
 
@@ -62,7 +62,7 @@ class PartResult(Result):
 def build(
     run: Run, segments: Sequence[SegmentEntry], codebook: CodebookEntry, choice: CodebookChoice
 ) -> list[PartResult]:
-    """Code the segments that have no part yet; returns the part of each. An index of a kind without parts has none."""
+    """Code the segments that have no part yet; returns the part of each. Some kinds of index have no parts."""
     if not choice.plan.mergeable:
         return []
     units = plan_build(segments, codebook)

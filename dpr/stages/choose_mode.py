@@ -1,4 +1,4 @@
-"""The modes stage: how to fuse vectors and words, and how questions are answered that name no mode.
+"""The modes stage: how to fuse vectors and words, and which mode is the default.
 
 With questions of the recipe, the fusion is tuned on one half of them. Then all modes are measured on the other half,
 and hybrid becomes the default if it is better than dense search there: if the 95% interval of the paired difference is
@@ -58,7 +58,7 @@ class ModesUnit:
 
 
 class ModesResult(Result):
-    """What was chosen and measured; `rows` are the questions."""
+    """The choice and the measurements; `rows` are the questions."""
 
     hybrid: FusionSettings
     mode: SearchMode
@@ -68,7 +68,7 @@ class ModesResult(Result):
 def choose_mode(
     run: Run, context: IndexContext, index: IndexEntry, lexical: LexicalEntry | None, report: GateReport
 ) -> tuple[LexicalEntry | None, ModesReport | None]:
-    """Return the index of words with what was chosen for it, and the measurement; None without words or questions."""
+    """Return the index of words with its chosen settings, and the measurement; None without words or questions."""
     if lexical is None or run.plan.questions is None:
         return lexical, None
     unit = _plan_modes(run, context, (index, lexical, run.plan.questions), report.questions_id)
@@ -124,7 +124,7 @@ class MeasureModes:
             vectors = VectorSearch(index, few, segments, deeper, windows=unit.windows)
             words = LexicalSearch.open(store, unit.lexical, context.segments, context.deletions)
             texts = unit.questions.texts
-            questions_QD = read_questions(store, unit.vectors)[: len(texts)]  # sentences may be behind them
+            questions_QD = read_questions(store, unit.vectors)[: len(texts)]  # sentences may follow them
             found = HybridSearch(vectors, words).candidates(texts, questions_QD, most)
         judge = Judge(unit.questions, segments, found)
         tuning, held_out = split_questions(len(found), context.config.seed)
@@ -176,7 +176,7 @@ class MeasureModes:
 
 
 def _describe(report: ModesReport, hybrid: FusionSettings, mode: SearchMode, *, is_given: bool) -> str:
-    """Return the choice in one sentence: what was chosen, and what was measured."""
+    """Return the choice and the measurements in one sentence."""
     gains = ", ".join(f"{name} {value:.4f}" for name, value in report.ndcg.items())
     better = "hybrid is better" if mode == "hybrid" else "hybrid is not clearly better"
     why = "the recipe says so" if is_given else better

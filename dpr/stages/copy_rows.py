@@ -52,7 +52,7 @@ class CopyUnit:
 def copy_rows(
     run: Run, changes: Changes, scans: Sequence[ScanResult], embedded: Sequence[MadeSegment]
 ) -> list[MadeSegment]:
-    """Make the segments of rows that have their vectors already, also in segments that this run has embedded."""
+    """Make the segments of rows that have vectors already, also vectors that this run has embedded."""
     segments = segment_units(run, changes, scans, "copy")
     if not segments:
         return []

@@ -49,7 +49,7 @@ from dpr.store import Store, open_store
 
 
 class Changes(Result):
-    """What a run has to do, and what it found; `rows` are the passages of the corpus."""
+    """The changes that a run has to make; `rows` are the passages of the corpus."""
 
     new: int
     """Passages that no live row holds yet."""
@@ -71,7 +71,7 @@ class Changes(Result):
     """The changes file; None where no segment is to be made."""
     duplicate_rows: ObjectRef | None
     unknown_answers: list[str] = Field(default_factory=list)
-    """Answers of the gate's questions that are no passage, nor a document of the corpus: ascending, each once."""
+    """Answers of the gate's questions that are neither passages nor documents of the corpus: ascending, each once."""
     why_embedded: dict[str, int] = Field(default_factory=dict)
     """Rows to embed by the label of their `dpr.formats.changes.Reason`."""
     why_copied: dict[str, int] = Field(default_factory=dict)
@@ -84,7 +84,7 @@ class Changes(Result):
 
 @dataclass(frozen=True)
 class DiffUnit:
-    """The one unit of the stage: all that is compared."""
+    """The one unit of the stage: everything that is compared."""
 
     record: str
     run_id: str
@@ -99,7 +99,7 @@ class DiffUnit:
     base_deletions: ObjectRef | None
     next_segment_number: int
     segment_rows: int
-    """Rows of a segment, at most; what has less than a quarter of them is small."""
+    """Rows of a segment, at most; a segment with less than a quarter of them is small."""
     compact_below: float
     max_duplicates: int
     """More passages with a repeated id than this stop the run before any of them is read again."""
@@ -107,7 +107,7 @@ class DiffUnit:
     """Ids of passages, or of documents, that answer the gate's questions."""
     before: Before = field(default_factory=Before)
     converts: bool = False
-    """Whether the retired segments have another form, so that what lives of them is copied."""
+    """Whether the retired segments have another form, so that their live rows are copied."""
 
 
 def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Changes:
@@ -118,7 +118,7 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
     limits = run.recipe.limits
     usable, unusable = sum(s.rows for s in scans), sum(s.unusable_rows for s in scans)
     allowed = max_unusable(usable + unusable, limits)
-    if unusable > allowed or (unusable and not usable):  # else they are collected once, with those that come later
+    if unusable > allowed or (unusable and not usable):  # otherwise they are collected once, with later ones
         found = collect_quarantine(run.store, run.run_id, [scanned.unusable for scanned in scans])
         check_quarantine(run.store, found, usable, limits)
     work = Work.of(recorded(run.store.url, Changes, Step("diff", partial(FindChanges, run.store.url))))
@@ -128,7 +128,7 @@ def diff(run: Run, scans: Sequence[ScanResult], *, allow_shrink: bool) -> Change
         run.progress.message("gate", note)
     if changes.unknown_answers:
         run.progress.message("gate", describe_unknown(changes.unknown_answers, len(unit.answers)))
-    # where one counts windows and the other does not, nothing can be said
+    # if one counts windows and the other does not, the sizes cannot be compared
     comparable = run.live is not None and run.live.body.windows == run.recipe.corpus.splits_long
     before = run.live.body.passages if run.live and comparable else 0
     check_size(changes.rows, before, limits, allow_shrink=allow_shrink)

@@ -1,4 +1,4 @@
-"""Whether the base's codebook is kept: what the recipe asks for, how much the corpus has grown, how far it drifted.
+"""Decide whether the base's codebook is kept, by the recipe, the growth of the corpus, and its drift.
 
 Shapes: N rows, D dimensions.
 """
@@ -20,7 +20,7 @@ from dpr.stages.train import FIGURE_ROWS, IndexContext, sample_vectors, train_co
 from dpr.store import Store
 
 RETRAIN_GROWTH = 1.5
-"""`auto` looks at the rule of N again once the corpus has grown or shrunk by this factor since training."""
+"""`auto` applies the rule of N again once the corpus has grown or shrunk by this factor since training."""
 
 
 class Drift(Document):
@@ -77,7 +77,7 @@ def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoic
 def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | None) -> CodebookChoice:
     """Decide between the base's codebook and training a new one, as `index.retrain` says.
 
-    Raises IndexBuildError if the recipe forbids the training that it needs, or for an index that cannot be.
+    Raises IndexBuildError if the recipe forbids the training that it needs, or for an impossible index.
     """
     config, rows, dim = context.config, context.rows, context.dim
     if base is None:
@@ -103,7 +103,7 @@ def _reason_to_retrain(context: IndexContext, base: CodebookEntry, drift: Drift 
     if factory_of(config) not in ("auto", base.factory):
         return f"the recipe asks for {config.factory} instead of {base.factory}"
     if config.retrain == "always":
-        return "the recipe asks for a new codebook each time"
+        return "the recipe demands a new codebook each time"
     if config.retrain == "never":
         return None
     if config.factory == "auto":

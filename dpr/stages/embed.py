@@ -37,7 +37,7 @@ EmbedWork = Work[SegmentUnit, Done[SegmentResult]]
 
 @dataclass(frozen=True)
 class EmbedContext:
-    """What every step of the stage needs; small, and the same for all units."""
+    """Settings that every step of the stage needs; small, and the same for all units."""
 
     store_url: str
     encoder: EncoderConfig
@@ -46,7 +46,7 @@ class EmbedContext:
     lexical: LexicalConfig
 
     def open_spec(self) -> EncoderSpec:
-        """Resolve the encoder on this machine. Raises EncoderError if it is another one than the driver's."""
+        """Resolve the encoder on this machine. Raises EncoderError if it differs from the driver's."""
         return resolve_same(self.encoder, self.encoder_id)
 
 
@@ -67,7 +67,7 @@ class Tokenised:
 
 
 def begin_encoders(run: Run) -> EmbedWork:
-    """Load encoders from now on, where that helps; returns the work that `embed` is to be called with."""
+    """Begin to load encoders, where that helps; returns the work to pass to `embed`."""
     work = embed_work(run)
     run.executor.begin("embed", work)
     return work

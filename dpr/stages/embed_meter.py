@@ -1,4 +1,4 @@
-"""How fast passages are embedded and what that waits for: measured by the steps, added up for people."""
+"""How fast passages are embedded, and what limits the speed: measured by the steps, added up for people."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ BUSY_SHARE = 0.9
 """An encoder that computes more of the time than this is what the stage waits for."""
 LOOK_SECONDS = 1.0
 STOPPED_SECONDS = 3.0
-"""A thread that sleeps so much longer than it meant to was stopped with its process; a busy machine delays it less."""
+"""A thread that sleeps this much longer than intended was stopped with its process; a busy machine delays it less."""
 STEPS = {"read": "reading", "tokenise": "tokenising", "encode": "encoding", "write": "writing"}
 
 
@@ -80,16 +80,16 @@ class BusyClock:
 
 
 class Encoding(Document):
-    """What embedding took, over all encoders."""
+    """The time and work of embedding, over all encoders."""
 
     passages: int = 0
     tokens: int = 0
     cut: CutTexts = CutTexts()
-    """What passages lost to the token limit."""
+    """Tokens that passages lost to the token limit."""
     seconds: dict[str, float] = Field(default_factory=dict)
     """By step: read, tokenise, encode, write; `wait`: encoders without work."""
     choices: list[str] = Field(default_factory=list)
-    """How the encoders chose to compute, and why."""
+    """The encoders' choices of arithmetic and forward pass, with the reasons."""
 
     @classmethod
     def of(cls, results: Sequence[SegmentResult]) -> "Encoding":
@@ -113,7 +113,7 @@ class Encoding(Document):
 
     @property
     def waits_for(self) -> str:
-        """What makes it no faster: encoding if encoders are nearly always busy, else the longest of the other steps."""
+        """The step that limits the speed: encoding if encoders are nearly always busy, else the longest other step."""
         if self.busy_share >= BUSY_SHARE:
             return STEPS["encode"]
         others = [step for step in STEPS if step != "encode"]
@@ -121,14 +121,14 @@ class Encoding(Document):
 
 
 class EncodingWatch:
-    """Describes, for a person who watches, how embedding goes; how encoders compute is reported once each."""
+    """Describes the progress of embedding for people; each way in which encoders compute is reported once."""
 
     def __init__(self, message: Callable[[str, str], None]) -> None:
         self._message, self._results, self._reported = message, list[SegmentResult](), set[str]()
         self._started = time.perf_counter()
 
     def __call__(self, result: SegmentResult) -> str:
-        """Return what is known with one more segment done."""
+        """Return the description after one more segment."""
         self._results.append(result)
         if result.encoder not in self._reported:
             self._reported.add(result.encoder)

@@ -35,7 +35,7 @@ from dpr.store import PARALLEL_READS, Store, open_store
 from dpr.store.temporary import temporary_folder
 
 CACHED_DEPTH = 200
-"""Neighbours kept of each segment and question: some may be deleted before too few are left."""
+"""Neighbours kept for each segment and question, so that enough are left after deletions."""
 
 
 class TruthResult(Result):
@@ -74,9 +74,9 @@ class Truth:
     scores_QK: Scores
     ids_QK: Ids
     cut: CutTexts
-    """What the questions lost to the token limit."""
+    """Tokens that the questions lost to the token limit."""
     own_ids_S: Ids = field(default_factory=lambda: np.empty(0, np.int64))
-    """The passages of the sentences, which are the last S questions; -1 for one that does not live here any more."""
+    """The passages of the sentences, which are the last S questions; -1 for one that is no longer live here."""
 
 
 def find_truth(run: Run, context: IndexContext, depth: int) -> Truth:
@@ -102,7 +102,7 @@ def find_truth(run: Run, context: IndexContext, depth: int) -> Truth:
 
 
 def _own_ids(context: IndexContext, deletions: DeletionSet, drawn: Sequence[tuple[str, int]]) -> Ids:
-    """Return the index ids (S,) of passages that gave sentences; -1 for those that do not live there."""
+    """Return the index ids (S,) of passages that gave sentences; -1 for those that are not live there."""
     live = live_among(context, deletions, drawn)
     numbers = {entry.object.sha256: entry.number for entry in context.segments}
     ids = [
@@ -129,7 +129,7 @@ def _add_living(
     results: Sequence[TruthResult],
     deletions: DeletionSet,
 ) -> list[SegmentEntry]:
-    """Add what lives of each segment's neighbours to the best; returns the segments that had too few left."""
+    """Add the live neighbours of each segment to the best; returns the segments that had too few left."""
     exhausted = []
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         read = pool.map(lambda result: read_truth(store, result.truth, best.questions), results)

@@ -43,11 +43,11 @@ LOADED_SHARE = 0.9
 
 @dataclass(frozen=True)
 class GateUnit:
-    """The one unit of the stage: an index, and what it is measured against."""
+    """The one unit of the stage: an index, and the questions and exact neighbours for measuring it."""
 
     record: str
     ranks_stem: str
-    """What the name of the object with the ranks of answers begins with."""
+    """Start of the name of the object with the ranks of answers."""
     index: IndexEntry
     truth: Truth
     questions: QuestionSet | None
@@ -63,7 +63,7 @@ class GateUnit:
 
 
 def serving_need(index: IndexEntry) -> Need:
-    """Return what searching takes: all shards in memory, which share the codebook that each file holds. Pure.
+    """Return the need of searching: all shards in memory, which share the codebook that each file holds. Pure.
 
     No codebook is larger than the smallest shard.
     """
@@ -73,7 +73,7 @@ def serving_need(index: IndexEntry) -> Need:
 
 
 class GateResult(Result):
-    """What the gate found; `rows` are the questions."""
+    """The gate's measurements; `rows` are the questions."""
 
     report: GateReport
     nprobe: int
@@ -99,7 +99,7 @@ def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexE
 
 
 def begin_gate(run: Run, context: IndexContext) -> None:
-    """Load what the stage needs from now on, where that helps."""
+    """Begin to load what the stage needs, where that helps."""
     run.executor.begin("gate", _gate_work(run, context))
 
 
@@ -211,7 +211,7 @@ class MeasureIndex:
     ) -> Answered:
         """Return the ranks of answers by the index and by exact search; none without answers.
 
-        The index is searched as for users: `ids_QK` are the first `recall_at` hits, and those behind come from a search
+        The index is searched as for users: `ids_QK` are the first `recall_at` hits, and later hits come from a search
         for more.
         """
         if unit.questions is None:
@@ -232,7 +232,7 @@ def _check_room(store: Store, unit: GateUnit) -> None:
 
 
 def _all_settings(report: GateReport, deeper: Tuned | None, at: int) -> str:
-    """Return the settings that were chosen, the recall of new passages, how sure it is, and what the index loses."""
+    """Return the chosen settings, the recall of new passages, the uncertainty, and the loss by the index."""
     sentences = [report.settings]
     if deeper is not None:
         more, found = deeper.settings, f"recall@{deeper.settings.at} {deeper.recall:.4f}"
@@ -241,7 +241,7 @@ def _all_settings(report: GateReport, deeper: Tuned | None, at: int) -> str:
         sentences.append(f"recall of new passages {report.new_recall:.4f}, asked for by {report.new_asked} sentences")
     if report.questions < 2 * MIN_HALF:
         error = 2 * (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
-        error = max(error, share_at_most(0, report.measured_on))  # what is found every time tells no more
+        error = max(error, share_at_most(0, report.measured_on))  # if every one was found, this bound applies
         sentences.append(f"only {report.questions} questions were asked, so recall is known to ± {error:.2f}")
     sentences += [describe_loss(loss, at) for loss in report.losses]
     return "; ".join(sentences)

@@ -1,4 +1,4 @@
-"""Whether a snapshot answers fewer questions than the live one, by more than the recipe allows and chance explains."""
+"""Check that a snapshot answers no fewer questions than the live one than the recipe allows or chance explains."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Whether a snapshot of another encoder answers more questions than the live one, where the recipe demands that.
+"""Check whether a snapshot of another encoder answers more questions than the live one, if the recipe demands that.
 
 Another encoder costs an embedding of the whole corpus, and changes every answer. A trained one need not be better.
 """
@@ -12,7 +12,7 @@ from dpr.stages.live_answers import Change
 
 
 def demands_gain(run: Run, live: Snapshot) -> bool:
-    """Tell whether the recipe demands of this run that it answers more questions than the live snapshot."""
+    """Tell whether the recipe demands that this run answers more questions than the live snapshot."""
     return run.recipe.gate.new_encoder == "better" and live.body.encoder_id != run.spec.encoder_id
 
 

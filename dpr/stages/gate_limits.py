@@ -1,4 +1,4 @@
-"""What the gate demands before a snapshot is published."""
+"""The gate's demands on a snapshot before it is published."""
 
 from dpr.errors import GateError
 from dpr.evaluate.significance import MIN_QUESTIONS, share_at_least
@@ -8,12 +8,12 @@ from dpr.stages.gate import GateResult
 from dpr.stages.index_loss import describe_loss
 
 MAX_LOSS = 0.2
-"""By which the recall that is measured may be below that of tuning: three standard deviations of chance for 50
-questions each whose own recalls have a standard deviation of 1/3."""
+"""The measured recall may be this much below that of tuning: three standard deviations of the difference between two
+samples of 50 questions, whose single recalls have a standard deviation of 1/3."""
 
 
 def check_gate(recipe: Recipe, result: GateResult) -> None:
-    """Raise GateError, with measured and demanded, unless the report reaches what the recipe demands."""
+    """Raise GateError, with the measured and the demanded figure, unless the report meets the recipe's demands."""
     gate, report, recall = recipe.gate, result.report, f"recall@{recipe.index.recall_at}"
     if report.recall < report.tuned_recall - MAX_LOSS:
         raise GateError(
@@ -52,7 +52,7 @@ def check_gate(recipe: Recipe, result: GateResult) -> None:
 
 
 def _check_losses(recipe: Recipe, report: GateReport) -> None:
-    """Raise GateError if the index surely loses more than the recipe allows."""
+    """Raise GateError if the index loses more than the recipe allows, beyond what chance explains."""
     allowed, at = recipe.gate.max_loss, recipe.index.recall_at
     if allowed is None:
         return

@@ -25,7 +25,7 @@ from dpr.stages.scan import ScanResult, read_keys
 from dpr.store import PARALLEL_READS, Store
 
 CORPUS_ROW_BYTES, HELD_ROW_BYTES = 200, 40
-"""Lower bounds of the memory that a row takes while it is compared; docs/log.md has what was measured."""
+"""Lower bounds of the memory that a row takes while it is compared; docs/log.md has the measurements."""
 Mask = npt.NDArray[np.bool_]
 """Which of N rows."""
 
@@ -49,7 +49,7 @@ class Rows:
     key: pa.FixedSizeBinaryArray
     content_hash: pa.FixedSizeBinaryArray
     reason: npt.NDArray[np.int8]
-    """Why each is to become one: `dpr.formats.changes.Reason`."""
+    """Why each is new: `dpr.formats.changes.Reason`."""
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Rows":
         """Return some of the rows."""

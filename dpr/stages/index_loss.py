@@ -1,4 +1,4 @@
-"""What the index loses against exact search, and how sure that is.
+"""The loss of the index against exact search, and its confidence bound.
 
 A question is answered if its answer is among the first hits; a sentence of a passage, if that passage is. What exact
 search answers and the index does not is lost.
@@ -30,16 +30,16 @@ class Answered(NamedTuple):
     exactly: list[int | None]
 
     def loss(self, some_q: npt.NDArray[np.int64], at: int) -> IndexLoss:
-        """Return what the index loses of some questions within the first hits."""
+        """Return the loss by the index on some questions within the first hits."""
         return loss_of("questions", *(_within(ranks, at)[some_q] for ranks in self))
 
 
 def loss_of_sentences(
     truth: Truth, search: VectorSearch, sentences_s: npt.NDArray[np.int64], found_QK: Ids, true_QK: Ids
 ) -> list[IndexLoss]:
-    """Return what the index loses of some sentences, by their rows among the questions; none without sentences.
+    """Return the loss by the index on some sentences, given their rows among the questions; none without sentences.
 
-    A sentence whose passage does not live where it was drawn is left out.
+    A sentence is left out if its passage is no longer live where it was drawn.
     """
     own_ids_Q = np.full(len(true_QK), MISSING)
     own_ids_Q[len(true_QK) - len(truth.own_ids_S) :] = truth.own_ids_S
@@ -52,7 +52,7 @@ def loss_of_sentences(
 
 
 def loss_of(kind: str, by_index_Q: IsAnswered, exactly_Q: IsAnswered) -> IndexLoss:
-    """Count what only one of both searches answers."""
+    """Count the questions that only one of both searches answers."""
     lost, won = int((exactly_Q & ~by_index_Q).sum()), int((by_index_Q & ~exactly_Q).sum())
     questions = len(exactly_Q)
     return IndexLoss(kind=kind, asked=questions, lost=lost, won=won, at_most=round(share_at_most(lost, questions), 9))

@@ -1,8 +1,8 @@
 """The invert stage: the words of each segment become an inverted file, once: a lexical part.
 
-Who writes a segment writes its part, too (`dpr.stages.write_segment`), so this stage has something to do only after a
-change of the rule that turns texts into terms. A part is named by that rule and by the bytes of its segment: parts of
-two rules never meet, and a change of the rule makes new parts without embedding anything.
+The writer of a segment writes its part, too (`dpr.stages.write_segment`), so this stage has work only after a change of
+the rule that turns texts into terms. A part is named by that rule and by the bytes of its segment: parts of two rules
+never meet, and a change of the rule makes new parts without embedding anything.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,12 +37,12 @@ class InvertUnit:
 
     @property
     def need(self) -> Need:
-        """What inverting takes: a part is about as large as the compressed texts."""
+        """Return the need of inverting: a part is about as large as the compressed texts."""
         return Need(self.read_bytes, self.read_bytes, memory_bytes=MEMORY_TIMES * self.read_bytes)
 
 
 def index_words(run: Run, segments: Sequence[SegmentEntry]) -> LexicalEntry | None:
-    """Invert the segments that have no lexical part yet; returns the index of words, None if the recipe wants none."""
+    """Invert the segments that have no lexical part yet; returns the index of words, None if there is to be none."""
     config = run.recipe.lexical
     if not config.build:
         return None

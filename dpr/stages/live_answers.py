@@ -1,6 +1,6 @@
 """The answers of a new snapshot beside those of the live one: the same questions are compared one by one.
 
-So a small difference is seen among many questions, and one that chance explains is told from others.
+So a small difference shows among many questions, and it can be told whether chance explains it.
 
 Shapes: Q questions, M ranks.
 """
@@ -34,7 +34,7 @@ class Change:
     """Questions that the live snapshot answers within this rank, and the new one does not."""
 
     def describe(self) -> str:
-        """Return the figures, to stand within a sentence."""
+        """Return the figures as part of a sentence."""
         found = self.difference
         return (
             f"top-{self.rank} accuracy {self.before:.4f} before and {self.now:.4f} now ({found.won:,} won, "

@@ -1,4 +1,4 @@
-"""What loads while passages are encoded, because a later stage will need it at once.
+"""Start loading, while passages are encoded, what a later stage will need at once.
 
 Loading an encoder or PyTorch takes seconds, where coding a few segments or encoding some hundred questions takes a
 fraction of one.
@@ -15,7 +15,7 @@ from dpr.stages.train import train_work
 
 
 def begin_index(run: Run, changes: Changes) -> None:
-    """Load what the stages behind `embed` will need, if something is embedded."""
+    """Begin to load what the stages after `embed` will need, if anything is embedded."""
     if not changes.embed_rows:
         return
     warm_coders(run, sum(planned.rows for planned in changes.planned))
@@ -27,5 +27,5 @@ def begin_index(run: Run, changes: Changes) -> None:
 
 
 def warm_coders(run: Run, rows: int) -> None:
-    """Let processes load what coding so many rows needs."""
+    """Let processes load what coding this many rows needs."""
     run.executor.warm(partial(prepare, run.executor.hardware()), rows)

@@ -1,4 +1,4 @@
-"""Which rows are loose: those that no shard holds and that stay so, and their vectors.
+"""Choose the loose rows, those that no shard holds and that stay so, and read their vectors.
 
 Few rows that no shard holds stay loose. Of many, those that are far from every centroid do, and the others become a
 shard. `dpr.index.loose_index` says why, and how many.
@@ -25,7 +25,7 @@ from dpr.store import PARALLEL_READS, Store
 def plan_loose(
     store: Store, context: IndexContext, now: RowsNow, base: IndexEntry | None, parts: Mapping[int, PartResult]
 ) -> tuple[ShardRows, LooseRows]:
-    """Return which rows are loose, and them with their vectors; a kind without parts has none.
+    """Return which rows are loose, and these rows with their vectors; a kind without parts has none.
 
     `base` is the index whose shards are kept, if any are.
     """
@@ -39,7 +39,8 @@ def plan_loose(
 def choose_loose(missing: ShardRows, known: LooseRows, rows: int, *, any_in_shards: bool) -> ShardRows:
     """Return which of the rows that no shard holds stay loose, of an index of `rows` rows. Pure.
 
-    `known` holds the far ones. Of equally far rows the older are chosen. An index has one row in a shard at least.
+    `known` holds the far ones. Of equally far rows the older ones are chosen. At least one row of an index is in a
+    shard.
     """
     if any_in_shards and count(missing) <= max_new(rows) + max_far(rows):
         return missing

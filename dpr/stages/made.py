@@ -1,4 +1,4 @@
-"""What the first stages of a run hand on to the later ones."""
+"""The results that the first stages of a run pass to the later ones."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from dpr.stages.write_segment import MadeSegment
 
 @dataclass(frozen=True)
 class Segments:
-    """The segments made from the corpus, and what led to them."""
+    """The segments made from the corpus, and the results of the stages before."""
 
     scans: list[ScanResult]
     changes: Changes
@@ -25,7 +25,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class Indexed:
-    """The index made from the segments, and what led to it."""
+    """The index made from the segments, and the results of the stages before."""
 
     context: IndexContext
     codebook: CodebookEntry

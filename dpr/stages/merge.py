@@ -48,7 +48,7 @@ class MergeUnit:
 
     record: str
     stem: str
-    """What the name of its object begins with."""
+    """Start of the name of its object."""
     segments: tuple[SegmentEntry, ...]
     parts: tuple[ObjectRef, ...]
     left_out: ObjectRef | None
@@ -56,7 +56,7 @@ class MergeUnit:
     read_bytes: int
 
     def need(self, codebook_bytes: int, kept: Storage, *, is_remote: bool) -> Need:
-        """Estimate what merging takes, of an index that is `kept` so: lists are written as they come, others whole.
+        """Estimate the need of merging: inverted lists are written range by range, other kinds (`kept`) whole.
 
         The shard lies in the temporary folder before it is stored, and beside it the parts of a remote store.
         """
@@ -67,7 +67,7 @@ class MergeUnit:
         return Need(
             temporary_bytes=shard_bytes + part_bytes,
             store_bytes=shard_bytes,
-            memory_bytes=in_memory_bytes + 2 * codebook_bytes,  # it is serialised, and cut after its centroids
+            memory_bytes=in_memory_bytes + 2 * codebook_bytes,  # it is serialised, then cut after its centroids
             smaller="raise index.shards",
         )
 
@@ -82,7 +82,7 @@ class ShardResult(Result):
 def merge_index(
     run: Run, context: IndexContext, codebook: CodebookEntry, choice: CodebookChoice, parts: Sequence[PartResult]
 ) -> tuple[IndexEntry, list[ShardResult]]:
-    """Write the shards that this night needs; returns the index of old and new ones, and what was written."""
+    """Write the shards that this night needs; returns the index of old and new ones, and the written shards."""
     base = run.base.body if run.base else None
     stays = base and base.codebook.object == codebook.object and base.index.first_shards == context.config.shards
     old = base.index.shards if base and stays else []
@@ -214,8 +214,7 @@ class MergeShard:
 def relative_error(
     store: Store, segments: Sequence[SegmentEntry], ids_n: npt.NDArray[np.int64], vectors_nD: npt.NDArray[np.float32]
 ) -> float:
-    """Return the mean squared error of vectors that an index holds under `ids_n`, over the mean squared norm of those
-    stored."""
+    """Return the mean squared error of an index's vectors `ids_n`, over the mean squared norm of the stored ones."""
     squared_error = squared_norm = 0.0
     for entry in segments:
         places = np.flatnonzero(ids_n >> ROW_BITS == entry.number)

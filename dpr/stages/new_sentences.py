@@ -1,6 +1,6 @@
-"""The sentences stage: sentences of passages that came since the codebook was trained, as questions to ask for them.
+"""The sentences stage: sentences of passages that were added since the codebook was trained, as questions about them.
 
-Each segment's are drawn and encoded once. The gate measures with them how well what is new is found.
+Those of a segment are drawn and encoded once. The gate measures with them how well new passages are found.
 
 Shapes: Q questions, D dimensions.
 """
@@ -25,7 +25,7 @@ from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
 
 OF_A_SEGMENT, OF_ALL = 16, 64
-"""Sentences drawn from a segment, and those that are asked: of the newest segments."""
+"""Sentences drawn from a segment, and sentences asked in all, from the newest segments."""
 
 
 class SentenceVectors(Result):
@@ -53,7 +53,7 @@ class SentencesUnit:
 
 @dataclass(frozen=True)
 class NewSentences:
-    """Sentences of passages that came since the codebook was trained."""
+    """Sentences of passages that were added since the codebook was trained."""
 
     segments: tuple[int, ...]
     """Numbers of the segments of these passages."""
@@ -90,7 +90,7 @@ def sentences_work(run: Run) -> Work[SentencesUnit, Done[SentenceVectors]]:
 
 
 def _unit(run: Run, context: IndexContext, entry: SegmentEntry) -> SentencesUnit:
-    """Return the unit of a segment: rows are drawn from those that live when it is first asked."""
+    """Return the unit of a segment: rows are drawn from those that live at its first use."""
     how = fingerprint([run.spec.config.precision, str(context.config.seed)])
     stem = layout.sentences(run.spec.encoder_id, entry.segment_id, how)
     live = read_deletions(run.store, context.deletions).live_rows(entry)

@@ -1,4 +1,4 @@
-"""Reading the passages of scanned slices again: from what the scan stored, or from the corpus itself.
+"""Reading the passages of scanned slices again: from the scan's objects, or from the corpus itself.
 
 A scan stores the passages that no segment held when it ran. A later run may need others of the same slice (after a
 rollback, say, or once an earlier passage with the same id is gone): those are read from the corpus.
@@ -49,7 +49,7 @@ def scanned_schema(corpus: CorpusConfig) -> pa.Schema:
 
 
 def row_key_texts(extra: Mapping[str, ExtraType], row: Row) -> list[str]:
-    """Return what the key of a row has of its extra columns."""
+    """Return the part of a row's key that comes from its extra columns."""
     return key_texts(list(extra), row.extra) if extra else []
 
 
@@ -58,8 +58,8 @@ def passages_at(
 ) -> pa.Table:
     """Return some columns of `scanned_schema` of the passages at ascending positions (N,) of a slice, in that order.
 
-    What a remote store holds of a slice is fetched whole if texts are wanted, since they are most of it and several
-    steps and units want them. Raises CorpusError if the corpus must be read and its file has changed since the run was
+    If texts are wanted, the scan's object in a remote store is fetched whole, since texts are most of it, and several
+    steps and units need them. Raises CorpusError if the corpus must be read and its file has changed since the run was
     planned.
     """
     scanned = scanned_schema(corpus)

@@ -1,4 +1,4 @@
-"""What the gate compares: passages as users get them. Of windows of a long text, only the best one counts.
+"""The passages that the gate compares, as users get them: of the windows of a long text, only the best one counts.
 
 Shapes: Q questions, K hits.
 """
@@ -19,7 +19,7 @@ from dpr.search.vector_search import VectorSearch
 from dpr.stages.find_truth import Truth
 
 WINDOWS_DEEPER = 4
-"""So many times as many exact neighbours are found where rows are windows, of which a passage may have several."""
+"""Factor of the exact neighbours that are found if rows are windows, of which a passage may have several."""
 
 
 def true_passages(truth: Truth, search: VectorSearch, questions_QD: Scores) -> tuple[Scores, Ids]:
@@ -45,7 +45,7 @@ def recall_of_segments(
     `found` is what the search gives for these questions. None: no new passage belongs among the best.
     """
     k = found[1].shape[1]
-    if not search.settings.rescore:  # scores of codes are compared with no exact ones
+    if not search.settings.rescore:  # scores of codes cannot be compared with exact ones
         found = rescore(questions_QD, found[1], search.segments.fetching(found[1]), k)
     scores_QK, ids_QK = search.exact_among(questions_QD, k, segments)
     return recall_of_new((found[0], search.passages(found[1])), (scores_QK, search.passages(ids_QK)))

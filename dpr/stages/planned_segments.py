@@ -19,11 +19,12 @@ from dpr.formats.records import Document
 from dpr.stages.held_rows import HeldRows, Mask, Rows
 
 SPREAD = 16
-"""A small night has up to so many segments to embed: with fewer, most workers would wait while a few work. A large one
-begins with so many of a third of the rows, and as many of two thirds: a GPU waits less for the first tokens."""
+"""A small night is spread over up to this many segments to embed: with fewer, most workers would wait while a few work.
+A large one begins with this many segments of a third of the rows, and as many of two thirds: a GPU waits less for the
+first tokens."""
 MIN_SPREAD_ROWS = 1_000
-"""Each of them has so many rows at least, and a third of what a segment may have: those that have lost rows until they
-hold less than a quarter are joined (`dpr.corpus.compaction`)."""
+"""Least rows of each of them, which are also at least a third of a full segment: segments with less than a quarter of
+its rows are joined (`dpr.corpus.compaction`)."""
 
 
 @dataclass(frozen=True)

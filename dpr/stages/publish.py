@@ -22,7 +22,7 @@ from dpr.stages.live_answers import compare_with_live
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a snapshot searches with, and what the gate measured of it."""
+    """The codebook and the indexes of a snapshot, and the gate's report on it."""
 
     codebook: CodebookEntry
     index: IndexEntry
@@ -51,8 +51,8 @@ def publish(run: Run, body: SnapshotBody, measured: GateResult, force: str | Non
     """Make `body` the next snapshot; returns the live snapshot, and whether it is a new one.
 
     None is made if the live one has the same body. Raises GateError if the gate demands more, unless `force` gives a
-    reason why it is to be published all the same, which the snapshot's note keeps. Raises ConflictError if the lease
-    was lost, PublishRaceError if another publisher was first.
+    reason for publishing anyway, which the snapshot's note keeps. Raises ConflictError if the lease was lost,
+    PublishRaceError if another publisher was first.
     """
     note = ""
     try:
@@ -72,7 +72,7 @@ def publish(run: Run, body: SnapshotBody, measured: GateResult, force: str | Non
 
 
 def _check_against_live(run: Run, report: GateReport) -> None:
-    """Raise GateError if the recipe demands more beside the live snapshot; without one, there is nothing to compare."""
+    """Raise GateError if the recipe demands more compared with the live snapshot, if there is one."""
     live = run.live
     if live is None:
         return
@@ -89,6 +89,6 @@ def _who() -> str:
     """Return user and host."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         user = f"user {os.getuid()}"
     return f"{user}@{socket.gethostname()}"

@@ -16,9 +16,9 @@ from dpr.store import Store
 from dpr.store.temporary import temporary_folder
 
 OF_THE_ENCODER = "the encoder "
-"""Begins the reason of a row that the encoder refused."""
+"""Start of the reason of a row that the encoder refused."""
 REFUSED_TEXT = "the encoder refused the same text"
-"""Reason of a row whose text another row has, which the encoder refused for a reason of its own."""
+"""Reason of a row with the text of another row that the encoder refused."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ def collect_quarantine(store: Store, run_id: str, files: Sequence[ObjectRef | No
 
 
 def max_unusable(rows: int, limits: Limits) -> int:
-    """Return how many of so many corpus rows may be unusable before a run must stop. Pure."""
+    """Return how many of `rows` corpus rows may be unusable before a run must stop. Pure."""
     by_share = int(round(limits.max_quarantine_share * rows, 6))  # 0.29 of 100 is 28.999999999999996
     return min(limits.max_quarantine_rows, by_share)
 
 
 def describe_limits(limits: Limits) -> str:
-    """Say how many unusable rows a recipe allows."""
+    """Describe how many unusable rows a recipe allows."""
     return f"{limits.max_quarantine_share:.1%} and {limits.max_quarantine_rows:,} rows (limits.max_quarantine_…)"
 
 

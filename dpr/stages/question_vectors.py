@@ -1,11 +1,11 @@
 """The questions stage: vectors of the recipe's questions, and of sentences of passages.
 
-Sentences stand in where there are no questions. They are asked beside the questions where these are too few to tell how
+Sentences stand in where there are no questions. They are added to the questions if these are too few to measure how
 much the index loses (`gate.max_loss`).
 
 A sentence needs as many inverted lists as a question about the passage does; a passage itself needs half of them
-(measured, docs/log.md). Passages are drawn once and kept while at least half of them live where they did; so results
-are kept, too.
+(measured, docs/log.md). Passages are drawn once and kept while at least half of them are live where they were; so
+results are kept, too.
 
 Shapes: Q questions, D dimensions.
 """
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 STAND_INS = 200
 """Passages drawn where the recipe names no questions: enough to tune by, no measure of accuracy."""
 TELLING_TIMES = 8
-"""Questions that tell whether a share is lost, as a multiple of its reciprocal: if three of them are lost, the share is
-smaller with a confidence of 95%, and if fourteen are, it is larger."""
+"""Questions needed to decide whether a share is lost, as a multiple of its reciprocal: if three of them are lost, the
+share is smaller with a confidence of 95%, and if fourteen are, it is larger."""
 MIN_LIVING_STAND_INS = 0.5
-"""Others are drawn if a smaller share of them is still live in the same segments."""
+"""New passages are drawn if a smaller share than this is still live in the same segments."""
 
 
 class QuestionVectors(Result):
@@ -60,9 +60,9 @@ class QuestionVectors(Result):
     drawn: list[tuple[str, int]]
     """SHA-256 of the segment, and row, of each passage that gave a sentence; sentences come behind the questions."""
     beside: str = ""
-    """Fingerprint of the questions beside them and of how many were wanted; empty: the usual stand-ins alone."""
+    """Fingerprint of the questions that they are added to, and of their number; empty: they stand in for questions."""
     cut: CutTexts = CutTexts()
-    """What the questions lost to the token limit."""
+    """Tokens that the questions lost to the token limit."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def questions_work(run: Run) -> Work[QuestionUnit, Done[QuestionVectors]]:
 
 
 def wanted_sentences(run: Run) -> int:
-    """Return how many sentences are asked: in place of questions, or beside them if they are too few. Pure."""
+    """Return the number of sentences: in place of questions, or added to them if they are too few. Pure."""
     questions, max_loss = run.plan.questions, run.recipe.gate.max_loss
     telling = 0 if max_loss is None else math.ceil(TELLING_TIMES / max_loss)
     if questions is None:
@@ -124,7 +124,7 @@ def wanted_sentences(run: Run) -> int:
 
 
 def _beside(run: Run) -> str:
-    """Return a fingerprint of the questions beside sentences, and of how many of these are wanted. Pure."""
+    """Return a fingerprint of the questions that sentences are added to, and of the number of sentences. Pure."""
     questions, wanted = run.plan.questions, wanted_sentences(run)
     if questions is None and wanted == STAND_INS:
         return ""
@@ -132,9 +132,9 @@ def _beside(run: Run) -> str:
 
 
 def kept_sentences(run: Run, context: IndexContext) -> tuple[str, QuestionVectors] | None:
-    """Return the questions and sentences of the base; None if too few sentences live where they did.
+    """Return the questions and sentences of the base, if they can still be used; otherwise None.
 
-    Also if the recipe asks otherwise now.
+    They cannot if too few sentences are live where they were, or if the recipe's questions have changed.
     """
     if run.base is None or not wanted_sentences(run):
         return None
@@ -175,7 +175,7 @@ class EncodeQuestions:
         self._store, self._seed, self._encoder = open_store(store_url), seed, question_encoder(encoder)
 
     def __call__(self, unit: QuestionUnit) -> QuestionVectors:
-        # apart, since in bf16 the vectors of questions depend a little on what else is in their batch
+        # encoded separately, since in bf16 the vectors of questions depend slightly on the rest of their batch
         groups = [texts for texts in (list(unit.texts), self._sentences(unit.drawn)) if texts]
         encoded = [self._encoder.encode_counted(texts) for texts in groups]
         vectors_QD = np.concatenate([each.vectors_QD for each in encoded])
@@ -202,7 +202,7 @@ def sentences_of(store: Store, segment: ObjectRef, rows: Sequence[int], seed: in
 
 
 def question_encoder(encoder: EncoderConfig) -> "QuestionEncoder":
-    """Load what encodes questions."""
+    """Load the encoder of questions."""
     from dpr.encoder.question_encoder import QuestionEncoder  # needed only where there are new questions
 
     return QuestionEncoder(resolve(encoder).question, Compute(encoder.precision))

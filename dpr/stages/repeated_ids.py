@@ -21,7 +21,10 @@ from dpr.store.temporary import temporary_folder
 
 
 def too_many_duplicates(corpus: CorpusRows, slices: Sequence[Slice], repeated: Mask, passages: int) -> CorpusError:
-    """Return the error of a run in which too many rows (N,) begin a later passage with an id."""
+    """Return the error of a run in which too many passages have the id of an earlier one.
+
+    `repeated` marks their first rows (N,).
+    """
     example = int(np.argmax(repeated))
     slice_ = slices[corpus.slice[example]]
     return CorpusError(

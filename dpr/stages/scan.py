@@ -37,7 +37,7 @@ from dpr.store.temporary import temporary_folder
 
 BATCH_ROWS = 8192
 MAX_COMPRESSION = 8
-"""How many times smaller than its slice what a scan stores may be; texts give 2 to 4, and hashes do not compress."""
+"""By which factor a scan's objects may be smaller than its slice; texts give 2 to 4, and hashes do not compress."""
 KEYS_SCHEMA = pa.schema([POSITION, pa.field("id_hash", HASH, nullable=False), pa.field("key", HASH, nullable=False)])
 _KEYS_STORED: dict[str, object] = {
     "use_dictionary": False,
@@ -52,15 +52,15 @@ class ScanUnit:
 
     record: str
     stem: str
-    """What the names of its objects begin with."""
+    """Start of the names of its objects."""
     slice: Slice
     read_bytes: int
     rows: int = 0
-    """Not known before the scan."""
+    """Unknown before the scan."""
 
 
 class ScanResult(Result):
-    """What a slice holds; `rows` are the usable ones."""
+    """The contents of a slice; `rows` are the usable ones."""
 
     new_rows: int
     """Rows whose passages were stored, since no segment held them at the time."""
@@ -111,7 +111,7 @@ def trusted_files(units: Sequence[ScanUnit], scanned: Set[str]) -> int:
 
 
 def describe_trust(files: int, trusted: int) -> str:
-    """Return in a sentence how many files a run reads, and how many it takes on trust."""
+    """Return in a sentence how many files a run reads, and how many it trusts to be unchanged."""
     return (
         f"at most {files - trusted:,} of {files:,} files are read; {trusted:,} are trusted to hold what they held when "
         "they were scanned, since their size and time (or ETag) are the same"
@@ -137,7 +137,7 @@ def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:
 
 
 def scan_need(unit: ScanUnit, known: KnownKeys) -> Need:
-    """Estimate what a scan takes: in a store without segments, its passages are stored, compressed. Pure."""
+    """Estimate the need of a scan: in a store without segments, its passages are stored, compressed. Pure."""
     stored_bytes = 0 if len(known) else unit.slice.size_bytes // MAX_COMPRESSION
     advice = "lower corpus.slice_bytes (a file that is compressed, CSV, JSON or Arrow is one slice, so split it)"
     return Need(temporary_bytes=stored_bytes, store_bytes=stored_bytes, smaller=advice)

@@ -1,4 +1,4 @@
-"""How many rows a segment takes: as many as this kind of machine embeds in about 25 seconds.
+"""The number of rows of a segment: as many as this kind of machine embeds in about 25 seconds.
 
 A segment is a unit of work, so its size decides how often a run shows progress and how much a killed worker loses. The
 size follows from the encoder, the corpus and the kind of machine, and from no measured time: so Ray and one process
@@ -18,11 +18,11 @@ CORE_FLOPS = 6e10
 """Operations a second that an encoder reaches on one core, overheads included: 4e10 without bf16 products (AVX2), 7e10
 and more with them."""
 GPU_FLOPS = 2e14
-"""What a GPU of a data centre gives an encoder."""
+"""Operations a second of an encoder on a data-centre GPU."""
 MIN_ROWS = 250
 """A smaller segment would cost a large share of its time in objects, records and index parts."""
 MIN_CORES = 2
-"""A Ray of our own has so many at least, so one process counts as many."""
+"""A Ray of our own has at least this many cores, so one process counts as many."""
 
 
 def segment_rows_for(limit: int, flops_per_passage: float, flops_per_second: float) -> int:
@@ -44,7 +44,7 @@ def segment_rows(run: Run, slices: Sequence[Slice], scans: Sequence[ScanResult])
 
 
 def _encoder_flops(run: Run) -> float:
-    """Return what one encoder of a run computes in a second."""
+    """Return the operations a second of one encoder of a run."""
     resources, cluster = run.recipe.resources, run.executor.cluster()
     if cluster.gpus_per_encoder:
         return GPU_FLOPS * min(1.0, cluster.gpus_per_encoder)

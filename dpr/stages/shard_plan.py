@@ -1,4 +1,4 @@
-"""Which shards of the index stay, and what is merged into new ones. Pure.
+"""Decide which shards of the index stay, and which rows are merged into new ones. Pure.
 
 A night's new rows become a small shard of their own. Sizes fall into tiers, each four times the one below; once a tier
 holds four shards, they are merged into one, which belongs to a higher tier. So a row is written into a new file at most
@@ -34,7 +34,7 @@ class ShardSize:
 
 @dataclass(frozen=True)
 class Group:
-    """What one shard of the new index holds: the rows of old shards, by their places, and perhaps the new rows."""
+    """The contents of one shard of the new index: the rows of old shards, by their places, and perhaps the new rows."""
 
     shards: tuple[int, ...]
     with_new_rows: bool

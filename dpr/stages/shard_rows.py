@@ -1,4 +1,4 @@
-"""Which rows the shards of an index hold, which of them live, and which live rows no shard holds yet.
+"""Find which rows the shards of an index hold, which of these live, and which live rows no shard holds yet.
 
 Shapes: N rows of a segment.
 """
@@ -31,7 +31,7 @@ class ShardsToBe:
 
 @dataclass(frozen=True)
 class RowsNow:
-    """Where the live rows lie before the shards of this night are planned."""
+    """The places of live rows before the shards of this night are planned."""
 
     old: Sequence[ShardEntry]
     living: Sequence[ShardRows]
@@ -75,8 +75,8 @@ def plan_shards(context: IndexContext, now: RowsNow, loose: ShardRows) -> Shards
 def split_evenly(segments: Sequence[SegmentEntry], max_runs: int) -> list[tuple[SegmentEntry, ...]]:
     """Cut the segments that have live rows into at most `max_runs` contiguous runs, as even as segments allow. Pure.
 
-    A segment belongs to the run that the middle of its live rows falls into when all live rows are cut evenly, so no
-    run exceeds its share by more than one segment.
+    If all live rows are cut evenly, a segment belongs to the run that contains the middle of its live rows, so no run
+    exceeds its share by more than one segment.
     """
     living = [entry for entry in segments if entry.live_rows]
     live = np.array([entry.live_rows for entry in living], np.int64)

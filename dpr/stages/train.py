@@ -36,13 +36,13 @@ from dpr.store.temporary import temporary_folder
 FIGURE_ROWS = 10_000
 """Vectors that a codebook's error and imbalance are measured on, at most."""
 NEAR_SHARE, MIN_NEAR_ROWS = 0.999, 1_000
-"""Of these vectors, this share is near the centroid of its list; what is farther than they are is far. Fewer vectors do
-not tell what is far."""
+"""A vector is far if it is farther from the centroid of its list than this share of these vectors; no vector is far if
+there are fewer of them than the minimum."""
 
 
 @dataclass(frozen=True)
 class IndexContext:
-    """What the index stages need; small, and the same for all units."""
+    """Settings that the index stages need; small, and the same for all units."""
 
     store_url: str
     encoder_id: str
@@ -57,17 +57,17 @@ class IndexContext:
 
     @property
     def state(self) -> list[list[str]]:
-        """What an index depends on, as JSON: segments and their dead rows."""
+        """The inputs of an index, as JSON: segments and their dead rows."""
         return segments_state(self.segments)
 
 
 def segments_state(segments: Sequence[SegmentEntry]) -> list[list[str]]:
-    """Return what identifies segments with their dead rows, as JSON."""
+    """Return the identity of segments with their dead rows, as JSON."""
     return [[str(entry.number), entry.object.sha256, entry.dead_digest] for entry in segments]
 
 
 def index_context(run: Run, segments: Sequence[SegmentEntry], deletions: ObjectRef | None) -> IndexContext:
-    """Return what the index stages of a run need."""
+    """Return the settings of a run's index stages."""
     return IndexContext(run.store.url, run.spec.encoder_id, run.spec.dim, run.recipe.index, tuple(segments), deletions)
 
 
@@ -122,7 +122,7 @@ def plan_training(context: IndexContext, plan: IndexPlan) -> TrainUnit:
 
 
 def train_need(unit: TrainUnit, dim: int, hardware: Hardware) -> Need:
-    """Estimate what training takes: the sample as float16, twice while it is put together or also as float32. Pure."""
+    """Estimate the need of training: the sample as float16, twice while it is put together or also as float32. Pure."""
     number_bytes = 4 if hardware.device else 6
     return Need(memory_bytes=unit.rows * dim * number_bytes, smaller="lower index.train_rows")
 
@@ -183,7 +183,7 @@ def _training_sample(
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     """Vectors to train on, and vectors held out so that drift is compared with an error not seen in training.
 
-    Equal vectors are trained on once, if so many are left that there can be training.
+    Equal vectors are trained on once, if enough vectors are left for training.
     """
     # an exact index needs no training, and still one vector to show its error of zero
     wanted = max(1, plan.train_rows) + min(FIGURE_ROWS, plan.train_rows // 10)

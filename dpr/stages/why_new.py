@@ -1,7 +1,7 @@
-"""Why a passage of the corpus is in no segment yet: it is new, or edited, or of another encoder, or was refused before.
+"""Why no segment holds a passage of the corpus yet: it is new, or edited, or of another encoder, or was refused before.
 
-The scans of the snapshot before tell: they hold the id and the key of each of its passages. Only those of slices that
-have changed since are read, and of their rows only what concerns the new passages is kept.
+The scans of the previous snapshot show it: they hold the id and the key of each of its passages. Only those of slices
+that have changed since are read, and only rows that concern the new passages are kept.
 
 Shapes: N rows.
 """
@@ -30,7 +30,7 @@ _HASHES = pa.schema([KEYS_SCHEMA.field(name) for name in ("id_hash", "key")])
 
 @dataclass(frozen=True)
 class Before:
-    """What the snapshot before says of the corpus of its night."""
+    """The previous snapshot's view of the corpus."""
 
     scans: tuple[str, ...] = ()
     """Record names of its scans of slices that have changed since."""
@@ -41,7 +41,7 @@ class Before:
 
 
 def before_of(run: Run) -> Before:
-    """Return what the base of a run says. Without its plan, which garbage collection removes, all rows are new."""
+    """Return the view of a run's base. Without its plan, which garbage collection removes, all rows are new."""
     if run.base is None:
         return Before(is_other_encoder=run.live is not None)
     if run.live is not None and run.live.run_id == run.base.run_id:

@@ -38,7 +38,7 @@ class SegmentUnit:
 
     record: str
     stem: str
-    """What the names of its objects begin with."""
+    """Start of the names of its objects."""
     number: int
     segment_id: str
     rows: int
@@ -69,16 +69,16 @@ class Vectored:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time by step: read, tokenise, encode, and `wait`: the encoder had no work."""
     encoder: str = ""
-    """How the encoder chose to compute, and why."""
+    """The encoder's choice of arithmetic and forward pass, and the reason."""
     cut: CutTexts = field(default_factory=CutTexts)
-    """What the texts lost to the token limit."""
+    """Tokens that the texts lost to the token limit."""
 
     @property
     def record(self) -> str:
         return self.unit.record
 
     def need(self, store_as: StoreAs, *, with_words: bool) -> Need:
-        """Return what writing takes: vectors, which are not compressed, and words, about as large as the texts are."""
+        """Return the need of writing: vectors, which are not compressed, and words, about as large as the texts."""
         rows, dim = self.vectors_ND.shape
         vector_bytes = (rows - len(self.refused)) * stored_bytes(dim, store_as)
         word_bytes = self.unit.read_bytes if with_words else 0
@@ -98,7 +98,7 @@ class SegmentResult(Result):
     seconds: dict[str, float]
     encoder: str
     cut: CutTexts = CutTexts()
-    """What its passages lost to the token limit; nothing is known of copied segments."""
+    """Tokens that its passages lost to the token limit; unknown for copied segments."""
 
 
 class WriteSegment:
@@ -180,7 +180,7 @@ def refused_rows(
 
 @dataclass(frozen=True)
 class MadeSegment:
-    """A segment that was planned, and what became of it."""
+    """A planned segment and its result."""
 
     unit: SegmentUnit
     result: SegmentResult

@@ -1,6 +1,6 @@
 """Write a lexical part: the words of one segment as an inverted file.
 
-Whoever makes a segment holds its texts and writes its words, too; the invert stage makes the parts that are missing.
+The writer of a segment has its texts and writes its words, too; the invert stage makes missing parts.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ class WriteWords:
 
     @classmethod
     def of(cls, store: Store, config: LexicalConfig) -> "WriteWords | None":
-        """Return the writer that a recipe asks for; None if it wants no index of words."""
+        """Return the writer for a recipe; None if it does not want an index of words."""
         return cls(store, Analyzer(config)) if config.build else None
 
     def __call__(self, segment: ObjectRef, texts: Iterable[str]) -> LexicalPartResult:

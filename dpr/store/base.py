@@ -1,4 +1,4 @@
-"""The promises of every store. Names are relative POSIX paths; objects never change once they are created."""
+"""The contract of every store. Names are relative POSIX paths; objects never change once they are created."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from dpr.errors import StoreError
 from dpr.store.temporary import OTHER_CACHE, OTHER_TEMPORARY, is_full_disk
 
 TEMPORARY_PREFIX = ".tmp-"
-"""How the names of unfinished files begin; no object may be named so."""
+"""Prefix of unfinished files; no object may have such a name."""
 PROBES = "probes/"
-"""How the names of short-lived objects begin, which show what a store can do."""
+"""Prefix of short-lived objects that test what a store can do."""
 PARALLEL_READS = 16
 """Objects or files that a process reads at once: reading waits for disks and for object stores."""
 
@@ -32,11 +32,11 @@ class ObjectInfo:
 class Store(Protocol):
     """Named byte strings in one flat space. Every read sees all writes that were completed before it.
 
-    Every method raises StoreError, in one sentence, for whatever keeps the store from doing its work.
+    Every method raises StoreError, in one sentence, for anything that keeps the store from doing its work.
     """
 
     url: str
-    """What `open_store` was given, normalised."""
+    """The URL passed to `open_store`, normalised."""
 
     def get(self, name: str) -> bytes:
         """Return the whole object. Raises MissingObjectError if there is none."""
@@ -72,7 +72,7 @@ class Store(Protocol):
         """Copy the object to a local file, in bounded memory; the file appears whole or not at all."""
 
     def local_path(self, name: str) -> Path | None:
-        """Return where the object lies as a local file that may be opened for reading, or None in a remote store."""
+        """Return the path of the object as a local file that may be opened for reading, or None in a remote store."""
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield all objects whose names start with `prefix`, sorted by name."""
@@ -98,7 +98,7 @@ def beside(path: Path) -> Path:
 
 
 def remove_unfinished(temporary: Path) -> None:
-    """Remove a file if it is there; where that fails, the error that is on its way says more."""
+    """Remove a file if it exists; an error here is ignored, since the one being raised says more."""
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
 

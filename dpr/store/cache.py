@@ -1,16 +1,17 @@
 """This machine's cache: copies of stored objects, folders of models, and the digests of local files.
 
-`local_cache` takes its place and its bound from the environment. In its folder lie, and nothing else is touched there:
+`local_cache` takes its place and its bound from the environment. Its folder contains the following, and nothing else
+there is touched:
 
 entries/KEY            a cached file, whose access time says when it was last used
 entries/KEY.folder/    a cached folder, whose modification time says so; it is added and removed as a whole
 digests/               remembered digests: some ten thousand tiny files at most (see dpr.store.digests)
 temporary/             unfinished files and locks (see dpr.store.cache_folder)
 
-After each insertion the entries that were not used for the longest time are removed until the rest is within the
-bound. An entry that was used in the last ten minutes always stays, so that whoever was given its path can open it. The
-bound is exceeded by such entries if they alone are larger, and by files that are being written. Removing a file that
-another process has open or mapped does it no harm.
+After each insertion the least recently used entries are removed until the rest is within the bound. An entry that was
+used in the last ten minutes always stays, so that a process that was given its path can open it. The bound is exceeded
+by such entries if they alone are larger, and by files that are being written. Removing a file that another process has
+open or mapped does it no harm.
 """
 
 import contextlib
@@ -106,7 +107,7 @@ class Cache:
         return path
 
     def _mark_used(self, path: Path, is_folder: bool) -> bool:
-        """Return whether the entry is there, and record that it is used now."""
+        """Return whether the entry exists, and record that it is used now."""
         with self._place.explained(), self._place.shared_lock():
             with contextlib.suppress(OSError):  # a process that may not write the cache removes nothing from it either
                 now = time.time_ns()
@@ -131,7 +132,7 @@ class Cache:
                     os.rename(unfinished, path)
                 except OSError as error:
                     if not is_folder or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise  # else another process was first, and its folder is as good
+                        raise  # otherwise another process was first, and its folder is equivalent
         with self._place.explained():
             self._place.remove_leftovers()
             self._evict()

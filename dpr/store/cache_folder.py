@@ -1,4 +1,4 @@
-"""A folder that any number of processes write at once: unfinished files, locks and what dead processes left.
+"""A folder that any number of processes write at once: unfinished files, locks, and leftovers of dead processes.
 
 Everything that is unfinished lies in `temporary/` under a random name, so that no two processes of any container or
 host share one. A finished file is renamed to its place, and what is to be removed is first renamed away from it.
@@ -33,7 +33,7 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Make a new folder for unfinished files, and remove it at the end with what is still in it."""
+        """Make a new folder for unfinished files, and remove it at the end with everything that is still in it."""
         scratch = self._temporary / uuid.uuid4().hex
         with self.explained():
             scratch.mkdir(parents=True)
@@ -91,11 +91,11 @@ class CacheFolder:
             ) from error
 
     def remove_leftovers(self) -> None:
-        """Remove what processes that died left unfinished."""
+        """Remove the unfinished files of processes that died."""
         before = time.time() - LEFTOVER_SECONDS
         for path in self._temporary.iterdir():
             if _OWN_NAME.fullmatch(path.name) and measure(path)[1] < before:
-                # where several users share a folder, each can remove only what was left of its own
+                # if several users share a folder, each can remove only its own leftovers
                 shutil.rmtree(path, ignore_errors=True)
                 with contextlib.suppress(OSError):
                     path.unlink()

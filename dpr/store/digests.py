@@ -62,9 +62,9 @@ class DigestMemory:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        # whatever changes the file from `started_ns` on gives it another modification time than this
+        # any change of the file from `started_ns` on gives it another modification time than this
         if status.st_mtime_ns <= started_ns - GRANULARITY_NS:
-            with contextlib.suppress(OSError):  # a digest that cannot be remembered is right all the same
+            with contextlib.suppress(OSError):  # a digest that cannot be remembered is still right
                 self._remember(self._record(path), f"{_identity(status)} {sha256}\n")
         return sha256
 

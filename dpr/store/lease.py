@@ -1,8 +1,8 @@
 """A lease: one run at a time works on a store, and one that lost its lease finds out before it publishes.
 
 It is built from put-if-absent and plain reads alone, so it works on every store. The clocks of two machines are never
-compared: whoever wants a held lease watches whether heartbeats appear, and ages are differences of two times of the
-store's own clock.
+compared: a process that wants a held lease watches for heartbeats, and ages are differences of two times of the store's
+own clock.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ from dpr.store.lease_objects import (
 from dpr.store.requests import outside_of_stages
 
 LEASE_SECONDS = 360.0
-"""A holder without a heartbeat for so long is taken for dead: longer than one request to a store may take."""
+"""After this time without a heartbeat a holder is taken for dead: longer than one request to a store may take."""
 RELEASE_SECONDS = 10.0
-"""A release waits so long for a heartbeat that is under way."""
+"""How long a release waits for a heartbeat in progress."""
 _MAX_BEAT_SECONDS = 20.0
 _SOON_SECONDS = 5.0
-"""A heartbeat that is to be given soon waits so long at most: what changes more often does not cost more requests."""
+"""How long a heartbeat that is due soon waits at most, so that more frequent changes do not cost more requests."""
 _BEATS_PER_TTL = 3
 _LOOKS_PER_TTL = 20
 _MAX_LOOK_SECONDS = 1.0
@@ -54,10 +54,10 @@ class Lease:
     ) -> None:
         self._claim_id = claim_id
         self.predecessor = predecessor
-        """What the holder before gave as its account at last; None: nothing is known of it."""
+        """The last report of the previous holder; None: there is none."""
         self.account: Callable[[], bytes] | None = None
-        """Gives what this holder has to say of its work: its heartbeats and its release hold that. Any thread may call
-        it. None: they hold the time."""
+        """Returns this holder's report on its work, which its heartbeats and its release contain. Any thread may call
+        it. None: they contain the time."""
         self.fencing_number = fencing_number
         """Higher than that of every earlier holder."""
         self._store = store
@@ -69,7 +69,7 @@ class Lease:
 
     @classmethod
     def acquire(cls, store: Store, owner: str, ttl_seconds: float = LEASE_SECONDS) -> Self:
-        """Take the lease of `store` for `owner`, a name such as "run of STORE" that later comers read.
+        """Take the lease of `store` for `owner`, a name such as "run of STORE", which others see.
 
         A lease whose holder is dead is taken over: at once if it ran on this machine or its last heartbeat is long
         ago, else after watching for the holder's own `ttl_seconds`. Raises ConflictError that names a living holder.
@@ -106,8 +106,8 @@ class Lease:
     def check(self) -> None:
         """Raise ConflictError if the lease was lost, StoreError if its heartbeats have stopped.
 
-        Call it between stages and before anything is published: it lists a few objects and reads none. What is
-        published needs a put-if-absent of its own all the same, since the lease may be lost right after this check.
+        Call it between stages and before anything is published: it lists a few objects and reads none. Publishing still
+        needs a put-if-absent of its own, since the lease may be lost right after this check.
         """
         state = read_state(self._store)
         if state is None or state.fencing_number != self.fencing_number:
@@ -135,7 +135,7 @@ class Lease:
             create_release(self._store, self.fencing_number, self._account())
 
     def beat_soon(self) -> None:
-        """Give the next heartbeat within a few seconds: there is news to tell."""
+        """Give the next heartbeat within a few seconds, since the report has changed."""
         self._beats_soon.set()
 
     def __enter__(self) -> Self:
@@ -192,7 +192,7 @@ def _holder_is_dead(store: Store, state: LeaseState) -> bool:
 def _stays_silent(store: Store, state: LeaseState, ttl_seconds: float) -> bool:
     until = time.monotonic() + ttl_seconds
     while True:
-        # what decides is a look that begins after that time: this process may have been stopped since the last one
+        # only a look that begins after that time decides: this process may have been stopped since the last one
         is_last = time.monotonic() >= until
         now = read_state(store)
         if now != state:

@@ -4,7 +4,7 @@ lease/NUMBER/00000001.json   the claim: whoever created it under the highest NUM
 lease/NUMBER/00000002.json   heartbeats, each a new object; older ones are removed, the claim stays
 lease/NUMBER/released.json   the holder is done
 
-A heartbeat and a release hold what the holder has to say of its work, in words of its own, or else the time.
+A heartbeat and a release contain the holder's report on its work, in a form of its own, or else the time.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class Holder(ProcessName):
 
 @dataclass(frozen=True)
 class LeaseState:
-    """What the objects of the highest fencing number say."""
+    """The state in the objects of the highest fencing number."""
 
     fencing_number: int
     beat: int
@@ -67,7 +67,7 @@ def read_state(store: Store) -> LeaseState | None:
 
 
 def create_claim(store: Store, fencing_number: int, claim: Holder) -> bool:
-    """Claim a fencing number; return whether nobody did before."""
+    """Claim a fencing number; return whether this process was the first."""
     return store.put_if_absent(_name(fencing_number, 1), json.dumps(asdict(claim)).encode())
 
 
@@ -91,11 +91,11 @@ def describe_holder(store: Store) -> str:
     try:
         return str(read_claim(store, state.fencing_number)) if state else "nobody (its objects were removed)"
     except MissingObjectError:
-        return "a run that ended this moment"
+        return "a run that has just ended"
 
 
 def read_last_words(store: Store, state: LeaseState) -> bytes | None:
-    """Return what a holder gave as its account at last; None if it gave none, or if it is removed already."""
+    """Return the last report of a holder; None if it gave none, or if it is removed already."""
     if not state.released and state.beat < FIRST_BEAT:
         return None
     name = _released(state.fencing_number) if state.released else _name(state.fencing_number, state.beat)
@@ -106,7 +106,7 @@ def read_last_words(store: Store, state: LeaseState) -> bytes | None:
 
 def create_beat(store: Store, fencing_number: int, beat: int, account: bytes | None = None) -> None:
     """Give a heartbeat."""
-    # False means that an earlier attempt of this very beat did arrive
+    # False means that an earlier attempt of this same beat did arrive
     store.put_if_absent(_name(fencing_number, beat), account or _now().encode())
 
 
@@ -117,12 +117,12 @@ def remove_old_beat(store: Store, fencing_number: int, beat: int) -> None:
 
 
 def create_release(store: Store, fencing_number: int, account: bytes | None = None) -> None:
-    """Tell everybody that the holder is done."""
+    """Mark the lease as released."""
     store.put_if_absent(_released(fencing_number), account or _now().encode())
 
 
 def remove_earlier(store: Store, fencing_number: int) -> None:
-    """Remove what earlier holders left; the objects of the highest number stay, or numbers would start anew."""
+    """Remove the objects of earlier holders; those of the highest number stay, or numbers would start from 1 again."""
     for info in list(store.list(PREFIX)):
         match = _NAME.fullmatch(info.name)
         if match and int(match[1]) < fencing_number:

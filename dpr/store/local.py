@@ -34,7 +34,11 @@ class LocalStore:
             is_folder = True  # it is made on the first write
         except NotADirectoryError:
             is_folder = False
-        except (OSError, RuntimeError, ValueError) as error:  # no rights, no such user's home, a null character
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # no permission, no such home folder, a null character
             raise StoreError(f"store {os.fspath(folder)!r} cannot be opened ({_reason(error)})") from error
         self.url = str(self._folder)
         if not is_folder:
@@ -166,7 +170,7 @@ class LocalStore:
                 f"object {name} cannot be created in store {self.url}: {_reason(error)}{advice}"
             ) from error
         finally:
-            remove_unfinished(temporary)  # where that fails, `leftovers` finds it
+            remove_unfinished(temporary)  # if that fails, `leftovers` finds it
         return created
 
     def _failure(self, name: str, error: OSError) -> StoreError:

@@ -1,9 +1,9 @@
 """Local files mapped into memory, of which this process keeps only some pages in its own memory at a time.
 
 Pages of a mapped file belong to the system's cache, which all processes of a machine share and which the system empties
-by itself. What a process has touched counts as its memory all the same, until nearly all of a large file does. So after
-a number of bytes were touched, the process gives all pages back, unless all files together are smaller than that.
-Whoever needs them next finds them in the system's cache, which takes about a microsecond for every 64 KiB.
+by itself. Yet the pages that a process has touched count as its memory, in the end nearly the whole of a large file. So
+after a number of bytes were touched, the process gives all pages back, unless all files together are smaller than that. The
+next access finds them in the system's cache, which takes about a microsecond for every 64 KiB.
 """
 
 import mmap
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 KEPT_BYTES = 96 * 2**20
-"""Of pages, in this process, of all mapped files together."""
+"""Bytes of pages in this process, of all mapped files together."""
 TOUCH_BYTES = 64 * 2**10
-"""Linux maps so much at once around a byte that is read, as far as it is in the system's cache."""
+"""Linux maps this many bytes at once around a byte that is read, as far as they are in the system's cache."""
 
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
 _lock = threading.Lock()
@@ -34,7 +34,7 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def touch(size_bytes: int, places: int = 1) -> None:
-    """Note that so many bytes of mapped files were read, from so many places; give pages back if that is much."""
+    """Note how many bytes of mapped files were read, and from how many places; give pages back if they are many."""
     global _touched_bytes
     with _lock:
         _touched_bytes += size_bytes + TOUCH_BYTES * places

@@ -9,9 +9,9 @@ from dpr.store.local import LocalStore
 
 
 class OverlayStore:
-    """A store that shows what a run would do, without writing to the run's own store. See Store for the methods.
+    """A store for trying a run without writing to the run's own store. See Store for the methods.
 
-    `delete` and `leftovers` reach the folder alone: what the store below holds stays visible.
+    `delete` and `leftovers` reach the folder alone: objects of the store below stay visible.
     """
 
     def __init__(self, folder: Path, below: Store) -> None:

@@ -1,4 +1,4 @@
-"""Names of processes, by which others on the same machine see at once that a process has ended."""
+"""Identities of processes, by which others on the same machine see at once that a process has ended."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class ProcessName:
-    """The name of a process that wrote something into a store."""
+    """The identity of a process that wrote an object into a store."""
 
     host: str
     machine: str | None
@@ -31,8 +31,8 @@ class ProcessName:
     def has_ended(self) -> bool:
         """Return True only if the process has certainly ended.
 
-        Nothing is certain of other machines' processes. Nor is it of a process whose entry in /proc is hidden (mount
-        option hidepid) as long as any process has its id.
+        This is never certain of a process of another machine, nor of one whose entry in /proc is hidden (mount option
+        hidepid) as long as any process has its id.
         """
         if not self.is_here():
             return False
@@ -66,7 +66,7 @@ def _exists(pid: int) -> bool:
     """Return whether any process has this id, whoever owns it."""
     try:
         os.kill(pid, 0)  # sends nothing
-    except (ProcessLookupError, OverflowError):  # no process, or a number too large for one
+    except (ProcessLookupError, OverflowError):  # no process has this id, or the number is too large
         return False
     except PermissionError:  # it is another user's
         return True

@@ -1,7 +1,7 @@
 """Reading parts of stored objects: a seekable file over ranged gets, for Parquet columns and row groups.
 
-Parquet's footer is at the end, and is read first. So the last bytes can be handed over when a file is opened: whoever
-asks for them needs no request of his own to learn that the object has the size it should have.
+Parquet's footer is at the end, and is read first. So the last bytes can be passed in when a file is opened: the request
+that fetched them has also shown that the object has the expected size.
 """
 
 import io
@@ -10,7 +10,8 @@ from dpr.errors import StoreError
 from dpr.store.base import Store
 
 _AHEAD_BYTES = 1 << 18
-"""Fetched at least at once, so that small reads do not become a request each; less than the hashes of a row group."""
+"""Least bytes to fetch at once, so that small reads do not become a request each; less than the hashes of a row
+group."""
 
 
 class RangedFile(io.RawIOBase):
@@ -60,7 +61,7 @@ class RangedFile(io.RawIOBase):
         return length
 
     def _known(self, length: int) -> bytes:
-        """Return so many bytes from here on if they are in memory, else none."""
+        """Return this many bytes from here on if they are in memory, else none."""
         for held, start in ((self._tail, self._tail_start), (self._ahead, self._ahead_start)):
             first = self._position - start
             if first >= 0 and first + length <= len(held):
@@ -68,7 +69,7 @@ class RangedFile(io.RawIOBase):
         return b""
 
     def _fetch(self, length: int) -> bytes:
-        """Fetch so many bytes from here on, or more if these are few: what comes next is mostly wanted, too."""
+        """Fetch this many bytes from here on, or more if they are few: the next bytes are usually needed, too."""
         if length >= _AHEAD_BYTES:
             return self.store.get_range(self.name, self._position, length)
         wanted = min(_AHEAD_BYTES, self.size_bytes - self._position)

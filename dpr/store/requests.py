@@ -13,9 +13,9 @@ CLASSES = {
     "delete_object": "DELETE",
     "abort_multipart_upload": "DELETE",
 }
-"""Method → the class that it is billed as; all others write and are `PUT`."""
+"""Method → the class under which it is billed; all others write and are `PUT`."""
 REQUEST_CLASSES = ("GET", "PUT", "LIST", "DELETE")
-"""In the order of tables."""
+"""The classes, in the order of tables."""
 READ_BYTES, WRITTEN_BYTES = "bytes read", "bytes written"
 
 _lock = threading.Lock()
@@ -25,7 +25,7 @@ _outside: Counter[str] = Counter()
 
 
 def count_request(method: str, written_bytes: int) -> None:
-    """Count one request by botocore's name of its method, also if it fails: it is billed all the same."""
+    """Count one request by botocore's name of its method, also if it fails, since it is still billed."""
     with _lock:
         counts = _outside if _is_outside.get() else _counts
         counts[CLASSES.get(method, "PUT")] += 1
@@ -40,7 +40,7 @@ def count_read(read_bytes: int) -> None:
 
 @contextmanager
 def outside_of_stages() -> Iterator[None]:
-    """Count what is sent within the block as work outside of stages, also if a stage runs meanwhile."""
+    """Count requests within the block as work outside of stages, also if a stage runs meanwhile."""
     token = _is_outside.set(True)
     try:
         yield
@@ -49,13 +49,13 @@ def outside_of_stages() -> Iterator[None]:
 
 
 def count_elsewhere(counts: Mapping[str, int]) -> None:
-    """Add what another process has counted for this one."""
+    """Add the counts of another process that worked for this one."""
     with _lock:
         _counts.update(counts)
 
 
 def take_counts() -> dict[str, int]:
-    """Return what was counted since the last call: requests by class, and bytes."""
+    """Return the counts since the last call: requests by class, and bytes."""
     with _lock:
         taken = _positive(_counts)
         _counts.clear()
@@ -63,7 +63,7 @@ def take_counts() -> dict[str, int]:
 
 
 def move_outside() -> dict[str, int]:
-    """Count what was counted since the last call as work outside of stages; return all such counts so far."""
+    """Add the counts since the last call to the work outside of stages; return all such counts so far."""
     with _lock:
         _outside.update(_counts)
         _counts.clear()

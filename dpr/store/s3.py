@@ -38,7 +38,7 @@ class S3Store:
     def __init__(self, url: str, patience: Patience | None = None) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not _BUCKET_NAME.fullmatch(bucket):
-            # such a URL is not repeated: it may hold a secret (s3://key:secret@bucket)
+            # the message does not repeat such a URL: it may hold a secret (s3://key:secret@bucket)
             raise StoreError("the store's URL names no plain bucket; write s3://bucket/prefix and nothing else in it")
         prefix = prefix.strip("/")
         self._prefix = f"{check_name(prefix)}/" if prefix else ""
@@ -59,7 +59,7 @@ class S3Store:
         return b"".join(self._chunks(name, start, length))
 
     def size(self, name: str) -> int:
-        # not HEAD: its answers have no body, so that a missing bucket would pass for a missing object
+        # not HEAD: without a body in its answer, a missing bucket would look like a missing object
         return self._run(name, partial(self._read, name, 0, 1))[1]
 
     def exists(self, name: str) -> bool:
@@ -155,7 +155,7 @@ class S3Store:
         if "ContentRange" not in response:
             if not data:  # an empty object has no ranges, and not every server answers 416
                 return b"", 0
-            # S3 honours ranges; this is some web server's front page
+            # S3 honours ranges; this is the front page of some web server
             raise ResponseParserError("no Content-Range in the answer to a ranged get")
         size_bytes = int(response["ContentRange"].rpartition("/")[2])
         expected_bytes = min(length, size_bytes - start)

@@ -1,4 +1,4 @@
-"""Requests to one S3 bucket through s3fs: from any thread, after a fork, repeated while that makes sense."""
+"""Requests to one S3 bucket through s3fs: from any thread, after a fork, repeated while that can help."""
 
 import asyncio
 import dataclasses
@@ -18,7 +18,7 @@ from dpr.store.s3_failures import REQUEST_ERRORS, Patience, error_code, explain,
 T = TypeVar("T")
 Attempt = Callable[[], Awaitable[T]]
 _random = random.Random()
-"""Not Python's shared generator: a program may have seeded that, and expects its own numbers."""
+"""Not Python's shared generator, which a program may have seeded to get the same numbers each time."""
 
 
 class S3Bucket:
@@ -75,7 +75,7 @@ class S3Bucket:
                 if code == "NoSuchKey":
                     raise MissingObjectError(f"{subject}: there is no such object") from error
                 failure = explain(error, self.name, self._endpoint(), patience)
-                # a random share of a doubling bound, so that workers throttled together do not come back together
+                # a random share of a doubling bound, so that workers throttled together do not retry together
                 delay = _random.uniform(0, min(bound, patience.longest_delay_seconds))
                 bound *= 2
                 spent = time.monotonic() - started
@@ -111,6 +111,6 @@ class S3Bucket:
                     "response_checksum_validation": "when_required",
                 },
             )
-            filesystem.retries = 1  # _repeat alone repeats: layers of retries multiply
+            filesystem.retries = 1  # only _repeat repeats: layers of retries multiply
             self._filesystems.setdefault(pid, filesystem)
         return self._filesystems[pid]

@@ -1,4 +1,4 @@
-"""The meaning of a failed S3 request: its cause and remedy in words, and for how long repeating it makes sense."""
+"""The meaning of a failed S3 request: its cause and remedy in words, and how long repeating it can help."""
 
 import asyncio
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
 REQUEST_ERRORS = (OSError, BotoCoreError, ResponseParserError, aiohttp.ClientError, asyncio.TimeoutError)
-"""What a request through s3fs raises when the endpoint, the network or the configuration is at fault."""
+"""Errors of a request through s3fs when the endpoint, the network or the configuration is at fault."""
 
 _OVERLOAD_CODES = {
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "ServiceUnavailable")
@@ -49,7 +49,7 @@ class Patience:
     """For how long an S3 store keeps trying. The defaults suit a nightly run."""
 
     total_seconds: float = 180.0
-    """For so long after its start, a request that was throttled, timed out or was cut off is tried again."""
+    """How long after its start a request that was throttled, timed out or was cut off is tried again."""
     unreachable_seconds: float = 30.0
     """The same where the endpoint cannot be reached or does not answer as S3 does: mostly a mistyped endpoint."""
     first_delay_seconds: float = 0.2

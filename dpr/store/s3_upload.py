@@ -1,8 +1,8 @@
 """Creating S3 objects: in one request, or in parts where a file is large. The object appears whole or not at all.
 
-A put-if-absent whose answer gets lost is repeated, by this store or unasked by aiohttp, and the server then refuses it
-because of the object that it created itself. So each writer leaves a random id in the object's metadata, and looks for
-its own id when it is refused.
+A put-if-absent whose answer gets lost is repeated, by this store or automatically by aiohttp, and the server then
+refuses it because of the object that the first request created. So each writer leaves a random id in the object's
+metadata, and looks for its own id when it is refused.
 """
 
 import base64
@@ -17,7 +17,7 @@ from dpr.store.s3_bucket import S3Bucket
 from dpr.store.s3_failures import error_code
 
 CHUNK_BYTES = 8 * 2**20
-"""What one request moves; more only where an upload would need more than MAX_PARTS of them."""
+"""Bytes of one request; more only if an upload would need more than MAX_PARTS of them."""
 CONCURRENT_CHUNKS = 4
 MAX_PARTS = 10_000
 """S3's own limit of a multipart upload."""
@@ -110,7 +110,7 @@ class S3Upload:
         return bool(found["Metadata"].get("writer") == self._writer)
 
     def _abort(self, upload: str) -> None:
-        """Remove the parts, which are no object but take space."""
+        """Remove the parts, which are not an object but take space."""
         abort = partial(self._bucket.request, "abort_multipart_upload", Key=self._key, UploadId=upload)
         with contextlib.suppress(StoreError):  # the bucket's own rule removes them later; the first error says more
             self._bucket.run_once(self._subject, abort)

@@ -27,7 +27,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def temporary_root() -> Path:
-    """Return the folder that temporary files lie in. Raises RoomError if no file can be written in any that there is.
+    """Return the folder that temporary files lie in. Raises RoomError if no file can be written in any of them.
 
     Python takes the first folder in which it can write: $TMPDIR, $TEMP, $TMP, /tmp, /var/tmp, the working folder.
     """
@@ -41,9 +41,9 @@ def temporary_root() -> Path:
 
 @contextlib.contextmanager
 def full_disk_explained(folder: Path, otherwise: str) -> Iterator[None]:
-    """Turn the error of a full disk, raised within the block by whatever writes in `folder`, into a RoomError.
+    """Turn the error of a full disk, raised within the block by a writer in `folder`, into a RoomError.
 
-    `otherwise` says what can be done instead of freeing disk space. Other errors pass.
+    `otherwise` is the alternative to freeing disk space. Other errors pass through.
     """
     try:
         yield
@@ -58,5 +58,5 @@ def full_disk_explained(folder: Path, otherwise: str) -> Iterator[None]:
 
 
 def is_full_disk(error: OSError) -> bool:
-    """Tell whether an error says that there is no room for what was to be written."""
+    """Tell whether an error means that there is no room to write."""
     return error.errno in _FULL

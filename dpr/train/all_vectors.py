@@ -1,4 +1,4 @@
-"""The vectors of all questions or passages of a set, to be searched exactly; the workers share the work.
+"""The vectors of all questions or passages of a set, for exact search; the workers share the work.
 
 Shapes: N rows, B rows of a batch, D dimensions.
 """

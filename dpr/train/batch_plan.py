@@ -1,7 +1,7 @@
-"""Which questions and passages each step sees: a pure function of the training set, the recipe and the step's number.
+"""The questions and passages of each step: a pure function of the training set, the recipe and the step's number.
 
-So every worker knows the whole batch without asking, and a training that was killed goes on with the very batch that
-it would have seen next.
+So every worker knows the whole batch without communication, and a training that was killed continues with exactly the
+next batch.
 
 Shapes: E questions of the set, B questions of a batch, P distinct passages of it.
 """
@@ -23,11 +23,11 @@ class Batch:
     step: int
     questions_B: Rows
     passages_P: Rows
-    """Each once: a passage that is positive for two questions, or negative for one of them, is one column."""
+    """Distinct passages: one that is positive for two questions, or negative for one of them, is one column."""
     targets_B: Rows
     """The column of each question's positive passage."""
     masked_BP: npt.NDArray[np.bool_]
-    """Columns that are no negatives of a question: they are known to answer it, too."""
+    """Columns that do not count as negatives of a question: they are known to answer it, too."""
 
 
 class BatchPlan:
@@ -37,7 +37,7 @@ class BatchPlan:
         self._examples, self._objective, self._seed = examples, objective, optimiser.seed
         self._size = min(objective.batch, len(examples))
         self.steps_per_epoch = len(examples) // self._size
-        """What is left of an epoch is less than a batch; other questions are left in each."""
+        """An epoch leaves out a remainder smaller than a batch; it consists of other questions each time."""
         self.steps = self.steps_per_epoch * optimiser.epochs
         self._order = lru_cache(maxsize=2)(self._order_of)
         self.batch = lru_cache(maxsize=2)(self._batch_of)

@@ -1,8 +1,8 @@
 """Checkpoints of a training in a store: weights, the optimiser's moments, position and curve.
 
-`training/plan.json` says what is trained, and is written once. A checkpoint is a safetensors object and a record that
+`training/plan.json` describes the training, and is written once. A checkpoint is a safetensors object and a record that
 names it, which is written after it. So a training that was killed finds a whole checkpoint or none. The random numbers
-of a step follow from the recipe's seed and the step's number, so the position is all that it takes to go on.
+of a step follow from the recipe's seed and the step's number, so the position is enough to continue.
 
 Shapes: S steps that are done.
 """
@@ -32,11 +32,11 @@ NEGATIVES = ("negatives.rows", "negatives.offsets")
 
 
 class TrainingPlan(Document):
-    """`training/plan.json`: what is trained in a store."""
+    """`training/plan.json`: the training in a store."""
 
     recipe: TrainRecipe
     encoder_id: str
-    """Of the encoder that training starts from."""
+    """Id of the encoder that training starts from."""
     data: str
     """Digest of the training set."""
     dev: str | None
@@ -44,14 +44,14 @@ class TrainingPlan(Document):
 
 
 class Measured(Document):
-    """The dev questions, asked at some step."""
+    """A measurement on the dev questions after some step."""
 
     step: int
     """Steps that were done."""
     accuracy: float
     """Share of questions with a right passage first."""
     average_rank: float
-    """Of the first right passage, among all passages of the dev questions."""
+    """Average rank of the first right passage, among all passages of the dev questions."""
 
 
 class Checkpoint(Document):
@@ -79,7 +79,7 @@ class State:
 
 
 def begin(store: Store, plan: TrainingPlan) -> None:
-    """Declare what is trained in a store. Raises RecipeError if that is another training already."""
+    """Declare the training in a store. Raises RecipeError if the store has another one already."""
     if store.put_if_absent(layout.TRAINING_PLAN, plan.to_bytes()):
         return
     try:
@@ -108,7 +108,7 @@ def latest_checkpoint(store: Store) -> Checkpoint | None:
 
 
 def put_checkpoint(store: Store, state: State, measured: list[Measured], before: Checkpoint | None) -> Checkpoint:
-    """Store a checkpoint after `len(state.curve_S3)` steps, and then delete what only `before` needed.
+    """Store a checkpoint after `len(state.curve_S3)` steps, and then delete objects that only `before` needed.
 
     The weights that `before` calls the best stay so if an earlier measurement was better than that of this step.
     """

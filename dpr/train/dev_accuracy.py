@@ -1,4 +1,4 @@
-"""How well the dev questions are answered on the way, by exact search among the passages of the dev set.
+"""Measure during training how well the dev questions are answered, by exact search among the dev set's passages.
 
 The paper validates by the average rank of the right passage, which costs no index (section 3.2 of its code).
 

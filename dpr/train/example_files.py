@@ -13,7 +13,7 @@ _PARQUET = b"PAR1"
 
 
 def read_examples(data: TrainingData) -> Iterator[Read]:
-    """Yield what each row of the training data gives: an example, or the reason why it gives none.
+    """Yield the result of each row of the training data: an example, or the reason why it gives none.
 
     Raises RecipeError or CorpusError for files that cannot be read at all.
     """

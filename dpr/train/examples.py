@@ -1,4 +1,4 @@
-"""A training example: a question, passages that answer it, and hard negatives, which look as if they did."""
+"""A training example: a question, passages that answer it, and hard negatives, which only seem to answer it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,20 +25,20 @@ class TrainingPassage:
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """One question with what is known of passages for it."""
+    """One question with its positive and negative passages."""
 
     question: str
     positives: tuple[TrainingPassage, ...]
     """Passages that answer it, at least one."""
     negatives: tuple[TrainingPassage, ...] = ()
-    """Hard negatives: passages that do not answer it, and that a search finds all the same."""
+    """Hard negatives: passages that a search finds although they do not answer it."""
     answers: tuple[str, ...] = ()
     left_out: int = 0
     """Passages of the input that have no text."""
 
 
 Read = TrainingExample | QuarantinedRow
-"""What a row of the input gives: an example, or the reason why it gives none."""
+"""The result of an input row: an example, or the reason why it gives none."""
 Place = tuple[str, int]
 """A file, and the position in it: byte offset or row number."""
 
@@ -53,7 +53,9 @@ def checked(
     negatives: Sequence[TrainingPassage],
     answers: tuple[str, ...] = (),
 ) -> TrainingExample:
-    """Return the example that these make. Raises UnusableExampleError if they contradict each other, or lack a part.
+    """Return the example made of these.
+
+    Raises UnusableExampleError if they contradict each other, or a part is missing.
 
     Passages without text are left out and counted, unless no positive passage remains.
     """

@@ -22,7 +22,7 @@ from dpr.encoder.tokens import TokenBatch
 
 
 class Tower(Protocol):
-    """What makes vectors through which gradients pass."""
+    """An encoder whose vectors pass gradients."""
 
     @property
     def dim(self) -> int:
@@ -53,7 +53,7 @@ class RandomState:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Draw the same numbers again within the block; outside nothing changes."""
+        """Repeat the same random numbers within the block; outside nothing changes."""
         with torch.random.fork_rng(self._devices):
             torch.set_rng_state(self._cpu)
             for device, state in zip(self._devices, self._of_devices, strict=True):
@@ -68,7 +68,7 @@ class _Chunk:
     tokens: TokenBatch
     rows: npt.NDArray[np.int64]
     kept: Tensor | RandomState
-    """Its vectors with all that the backward pass needs, or what it takes to compute them again."""
+    """A chunk's vectors with everything that the backward pass needs, or the inputs to compute them again."""
 
 
 class GradientCache:
@@ -95,7 +95,7 @@ class GradientCache:
         return found
 
     def backward(self, gradients: Sequence[Tensor]) -> None:
-        """Add to the gradients of all weights what the gradients (N, D) of each part's vectors give."""
+        """Add the contribution of the gradients (N, D) of each part's vectors to the gradients of all weights."""
         while self._chunks:
             chunk = self._chunks.pop(0)  # and its activations are freed
             torch.autograd.backward(self._vectors(chunk), gradients[chunk.part][self._places(chunk.rows)])

@@ -23,7 +23,7 @@ from dpr.evaluate.text_files import open_bytes
 from dpr.train.examples import Place, Read, TrainingExample, TrainingPassage, UnusableExampleError, checked, unusable
 
 MAX_VALUE_BYTES = 64 << 20
-"""Of one object: DPR's files have a hundred passages beside each question."""
+"""Largest object: DPR's files have a hundred passages with each question."""
 _QUESTIONS = ("question", "query", "anchor", "sentence1")
 _POSITIVES = ("positive_ctxs", "positive_passages", "positives", "positive", "pos", "passage", "answer", "sentence2")
 _NEGATIVES = ("hard_negative_ctxs", "negative_passages", "negatives", "negative", "neg", "negative_ctxs")
@@ -32,7 +32,7 @@ _BATCH_ROWS = 1024
 
 
 def read_json_examples(path: str) -> Iterator[Read]:
-    """Yield what each object of a JSON or JSONL file gives, plain or compressed, in bounded memory."""
+    """Yield the result of each object of a JSON or JSONL file, plain or compressed, in bounded memory."""
     with open_bytes(path) as file:
         for offset, data, is_cut in iter_values(file, MAX_VALUE_BYTES):
             place = (path, offset)
@@ -48,7 +48,7 @@ def read_json_examples(path: str) -> Iterator[Read]:
 
 
 def read_parquet_examples(path: str) -> Iterator[Read]:
-    """Yield what each row of a Parquet file gives. Raises RecipeError if the file is damaged."""
+    """Yield the result of each row of a Parquet file. Raises RecipeError if the file is damaged."""
     try:
         with open_bytes(path) as file:
             batches = pq.ParquetFile(file, pre_buffer=False).iter_batches(_BATCH_ROWS)

@@ -1,4 +1,4 @@
-"""The training loop: a step for each batch, the dev questions from time to time, a checkpoint after each of these.
+"""The training loop: a step for each batch, a measurement on the dev questions at intervals, a checkpoint after each.
 
 Shapes: S steps.
 """
@@ -83,7 +83,7 @@ class TrainingLoop:
         size = len(self._plan.batch(0).questions_B)
         self._progress.start("training", self._plan.steps * size, len(self._curve) * size)
         if not self._curve:
-            self._measure()  # what it starts from
+            self._measure()  # the state that training starts from
         for step in range(len(self._curve), self._plan.steps):
             if self._is_enough():
                 break
@@ -124,10 +124,10 @@ class TrainingLoop:
         self._loaded.set_training(on=True)
         self._plan = self._make_plan()
         found = len(self._negatives.rows_R)
-        self._progress.message("training", f"{found:,} hard negatives found anew after {len(self._curve):,} steps")
+        self._progress.message("training", f"{found:,} new hard negatives found after {len(self._curve):,} steps")
 
     def _step(self, batch: Batch) -> None:
-        # the random numbers of a step are its own, so that a training that goes on draws the same ones
+        # each step has random numbers of its own, so that a continued training draws the same ones
         seed = np.random.SeedSequence([self._job.recipe.optimiser.seed, batch.step, self._workers.rank])
         torch.manual_seed(int(seed.generate_state(1)[0]))
         try:
@@ -138,7 +138,7 @@ class TrainingLoop:
                 "resources.kept_tokens or resources.chunk_tokens, and start the training again"
             ) from error
         if batch.step + 1 < self._plan.steps:
-            self._plan.batch(batch.step + 1)  # while a GPU computes
+            self._plan.batch(batch.step + 1)  # overlaps with a GPU's work
         length = self._descent.clip()
         self._check(batch, scored, length)
         self._descent.step(batch.step)
@@ -159,12 +159,12 @@ class TrainingLoop:
         )
 
     def _is_due(self, steps: int) -> bool:
-        """Tell whether the dev questions are asked after so many steps."""
+        """Tell whether to measure on the dev questions after this many steps."""
         every = self._job.recipe.stopping.every_steps or self._plan.steps_per_epoch
         return steps % every == 0 or steps == self._plan.steps
 
     def _is_enough(self) -> bool:
-        """Tell whether the accuracy has not become better for too long."""
+        """Tell whether the accuracy has not improved for too long."""
         if self._meter is None:
             return False
         best = best_of(self._measured)

@@ -8,11 +8,11 @@ from dpr.engine.room import memory_available
 from dpr.train.train_recipe import TrainingResources
 
 CHUNK_TOKENS = {"cuda": 65_536, "cpu": 2_048}
-"""Tokens of one pass through the network, unless the recipe says: enough to keep a GPU busy, or for a CPU's caches."""
+"""Default tokens of one pass through the network: enough to keep a GPU busy, or few enough for a CPU's caches."""
 SHARE = 0.5
-"""Of the free memory, for activations."""
+"""Share of the free memory that activations may use."""
 _UNKNOWN_BYTES = 2 << 30
-"""Taken to be free where nobody tells."""
+"""Assumed free memory if the system does not say."""
 
 
 def chunk_tokens(resources: TrainingResources, device: torch.device) -> int:

@@ -24,10 +24,10 @@ Search = Callable[[Sequence[str], int], Sequence[Sequence[Hit]]]
 
 @dataclass(frozen=True)
 class Mining:
-    """What is kept of the hits."""
+    """Which hits are kept."""
 
     depth: int = 100
-    """Hits that are looked at."""
+    """Hits that are considered."""
     most: int = 30
     """Hard negatives of a question, the best hits first."""
     margin: float | None = None
@@ -36,7 +36,7 @@ class Mining:
 
 @dataclass
 class Mined:
-    """What was written and what was left out, for people."""
+    """Counts of what was written and left out, for people."""
 
     questions: int = 0
     negatives: int = 0

@@ -59,7 +59,7 @@ def model_card(job: TrainingJob, measured: Sequence[Measured], steps: int, encod
 def _metrics(measured: Sequence[Measured], steps: int, keep: str) -> list[str]:
     best = best_of(list(measured))
     if best is None:
-        return [f"{steps:,} steps; nothing was measured on the way."]
+        return [f"{steps:,} steps; no measurements were made."]
     kept = "those of the last step"
     if keep == "best":
         kept = f"those after step {best.step:,}, the best on the dev questions"

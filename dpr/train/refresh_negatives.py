@@ -1,6 +1,6 @@
-"""Hard negatives that are found anew during a training, by the towers as they are (ANCE, Xiong et al. 2021).
+"""New hard negatives during a training, found by the towers in their present state (ANCE, Xiong et al. 2021).
 
-Searched are all passages of the training data, exactly. As in `dpr mine`, passages that are known to answer are left
+All passages of the training data are searched exactly. As in `dpr mine`, passages that are known to answer are left
 out, and so are those that hold an answer.
 
 Shapes: E questions, P passages, B questions of a batch, N questions of one worker, D dimensions, K hits.
@@ -21,7 +21,7 @@ from dpr.train.training_set import KEPT_NEGATIVES, Belonging, Rows, TrainingSet,
 from dpr.train.workers import Workers, gather_rows
 
 DEPTH = 100
-"""Hits of a question that are looked at."""
+"""Hits of a question that are considered."""
 QUESTIONS_AT_ONCE = 256
 _NONE = -1
 """Fills the places of negatives that were not found."""
@@ -48,7 +48,7 @@ class NegativeFinder:
                 for place, best_K in enumerate(self._best(question_ED, passage_PD, rows_B), first):
                     kept = list(self._negatives(int(own[place]), best_K))
                     found_NK[place, : len(kept)] = torch.tensor(kept, dtype=torch.int64)
-            # gathered, since rounding could let workers disagree
+            # gathered, since the workers' results could differ by rounding
             found_EK = gather_rows(self._workers, found_NK.to(passage_PD.device), shares).cpu()
         return belonging([[row for row in rows if row != _NONE] for rows in found_EK.tolist()])
 

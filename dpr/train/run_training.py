@@ -30,7 +30,7 @@ def training_lease(recipe: TrainRecipe) -> Lease:
 def train_as(recipe: TrainRecipe, workers: Workers, device: torch.device, progress: Progress) -> None:
     """Train as one of several workers; the first of them puts the model into the store.
 
-    A training that is over is not repeated. Raises RecipeError if the store holds another training.
+    A finished training is not repeated. Raises RecipeError if the store holds another training.
     """
     store = open_store(recipe.store)
     job = prepare(recipe, keeps_quarantine=workers.rank == 0)
@@ -46,7 +46,7 @@ def train_as(recipe: TrainRecipe, workers: Workers, device: torch.device, progre
 
 
 def finished_model(recipe: TrainRecipe) -> TrainedModel:
-    """Return the model of a training that is over."""
+    """Return the model of a finished training."""
     store = open_store(recipe.store)
     model = read_model(store)
     if model is None:

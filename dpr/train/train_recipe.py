@@ -1,4 +1,4 @@
-"""The recipe of a training: one YAML file that says from which encoder it starts, on which data, and how."""
+"""The recipe of a training: one YAML file with the encoder that it starts from, the data, and the settings."""
 
 import os
 from pathlib import Path
@@ -25,24 +25,24 @@ class TrainingData(Section):
 
 
 class DevData(TrainingData):
-    """Questions that are not trained on, to measure on the way, each against the passages of all of them."""
+    """Questions that are not trained on, for measurements during training, each against the passages of all of them."""
 
     max_questions: Annotated[int, Field(ge=1)] | None = 1000
     """Questions used, the first of the data; null: all."""
 
 
 class Objective(Section):
-    """What is minimised: -log of the softmax share of the right passage (paper, section 3.2)."""
+    """The objective to minimise: -log of the softmax share of the right passage (paper, section 3.2)."""
 
     batch: Annotated[int, Field(ge=2)] = 128
     """Questions of one step, over all workers; the passages of all others are negatives."""
     hard_negatives: Annotated[int, Field(ge=0)] = 1
     """Hard negatives of each question in a step, drawn from those that its example has."""
     refresh_negatives: bool = False
-    """Whether each epoch after the first begins with new hard negatives: what the towers, as they are then, find among
-    all passages of the data, and what does not answer."""
+    """Whether each epoch after the first begins with new hard negatives: passages of the data that the towers find at
+    that time, and that do not answer."""
     temperature: Annotated[float, Field(gt=0.0)] | None = None
-    """What similarities are divided by; null: 0.05 where vectors have length 1, else 1."""
+    """Divisor of similarities; null: 0.05 if vectors have length 1, else 1."""
 
     @model_validator(mode="after")
     def _negatives_are_used(self) -> Self:
@@ -61,7 +61,7 @@ class Optimiser(Section):
     warm_up: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     """Share of the steps in which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    """Not for biases and layer normalisations."""
+    """Does not apply to biases and layer normalisations."""
     clip: Annotated[float, Field(gt=0.0)] = 1.0
     """Longest gradient; longer ones are scaled to this length."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
@@ -71,7 +71,7 @@ class Optimiser(Section):
 
 
 class Stopping(Section):
-    """When the dev questions are asked, and when training ends early."""
+    """When to measure on the dev questions, and when to end training early."""
 
     every_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between two measurements, each of which is a checkpoint; null: once an epoch."""
@@ -82,7 +82,7 @@ class Stopping(Section):
 
 
 class TrainingResources(Section):
-    """On what it runs, and how the work is cut; none of it changes what is learned by more than rounding."""
+    """The resources, and how the work is divided; no setting changes the result by more than rounding."""
 
     workers: Annotated[int, Field(ge=1)] = 1
     """Processes that share each batch."""
@@ -120,7 +120,7 @@ class TrainRecipe(Section):
     """Format of the trained model; `auto`: DPR checkpoints if it starts from some, else sentence-transformers."""
     data: TrainingData
     dev: DevData | None = None
-    """null: nothing is measured on the way, and the last step counts."""
+    """null: no measurements during training, and the last step becomes the model."""
     objective: Objective = Objective()
     optimiser: Optimiser = Optimiser()
     stopping: Stopping = Stopping()

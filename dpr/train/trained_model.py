@@ -24,7 +24,7 @@ SIDES: tuple[Side, ...] = ("passage", "question")
 
 
 class TrainedModel(Document):
-    """`training/model.json`: a training that is over."""
+    """`training/model.json`: the result of a finished training."""
 
     steps: int
     stopped_early: bool
@@ -39,7 +39,7 @@ class TrainedModel(Document):
 
 
 def put_model(job: TrainingJob, finished: Finished) -> TrainedModel:
-    """Save the weights that a recipe wants in its store, with a model card; the record that declares it comes last.
+    """Save the weights that a recipe selects in its store, with a model card; the record that declares them comes last.
 
     All files follow from the stored weights, so a second attempt makes the same ones.
     """
@@ -69,7 +69,7 @@ def put_model(job: TrainingJob, finished: Finished) -> TrainedModel:
 
 
 def read_model(store: Store) -> TrainedModel | None:
-    """Return the model of a training that is over, or None."""
+    """Return the model of a finished training, or None."""
     name = layout.record(layout.TRAINED_MODEL)
     return TrainedModel.model_validate_json(store.get(name)) if store.exists(name) else None
 
@@ -99,7 +99,7 @@ def save_towers(job: TrainingJob, loaded: LoadedTowers, folder: Path) -> Encoder
 
 
 def _stated(spec: EncoderSpec, saved: EncoderSpec) -> dict[str, object]:
-    """Return what a recipe has to say since the saved folders cannot."""
+    """Return the settings that a recipe must state because the saved folders cannot."""
     fields = {
         "title_join": (spec.passage.title_join, saved.passage.title_join),
         "max_tokens": (spec.passage.max_tokens, saved.passage.max_tokens),
@@ -111,7 +111,7 @@ def _stated(spec: EncoderSpec, saved: EncoderSpec) -> dict[str, object]:
 
 
 def _placed(encoder: EncoderConfig, root: str, without: str = "") -> EncoderConfig:
-    """Return the section with its models below a root; `without` is what their names lose at the front."""
+    """Return the section with its models below a root; `without` is the prefix that their names lose."""
     models = {name: getattr(encoder, name) for name in ("model", "question_model")}
     strip = f"{without}/" if without else ""
     return encoder.model_copy(

@@ -19,12 +19,12 @@ from dpr.train.training_set import TrainingSet, collect
 from dpr.train.training_step import Towers
 
 UNIT_TEMPERATURE = 0.05
-"""What cosines are divided by unless the recipe says: as sentence-transformers does."""
+"""Default divisor of cosines: that of sentence-transformers."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is trained, on what."""
+    """The encoder and the data of a training."""
 
     recipe: TrainRecipe
     spec: EncoderSpec
@@ -33,7 +33,7 @@ class TrainingJob:
 
     @property
     def plan(self) -> TrainingPlan:
-        """What the store remembers."""
+        """The plan of the training, as stored."""
         dev = self.dev.digest if self.dev else None
         return TrainingPlan(recipe=self.recipe, encoder_id=self.spec.encoder_id, data=self.examples.digest, dev=dev)
 
@@ -44,9 +44,9 @@ class TrainingJob:
 
 
 def prepare(recipe: TrainRecipe, *, keeps_quarantine: bool = True) -> TrainingJob:
-    """Find the encoder and read the data; rows that give no example go into the store, if this worker is to do that."""
+    """Find the encoder and read the data; one worker also stores the rows that give no example."""
     spec = resolve(recipe.encoder)
-    saved_format(recipe.save_as, spec.passage)  # a model that cannot be saved as wanted is refused before it is trained
+    saved_format(recipe.save_as, spec.passage)  # a model that cannot be saved so is refused before training
     with temporary_folder() as folder:
         bad = Path(folder) / "quarantine.parquet"
         examples = collect(read_examples(recipe.data), spec, bad, recipe.data.max_questions)

@@ -42,19 +42,19 @@ class Belonging:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the input held, for people and for the model card."""
+    """Counts of the input, for people and for the model card."""
 
     examples: int
     """Rows that gave an example."""
     quarantined: Counter[str] = field(default_factory=Counter)
     """Rows that gave none, by reason."""
     notes: tuple[str, ...] = ()
-    """What else was left out, a sentence each."""
+    """Sentences on what else was left out."""
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Questions and passages as tokens, and what belongs together."""
+    """Questions and passages as tokens, and which passages belong to each question."""
 
     questions: tuple[str, ...]
     question_tokens: TokenBatch
@@ -66,14 +66,14 @@ class TrainingSet:
     answers: tuple[tuple[str, ...], ...]
     """Texts that answer each question, of all its examples: a passage that holds one is no negative."""
     digest: str
-    """Of all questions and passages and what belongs together."""
+    """Digest of all questions and passages, and of which belong together."""
     counts: Counts
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def describe(self) -> str:
-        """Return what the set holds, for people."""
+        """Describe the set, for people."""
         counts = self.counts
         text = f"{len(self):,} questions and {len(self.passage_tokens):,} passages from {counts.examples:,} examples"
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.quarantined.most_common())
@@ -208,7 +208,7 @@ def _joined(pieces: Sequence[TokenBatch]) -> TokenBatch:
 
 
 def belonging(rows: Sequence[Collection[int]]) -> Belonging:
-    """Return what belongs to each question, given its rows."""
+    """Return the rows that belong to each question."""
     flat = np.array([row for each in rows for row in each], np.int64)
     return Belonging(flat, np.cumsum([0, *map(len, rows)], dtype=np.int64))
 

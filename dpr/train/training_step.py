@@ -1,8 +1,8 @@
 """One step up to the gradients: each worker encodes its share of the batch, and all score the whole of it.
 
 Every worker computes the loss of the whole batch from the gathered vectors, and passes on the gradients of its own
-rows; the sum over the workers is the gradient of the whole batch. So nothing depends on how many workers there are,
-and which passages count for a question is known before anything is gathered.
+rows; the sum over the workers is the gradient of the whole batch. So nothing depends on the number of workers, and the
+passages that count for a question are known before vectors are gathered.
 
 Shapes: B questions, P passages, D dimensions.
 """

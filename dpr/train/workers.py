@@ -1,4 +1,4 @@
-"""What the processes of a training tell each other: vectors of a batch, and sums of gradients.
+"""Communication of a training's processes: vectors of a batch, and sums of gradients.
 
 Shapes: N rows of one worker, M of all workers, D dimensions.
 """

@@ -7,7 +7,7 @@ from dpr.operations.run_report import EarlierAttempt, Found, RunReport
 from dpr.stages.embed_meter import Encoding
 
 PRICES = Prices(gpu_hour=3.0, thousand_reads=0.0004, thousand_writes=0.005)
-DIED = Ending(kind="died", exit_code=None, sentence="it gave no account of its end")
+DIED = Ending(kind="died", exit_code=None, sentence="it did not report its end")
 COST = Cost(
     passages=2_000_000,
     units=41,

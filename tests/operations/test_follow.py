@@ -125,7 +125,7 @@ def test_a_store_that_vanishes_is_reported_and_answers_go_on(collection: Collect
         before = follower.search(QUESTIONS, 5).hits
         store.rename(collection.folder / "away")
         assert not follower.look()
-        assert follower.state.problem.startswith("the store cannot be looked at: ")
+        assert follower.state.problem.startswith("the store cannot be read:  ")
         assert follower.search(QUESTIONS, 5).hits == before
         (collection.folder / "away").rename(store)
         assert not follower.look()

@@ -58,8 +58,8 @@ def test_bars_are_as_long_as_what_they_show() -> None:
 def test_a_failed_attempt_says_how_far_it_came() -> None:
     page = HtmlPage(render_run(failed_report()))
     assert page.open == []
-    assert "died <again> (it came to the stage embed, with 23 of 40 units done)" in page.text
-    assert "dpr plan was not asked on this machine" in page.text
+    assert "died <again> (it got to the stage embed, with 23 of 40 units done)" in page.text
+    assert "dpr plan was not run on this machine" in page.text
     assert {table[0][0] for table in page.tables} == {"run", "stage", ""}  # nothing stands there that is not known
 
 
