@@ -264,7 +264,3 @@ def compression(vectors: Vectors, store: Path) -> tuple[str, list[Accuracy]]:
 
 def write_points(points: Sequence[Point], file: Path) -> None:
     file.write_text(json.dumps([vars(one) for one in points]), encoding="utf-8")
-
-
-def read_points(file: Path) -> list[Point]:
-    return [Point(**one) for one in json.loads(file.read_text(encoding="utf-8"))]

@@ -188,6 +188,14 @@ def make_sleep() -> Callable[[SleepingUnit], Slept]:
     return Sleep()
 
 
+def put_report(lines: Sequence[str], out: Path | None) -> None:
+    """Print a report, and write it to a file if one is named."""
+    text = "\n".join(lines)
+    print(text)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machines", type=int, default=16)
@@ -196,10 +204,7 @@ def main() -> None:
     parser.add_argument("--dollars", type=float, default=2.5, help="what a machine costs an hour: an assumption")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    text = "\n".join(night(options.machines, options.losses, options.replaced_after, options.dollars))
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    put_report(night(options.machines, options.losses, options.replaced_after, options.dollars), options.out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import ray
 
-from benchmarks.spot import SleepingUnit, Slept, Stage, make_sleep, simulate
+from benchmarks.spot import SleepingUnit, Slept, Stage, make_sleep, put_report, simulate
 from dpr.engine.stage import Step, Work
 from dpr.recipe import Resources
 from ray_jobs.ray_executor import RayExecutor
@@ -159,10 +159,7 @@ def main() -> None:
     parser.add_argument("--kills", type=float, default=180.0, help="in an hour of a process's work")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    text = "\n".join(check(options.units, options.seconds, options.slots, options.kills))
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    put_report(check(options.units, options.seconds, options.slots, options.kills), options.out)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ import pyarrow as pa
 from simulation import corpora
 
 _MEMORY = Path("/dev/shm")
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-"""To be set before the libraries are loaded: a night's arrays are so small that more threads only cost time."""
 
 
 @contextlib.contextmanager

@@ -22,8 +22,6 @@ LARGEST = 448.0
 """The largest number of fp8 (e4m3)."""
 SMALLEST_ROW = 1e-12
 """A row whose numbers are all smaller than this is taken for zeros."""
-PRODUCTS = ("qkv", "out", "up", "down")
-"""The products of a layer, in their order: attention's input and output, and those of the feed-forward part."""
 
 
 @dataclass(frozen=True)

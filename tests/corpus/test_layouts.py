@@ -19,7 +19,6 @@ from dpr.recipe import Columns
 from tests.corpus.reading import read
 
 ONE = Passage("1", "T", "one")
-CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 REUSES_FOLDER = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 

@@ -1,4 +1,4 @@
-"""What all tests of encoders share: small models, made once, and a cache of the test session's own."""
+"""What all tests of encoders share: small models, made once."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,15 +12,6 @@ from dpr.encoder.tower import TowerSpec
 from dpr.recipe import EncoderConfig
 from tests.encoder.counting_server import CountingServer
 from tests.encoder.models import save_bert, save_dpr
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep digests and fetched models apart from those of whoever runs the tests."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DPR_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def test_a_file_is_not_a_model_folder(shared_bert: Path) -> None:
 
 
 def test_an_object_store_folder_is_fetched_once_and_again_when_it_changes(
-    shared_bert: Path, cache: Path, memory: fsspec.AbstractFileSystem
+    shared_bert: Path, own_cache: Path, memory: fsspec.AbstractFileSystem
 ) -> None:
     root = "/models/one"
     for path in shared_bert.iterdir():
@@ -82,7 +82,7 @@ def test_an_object_store_folder_is_fetched_once_and_again_when_it_changes(
     memory.pipe_file(f"{root}/pytorch_model.bin", b"never fetched")
     memory.pipe_file(f"{root}/1_Pooling/config.json", b"{}")
     folder = fetch_model("memory://models/one").folder
-    assert folder.is_relative_to(cache)
+    assert folder.is_relative_to(own_cache)
     fetched = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     originals = {path.name: path.read_bytes() for path in shared_bert.iterdir()}
     assert fetched == {**originals, "1_Pooling/config.json": b"{}"}

@@ -20,11 +20,13 @@ from dpr.formats.manifest import (
     SnapshotBody,
     TowerDescription,
 )
+from dpr.formats.markers import find_readers
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import passage_schema, write_segment
 from dpr.recipe import EncoderConfig, StoreAs
 from dpr.store import LocalStore, Store
+from dpr.store.lease import store_time
 
 
 class RemoteStore(LocalStore):
@@ -177,3 +179,8 @@ def lengthen(path: Path) -> None:
 
 
 DAMAGE: list[Callable[[Path], None]] = [flip_a_bit, cut_short, lengthen]
+
+
+def snapshots_read(store: Store) -> list[int]:
+    """Return the numbers of the snapshots with a living reader, in the order of the markers' names."""
+    return [reader.snapshot for reader in find_readers(store, store_time(store)) if reader.lives]

@@ -7,17 +7,15 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dpr.formats import layout
 from dpr.formats.markers import SILENT_SECONDS, Marker, find_readers
-from dpr.store import LocalStore, Store, open_store
+from dpr.store import LocalStore, Store
 from dpr.store.lease import store_time
-from tests.services.endpoint import S3Endpoint
+from tests.formats.samples import snapshots_read
 
 READ_AND_END = """
 import os, sys
@@ -28,27 +26,10 @@ os._exit(0)
 """
 
 
-@pytest.fixture(params=["local", "moto", "ceph"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "local":
-        yield LocalStore(tmp_path / "store")
-        return
-    endpoint: S3Endpoint = request.getfixturevalue(f"{request.param}_endpoint")
-    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
-    endpoint.client().create_bucket(Bucket=bucket)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        endpoint.use(monkeypatch)
-        yield open_store(f"s3://{bucket}/x")
-
-
-def living(store: Store) -> list[int]:
-    return [reader.snapshot for reader in find_readers(store, store_time(store)) if reader.lives]
-
-
 def test_a_marker_is_there_until_it_is_closed_and_is_renewed(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpr.formats.markers.BEAT_SECONDS", 0.05)
     with Marker(any_store, 7) as marker:
-        assert living(any_store) == [7]
+        assert snapshots_read(any_store) == [7]
         (first,) = any_store.list("readers/")
         assert first.name == marker.name
         until = time.monotonic() + 60
@@ -57,7 +38,7 @@ def test_a_marker_is_there_until_it_is_closed_and_is_renewed(any_store: Store, m
             time.sleep(0.05)
         assert now.name == first.name
         with Marker(any_store, 12):
-            assert living(any_store) == [7, 12]
+            assert snapshots_read(any_store) == [7, 12]
     assert list(any_store.list("readers/")) == []
 
 
@@ -71,7 +52,7 @@ def test_hearts_end_with_their_markers(store: LocalStore) -> None:
 def test_a_marker_that_is_let_go_is_soon_gone(store: LocalStore) -> None:
     Marker(store, 1).let_go()
     until = time.monotonic() + 60
-    while living(store):
+    while snapshots_read(store):
         assert time.monotonic() < until
         time.sleep(0.01)
 
@@ -103,7 +84,7 @@ def test_a_store_that_was_moved_is_not_made_anew_and_its_marker_is_renewed_when_
         folder.with_name("moved").rename(folder)
         (folder / marker.name).unlink()  # as garbage collection does with one that was silent for long
         until = time.monotonic() + 60
-        while living(store) != [3]:
+        while snapshots_read(store) != [3]:
             assert time.monotonic() < until
             time.sleep(0.01)
 
@@ -120,11 +101,11 @@ def test_a_marker_counts_until_its_reader_was_silent_for_long(store: LocalStore)
 def test_a_marker_of_a_process_that_ended_on_this_machine_does_not_count(store: LocalStore) -> None:
     subprocess.run((sys.executable, "-c", READ_AND_END, store.url), check=True)
     (marker,) = Path(store.url, "readers").iterdir()
-    assert living(store) == []
+    assert snapshots_read(store) == []
     content = json.loads(marker.read_text())
     content["process"]["host"] = "elsewhere"
     marker.with_name("00000002-elsewhere.json").write_text(json.dumps(content))
-    assert living(store) == [2]  # nobody here can know what happened there
+    assert snapshots_read(store) == [2]  # nobody here can know what happened there
 
 
 def test_a_marker_of_another_version_counts_by_its_name_and_age(store: LocalStore) -> None:

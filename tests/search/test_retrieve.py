@@ -15,11 +15,9 @@ from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import EncoderError, IntegrityError, MissingObjectError
 from dpr.formats import layout
-from dpr.formats.markers import find_readers
 from dpr.search.retrieve import Retriever
-from dpr.store import Store
-from dpr.store.lease import store_time
 from tests.collection import Collection, FirstNights
+from tests.formats.samples import snapshots_read
 from tests.tiny import make_encoder
 
 QUESTIONS = ["w1 w2 w3", "w7", "w150 w20"]
@@ -28,10 +26,6 @@ QUESTIONS = ["w1 w2 w3", "w7", "w150 w20"]
 @pytest.fixture
 def collection(first_nights: FirstNights, tmp_path: Path) -> Collection:
     return first_nights.copy(tmp_path / "collection")
-
-
-def reads(store: Store) -> list[int]:
-    return [reader.snapshot for reader in find_readers(store, store_time(store)) if reader.lives]
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -86,15 +80,15 @@ def test_an_older_snapshot_answers_as_it_did(collection: Collection) -> None:
 def test_a_retriever_is_a_reader_until_it_is_closed_or_dropped(collection: Collection) -> None:
     store = collection.store
     with Retriever.open(store) as retriever:
-        assert reads(store) == [1]
+        assert snapshots_read(store) == [1]
         assert retriever.search(["w1"], 1).hits[0]
-    assert reads(store) == []
+    assert snapshots_read(store) == []
     retriever = Retriever.open(store)
-    assert reads(store) == [1]
+    assert snapshots_read(store) == [1]
     del retriever
     gc.collect()
     until = time.monotonic() + 60
-    while reads(store):
+    while snapshots_read(store):
         assert time.monotonic() < until
         time.sleep(0.01)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dpr.store import LocalStore, Store, open_store
 from tests.services.ceph import CephUnavailableError, ceph_gateway
 from tests.services.endpoint import S3Endpoint, free_ports
 from tests.services.fault_proxy import FaultProxy
@@ -82,3 +83,17 @@ def _wait_for(url: str, server: "subprocess.Popen[bytes]", out: Path) -> None:
             continue
         return
     raise AssertionError(out.read_text())
+
+
+@pytest.fixture(params=["local", "moto", "ceph"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Give an empty store of every kind in turn."""
+    if request.param == "local":
+        yield LocalStore(tmp_path / "store")
+        return
+    endpoint: S3Endpoint = request.getfixturevalue(f"{request.param}_endpoint")
+    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+    endpoint.client().create_bucket(Bucket=bucket)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        endpoint.use(monkeypatch)
+        yield open_store(f"s3://{bucket}/x")

@@ -8,19 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dpr.errors import ConflictError, StoreError
-from dpr.store import LocalStore, Store, open_store
+from dpr.store import LocalStore, Store
 from dpr.store.lease import LEASE_SECONDS, Lease
 from dpr.store.s3_failures import Patience
 from tests.faulty_store import FailureMode, FaultyStore
-from tests.services.endpoint import S3Endpoint
 
 HOLD = """
 import sys, time
@@ -78,19 +75,6 @@ class Process:
             pipe.close()
 
 
-@pytest.fixture(params=["local", "moto", "ceph"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "local":
-        yield LocalStore(tmp_path / "store")
-        return
-    endpoint: S3Endpoint = request.getfixturevalue(f"{request.param}_endpoint")
-    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
-    endpoint.client().create_bucket(Bucket=bucket)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        endpoint.use(monkeypatch)
-        yield open_store(f"s3://{bucket}/x")
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
@@ -111,27 +95,27 @@ def claim_of_another_machine(store: Store, number: int, ttl_seconds: float) -> N
     assert store.put_if_absent(f"lease/{number:08d}/00000001.json", json.dumps(claim).encode())
 
 
-def test_one_holds_and_the_other_learns_who(store: Store) -> None:
-    first = Process(store, "run 1")
+def test_one_holds_and_the_other_learns_who(any_store: Store) -> None:
+    first = Process(any_store, "run 1")
     assert first.answer() == "held 1"
     with pytest.raises(ConflictError) as caught:
-        Lease.acquire(store, "run 2")
+        Lease.acquire(any_store, "run 2")
     message = str(caught.value)
-    assert f"store {store.url} is held by run 1 (host " in message
+    assert f"store {any_store.url} is held by run 1 (host " in message
     assert f"pid {first.pid}, since 20" in message
     assert "\n" not in message
     assert first.check() == "still held"
     first.end()
-    with Lease.acquire(store, "run 2") as lease:  # released: at once
+    with Lease.acquire(any_store, "run 2") as lease:  # released: at once
         assert lease.fencing_number == 2
         lease.check()
 
 
-def test_a_killed_holder_is_succeeded_at_once(store: Store) -> None:
-    first = Process(store, "run 1")
+def test_a_killed_holder_is_succeeded_at_once(any_store: Store) -> None:
+    first = Process(any_store, "run 1")
     assert first.answer() == "held 1"
     first.kill()
-    with Lease.acquire(store, "run 1") as lease:
+    with Lease.acquire(any_store, "run 1") as lease:
         assert lease.fencing_number == 2
         lease.check()
 
@@ -145,14 +129,14 @@ def test_a_killed_holder_that_nobody_waited_for_is_dead_too(folder: LocalStore) 
     first.kill()
 
 
-@pytest.mark.parametrize("store", ["local", "ceph"], indirect=True)  # moto's put-if-absent can race
-def test_of_many_at_once_one_gets_it(store: Store) -> None:
+@pytest.mark.parametrize("any_store", ["local", "ceph"], indirect=True)  # moto's put-if-absent can race
+def test_of_many_at_once_one_gets_it(any_store: Store) -> None:
     gate = threading.Barrier(6)
 
     def try_it(number: int) -> Lease | str:
         gate.wait(60)
         try:
-            return Lease.acquire(store, f"run {number}")
+            return Lease.acquire(any_store, f"run {number}")
         except ConflictError as error:
             return str(error)
 
@@ -192,9 +176,9 @@ def test_a_stopped_holder_loses_the_lease_and_finds_out(folder: LocalStore) -> N
     lease.release()
 
 
-def test_a_silent_holder_elsewhere_is_succeeded_after_its_ttl(store: Store) -> None:
-    claim_of_another_machine(store, 1, ttl_seconds=0.5)
-    with Lease.acquire(store, "run 2") as lease:
+def test_a_silent_holder_elsewhere_is_succeeded_after_its_ttl(any_store: Store) -> None:
+    claim_of_another_machine(any_store, 1, ttl_seconds=0.5)
+    with Lease.acquire(any_store, "run 2") as lease:
         assert lease.fencing_number == 2
 
 
@@ -364,16 +348,16 @@ def test_the_first_error_is_the_one_that_is_seen(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
 
-def test_heartbeats_and_the_release_say_what_the_holder_does(store: Store) -> None:
-    with Lease.acquire(store, "run 1", ttl_seconds=0.3) as lease:
+def test_heartbeats_and_the_release_say_what_the_holder_does(any_store: Store) -> None:
+    with Lease.acquire(any_store, "run 1", ttl_seconds=0.3) as lease:
         assert lease.predecessor is None
         lease.account = lambda: b"at work"
         last = time.monotonic() + 60
-        while b"at work" not in {store.get(info.name) for info in store.list("lease/00000001/")}:
+        while b"at work" not in {any_store.get(info.name) for info in any_store.list("lease/00000001/")}:
             assert time.monotonic() < last
             time.sleep(0.05)
         lease.account = lambda: b"done"
-    with Lease.acquire(store, "run 2") as lease:
+    with Lease.acquire(any_store, "run 2") as lease:
         assert lease.predecessor == b"done"
 
 
