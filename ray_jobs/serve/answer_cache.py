@@ -1,4 +1,4 @@
-"""A cache of answers: what was asked before, in the same way and of the same snapshot, is not searched for again."""
+"""A cache of answers: the same question, with the same options and snapshot, is searched only once."""
 
 import sys
 from collections import OrderedDict
@@ -17,9 +17,10 @@ HIT_BYTES = 800
 
 @dataclass(frozen=True)
 class Way:
-    """How questions are searched for. Only those that are searched for alike go together into a batch.
+    """How questions are searched for.
 
-    The candidates of an index depend on k, too, and no answer may depend on who else was asking.
+    Only questions with equal options share a batch. The candidates of an index depend on k, too, and no answer may
+    depend on the other questions of its batch.
     """
 
     k: int

@@ -48,7 +48,7 @@ def make_app(
 ) -> FastAPI:
     """Return the application that answers from the snapshot that `follower` has, re-ranked for those who want it.
 
-    `keys`: None: whoever reaches it may ask for everything. `cache_mb`: of answers that are kept; 0: none are.
+    `keys`: None: no key is needed, and everything is allowed. `cache_mb`: size of the answer cache; 0: no cache.
     """
     app = FastAPI(
         title="dpr",
@@ -57,7 +57,7 @@ def make_app(
         docs_url=None,  # FastAPI's own page loads its scripts from another host: blank behind a closed network
         redoc_url=None,
         exception_handlers=dict(handlers()),
-        # for the description alone: `Doors` looks at keys before anything else
+        # only for the API's description: `Doors` checks keys before anything else
         dependencies=[]
         if keys is None
         else [Security(HTTPBearer(auto_error=False, description="`dpr key` makes keys."))],

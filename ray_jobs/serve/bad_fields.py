@@ -28,7 +28,7 @@ _EMBED = {
 }
 _OTHER = {"limit": "a whole number from 1 to 100"}
 _ALLOWED = {"/v1/search": (_SEARCH, EXAMPLE), "/v1/embeddings": (_EMBED, EMBED_EXAMPLE)}
-"""What the fields of the body of a route may be, and an example of a body."""
+"""The values that the fields of a route's body may have, and an example of a body."""
 
 
 def sentence(problem: Mapping[str, Any], path: str) -> str:
@@ -43,7 +43,7 @@ def sentence(problem: Mapping[str, Any], path: str) -> str:
         return f"field {_shown('.'.join(where))} is unknown; the fields are {', '.join(allowed)}"
     if not where:
         return f"the body is not a JSON object; send one such as {example} as Content-Type application/json"
-    if where[0] == "input":  # it names the kinds that were tried, too
+    if where[0] == "input":  # it also names the types that were tried
         where = where[:1]
     if kind == "missing":
         return f"the body has no field {where[0]}; send one such as {example}"

@@ -1,4 +1,4 @@
-"""Batch without waiting: two batches are answered at a time, and what arrives meanwhile goes together into the next.
+"""Batch without waiting: two batches are answered at a time, and requests that arrive meanwhile form the next.
 
 So a lone question is never delayed, and batches grow with the load. While one batch is encoded, by as many threads as
 there are processors, the other one is searched, which takes one thread.
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 
 class BusyError(Exception):
-    """More questions wait than are taken."""
+    """More questions are waiting than the service accepts."""
 
 
 class Searcher(Protocol):
-    """What answers a batch: `dpr.operations.follow.Follower`."""
+    """The source of answers: `dpr.operations.follow.Follower`."""
 
     @property
     def number(self) -> int:
@@ -71,7 +71,7 @@ class Batcher:
     async def search(self, questions: Sequence[str], way: Way) -> Answer:
         """Return the best k passages for each question, and the timings of the batch that they were part of.
 
-        What is in the cache takes no time. Raises BusyError if too many questions wait.
+        Cached answers take no time. Raises BusyError if too many questions wait.
         """
         if self._cache is not None:
             known = self._cache.find(self._searcher.number, questions, way)
@@ -110,7 +110,7 @@ class Batcher:
         try:
             found = await loop.run_in_executor(self._threads, search)
         except Exception as error:
-            if len(batch) > 1:  # a question that cannot be answered must not take its neighbours with it
+            if len(batch) > 1:  # a question that cannot be answered must not make the rest of its batch fail
                 for request in batch:
                     await self._answer([request])
             elif not first.answer.done():
@@ -127,7 +127,7 @@ class Batcher:
                 request.answer.set_result(answer)
 
     def _next_batch(self) -> list[_Request]:
-        """Take the oldest request and all that can go with it; requests whose client has gone are dropped."""
+        """Take the oldest request and all that can share its batch; requests whose client has gone are dropped."""
         batch: list[_Request] = []
         left: deque[_Request] = deque()
         questions = 0

@@ -29,7 +29,7 @@ from ray_jobs.serve.shard_handles import HandleShards
 from ray_jobs.serve.status_route import Watch
 
 MAX_ONGOING_REQUESTS = 512
-"""Per replica; what comes beyond is refused with 503 instead of piling up."""
+"""Requests in progress in a replica, at most; more are refused with 503 instead of piling up."""
 
 
 class Arguments(BaseModel):
@@ -40,9 +40,9 @@ class Arguments(BaseModel):
     store: str
     """Folder or `s3://bucket/prefix`."""
     model: str | None = None
-    """Where the snapshot's model lies on these machines, if elsewhere than when it was made."""
+    """Path of the snapshot's model on these machines, if it differs from where it was made."""
     poll_seconds: float = Field(POLL_SECONDS, gt=0.0)
-    """Time between two looks for a newer snapshot."""
+    """Seconds between two looks for a newer snapshot."""
     keys_file: str | None = None
     """File with hashed keys on the machines of the replicas, which is read again when it changes."""
     keys: str = ""
@@ -50,7 +50,7 @@ class Arguments(BaseModel):
     access_log: str | None = None
     """File to which each request adds a line of JSON."""
     cache_mb: float = Field(CACHE_MB, ge=0.0)
-    """Memory for answers that are kept until the snapshot changes, in 10⁶ bytes; 0: none are."""
+    """Memory for the answer cache, which is emptied when the snapshot changes, in 10⁶ bytes; 0: no cache."""
     rerank: RerankConfig | None = None
     """Section `rerank` of a recipe: the cross-encoder of requests that want to be re-ranked."""
     shadow_share: float = Field(SHARE, ge=0.0, le=1.0)
@@ -60,11 +60,11 @@ class Arguments(BaseModel):
     shards: int = Field(2, ge=1)
     """Number of these processes."""
     shard_deadline_seconds: float = Field(1.0, gt=0.0)
-    """Time in which they must answer; an answer without some of them says which are missing."""
+    """Seconds in which they must answer; an answer without some of them names the missing ones."""
 
 
 class _Replica:
-    """One process that answers questions against the live snapshot, and changes to the next one by itself."""
+    """One process that answers questions from the live snapshot, and switches to the next one by itself."""
 
     def __init__(self, arguments: Arguments, *shards: DeploymentHandle) -> None:
         log_with_serve()
@@ -107,8 +107,8 @@ def application(arguments: Arguments) -> serve.Application:
 
 def sized_application(arguments: Arguments, replicas: int, cpus: float) -> serve.Application:
     """Return the application with so many replicas, each process of which has `cpus` CPUs."""
-    # Ray sets OMP_NUM_THREADS to it, and with that the threads of torch and faiss
-    actor_options = {"num_cpus": int(cpus) or math.floor(cpus * 10_000) / 10_000}  # rounded up, the last has no room
+    # Ray sets OMP_NUM_THREADS to it, and with that the threads of torch and faiss; rounded up, the last finds none
+    actor_options = {"num_cpus": int(cpus) or math.floor(cpus * 10_000) / 10_000}
     replica = SearchReplica.options(
         num_replicas=replicas, max_constructor_retry_count=1, ray_actor_options=actor_options
     )

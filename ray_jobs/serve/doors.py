@@ -1,4 +1,4 @@
-"""Before the routes: who asks. Without a key there is nothing but the pages, the description of the API, and probes."""
+"""Checks before the routes: who asks. Without a key, only the pages, the description of the API, and probes answer."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -7,7 +7,7 @@ from ray_jobs.serve.refusals import refusal
 
 OPEN_PATHS = ("/", "/status", "/docs", "/openapi.json", "/v1/ready")
 OPEN_FOLDER = "/page/"
-"""They hold nothing of the store; the pages ask for a key and send it with each question."""
+"""They contain no data of the store; the pages ask for a key and send it with each question."""
 
 
 class Doors:
@@ -34,7 +34,7 @@ class Doors:
 
 
 def role_of(scope: Scope) -> Role:
-    """Return what the asker may do; all, where the service has no keys."""
+    """Return what the client may do; everything, if the service has no keys."""
     role: Role = scope.get("state", {}).get("role", "admin")
     return role
 

@@ -19,7 +19,7 @@ from ray_jobs.serve.messages import milliseconds
 from ray_jobs.serve.refusals import ERRORS
 
 TEXTS_AT_ONCE = 16
-"""Between two of these, questions that wait are answered."""
+"""Texts that are encoded at a time; between two such calls, waiting questions are answered."""
 
 
 def add_embeddings(app: FastAPI, follower: Follower, batcher: Batcher) -> None:

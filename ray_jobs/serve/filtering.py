@@ -1,6 +1,6 @@
-"""Filters in the service: rows that match are found in a thread of their own, before their questions are searched for.
+"""Filters in the service: matching rows are found in a separate thread, before their questions are searched for.
 
-So questions without a filter, and those whose filter was asked for before, do not wait for columns to be read.
+So questions without a filter, and those with a known filter, do not wait while columns are read.
 """
 
 import asyncio

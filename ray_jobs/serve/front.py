@@ -1,4 +1,4 @@
-"""Around all routes: a request's id, headers that browsers heed, a line in the access log, and an answer to every bug.
+"""Around all routes: a request's id, headers for browsers, a line in the access log, and an answer for every bug.
 
 A line is a JSON object. It holds no question, no key, and no part of an address after the question mark.
 """
@@ -24,9 +24,9 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-"""A route's own take their place. None of them lets pages of other origins in (CORS)."""
+"""A route's own headers replace these. None of them lets pages of other origins in (CORS)."""
 CLOSED = 499
-"""Stands for the status of a request whose client left before there was an answer, as nginx has it."""
+"""Status of a request whose client left before there was an answer, as in nginx."""
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class AccessLog:
 
 
 class Front:
-    """What every request passes first, and every answer last."""
+    """The first handler of every request, and the last of every answer."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, access_log: AccessLog | None = None) -> None:
         self._app, self._metrics, self._access_log = app, metrics, access_log
@@ -71,7 +71,7 @@ class Front:
             await self._app(scope, receive, answer)
         except Exception as error:
             _log.exception("request %s failed", request_id)
-            if status:  # its answer has begun, so that only the connection can end
+            if status:  # its answer has begun, so the connection can only be closed
                 raise
             message = f"the service failed with {type(error).__name__}; its log has the details"
             await refusal(500, message)(scope, receive, answer)
@@ -79,7 +79,7 @@ class Front:
             self._note(scope, request_id, status, time.perf_counter() - started)
 
     def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")  # few, whatever is asked for
+        route = getattr(scope.get("route"), "path", "other")  # routes, so that the log has few values whatever the path
         self._metrics.request(route, scope["method"], status or CLOSED, seconds)
         if self._access_log is not None:
             client = scope.get("client")
@@ -96,7 +96,7 @@ class Front:
 
 
 def _request_id(scope: Scope) -> str:
-    """Return the id that the asker gave, if it is a plain one, else a new one."""
+    """Return the client's request id, if it is a plain one, else a new one."""
     given: str = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
     if _REQUEST_ID.fullmatch(given):
         return given

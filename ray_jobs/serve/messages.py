@@ -12,7 +12,7 @@ from ray_jobs.serve.answer_cache import Way
 MAX_K = 1000
 MAX_QUERIES = 256
 MAX_HITS = 25_600
-"""Of all questions of a request together."""
+"""Hits of all questions of a request together, at most."""
 MAX_QUERY_CHARS = 10_000
 NOT_BLANK = r"^[^\x00]*[^\s\x00][^\x00]*$"
 MAX_BODY_BYTES = 16 * 2**20
@@ -51,7 +51,7 @@ class SearchRequest(Message):
     exact: bool = False
     """Compare with every stored vector instead of using the index: slower, and exact. Without effect on `bm25`."""
     rerank: bool = False
-    """Let the cross-encoder of the service order the best passages anew. Without one, such a request is refused."""
+    """Let the service's cross-encoder re-rank the best passages. A service without one refuses such a request."""
     filter: dict[str, object] | None = Field(None, examples=[{"lang": "de", "year": {"gte": 1990, "lt": 2000}}])
     """Rank only passages whose extra columns match: a value, `{"in": […]}`, or a range with `gt`, `gte`, `lt`, `lte`;
     `and` and `or` take lists of filters, and `not` takes one."""
@@ -70,7 +70,7 @@ class SearchRequest(Message):
         return self
 
     def way(self, k: int) -> Way:
-        """Return how the best k are searched for. Raises RecipeError for a filter that is none."""
+        """Return how the best k are searched for. Raises RecipeError for an invalid filter."""
         where = None if self.filter is None else parse_filter(self.filter)
         return Way(k, self.mode, self.exact, where)
 

@@ -1,6 +1,6 @@
-"""What Prometheus reads at /metrics: how many requests there were, where their time went, and what is served.
+"""The metrics at /metrics for Prometheus: the number of requests, their times, and what is served.
 
-Each replica counts for itself, and its label tells it apart, since a scrape through the proxy reaches any one of them.
+Each replica counts for itself under a label of its own, since a scrape through the proxy reaches any one of them.
 """
 
 import uuid
@@ -16,7 +16,7 @@ from dpr.search.retrieve import Answer
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 Compared = Literal["compared", "skipped", "failed"]
-"""What became of a question that was drawn to be compared with exact search."""
+"""The outcome of a question that was drawn for comparison with exact search."""
 QUESTIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -111,7 +111,7 @@ class Metrics:
         return sum(self.totals(sample, "replica").values())
 
     def text(self, follower: Follower) -> bytes:
-        """Return all of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         with follower.snapshot() as retriever:
             self._snapshot.labels(self._replica).set(retriever.number)
             self._passages.labels(self._replica).set(retriever.body.passages)

@@ -1,4 +1,4 @@
-"""What every answer other than 200 says: one sentence, as JSON."""
+"""The form of every answer other than 200: one sentence, as JSON."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ Responses = dict[int | str, dict[str, Any]]
 """FastAPI's own type: status → what the document says about an answer."""
 ERRORS: Responses = {
     401: {"model": ErrorBody, "description": "The service has keys, and the request has none of them."},
-    403: {"model": ErrorBody, "description": "The key does not open this."},
+    403: {"model": ErrorBody, "description": "The key does not allow this."},
     408: {"model": ErrorBody, "description": "The body took too long to come."},
     413: {"model": ErrorBody, "description": f"The body is larger than {MAX_BODY_BYTES:,} bytes."},
     422: {"model": ErrorBody, "description": "The body is not a request; the sentence says which field, and why."},
@@ -28,7 +28,7 @@ ERRORS: Responses = {
 
 
 def handlers() -> Mapping[Any, Callable[..., Any]]:
-    """Return what answers each kind of error, as FastAPI takes it."""
+    """Return the handler of each kind of error, in FastAPI's form."""
     return {
         RequestValidationError: _bad_request,
         HTTPException: _http_error,
@@ -58,7 +58,7 @@ async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
         405: f"{path} does not take {request.method}; /docs shows what it takes",
         413: f"the body is larger than {MAX_BODY_BYTES:,} bytes; send fewer questions at once",
     }.get(error.status_code, str(error.detail))
-    # bytes that are no text at all are answered as text that is no JSON
+    # bytes that are not text get the same answer as text that is not JSON
     return refusal(422 if error.status_code == 400 else error.status_code, message, error.headers)
 
 

@@ -1,4 +1,4 @@
-"""Where messages of this project go in a process of Ray Serve."""
+"""The destination of this project's log messages in a process of Ray Serve."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Re-ranking in the service: in a thread of its own, so that who wants none does not wait for those who do."""
+"""Re-ranking in the service, in a separate thread, so that other requests do not wait for it."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ class RerankQueue:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rerank")
 
     def checked(self, questions: Sequence[str], k: int) -> Reranker:
-        """Return the re-ranker, if it can find the best k for these questions.
+        """Return the re-ranker, if it can re-rank k hits of these questions.
 
         Raises RecipeError if there is none, if k is more than it reads, or if there are too many questions.
         """

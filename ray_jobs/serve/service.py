@@ -1,4 +1,4 @@
-"""Start and stop the service on this machine; whatever prevents that is named in one sentence."""
+"""Start and stop the service on this machine; if that fails, one sentence says why."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ from ray_jobs.serve.tls import tls_of
 from ray_jobs.signals import on_signals, signals_restored
 
 _TAKEN = re.compile(r"cannot bind socket \((.+?)\) for \[(.+?)\]")
-"""HAProxy's message about a port that somebody took after this process had found it free."""
+"""HAProxy's message about a port that another process took after this one had found it free."""
 STOP_SECONDS = 15.0
 
 
@@ -47,7 +47,7 @@ def serve_store(
     """
     store = open_store(store_url)
     snapshot = live_snapshot(store)
-    with listen(config.host, config.port) as listening:  # to find out whether a server can
+    with listen(config.host, config.port) as listening:  # only to find out whether a server can listen there
         place = Place(numeric_address(listening), config.port, tls_of(config))
     checked_keys(config.keys_file, config.host, place.address)
     model = _absolute(model) if model else None
@@ -98,7 +98,7 @@ def serve_store(
 
 
 def wait_for_interrupt() -> None:
-    """Return when the user or the system asks this process to end: Ctrl-C or SIGTERM."""
+    """Wait until the user or the system ends this process: Ctrl-C or SIGTERM."""
     try:
         while True:
             signal.pause()
@@ -135,17 +135,17 @@ def _start(replicas: int, http_options: HttpOptions, arguments: Arguments) -> No
 
 
 def _stop(own_ray: bool) -> None:
-    """Wait until replicas have answered what they are answering and ended, unless Ray was stopped from outside."""
+    """Wait until replicas have finished their answers and ended, unless Ray was stopped from outside."""
     ending = threading.Thread(target=_delete, args=(own_ray,), daemon=True)
     ending.start()
     ending.join(STOP_SECONDS)
 
 
 def _delete(own_ray: bool) -> None:
-    # without a Ray to ask there is nothing left to delete; AttributeError: this process left Ray in the meantime
+    # without a Ray there is nothing left to delete; AttributeError: this process left Ray in the meantime
     with suppress(RayError, RuntimeError, TimeoutError, AttributeError):
         serve.delete("search")
-        if not own_ray:  # else it ends with Ray
+        if not own_ray:  # otherwise it ends with Ray
             serve.shutdown()
 
 

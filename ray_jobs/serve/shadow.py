@@ -1,7 +1,7 @@
-"""Compare some answers to users' questions with those of exact search, beside the work, so that users do not wait.
+"""Compare some answers to users' questions with those of exact search, in a separate thread, so that users do not wait.
 
 An exact search takes as long as there are passages. So one question is compared at a time, and after each the thread
-rests for so long that all of them together take half a percent of the time: 99 of 100 requests meet none of them.
+pauses, so that all comparisons together take half a percent of the time: 99 of 100 requests run beside none.
 """
 
 import logging
@@ -18,17 +18,17 @@ from ray_jobs.serve.answer_cache import Way
 from ray_jobs.serve.prometheus import Metrics
 
 SHARE = 0.01
-"""Of the questions: those that are drawn."""
+"""Share of the questions that are drawn."""
 RESTS = 200.0
-"""So many times as long as it worked, the thread rests."""
+"""The pause of the thread, as a multiple of the time that it worked."""
 
 _log = logging.getLogger(__name__)
 _random = random.Random()
-"""Not Python's shared generator: a program may have seeded that, and expects its own numbers."""
+"""Not Python's shared generator, which a program may have seeded to get the same numbers each time."""
 
 
 class Shadow:
-    """Draws questions, and counts in the metrics how many of the hits of exact search their answers had."""
+    """Draws questions, and counts in the metrics how many hits of exact search their answers contained."""
 
     def __init__(self, follower: Follower, metrics: Metrics, share: float = SHARE) -> None:
         self._follower, self._metrics, self._share = follower, metrics, share
@@ -41,7 +41,7 @@ class Shadow:
         return self._busy.is_set()
 
     def draw(self, questions: Sequence[str], way: Way, answer: Answer) -> None:
-        """Draw some of the questions that were answered in this way, to compare their hits."""
+        """Draw some of the answered questions, to compare their hits."""
         for question, hits in zip(questions, answer.hits, strict=True):
             if way.exact or answer.missing_shards or _random.random() >= self._share:
                 continue
@@ -55,7 +55,7 @@ class Shadow:
         started = monotonic()
         try:
             self._count(question, way, snapshot, hits)
-        except Exception:  # whatever it is: nobody waits for this
+        except Exception:  # any error: no user waits for this
             self._metrics.shadow("failed")
             _log.exception("a question could not be compared with exact search")
         finally:
@@ -67,7 +67,7 @@ class Shadow:
     def _count(self, question: str, way: Way, snapshot: int, hits: Sequence[Hit]) -> None:
         with self._follower.snapshot() as retriever:
             default = retriever.body.lexical.mode if retriever.body.lexical else "dense"
-            # the answers of BM25 are exact, and those of another snapshot tell nothing
+            # the answers of BM25 are exact, and those of another snapshot cannot be compared
             if (way.mode or default) == "bm25" or retriever.number != snapshot:
                 return
             answer = retriever.search([question], way.k, mode=way.mode, exact=True, where=way.where)

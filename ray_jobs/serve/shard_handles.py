@@ -1,7 +1,7 @@
-"""Asking the parts of an index through Ray Serve: all at once, and none for longer than the deadline.
+"""Ask the parts of an index through Ray Serve: all at once, and none for longer than the deadline.
 
 A part that missed a deadline is not asked again until it has answered that question. So a process that hangs gets one
-question, and costs one batch of questions its deadline; later answers do without it at once, until it is back.
+question, and delays one batch by the deadline; later answers are given without it, until it is back.
 """
 
 import logging
@@ -24,11 +24,11 @@ from dpr.search.shard_search import ShardAnswer, ShardQuestion
 from ray_jobs.failures import quoted_error
 
 KEEP_SECONDS = 1.0
-"""Between two times that this process says which snapshots it uses."""
+"""Seconds between two messages that name the snapshots which this process uses."""
 OPEN_SECONDS = 600.0
-"""That all parts may take to open a snapshot."""
+"""Seconds that all parts may take to open a snapshot."""
 PREPARE_SECONDS = 30.0
-"""That a part may take to find the rows of a filter."""
+"""Seconds that a part may take to find the rows of a filter."""
 _FAILED = (TimeoutError, RayError, RayServeException, BackPressureError)
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class HandleShards:
 
     def __init__(self, handles: Sequence[DeploymentHandle], deadline_seconds: float) -> None:
         for handle in handles:
-            # a replica may run its handles in its own loop, where no thread could wait for an answer
+            # otherwise a replica may run its handles in its own loop, where no thread could wait for an answer
             if not handle.is_initialized:
                 handle._init(_run_router_in_separate_loop=True)
         self._handles, self._deadline_seconds = list(handles), deadline_seconds
@@ -75,13 +75,13 @@ class HandleShards:
             raise
 
     def let_go(self, snapshot: int) -> None:
-        """Say that one of those who held a snapshot asks no more questions of it."""
+        """Report that a holder of a snapshot asks no more questions of it."""
         with self._lock:
             self._held[snapshot] -= 1
             self._held = +self._held
 
     def states(self) -> list[ShardStatus]:
-        """Return what is known of each part."""
+        """Return the state of each part."""
         with self._lock:
             kept, answered = list(self._kept), list(self._answered)
         return [
@@ -125,7 +125,7 @@ class HandleShards:
         return [self._receive(number, response, until) for number, response in enumerate(waiting)]
 
     def _send(self, number: int, question: ShardQuestion) -> Any:
-        """Ask one part, unless it owes an answer; None: it does."""
+        """Ask one part; None: it has not answered an earlier question yet, and is not asked."""
         with self._lock:
             overdue = self._overdue.get(number)
         if overdue is not None and isinstance(_result(overdue, time.monotonic()), TimeoutError):
@@ -155,11 +155,11 @@ def _result(response: Any, until: float) -> object:
 
 
 def _keep_on(shards: "weakref.ref[HandleShards]", ended: threading.Event) -> None:
-    """Say again and again which snapshots are used, until nobody has the shards any more."""
+    """Repeatedly send which snapshots are used, until nobody refers to the shards."""
     while not ended.wait(KEEP_SECONDS):
         if (alive := shards()) is not None:
             try:
                 alive.keep()
-            except Exception:  # the next time may succeed, and answers without a part name it
-                _log.exception("the shards could not be told which snapshots are used")
+            except Exception:  # the next message may succeed, and answers without a part name it
+                _log.exception("the message to the shards on which snapshots are used failed")
             del alive

@@ -1,6 +1,6 @@
-"""What is answered while the service starts or stops: its port is open, and there is no application behind it yet.
+"""The answer while the service starts or stops: its port is open, but there is no application behind it.
 
-Ray Serve's proxy answers 404 as plain text then, by which nobody can tell a service that starts from a wrong address.
+Ray Serve's proxy then answers 404 as plain text, which looks like a wrong address.
 """
 
 import json
@@ -19,7 +19,7 @@ def proxy_environment() -> Mapping[str, str]:
 
 
 def middlewares() -> list[Middleware]:
-    """Return what Ray Serve's proxy shall put around its own answers."""
+    """Return the middleware for the answers of Ray Serve's proxy."""
     return [Middleware(_NotReady)]
 
 

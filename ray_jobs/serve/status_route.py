@@ -1,4 +1,4 @@
-"""GET /v1/status: what a replica serves, and what it has done, for people who look at it."""
+"""GET /v1/status: what a replica serves, and what it has done, for people."""
 
 import asyncio
 import time
@@ -22,14 +22,14 @@ SEARCH = "/v1/search"
 
 @dataclass(frozen=True)
 class Watch:
-    """What there is to see of a service beyond what a replica counts by itself."""
+    """Facts about a service that a replica does not count by itself."""
 
     shadow_share: float = SHARE
     """Share of the questions that are drawn to be compared with exact search."""
     replicas: Replicas | None = None
-    """None: whoever runs the application does not know."""
+    """None: unknown outside of Ray Serve."""
     shards: Callable[[], Sequence[ShardStatus]] | None = None
-    """Tells what is known of the processes that hold parts of the index; None: this process holds it."""
+    """Returns the state of the processes that hold parts of the index; None: this process holds it."""
 
 
 DEFAULT_WATCH = Watch()

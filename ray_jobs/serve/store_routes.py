@@ -1,4 +1,4 @@
-"""What is there: GET /v1/passages/{id}, /v1/snapshots, /v1/health, /v1/ready."""
+"""Routes on the store and the replica: GET /v1/passages/{id}, /v1/snapshots, /v1/health, /v1/ready."""
 
 import asyncio
 import time
@@ -61,7 +61,7 @@ def add_store_routes(app: FastAPI, follower: Follower) -> None:
 
     @app.get("/v1/snapshots", responses=ERRORS | answers(SNAPSHOTS))
     async def snapshots(
-        limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="How many, at most.")] = 20,
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED, description="How many snapshots, at most.")] = 20,
     ) -> SnapshotList:
         """List the newest snapshots of the store."""
 

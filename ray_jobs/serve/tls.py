@@ -13,7 +13,7 @@ OLDEST = "TLSv1.2"
 
 @dataclass(frozen=True)
 class Tls:
-    """Where the certificate lies, with those that vouch for it, and its key: both PEM."""
+    """The files of the certificate, with its chain, and of its key: both PEM."""
 
     certificate: Path
     key: Path

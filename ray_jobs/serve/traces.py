@@ -1,7 +1,7 @@
 """Spans for OpenTelemetry, as an extra (`pip install 'dpr[traces]'`): one a request, and below it one for each step.
 
-They are off unless the environment says where spans go, by OpenTelemetry's own variables. Spans hold no question, no
-passage and no key. An asker that traces, too, sends the header `traceparent`, and the spans become part of its trace.
+They are off unless OpenTelemetry's own environment variables say where spans go. Spans contain no question, no passage
+and no key. If a client sends the header `traceparent`, the spans become part of its trace.
 """
 
 import os
@@ -29,7 +29,7 @@ NANOSECONDS = 1_000_000
 
 @dataclass(frozen=True)
 class Steps:
-    """What a search leaves behind in the state of its request, for the spans."""
+    """What a search leaves in the state of its request, for the spans."""
 
     snapshot: int
     questions: int
@@ -40,14 +40,14 @@ class Steps:
 
 
 def note_steps(scope: Scope, snapshot: int, questions: int, steps_ms: Mapping[str, float]) -> None:
-    """Leave behind what a search took, now that it ends."""
+    """Record the times of a search that has just ended."""
     scope.setdefault("state", {})["steps"] = Steps(snapshot, questions, steps_ms, time.time_ns())
 
 
 def provider_of_environment() -> "TracerProvider | None":
-    """Return what makes spans and sends them, as the environment says; None: it wants none.
+    """Return the provider that makes and sends spans, as the environment says; None: it wants none.
 
-    Raises ServeError if it wants what is not installed, or cannot be done.
+    Raises ServeError if the package is not installed, or a setting is not supported.
     """
     exporter = os.environ.get(EXPORTER, "otlp" if any(map(os.environ.get, ENDPOINTS)) else "none")
     if exporter == "none" or os.environ.get(DISABLED, "").lower() == "true":
@@ -106,7 +106,7 @@ class Traces:
             self._end(span, scope, status)
 
     def _end(self, span: "Span", scope: Scope, status: int) -> None:
-        """Say how the request went, add its steps, and end its span."""
+        """Record the outcome of the request, add its steps, and end its span."""
         from opentelemetry.trace import Status, StatusCode
 
         route, state = getattr(scope.get("route"), "path", None), scope.get("state", {})
@@ -126,7 +126,10 @@ class Traces:
         span.end()
 
     def _add_steps(self, span: "Span", steps: Steps) -> None:
-        """Add a span for each step; they are known by their lengths, and end one after the other with the last."""
+        """Add a span for each step.
+
+        Only their lengths are known, so they are placed one after the other up to the end.
+        """
         from opentelemetry.trace import set_span_in_context
 
         below, end = set_span_in_context(span), steps.ended_ns
