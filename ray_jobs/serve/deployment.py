@@ -106,7 +106,7 @@ def application(arguments: Arguments) -> serve.Application:
 
 
 def sized_application(arguments: Arguments, replicas: int, cpus: float) -> serve.Application:
-    """Return the application with so many replicas, each process of which has `cpus` CPUs."""
+    """Return the application with this many replicas, each process of which has `cpus` CPUs."""
     # Ray sets OMP_NUM_THREADS to it, and with that the threads of torch and faiss; rounded up, the last finds none
     actor_options = {"num_cpus": int(cpus) or math.floor(cpus * 10_000) / 10_000}
     replica = SearchReplica.options(

@@ -33,7 +33,7 @@ class EmbeddingRequest(Message):
     model: Tower
     """`question`: the tower that reads questions; `passage`: that of passages, which then have no title."""
     dimensions: int | None = Field(None, ge=1)
-    """Keep the first so many components only, scaled to length 1 if whole vectors are."""
+    """Keep only this many first components, scaled to length 1 if whole vectors are."""
     encoding_format: Literal["float", "base64"] = "float"
     """`base64`: the components as float32, little endian."""
     user: str | None = None

@@ -31,7 +31,7 @@ class Place:
 
 
 def bracketed(address: str) -> str:
-    """Return a numeric address as it stands in a URL."""
+    """Return a numeric address in the form for a URL."""
     return f"[{address}]" if ":" in address else address
 
 
@@ -47,7 +47,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = {
             errno.EADDRINUSE: f"{where} is in use; stop what listens there, or choose another port with --port",
-            errno.EADDRNOTAVAIL: f"{host} is no address of this machine; name one of its own with --host",
+            errno.EADDRNOTAVAIL: f"{host} is not an address of this machine; name one of its own with --host",
             errno.EACCES: f"{where} may not be used by this user; choose a port from 1024 on with --port",
         }.get(error.errno or 0, f"{where} cannot be listened at: {error.strerror or error}; choose another")
         raise ServeError(reason) from error

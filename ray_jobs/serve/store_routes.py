@@ -56,7 +56,7 @@ def add_store_routes(app: FastAPI, follower: Follower) -> None:
         )
         return Response(answer.model_dump_json(), media_type="application/json")
 
-    # a document is written once, and pages ask for the same ones again and again
+    # a document is written once, and pages request the same ones repeatedly
     summary = lru_cache(MAX_LISTED)(partial(_summary, follower.store))
 
     @app.get("/v1/snapshots", responses=ERRORS | answers(SNAPSHOTS))

@@ -1,4 +1,4 @@
-// What both pages share: elements, and requests with the key that the user gave.
+// Shared by both pages: elements, and requests with the user's key.
 
 export const byId = (id) => document.getElementById(id);
 

@@ -4,7 +4,7 @@ import { ask, askForKey, byId, element } from "/page/ask.js";
 
 const fields = ["query", "mode", "k", "filter"].map(byId);
 const checks = ["exact", "rerank"].map(byId);
-let latest = 0; // of several searches under way, only the last one is shown
+let latest = 0; // of several concurrent searches, only the last one is shown
 
 /** Return what the form asks for, as the address has it: what is as it was at first is left out. */
 function formAddress() {
@@ -124,7 +124,7 @@ function narrow(name, value) {
   try {
     before = JSON.parse(filter.value || "{}");
   } catch {
-    // what is no filter is replaced
+    // an invalid filter is replaced
   }
   filter.value = JSON.stringify({ ...before, [name]: value });
   submit();
@@ -160,7 +160,7 @@ addEventListener("popstate", searchAsTheAddressSays);
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Escape") {
-    event.preventDefault(); // else a search field is emptied
+    event.preventDefault(); // otherwise the search field is cleared
     document.activeElement.blur();
   }
   if (event.target.matches("input, select, textarea")) return;

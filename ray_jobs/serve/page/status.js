@@ -1,10 +1,10 @@
-// The status page: what replicas say of themselves, again and again, and what the snapshots of the store were like.
+// The status page: the reports of the replicas, refreshed, and figures of the store's snapshots.
 
 import { ask, askForKey, byId, element } from "/page/ask.js";
 import { drawBars, drawLines } from "/page/plots.js";
 
 const LOOK_MS = 3000;
-const GONE_MS = 60_000; // a replica that has not answered for so long is not shown any more
+const GONE_MS = 60_000; // a replica that has been silent for this long is no longer shown
 const SNAPSHOTS = 50;
 
 const count = (value) => value.toLocaleString("en");
@@ -13,7 +13,7 @@ const fine = (value) => value.toFixed(3);
 
 const replicas = new Map(); // name → its last answer, and when it came
 let snapshots = []; // the oldest first
-let newest = null; // of the snapshots that were listed
+let newest = null; // number of the newest listed snapshot
 let selected = null;
 let looking = false;
 
@@ -33,7 +33,7 @@ async function look() {
     byId("error").hidden = true;
     byId("status").textContent = `as of ${new Date().toLocaleTimeString()}`;
   } catch (error) {
-    byId("error").textContent = error.message; // what was shown stays, with its time
+    byId("error").textContent = error.message; // the old figures stay, with their time
     byId("error").hidden = false;
   }
   looking = false;
