@@ -5,7 +5,7 @@
 On a CPU, in minutes: --pairs 120 480 --batches 8 32 --epochs 2 --max-tokens 64 --passages 600 --questions 200
 
 Training starts from a body that knows little of retrieval: the lower layers of MiniLM, or with `--reset` all of its
-layers, of which the upper ones are drawn anew. The negatives are those of the batch alone. All cells of the table have
+layers, of which the upper ones are drawn again. The negatives are those of the batch alone. All cells of the table have
 the same learning rate, epochs and seed, and the weights of the last step count. Dev questions decide nothing. They are
 asked exactly, among all passages or among `--passages`. FOLDER keeps what is measured; started again, it goes on.
 """
@@ -99,7 +99,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--layers", type=int, default=3, help="lower layers that are kept as they are")
-    parser.add_argument("--reset", action="store_true", help="draw the upper layers anew; else they are left out")
+    parser.add_argument("--reset", action="store_true", help="draw the upper layers again; else they are left out")
     parser.add_argument("--pairs", type=int, nargs="+", default=[1_000, 3_000, 10_000])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--epochs", type=int, default=10)
@@ -216,7 +216,7 @@ def print_shares(found: dict[str, Ranks]) -> None:
 def report(given: argparse.Namespace, searched: Searched, found: dict[str, Ranks]) -> str:
     """Return the result as Markdown."""
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-    upper = "the layers above drawn anew" if given.reset else "without the layers above"
+    upper = "the layers above drawn again" if given.reset else "without the layers above"
     shown = ("data", "model", "folder", "out", "reset")
     settings = {name: value for name, value in vars(given).items() if name not in shown and value is not None}
     flags = " ".join(
