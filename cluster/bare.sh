@@ -1,11 +1,11 @@
 #!/bin/sh
-# A Ray cluster of a few machines, without Kubernetes and without a cloud. `dpr` is installed on each, in one version.
+# A Ray cluster of a few machines, without Kubernetes and without a cloud. The same version of `dpr` is on each.
 #
 #   sh bare.sh head 10.0.0.1              on one machine, which has this address
 #   sh bare.sh worker 10.0.0.1 10.0.0.2   on each other one: the head's address, and its own
 #
-# It stays in the foreground, and everything that it started ends with it (Ctrl-C, SIGTERM). Further arguments go to
-# `ray start`. Between the machines, TCP ports 6379 to 6385 and 10002 to 19999 must be open, and to nobody else.
+# It runs in the foreground; all that it started ends with it (Ctrl-C, SIGTERM). Further arguments are passed to
+# `ray start`. Between the machines, TCP ports 6379 to 6385 and 10002 to 19999 must be open; close them to all other machines.
 set -eu
 
 TOKEN="$HOME/.ray/auth_token"
