@@ -68,14 +68,13 @@ def opened(parts: list[Part], dead_share: float = 0.0) -> Bm25:
     return Bm25(segments, CONFIG.k1, CONFIG.b)
 
 
-def asked(path: Path) -> list[str]:
+def question_texts(path: Path) -> list[str]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line)["text"] for line in islice(lines, QUESTIONS)]
 
 
 def milliseconds(index: Bm25, questions: list[Hashes]) -> tuple[float, float]:
-    """The mean and the 99th percentile of the CPU time of a question: the better of two rounds, after one that counts
-    for nothing."""
+    """Return mean and 99th percentile of a question's CPU time: the better of two rounds, after one to warm up."""
     index.search(questions, K)
     rounds = []
     for _ in range(2):
@@ -111,7 +110,7 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     parts, seconds = build(given.corpus, given.work)
     rows, size = sum(part.rows for part in parts), sum(part.path.stat().st_size for part in parts)
-    questions = asked(given.questions)
+    questions = question_texts(given.questions)
     analyzer = Analyzer(CONFIG)
     hashes = [term_hashes(analyzer.terms(question)) for question in questions]
     lines = [

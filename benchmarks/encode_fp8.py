@@ -148,13 +148,13 @@ def product_rates(device: torch.device, size: int, inner: int, rows: int) -> Non
         x, w = (torch.randn(n, inputs, device=device).bfloat16() for n in (rows, outputs))
         bias, a, b = torch.zeros(outputs, device=device).bfloat16(), code_rows(x), code_rows(w)
         scale_b = b.scales_T.t().contiguous()
-        ways: list[Callable[[], Tensor]] = [
+        variants: list[Callable[[], Tensor]] = [
             lambda: torch.addmm(bias, x, w.t()),  # noqa: B023
             lambda: _scaled_mm(
                 a.codes_TI, b.codes_TI.t(), a.scales_T, scale_b, bias, out_dtype=torch.bfloat16, use_fast_accum=True  # noqa: B023
             ),
         ]  # fmt: skip
-        rates = [2 * rows * inputs * outputs / seconds_of(way) / 1e12 for way in ways]
+        rates = [2 * rows * inputs * outputs / seconds_of(variant) / 1e12 for variant in variants]
         print(f"{name:12s} {rates[0]:.0f}, {rates[1]:.0f}, {rates[1] / rates[0]:.2f}", flush=True)
 
 
@@ -228,17 +228,17 @@ def passes(
 ) -> dict[str, PackedForward]:
     """Time whole passes in turn, print their rates; return them. `fused`: tiles to try `up` with."""
     tower = network_tower(network)
-    ways = {"bf16": PackedForward(network, tower, device)}
+    variants = {"bf16": PackedForward(network, tower, device)}
     for name, products in CHOICES.items():
-        ways[name] = PackedForward(network, replace(tower, fp8_products=products), device, FP8)
+        variants[name] = PackedForward(network, replace(tower, fp8_products=products), device, FP8)
     for name in fused:
         forward = PackedForward(network, replace(tower, fp8_products=("up",)), device, FP8)
-        ways[f"fp8: qkv, up fused ({name}), down"] = with_fused(network, forward, name, device)
+        variants[f"fp8: qkv, up fused ({name}), down"] = with_fused(network, forward, name, device)
     made = [random_tokens(tokens, seed) for seed in range(4)]
     units = [made[n % len(made)] for n in range(batches)]
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(ROUNDS):
-        for name, forward in ways.items():
+        for name, forward in variants.items():
             rates[name].append(rate(forward, units))
     length = np.mean([len(each.ids_T) / len(each) for each in made])
     print(f"\n{'whole passes':32s} passages/s of {length:.0f} tokens, median of {ROUNDS} (all); over bf16")
@@ -246,7 +246,7 @@ def passes(
     for name, found in rates.items():
         every = ", ".join(f"{each:,.0f}" for each in found)
         print(f"{name:32s} {np.median(found):,.0f} ({every}); {np.median(found) / base:.3f}", flush=True)
-    return ways
+    return variants
 
 
 def kernels(forward: PackedForward, tokens: TokenBatch) -> None:
@@ -280,11 +280,11 @@ def main() -> None:
             fused = compare_up(device, size, inner, rows)
     compare_vectors(network, device)
     tokens, batches = (SMALL_TOKENS, 3) if small else (BATCH_TOKENS, BATCHES)
-    ways = passes(network, device, tokens, batches, fused)
+    variants = passes(network, device, tokens, batches, fused)
     if device.type == "cuda":
         for name in ("bf16", "fp8: qkv, up, down"):
             print(f"\n{name}", end="")
-            kernels(ways[name], random_tokens(tokens, 0))
+            kernels(variants[name], random_tokens(tokens, 0))
     print(f"\n{time.perf_counter() - started:.0f} s in all")
 
 

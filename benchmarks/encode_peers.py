@@ -64,16 +64,16 @@ def side_by_side(report: Report, subject: Subject, rounds: int = 5) -> None:
     """Measure the encoder alone and sentence-transformers in turn: a CPU's speed changes from minute to minute."""
     torch.set_float32_matmul_precision("highest")
     encoder = TowerEncoder(subject.tower, Compute(device="cpu"))
-    ways: dict[str, tuple[int, Callable[[int], Any]]] = {
+    variants: dict[str, tuple[int, Callable[[int], Any]]] = {
         "the encoder alone": (1_000, lambda rows: encoder.encode(subject.sample(rows)))
     }
     for name, dtype, size in (("fp32, 32 a batch", torch.float32, 32), ("bf16, 16 a batch", torch.bfloat16, 16)):
         if dtype == torch.bfloat16 and not multiplies_bf16(subject.device):
             continue
-        ways[f"sentence-transformers {name}"] = 400, partial(_encode_rows, _model(subject, dtype), subject, size)
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+        variants[f"sentence-transformers {name}"] = 400, partial(_encode_rows, _model(subject, dtype), subject, size)
+    rates: dict[str, list[float]] = {name: [] for name in variants}
     for warm in (True, *[False] * rounds):
-        for name, (rows, encode) in ways.items():
+        for name, (rows, encode) in variants.items():
             seconds = timed(lambda: encode(rows // 10 if warm else rows))  # noqa: B023
             if not warm:
                 rates[name].append(rows / seconds)

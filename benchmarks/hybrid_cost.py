@@ -19,7 +19,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.bm25 import asked
+from benchmarks.bm25 import question_texts
 from dpr.encoder.compute import Compute
 from dpr.encoder.encode import QuestionEncoder
 from dpr.formats.manifest import Snapshot
@@ -87,11 +87,11 @@ def main() -> None:
     parser.add_argument("--store", required=True)
     for name in ("--questions", "--out"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--asked", type=int, default=500, help="So many of the questions are asked.")
+    parser.add_argument("--asked", type=int, default=500, help="How many of the questions are searched.")
     given = parser.parse_args()
     store = open_store(given.store)
     snapshot, marker = open_snapshot(store)
-    texts = asked(given.questions)[: given.asked]
+    texts = question_texts(given.questions)[: given.asked]
     precision = snapshot.body.encoder.config.precision
     questions_QD = QuestionEncoder(question_tower(snapshot, None), Compute(precision)).encode(texts)
     faiss.omp_set_num_threads(1)

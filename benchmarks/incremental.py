@@ -59,7 +59,7 @@ def nights(passages: int) -> list[str]:
     """Lines of the report on what nights cost."""
     with setting_of(passages, words=100, dim=128, factory="auto", questions=500) as (setting, corpus):
         found = [run_night(setting, "full run", passages), run_night(setting, "0%, files untouched", 0)]
-        for name, share in (("0%, files written anew", 0.0), ("1%", 0.01), ("10%", 0.1)):
+        for name, share in (("0%, files written again", 0.0), ("1%", 0.01), ("10%", 0.1)):
             changed = corpus.change(share)
             corpus.write()
             found.append(run_night(setting, name, changed))

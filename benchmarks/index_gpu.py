@@ -4,7 +4,7 @@
 
 FOLDER gets segments of made-up vectors (32 GB; benchmarks/index_gpu_data.py), which is not counted. Then the stages of
 the product run through Ray, as in a nightly run. Recall@20 against exact search is measured with questions that are
-distributed otherwise than the vectors. The result is written anew after each stage. Without a GPU, give fewer --rows.
+distributed otherwise than the vectors. The result is written again after each stage. Without a GPU, give fewer --rows.
 """
 
 import argparse

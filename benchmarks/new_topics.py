@@ -182,7 +182,7 @@ def main() -> None:
         _, listed = accuracy(stores[False], pairs)
         before, after = milliseconds([first, stores[True]], timed_QD)
         body = bodies[True]
-        kept = "kept" if body.codebook == bodies[False].codebook else "trained anew"
+        kept = "kept" if body.codebook == bodies[False].codebook else "trained again"
         lines.append(
             f"| {count} | {exact:.3f} | {index:.3f} | {listed:.3f} | {body.gate.new_recall or float('nan'):.3f} "
             f"| {body.index.loose_rows} | {kept} | {before:.3f} | {after:.3f} |"

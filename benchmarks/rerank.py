@@ -79,11 +79,13 @@ def main() -> None:
 def read_pairs(folder: Path) -> tuple[list[str], list[str]]:
     """Return questions and passages of as many pairs: each question with passages drawn at random."""
     with gzip.open(folder / "queries.jsonl.gz", "rt") as file:
-        asked = [json.loads(line)["text"] for line in islice(file, QUESTIONS)]
+        questions = [json.loads(line)["text"] for line in islice(file, QUESTIONS)]
     with gzip.open(folder / "corpus.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]
     drawn = np.random.default_rng(0).choice(len(rows), QUESTIONS * PASSAGES, replace=False).tolist()
-    return [text for text in asked for _ in range(PASSAGES)], [f"{rows[n]['title']} {rows[n]['text']}" for n in drawn]
+    return [text for text in questions for _ in range(PASSAGES)], [
+        f"{rows[n]['title']} {rows[n]['text']}" for n in drawn
+    ]
 
 
 def make_model(folder: Path) -> str:

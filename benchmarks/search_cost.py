@@ -47,8 +47,8 @@ def made(rows: int, dim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.f
     centres = rng.normal(size=(200, dim))
     vectors_ND = centres[rng.integers(0, 200, rows)] + 0.7 * rng.normal(size=(rows, dim))
     vectors_ND = (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
-    asked = rng.choice(rows, TIMED_QUESTIONS + OTHERS, replace=False)
-    return vectors_ND, (vectors_ND[asked] + 0.01 * rng.normal(size=(len(asked), dim))).astype(np.float32)
+    rows_n = rng.choice(rows, TIMED_QUESTIONS + OTHERS, replace=False)
+    return vectors_ND, (vectors_ND[rows_n] + 0.01 * rng.normal(size=(len(rows_n), dim))).astype(np.float32)
 
 
 def main() -> None:

@@ -54,16 +54,16 @@ def lines_of(path: Path) -> list[str]:
 def read_collection(data: Path) -> Collection:
     """Read a collection and its development questions."""
     rows = list(map(json.loads, lines_of(data / "corpus.jsonl.gz")))
-    asked = {row["_id"]: row["text"] for row in map(json.loads, lines_of(data / "queries.jsonl.gz"))}
+    text_of = {row["_id"]: row["text"] for row in map(json.loads, lines_of(data / "queries.jsonl.gz"))}
     row_of = {row["_id"]: place for place, row in enumerate(rows)}
     right: dict[str, set[int]] = {}
     for line in lines_of(data / "qrels.dev.tsv.gz"):
         question, passage, *_ = line.split("\t")
-        if question in asked and passage in row_of:
+        if question in text_of and passage in row_of:
             right.setdefault(question, set()).add(row_of[passage])
     ids = sorted(right)
     titles, texts = ([row.get(name) or "" for row in rows] for name in ("title", "text"))
-    return Collection(titles, texts, [asked[id_] for id_ in ids], [right[id_] for id_ in ids])
+    return Collection(titles, texts, [text_of[id_] for id_ in ids], [right[id_] for id_ in ids])
 
 
 def some_of(found: Collection, passages: int) -> Collection:
@@ -152,14 +152,14 @@ def difference(values_Q: Values, others_Q: Values) -> str:
     return f"{100 * found.mean:+.2f} ({low:+.2f} to {high:+.2f}; {found.won} won, {found.lost} lost)"
 
 
-def table(found: Collection, ways: Iterator[tuple[str, int, Half, npt.NDArray[np.float32]]]) -> list[str]:
+def table(found: Collection, forms: Iterator[tuple[str, int, Half, npt.NDArray[np.float32]]]) -> list[str]:
     """Return a table of ways to store vectors; all are compared with the first."""
     lines = [
         "| stored as | bytes | top-20 | points | nDCG@10 | points |",
         "|---|---:|---:|---|---:|---|",
     ]
     base: tuple[Values, Values] | None = None
-    for name, size, vectors_ND, questions_QD in ways:
+    for name, size, vectors_ND, questions_QD in forms:
         values = measure(found, vectors_ND, questions_QD)
         base = base or values
         cells = [f"{100 * own.mean():.2f} | {difference(own, other)}" for own, other in zip(values, base, strict=True)]
@@ -177,12 +177,12 @@ def fp8_ways(
     passages, questions = ({
         kind: make(each, found, options.vectors, kind) for kind, each in (("auto", spec), ("fp8", fp8))
     } for make in (passages_of, questions_of))  # fmt: skip
-    for name, kind, asked in (
+    for name, kind, question_kind in (
         ("bf16 passages and questions", "auto", "auto"),
         ("fp8 passages, bf16 questions", "fp8", "auto"),
         ("fp8 passages and questions", "fp8", "fp8"),
     ):
-        yield name, size, passages[kind], questions[asked]
+        yield name, size, passages[kind], questions[question_kind]
     yield (
         "fp8 passages as int8, bf16 questions",
         stored_bytes(spec.dim, "int8"),

@@ -68,7 +68,7 @@ class CorpusConfig(Section):
     names: list[str] | None = None
     """Names of all columns, in order, of TSV and CSV files without a header; null: files are looked at."""
     quoting: Literal["auto", "csv", "none"] = "auto"
-    """Whether fields of TSV may stand in quotes, as in CSV; `auto`: in files with a header, as DPR has it."""
+    """Whether fields of TSV may be quoted, as in CSV; `auto`: in files with a header, as DPR has it."""
     strict: bool = False
     """Whether a run stops if a file of a folder cannot be read; otherwise the file is left out and named."""
     passage_words: Annotated[int, Field(ge=1, le=10_000)] = 100
@@ -147,8 +147,8 @@ class GateConfig(Section):
     """The measurements before a snapshot is published, and the figures that it must reach."""
 
     questions: Name | None = None
-    """JSONL of {"question", "answers": [passage ids or strings]}, a BEIR folder, or a file in another format of the
-    field, all found by looking; null: sentences of 200 passages stand in."""
+    """JSONL of {"question", "answers": [passage ids or strings]}, a BEIR folder, or a file in another common format,
+    which is detected; null: sentences of 200 passages stand in."""
     answers: Literal["ids", "strings", "regex"] = "ids"
     """What counts as a hit: the passage's id, or an answer within its text: a string (paper, section 5), or a regular
     expression."""

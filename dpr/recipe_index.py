@@ -50,8 +50,9 @@ class LexicalConfig(Section):
     stemming: bool = True
     """Reduce words to their stems (Snowball)."""
     grams: Annotated[int, Field(ge=3, le=8)] | None = None
-    """In place of stems: all pieces of so many letters of each word, so that words of one family and parts of compound
-    words are found, in any language. 5 suits most. The index of words is some five times as large and as slow."""
+    """In place of stems: all pieces of this many letters of each word, so that words of one family and parts of
+    compound words are found, in any language. 5 suits most. The index of words is some five times as large and as
+    slow."""
     k1: Annotated[float, Field(ge=0.0, le=10.0)] = 0.9
     """BM25: how much the repetition of a word within a passage counts."""
     b: Share = 0.4

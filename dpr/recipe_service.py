@@ -18,7 +18,7 @@ class RerankConfig(Section):
     revision: str | None = None
     """Hub revision (commit, tag)."""
     top: Annotated[int, Field(ge=1, le=MAX_RERANKED)] = 50
-    """How many of the best passages are read; no more hits than these can be asked for."""
+    """How many of the best passages are read; no more hits than these can be requested."""
     label: Annotated[int, Field(ge=0)] | None = None
     """Which of several labels means that a passage answers; null: the model has one label only."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -47,8 +47,8 @@ class ServeConfig(Section):
     poll_seconds: Annotated[float, Field(gt=0.0)] = 5.0
     """Seconds between two looks for a newer snapshot."""
     keys_file: Name | None = None
-    """File with the hashed keys of who may ask, as `dpr key` writes it; null: those of the environment variable
-    DPR_SERVE_KEYS, and without it whoever reaches the service may ask."""
+    """File with the hashed keys, as `dpr key` writes it; null: those of the environment variable DPR_SERVE_KEYS, and
+    without it no key is needed."""
     access_log: Name | None = None
     """File to which each request adds a line of JSON; null: none."""
     cache_mb: Annotated[float, Field(ge=0.0)] = 32.0

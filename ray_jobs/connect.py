@@ -110,7 +110,7 @@ def _start(cpus: int | None, gpus: int | None) -> None:
             _end_half_started(error)
             if attempt == START_ATTEMPTS or _TOO_SLOW not in str(error):
                 raise ClusterError(
-                    f"Ray cannot be started here: {_first_line(error)}; mend that, or pass --local"
+                    f"Ray cannot be started here: {_first_line(error)}; fix that, or pass --local"
                 ) from error
 
 

@@ -165,7 +165,7 @@ def _ports(cluster: Cluster) -> str:
         return "Ray listens on loopback alone"
     if not cluster.has_token:
         raise ClusterError(
-            f"whoever reaches Ray's ports can run code there, and no token is asked for: {len(open_)} ports are open "
+            f"anyone who reaches Ray's ports can run code there, and no token is required: {len(open_)} ports are open "
             f"beyond loopback, such as {open_[0]}; start every machine with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN"
         )
     return f"{len(open_)} are open beyond loopback, behind Ray's token"

@@ -70,7 +70,7 @@ def _reason(error: BaseException) -> str:
 def _hung_workers(stage: str, units: list[str]) -> UnitError:
     return UnitError(
         f"stage {stage}: the workers of {_names(units)} did nothing for longer than the recipe allows "
-        "(resources.idle_seconds), again and again; find out in Ray's logs what they wait for, mend that or raise the "
+        "(resources.idle_seconds), repeatedly; find out in Ray's logs what they wait for, fix that or raise the "
         "setting, and start the run again"
     )
 
@@ -85,6 +85,6 @@ def _lost_workers(stage: str, missing: list[str]) -> UnitError:
     if missing:
         which = f" ({named})" if len(missing) == 1 else f" (one of {len(missing)} that are not done: {named})"
     return UnitError(
-        f"stage {stage}: the workers of one unit died again and again{which}; find out in Ray's logs whether memory "
-        "ran out or a passage crashes them, give them more memory or mend the passage, and start the run again"
+        f"stage {stage}: the workers of one unit died repeatedly{which}; find out in Ray's logs whether memory "
+        "ran out or a passage crashes them, give them more memory or correct the passage, and start the run again"
     )

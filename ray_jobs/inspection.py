@@ -1,6 +1,6 @@
-"""Before work starts on a cluster: whether its machines can do a run's work, as far as they can tell in seconds.
+"""Check, before work starts on a cluster, that its machines can do a run's work, as far as seconds allow.
 
-`dpr doctor` looks at more, and lists all it finds. Machines that an autoscaling cluster adds later are not inspected.
+`dpr doctor` checks more, and lists all its findings. Machines that an autoscaling cluster adds later are not inspected.
 """
 
 import os

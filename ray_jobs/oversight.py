@@ -123,7 +123,7 @@ class Oversight:
             was_killed = ray.get(kill)
         except ray.exceptions.RayError:
             return
-        if not was_killed:  # the process had died by itself, so this is no worker that hung
+        if not was_killed:  # the process had died by itself, so its worker did not hang
             under_way.died.add(call)
             return
         under_way.given_up.add(call)

@@ -53,7 +53,7 @@ class Placement:
         self._resources = resources
 
     def is_task(self, step: Step[Any, Any]) -> bool:
-        """Return whether a step runs in any worker, made anew for each unit."""
+        """Return whether a step runs in any worker, and is made again for each unit."""
         return step.on in ("task", "coder", "asker") or (step.on == "trainer" and not self.gpu_share(step))
 
     def may_load_ahead(self) -> bool:
@@ -105,11 +105,11 @@ class Placement:
         return LOADING_SHARE if _cluster_gpus() else 0.0
 
     def coders(self, rows: int) -> int:
-        """Return how many coders share the GPUs for so many rows."""
+        """Return how many coders share the GPUs for this many rows."""
         return min(int(CODERS_PER_GPU * _cluster_gpus()), coders_worth(rows))
 
     def pool(self, step: Step[Any, Any], units: int) -> Pool:
-        """Return the actors of a step that gets so many units at most."""
+        """Return the actors of a step that gets at most this many units."""
         if step.on == "actor":
             return self._tokenizers(units)
         return self._encoders(step, units)
@@ -162,7 +162,7 @@ class Placement:
 
 
 def coders_worth(rows: int) -> int:
-    """Return how many coders are worth loading on GPUs for so many rows."""
+    """Return how many coders are worth loading on GPUs for this many rows."""
     return max(1, -(-rows // ROWS_PER_CODER))
 
 

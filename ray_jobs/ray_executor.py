@@ -134,7 +134,7 @@ class RayExecutor:
     def _with_steps(self, dataset: ray.data.Dataset, work: Work[Any, Any], units: int) -> ray.data.Dataset:
         """Add the steps as operators to a dataset of at most this many units."""
         with warnings.catch_warnings():
-            # about keywords that are no parameters of `map`: Ray 2.60 has no other way to bound retries
+            # about keywords that are not parameters of `map`: Ray 2.60 has no other way to bound retries
             warnings.simplefilter("ignore", RayDeprecationWarning)
             beats = self._oversight.heartbeats
             for step in work.steps:

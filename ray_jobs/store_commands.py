@@ -164,7 +164,7 @@ def gc(
 ) -> None:
     """List or delete objects that neither the last snapshots, nor readers, nor runs that may be continued need."""
     opened = open_store(store)
-    live_snapshot(opened)  # a folder without a snapshot is no store, so nothing in it is garbage
+    live_snapshot(opened)  # a folder without a snapshot is not a store, so nothing in it is garbage
     with Lease.acquire(opened, "gc") as lease:  # no run may be in progress: no record names its newest objects yet
         report_of_dead(opened, lease.predecessor)
         garbage = collect(opened, keep, lease) if delete else find_garbage(opened, keep)

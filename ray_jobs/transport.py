@@ -61,7 +61,7 @@ def operator_class(step: Step[Any, Any]) -> type[RowOperator]:
 
 
 def row_task(step: Step[Any, Any], heartbeats: Handle) -> Callable[[Row], Row]:
-    """Return a function that makes and calls a step anew for each row."""
+    """Return a function that makes and calls a step for each row."""
 
     def run_step(row: Row) -> Row:
         return run_work(Work.of(step), unpack(row), heartbeats)

@@ -1,4 +1,4 @@
-"""What simulated processes do: nightly runs that are started again until they succeed, and what goes on beside them."""
+"""Simulated processes: nightly runs, started again until they succeed, and other processes beside them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -29,7 +29,8 @@ class Weather:
     """Faults of the night at most, so that it ends."""
     clock_steps: int
     sleeps_at_write: int = 0
-    """The write before which whoever calls it is stopped for longer than its lease, beside other faults; 0: none."""
+    """Number of the write before which its process is stopped for longer than its lease, besides other faults; 0:
+    none."""
 
     @classmethod
     def drawn(cls, draw: random.Random) -> "Weather":

@@ -2,7 +2,7 @@
 
 1. Rows are conserved: a snapshot holds the corpus of the run that published it, each passage once, with its vector.
 2. Nothing is overwritten (found when it happens, in `objects`).
-3. One publisher wins each number; whoever was told so is the one in the document; numbers have no gaps.
+3. One publisher wins each number, and the document is that publisher's; numbers have no gaps.
 4. A body is that of the undisturbed night with the same corpus and the same history.
 5. Nothing is published that was not verified: all that it names is there before, the gate has measured this very index
    after it was written, its demands are met, and the publisher has looked at its lease after that.
@@ -45,7 +45,7 @@ class _Holder:
     folder: str
     process: int
     promised_seconds: float
-    """Without a heartbeat for so long it is taken for dead."""
+    """After this time without a heartbeat it is taken for dead."""
     signs: tuple[float, ...]
     """When it claimed, and its heartbeats."""
 

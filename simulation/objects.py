@@ -77,7 +77,7 @@ class Objects:
             yield ObjectInfo(name, len(self.stored[name].data), self.stored[name].modified)
 
     def adopt(self, stored: Mapping[str, "Stored"], older_by: float) -> None:
-        """Hold these objects, as if they had been created so many seconds earlier."""
+        """Hold these objects, as if they had been created this many seconds earlier."""
         self.stored = {name: replace(each, modified=EPOCH - older_by) for name, each in stored.items()}
         self.order = max((each.order for each in stored.values()), default=0)
 

@@ -15,12 +15,12 @@ from simulation.world import OTHER_MACHINE, World
 STARTS: tuple[tuple[Version, ...], ...] = ((), ((0, 0),), ((0, 0), (1, 1)))
 """Nights that lie behind."""
 DAYS_AGO = 3 * 86_400.0
-"""When they were: so long ago that what they left may be collected."""
+"""When they were: long enough ago for their leftovers to be collected."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Everything that a seed decides, but for what happens to each call."""
+    """Everything that a seed decides, except what happens to each call."""
 
     seed: int
     kind: Kind

@@ -1,7 +1,7 @@
 """Cooperative threads and a clock that only moves when all of them wait: the same choices give the same history.
 
 A task is a real thread that runs only while it holds the baton. It passes the baton on wherever the product waits for
-something: a call of the store, a sleep, an event. The scheduler then gives it to whoever wakes first. So tasks of
+something: a call of the store, a sleep, an event. The scheduler then gives it to the task that wakes first. So tasks of
 several simulated processes are interleaved by the delays of their calls, and two runs of one seed are the same.
 """
 
@@ -23,7 +23,7 @@ class Killed(BaseException):
 
 
 class EndlessError(Exception):
-    """A simulation that does not end: all tasks wait for ever, or one of them goes on for ever."""
+    """A simulation that does not end: all tasks wait forever, or one of them runs forever."""
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Scheduler:
         self._steps = 0
 
     def start(self, process: Process, work: Callable[[], None], after: float = 0.0) -> Task:
-        """Let a thread of a process begin after so many seconds."""
+        """Let a thread of a process begin after some seconds."""
         task = Task(self, process, work)
         process.tasks.append(task)
         self._tasks.append(task)
@@ -97,7 +97,7 @@ class Scheduler:
         return task
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
-        """Do something after so many seconds, which no process does."""
+        """Call a function after some seconds, outside of any process."""
         heapq.heappush(self._waiting, (self.now + seconds, next(self._order), 0, act))
 
     def run(self) -> None:
@@ -110,7 +110,7 @@ class Scheduler:
                 who()
             elif not who.done and ticket == who.ticket:
                 if not problem and (wake == NEVER or self._steps > MAX_STEPS):
-                    problem = "all tasks wait for ever" if wake == NEVER else f"no end after {MAX_STEPS} steps"
+                    problem = "all tasks wait forever" if wake == NEVER else f"no end after {MAX_STEPS} steps"
                     for task in self._tasks:
                         self.kill(task.process)
                     continue
@@ -144,11 +144,11 @@ class Scheduler:
         self._wake(task, max(self.now, task.process.stopped_until))
 
     def stop(self, process: Process, seconds: float) -> None:
-        """Stop a process with all its threads for so many seconds, as SIGSTOP does."""
+        """Stop a process with all its threads for some seconds, as SIGSTOP does."""
         process.stopped_until = max(process.stopped_until, self.now + seconds)
 
     def kill(self, process: Process) -> None:
-        """End a process: its threads run no more code of the product, but for handlers that cannot reach the store."""
+        """End a process: its threads run no more code of the product, except handlers that cannot reach the store."""
         process.killed = True
         process.stopped_until = 0.0
         for task in process.tasks:

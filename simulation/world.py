@@ -113,7 +113,7 @@ class World:
         after: float = 0.0,
         then: Callable[[Ended], None] | None = None,
     ) -> Process:
-        """Start a process after so many seconds; `work` gets the URL of its store."""
+        """Start a process after some seconds; `work` gets the URL of its store."""
         process = Process(len(self.processes) + 1, machine, what)
         self.processes[process.pid] = process
         self.scheduler.start(process, lambda: self._main(process, work, then), after)

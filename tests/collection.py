@@ -25,7 +25,7 @@ from tests.tiny import Quiet, random_texts
 ROWS = 30
 SEGMENT_ROWS = 20
 QUESTIONS_QD = np.random.default_rng(5).normal(size=(7, 32)).astype(np.float32)
-"""What `Collection.answers` asks: 7 vectors."""
+"""The questions of `Collection.answers`: 7 vectors."""
 
 
 class Collection:
@@ -40,9 +40,9 @@ class Collection:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.model = folder, model
         self.corpus: dict[str, str] = dict(random_texts(ROWS) if texts is None else texts)
-        """Id → text: what the next night finds."""
+        """Id → text, as the next night finds it."""
         self.more_rows: list[tuple[str, str]] = []
-        """Further rows of (id, text) that come after `corpus`, whose ids may be there already."""
+        """Further rows of (id, text) after those of `corpus`; their ids may occur there, too."""
         self.path = folder / "corpus.jsonl"
         self.fields = fields
         self.recipe = self._make_recipe()
@@ -57,7 +57,7 @@ class Collection:
         self.recipe = self._make_recipe()
 
     def write_corpus(self) -> None:
-        """Write the corpus file, unless it holds just that already or the recipe names another file."""
+        """Write the corpus file, unless it holds exactly that already or the recipe names another file."""
         rows = "".join(
             json.dumps({"id": id_, "title": "", "text": text}) + "\n"
             for id_, text in (*self.corpus.items(), *self.more_rows)
@@ -80,7 +80,7 @@ class Collection:
         return path
 
     def copy(self, folder: Path) -> "Collection":
-        """Copy everything into another folder, to go on otherwise.
+        """Copy everything into another folder, to continue differently there.
 
         The copy's corpus lies in another place, so its next night scans all of it, and embeds only what is new.
         """
@@ -165,7 +165,7 @@ def answers(store: Store, number: int) -> list[list[tuple[str, float]]]:
 
 
 def let_pass(store: Store, seconds: float) -> None:
-    """Make everything in a local store older by so many seconds, as if that time had passed."""
+    """Make everything in a local store older by `seconds`, as if that time had passed."""
     for path in Path(store.url).rglob("*"):
         status = path.stat()
         os.utime(path, (status.st_atime, status.st_mtime - seconds))

@@ -39,7 +39,7 @@ def no_syncs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny model, for whoever must not change it."""
+    """The folder of a tiny model, for tests that only read it."""
     return make_encoder(tmp_path_factory.mktemp("encoder") / "model")
 
 
@@ -63,6 +63,6 @@ def no_loose_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def first_nights(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> "FirstNights":
     """Collections whose first night is over, to be copied: `first_nights.copy(tmp_path / "name", …)`."""
-    from tests.collection import FirstNights  # FAISS, which many tests are spared
+    from tests.collection import FirstNights  # imports FAISS, which many tests do not need
 
     return FirstNights(tmp_path_factory.mktemp("first"), encoder)

@@ -35,7 +35,7 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
 
 
 def fill_disk(path: Path) -> int:
-    """Write a file until its disk is full; returns the bytes that found room."""
+    """Write a file until its disk is full; return the number of bytes that fitted."""
     written = 0
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
         while step := file.write(bytes(4096)):

@@ -1,4 +1,4 @@
-"""The part of kustomize that the overlays of cluster/ use; it refuses everything else."""
+"""The part of kustomize that the overlays of cluster/ use; everything else is refused."""
 
 import copy
 from pathlib import Path

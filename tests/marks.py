@@ -17,7 +17,7 @@ SHARED_RAYS = {
 }
 """Parameter of a test → the Ray that it shares with others, as starting one takes as long as a test."""
 LAST_FILES = ("test_placement", "test_ahead")
-"""Files that share `local_ray`, and want it otherwise than the files before them."""
+"""Files that share `local_ray`, but with other parameters than the files before them."""
 RAYS_OWN_WARNINGS = (
     "ResourceWarning",
     "DeprecationWarning",
@@ -59,7 +59,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test, and put the files first that take long, so that no process has such a one left at the end."""
+    """Mark every test, and put long files first, so that no process still has one at the end."""
     for item in items:
         if servers_of(item):
             item.add_marker(pytest.mark.s3)

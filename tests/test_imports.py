@@ -110,7 +110,7 @@ def unit_of(name: str) -> str | None:
 
 
 def problems(module: str, source: str) -> list[str]:
-    """What is wrong with the imports of `module`, one sentence each."""
+    """Return what is wrong with the imports of `module`, one sentence each."""
     own, found = unit_of(module), []
     for name in imported(module, ast.parse(source)):
         top = name.partition(".")[0]

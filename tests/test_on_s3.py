@@ -1,4 +1,4 @@
-"""The whole road with the store in a bucket: the same bodies as in a folder, also after broken connections."""
+"""Whole runs with the store in a bucket: the same bodies as in a folder, also after broken connections."""
 
 import json
 import sys
@@ -74,7 +74,7 @@ def test_two_nights_in_a_bucket_and_what_comes_after(
     store = there.store
     there.night()
     change(there)
-    with monkeypatch.context() as patch:  # the second night breaks off first
+    with monkeypatch.context() as patch:  # the second night first breaks off
         patch.setattr(dpr.store, "_shared_s3_store", lambda *_: FaultyStore(store, fail_at=9, mode="after"))
         with pytest.raises(StoreError, match="on purpose"):
             there.night()
@@ -89,7 +89,7 @@ def test_two_nights_in_a_bucket_and_what_comes_after(
     assert checked >= 6
     assert problems == []
 
-    monkeypatch.setattr(gc, "GRACE_SECONDS", -5.0)  # nothing in the bucket is old
+    monkeypatch.setattr(gc, "GRACE_SECONDS", -5.0)  # all objects in the bucket are new
     with Retriever.open(store, 2) as reader:  # its index and segments come from the bucket
         with Lease.acquire(store, "gc") as lease:
             gc.collect(store, 1, lease)
@@ -103,7 +103,7 @@ def test_two_nights_in_a_bucket_and_what_comes_after(
     assert not {info.name for info in garbage.objects} & names(store)
     assert verify(store, [3], deep=True)[1] == []
     assert there.answers(3) == here.answers(1)
-    # what was collected is simply made again
+    # deleted objects are simply made again
     assert there.night().snapshot.body.to_bytes() == bodies(here)[1]
 
 

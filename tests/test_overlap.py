@@ -1,4 +1,4 @@
-"""Runs and publishers that meet: one works or wins, the others end with a sentence, and all is a serial history."""
+"""Concurrent runs and publishers: one works or wins, the others end with a sentence, and the history is serial."""
 
 import sys
 import threading
@@ -41,7 +41,7 @@ OTHER_UNITS = ["between a segment and its record", "before publishing"]
 
 
 def run_after_lease(collection: Collection) -> Outcome:
-    """Run the recipe once the lease of whoever holds it is over."""
+    """Run the recipe once the present lease has expired."""
     collection.write_corpus()
     until = time.monotonic() + 60
     while True:
@@ -53,7 +53,7 @@ def run_after_lease(collection: Collection) -> Outcome:
 
 
 def identities(collection: Collection) -> dict[str, tuple[int, int, bytes]]:
-    """Name → inode, time and bytes of every file of the store, but for what comes and goes."""
+    """Name → inode, time and bytes of every file of the store, except temporary ones."""
     found = {}
     for name in collection.files():
         if not name.startswith(("lease/", "probes/", "readers/")):
@@ -69,10 +69,10 @@ def identities(collection: Collection) -> dict[str, tuple[int, int, bytes]]:
 def test_a_driver_that_wakes_after_another_run_has_published_changes_nothing(
     tmp_path: Path, first_nights: FirstNights, place: str, same_corpus: bool
 ) -> None:
-    """The other run computes the same units with other bytes: in fp32, where the one that stops has bf16."""
+    """The other run computes the same units with other bytes: in fp32, while the one that stops uses bf16."""
     collection = first_nights.copy(tmp_path)
     collection.change(encoder={"precision": "bf16"})
-    if "index shard" in place:  # so few new rows stay loose, unless all shards are made anew
+    if "index shard" in place:  # so few new rows stay loose, unless all shards are made again
         collection.change(index={"shards": 2})
     collection.corpus |= {"p001": "w1 w2", "p002": "w3 w4 w5", "new": "w6"}
     recipe = collection.write_recipe()
@@ -173,7 +173,7 @@ def test_a_run_that_is_always_overtaken_gives_up_with_a_sentence(third_night: Co
 def test_a_run_without_changes_notices_that_its_snapshot_is_live_no_more(third_night: Collection) -> None:
     store = third_night.store
     third = third_night.night().snapshot
-    third_night.path.touch()  # looks changed, and is not
+    third_night.path.touch()  # the file looks changed, but its rows are not
     outcome = third_night.night(progress=Interrupting("gate", [lambda: rollback(store, 1)]))
     assert (outcome.published, outcome.snapshot.number) == (True, 5)
     assert outcome.snapshot.body.passages == third.body.passages

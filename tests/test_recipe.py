@@ -1,4 +1,4 @@
-"""Recipes: what is refused, and what a refusal says."""
+"""Recipes: which are refused, and with what message."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_a_refusal_names_field_value_and_bound(tmp_path: Path, text: str, parts:
 
 
 def test_defaults_are_safe(tmp_path: Path) -> None:
-    """A night whose index misses most of what it should find is not published, unless the recipe says otherwise."""
+    """An index with low recall is not published, unless the recipe allows it."""
     recipe = load_recipe(write(tmp_path, GOOD))
     assert (recipe.gate.min_recall, recipe.corpus.rescan, recipe.serve.host) == (0.9, "changed", "127.0.0.1")
 

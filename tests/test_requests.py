@@ -36,7 +36,7 @@ class Seen:
 
     classes: Counter[str]
     read: Counter[str]
-    """How often each object was read; a range of it counts as a whole one."""
+    """How often each object was read; a range counts like a whole object."""
 
     @classmethod
     def of(cls, requests: Sequence[tuple[str, str]]) -> "Seen":
@@ -121,7 +121,7 @@ def test_a_stage_sends_no_more_requests_than_it_has_objects(tmp_path: Path, enco
             "train": 3 * SEGMENTS + 1,  # footer, first page and rows of each; the codebook
             "build": 1 + 2 * SEGMENTS,
             "merge": SEGMENTS + 1,
-            "invert": 0,  # the embed stage wrote the words
+            "invert": 0,  # the embed stage wrote the lexical parts
             "questions": 1,
             "truth": 1 + SEGMENTS,
             "gate": 1,
@@ -145,7 +145,7 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
     assert {stage.stage: stage.units - stage.done_before for stage in report.stages if stage.units > 1} == {
         "scan": slices,
         "build": made,
-        "invert": 0,  # the units that wrote the segments wrote the words
+        "invert": 0,  # the units that wrote the segments wrote the lexical parts
         "truth": made,
         "sentences": made,
     }
@@ -167,7 +167,7 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
     )
     base = {entry.object.name for entry in collection.body(1).segments}
     assert len(base) == SEGMENTS
-    assert sum(seen.read[name] for name in base) == 0  # what this machine holds is not fetched again
+    assert sum(seen.read[name] for name in base) == 0  # objects on this machine are not fetched again
     assert seen.most_reads(r"^(parts|deletions)/.*" + DIGEST.pattern) == 1
 
 
@@ -200,7 +200,7 @@ def test_a_machine_without_a_cache_reads_what_it_needs_of_the_base(
 
 
 def test_a_large_object_is_moved_in_parts_of_one_request_each(tmp_path: Path, bucket: FaultProxy) -> None:
-    """Beside its parts an upload looks whether the object is there, begins and ends."""
+    """Beside the requests for its parts, an upload checks whether the object exists, begins and ends."""
     store = open_store(f"s3://{tmp_path.name.lower().replace('_', '-')}/store")
     path, parts = tmp_path / "file", 3
     path.write_bytes(bytes(parts * CHUNK_BYTES))

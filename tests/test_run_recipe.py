@@ -54,7 +54,7 @@ def test_a_run_without_changes_does_nothing(tmp_path: Path, encoder: Path) -> No
     again = collection.night(progress=progress)
     assert (again.published, again.snapshot) == (False, first.snapshot)
     assert progress.rows == {}
-    collection.path.touch()  # looks changed, and is not
+    collection.path.touch()  # the file looks changed, but its rows are not
     touched = collection.night(progress=progress)
     assert (touched.published, touched.snapshot) == (False, first.snapshot)
     assert (progress.rows["embed"], progress.rows["gate"]) == (0, 0)
@@ -106,7 +106,7 @@ def _install(patch: pytest.MonkeyPatch, url: str, fail_at: int = 0, mode: Failur
 
 
 SHARES = 4
-"""The calls are dealt out to so many tests, which may run side by side."""
+"""Number of tests that share the calls; they may run side by side."""
 
 
 def state_of(store: str) -> frozenset[str]:
@@ -123,9 +123,9 @@ def state_of(store: str) -> frozenset[str]:
 def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
     tmp_path: Path, static_encoder: Path, monkeypatch: pytest.MonkeyPatch, share: int
 ) -> None:
-    """Each call fails before it has an effect; each call that changes the store also after it has had it.
+    """Each call fails before it has an effect; each call that changes the store also fails after its effect.
 
-    What is left is continued once for each state of the store: calls that only read leave the same behind.
+    Each state of the store that is left is continued once: after calls that only read, it is the same.
     """
     fields = {"encoder": {"precision": "fp32", "packing": "never"}}
     first = Collection(tmp_path / "first", static_encoder, **fields)
@@ -150,7 +150,7 @@ def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
 
     failed, continued = 0, set[frozenset[str]]()
     for fail_at, mode in cases:
-        collection = first.copy(tmp_path / f"{mode}-{fail_at}")  # what a process remembers goes by the store's URL
+        collection = first.copy(tmp_path / f"{mode}-{fail_at}")  # a process remembers things by the store's URL
         with monkeypatch.context() as patch:
             counted = _install(patch, collection.recipe.store, fail_at, mode)
             try:
@@ -164,7 +164,7 @@ def test_a_run_that_fails_at_any_call_ends_in_the_same_body(
             assert numbers(collection.store) == [1, 2], where
         shutil.rmtree(collection.folder)
     print(f"{len(cases)} failures left {len(continued)} states")
-    # the others: an answer that is not needed, or a beat or a probe that may fail
+    # the others are answers that are not needed, heartbeats, or probes, which may fail
     assert failed > 0.8 * len(cases)
 
 
@@ -202,7 +202,7 @@ def test_a_shrunken_corpus_needs_permission(tmp_path: Path, first_nights: FirstN
 
 
 class _RollsBack(Quiet):
-    """Somebody else publishes while the gate of the first attempt is measured."""
+    """Another run publishes while the gate of the first attempt is measured."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()

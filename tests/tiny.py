@@ -17,7 +17,7 @@ def make_encoder(
     folder: Path, seed: int = 0, dim: int = 32, words: Sequence[str] = WORDS, max_tokens: int = 64
 ) -> Path:
     """Make a plain BERT folder (the recipe must state `pooling`) whose vocabulary is `words`, letters and digits."""
-    import torch  # seconds, which tests without an encoder are spared
+    import torch  # takes seconds; tests without an encoder do not need it
     from transformers import BertModel
 
     config = _save_tokenizer(folder, dim, words, max_tokens)
@@ -27,7 +27,10 @@ def make_encoder(
 
 
 def make_static_encoder(folder: Path) -> Path:
-    """Make a folder of static embeddings. Who encodes with it is spared transformers: five seconds of a CPU."""
+    """Make a folder of static embeddings.
+
+    Encoding with it does not import transformers, which takes five CPU seconds.
+    """
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -10,7 +10,7 @@ class Answered(BaseModel):
 
 
 class StepTimings(Answered):
-    """Time taken by a request that is no search, in milliseconds."""
+    """Time of a request that is not a search, in milliseconds."""
 
     work: float
     """Time of the work itself."""

@@ -112,7 +112,7 @@ class Status(Answered):
     """One replica of the service: what it serves, and what it has done since it started."""
 
     replica: str
-    """Its name, by which its metrics are told apart; it changes with each start."""
+    """Its name, which labels its metrics; it changes with each start."""
     replicas: Mapping[str, int] | None
     """State → how many replicas of this service are in it, as Ray Serve counts them; null outside of Ray Serve."""
     shards: list[ShardStatus] | None

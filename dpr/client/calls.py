@@ -1,4 +1,4 @@
-"""Requests to the service and how their answers are read, whoever sends them: nothing here waits for a network."""
+"""Build requests to the service and read their answers, without sending: nothing here waits for a network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class SearchOptions(TypedDict, total=False):
     exact: bool
     """Compare with every stored vector instead of using the index; for keys of role admin."""
     rerank: bool
-    """Let the cross-encoder of the service order the best passages anew."""
+    """Let the service's cross-encoder re-rank the best passages."""
     filter: Mapping[str, object] | None
     """Rank only passages whose extra columns match, such as `{"lang": "de", "year": {"gte": 1990}}`."""
 
@@ -98,9 +98,9 @@ class Address:
         try:
             parsed = httpx.URL(url.rstrip("/") + "/")
         except httpx.InvalidURL as error:
-            raise ServeError(f"{url!r} is no address ({error}); give one such as http://127.0.0.1:8000") from error
+            raise ServeError(f"{url!r} is not an address ({error}); give one such as http://127.0.0.1:8000") from error
         if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise ServeError(f"{url!r} is no address of a service; give one such as http://127.0.0.1:8000")
+            raise ServeError(f"{url!r} is not the address of a service; give one such as http://127.0.0.1:8000")
         headers = {"User-Agent": f"dpr/{__version__}"}
         if key is not None:
             if not key.isascii() or not key.isprintable() or not key.strip():
@@ -134,7 +134,8 @@ class Asker(ABC):
 def answer_of(call: Call[A], outcome: httpx.Response | httpx.RequestError) -> A:
     """Return the typed answer.
 
-    Raises UnreachableError for no answer, RefusedError for a refusal, ServeError for what is none of the service's.
+    Raises UnreachableError for no answer, RefusedError for a refusal, ServeError for an answer that does not come from
+    the service.
     """
     if isinstance(outcome, httpx.RequestError):
         reason = str(outcome) or type(outcome).__name__

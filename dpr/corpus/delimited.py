@@ -60,7 +60,7 @@ def delimited_kind(
     try:
         fields = _fields(file.path, corpus, columns)
     except OtherFileError as error:
-        doubt = ", or corpus.names if the first line of the file is no header" if header else ""
+        doubt = ", or corpus.names if the file has no header line" if header else ""
         raise OtherFileError(f"{error}{doubt}", error.columns) from error
     return FileKind(
         format="csv" if is_csv else "dpr-tsv",
@@ -123,7 +123,7 @@ def _is_header(rows: Sequence[list[str]], corpus: CorpusConfig) -> bool:
 
 
 def _is_other(name: str, values: Sequence[str]) -> bool:
-    """Tell whether most values of a column are much longer than its name, or have digits, which the name has not."""
+    """Tell whether most values of a column are much longer than its name, or have digits while the name has none."""
     longer = sum(len(value) > 3 * len(name) for value in values)
     numbered = sum(any(map(str.isdigit, value)) for value in values)
     return 2 * longer > len(values) or (2 * numbered > len(values) and not any(map(str.isdigit, name)))
@@ -160,7 +160,7 @@ def _fields(path: str, corpus: CorpusConfig, columns: tuple[str, ...]) -> Fields
         fields = fields_of(path, corpus, columns, title_optional=True)
         has_title = fields.title in columns or fields.title in partition_values(path)
         return fields if has_title else fields.model_copy(update={"title": None})
-    # by default the title's name is `title`, which is no column where columns are named by position
+    # by default the title's name is `title`, which is not a column if columns are named by position
     title = None if named.title == Columns().title and named.title not in columns else named.title
     for role, name in (("id", named.id), ("title", title), ("text", named.text)):
         is_there = 0 <= name < len(columns) if isinstance(name, int) else name is None or name in columns

@@ -44,7 +44,10 @@ def choose_files(path: str, found: Found, format_: CorpusFormat) -> tuple[list[I
     if format_ in ("auto", "beir") and any(file.path in beir for file in found.files):
         chosen = [file for file in found.files if file.path in beir]
         left_out = [
-            LeftOut(path=file.path, reason="a folder with corpus.jsonl is BEIR's, whose other files are no corpus")
+            LeftOut(
+                path=file.path,
+                reason="in a BEIR folder (one with corpus.jsonl), no other file belongs to the corpus",
+            )
             for file in found.files
             if file.path not in beir
         ]

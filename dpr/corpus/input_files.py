@@ -65,7 +65,7 @@ def find_files(path: str) -> Found:
             _file(filesystem, name, info) for name, info in listed.items() if shows_all or not _is_hidden(name, root)
         ]
     if not files:
-        hidden = f" but for {len(listed)} hidden files (names that begin with _ or .)" if listed else ""
+        hidden = f" except {len(listed)} hidden files (names that begin with _ or .)" if listed else ""
         raise CorpusError(f"corpus {path} is {_nothing_at(path, is_folder=is_folder, hidden=hidden)}")
     files.sort(key=lambda file: file.path)
     return Found(_url(filesystem, root), _with_utf8_names(files), is_folder, len(listed) - len(files))

@@ -71,7 +71,7 @@ class _Walk:
             if os.path.exists(file.path):
                 self.found.setdefault(file.real, file.path)
             elif not is_hidden:
-                raise CorpusError(f"corpus file {file.path} is a link to what is not there; mend the link or remove it")
+                raise CorpusError(f"corpus file {file.path} is a broken link; repair or remove it")
         return hidden
 
     def _inside(self, folder: _Entry) -> list[_Entry]:

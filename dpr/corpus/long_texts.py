@@ -19,7 +19,7 @@ ROWS_AT_ONCE = 256
 
 
 def split_long(rows: Iterable[Row], windows: Windows) -> Iterator[Row]:
-    """Yield the windows of all rows; a row that cannot be used stays as it is, but for its position.
+    """Yield the windows of all rows; a row that cannot be used stays as it is, except for its position.
 
     Raises EncoderError as `load_splitter` does.
     """

@@ -122,7 +122,7 @@ class Slice(Document):
         return fingerprint({"slice": what, "corpus": corpus.model_dump(mode="json", exclude=_FIELDS_OF_PLANNING)})
 
     def input_position(self, position: int) -> int:
-        """Return where the row of a position stands in the input: windows of a text have positions of their own."""
+        """Return the position of a row in the input: windows of a text have positions of their own."""
         return position if self.windows is None else position >> WINDOW_BITS
 
     def window_numbers(self, positions_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -131,7 +131,7 @@ class Slice(Document):
 
 
 class Passage(NamedTuple):
-    """One passage as it stands in the corpus. A tuple, since there are millions and a dataclass takes twice as long."""
+    """One passage as it is in the corpus. A tuple, since there are millions and a dataclass takes twice as long."""
 
     id: str
     title: str
@@ -149,7 +149,7 @@ class Row(NamedTuple):
     """Byte offset of the line (in .gz: of the unpacked text), row number in Parquet, number in the slice otherwise.
     Where long texts are split: 2^20 times that, and the number of the window."""
     stored: Stored
-    """The row as it stands in the input."""
+    """The row as it is in the input."""
     passage: Passage | None
     reason: str
     """Why the row cannot be used; empty if it can. It holds no values, so that rows can be counted by reason."""

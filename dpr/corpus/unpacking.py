@@ -86,7 +86,7 @@ def _opened(file: IO[bytes], compression: Compression) -> io.BufferedIOBase | io
 
 
 class _ArrowUnpacked(io.RawIOBase):
-    """Unpacks by pyarrow, which refuses a stream that ends too early only when it is asked for more."""
+    """Unpacks by pyarrow, which refuses a stream that ends too early only when more is read."""
 
     def __init__(self, file: IO[bytes], compression: Compression) -> None:
         self._stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), compression)

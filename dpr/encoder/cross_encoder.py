@@ -61,7 +61,7 @@ class CrossEncoder:
 
         for _ in self._pool.map(fill, self._forward.batches(tokens.lengths(), self._tokens)):
             pass  # an error in a batch is raised here
-        # in float64, in which a sigmoid near 1 still tells two outputs apart
+        # in float64, in which a sigmoid near 1 still separates two outputs
         scores_N: npt.NDArray[np.float64] = self._activation(torch.from_numpy(outputs_NC))[:, self.spec.label].numpy()
         for row in np.flatnonzero(~np.isfinite(scores_N))[:1].tolist():
             raise EncoderError(

@@ -11,10 +11,10 @@ BYTES_PER_TOKEN = 5.0
 
 
 def passage_flops(tower: TowerSpec, passage_bytes: float) -> float:
-    """Return the floating-point operations for a passage of so many bytes of a corpus file; 0.0 for an unknown network.
+    """Return the floating-point operations for a passage of that many bytes in a corpus file.
 
-    The products with weights are counted, and the products of attention. The weights of a layer are those of BERT: four
-    H × H matrices, and two that lead to the intermediate width and back.
+    Return 0.0 for an unknown network. The products with weights and those of attention are counted. The weights of a
+    layer are those of BERT: four H × H matrices, and two that lead to the intermediate width and back.
     """
     config = read_json(tower.folder / "config.json", tower.reference, optional=True)
     width = _first(config, "hidden_size", "dim", "d_model")

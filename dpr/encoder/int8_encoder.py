@@ -26,7 +26,7 @@ from dpr.store.cache import local_cache
 BATCH_TOKENS = 128
 """Tokens of a batch: with more, the scores between tokens of different rows, which nobody uses, take too long."""
 STEP_TOKENS, SHORT_STEP_TOKENS, SHORT_TOKENS = 16, 8, 64
-"""Batches are computed as multiples of so many tokens, short ones as multiples of fewer.
+"""Batches are padded to multiples of this many tokens, short ones to multiples of fewer.
 
 For each number of tokens, the library compiles products in 5 to 30 ms.
 """

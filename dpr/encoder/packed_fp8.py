@@ -99,7 +99,7 @@ def code_rows(x_TI: Tensor) -> Coded:
 class EmulatedFp8:
     """See Fp8Ops: numbers are rounded to fp8 and multiplied in bf16, which holds each of them exactly.
 
-    It gives what a GPU gives, but for how sums are rounded, and it is slower than bf16.
+    Results are those of a GPU, except for the rounding of sums; it is slower than bf16.
     """
 
     def __init__(self, base: Ops) -> None:

@@ -1,6 +1,6 @@
 """The forward pass of BERT and its like with gradients, over sequences packed one after another, without padding.
 
-It runs the network's own modules, so their weights are trained as they are. Attention alone is computed anew: by
+It runs the network's own modules, so their weights are trained in place. Only attention is computed in another way: by
 PyTorch's kernel for sequences of various lengths on a GPU in bf16, elsewhere in groups of sequences of nearly equal
 length. Dropout is that of the modules; weights of attention are not dropped, which that kernel cannot do.
 

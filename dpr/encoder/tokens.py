@@ -32,7 +32,7 @@ class TokenBatch:
 
     ids_T: npt.NDArray[np.int32]
     types_T: npt.NDArray[np.uint8]
-    """Token types: 0 for the first text of a pair, 1 for the second, where the model tells them apart."""
+    """Token types: 0 for the first text of a pair, 1 for the second, if the model distinguishes them."""
     offsets: npt.NDArray[np.int64]
     """(N + 1,), from 0 to T: row n has the tokens from offsets[n] to offsets[n + 1]."""
     lost_N: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))

@@ -42,7 +42,7 @@ class TowerSpec:
     lowercase: bool
     """Whether texts are lowercased first, whatever the tokenizer does."""
     dim: int
-    """Components of a vector: the first so many of what the network and its head give."""
+    """Components of a vector: this many first ones of the output of the network and its head."""
     prompt_pooled: bool = True
     """Whether the tokens of the prefix count in pooling."""
     head: tuple[HeadModule, ...] = ()

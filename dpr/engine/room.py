@@ -137,7 +137,7 @@ def _left_by_limits(root: Path) -> Iterator[int]:
         group = base / path.lstrip("/")
         for folder in (group, *group.parents):  # the limits of all groups above apply, too
             limit, used = (" ".join(_lines(folder / name)) for name in (limit_name, used_name))
-            if limit.isdecimal() and used.isdecimal():  # else "max", or there is no such file
+            if limit.isdecimal() and used.isdecimal():  # otherwise "max", or there is no such file
                 fields = dict(line.split() for line in _lines(folder / "memory.stat"))
                 droppable = sum(int(fields.get(prefix + name, 0)) for name in _DROPPABLE)
                 yield int(limit) - int(used) + droppable

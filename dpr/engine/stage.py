@@ -12,7 +12,7 @@ from dpr.formats.records import Result, read_record, write_record
 from dpr.store import open_store
 
 Place = Literal["task", "actor", "encoder", "trainer", "coder", "asker"]
-"""Where a step runs. `task`: cheap to make, so it is made anew for every unit. `actor`: made once, in a long-lived
+"""Where a step runs. `task`: cheap to make, so it is made again for every unit. `actor`: made once, in a long-lived
 worker. `encoder`: an actor that holds the model, and the GPU or CPU threads that the recipe gives it; it is called for
 several units at once. `trainer`: a task that holds a whole GPU where there is one, else all CPUs of a machine. `coder`:
 a task that shares a GPU where there is one. `asker`: a coder that does all units of its stage, since creating it takes

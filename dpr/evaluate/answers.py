@@ -49,7 +49,7 @@ def names_passage(answers: Sequence[str], passage_id: str) -> bool:
 
 
 def document_of(passage_id: str) -> str:
-    """Return the document that a passage is a numbered part of; empty if it is none."""
+    """Return the document that a passage is a numbered part of; empty for other passages."""
     return passage_id.rpartition("#")[0]
 
 

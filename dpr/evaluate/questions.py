@@ -74,7 +74,7 @@ def load_questions(gate: GateConfig, seed: int) -> QuestionSet | None:
 
 
 def draw(found: QuestionSet, most: int, seed: int) -> QuestionSet:
-    """Return at most so many of the questions, in their order, drawn at random with `seed`."""
+    """Return at most `max_questions` of the questions, in their order, drawn at random with `seed`."""
     if len(found.questions) <= most:
         return found
     chosen = np.sort(np.random.default_rng(seed).choice(len(found.questions), most, replace=False))
@@ -170,7 +170,7 @@ def _check_patterns(questions: Sequence[Question]) -> None:
                 regex.compile(answer)
             except regex.error as error:
                 raise RecipeError(
-                    f"question {question.id}: the answer {answer[:70]!r} is no regular expression ({error})"
+                    f"question {question.id}: the answer {answer[:70]!r} is not a regular expression ({error})"
                 ) from error
 
 

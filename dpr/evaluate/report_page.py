@@ -1,4 +1,4 @@
-"""One HTML page of facts, pictures and the numbers behind them; it needs nothing beside itself and no script."""
+"""One self-contained HTML page of facts, pictures and the numbers behind them, without scripts."""
 
 import base64
 import re

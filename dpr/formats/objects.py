@@ -122,7 +122,7 @@ def open_parts(store: Store, ref: ObjectRef) -> Path | io.BufferedReader:
     kept = local_cache().find(_cache_key(ref))
     if kept is not None and kept.stat().st_size == ref.size_bytes:
         return kept
-    # One byte more is asked for than there should be, so one request reads the footer and proves the size.
+    # One byte more than the expected size is requested, so one request reads the footer and proves the size.
     start = max(0, ref.size_bytes - _TAIL_BYTES)
     tail = store.get_range(ref.name, start, ref.size_bytes - start + 1)
     if len(tail) != ref.size_bytes - start:

@@ -96,7 +96,7 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
 def factory_of(config: IndexConfig) -> str:
     """Return the factory string of the recipe, or `auto`, without a refinement (`RFlat`, `Refine(…)`).
 
-    FAISS would keep a second copy of the vectors for it, and its results would depend on how many are asked for. All
+    FAISS would keep a second copy of the vectors for it, and its results would depend on the number of hits. All
     candidates are re-scored from the stored vectors, which is the same and exact.
     """
     return _REFINED.sub("", config.factory)

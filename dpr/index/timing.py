@@ -34,7 +34,7 @@ class MeasuredCost:
     """Measured times of questions, and interpolated ones in between."""
 
     at: int
-    """Hits, and so the fewest candidates that the index is asked for."""
+    """Hits, and so the fewest candidates of a search."""
     nprobes: npt.NDArray[np.int64]
     """Numbers of lists (P,), ascending."""
     most: int

@@ -185,7 +185,7 @@ class _Trial:
         return point.recall >= self._config.recall_target and point.predicted_ms <= self.max_ms
 
     def _measure(self, nprobe: int) -> list[TunePoint]:
-        """Measure all numbers of candidates with so many lists.
+        """Measure all numbers of candidates with `nprobe` lists.
 
         One search with the most candidates serves all: the best C are the first of the best 2C. Only a graph is
         searched for each number, since FAISS keeps at least as many candidates as are asked for. And nothing is
@@ -209,7 +209,7 @@ class _Trial:
         ]
 
     def _margin(self, nprobe: int) -> float | None:
-        """Return the margin with which the questions visit so many lists on average.
+        """Return the margin with which the questions visit `nprobe` lists on average.
 
         None for a number that the recipe names, in a small index, for all lists that hold vectors, and for no more
         lists than every question visits first.
@@ -228,7 +228,7 @@ class _Trial:
         return np.sort(self._index.scores_below(self._known.vectors_QD, self._at).reshape(-1))
 
     def _recalls(self, nprobe: int, margin: float | None, depths: Sequence[int]) -> list[float]:
-        """Return the recall among the first so many candidates, for each of some numbers of them."""
+        """Return the recall among the first candidates, for each of some numbers of candidates."""
         _, ids_QC = self._index.search(self._known.vectors_QD, max(depths), nprobe, margin, self._at)
         return self._known.recalls(ids_QC, self._at, depths)
 

@@ -31,7 +31,8 @@ from dpr.store.mapped_files import touch
 
 Floats = npt.NDArray[np.float32]
 NEAR_TERMS = 4
-"""Terms of a question that lie near enough to another one in a segment, or were asked for before, to need no page."""
+"""Number of a question's terms that need no page of their own: they lie near another term of the segment, or were used
+before."""
 _ALL: Bits = np.empty(0, np.uint8)
 """Placeholder for the bits of all rows."""
 

@@ -68,7 +68,7 @@ def write_postings(postings: Postings, path: Path) -> None:
 
 
 def map_postings(path: Path, rows: int, name: str) -> Postings:
-    """Map a lexical part of a segment of so many rows; its checksum was verified.
+    """Map a lexical part of a segment with `rows` rows; its checksum was verified.
 
     Raises IntegrityError, with `name`, if it is not such a part.
     """

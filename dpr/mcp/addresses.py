@@ -26,7 +26,7 @@ class Addresses:
         try:
             pieces = list(Formatter().parse(self.template))
         except ValueError as error:
-            raise RecipeError(f"--cite {self.template!r} is no template ({error}); {_ALLOWED}") from error
+            raise RecipeError(f"--cite {self.template!r} is not a template ({error}); {_ALLOWED}") from error
         names = [name for _, name, _, _ in pieces if name is not None]
         if not all(names) or not names or any(form or change for _, _, form, change in pieces):
             raise RecipeError(f"--cite {self.template!r} does not name parts of a passage in braces; {_ALLOWED}")

@@ -118,7 +118,7 @@ class RecipeCheck:
     def _questions(self) -> str:
         questions = load_questions(self._recipe.gate, self._recipe.index.seed)
         if questions is None:
-            return "none; sentences of passages will stand in for them, which measures recall and no accuracy"
+            return "none; sentences of passages will stand in for them, which measures recall but not accuracy"
         answers = questions.passage_ids
         described = "; ".join([f"{len(questions.questions):,} questions", *questions.notes])
         if not answers or self._look is None:

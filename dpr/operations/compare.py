@@ -34,7 +34,7 @@ def compare(store: Store, old: int, new: int) -> Difference:
 def _difference(store: Store, before: SnapshotBody, after: SnapshotBody) -> Difference:
     same = {_state(entry) for entry in before.segments} & {_state(entry) for entry in after.segments}
     if before.windows or after.windows:
-        same = set()  # windows of a passage may lie in several segments, and all of them tell whether it changed
+        same = set()  # windows of a passage may lie in several segments, and all of them are compared
     keys_before, keys_after = _keys(store, before, same), _keys(store, after, same)
     added = [i for i in keys_after if i not in keys_before]
     removed = [i for i in keys_before if i not in keys_after]

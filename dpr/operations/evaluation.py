@@ -38,8 +38,8 @@ class Contender:
         found = _CONTENDER.fullmatch(text)
         if found is None or (found["mode"] is not None and found["mode"] not in MODES):
             raise RecipeError(
-                f"{text!r} is no STORE, STORE@SNAPSHOT, STORE:MODE or STORE@SNAPSHOT:MODE with mode "
-                f"{', '.join(MODES)}, and no run file"
+                f"{text!r} is not STORE, STORE@SNAPSHOT, STORE:MODE or STORE@SNAPSHOT:MODE with mode "
+                f"{', '.join(MODES)}, nor a run file"
             )
         snapshot = None if found["snapshot"] is None else int(found["snapshot"])
         return cls(found["place"], snapshot, tuple(mode for mode in MODES if mode == found["mode"]) or None)
@@ -97,7 +97,7 @@ class Evaluator:
         return Measurement(tuple(rankings), retriever.number, tuple(absent), tuple(notes))
 
     def measure_both(self, a: Contender, b: Contender) -> tuple[Ranking, Ranking, list[str]]:
-        """Ask two contenders, and return their rankings with names that tell them apart, and notes on both."""
+        """Ask two contenders, and return their rankings with distinct names, and notes on both."""
         rankings, notes = [], list[str]()
         for contender in (a, b):
             measured = self.measure(contender)

@@ -52,7 +52,7 @@ class FirstRecipe:
             "# Written by `dpr init`. Try it with `dpr check`, then `dpr run`. docs/formats.md has all fields.",
             f"# The corpus: {' '.join(look.describe().split())}.",
             *self.warnings(),
-            "store: store  # folder that is made beside this file, or s3://bucket/prefix",
+            "store: store  # folder beside this file, which is created, or s3://bucket/prefix",
             "corpus:",
             f"  path: {_quoted(str(self.corpus.path))}  # file, folder, glob or URL, or a list of them",
             f"  format: auto  # found: {', '.join(sorted({slice_.format for slice_ in look.slices}))}",
@@ -77,7 +77,7 @@ class FirstRecipe:
             lines += [
                 "gate:",
                 f"  questions: {_quoted(gate.questions)}  # {len(self.questions.questions):,} questions with answers",
-                f"  answers: {gate.answers}  # ids: of passages; strings: that stand in the passage",
+                f"  answers: {gate.answers}  # ids: of passages; strings: that occur in the passage",
                 "  # min_accuracy: {5: 0.7}  # publish only if this share is answered within the first 5",
             ]
         return "\n".join(lines) + "\n"

@@ -67,7 +67,7 @@ class Follower(Closing):
     ) -> None:
         """Open the live snapshot, and begin to follow; `model` and `shards` as for `Retriever.open`.
 
-        Segments of a remote store that are not on this machine are fetched afterwards, beside the questions.
+        Segments of a remote store that are not on this machine are fetched afterwards, while questions are answered.
         """
         self.store, self._model, self._poll_seconds, self._shards = store, model, poll_seconds, shards
         self._turn = threading.Lock()

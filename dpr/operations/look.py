@@ -44,7 +44,7 @@ class Look:
 
     @property
     def min_passages(self) -> int:
-        """Return about how many passages there are at least; a packed file holds more than its size tells."""
+        """Return about the smallest number of passages; a compressed file holds more than its size suggests."""
         return len(self.ids) if self.is_whole else int(len(self.ids) * self.input_bytes / max(self.row_bytes, 1))
 
     def add(self, row: Row) -> None:

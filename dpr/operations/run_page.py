@@ -1,4 +1,4 @@
-"""The page of a run's report: one HTML file that needs nothing beside itself, light and dark."""
+"""The page of a run's report: one self-contained HTML file, light and dark."""
 
 from collections.abc import Iterator
 from pathlib import Path

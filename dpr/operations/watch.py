@@ -29,8 +29,8 @@ class Sight:
     silent_seconds: float
     """How long no heartbeat has come, since this process began to look."""
     is_dead: bool
-    """Whether the holder ran on this machine and ended without a release, or was silent for so long that others take
-    over."""
+    """Whether the holder ran on this machine and ended without a release, or was silent for longer than the lease
+    lives."""
 
     @property
     def is_over(self) -> bool:

@@ -44,7 +44,7 @@ class Embedder:
     def embed(self, texts: Sequence[str], tower: Tower, dimensions: int | None = None) -> Embedded:
         """Return a vector of each text.
 
-        `dimensions`: the first so many components, scaled to length 1 if the encoder scales its vectors so. Raises
+        `dimensions`: only this many first components, scaled to length 1 if the encoder scales its vectors. Raises
         RecipeError for more than there are, and where the passage tower is not on this machine; EncoderError for a text
         whose vector is not finite.
         """

@@ -35,7 +35,7 @@ class LexicalSearch:
         deletions: ObjectRef | None,
         opened: OpenObjects | None = None,
     ) -> "LexicalSearch":
-        """Fetch, verify and map the words of all segments, but for those that are `opened` already.
+        """Fetch, verify and map the words of all segments, except those that are `opened` already.
 
         Raises IntegrityError for what does not belong together.
         """

@@ -1,6 +1,6 @@
 """The texts of passages: read from compressed segments, or from unpacked copies in this machine's cache.
 
-To unpack a segment takes a tenth of a second or more, and to read one of its row groups some milliseconds. So the first
+Unpacking a segment takes a tenth of a second or more, reading one of its row groups some milliseconds. So the first
 texts of a segment are read by row groups, of which some are kept. Then the texts are unpacked and mapped: at once, or
 in a thread beside the work where questions must not wait.
 """

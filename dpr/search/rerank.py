@@ -41,11 +41,11 @@ class Reranker:
 
 
 def check_depth(k: int, top: int) -> None:
-    """Raise RecipeError if more hits are asked for than are re-ranked."""
+    """Raise RecipeError if more hits are wanted than are re-ranked."""
     if k > top:
         raise RecipeError(
-            f"{k} hits are asked for, and the best {top} are re-ranked; ask for {top} at most, or let more be "
-            f"re-ranked with rerank.top (--rerank-top), at most {MAX_RERANKED}"
+            f"{k} hits are requested, but only the best {top} are re-ranked; request at most {top}, or re-rank more "
+            f"with rerank.top (--rerank-top), at most {MAX_RERANKED}"
         )
 
 

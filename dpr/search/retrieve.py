@@ -80,7 +80,7 @@ class Retriever(Closing):
             description = snapshot.body.encoder
             known = like._modes if like else None
             open_modes = partial(ModeSearch.open, store, snapshot, known, shards, by_range=by_range)
-            with ThreadPoolExecutor(1) as pool:  # files are fetched, verified and loaded beside PyTorch
+            with ThreadPoolExecutor(1) as pool:  # files are fetched, verified and loaded while PyTorch loads
                 # an error held in a future of this function would keep everything open through a reference cycle
                 opening = pool.map(lambda work: work(), [open_modes])
                 if like is not None and like.body.encoder == description:

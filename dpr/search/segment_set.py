@@ -134,8 +134,8 @@ class SegmentSet:
     def fetching(self, ids_QC: Ids) -> Callable[[Ids], Vectors]:
         """Return a function that gives the vectors of ids that occur in `ids_QC`.
 
-        From a remote store, each is read once, now; where they take more than `MAX_FETCHED_BYTES`, they are read
-        when they are asked for.
+        From a remote store, each is read once, now; if they take more than `MAX_FETCHED_BYTES`, they are read when they
+        are needed.
         """
         if not self.is_remote:
             return self.vectors
@@ -157,7 +157,7 @@ class SegmentSet:
                     yield (number << ROW_BITS) | rows, vectors_nD[rows - first]
 
     def some_live(self, rows: int) -> Ids:
-        """Return index ids (n,) of at most so many live rows, the first of segments evenly spread over all."""
+        """Return index ids (n,) of at most `rows` live rows: the first rows of evenly spread segments."""
         entries = [entry for _, entry in sorted(self._entries.items()) if entry.live_rows]
         chosen = entries[:: max(1, len(entries) // rows)]
         each = -(-rows // max(1, len(chosen)))

@@ -15,7 +15,7 @@ from dpr.index.truth import Ids
 
 KEPT_BYTES = 64 * 2**20
 ROW_BYTES = 200
-"""What a kept vector takes beside its numbers."""
+"""Bytes that a kept vector takes besides its numbers."""
 Vector = npt.NDArray[np.float16]
 
 

@@ -93,7 +93,7 @@ def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | N
     reason = _reason_to_retrain(context, base, drift)
     if reason is not None:
         return CodebookChoice(None, choose(config, rows, dim), drift, reason)
-    too_few = f"{since:,} rows came since training, and drift is measured of more than {max_new(rows):,}"
+    too_few = f"{since:,} rows were added since training, too few to measure drift (minimum {max_new(rows) + 1:,})"
     return CodebookChoice(base, keep(config, base.factory, rows, dim), drift, drift.description if drift else too_few)
 
 

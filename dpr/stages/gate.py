@@ -152,7 +152,7 @@ class MeasureIndex:
             search = VectorSearch(index, tuned.settings, segments, more, windows=unit.windows)
             true = true_passages(unit.truth, search, questions_QD)
             sentences_QD = unit.new.read(store) if unit.new else questions_QD[:0]
-            # all at once, since each search of a remote store fetches vectors anew
+            # all at once, since each search of a remote store fetches vectors again
             at, question_rows = context.config.recall_at, len(questions_QD)
             scores_QK, ids_QK = search.top(np.concatenate([questions_QD, sentences_QD]), at)
             if unit.windows:
@@ -238,7 +238,7 @@ def _all_settings(report: GateReport, deeper: Tuned | None, at: int) -> str:
         more, found = deeper.settings, f"recall@{deeper.settings.at} {deeper.recall:.4f}"
         sentences.append(f"for up to {more.at} hits nprobe {more.nprobe} and rescore {more.rescore}: {found}")
     if report.new_recall is not None:
-        sentences.append(f"recall of new passages {report.new_recall:.4f}, asked for by {report.new_asked} sentences")
+        sentences.append(f"recall of new passages {report.new_recall:.4f}, measured with {report.new_asked} sentences")
     if report.questions < 2 * MIN_HALF:
         error = 2 * (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
         error = max(error, share_at_most(0, report.measured_on))  # if every one was found, this bound applies

@@ -48,5 +48,5 @@ def _sentence(recipe: Recipe, live: Snapshot, drops: Sequence[Change], stored: s
         f"live snapshot {live.number} was measured with, too ({found.lost:,} lost, {found.won:,} won, p "
         f"{found.p_value:.4f}), and gate.max_drop allows {recipe.gate.max_drop:g}; nothing was published. Lost were "
         f"{examples}{more}; {stored} in {recipe.store} lists all. Look at the encoder, and at what left the corpus; "
-        "raise gate.max_drop, or publish all the same with --force REASON"
+        "raise gate.max_drop, or publish anyway with --force REASON"
     )

@@ -18,7 +18,7 @@ def check_gate(recipe: Recipe, result: GateResult) -> None:
     if report.recall < report.tuned_recall - MAX_LOSS:
         raise GateError(
             f"{recall} is {report.tuned_recall:.4f} for the questions that the search was tuned on and "
-            f"{report.recall:.4f} for the others; nothing was published: such a difference is no chance, so give more "
+            f"{report.recall:.4f} for the others; nothing was published: chance does not explain this, so give more "
             "questions that are like each other (gate.questions), or choose another index.factory"
         )
     if report.recall < gate.min_recall:

@@ -54,7 +54,7 @@ def compare_with_live(run: Run, report: GateReport, live: Snapshot) -> list[Chan
         run.progress.message(
             "gate",
             f"accuracy is not compared with that of live snapshot {live.number}: they have {len(common)} questions "
-            f"with the same answers in common, and fewer than {MIN_QUESTIONS} tell nothing",
+            f"with the same answers in common, too few to compare (minimum {MIN_QUESTIONS})",
         )
         return []
     now_QM, before_QM = (_within([found[question] for question in common], ranks) for found in (now, before))

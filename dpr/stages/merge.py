@@ -58,7 +58,7 @@ class MergeUnit:
     def need(self, codebook_bytes: int, kept: Storage, *, is_remote: bool) -> Need:
         """Estimate the need of merging: inverted lists are written range by range, other kinds (`kept`) whole.
 
-        The shard lies in the temporary folder before it is stored, and beside it the parts of a remote store.
+        The shard lies in the temporary folder before it is stored, together with the parts of a remote store.
         """
         has_lists = kept in (Storage.ARRAY_LISTS, Storage.BLOCK_LISTS)
         shard_bytes = self.read_bytes + codebook_bytes * has_lists
@@ -178,7 +178,7 @@ class MergeShard:
             return ShardResult(rows=rows, shard=shard, verification=verification)
 
     def _parts(self, store: Store, unit: MergeUnit, folder: Path) -> list[PartRef]:
-        # each is read once for every range of lists, so a remote one is fetched whole, beside the index it goes into
+        # each is read once for every range of lists, so a remote one is fetched whole, into the folder of the index
         left_out = read_row_set(store, unit.left_out)
 
         def part(entry: SegmentEntry, ref: ObjectRef) -> PartRef:

@@ -4,8 +4,8 @@ A night's new rows become a small shard of their own. Sizes fall into tiers, eac
 holds four shards, they are merged into one, which belongs to a higher tier. So a row is written into a new file at most
 once a tier, however many nights there are. Where the recipe wants several shards, large ones are left as they are:
 those with at least half of the rows that each would have if all were cut evenly. So nights do not join again what
-several processes share, until most of its rows are dead. A shard is also written anew once too many of its rows are
-dead: until then search skips them.
+several processes share, until most of its rows are dead. A shard is also rewritten once too many of its rows are dead;
+until then search skips them.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ TIER_FACTOR = 4
 MIN_TIER_ROWS = 4_096
 """Shards with fewer live rows are all of the lowest tier."""
 MAX_DEAD_SHARE = 0.2
-"""A shard with a larger share of dead rows is written anew."""
+"""A shard with a larger share of dead rows is rewritten."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class SegmentResult(Result):
     """None: the encoder refused every row."""
     refused_rows: int
     refused: ObjectRef | None
-    """The refused rows as they stand in the corpus, in the form of quarantine."""
+    """The refused rows as they are in the corpus, in the form of quarantine."""
     tokens: int
     seconds: dict[str, float]
     encoder: str
@@ -164,7 +164,7 @@ def texts_of(store: Store, corpus: CorpusConfig, unit: SegmentUnit, rows: pa.Tab
 def refused_rows(
     corpus: CorpusConfig, unit: SegmentUnit, changed: pa.Table, keys: pa.ChunkedArray, reasons: Mapping[int, str]
 ) -> Iterator[QuarantinedRow]:
-    """Yield the rows of `reasons` as they stand in the corpus; `keys` are those of all rows of the unit."""
+    """Yield the rows of `reasons` as they are in the corpus; `keys` are those of all rows of the unit."""
     numbers = sorted(reasons)
     places = pc.index_in(keys.take(pa.array(numbers)), value_set=changed["key"].combine_chunks())
     found = changed.take(places)

@@ -1,6 +1,6 @@
 """The objects of a lease in a store, NUMBER being the fencing number:
 
-lease/NUMBER/00000001.json   the claim: whoever created it under the highest NUMBER holds the lease
+lease/NUMBER/00000001.json   the claim; its writer holds the lease if NUMBER is the highest
 lease/NUMBER/00000002.json   heartbeats, each a new object; older ones are removed, the claim stays
 lease/NUMBER/released.json   the holder is done
 

@@ -1,4 +1,7 @@
-"""A store in a local folder. Objects are written beside and then renamed (put) or hard-linked (the put-if-absents)."""
+"""A store in a local folder.
+
+Objects are written under another name, then renamed (put) or hard-linked (put-if-absent).
+"""
 
 import os
 import shutil
@@ -151,7 +154,7 @@ class LocalStore:
         return self._folder / check_name(name)
 
     def _create(self, name: str, write: Callable[[Path], None], commit: Callable[[Path, Path], bool]) -> bool:
-        """Write a file beside the object's and `commit` it; return what that returns: whether the object is new."""
+        """Write a file beside the object's and `commit` it; return the result of that: whether the object is new."""
         path = self._path(name)
         temporary = beside(path)
         try:

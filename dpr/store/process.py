@@ -63,7 +63,7 @@ def process_start(pid: int) -> str | None:
 
 
 def _exists(pid: int) -> bool:
-    """Return whether any process has this id, whoever owns it."""
+    """Return whether any process, of any user, has this id."""
     try:
         os.kill(pid, 0)  # sends nothing
     except (ProcessLookupError, OverflowError):  # no process has this id, or the number is too large

@@ -30,7 +30,7 @@ class S3Bucket:
         self._filesystems: dict[int, s3fs.S3FileSystem] = {}
 
     def run(self, subject: str, attempt: Attempt[T]) -> T:
-        """Return what `attempt` returns, repeated as long as that makes sense; error messages begin with `subject`.
+        """Return what `attempt` returns, repeated as long as that can help; error messages begin with `subject`.
 
         Raises MissingObjectError for a missing object, StoreError for every other failure of endpoint or network.
         """

@@ -25,11 +25,11 @@ def read_beir_examples(path: str, qrels: str | None, corpus: str | None) -> Iter
     """
     judged = read_qrels(_qrels_file(path, qrels))
     queries = first_file([f"{path.rstrip('/')}/queries.jsonl"]) or path
-    asked = [each for each in read_file_questions(queries) if each.id in judged]
+    questions = [each for each in read_file_questions(queries) if each.id in judged]
     passages = _passages(CorpusConfig(path=corpus or path), judged)
-    for number, each in enumerate(asked):
+    for number, each in enumerate(questions):
         yield _example(number, each, judged[each.id], passages, queries)
-    seen = {each.id for each in asked}
+    seen = {each.id for each in questions}
     for number, name in enumerate(judged):
         if name not in seen:
             yield unusable((queries, number), "no query of this id is in the file", name.encode())
@@ -56,13 +56,13 @@ def _passages(corpus: CorpusConfig, judged: Qrels) -> dict[str, TrainingPassage]
 
 
 def _example(
-    number: int, asked: FileQuestion, judged: Mapping[str, int], passages: Mapping[str, TrainingPassage], source: str
+    number: int, question: FileQuestion, judged: Mapping[str, int], passages: Mapping[str, TrainingPassage], source: str
 ) -> Read:
     positives = [passages[name] for name in judged if name in passages]
     try:
         if not positives:
             raise UnusableExampleError("none of its judged passages is in the corpus")
-        return checked(asked.text, positives, (), asked.answers)
+        return checked(question.text, positives, (), question.answers)
     except UnusableExampleError as error:
-        raw = json.dumps({"_id": asked.id, "text": asked.text, "judged": list(judged)}, ensure_ascii=False)
+        raw = json.dumps({"_id": question.id, "text": question.text, "judged": list(judged)}, ensure_ascii=False)
         return unusable((source, number), str(error), raw.encode())

@@ -104,7 +104,7 @@ def latest_checkpoint(store: Store) -> Checkpoint | None:
     try:
         return Checkpoint.model_validate_json(store.get(max(names)))
     except ValidationError as error:
-        raise IntegrityError(f"{max(names)} in {store.url} is no checkpoint of this version; delete it") from error
+        raise IntegrityError(f"{max(names)} in {store.url} is not a checkpoint of this version; delete it") from error
 
 
 def put_checkpoint(store: Store, state: State, measured: list[Measured], before: Checkpoint | None) -> Checkpoint:

@@ -43,7 +43,7 @@ class Mined:
     without: int = 0
     """Questions that have no hard negative."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """Hits by the reason why they are no negatives."""
+    """Hits by the reason why they are not negatives."""
     unusable: int = 0
     """Rows of the data that give no example."""
 

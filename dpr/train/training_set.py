@@ -64,7 +64,7 @@ class TrainingSet:
     negatives: Belonging
     """Hard negatives, none of which is a known positive."""
     answers: tuple[tuple[str, ...], ...]
-    """Texts that answer each question, of all its examples: a passage that holds one is no negative."""
+    """Texts that answer each question, of all its examples: a passage that contains one is not a negative."""
     digest: str
     """Digest of all questions and passages, and of which belong together."""
     counts: Counts

@@ -15,7 +15,7 @@ from tests.ray_jobs.serve_api import make_collection, served
 
 @dataclass(frozen=True)
 class Service:
-    """A service, and a key for each role."""
+    """A service, and one key for each role."""
 
     url: str
     search_key: str

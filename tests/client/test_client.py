@@ -48,7 +48,7 @@ def without_times(document: Any) -> Any:
 
 
 def same(answer: Answered, raw: httpx.Response) -> bool:
-    """Tell whether a typed answer has all that the service said, times aside."""
+    """Return whether a typed answer holds everything that the service sent, apart from times."""
     assert raw.status_code == 200, raw.text
     return bool(without_times(answer.model_dump()) == without_times(raw.json()))
 
@@ -65,10 +65,10 @@ def same(answer: Answered, raw: httpx.Response) -> bool:
 @pytest.mark.parametrize("query", ["w1 w2 w3", ["w4 w5", "w6"]])
 def test_a_search_says_what_the_service_says(service: Service, ask: Ask, query: Any, options: SearchOptions) -> None:
     answer = ask(service.url, service.admin_key, "search", query, **options)
-    asked = {"query": query} if isinstance(query, str) else {"queries": query}
-    raw = httpx.post(f"{service.url}/v1/search", json={**asked, **options}, headers={"X-API-Key": service.admin_key})
+    question = {"query": query} if isinstance(query, str) else {"queries": query}
+    raw = httpx.post(f"{service.url}/v1/search", json={**question, **options}, headers={"X-API-Key": service.admin_key})
     assert same(answer, raw)
-    assert answer.timings_ms.total >= answer.timings_ms.search >= 0.0  # an answer that was kept took no search
+    assert answer.timings_ms.total >= answer.timings_ms.search >= 0.0  # a cached answer needs no search
     if isinstance(query, str):
         assert answer.hits == answer.results[0].hits
         assert 0 < len(answer.hits) <= options.get("k", 10)
@@ -138,7 +138,7 @@ def test_what_is_no_service_is_one_sentence(service: Service, ask: Ask) -> None:
         ask(f"{service.url}/page/page.css?", None, "ready")
     assert not isinstance(other.value, RefusedError)
     for url in ("", "localhost:8000", "ftp://host", "http://"):
-        with pytest.raises(ServeError, match="is no address of a service; give one such as"):
+        with pytest.raises(ServeError, match="is not the address of a service; give one such as"):
             Client(url)
     for key in ("", "dpr_a\nb", "schlüssel"):
         with pytest.raises(ServeError, match="the key has characters") as caught:

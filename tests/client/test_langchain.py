@@ -37,7 +37,7 @@ class TestDprRetriever(RetrieversIntegrationTests):
 def test_documents_have_all_of_a_hit(service: Service) -> None:
     german = {"lang": "de"}
 
-    async def asked() -> Any:
+    async def documents_of_ainvoke() -> Any:
         async with AsyncClient(service.url, service.admin_key) as async_client:
             retriever = DprRetriever(client=client, async_client=async_client, mode="hybrid", filter=german)
             return await retriever.ainvoke("w1 w2", k=4)
@@ -45,7 +45,7 @@ def test_documents_have_all_of_a_hit(service: Service) -> None:
     with Client(service.url, service.admin_key) as client:
         expected = client.search("w1 w2", k=4, mode="hybrid", filter=german)
         retriever = DprRetriever(client=client, k=4, mode="hybrid", exact=True, filter=german)
-        for documents in (retriever.invoke("w1 w2"), asyncio.run(asked())):
+        for documents in (retriever.invoke("w1 w2"), asyncio.run(documents_of_ainvoke())):
             assert [(one.id, one.page_content) for one in documents] == [(hit.id, hit.text) for hit in expected.hits]
             assert [one.metadata["rank"] for one in documents] == [1, 2, 3, 4]
             for one, hit in zip(documents, expected.hits, strict=True):

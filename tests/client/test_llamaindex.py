@@ -19,17 +19,21 @@ def test_nodes_have_all_of_a_hit(service: Service) -> None:
 
     from dpr.client.llamaindex import DprRetriever
 
-    async def asked(async_client: AsyncClient | None) -> Any:
+    async def found_by(async_client: AsyncClient | None) -> Any:
         return await DprRetriever(client, async_client, k=3, filter={"lang": "de"}).aretrieve("w1 w2")
 
-    async def asked_by_an_async_client() -> Any:
+    async def with_an_async_client() -> Any:
         async with AsyncClient(service.url, service.search_key) as async_client:
-            return await asked(async_client)
+            return await found_by(async_client)
 
     with Client(service.url, service.search_key) as client:
         expected = client.search("w1 w2", k=3, filter={"lang": "de"})
         retriever: BaseRetriever = DprRetriever(client, k=3, filter={"lang": "de"})
-        for nodes in (retriever.retrieve("w1 w2"), asyncio.run(asked(None)), asyncio.run(asked_by_an_async_client())):
+        for nodes in (
+            retriever.retrieve("w1 w2"),
+            asyncio.run(found_by(None)),
+            asyncio.run(with_an_async_client()),
+        ):
             assert [(one.node_id, one.text) for one in nodes] == [(hit.id, hit.text) for hit in expected.hits]
             for one, hit in zip(nodes, expected.hits, strict=True):
                 assert one.score == pytest.approx(hit.score, abs=1e-6)
@@ -52,4 +56,4 @@ def test_a_query_engine_reads_what_the_service_found(service: Service) -> None:
         answer = engine.query("w1 w2")
         hits = client.search("w1 w2", k=2, mode="bm25").hits
     assert [one.node_id for one in answer.source_nodes] == [hit.id for hit in hits]
-    assert all(hit.text in str(answer) for hit in hits)  # this language model repeats what it is told
+    assert all(hit.text in str(answer) for hit in hits)  # this language model repeats its input

@@ -24,7 +24,7 @@ READY = JSONResponse({"ready": True, "snapshot": 7})
 
 
 class Scripted:
-    """A server that gives some answers, one after the other, then only good ones; it notes when it was asked."""
+    """A server that gives certain answers in order, then only good ones, and notes the times of requests."""
 
     def __init__(self, *answers: Response) -> None:
         self._answers, self.asked_at = list(answers), []  # type: ignore[var-annotated]
@@ -56,7 +56,7 @@ def test_a_busy_service_is_asked_again_when_it_says(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "asked", "sentence"),
+    ("answers", "requests", "sentence"),
     [
         ([busy()] * 9, 4, "answered 503: not now"),
         ([busy(500)], 1, "answered 500: not now"),
@@ -65,17 +65,17 @@ def test_a_busy_service_is_asked_again_when_it_says(ask: Ask) -> None:
         ([Response(status_code=413)], 1, "answered 413: "),
     ],
 )
-def test_what_waiting_does_not_mend_is_raised(answers: Any, asked: int, sentence: str) -> None:
+def test_what_waiting_does_not_mend_is_raised(answers: Any, requests: int, sentence: str) -> None:
     script = Scripted(*answers)
     with served(script) as url, Client(url) as client:
         with pytest.raises(RefusedError, match=sentence):
             client.ready()
-        assert len(script.asked_at) == asked
+        assert len(script.asked_at) == requests
 
 
 @contextmanager
 def hanging_up(times: int) -> Iterator[tuple[str, list[bytes]]]:
-    """Listen on a socket that closes so many connections unanswered, and then says nothing at all."""
+    """Listen on a socket that closes the first `times` connections unanswered, and then sends nothing at all."""
     heard: list[bytes] = []
     kept: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:

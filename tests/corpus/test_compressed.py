@@ -88,7 +88,7 @@ def test_forms_that_only_some_tools_write_are_read(tmp_path: Path) -> None:
 def test_an_archive_is_named_and_its_bytes_are_not_taken_for_rows(
     tmp_path: Path, kind: str, packing: Callable[[bytes], bytes]
 ) -> None:
-    """But for the first line of each file in it, which stands behind a header, all would be read."""
+    """Every line would be read, except the first one of each file in it, which follows a header."""
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a.jsonl").write_bytes(lines_of("jsonl", 20))

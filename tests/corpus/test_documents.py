@@ -110,7 +110,7 @@ def test_text_is_taken_from_html_and_pdf(
         Passage("c.pdf#0", "A figure", "words of a page"),
     ]
     assert [row.reason.partition(":")[0] for row in found if not row.passage] == ["PDF that cannot be read", "no text"]
-    assert caplog.records == [], "what is odd in a PDF is a row in quarantine, and no line on the terminal"
+    assert caplog.records == [], "oddities of a PDF become rows in quarantine, not lines on the terminal"
     monkeypatch.setattr(rich_documents, "find_spec", lambda name: None if name == "pypdf" else object())
     left_out = plan_slices(CorpusConfig(path=str(tmp_path))).left_out
     reason = "needs a library that is not installed: pip install 'dpr[documents]'"

@@ -65,7 +65,7 @@ def test_what_cannot_be_read_is_named_and_a_strict_recipe_refuses_it(tmp_path: P
         plan(tmp_path)
     (tmp_path / "b").unlink()
     (tmp_path / "b.jsonl").write_text("broken")
-    with pytest.raises(CorpusError, match=r"b\.jsonl is of no known format"):  # what is named as data must be data
+    with pytest.raises(CorpusError, match=r"b\.jsonl is of no known format"):  # a data suffix requires that format
         plan(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_links_are_followed_and_what_they_lead_to_is_read_once(tmp_path: Path) -
     assert ids(f"{folder}/*.jsonl") == ["a", "f"]
     assert str(folder / "z" / "b.jsonl") in {slice_.path for slice_ in plan(folder).slices}, "the name without links"
     (folder / "gone.jsonl").symlink_to("nowhere")
-    with pytest.raises(CorpusError, match=r"gone\.jsonl is a link to what is not there; mend the link or remove it"):
+    with pytest.raises(CorpusError, match=r"gone\.jsonl is a broken link; repair or remove it"):
         plan(folder)
 
 
@@ -144,7 +144,7 @@ def test_what_lies_in_a_hidden_folder_is_read_by_the_links_to_it(tmp_path: Path)
     (folder / ".#lock").symlink_to("nobody@nowhere")
     for path in (folder, f"{folder}/**/*.jsonl"):
         assert ids(path) == ["a", "b"]
-    assert plan(folder).hidden == 1, "what is read is not hidden, and a link to nothing is no file"
+    assert plan(folder).hidden == 1, "files that are read are not counted as hidden, nor is a link to nothing counted"
     assert ids(f"{folder}/*.jsonl") == ["a"]
     assert ids(f"{folder}/.cache/*/*.jsonl") == ["b", "old"]
 

@@ -92,7 +92,7 @@ def test_what_people_have_is_read(tmp_path: Path, name: str, data: str, fields: 
             "a.csv",
             "Document Id,Title,Body text\n17,A title,This is a whole sentence or two.\n",
             {},
-            r"no column 'id', only \['Document Id', 'Title', 'Body text'\]; .*or corpus\.names if the first line",
+            r"no column 'id', only \['Document Id', 'Title', 'Body text'\]; .*or corpus\.names if the file has no",
         ),
         ("a.tsv", "no tabs\nat all\n", {}, "has 1 columns between tabs and no header"),
         (

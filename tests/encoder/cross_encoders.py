@@ -78,7 +78,7 @@ def save_cross_xlm_roberta(folder: Path) -> Path:
     return folder
 
 
-def save_anew(save: Callable[[Path], Path], folder: Path, **arguments: Any) -> Path:
+def save_installed(save: Callable[[Path], Path], folder: Path, **arguments: Any) -> Path:
     """Save a cross-encoder in the form of the installed sentence-transformers."""
     model = CrossEncoder(str(save(folder / "before")), device="cpu", **arguments)
     model.save_pretrained(str(folder / "after"))

@@ -103,6 +103,6 @@ print("transformers" in sys.modules, tokens.ids_T.tolist())
 
 
 def change_weights(folder: Path, change: Callable[[Weights], Weights]) -> None:
-    """Write a folder's weights anew."""
+    """Write a folder's weights again."""
     path = folder / "model.safetensors"
     save_file(change(load_file(path)), path, metadata={"format": "pt"})

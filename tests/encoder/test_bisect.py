@@ -1,4 +1,4 @@
-"""Rows that make the encoder fail are found one by one, and an encoder that is at fault itself is told apart."""
+"""Rows that make the encoder fail are found one by one, and distinguished from an encoder that always fails."""
 
 import numpy as np
 import numpy.typing as npt

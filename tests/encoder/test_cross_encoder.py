@@ -18,11 +18,11 @@ from dpr.errors import EncoderError
 from dpr.recipe_service import RerankConfig
 from tests.encoder.cross_encoders import (
     identity_in_config,
-    save_anew,
     save_cross_bert,
     save_cross_distilbert,
     save_cross_modernbert,
     save_cross_xlm_roberta,
+    save_installed,
     tanh_of_old,
 )
 from tests.encoder.models import TEXTS, edit_json, save_bert, save_dpr, save_sentence_transformer
@@ -41,7 +41,7 @@ def scores_of(encoder: CrossEncoder, pairs: list[tuple[str, str]] = PAIRS) -> np
 
 
 def with_prompt(folder: Path) -> Path:
-    return save_anew(save_cross_bert, folder, prompts={"ask": "the question: "}, default_prompt_name="ask")
+    return save_installed(save_cross_bert, folder, prompts={"ask": "the question: "}, default_prompt_name="ask")
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def with_prompt(folder: Path) -> Path:
         (save_cross_distilbert, "Sigmoid"),
         (save_cross_modernbert, "Sigmoid"),
         (save_cross_xlm_roberta, "Sigmoid"),
-        (lambda folder: save_anew(save_cross_bert, folder, activation_fn=torch.nn.Identity()), "Identity"),
-        (lambda folder: save_anew(save_cross_bert, folder, max_length=40), "Sigmoid"),
-        (lambda folder: save_anew(save_cross_xlm_roberta, folder), "Sigmoid"),
+        (lambda folder: save_installed(save_cross_bert, folder, activation_fn=torch.nn.Identity()), "Identity"),
+        (lambda folder: save_installed(save_cross_bert, folder, max_length=40), "Sigmoid"),
+        (lambda folder: save_installed(save_cross_xlm_roberta, folder), "Sigmoid"),
         (with_prompt, "Sigmoid"),
     ],
     ids=["bert", "4", "3", "distilbert", "modernbert", "xlm-roberta", "6", "6-max-length", "6-xlm-roberta", "prompt"],
@@ -67,7 +67,7 @@ def test_scores_are_those_of_sentence_transformers(
     encoder = opened(folder)
     assert encoder.spec.activation == activation
     expected = TheirCrossEncoder(str(folder), device="cpu").predict(PAIRS)
-    assert np.ptp(expected) > 0.1  # else any score would do
+    assert np.ptp(expected) > 0.1  # otherwise any score would pass
     np.testing.assert_allclose(scores_of(encoder), expected, atol=1e-4, rtol=0)
 
 
@@ -83,7 +83,7 @@ def test_scores_follow_the_plain_formula(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     for (question, text), score in zip(PAIRS, scores_of(opened(folder)), strict=True):
-        # in a list: alone, a question with an empty passage would not be taken for a pair
+        # in a list, since a single question with an empty passage would not be treated as a pair
         inputs = tokenizer([(question, text)], truncation="longest_first", max_length=300, return_tensors="pt")
         with torch.inference_mode():
             logit = float(network(**inputs).logits[0, 0])
@@ -126,7 +126,7 @@ def test_the_id_changes_with_all_that_scores_depend_on(tmp_path: Path) -> None:
     others = [
         id_of(save_cross_bert(tmp_path / "weights", seed=1)),
         id_of(identity_in_config(tmp_path / "activation")),
-        id_of(save_anew(save_cross_bert, tmp_path / "length", max_length=40)),
+        id_of(save_installed(save_cross_bert, tmp_path / "length", max_length=40)),
         id_of(with_prompt(tmp_path / "prompt")),
         *(id_of(save_cross_bert(tmp_path / "labels", num_labels=2), label=label) for label in (0, 1)),
     ]

@@ -198,7 +198,7 @@ def test_vectors_that_are_not_finite_come_back_as_they_are(bert: Path) -> None:
         model.embeddings.word_embeddings.weight[7] = float("nan")
     model.save_pretrained(bert)
     encoder = TowerEncoder(resolve(EncoderConfig(model=str(bert), pooling="mean")).passage, Compute("fp32", 4096, 1))
-    rows = [[2, 9, 9, 3], [2, 7, 3], [2, 8, 3]]  # one batch; only the second has the poisoned word
+    rows = [[2, 9, 9, 3], [2, 7, 3], [2, 8, 3]]  # one batch; only the second row has the poisoned word
     offsets = np.cumsum([0, *map(len, rows)])
     ids_T = np.concatenate(rows).astype(np.int32)
     vectors_ND = encoder.encode(TokenBatch(ids_T, np.zeros(len(ids_T), np.uint8), offsets))

@@ -1,4 +1,4 @@
-"""Questions in eight bits: the graph is BERT, its rounding is small, and who cannot be encoded so goes another way."""
+"""Questions in eight bits: the graph is BERT, its rounding is small, and other encoders compute without it."""
 
 import os
 import subprocess

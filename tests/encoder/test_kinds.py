@@ -81,7 +81,7 @@ def test_the_last_token_of_a_decoder_whatever_side_is_padded(tmp_path: Path, sid
 
 @pytest.mark.parametrize("looks_ahead", [False, True])
 def test_a_decoder_with_code_of_its_own_must_say_whether_it_looks_ahead(tmp_path: Path, looks_ahead: bool) -> None:
-    """gte-Qwen2 and stella do, by code that is not run: without a word in config.json, other vectors would result."""
+    """gte-Qwen2 and stella do so by code that is not run here; config.json must state it."""
     code = {"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
     silent = resolve(EncoderConfig(model=str(save_kind(tmp_path / "a", "qwen2", pooling="cls", config=code))))
     with pytest.raises(EncoderError, match=r'for a decoder \(modeling_qwen\.Qwen2Model\).* "is_causal": false into'):

@@ -39,7 +39,7 @@ def test_out_of_memory_halves_batches_logs_it_and_gives_the_same_vectors(caplog:
     assert [record.args for record in caplog.records] == [(320,), (160,)]
     assert forward.limit == "out of memory, so at most 160 tokens a batch"
     torch.testing.assert_close(forward(tokens), expected_ND)
-    assert device.refused == [640, 320]  # it remembers
+    assert device.refused == [640, 320]  # the smaller limit is remembered
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error() -> None:

@@ -137,7 +137,7 @@ def test_kernels_compute_what_plain_pytorch_computes(monkeypatch: Any, size: int
     from dpr.encoder import packed_fp8_triton
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    monkeypatch.setattr(packed_fp8_triton, "FP8", torch.float32)  # codes before they are rounded: the interpreter cuts
+    monkeypatch.setattr(packed_fp8_triton, "FP8", torch.float32)  # before rounding: the interpreter truncates
     ops, plain = packed_fp8_triton.TritonFp8(), EmulatedFp8(TorchOps())
     generator = torch.Generator().manual_seed(2)
     x_TH, y_TH, bias_H = (torch.randn(n, size, generator=generator).bfloat16().to(device) for n in (13, 13, 1))

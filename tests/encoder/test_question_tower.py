@@ -29,7 +29,7 @@ def test_a_package_that_the_snapshot_names_is_used() -> None:
 def test_a_url_that_the_snapshot_names_is_not_fetched(bert: Path, web: CountingServer) -> None:
     url = f"{web.url}/{bert.name}/"
     spec = resolve(EncoderConfig(model=url, pooling="cls"))
-    assert web.requests > 0  # so the server sees what is fetched
+    assert web.requests > 0  # so that the server sees each fetch
     web.requests = 0
     with pytest.raises(EncoderError) as raised:
         resolve_question(spec.describe(), None, SNAPSHOT)
@@ -71,7 +71,7 @@ def test_a_hub_model_is_used_if_its_commit_is_in_the_cache(shared_bert: Path, hu
         resolve_question(described, None, SNAPSHOT)
     assert web.requests == 0
     with pytest.raises(EncoderError, match=f"hub did not give it at revision {'a' * 40}"):
-        resolve_question(described, "someone/bert", SNAPSHOT)  # the user allows to fetch it: at the same commit
+        resolve_question(described, "someone/bert", SNAPSHOT)  # the user allows the fetch: the same commit is fetched
     assert web.requests > 0
 
 
@@ -91,7 +91,7 @@ def test_the_named_model_replaces_the_question_model_or_the_only_model(
 
 
 def test_nothing_but_the_named_model_is_fetched(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the snapshot's document was changed, so that it names the same model and a URL, too."""
+    """Not even if the snapshot's document was changed to name a URL beside the same model."""
     spec = resolve(EncoderConfig(model=str(bert), pooling="cls"))
     config = spec.config.model_copy(update={"model": "s3://elsewhere/model"})
     monkeypatch.setattr("fsspec.core.url_to_fs", lambda *_, **__: pytest.fail("a URL was opened"))

@@ -1,4 +1,4 @@
-"""Run one unit in this process; print what it was estimated to take of memory, and how much its peak grew.
+"""Run one unit in this process; print its estimated memory, and how much the peak of the process grew.
 
 python -m tests.engine.memory_taken UNIT FOLDER
 """
@@ -51,7 +51,7 @@ def held_bytes(name: str) -> int:
 
 
 def peak_growth(work: Callable[[], object]) -> int:
-    """Call `work`; return how far the peak of this process's memory went above what it held before."""
+    """Call `work`; return by how much the peak of this process's memory exceeded what it held before."""
     before = held_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets earlier peaks
     result = work()

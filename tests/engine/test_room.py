@@ -1,4 +1,4 @@
-"""Room for units: what is counted against what can really be written, and estimates against what real units take."""
+"""Room for units: free space against what can really be written, and estimates against what real units use."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ SIZE = 1 << 20
 DIM = 32
 NOTHING = ObjectRef(name="none", size_bytes=0, sha256="0" * 64)
 MODERATE = 8
-"""An estimate is below what is taken, by less than this factor."""
+"""An estimate is below the memory that is used by less than this factor."""
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_estimates_of_a_night_are_below_the_files_that_it_wrote(night: Collectio
 
 
 def merge_need(night: Collection, body: SnapshotBody) -> Need:
-    """Return what the one merge of a night was estimated to need."""
+    """Return the estimated memory of the only merge of a night."""
     plan = keep(night.recipe.index, body.codebook.factory, body.index.rows, DIM)
     rows = body.index.rows
     unit = MergeUnit("r", "s", tuple(body.segments), (), None, rows, rows * plan.bytes_per_vector)
@@ -212,7 +212,7 @@ def test_estimates_of_memory_are_below_what_a_process_takes(unit: str, tmp_path:
 
 
 class ShortOfMemory(Quiet):
-    """Leaves little memory from the merge on."""
+    """Reports little free memory from the merge on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class ShortOfMemory(Quiet):
 def test_a_kind_without_lists_that_does_not_fit_memory_is_refused_with_both_figures(
     factory: str, tmp_path: Path, first_nights: FirstNights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is held whole while it is made: 32 numbers and an id of each passage, and the links of a graph."""
+    """The whole index is in memory: 32 numbers and an id of each passage, and the links of a graph."""
     collection = first_nights.copy(tmp_path)
     collection.change(index={"factory": factory, "retrain": "always", "shards": 2})
     progress = ShortOfMemory()

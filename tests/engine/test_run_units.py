@@ -1,4 +1,4 @@
-"""Units and results: every unit has exactly one result, and the first record counts, whoever wrote it."""
+"""Units and results: every unit has exactly one result, and the first record of a unit counts."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ class Letters:
 
 @dataclass(frozen=True)
 class Shouted:
-    """Between the two steps."""
+    """The value between the two steps."""
 
     record: str
     text: str
@@ -69,7 +69,7 @@ class Put:
 
 
 class Rearranged(LocalExecutor):
-    """Gives what `change` makes of the results."""
+    """Returns the results after `change`."""
 
     def __init__(self, change: Callable[[list[Any]], Iterable[Any]]) -> None:
         self._change = change
@@ -172,7 +172,7 @@ def test_a_unit_that_is_sent_again_after_its_record_was_written_is_not_computed_
 
 
 class MeetsAtRecords(LocalStore):
-    """A store whose records are put only when two workers are about to do so."""
+    """A store that puts a record only when two workers are about to do so."""
 
     meeting = threading.Barrier(2)
 
@@ -206,7 +206,7 @@ def test_a_worker_whose_record_vanishes_under_it_ends_in_a_sentence(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Refuses(LocalStore):
-        """Loses every race, and then the winner's record is gone."""
+        """A store in which every race is lost, and then the winner's record is gone."""
 
         def put_if_absent(self, name: str, data: bytes) -> bool:  # noqa: ARG002
             return False

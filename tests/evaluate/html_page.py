@@ -43,7 +43,7 @@ class HtmlPage(HTMLParser):
 
 
 def png_pixels(png: bytes) -> int:
-    """Return width times height of a PNG whose every chunk has its checksum and whose data unpack to so many rows."""
+    """Return width times height of a PNG, after checking the checksum of every chunk and the number of its rows."""
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     at, data, width, height = 8, b"", 0, 0
     while at < len(png):

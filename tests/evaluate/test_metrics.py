@@ -25,7 +25,7 @@ def values(questions: QuestionSet, found: list[list[Hit]], at: tuple[int, ...]) 
 
 
 def plain(relevance: dict[str, int], ranked: list[str], last: int) -> dict[str, float]:
-    """The definitions, as in textbooks; nDCG with linear gains, as trec_eval has it."""
+    """The definitions, as in textbooks; nDCG with linear gains, as in trec_eval."""
     gains = [relevance.get(name, 0) for name in ranked]
     places = [rank for rank, gain in enumerate(gains, 1) if gain]
 

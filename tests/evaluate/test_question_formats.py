@@ -175,5 +175,5 @@ def test_patterns_are_compiled_when_they_are_read(tmp_path: Path) -> None:
     path.write_text("when?\t['19\\\\d\\\\d']\n")
     assert read_questions(str(path), None, "regex").questions[0].answers == ("19\\d\\d",)
     path.write_text("when?\t['19(']\n")
-    with pytest.raises(RecipeError, match=r"question 1: the answer '19\(' is no regular expression"):
+    with pytest.raises(RecipeError, match=r"question 1: the answer '19\(' is not a regular expression"):
         read_questions(str(path), None, "regex")

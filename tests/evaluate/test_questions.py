@@ -41,7 +41,7 @@ def test_a_beir_folder_gives_ids_or_strings(tmp_path: Path) -> None:
     ],
 )
 def test_qrels_are_found_where_beir_has_them(tmp_path: Path, file: str, named: str | None) -> None:
-    """The folder, or its file of queries, is all that the recipe has to name."""
+    """The recipe need only name the folder, or its file of queries."""
     text = "query-id\tcorpus-id\tscore\nq1\tp1\t1\n"
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)

@@ -87,7 +87,7 @@ def test_columns_are_as_each_alone_and_seeds_decide(monkeypatch: pytest.MonkeyPa
     others_QM = np.column_stack([two_sides(150, 0.1, seed)[1] for seed in range(3)])
     together = paired_differences(values_QM, others_QM, seed=4)
     means = mean_intervals(values_QM, seed=4)
-    monkeypatch.setattr(significance, "VALUES_AT_ONCE", 1_000)  # how many are in memory at a time changes nothing
+    monkeypatch.setattr(significance, "VALUES_AT_ONCE", 1_000)  # questions in memory at a time: no difference
     for column in range(3):
         alone = paired_difference(values_QM[:, column], others_QM[:, column], seed=4)
         assert (alone.low, alone.high) == pytest.approx((together[column].low, together[column].high))

@@ -1,4 +1,4 @@
-"""Markers of readers: there while a snapshot is read, renewed, gone afterwards, and heeded only while they live."""
+"""Markers of readers: they exist while a snapshot is read, are renewed, and count only while their reader lives."""
 
 import json
 import logging
@@ -82,7 +82,7 @@ def test_a_store_that_was_moved_is_not_made_anew_and_its_marker_is_renewed_when_
         time.sleep(0.1)
         assert not folder.exists()
         folder.with_name("moved").rename(folder)
-        (folder / marker.name).unlink()  # as garbage collection does with one that was silent for long
+        (folder / marker.name).unlink()  # as garbage collection does with a marker that was not renewed for long
         until = time.monotonic() + 60
         while snapshots_read(store) != [3]:
             assert time.monotonic() < until

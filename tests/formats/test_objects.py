@@ -166,7 +166,7 @@ def test_a_remote_object_fetched_into_a_folder_is_not_kept(
 
 
 def test_a_small_remote_object_is_opened_in_one_request(store: LocalStore, tmp_path: Path) -> None:
-    """Which also proves its size."""
+    """The digest also proves the size."""
     path, table = tmp_path / "table.parquet", passages(100)
     pq.write_table(table, path)
     remote, ref = RemoteStore(Path(store.url)), put_object(store, "t", path)
@@ -196,7 +196,7 @@ def test_a_remote_object_is_fetched_once(store: LocalStore, ref: ObjectRef, cach
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_copy_in_the_cache_is_fetched_anew(
+def test_a_damaged_copy_in_the_cache_is_fetched_again(
     store: LocalStore, ref: ObjectRef, cache: Path, damage: Callable[[Path], None]
 ) -> None:
     remote = RemoteStore(Path(store.url))
@@ -215,12 +215,12 @@ def test_nothing_damaged_stays_in_the_cache(
     with pytest.raises(IntegrityError, match="its record says"):
         fetch_object(remote, ref)
     assert not list((cache / "entries").rglob("*.bin"))
-    stored.write_bytes(DATA)  # somebody brings back the right bytes
+    stored.write_bytes(DATA)  # the right bytes are restored
     assert fetch_object(remote, ref).read_bytes() == DATA
 
 
 def test_verifying_again_trusts_no_memory(store: LocalStore, ref: ObjectRef) -> None:
-    """A file whose bytes changed behind an unchanged size, time and number is found by whoever reads all of it."""
+    """A file whose bytes changed behind an unchanged size, time and inode is found by a reader of all of it."""
     path = where_it_lies(store, ref)
     os.utime(path, ns=(0, 10**18))
     fetch_object(store, ref)
@@ -233,7 +233,7 @@ def test_verifying_again_trusts_no_memory(store: LocalStore, ref: ObjectRef) -> 
 
 
 def test_a_name_outside_the_store_reaches_no_file(store: LocalStore, tmp_path: Path) -> None:
-    """The pattern of names is one guard, the store the other."""
+    """The pattern of names is the first guard, the store is the second."""
     (tmp_path / "secret").write_bytes(DATA)
     for opened in (store, RemoteStore(Path(store.url))):
         ref = ObjectRef.model_construct(name="../secret", size_bytes=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())

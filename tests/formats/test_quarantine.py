@@ -57,7 +57,7 @@ def test_rows_are_kept_as_they_came_and_counted_by_reason(
 def test_rows_are_written_while_others_still_come(tmp_path: Path) -> None:
     path, raw = tmp_path / "bad.parquet", bytes(1 << 20)
     with QuarantineWriter(path) as writer:
-        for number in range(8):  # 8 MiB are the most that is held, however few the rows
+        for number in range(8):  # at most 8 MiB are held, however few the rows
             assert not path.exists()
             writer.add(QuarantinedRow("a", number, "no text", raw))
         assert path.exists()

@@ -1,4 +1,4 @@
-"""Documents and records: what they may name, and that the first record of a unit counts, whoever comes second."""
+"""Documents and records: what they may name, and that the first record of a unit counts."""
 
 import json
 from collections.abc import Callable
@@ -142,7 +142,7 @@ for unit in range(50):
 
 @pytest.mark.slow
 def test_processes_that_do_the_same_units_end_with_the_same_results(tmp_path: Path) -> None:
-    """Each makes other bytes of every unit: all have the first one's result, and its object is as it was recorded."""
+    """Each process makes different bytes for a unit; all get the first one's result, with its object as recorded."""
     outputs = run_together(RACE_IMPORTS, RACE, 3, tmp_path)
     assert outputs[0] == outputs[1] == outputs[2]
     results = [Made.model_validate_json(line) for line in outputs[0].splitlines()]

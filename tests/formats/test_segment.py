@@ -171,7 +171,7 @@ def test_a_file_with_other_columns_is_refused(
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.sampled_from([1, 30, ROW_GROUP_ROWS - 1, ROW_GROUP_ROWS, ROWS]),
-    ways=st.fixed_dictionaries(
+    options=st.fixed_dictionaries(
         {},
         optional={
             "row_group_size": st.integers(1000, 20_000),
@@ -187,10 +187,10 @@ def test_a_file_with_other_columns_is_refused(
     ),
 )
 def test_a_file_written_in_any_way_is_read_rightly_or_refused(
-    segment: Path, tmp_path_factory: pytest.TempPathFactory, rows: int, ways: dict[str, Any]
+    segment: Path, tmp_path_factory: pytest.TempPathFactory, rows: int, options: dict[str, Any]
 ) -> None:
     table, path = pq.read_table(segment).slice(0, rows), tmp_path_factory.mktemp("other") / "other.parquet"
-    pq.write_table(table, path, **(WRITTEN_AS_OURS | ways))
+    pq.write_table(table, path, **(WRITTEN_AS_OURS | options))
     try:
         found_ND = vectors_where_the_layout_says(path)
     except IntegrityError:
@@ -212,7 +212,7 @@ def test_mismatches_are_refused(segment: Path, vectors_ND: npt.NDArray[np.float1
 def test_vectors_that_are_not_those_written_are_found(
     segment: Path, vectors_ND: npt.NDArray[np.float16], row: int
 ) -> None:
-    """Whatever made the file, its writer looks at both ends of each row group."""
+    """The writer checks both ends of each row group, whatever wrote the file."""
     others_ND = vectors_ND.copy()
     others_ND[row, 0] += 1
     with pytest.raises(IntegrityError, match=f"does not have the vector of row {row} where it belongs"):
@@ -249,7 +249,7 @@ def test_a_damaged_file_is_refused_in_a_sentence(
     assert "\n" not in str(refused.value)
 
 
-def test_a_flipped_bit_of_a_vector_is_seen_by_whoever_reads_the_column(segment: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_of_a_vector_is_seen_by_readers_of_the_column(segment: Path, tmp_path: Path) -> None:
     path = tmp_path / "damaged.parquet"
     path.write_bytes(segment.read_bytes())
     flip_a_bit(path)

@@ -113,7 +113,7 @@ def test_of_publishers_at_the_same_time_exactly_one_wins_each_number(store: Loca
 
 
 class LosesAnswers(LocalStore):
-    """A folder that creates objects, and then tells that they were there: as an S3 request that was sent twice."""
+    """A folder that creates objects, and then reports that they existed: as an S3 request that was sent twice does."""
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         super().put_if_absent(name, data)
@@ -167,7 +167,7 @@ def test_who_opens_a_snapshot_leaves_a_marker_until_it_is_closed(store: LocalSto
 
 
 class Collecting(LocalStore):
-    """A folder whose snapshot 1 is collected as soon as somebody has left a marker."""
+    """A folder whose snapshot 1 is collected as soon as a reader has written its marker."""
 
     def put(self, name: str, data: bytes) -> None:
         super().put(name, data)

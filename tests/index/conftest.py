@@ -1,4 +1,4 @@
-"""Clustered vectors, cut into segments with dead rows, and what a single FAISS process makes of them."""
+"""Clustered vectors, cut into segments with dead rows, and the index that a single FAISS process makes of them."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ ROW_BITS = 32
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment as a test knows it."""
+    """A segment, and what a test knows about it."""
 
     number: int
     vectors_ND: npt.NDArray[np.float16]

@@ -124,7 +124,7 @@ def test_predicted_memory_is_that_of_the_open_index(factory: str, tmp_path: Path
     rows, dim = 20_000, 32
     vectors_ND = faiss.rand((rows, dim), 3)
     plan = choose(IndexConfig(factory=factory), rows, dim)
-    # how good codes are is nothing to this test; but 512 lists must be about as long as each other, as they are padded
+    # the quality of codes does not matter here; but 512 lists must be of about equal length, since they are padded
     index = train(vectors_ND[: 5_000 if factory == "auto" else 1_000], plan, seed=1)
     index = index if "IVF" in plan.factory else faiss.IndexIDMap(index)
     index.add_with_ids(vectors_ND, np.arange(rows))

@@ -1,7 +1,4 @@
-"""What coding tells of vectors beside their codes, against numpy.
-
-Shapes: N vectors, D dimensions, L lists.
-"""
+"""The measurements that coding returns beside the codes, against numpy. Shapes: N vectors, D dimensions, L lists."""
 
 import faiss
 import numpy as np
@@ -17,7 +14,7 @@ from dpr.recipe_index import IndexConfig
 @pytest.mark.parametrize("factory", ["IVF8,PQ4x4", "IVF8_HNSW8,SQ8", "OPQ4,IVF8,PQ4x4", "PCA8,IVF8,Flat"])
 def test_distances_are_those_from_the_centroid_of_the_list(factory: str, vectors_ND: npt.NDArray[np.float16]) -> None:
     codebook = train(vectors_ND.astype(np.float32), choose(IndexConfig(factory=factory), 1500, 16), seed=1)
-    given_ND = 3 * vectors_ND.astype(np.float32)  # the length of a vector does not count by itself
+    given_ND = 3 * vectors_ND.astype(np.float32)  # the length of a vector alone makes no difference
     given_ND[7] = 0
     coded = FaissCoder(codebook)(given_ND, "vectors")
     ivf = faiss.extract_index_ivf(codebook)

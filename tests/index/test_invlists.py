@@ -1,4 +1,4 @@
-"""Lists that are written range by range hold the bytes that FAISS itself would hold."""
+"""Lists that are written range by range hold the bytes that FAISS itself would write."""
 
 import faiss
 import numpy as np

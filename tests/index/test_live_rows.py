@@ -1,4 +1,4 @@
-"""Dead rows are no part of what an index finds: k hits that live, those of an index that never held the dead.
+"""An index never finds dead rows: it finds k live hits, those of an index that never held the dead rows.
 
 Shapes: N rows, Q questions, K hits.
 """
@@ -34,7 +34,7 @@ def test_live_rows_are_those_of_the_masks(lives: dict[int, list[bool]], ids: lis
 def shards_of(factory: str) -> tuple[faiss.Index, list[faiss.Index], np.ndarray]:
     vectors_ND = np.random.default_rng(1).normal(size=(3_000, 32)).astype(np.float32)
     codebook = faiss.index_factory(32, factory, faiss.METRIC_INNER_PRODUCT)
-    if factory.startswith("OPQ"):  # any rotation will do, and 50 rounds of training take half of a minute
+    if factory.startswith("OPQ"):  # any rotation will do, and 50 rounds of training take half a minute
         faiss.downcast_VectorTransform(codebook.chain.at(0)).niter = 2
     codebook.train(vectors_ND)
     shards = []
@@ -48,7 +48,7 @@ def shards_of(factory: str) -> tuple[faiss.Index, list[faiss.Index], np.ndarray]
 
 
 def plain_search(index: faiss.Index, questions_QD: np.ndarray, k: int, nprobe: int) -> tuple[np.ndarray, np.ndarray]:
-    """What FAISS finds, in the nearest lists that hold vectors if there are lists."""
+    """The hits of FAISS itself, from the nearest lists that hold vectors if there are lists."""
     core = index
     if isinstance(core, faiss.IndexPreTransform):
         questions_QD = faiss.downcast_VectorTransform(core.chain.at(0)).apply(questions_QD)

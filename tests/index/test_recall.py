@@ -17,7 +17,7 @@ DIM = 4
 
 
 def by_score(scores_QN: npt.NDArray[np.float64], found_QC: npt.NDArray[np.int64], k: int) -> float:
-    """Share of the k best scores that what was found has, each score as often as it is among the k best."""
+    """Share of the k best scores among those found; each score counts as often as it is among the k best."""
     hits = wanted = 0
     for scores_N, found_C in zip(scores_QN, found_QC, strict=True):
         best = np.sort(scores_N)[::-1][:k].tolist()
@@ -48,7 +48,8 @@ def test_it_does_not_matter_which_equal_passages_are_found(
     known = KnownQuestions(questions_QD, *truth, lambda _: lambda ids: vectors_ND[ids])
     order_QN = np.argsort(rng.random(scores_QN.shape), axis=1)
     found_QC = np.pad(order_QN[:, : rng.integers(1, 20)], ((0, 0), (0, 2)), constant_values=MISSING)
-    # a tie of the last neighbour with the next one shows only if that one is known; else the one before it tells
+    # a tie of the last neighbour with the next one shows only if the next one is known; otherwise compare with the one
+    # before
     last = np.sort(scores_QN, axis=1)[:, ::-1]
     if known_more or not (last[:, k - 1 : k] == last[:, k : k + 1]).any() or k == len(vectors_ND):
         (recall,) = known.recalls(found_QC, k, [found_QC.shape[1]])

@@ -30,8 +30,8 @@ def test_a_set_holds_the_rows_of_its_masks() -> None:
     rows = RowBits(masks)
     assert len(rows) == len(expected)
     assert [id_ for ids_N in rows.ids() for id_ in ids_N.tolist()] == sorted(expected)
-    asked = np.array([*sorted(expected)[:99], -1, 9, (3 << ROW_BITS) | 50_001, (5 << ROW_BITS) | 1, (901 << ROW_BITS)])
-    assert rows.contain(asked.reshape(2, -1)).ravel().tolist() == [id_ in expected for id_ in asked.tolist()]
+    ids = np.array([*sorted(expected)[:99], -1, 9, (3 << ROW_BITS) | 50_001, (5 << ROW_BITS) | 1, (901 << ROW_BITS)])
+    assert rows.contain(ids.reshape(2, -1)).ravel().tolist() == [id_ in expected for id_ in ids.tolist()]
     assert rows.bits_B.nbytes > 400e9
     assert resident_bytes() - before < 20e6
 

@@ -142,7 +142,7 @@ def test_codes_of_four_bits_are_searched_in_blocks(
     plain.add_with_ids(vectors_ND.astype(np.float32), np.arange(1500) << 32)
     write_faiss(plain, tmp_path / "index")
     fast = open_shard(tmp_path / "index")
-    assert str(tmp_path / "index") not in Path("/proc/self/maps").read_text()  # what was mapped is let go
+    assert str(tmp_path / "index") not in Path("/proc/self/maps").read_text()  # the mappings are released
     (tmp_path / "index").unlink()
     assert isinstance(fast, faiss.IndexIVFPQFastScan)
     assert (fast.ntotal, fast.nlist) == (1500, 8)

@@ -1,4 +1,4 @@
-"""Measuring what a question costs, with a clock that only searches move.
+"""Measuring the time of a question, with a clock that only searches advance.
 
 Shapes: Q questions, C candidates, N rows, D dimensions.
 """
@@ -23,7 +23,7 @@ AT, CANDIDATES = 20, 100
 
 
 class Clock:
-    """CPU time that passes only as it is told."""
+    """CPU time that passes only when a test advances it."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -44,14 +44,14 @@ def rescoring_ms(candidates: int) -> float:
 
 
 class Slow(ServingIndex):
-    """An index whose searches take what a formula says."""
+    """An index whose searches take as long as a formula gives."""
 
     def __init__(self, index: faiss.Index, clock: Clock) -> None:
         super().__init__([index])
         self.clock, self.nprobes = clock, set[int]()
 
     def search(self, questions_QD: Questions, k: int, nprobe: int, *rest: Any) -> tuple[Any, Any]:
-        """Search as the index does, while the clock moves on."""
+        """Search as the index does, and advance the clock."""
         if len(questions_QD) == 1:
             self.nprobes.add(nprobe)
             self.clock.spend(searching_ms(nprobe, k))

@@ -27,7 +27,7 @@ Ids = npt.NDArray[np.int64]
 
 @pytest.fixture(autouse=True)
 def small_indexes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let questions visit as many lists as they need, though there are few."""
+    """Let questions visit as many lists as they need, even where there are few."""
     monkeypatch.setattr("dpr.index.tune.MARGIN_FROM_LISTS", 1)
 
 
@@ -64,15 +64,15 @@ def below(index: faiss.Index, questions_QD: Questions, at: int) -> Questions:
 
 
 def found_by_hand(index: faiss.Index, questions_QD: Questions, width: int, nprobe: int, at: int) -> Ids:
-    """What plain FAISS finds if each question visits as many lists as it needs, `nprobe` on average."""
+    """The hits of plain FAISS if each question visits as many lists as it needs, `nprobe` on average."""
     if not first_lists(index, at) < nprobe < index.nlist:
         return search(index, questions_QD, width, nprobe)[1]
     below_QL = below(index, questions_QD, at)
     margin = np.sort(below_QL.reshape(-1))[nprobe * len(below_QL)]
     visited_Q = (below_QL <= margin).sum(axis=1)
     assert abs(visited_Q.mean() - nprobe) < 0.1
-    asked = zip(questions_QD, np.minimum(visited_Q, 4 * nprobe).tolist(), strict=True)
-    return np.concatenate([search(index, question_D[None], width, visited)[1] for question_D, visited in asked])
+    pairs = zip(questions_QD, np.minimum(visited_Q, 4 * nprobe).tolist(), strict=True)
+    return np.concatenate([search(index, question_D[None], width, visited)[1] for question_D, visited in pairs])
 
 
 def by_hand(index: faiss.Index, setting: tuple[int, int], questions_QD: Questions, truth: tuple[Vectors, Ids]) -> tuple:  # type: ignore[type-arg]

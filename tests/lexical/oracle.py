@@ -25,7 +25,7 @@ def tokens(texts: Sequence[str], config: LexicalConfig) -> list[list[str]]:
 
 
 def _pieces(word: str, letters: int) -> list[str]:
-    """Return all runs of so many letters; the word itself if it is shorter."""
+    """Return all runs of `letters` letters; the word itself if it is shorter."""
     return ["".join(run) for run in zip(*(word[n:] for n in range(letters)), strict=False)] or [word]
 
 

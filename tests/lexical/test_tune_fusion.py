@@ -27,7 +27,7 @@ def test_weights_lie_around_the_ratio_of_what_the_sides_found() -> None:
     tried = settings_to_try([CANDIDATES_C] * 3, LexicalConfig())
     for fusion, scale in (("linear", 1), ("scaled", 2)):
         weights = sorted({each.weight for each in tried if each.fusion == fusion})
-        alike = (8.0 - 2.0) / scale / (0.5 - 0.1)  # what only the other side found does not count
+        alike = (8.0 - 2.0) / scale / (0.5 - 0.1)  # hits that only the other side found do not count
         assert weights[0] == pytest.approx(alike / 16, rel=0.01)
         assert weights[-1] == pytest.approx(alike * 4, rel=0.01)
         assert pytest.approx(alike) in weights

@@ -156,13 +156,13 @@ async def test_the_tools_describe_themselves(source: Source) -> None:
 
 def test_at_loopback_it_refuses_what_pages_of_other_hosts_send(source: Source) -> None:
     """The name of such a host may lead to this machine."""
-    asked: Any = {"json": {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}}
+    request: Any = {"json": {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}}
     accepted = {"Accept": "application/json, text/event-stream"}
     for host, statuses in (("127.0.0.1", (421, 403, 200)), (None, (200, 200, 200))):
         with served(http_app(make_server(source, Addresses()), host)) as url:
-            rebound = httpx.post(f"{url}/mcp", headers=accepted | {"Host": "evil.example"}, **asked)
-            foreign = httpx.post(f"{url}/mcp", headers=accepted | {"Origin": "http://evil.example"}, **asked)
-            plain = httpx.post(f"{url}/mcp", headers=accepted, **asked)
+            rebound = httpx.post(f"{url}/mcp", headers=accepted | {"Host": "evil.example"}, **request)
+            foreign = httpx.post(f"{url}/mcp", headers=accepted | {"Origin": "http://evil.example"}, **request)
+            plain = httpx.post(f"{url}/mcp", headers=accepted, **request)
         assert (rebound.status_code, foreign.status_code, plain.status_code) == statuses
 
 

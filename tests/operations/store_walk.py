@@ -1,4 +1,4 @@
-"""What a store holds that its snapshots lead to, found by walking its JSON: independent of `dpr.operations.gc`."""
+"""The objects that snapshots lead to, found by walking the JSON of a store: independent of `dpr.operations.gc`."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ DIGITS = 32
 
 
 def unnamed(collection: Collection) -> set[str]:
-    """Return the files that no snapshot's document leads to; those of leases aside."""
+    """Return the files that no snapshot's document leads to, except those of leases."""
     files = collection.files()
     named: set[str] = set()
     prefixes = ["lease/"]
@@ -37,7 +37,7 @@ def unnamed(collection: Collection) -> set[str]:
 
 
 def dangling(collection: Collection) -> set[str]:
-    """Return the objects that records name and that are not there, each with its record."""
+    """Return the missing objects that records name, each with its record."""
     found = set()
     for record in collection.files():
         if record.endswith(".json") and not record.startswith(("lease/", "runs/")):

@@ -1,4 +1,4 @@
-"""Comparing snapshots says what happened to passages, whatever happened to segments."""
+"""Comparing snapshots shows what happened to passages, whatever happened to segments."""
 
 from pathlib import Path
 

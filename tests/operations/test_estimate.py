@@ -48,7 +48,7 @@ def test_gpus_encode_while_cpus_tokenise() -> None:
 
 
 def test_units_are_not_divided_among_encoders() -> None:
-    """Of five units two encoders do three rounds, five one; a sixth encoder has nothing to do."""
+    """Two encoders need three rounds for five units, five encoders need one; a sixth encoder has nothing to do."""
     seconds = [estimate(WORK, SPEEDS, cluster(99, encoders, 1.0), None).embed_seconds for encoders in (1, 2, 3, 5, 6)]
     start = 17 - 10
     assert seconds == [start + 5 * 120, start + 3 * 120, start + 2 * 120, start + 120, start + 120]

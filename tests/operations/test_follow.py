@@ -23,7 +23,7 @@ from tests.tiny import make_encoder, random_texts
 
 pytestmark = pytest.mark.slow
 SLOW = 3600.0
-"""Seconds between looks, where a test looks itself."""
+"""Seconds between looks in tests that look themselves."""
 QUESTIONS = ["w1 w2 w3", "w150", "w7 w8 w9 w10"]
 
 
@@ -125,7 +125,7 @@ def test_a_store_that_vanishes_is_reported_and_answers_go_on(collection: Collect
         before = follower.search(QUESTIONS, 5).hits
         store.rename(collection.folder / "away")
         assert not follower.look()
-        assert follower.state.problem.startswith("the store cannot be read:  ")
+        assert follower.state.problem.startswith("the store cannot be read: ")
         assert follower.search(QUESTIONS, 5).hits == before
         (collection.folder / "away").rename(store)
         assert not follower.look()
@@ -150,7 +150,7 @@ def test_a_snapshot_for_which_there_is_no_memory_is_tried_again(
 def test_a_disk_too_small_for_what_is_new_is_reported(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As from an object store: files come into the cache, which is full but for the first snapshot."""
+    """As from an object store: files are fetched into the cache, which has room for the first snapshot only."""
     with small_disk(tmp_path / "disk", 1 << 20) as disk:
         monkeypatch.setenv("DPR_CACHE", str(disk / "cache"))
         with Follower(RemoteStore(collection.folder / "store"), poll_seconds=SLOW) as follower:
@@ -231,7 +231,7 @@ def test_another_encoder_comes_together_with_its_index(collection: Collection, t
 
 @pytest.fixture
 def own_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache in which nothing lies."""
+    """An empty cache."""
     monkeypatch.setenv("DPR_CACHE", str(tmp_path / "own"))
     return tmp_path / "own"
 
@@ -281,7 +281,7 @@ def test_what_is_larger_than_the_cache_is_read_by_range_for_good(
 
 @pytest.mark.usefixtures("own_cache_folder")
 def test_a_damaged_segment_is_found_when_it_is_fetched(collection: Collection) -> None:
-    """Until then its vectors were read by range, and go on to be."""
+    """Until then its vectors were read by range, and they still are."""
     path = collection.file(collection.body(1).segments[0].object.name)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

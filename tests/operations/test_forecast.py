@@ -112,7 +112,7 @@ def test_a_sample_stands_for_the_corpus(tmp_path: Path, encoder: Path) -> None:
 
 
 def test_damaged_texts_of_an_earlier_scan_are_not_sampled(first_nights: FirstNights, tmp_path: Path) -> None:
-    """A run that ended after its scan has left them; damage that only the page checksum shows."""
+    """The hashes are left by a run that ended after its scan; only the page checksum shows the damage."""
     collection = first_nights.copy(tmp_path / "collection")
     collection.corpus |= random_texts(60, name="new", seed=2)
     collection.write_corpus()
@@ -126,7 +126,7 @@ def test_damaged_texts_of_an_earlier_scan_are_not_sampled(first_nights: FirstNig
 
 
 def damage_silently(path: Path, column: str) -> None:
-    """Change a byte of a Parquet column such that who does not verify the page's checksum reads other values."""
+    """Change a byte of a Parquet column so that a reader that does not verify the page's checksum gets other values."""
     whole, values = path.read_bytes(), pq.read_table(path)[column]
     group = pq.read_metadata(path).row_group(0)
     chunk = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == column)

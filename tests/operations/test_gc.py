@@ -1,4 +1,4 @@
-"""Garbage collection: what it must keep, what it must not leave, and what happens when others come meanwhile."""
+"""Garbage collection: what it must keep, what it must delete, and what happens when others use the store meanwhile."""
 
 import json
 import os
@@ -125,7 +125,7 @@ class AnyHistory(RuleBasedStateMachine):
     def a_day_passes(self) -> None:
         let_pass(self.store, DAY)
         for path in (Path(self.store.url) / "readers").glob("*"):
-            os.utime(path)  # the readers' hearts have beaten meanwhile
+            os.utime(path)  # the readers have sent heartbeats meanwhile
 
     @rule(keep=st.integers(1, 3))
     def garbage_is_collected(self, keep: int) -> None:
@@ -195,7 +195,7 @@ def test_whatever_is_younger_than_a_day_stays(nights: Collection) -> None:
 
 
 def test_old_garbage_goes_even_while_other_garbage_is_young(nights: Collection) -> None:
-    """One index that nothing names and that is younger than a day keeps nothing but itself."""
+    """An unnamed index that is younger than a day keeps nothing but itself."""
     first = nights.body(1)
     nights.corpus = dict.fromkeys(nights.corpus, "w1")
     nights.night()
@@ -216,7 +216,7 @@ def test_old_garbage_goes_even_while_other_garbage_is_young(nights: Collection) 
 def test_what_a_run_that_died_has_made_stays_for_a_day_after_its_last_sign_of_life(
     nights: Collection, last: str
 ) -> None:
-    """Whatever the run made last, all that it would need again stays."""
+    """Everything that the run would need again stays, whatever it made last."""
     before = nights.files()
     nights.corpus |= {f"new-{n}": f"w{n}" for n in range(60)} | {"p001": "w100 w1"}
     run = start_run(nights)
@@ -334,7 +334,7 @@ def test_markers_of_readers_that_are_silent_or_whose_process_ended_do_not_count(
 
 
 class Meanwhile(LocalStore):
-    """A folder in which somebody else does something right before or after the first document is removed."""
+    """A folder in which another process acts right before or after the first document is removed."""
 
     def __init__(self, url: str, when: str, act: Callable[[], object]) -> None:
         super().__init__(url)
@@ -354,7 +354,7 @@ class Meanwhile(LocalStore):
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("who", ["reader", "rollback"])
-def test_whoever_comes_while_garbage_is_collected_is_served_or_refused(nights: Collection, who: str, when: str) -> None:
+def test_processes_that_come_during_collection_are_served_or_refused(nights: Collection, who: str, when: str) -> None:
     store, expected = nights.store, nights.answers(1)
     nights.corpus = dict.fromkeys(nights.corpus, "w1")
     nights.night()
@@ -441,7 +441,7 @@ def test_exact_neighbours_stay_with_the_segments_and_questions_they_are_of(
 
 
 def test_a_unit_is_never_taken_for_done_after_a_collector_died(nights: Collection) -> None:
-    """Whatever part of the deletions took place: the runs whose objects went partly start again and end well."""
+    """Whichever deletions took place, runs that lost some of their objects start again and succeed."""
     nights.corpus["new"] = "w7"
     run = start_run(nights)
     made = make_segments(run)
@@ -458,7 +458,7 @@ def test_a_unit_is_never_taken_for_done_after_a_collector_died(nights: Collectio
 
 
 class DyingStore(LocalStore):
-    """A folder whose user dies at the second deletion."""
+    """A folder whose process dies at the second deletion."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)

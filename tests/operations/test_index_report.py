@@ -33,7 +33,7 @@ def test_a_report_shows_the_snapshot(first_nights: FirstNights, tmp_path: Path) 
     html = report(collection, tmp_path / "report")
     page = HtmlPage(html)
     assert page.open == []
-    assert "://" not in html  # it asks nothing of anybody
+    assert "://" not in html  # it sends no request
 
     facts = {row[0]: row[1] for row in page.tables[0]}
     assert facts["passages"] == "600"

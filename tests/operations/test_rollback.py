@@ -1,4 +1,4 @@
-"""Rolling back: an old body lives again, nothing is lost, and nothing that a kept snapshot holds is embedded again."""
+"""Rolling back: an old body is live again, nothing is lost, and rows of kept snapshots are not embedded again."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_an_old_body_lives_again_under_a_new_number(nights: Collection) -> None:
     snapshot = rollback(nights.store, 1)
     assert (snapshot.number, snapshot.parent, snapshot.note) == (4, 3, "rollback to 1")
     assert snapshot.body == nights.body(1)
-    assert snapshot.inputs is None  # so the next run looks at the corpus again
+    assert snapshot.inputs is None  # so the next run reads the corpus again
     assert snapshot.run_id == read_snapshot(nights.store, 1).run_id
     assert nights.files() - before == {"snapshots/00000004.json"}  # no marker and no probe stays
     assert before <= nights.files()
@@ -63,7 +63,7 @@ def test_what_cannot_be_rolled_back_to_is_refused(nights: Collection) -> None:
 
 
 class Replacing(LocalStore):
-    """A folder that replaces what is there, as S3 servers do that know nothing of If-None-Match."""
+    """A folder that replaces existing objects, as S3 servers without If-None-Match do."""
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         self.put(name, data)
@@ -120,7 +120,7 @@ def test_what_was_collected_is_embedded_again(nights: Collection) -> None:
 
 
 def test_a_passage_of_two_kept_snapshots_lives_once(nights: Collection) -> None:
-    """After nights on either side of a rollback several segments hold the same passage; one row of them lives."""
+    """After nights before and after a rollback, several segments hold the same passage; one of these rows is live."""
     rollback(nights.store, 1)
     nights.night()
     rollback(nights.store, 2)

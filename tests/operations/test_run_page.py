@@ -60,7 +60,7 @@ def test_a_failed_attempt_says_how_far_it_came() -> None:
     assert page.open == []
     assert "died <again> (it got to the stage embed, with 23 of 40 units done)" in page.text
     assert "dpr plan was not run on this machine" in page.text
-    assert {table[0][0] for table in page.tables} == {"run", "stage", ""}  # nothing stands there that is not known
+    assert {table[0][0] for table in page.tables} == {"run", "stage", ""}  # facts that are not known are left out
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The report of a run: its counts against a corpus whose changes are known, its sizes against the files."""
+"""The report of a run: its counts against known changes of a corpus, its sizes against the files."""
 
 import json
 import os

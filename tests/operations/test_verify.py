@@ -165,7 +165,7 @@ def test_a_damaged_part_is_found(copy: Copy) -> None:
 
 
 def test_one_problem_hides_no_other(copy: Copy) -> None:
-    """Neither a document nor a record that cannot be read keeps the rest from being verified."""
+    """The rest is verified even if a document or a record cannot be read."""
     first = copy.folder / layout.snapshot(1)
     first.write_text(first.read_text().replace('"sha256":"', '"sha256":"../'))
     record = layout.record(copy.part(1))
@@ -187,7 +187,7 @@ def test_what_another_encoder_made_is_found_and_never_searched(copy: Copy, kind:
     own, other = copy.body["encoder_id"], "0123456789abcdef"
     elsewhere = copy.folder / ref["name"].replace(own, other)
     elsewhere.parent.mkdir(parents=True)
-    shutil.copy(copy.file(ref), elsewhere)  # sound, and where the snapshot says
+    shutil.copy(copy.file(ref), elsewhere)  # undamaged, and where the snapshot names it
     ref["name"] = ref["name"].replace(own, other)
     (problem,) = copy.problems(deep=False)
     assert f"snapshot of encoder {own} names" in problem
@@ -217,7 +217,7 @@ def test_wrong_counts_are_found(copy: Copy) -> None:
 
 @pytest.mark.parametrize("count", ["rows", "live_rows"])
 def test_wrong_counts_of_a_shard_are_found(copy: Copy, count: str) -> None:
-    """They agree with each other, and not with what the shards hold."""
+    """The counts agree with each other, but not with the shards."""
     old, new = copy.body["index"]["shards"]
     old[count] += 1
     new[count] -= 1
@@ -236,7 +236,7 @@ def test_a_deletion_set_of_another_size_is_found(copy: Copy) -> None:
 
 
 def test_a_deletion_set_of_other_rows_is_found(copy: Copy) -> None:
-    """As many rows, and others: of the right size and digest, were it not for the digest that the segment carries."""
+    """Another set of equally many rows: size and digest are right, except for the digest that the segment carries."""
     path = copy.file(copy.body["deletions"])
     table = pq.read_table(path)
     assert table.to_pylist() == [{"segment": 0, "row": 1}]
@@ -296,7 +296,7 @@ def test_a_segment_of_another_encoder_is_found(copy: Copy) -> None:
 
 
 def test_vectors_that_no_reader_would_find_are_found(copy: Copy) -> None:
-    """Another tool wrote the segment anew: every row is right, and its vectors are in pages of 8 rows."""
+    """Another tool rewrote the segment: every row is right, but its vectors are in pages of 8 rows."""
     ref = copy.body["segments"][0]["object"]
     pq.write_table(pq.read_table(copy.file(ref)), copy.file(ref), compression="none", data_page_size=512)
     copy.record_as_it_is(ref)
@@ -307,7 +307,7 @@ def test_vectors_that_no_reader_would_find_are_found(copy: Copy) -> None:
 
 @pytest.mark.usefixtures("no_loose_rows")
 def test_what_a_shard_leaves_out_is_verified_and_read_verified(nights: Collection, tmp_path: Path) -> None:
-    """A shard whose rows are dead for a large part is written anew without them; the next night must know which."""
+    """A shard with many dead rows is rewritten without them; the next night must know which it left out."""
     history = nights.copy(tmp_path / "nights")
     history.corpus |= {f"p{n:03d}": f"w{n}" for n in range(10)}
     (left_out,) = {shard.left_out for shard in history.night().snapshot.body.index.shards} - {None}

@@ -1,4 +1,4 @@
-"""Following a run by reading its store: what is seen of one that works, ends, fails, dies or falls silent."""
+"""Following a run by reading its store: what a watcher sees when the run works, ends, fails, dies or falls silent."""
 
 import contextlib
 import threading
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class Waits(LocalExecutor):
-    """Waits in the embed stage, once a unit is done, until it is let go; then goes on or raises an error."""
+    """Waits in the embed stage, once a unit is done, until it is released; then continues or raises an error."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.arrived, self.go_on = threading.Event(), threading.Event()
@@ -73,7 +73,7 @@ def in_embed(sight: Sight) -> bool:
 
 @pytest.fixture
 def collection(tmp_path: Path, static_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
-    """A collection whose runs give a heartbeat every tenth of a second, and may be silent as long as others."""
+    """A collection whose runs send a heartbeat every tenth of a second, with the usual limit of silence."""
     monkeypatch.setattr("dpr.store.lease._BEATS_PER_TTL", 3_600)
     return Collection(tmp_path, static_encoder, random_texts(50), encoder={"pooling": None, "normalize": None})
 
@@ -199,5 +199,5 @@ def test_speed_and_what_is_left_are_those_of_this_attempt() -> None:
         "embed: 20 of 40 units (10 before), 5,000 of 7,000 rows, 40 rows/s, about 50.0 s left"
     )
     unknown = stage.model_copy(update={"planned_rows": 0, "rows_before": 0, "stage": "scan"})
-    assert left_seconds(unknown) == 100.0  # by units, whose rows are not known before they are read
+    assert left_seconds(unknown) == 100.0  # by units, since their rows are not known before they are read
     assert left_seconds(unknown.model_copy(update={"waiting": 30, "rows": 0})) is None

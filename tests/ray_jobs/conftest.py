@@ -15,7 +15,7 @@ from tests.ray_jobs.local_ray import LocalRay
 
 STAGES = "scan|diff|encoder|embed|copy|index|train|build|merge|invert|questions|truth|sentences|gate|search|modes"
 OUR_LINE = re.compile(rf"({STAGES}) +\S.*")
-"""A line of progress: its topic is a stage, or what a stage has chosen."""
+"""A line of progress: it begins with a stage, or with what a stage has chosen."""
 Dpr = Callable[..., tuple[int, str, str]]
 
 
@@ -29,7 +29,7 @@ def modules_of_tests() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def local_ray() -> Iterator[LocalRay]:
-    """The Ray of this process: a test says which one it needs."""
+    """The Ray of this process; a test states which one it needs."""
     made = LocalRay()
     yield made
     made.end()

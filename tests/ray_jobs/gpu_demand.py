@@ -1,8 +1,9 @@
-"""Which GPUs a Ray is asked for that has none. As a program: those that a stage which embeds asks for.
+"""Measure the GPUs that tasks and actors of a Ray without GPUs wait for; as a program, those of an embed stage.
 
     python -m tests.ray_jobs.gpu_demand
 
-Such a stage waits for ever, and a process in which a thread waits for Ray cannot leave it safely. So it ends at once.
+Such a stage waits forever, and a process with a thread that waits for Ray cannot disconnect safely. So it exits at
+once.
 """
 
 import os
@@ -24,7 +25,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class GpuDemand:
-    """Looks again and again at what an autoscaler would: which GPUs tasks and actors wait for."""
+    """Polls what an autoscaler polls: the GPUs that tasks and actors wait for."""
 
     def __init__(self) -> None:
         self._address = ray.get_runtime_context().gcs_address
@@ -32,7 +33,7 @@ class GpuDemand:
         self._thread = threading.Thread(target=self._look, daemon=True)
         self.looks = 0
         self.gpus = 0.0
-        """GPUs that were asked for at one time, at most."""
+        """The most GPUs that were requested at one time."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -51,7 +52,7 @@ class GpuDemand:
 
 
 def main() -> None:
-    """Begin a stage that embeds, print the GPUs that it asks for, and end."""
+    """Begin an embed stage, print the GPUs that it requests, and exit."""
     with connected(cpus=2):
         work = Work.of(Step("encode", Pass, "encoder"))
         waiting = RayExecutor(Resources(gpus_per_encoder=1)).run("embed", work, samples(1))

@@ -21,7 +21,7 @@ class LocalRay:
         self._running: tuple[int, int] | None = None
 
     def use(self, cpus: int | None = None, gpus: int | None = None) -> None:
-        """Have a Ray of so many CPUs and GPUs; None: as many as this machine has."""
+        """Have a Ray with these numbers of CPUs and GPUs; None: as many as this machine has."""
         wanted = max(MIN_CORES, cpus or os.cpu_count() or 1), _gpus_here() if gpus is None else gpus
         if wanted != self._running:
             self.end()

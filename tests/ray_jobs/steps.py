@@ -1,4 +1,7 @@
-"""Steps that tests run on Ray. Workers import this module, and so are spared pytest and Ray Data: seconds for each."""
+"""Steps that tests run on Ray.
+
+Workers import this module, not the tests: without pytest and Ray Data, it saves seconds.
+"""
 
 import os
 import signal
@@ -21,9 +24,9 @@ from tests.ray_jobs.units import Sample
 CHOSEN = Sample(3)
 """The unit at which a `Crash` or a `Hang` does what its name says."""
 BEAT_SECONDS = 1.0
-"""A worker that is to hang sends heartbeats so often."""
+"""Seconds between the heartbeats of a worker that will hang."""
 VALUE_BYTES = 64 << 20
-Way = Literal["stopped", "waits for ever"]
+Fault = Literal["stopped", "waits forever"]
 
 
 class Pass:
@@ -113,14 +116,14 @@ def crash(marks: Path) -> None:
 class Hang:
     """Hangs at one unit, the first `times` that it comes."""
 
-    def __init__(self, marks: Path, way: Way, times: int) -> None:
-        self._marks, self._way, self._times = marks, way, times
+    def __init__(self, marks: Path, fault: Fault, times: int) -> None:
+        self._marks, self._fault, self._times = marks, fault, times
 
     def __call__(self, unit: Sample) -> Sample:
         if unit == CHOSEN and len(pids(self._marks)) < self._times:
             with self._marks.open("a", encoding="ascii") as file:
                 file.write(f"{os.getpid()}\n")
-            if self._way == "stopped":
+            if self._fault == "stopped":
                 os.kill(os.getpid(), signal.SIGSTOP)
             else:
                 threading.Event().wait()
@@ -140,19 +143,19 @@ class MakeHang:
     """
 
     marks: Path
-    way: Way
+    fault: Fault
     times: int
 
     def __call__(self) -> Hang:
-        return Hang(self.marks, self.way, self.times)
+        return Hang(self.marks, self.fault, self.times)
 
-    def __reduce__(self) -> "tuple[Callable[..., MakeHang], tuple[Path, Way, int]]":
-        return _make_in_worker, (self.marks, self.way, self.times)
+    def __reduce__(self) -> "tuple[Callable[..., MakeHang], tuple[Path, Fault, int]]":
+        return _make_in_worker, (self.marks, self.fault, self.times)
 
 
-def _make_in_worker(marks: Path, way: Way, times: int) -> MakeHang:
+def _make_in_worker(marks: Path, fault: Fault, times: int) -> MakeHang:
     heartbeats.BEAT_SECONDS = BEAT_SECONDS
-    return MakeHang(marks, way, times)
+    return MakeHang(marks, fault, times)
 
 
 def die_at_work(beats: Handle, record: str) -> None:

@@ -1,4 +1,4 @@
-"""What makes a worker on Ray stop in the middle of a unit. Workers import this module, and so are spared Ray Data."""
+"""Steps that stop a worker on Ray in the middle of a unit. Workers import this module, not the tests with Ray Data."""
 
 import os
 import re

@@ -92,8 +92,8 @@ def test_runs_are_what_the_figures_were_calculated_from(nights: Collection, dpr:
 
 def test_re_ranked_figures_are_those_of_sentence_transformers(nights: Collection, dpr: Dpr, tmp_path: Path) -> None:
     model = make_cross_encoder(tmp_path / "cross")
-    asked = ("eval", nights.store.url, *files(nights), "--mode", "bm25", "-k", 10, "--rerank", model)
-    code, out, _ = dpr(*asked, "--rerank-top", 12, "--json")
+    command = ("eval", nights.store.url, *files(nights), "--mode", "bm25", "-k", 10, "--rerank", model)
+    code, out, _ = dpr(*command, "--rerank-top", 12, "--json")
     assert code == 0
     document = json.loads(out)
     assert list(document["modes"]) == ["bm25", "bm25-reranked"]
@@ -110,9 +110,9 @@ def test_re_ranked_figures_are_those_of_sentence_transformers(nights: Collection
         expected = ir_measures.calc_aggregate([measure], qrels(nights), run)[measure]
         assert document["modes"]["bm25-reranked"][name]["mean"] == pytest.approx(expected, abs=1e-6)
     assert document["differences"]["bm25-reranked - bm25"]["nDCG@10"]["lost"] > 0
-    code, out, err = dpr(*asked, "--rerank-top", 9)
+    code, out, err = dpr(*command, "--rerank-top", 9)
     assert (code, out) == (2, "")
-    assert "10 hits are asked for, and the best 9 are re-ranked" in err
+    assert "10 hits are requested, but only the best 9 are re-ranked" in err
 
 
 def test_what_was_left_out_is_counted_and_listed(nights: Collection, dpr: Dpr) -> None:
@@ -205,7 +205,7 @@ def test_the_page_shows_figures_and_examples(nights: Collection, dpr: Dpr, tmp_p
     ("arguments", "code", "message"),
     [
         (("eval", "{}", "--questions", "nowhere.jsonl"), 2, "nowhere.jsonl cannot be read"),
-        (("compare", "{}:nonsense", "{}"), 2, "is no STORE, STORE@SNAPSHOT, STORE:MODE"),
+        (("compare", "{}:nonsense", "{}"), 2, "is not STORE, STORE@SNAPSHOT, STORE:MODE"),
         (("compare", "{}", "nowhere.run"), 2, "nowhere.run does not exist; name a store or a TREC run file"),
         (("compare", "{}@9", "{}"), 5, "has no snapshot 9; it has 1 to 2"),
         (("compare", "{}/../qrels.tsv", "{}"), 2, "qrels.tsv, line 1 is not one of a TREC run, which has 6 columns"),

@@ -1,4 +1,4 @@
-"""A unit that kills every worker ends the stage, and the run, instead of being repeated for ever."""
+"""A unit that kills every worker ends the stage, and the run, instead of being repeated forever."""
 
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,7 @@ def test_a_unit_that_kills_its_workers_ends_the_stage(
 ) -> None:
     marks = tmp_path / "marks"
     work = Work.of(Step("crash", partial(Crash, marks), on))
-    with pytest.raises(
-        UnitError, match=r"^stage embed: the workers of one unit died again and again \([^\n]*$"
-    ) as ended:
+    with pytest.raises(UnitError, match=r"^stage embed: the workers of one unit died repeatedly \([^\n]*$") as ended:
         list(executor.run("embed", work, samples(5) if units > 1 else [CHOSEN]))
     assert CHOSEN.record in str(ended.value) or "…" in str(ended.value)
     assert 1 < marks.stat().st_size <= 1 + RETRIES
@@ -44,6 +42,6 @@ def test_a_unit_that_kills_its_workers_ends_the_stage(
 def test_an_actor_that_cannot_be_made_ends_the_stage(executor: RayExecutor, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     work = Work.of(Step("crash", partial(CrashWhenMade, marks), "actor"))
-    with pytest.raises(UnitError, match=r"^stage embed: the workers of one unit died again and again"):
+    with pytest.raises(UnitError, match=r"^stage embed: the workers of one unit died repeatedly"):
         list(executor.run("embed", work, samples(2)))
     assert marks.stat().st_size > 1

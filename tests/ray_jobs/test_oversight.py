@@ -21,7 +21,7 @@ from ray_jobs import oversight, ray_executor
 from ray_jobs.oversight import Oversight, end_worker
 from ray_jobs.ray_executor import RayExecutor
 from tests.ray_jobs.local_ray import LocalRay
-from tests.ray_jobs.steps import BEAT_SECONDS, CHOSEN, MakeHang, Way, die_at_work, pids
+from tests.ray_jobs.steps import BEAT_SECONDS, CHOSEN, Fault, MakeHang, die_at_work, pids
 from tests.ray_jobs.units import samples
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ IDLE_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0
 RETRIES = 1
 """Fewer than the project's own, so that fewer workers need be waited for."""
-NAMED = {"stopped": "has sent no heartbeat for ", "waits for ever": "has used no CPU for "}
+NAMED = {"stopped": "has sent no heartbeat for ", "waits forever": "has used no CPU for "}
 ENDED = f"used no CPU, or sent no heartbeat, for {IDLE_SECONDS:.0f} s and was killed; Ray repeats the unit"
 
 
@@ -73,25 +73,25 @@ def two_cpus(local_ray: LocalRay) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("on", "units", "way"),
+    ("on", "units", "fault"),
     [
         ("task", 1, "stopped"),
-        ("task", 5, "waits for ever"),
+        ("task", 5, "waits forever"),
         ("actor", 5, "stopped"),
-        ("encoder", 5, "waits for ever"),
+        ("encoder", 5, "waits forever"),
     ],
 )
 def test_a_worker_that_hangs_is_named_and_its_unit_is_done_elsewhere(
-    on: Place, units: int, way: Way, tmp_path: Path
+    on: Place, units: int, fault: Fault, tmp_path: Path
 ) -> None:
     marks, heard = tmp_path / "marks", Heard()
     executor = RayExecutor(impatient(), heard)
     given = samples(units) if units > 1 else [CHOSEN]
-    done = list(executor.run("embed", Work.of(Step("hang", MakeHang(marks, way, 1), on)), given))
+    done = list(executor.run("embed", Work.of(Step("hang", MakeHang(marks, fault, 1), on)), given))
     assert sorted(done, key=lambda unit: unit.number) == given
     (pid,) = pids(marks)
     named = f"process {pid} on {socket.gethostname()} (hang of {CHOSEN.record})"
-    assert [wait for wait in heard.waits if wait.startswith(f"{named} {NAMED[way]}")]
+    assert [wait for wait in heard.waits if wait.startswith(f"{named} {NAMED[fault]}")]
     assert heard.waits[-1] == ""
     assert heard.messages == [("embed", f"{named} {ENDED}")]
     assert not Path(f"/proc/{pid}").exists()

@@ -24,10 +24,10 @@ def collection(tmp_path_factory: pytest.TempPathFactory, first_nights: FirstNigh
     return first_nights.copy(tmp_path_factory.mktemp("searched"), random_texts(30))
 
 
-def test_search_orders_the_best_hits_anew(collection: Collection, model: Path, dpr: Dpr) -> None:
+def test_search_orders_the_best_hits_again(collection: Collection, model: Path, dpr: Dpr) -> None:
     plain = json.loads(dpr("search", collection.store.url, "w1 w2", "-k", 9, "--json")[1])["hits"]
-    asked = ("search", collection.store.url, "w1 w2", "-k", 4, "--rerank", model, "--rerank-top", 9)
-    code, out, _ = dpr(*asked, "--json")
+    command = ("search", collection.store.url, "w1 w2", "-k", 4, "--rerank", model, "--rerank-top", 9)
+    code, out, _ = dpr(*command, "--json")
     document = json.loads(out)
     ranked = CrossEncoder(str(model), device="cpu").rank("w1 w2", [hit["text"] for hit in plain])
     assert code == 0
@@ -37,7 +37,7 @@ def test_search_orders_the_best_hits_anew(collection: Collection, model: Path, d
         before = plain[int(each["corpus_id"])]
         assert hit["score"] == pytest.approx(each["score"], abs=1e-4)
         assert hit["before"] == {"rank": before["rank"], "score": pytest.approx(before["score"], abs=1e-4)}
-    code, out, _ = dpr(*asked)
+    code, out, _ = dpr(*command)
     assert code == 0
     assert f"before {document['hits'][0]['before']['score']:.3f} (rank {document['hits'][0]['before']['rank']})" in out
 
@@ -45,7 +45,7 @@ def test_search_orders_the_best_hits_anew(collection: Collection, model: Path, d
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("-k", 51), 2, "51 hits are asked for, and the best 50 are re-ranked; ask for 50 at most"),
+        (("-k", 51), 2, "51 hits are requested, but only the best 50 are re-ranked; request at most 50"),
         (("--rerank-label", 1), 4, "has 1 label; set it to 0 at most"),
     ],
 )

@@ -196,7 +196,7 @@ def check_own_hits(found: Any, ranked: list[Hit]) -> None:
 
 
 def check_hits(found: Any, expected: list[Hit]) -> None:
-    """Equal, but for the rounding of encoding in another process."""
+    """Equal, except for the rounding of encoding in another process."""
     for hit, wanted in zip(found, map(asdict, expected), strict=True):
         assert [hit[name] for name in ("rank", "id", "title", "text")] == [
             wanted[name] for name in ("rank", "id", "title", "text")
@@ -366,7 +366,7 @@ TEXT = "a text of 1 to 10,000 characters that is not blank and holds no NUL"
         ({"query": "a", "rerank": 5}, "field rerank is 5; it must be true or false"),
         (
             {"query": "a", "rerank": True, "k": 13},
-            "13 hits are asked for, and the best 12 are re-ranked; ask for 12 at most, or let more be re-ranked with "
+            "13 hits are requested, but only the best 12 are re-ranked; request at most 12, or re-rank more with "
             "rerank.top (--rerank-top), at most 1000",
         ),
         (
@@ -650,7 +650,7 @@ def test_a_port_in_use_is_named(store: LocalStore, listens_at: str) -> None:
 @pytest.mark.parametrize(
     ("host", "message"),
     [
-        ("203.0.113.7", "203.0.113.7 is no address of this machine; name one of its own with --host"),
+        ("203.0.113.7", "203.0.113.7 is not an address of this machine; name one of its own with --host"),
         (
             "no-such-host.invalid",
             "host no-such-host.invalid is unknown here; name an address of this machine with --host",

@@ -26,12 +26,12 @@ class Counting:
     """Answers a question with how many it was asked before, from the snapshot `number`."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.searched: list[str] = []
         self.number = 1
 
     def search(self, questions: Sequence[str], k: int, **way: object) -> Answer:  # noqa: ARG002
-        hits = [[Hit(1, float(len(self.asked)), question, "", "")] for question in questions]
-        self.asked += questions
+        hits = [[Hit(1, float(len(self.searched)), question, "", "")] for question in questions]
+        self.searched += questions
         return Answer(self.number, f"encoder {self.number}", hits, [7] * len(hits), 0.5, 0.25)
 
 
@@ -43,9 +43,9 @@ def test_a_question_is_searched_once_in_each_way() -> None:
     counting = Counting()
     batcher = Batcher(counting, cache=AnswerCache(10**6))
     first = [ask(batcher, ["a"], way) for way in WAYS]
-    assert counting.asked == ["a"] * len(WAYS)
+    assert counting.searched == ["a"] * len(WAYS)
     again = [ask(batcher, ["a"], way) for way in WAYS]
-    assert counting.asked == ["a"] * len(WAYS)
+    assert counting.searched == ["a"] * len(WAYS)
     assert [answer.hits for answer in again] == [answer.hits for answer in first]
     assert {(answer.snapshot, answer.encoder_id, *answer.lost_tokens) for answer in again} == {(1, "encoder 1", 7)}
     assert {(answer.encode_seconds, answer.search_seconds) for answer in again} == {(0.0, 0.0)}
@@ -56,9 +56,9 @@ def test_several_questions_are_answered_by_the_cache_if_all_are_known() -> None:
     batcher = Batcher(counting, cache=AnswerCache(10**6))
     ask(batcher, ["a", "b"])
     assert [hits[0].id for hits in ask(batcher, ["b", "a", "b"]).hits] == ["b", "a", "b"]
-    assert counting.asked == ["a", "b"]
+    assert counting.searched == ["a", "b"]
     assert [hits[0].id for hits in ask(batcher, ["b", "c"]).hits] == ["b", "c"]
-    assert counting.asked == ["a", "b", "b", "c"]
+    assert counting.searched == ["a", "b", "b", "c"]
 
 
 def test_a_new_snapshot_is_asked_again_and_so_is_an_old_one_that_comes_back() -> None:
@@ -68,7 +68,7 @@ def test_a_new_snapshot_is_asked_again_and_so_is_an_old_one_that_comes_back() ->
         counting.number = number
         answers = [ask(batcher, ["a"]) for _ in range(2)]
         assert [(answer.snapshot, answer.encoder_id) for answer in answers] == [(number, f"encoder {number}")] * 2
-    assert counting.asked == ["a"] * 3
+    assert counting.searched == ["a"] * 3
 
 
 def test_beyond_the_limit_the_least_recently_asked_are_dropped() -> None:
@@ -76,16 +76,16 @@ def test_beyond_the_limit_the_least_recently_asked_are_dropped() -> None:
     batcher = Batcher(counting, cache=AnswerCache(3_300))  # three answers of one hit without text
     for question in ("a", "b", "c", "a", "d"):
         ask(batcher, [question])
-    assert counting.asked == ["a", "b", "c", "d"]
+    assert counting.searched == ["a", "b", "c", "d"]
     for question in ("a", "c", "d"):
         ask(batcher, [question])
-    assert counting.asked == ["a", "b", "c", "d"]
+    assert counting.searched == ["a", "b", "c", "d"]
     ask(batcher, ["b"])
-    assert counting.asked == ["a", "b", "c", "d", "b"]
+    assert counting.searched == ["a", "b", "c", "d", "b"]
 
 
 def test_an_answer_larger_than_the_limit_is_given_and_not_kept() -> None:
     counting = Counting()
     batcher = Batcher(counting, cache=AnswerCache(10))
     assert [ask(batcher, ["a"]).hits[0][0].id for _ in range(2)] == ["a", "a"]
-    assert counting.asked == ["a", "a"]
+    assert counting.searched == ["a", "a"]

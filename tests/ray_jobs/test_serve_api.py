@@ -135,10 +135,10 @@ PROBE = "/v1/ready"
 
 def test_every_answer_names_snapshot_encoder_and_times(client: TestClient, retriever: Retriever) -> None:
     document = client.get("/openapi.json").json()
-    asked = {"/v1/search": {"query": "w1"}, "/v1/embeddings": {"input": "w1", "model": "question"}}
+    bodies = {"/v1/search": {"query": "w1"}, "/v1/embeddings": {"input": "w1", "model": "question"}}
     for path, operations in document["paths"].items():
         (method,) = operations
-        answer = client.request(method, path.replace("{passage_id}", "p007"), json=asked.get(path)).json()
+        answer = client.request(method, path.replace("{passage_id}", "p007"), json=bodies.get(path)).json()
         answer = answer["health"] if path == "/v1/status" else answer
         assert answer["serving" if path == "/v1/snapshots" else "snapshot"] == 1
         if path == PROBE:

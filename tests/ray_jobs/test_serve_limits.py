@@ -53,7 +53,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 Ask = Callable[[httpx.AsyncClient], Coroutine[Any, Any, list[httpx.Response]]]
 
 
-def asked(app: FastAPI, ask: Ask) -> list[httpx.Response]:
+def answers_to(app: FastAPI, ask: Ask) -> list[httpx.Response]:
     async def run() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
             return await ask(client)
@@ -82,7 +82,7 @@ def test_more_requests_than_are_taken_get_503(follower: Follower, gate: Gate, mo
         gate.open.set()
         return [refused, probe, *await asyncio.gather(*first), await client.post("/v1/search", json=BODY)]
 
-    refused, *others = asked(make_app(follower), ask)
+    refused, *others = answers_to(make_app(follower), ask)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
     assert refused.json() == {"error": "2 requests are under way, and no more are taken; ask again in a moment"}
     assert [answer.status_code for answer in others] == [200] * 4
@@ -99,7 +99,7 @@ def test_more_questions_than_may_wait_get_503(follower: Follower, gate: Gate, mo
         gate.open.set()
         return [refused, await first, await waiting]
 
-    refused, *others = asked(make_app(follower), ask)
+    refused, *others = answers_to(make_app(follower), ask)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
     assert refused.json() == {"error": "3 questions wait for an answer, and no more are taken; ask again in a moment"}
     assert [answer.status_code for answer in others] == [200, 200]
@@ -118,7 +118,7 @@ def test_a_request_whose_time_is_over_leaves_the_queue(
         await first
         return [late, await client.post("/v1/search", json=BODY)]
 
-    late, later = asked(app, ask)
+    late, later = answers_to(app, ask)
     message = "no answer was found within 0 s; send fewer questions at once, or ask again"
     assert (late.status_code, late.json(), late.headers["Retry-After"]) == (503, {"error": message}, "1")
     assert later.status_code == 200
@@ -136,7 +136,7 @@ def test_a_body_that_does_not_come_is_refused(follower: Follower, monkeypatch: p
     async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
         return [await client.post("/v1/search", content=slow(), headers={"Content-Type": "application/json"})]
 
-    (answer,) = asked(make_app(follower), ask)
+    (answer,) = answers_to(make_app(follower), ask)
     assert (answer.status_code, answer.json()) == (408, {"error": "the body did not come within 0 s; send it at once"})
 
 

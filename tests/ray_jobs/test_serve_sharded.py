@@ -118,7 +118,7 @@ def test_its_status_names_the_shards(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("ends_it", [signal.SIGSTOP, signal.SIGKILL])
 def test_without_a_shard_answers_are_partial_and_later_whole_again(service: Service, ends_it: signal.Signals) -> None:
-    """A process that is stopped takes no answer with it, nor does one that is killed, which Serve starts anew."""
+    """No answer is lost with a process that is stopped, nor with one that is killed, which Serve starts again."""
     with Load(service.url).running() as load:
         load.wait_for(is_whole)
         (pid,) = pids_of(service, 1)

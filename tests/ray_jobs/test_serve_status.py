@@ -97,8 +97,8 @@ def check_drawn(drawn: list[tuple[float, float]], values: list[float]) -> None:
 
 def test_nights_are_drawn_and_searches_counted(browser: Any, follower: Follower) -> None:
     app = make_app(follower)
-    asked = [TestClient(app).post("/v1/search", json={"query": f"w{number}"}) for number in range(5)]
-    assert {answer.status_code for answer in asked} == {200}
+    answers = [TestClient(app).post("/v1/search", json={"query": f"w{number}"}) for number in range(5)]
+    assert {answer.status_code for answer in answers} == {200}
     with served(app) as url, page_of(browser, f"{url}/status") as page:
         wait_for(page, "#state", "snapshot 3 is served, the newest")
         wait_for(page, "#latency", "5 since the replicas started")

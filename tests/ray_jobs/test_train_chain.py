@@ -86,8 +86,8 @@ def test_a_run_that_cannot_be_compared_is_refused_before_anything_is_trained(
 ) -> None:
     train, run = write_recipes(tmp_path / "blind", live, encoder)
     document = yaml.safe_load(run.read_text())
-    asked = [json.loads(line) for line in (tmp_path / "blind" / "train.jsonl").read_text().splitlines()]
-    rows = [{"question": each["question"], "answers": ["p0"]} for each in asked[:30]]
+    examples = [json.loads(line) for line in (tmp_path / "blind" / "train.jsonl").read_text().splitlines()]
+    rows = [{"question": each["question"], "answers": ["p0"]} for each in examples[:30]]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for change, message in (
         ({"gate": {"questions": str(tmp_path / "asked.jsonl")}}, "30 of the 30 questions in gate.questions of recipe"),

@@ -24,5 +24,5 @@ class Sample:
 
 
 def samples(count: int, rows: int = 1) -> list[Sample]:
-    """Return units with the numbers from 0 on, each of so many rows."""
+    """Return units with the numbers from 0 on, each of `rows` rows."""
     return [Sample(number, rows=rows) for number in range(count)]

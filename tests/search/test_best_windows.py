@@ -23,10 +23,10 @@ def test_each_passage_comes_once_by_its_best_window(passages: list[int], k: int,
         np.ones((len(owner_N), 8), np.float16) if same else rng.normal(size=(len(owner_N), 8)).astype(np.float16)
     )
     questions_QD = rng.normal(size=(5, 8)).astype(np.float32)
-    asked: list[int] = []
+    widths: list[int] = []
 
     def search(some_qD: Scores, width: int) -> tuple[Scores, Ids]:
-        asked.append(width)
+        widths.append(width)
         return exact_topk(some_qD, [(np.arange(len(owner_N)), vectors_ND)], width)
 
     def owners(ids_QC: Ids) -> Ids:
@@ -43,4 +43,4 @@ def test_each_passage_comes_once_by_its_best_window(passages: list[int], k: int,
                 seen.append(owner_N[row])
     np.testing.assert_array_equal(found[1], expected[1])
     np.testing.assert_array_equal(found[0], expected[0])
-    assert max(asked) <= len(owner_N)
+    assert max(widths) <= len(owner_N)

@@ -44,7 +44,7 @@ def collection(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     write(path, rows)
     columns = {"title": None, "extra": {"lang": "string", "year": "integer"}}
     long = {"long": "split"} if request.param == "split" else {}
-    # so many candidates that every passage is one
+    # enough candidates for all passages
     made = Collection(
         folder / "night",
         encoder,

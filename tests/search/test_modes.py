@@ -26,7 +26,7 @@ CONFIG = LexicalConfig()
 
 @pytest.fixture
 def collection(first_nights: FirstNights, tmp_path: Path) -> Collection:
-    # so many candidates that every passage is one
+    # enough candidates for all passages
     return first_nights.copy(tmp_path / "collection", random_texts(90, max_words=40), lexical={"candidates": 100})
 
 

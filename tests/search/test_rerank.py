@@ -85,5 +85,5 @@ def test_questions_without_hits_have_none(model: Path) -> None:
 
 def test_no_more_hits_than_are_read_can_be_asked_for(model: Path) -> None:
     reranker = Reranker(OwnCrossEncoder(resolve_cross_encoder(RerankConfig(model=str(model)))), 7)
-    with pytest.raises(RecipeError, match=r"^8 hits are asked for, and the best 7 are re-ranked; ask for 7 at most"):
+    with pytest.raises(RecipeError, match=r"^8 hits are requested, but only the best 7 .*; request at most 7"):
         reranker.rerank(["w1"], [[hit(1, "", "w2")]], 8)

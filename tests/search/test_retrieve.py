@@ -107,7 +107,7 @@ def test_opening_that_fails_leaves_no_marker(collection: Collection, tmp_path: P
 
 
 def test_a_model_that_only_the_snapshot_names_is_not_fetched(collection: Collection) -> None:
-    """Whoever can write a store must not be able to make its readers fetch and load what they like."""
+    """A person who can write a store must not be able to make its readers fetch and load other models."""
     path = collection.file(layout.snapshot(1))
     document = json.loads(path.read_text())
     document["body"]["encoder"]["config"]["model"] = "s3://somebody/model"

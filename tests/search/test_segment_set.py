@@ -85,7 +85,7 @@ def test_vectors_come_in_the_order_of_their_ids(stored: Stored, remote: bool, so
 
 
 def test_vectors_for_many_questions_are_fetched_once(stored: Stored) -> None:
-    """Whichever of them are asked for afterwards, in which order and how often."""
+    """No later call fetches again, whatever vectors it reads, in whatever order and how often."""
     rng = np.random.default_rng(0)
     store = RemoteStore(stored.folder)
     segments = SegmentSet.open(store, stored.entries, stored.deletions, verify=False)

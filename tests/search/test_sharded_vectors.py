@@ -37,10 +37,10 @@ class LocalShards:
         self.hosts = [ShardHost(store, GroupPlace(number, groups)) for number in range(groups)]
         self.silent: set[int] = set()
         self.held: list[int] = []
-        self.asked: list[ShardQuestion] = []
+        self.requests: list[ShardQuestion] = []
 
     def ask(self, question: ShardQuestion) -> Sequence[ShardAnswer | None]:
-        self.asked.append(question)
+        self.requests.append(question)
         return [None if n in self.silent else host.answer(question) for n, host in enumerate(self.hosts)]
 
     def prepare(self, question: ShardQuestion) -> None:
@@ -94,7 +94,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Colle
 
 
 def equal_hits(found: Sequence[Sequence[Hit]], expected: Sequence[Sequence[Hit]]) -> None:
-    """Equal, but for the last bits of scores of batches of other sizes."""
+    """Equal, except for the last bits of scores of batches of other sizes."""
     for own, others in zip(found, expected, strict=True):
         assert [hit.id for hit in own] == [hit.id for hit in others]
         np.testing.assert_allclose([hit.score for hit in own], [hit.score for hit in others], rtol=1e-5)
@@ -182,7 +182,7 @@ def test_a_filter_is_prepared_in_all_parts(collection: Collection) -> None:
     shards = LocalShards(collection.store)
     with Retriever.open(collection.store, shards=shards) as several:
         several.prepare_filter(parse_filter({"lang": "de"}))
-        assert [len(question.questions_QD) for question in shards.asked] == [0]
+        assert [len(question.questions_QD) for question in shards.requests] == [0]
         with pytest.raises(RecipeError, match="nothing"):
             several.prepare_filter(parse_filter({"nothing": 1}))
 

@@ -18,7 +18,7 @@ def vectors_of(ids_N: Ids) -> Vectors:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 60), max_size=40), max_size=20), st.integers(1, 40))
-def test_any_ids_in_any_order(asked: list[list[int]], kept: int) -> None:
+def test_any_ids_in_any_order(batches: list[list[int]], kept: int) -> None:
     cache, reads = VectorCache(), []
 
     def read(ids_N: Ids) -> Vectors:
@@ -27,7 +27,7 @@ def test_any_ids_in_any_order(asked: list[list[int]], kept: int) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dpr.search.vector_cache.KEPT_BYTES", kept * (ROW_BYTES + 2 * DIM))
-        for ids in asked:
+        for ids in batches:
             ids_N = np.array(ids, np.int64)
             np.testing.assert_array_equal(cache.take(ids_N, DIM, read), vectors_of(ids_N))
             assert len(cache._kept) <= kept

@@ -87,7 +87,7 @@ def _wait_for(url: str, server: "subprocess.Popen[bytes]", out: Path) -> None:
 
 @pytest.fixture(params=["local", "moto", "ceph"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """Give an empty store of every kind in turn."""
+    """Give an empty store, once of each kind."""
     if request.param == "local":
         yield LocalStore(tmp_path / "store")
         return

@@ -81,7 +81,7 @@ def lease_is_not_checked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def lease_is_taken_from_the_living() -> Iterator[None]:
-    """Whoever comes takes the lease, whether its holder lives or not."""
+    """Every process takes the lease, even from a living holder."""
     with patch("dpr.store.lease._holder_is_dead", lambda *_: True):
         yield
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 30
 """`make simulate` runs many more."""
 WITHIN = 100
-"""Each bug is found within so many seeds."""
+"""Each bug is found within this number of seeds."""
 FOUND_AT = {
     "overwritten": 23,
     "is not in the simulated store": 74,

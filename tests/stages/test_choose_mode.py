@@ -23,18 +23,18 @@ def rare_words(rows: int) -> dict[str, str]:
     return {f"p{n:03d}": " ".join([*rng.choice(WORDS, 12), f"rare{n:03d}"]) for n in range(rows)}
 
 
-def write_questions(folder: Path, asked: list[tuple[str, list[str]]]) -> str:
+def write_questions(folder: Path, questions: list[tuple[str, list[str]]]) -> str:
     path = folder / "questions.jsonl"
-    path.write_text("".join(json.dumps({"question": text, "answers": answers}) + "\n" for text, answers in asked))
+    path.write_text("".join(json.dumps({"question": text, "answers": answers}) + "\n" for text, answers in questions))
     return str(path)
 
 
-def asked_collection(
-    first_nights: FirstNights, tmp_path: Path, asked: list[tuple[str, list[str]]], **fields: object
+def collection_of(
+    first_nights: FirstNights, tmp_path: Path, questions: list[tuple[str, list[str]]], **fields: object
 ) -> Collection:
     """Return a collection whose second night had these questions."""
     collection = first_nights.copy(tmp_path / "collection", rare_words(QUESTIONS))
-    gate = {"questions": write_questions(tmp_path, asked), "min_recall": 0, **fields}
+    gate = {"questions": write_questions(tmp_path, questions), "min_recall": 0, **fields}
     collection.change(gate=gate)
     collection.night()
     return collection
@@ -51,8 +51,8 @@ def by_word(n: int) -> tuple[str, list[str]]:
 
 
 def test_hybrid_becomes_the_default_where_it_is_better(first_nights: FirstNights, tmp_path: Path) -> None:
-    asked = [by_word(n) for n in range(QUESTIONS)]
-    collection = asked_collection(first_nights, tmp_path, asked)
+    questions = [by_word(n) for n in range(QUESTIONS)]
+    collection = collection_of(first_nights, tmp_path, questions)
     body = collection.body(2)
     modes = modes_of(body)
     assert body.lexical is not None
@@ -61,7 +61,7 @@ def test_hybrid_becomes_the_default_where_it_is_better(first_nights: FirstNights
     assert modes.difference_low > 0
     # figures are those of answers to the questions that were not tuned on
     _, held_out = split_questions(QUESTIONS, 7)
-    texts, answers = [asked[n][0] for n in held_out], [asked[n][1] for n in held_out]
+    texts, answers = [questions[n][0] for n in held_out], [questions[n][1] for n in held_out]
     with Retriever.open(collection.store) as retriever:
         for mode in ("dense", "bm25", "hybrid"):
             found = retriever.search(texts, 20, mode=mode).hits
@@ -79,16 +79,16 @@ def test_hybrid_becomes_the_default_where_it_is_better(first_nights: FirstNights
 def test_dense_stays_the_default_where_words_tell_nothing(first_nights: FirstNights, tmp_path: Path) -> None:
     ids = [f"p{n:03d}" for n in range(QUESTIONS)]
     drawn = np.random.default_rng(1).permutation(ids)
-    asked = [(f"w{n % 7} rare{n:03d}", [str(drawn[n])]) for n in range(QUESTIONS)]
-    body = asked_collection(first_nights, tmp_path, asked).body(2)
+    questions = [(f"w{n % 7} rare{n:03d}", [str(drawn[n])]) for n in range(QUESTIONS)]
+    body = collection_of(first_nights, tmp_path, questions).body(2)
     assert body.lexical is not None
     assert body.lexical.mode == "dense"
     assert modes_of(body).difference_low <= 0
 
 
 def test_few_questions_measure_and_do_not_tune(first_nights: FirstNights, tmp_path: Path) -> None:
-    asked = [(f"rare{n:03d}", [f"rare{n:03d}"]) for n in range(40)]
-    body = asked_collection(first_nights, tmp_path, asked, answers="strings").body(2)
+    questions = [(f"rare{n:03d}", [f"rare{n:03d}"]) for n in range(40)]
+    body = collection_of(first_nights, tmp_path, questions, answers="strings").body(2)
     modes = modes_of(body)
     assert body.lexical is not None
     assert (modes.tuned_on, modes.measured_on) == (0, 40)
@@ -98,8 +98,8 @@ def test_few_questions_measure_and_do_not_tune(first_nights: FirstNights, tmp_pa
 
 
 def test_the_same_questions_are_not_measured_again(first_nights: FirstNights, tmp_path: Path) -> None:
-    asked = [by_word(n) for n in range(QUESTIONS)]
-    collection = asked_collection(first_nights, tmp_path, asked)
+    questions = [by_word(n) for n in range(QUESTIONS)]
+    collection = collection_of(first_nights, tmp_path, questions)
     collection.change(resources={"compact_below": 0.4})  # so that there is something to do
     progress = Quiet()
     assert collection.night(progress=progress).snapshot.body == collection.body(2)

@@ -65,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     """Make a collection with the model as it is, whose live snapshot was measured with one sentence a passage."""
     folder, pairs = tmp_path_factory.mktemp("real"), sentences_and_what_follows()
     questions = folder / "questions.jsonl"
-    rows = ({"question": asked, "answers": [id_]} for id_, (asked, _) in pairs.items())
+    rows = ({"question": question, "answers": [id_]} for id_, (question, _) in pairs.items())
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
     gate = {"questions": str(questions), "min_recall": 0, "at": [1, 5, 20]}
     texts = {id_: text for id_, (_, text) in pairs.items()}

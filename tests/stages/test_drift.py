@@ -96,7 +96,7 @@ def test_drift_of_quantisation_error_decides(first: Collection, tmp_path: Path) 
     assert retrained.codebook.corpus_rows == 1400
     assert retrained.codebook.last_segment == max(entry.number for entry in retrained.segments)
     assert below.rows["embed"] == 0
-    assert below.rows["build"] == 1400  # all parts are made anew
+    assert below.rows["build"] == 1400  # all parts are made again
 
 
 @pytest.mark.slow
@@ -107,14 +107,14 @@ def test_few_rows_decide_nothing_and_many_small_nights_add_up(first: Collection,
     second = nights.night(LONG | some, max_drift=0.01)
     assert second.codebook == old.codebook
     assert nights.report.drift is None
-    assert "400 rows came since training, and drift is measured of more than 426" in nights.report.reason
+    assert "400 rows were added since training, too few to measure drift (minimum 427)" in nights.report.reason
     third = nights.night(LONG | SHORT)  # 700 more
     assert third.codebook.codebook_id != old.codebook.codebook_id
     assert nights.report.drift is not None
     assert nights.report.drift.rows == 1100
     nights.night(LONG | SHORT | long_texts("more", 10, 5))
     assert not nights.report.trained
-    assert "10 rows came since training" in nights.report.reason
+    assert "10 rows were added since training" in nights.report.reason
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Embedding: once for each text that no kept segment holds, and by one worker for each unit, whoever else tries."""
+"""Embedding: once for each text that no kept segment holds, and by one worker for each unit, even if others try."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -195,7 +195,7 @@ def test_a_segment_whose_neighbours_died_is_compared_again_without_the_dead(tmp_
     nearest = sorted(rows, key=lambda name: -float(rows[name][1] @ question_D))
 
     def night_without(count: int) -> Outcome:
-        """A night when so many neighbours of the first question are gone."""
+        """A night after the removal of the first question's `count` nearest passages."""
         collection.corpus = {name: text for name, text in texts.items() if name not in nearest[:count]}
         return collection.night()
 

@@ -69,7 +69,7 @@ class Oracle:
         return float(np.mean(shared))
 
     def accuracy(self, found_QK: Ids, questions: Sequence[dict[str, Any]], answers: str) -> dict[str, float]:
-        """Share of questions whose answer is among the first so many."""
+        """Share of questions with an answer among the first K passages, for each K of the gate."""
         correct_QK = np.array(
             [
                 [row >= 0 and self._answers(row, question["answers"][0], answers) for row in rows]

@@ -24,11 +24,11 @@ DROP = 0.02
 def questions_about(corpus: dict[str, str]) -> dict[str, str]:
     """Return a question for each passage: half of its words, in another order."""
     rng = np.random.default_rng(5)
-    asked = {}
+    question_of = {}
     for id_, text in corpus.items():
         words = text.split()
-        asked[id_] = " ".join(rng.permutation(words)[: max(1, len(words) // 2)])
-    return asked
+        question_of[id_] = " ".join(rng.permutation(words)[: max(1, len(words) // 2)])
+    return question_of
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, first_nights: FirstNights) ->
 
 
 @pytest.fixture
-def asked(tmp_path: Path, made: tuple[Collection, dict[str, str]]) -> tuple[Collection, dict[str, str]]:
+def measured(tmp_path: Path, made: tuple[Collection, dict[str, str]]) -> tuple[Collection, dict[str, str]]:
     """Give a copy of that collection, and the questions by passage."""
     collection, questions = made
     return collection.copy(tmp_path / "collection"), questions
@@ -84,9 +84,9 @@ def answered(collection: Collection, questions: dict[str, str], k: int) -> set[s
 
 
 def test_a_damaged_encoder_is_refused_and_the_questions_that_it_lost_are_listed(
-    asked: tuple[Collection, dict[str, str]], tmp_path: Path
+    measured: tuple[Collection, dict[str, str]], tmp_path: Path
 ) -> None:
-    collection, questions = asked
+    collection, questions = measured
     before = {k: answered(collection, questions, k) for k in (1, 5)}
     collection.change(encoder={"model": str(damaged(tmp_path / "damaged", 0.9))})
     with pytest.raises(GateError, match=r"gate\.max_drop allows 0\.02; nothing was published") as refused:
@@ -112,9 +112,9 @@ def test_a_damaged_encoder_is_refused_and_the_questions_that_it_lost_are_listed(
 
 
 def test_a_difference_that_chance_explains_does_not_stop_a_night(
-    asked: tuple[Collection, dict[str, str]], tmp_path: Path
+    measured: tuple[Collection, dict[str, str]], tmp_path: Path
 ) -> None:
-    collection, questions = asked
+    collection, questions = measured
     before = {k: answered(collection, questions, k) for k in (1, 5)}
     falls = []
     for seed in range(2):
@@ -128,9 +128,9 @@ def test_a_difference_that_chance_explains_does_not_stop_a_night(
 
 
 def test_questions_with_other_answers_are_not_compared(
-    asked: tuple[Collection, dict[str, str]], tmp_path: Path
+    measured: tuple[Collection, dict[str, str]], tmp_path: Path
 ) -> None:
-    collection, questions = asked
+    collection, questions = measured
     path = tmp_path / "wrong.jsonl"
     others = [*list(questions)[1:], "p000"]
     rows = [{"question": text, "answers": [id_]} for id_, text in zip(others, questions.values(), strict=True)]
@@ -142,9 +142,9 @@ def test_questions_with_other_answers_are_not_compared(
 
 
 def test_a_check_that_fails_after_publishing_rolls_back(
-    asked: tuple[Collection, dict[str, str]],
+    measured: tuple[Collection, dict[str, str]],
 ) -> None:
-    collection, _ = asked
+    collection, _ = measured
     old = collection.body(2)
     collection.corpus["p000"] = "w1 w2 w3"
     check = f'test "$DPR_SNAPSHOT" = 3 && test "$DPR_STORE" = "{collection.store.url}" && echo broken && exit 4'
@@ -157,17 +157,17 @@ def test_a_check_that_fails_after_publishing_rolls_back(
     assert live.note == "rollback to 2"
 
 
-def test_a_check_that_succeeds_leaves_the_snapshot(asked: tuple[Collection, dict[str, str]]) -> None:
-    collection, _ = asked
+def test_a_check_that_succeeds_leaves_the_snapshot(measured: tuple[Collection, dict[str, str]]) -> None:
+    collection, _ = measured
     collection.corpus["p000"] = "w1 w2 w3"
     collection.change(gate={**collection.recipe.gate.model_dump(), "after_publish": 'test "$DPR_SNAPSHOT" = 3'})
     assert collection.night().snapshot.number == 3
 
 
 def test_another_encoder_is_published_only_if_it_is_better_where_that_is_demanded(
-    asked: tuple[Collection, dict[str, str]], tmp_path: Path
+    measured: tuple[Collection, dict[str, str]], tmp_path: Path
 ) -> None:
-    collection, questions = asked
+    collection, questions = measured
     original = str(collection.model)
     collection.change(encoder={"model": str(damaged(tmp_path / "damaged", 0.9))})
     collection.night(allowed=Allowed(force="to have something worse"))
@@ -192,10 +192,10 @@ def test_another_encoder_is_published_only_if_it_is_better_where_that_is_demande
 
 
 def test_an_encoder_that_cannot_be_compared_is_refused_where_it_has_to_be_better(
-    tmp_path: Path, asked: tuple[Collection, dict[str, str]], first_nights: FirstNights
+    tmp_path: Path, measured: tuple[Collection, dict[str, str]], first_nights: FirstNights
 ) -> None:
     collection = first_nights.copy(tmp_path / "unasked", random_texts(PASSAGES, min_words=6))
-    gate = {**asked[0].recipe.gate.model_dump(), "new_encoder": "better"}
+    gate = {**measured[0].recipe.gate.model_dump(), "new_encoder": "better"}
     collection.change(encoder={"model": str(shaken(tmp_path / "shaken", 0))}, gate=gate)
     with pytest.raises(GateError, match=r"nothing shows whether encoder .* name questions in gate\.questions"):
         collection.night()

@@ -35,7 +35,7 @@ K = 20
 NPROBE = 3
 FIRST_ROWS = 240
 TOLERANCE = 2e-3
-"""Of scores: vectors are float16, and encoded anew in other batches they differ in the last bit."""
+"""Tolerance of scores: vectors are float16, and differ in the last bit if encoded again in other batches."""
 INT8_TOLERANCE = TOLERANCE + 0.5 / 127
 """A component of a vector of length 1 is 1 at most, so that rounding changes none by more than half of 1/127."""
 
@@ -154,7 +154,8 @@ class History:
             visited = {ids[row]: float(score) for score, row in zip(scores_QN[q], rows_QN[q], strict=True) if row >= 0}
             visited |= {id_: truth[id_] for id_ in loose}
             if self.rescore:
-                # the first so many by code compete by their vectors; equal codes at the border may fall on either side
+                # the best `rescore` by code are ranked by their vectors; equal codes at the border may fall on either
+                # side
                 border = sorted(visited.values(), reverse=True)[: self.rescore][-1]
                 kept = {id_: truth[id_] for id_, score in visited.items() if score >= border - 1e-6}
                 if len(kept) == self.rescore:
@@ -178,7 +179,7 @@ acts = st.tuples(st.sampled_from(KINDS), st.integers(0, 10_000), st.integers(0, 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_loose_rows() -> Iterator[None]:
-    """Let so few rows be loose that shards of later nights come about as well."""
+    """Allow few loose rows, so that later nights make shards, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dpr.index.loose_index.NEW_ROWS", -5)
         yield

@@ -36,8 +36,8 @@ def test_what_long_texts_lose_is_counted(tmp_path: Path, encoder: Path, monkeypa
     words = sum(len(text.split()) for text in [*short.values(), *long.values()])
     expected = CutTexts(texts=2, lost_tokens=1 + 86, tokens=words + 2 * 12)
     questions = tmp_path / "questions.jsonl"
-    asked = [" ".join(WORDS[20:30]), " ".join(WORDS[100:120])]
-    questions.write_text("".join(json.dumps({"question": text, "answers": ["long1"]}) + "\n" for text in asked))
+    texts = [" ".join(WORDS[20:30]), " ".join(WORDS[100:120])]
+    questions.write_text("".join(json.dumps({"question": text, "answers": ["long1"]}) + "\n" for text in texts))
     collection = Collection(tmp_path / "c", encoder, short | long, gate={"questions": str(questions)}, **FIELDS)
 
     collection.write_corpus()
@@ -57,7 +57,7 @@ def test_what_long_texts_lose_is_counted(tmp_path: Path, encoder: Path, monkeypa
     ] == [True, True]
 
     with Retriever.open(collection.store) as retriever:
-        assert retriever.search(asked).lost_tokens == [0, 6]
+        assert retriever.search(texts).lost_tokens == [0, 6]
     collection.corpus["short"] = "w1 w2"
     later = collection.night().report
     assert later

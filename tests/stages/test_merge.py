@@ -134,7 +134,7 @@ def test_a_row_that_comes_back_is_found_again(collection: Collection) -> None:
     assert verify(collection.store, [snapshot.number], deep=True)[1] == []
 
 
-def test_a_shard_of_many_dead_rows_is_written_anew(collection: Collection) -> None:
+def test_a_shard_of_many_dead_rows_is_written_again(collection: Collection) -> None:
     collection.change(resources={"compact_below": 0.0}, limits={"max_shrink": 1.0})
     for number in range(ROWS // 3):
         del collection.corpus[f"p{number:03d}"]

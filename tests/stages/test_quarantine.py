@@ -210,7 +210,7 @@ def test_rows_that_the_encoder_cannot_take_are_found_and_spoil_no_other(
     assert found[-1][2] == "the encoder refused the same text"
     assert night.snapshot.body.passages == 116
 
-    # and the run after it, whose unit of refused rows is done already, reports them all the same
+    # the next run finds its unit of refused rows done already, and still reports them
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(line for number, line in enumerate(lines) if number != 20))
     later = collection.night()
@@ -302,7 +302,7 @@ def test_as_many_rows_as_allowed_may_be_unusable_and_not_one_more(rows: int, max
 
 
 class _Acts(Quiet):
-    """Does something once a stage has begun, or once so many of its units are done."""
+    """Calls a function once a stage has begun, or once `after_units` of its units are done."""
 
     def __init__(self, act: Callable[[], object], stage: str, after_units: int = 0) -> None:
         super().__init__()
@@ -325,7 +325,7 @@ class _Acts(Quiet):
 
 
 def test_too_many_duplicates_stop_the_run_before_any_of_them_is_read_again(tmp_path: Path, encoder: Path) -> None:
-    """The corpus is gone by then, so whoever reads it would say so."""
+    """The corpus is deleted by then, so reading it would fail."""
     collection = Collection(tmp_path, encoder)
     collection.more_rows = list(collection.corpus.items())[:5]
     collection.change(limits={"max_quarantine_rows": 4, "max_quarantine_share": 0.2})

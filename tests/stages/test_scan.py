@@ -117,7 +117,7 @@ class Files:
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_night_reads_only_files_that_changed(tmp_path: Path, encoder: Path, suffix: str) -> None:
-    """The bytes of the others are spoilt, without a sign, so whoever reads them must notice."""
+    """The bytes of the other files are corrupted, with size and time as before, so that reading them would fail."""
     files = Files(tmp_path, encoder, suffix)
     assert files.night().rows["scan"] == 36
     for name in ("a", "c"):

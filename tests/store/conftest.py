@@ -69,7 +69,7 @@ Backend = LocalBackend | S3Backend
 
 @pytest.fixture(scope="module", params=["local", "moto", "ceph"])
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    """Every kind of store in turn."""
+    """A store, once of each kind."""
     if request.param == "local":
         yield LocalBackend(tmp_path_factory.mktemp("store"))
         return

@@ -1,4 +1,4 @@
-"""The cache of this machine: whole entries whoever makes them, the bound, and what leaves first."""
+"""The cache of this machine: entries are always whole, the size is bounded, the least recently used leaves first."""
 
 import mmap
 import os
@@ -46,7 +46,7 @@ def filling(**files: bytes) -> Callable[[Path], None]:
 
 
 def leave_idle(path: Path, seconds: float) -> None:
-    """Let the entry look as if it had last been used so long ago."""
+    """Set the time of an entry's last use, in seconds before now."""
     status = path.stat()
     then = time.time() - seconds
     os.utime(path, (then, then if path.is_dir() else status.st_mtime))

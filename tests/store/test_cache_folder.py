@@ -81,13 +81,13 @@ def test_what_is_not_its_own_stays(tmp_path: Path) -> None:
 def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
     command = (sys.executable, "-c", DIE, str(tmp_path))
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 9
-    with CacheFolder(tmp_path).alone("work"):  # would wait for ever
+    with CacheFolder(tmp_path).alone("work"):  # would wait forever
         pass
 
 
 def test_other_work_goes_on_meanwhile(tmp_path: Path) -> None:
     place = CacheFolder(tmp_path)
-    with place.alone("one"), place.alone("two"):  # would wait for ever
+    with place.alone("one"), place.alone("two"):  # would wait forever
         assert len(names(tmp_path)) == 2
     assert names(tmp_path) == []
 

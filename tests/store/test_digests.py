@@ -1,7 +1,7 @@
 """Remembered digests: equal to hashlib's, read from memory only while the file is the same, hashed once by many.
 
 Whether a file was read is shown by changing its content behind the memory's back: with the same size, inode and
-modification time. Whoever reads it gets the new digest, whoever remembers gives the old one.
+modification time. A reader of the file gets the new digest, the memory gives the old one.
 """
 
 import hashlib

@@ -217,7 +217,7 @@ def test_a_claim_under_a_number_that_was_tidied_away_counts_for_nothing(folder: 
     with Lease.acquire(folder, "run 1"):
         pass
     with Lease.acquire(folder, "run 2") as lease:
-        # whoever read the names before run 2 came now claims a number that is free again
+        # a process that read the names before run 2 came now claims a number that is free again
         claim_of_another_machine(folder, 1, ttl_seconds=60.0)
         lease.check()
         with pytest.raises(ConflictError, match="held by run 2"):
@@ -319,9 +319,9 @@ def test_an_unexpected_error_of_the_heart_is_not_silent(tmp_path: Path) -> None:
     store = Broken(tmp_path / "store")
     lease = Lease.acquire(store, "run 1", ttl_seconds=0.1)
     lease.check()
-    store.broken = TypeError("of a defect")
+    store.broken = TypeError("of a bug")
     lease._heart.join(60)
-    with pytest.raises(StoreError, match=r"has no heartbeats any more, .* \(TypeError: of a defect\)") as caught:
+    with pytest.raises(StoreError, match=r"has no heartbeats any more, .* \(TypeError: of a bug\)") as caught:
         lease.check()
     assert caught.value.__cause__ is store.broken
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Whoever watches a holder for its heartbeats is stopped, and the holder lives: the simulator's seed 460."""
+"""A process that watches a lease holder's heartbeats is stopped, while the holder lives: the simulator's seed 460."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What is measured on the way equals a ranking by NumPy, whatever the chunks; and the schedule is the formula."""
+"""Accuracy during training equals a ranking by NumPy, whatever the chunks; and the schedule follows the formula."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Negatives that are found anew equal a ranking by NumPy without what answers; later epochs see them."""
+"""Refreshed negatives equal a ranking by NumPy without passages that answer; later epochs use them."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_they_are_the_best_passages_that_do_not_answer(tmp_path: Path, encoder: 
     assert left_out > 5
 
 
-def test_negatives_that_no_step_draws_are_not_found_anew(tmp_path: Path) -> None:
+def test_negatives_that_no_step_draws_are_not_found_again(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     text = "store: s\nencoder: {model: m}\ndata: {path: p}\nobjective: {refresh_negatives: true, hard_negatives: 0}\n"
     path.write_text(text)

@@ -1,4 +1,4 @@
-"""The recipe of a training: a mistake is one sentence that names the field."""
+"""The recipe of a training: a mistake is reported in one sentence that names the field."""
 
 from pathlib import Path
 

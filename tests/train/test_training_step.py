@@ -56,13 +56,14 @@ def plain(encoder: Path, examples: TrainingSet, batch: Batch) -> tuple[float, di
         tokens = examples.question_tokens if side == "question" else examples.passage_tokens
         return {row: vector(side, tokens.select(np.array([row])).ids_T) for row in rows.tolist()}
 
-    asked, found, total = vectors("question", batch.questions_B), vectors("passage", batch.passages_P), torch.zeros(())
-    for place, (question, q) in enumerate(asked.items()):
+    wanted, found = vectors("question", batch.questions_B), vectors("passage", batch.passages_P)
+    total = torch.zeros(())
+    for place, (question, q) in enumerate(wanted.items()):
         positive = int(batch.passages_P[batch.targets_B[place]])
         known = set(examples.positives.of(question).tolist())
         assert positive in known
         terms = {row: torch.exp(q @ p / TEMPERATURE) for row, p in found.items() if row == positive or row not in known}
-        total = total - torch.log(terms[positive] / sum(terms.values())) / len(asked)
+        total = total - torch.log(terms[positive] / sum(terms.values())) / len(wanted)
     total.backward()
     named = {f"{side}.body.{name}": w.grad for side, body in bodies.items() for name, w in body.named_parameters()}
     return float(total.detach()), {name: gradient for name, gradient in named.items() if gradient is not None}
@@ -114,7 +115,7 @@ def test_a_shared_tower_has_the_sum_of_both_gradients(spec: EncoderSpec, example
 def test_what_is_computed_again_drops_the_same_values(
     spec: EncoderSpec, examples: TrainingSet, batch: Batch, chunk: int, kept: int
 ) -> None:
-    """Beside plain PyTorch that keeps all activations of the same chunks."""
+    """Memory compared with plain PyTorch, which keeps all activations of the same chunks."""
     towers = make_towers(spec, dropout=0.3)
     torch.manual_seed(1)
     parts = [
@@ -164,7 +165,7 @@ def test_two_workers_of_half_a_batch_are_one_of_the_whole(
 
 
 def same_worker(examples: TrainingSet, batch: Batch) -> np.ndarray:
-    """Tell of each question and passage whether one of two workers encodes both."""
+    """Return for each question and passage whether one of two workers encodes both."""
     questions_B, passages_P = np.zeros(len(batch.questions_B), np.int64), np.zeros(len(batch.passages_P), np.int64)
     questions_B[share_of(examples.question_tokens.lengths()[batch.questions_B], 1, 2)] = 1
     passages_P[share_of(examples.passage_tokens.lengths()[batch.passages_P], 1, 2)] = 1

@@ -24,11 +24,11 @@ CPU = torch.device("cpu")
 def write_examples(path: Path, questions: int = 24, seed: int = 0) -> Path:
     """Write examples whose passages begin with the words of their question, and that share some passages.
 
-    Each has a hard negative, which is another question's positive for every third.
+    Each has a hard negative; that of every third example is another question's positive.
     """
     rng = np.random.default_rng(seed)
-    asked = [rng.choice(WORDS, 3, replace=False).tolist() for _ in range(questions)]
-    passages = [" ".join([*words, *rng.choice(WORDS, rng.integers(2, 12))]) for words in asked]
+    question_words = [rng.choice(WORDS, 3, replace=False).tolist() for _ in range(questions)]
+    passages = [" ".join([*words, *rng.choice(WORDS, rng.integers(2, 12))]) for words in question_words]
     documents = [
         {
             "question": " ".join(words),
@@ -36,7 +36,7 @@ def write_examples(path: Path, questions: int = 24, seed: int = 0) -> Path:
             "positive": [passages[number], *([passages[number - 1]] if number % 2 else [])],
             "negative": passages[number - 2] if number % 3 == 0 else " ".join(rng.choice(WORDS, 6)),
         }
-        for number, words in enumerate(asked)
+        for number, words in enumerate(question_words)
     ]
     path.write_text("\n".join(map(json.dumps, documents)))
     return path
@@ -52,7 +52,7 @@ def make_set(path: Path, spec: EncoderSpec) -> TrainingSet:
 
 
 def make_towers(spec: EncoderSpec, *, shared: bool = False, dropout: float = 0.0, packing: bool = True) -> Towers:
-    """Load both towers; where they are two, their names begin with `question.` and `passage.`."""
+    """Load both towers; the names of two separate ones begin with `question.` and `passage.`."""
     networks = {"passage": TrainableNetwork(spec.passage, CPU, dropout)}
     networks["question"] = networks["passage"] if shared else TrainableNetwork(spec.question, CPU, dropout)
     towers = {name: TrainableTower(networks[name], getattr(spec, name), packing=packing) for name in networks}

@@ -1,6 +1,6 @@
 """A training in a process of its own, to be killed: `python -m tests.train.train_process RECIPE [KILL]`.
 
-With KILL, the process sends itself SIGKILL when so many steps of this attempt are done.
+With KILL, the process sends itself SIGKILL after KILL steps of this attempt.
 """
 
 import os

@@ -76,7 +76,7 @@ def test_the_nightly_command_runs_on_bare_machines() -> None:
         wait_for_port(dashboard, head)
         token = Path(home, ".ray", "auth_token")
         assert token.stat().st_mode & 0o777 == 0o600
-        # the job asks for a CPU, which the head does not have
+        # the job needs a CPU, which the head does not have
         stack.enter_context(node(["worker", f"{HERE}:{gcs}", HERE, "--num-cpus=1"], environment))
 
         def submitted(secret: str) -> tuple[int, str]:

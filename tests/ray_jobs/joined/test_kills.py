@@ -140,7 +140,7 @@ class Driver:
 
 
 def draw_kills(units: Counter[str]) -> list[Kill]:
-    """Return kills spread over all stages of a run that has so many units in each."""
+    """Return kills spread over all stages of a run with these numbers of units."""
     rng = random.Random(SEED)
     starts = [0, *np.cumsum([units[stage] for stage in STAGES]).tolist()]
     kills = [Kill("start", 0, 1, rng.uniform(0.0, 1.0), victim) for victim in KILLS["start"]]
