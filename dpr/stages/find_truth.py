@@ -131,17 +131,23 @@ def _add_living(
 ) -> list[SegmentEntry]:
     """Add the live neighbours of each segment to the best; returns the segments that had too few left."""
     exhausted = []
-    with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        read = pool.map(lambda result: read_truth(store, result.truth, best.questions), results)
-        for entry, (scores_QK, rows_QK) in zip(entries, read, strict=True):
-            dead_QK = np.isin(rows_QK, deletions.dead_rows(entry).astype(np.int64)) if entry.dead_rows else rows_QK < 0
-            living_QK = ~dead_QK & (rows_QK != MISSING)
-            if (living_QK.sum(axis=1) < min(best.depth, entry.live_rows)).any():
-                exhausted.append(entry)
-                continue
-            ids_QK = np.where(living_QK, (entry.number << ROW_BITS) | rows_QK, MISSING)
-            best.add(np.where(living_QK, scores_QK, -np.inf).astype(np.float32), ids_QK)
+    for entry, (scores_QK, rows_QK) in zip(entries, read_neighbours(store, results, best.questions), strict=True):
+        dead_QK = np.isin(rows_QK, deletions.dead_rows(entry).astype(np.int64)) if entry.dead_rows else rows_QK < 0
+        living_QK = ~dead_QK & (rows_QK != MISSING)
+        if (living_QK.sum(axis=1) < min(best.depth, entry.live_rows)).any():
+            exhausted.append(entry)
+            continue
+        ids_QK = np.where(living_QK, (entry.number << ROW_BITS) | rows_QK, MISSING)
+        best.add(np.where(living_QK, scores_QK, -np.inf).astype(np.float32), ids_QK)
     return exhausted
+
+
+def read_neighbours(store: Store, results: Sequence[TruthResult], questions: int) -> Iterator[tuple[Scores, Ids]]:
+    """Read what results hold, several at once, and never more than these: the driver has no memory for all."""
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        for first in range(0, len(results), PARALLEL_READS):
+            some = results[first : first + PARALLEL_READS]
+            yield from pool.map(lambda result: read_truth(store, result.truth, questions), some)
 
 
 class FindNeighbours:

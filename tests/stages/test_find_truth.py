@@ -4,6 +4,7 @@ Shapes: Q questions, N passages, K neighbours.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from dpr.engine.run_state import StageReport
 from dpr.errors import IntegrityError
 from dpr.formats import layout
 from dpr.formats.manifest import SnapshotBody
+from dpr.formats.objects import put_object
 from dpr.formats.records import read_record
 from dpr.run import Plan, Run
 from dpr.run_recipe import Outcome
-from dpr.stages.find_truth import CACHED_DEPTH, Truth, find_truth
+from dpr.stages.find_truth import CACHED_DEPTH, Truth, TruthResult, find_truth, read_neighbours, write_truth
 from dpr.stages.question_vectors import STAND_INS, QuestionVectors
 from dpr.stages.train import index_context
+from dpr.store import PARALLEL_READS, LocalStore
 from tests.collection import Collection, FirstNights
 from tests.tiny import Quiet, random_texts
 
@@ -230,3 +233,29 @@ def test_what_is_kept_is_verified_when_it_is_read(tmp_path: Path, first_nights: 
     collection.corpus["new"] = "w3 w4"
     with pytest.raises(IntegrityError, match=rf"object {name} in .* has sha256 [0-9a-f]{{64}}, its record says "):
         collection.night()
+
+
+class CountingStore(LocalStore):
+    """Counts the objects that were read."""
+
+    reads = 0
+
+    def get(self, name: str) -> bytes:
+        self.reads += 1
+        return super().get(name)
+
+
+def test_neighbours_of_many_segments_are_not_all_read_before_they_are_used(tmp_path: Path) -> None:
+    store, found = CountingStore(tmp_path / "store"), []
+    for number in range(3 * PARALLEL_READS):
+        write_truth(tmp_path / "truth", np.full((2, 3), number, np.float32), np.full((2, 3), number))
+        found.append(TruthResult(rows=3, truth=put_object(store, f"truth/{number}", tmp_path / "truth")))
+    store.reads = 0
+    used = 0
+    for number, (scores_QK, rows_QK) in enumerate(read_neighbours(store, found, 2)):
+        assert (scores_QK == number).all()
+        assert (rows_QK == number).all()
+        time.sleep(0.01)  # readers that were let run ahead would do so now
+        used += 1
+        assert store.reads <= used + PARALLEL_READS
+    assert used == len(found)
