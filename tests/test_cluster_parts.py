@@ -12,6 +12,7 @@ import yaml
 from dpr.recipe_file import load_recipe
 from dpr.recipe_service import ServeConfig
 from ray_jobs.serve.doors import OPEN_PATHS
+from ray_jobs.serve.haproxy import RETRY_ON
 from tests.manifests import (
     BUILDS,
     CLUSTER,
@@ -230,3 +231,11 @@ def test_environment_variables_are_ones_that_code_reads() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in read_in)
     names = {variable["name"] for container in CONTAINERS for variable in container.get("env", [])}
     assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+
+
+def test_pods_of_the_service_repeat_the_requests_that_dpr_serve_repeats() -> None:
+    groups = [one("RayService")["spec"]["rayClusterConfig"]["headGroupSpec"]]
+    groups += one("RayService")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    for group in groups:
+        environment = {variable["name"]: variable["value"] for variable in container_of(group)["env"]}
+        assert environment["RAY_SERVE_HAPROXY_RETRY_ON"] == RETRY_ON

@@ -23,6 +23,12 @@ from ray_jobs.serve.tls import OLDEST, Tls
 
 REPLICAS_ADDRESS = "127.0.0.1"
 """The address of replicas behind it: they speak no TLS, so only this machine may reach them."""
+RETRY_ON = "conn-failure empty-response"
+"""When HAProxy asks another replica: none takes the connection, or the one that has the request ends without a word.
+
+Serve's own setting is the first alone. A request that meets the end of a replica on a connection that is used again
+would then fail. All that the service answers may be asked twice: it only reads.
+"""
 PORTS = range(20_000, 30_000)
 """Ports for its statistics, metrics and fallback.
 
@@ -66,6 +72,7 @@ def haproxy_environment(binary: str, place: str, tls: Tls | None) -> Iterator[Ma
         yield {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_RETRY_ON": RETRY_ON,
             "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # else a warning waits for 999 more before it is written
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.manifests import container_of, one
 from tests.ray_jobs.nodes.jobs_api import Job
 from tests.ray_jobs.nodes.network import Place, Places
 from tests.ray_jobs.nodes.waiting import WAIT_SECONDS, wait_until
@@ -130,9 +131,9 @@ class Machines:
     def _haproxy(self, machine: str) -> dict[str, str]:
         """Return the settings of the service's pods, and folders for HAProxy: each machine has files of its own."""
         folder = self.home / f"haproxy-{machine}"
-        return {
-            "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        head = one("RayService")["spec"]["rayClusterConfig"]["headGroupSpec"]
+        pods = {variable["name"]: variable["value"] for variable in container_of(head)["env"]}
+        return pods | {
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -102,8 +103,11 @@ class Namespace:
 
     def end(self) -> None:
         if self._process is not None:
+            inside = self.pids()
             self._process.kill()
             self._process.wait()
+            while any(_runs(pid) for pid in inside):  # the kernel ends them a little later
+                time.sleep(0.001)
 
     def options(self) -> list[str]:
         return []
@@ -233,6 +237,14 @@ def _remove(bridge: str) -> None:
 
 def _ip(*arguments: str) -> str:
     return subprocess.run(("ip", *arguments), check=True, capture_output=True, text=True).stdout
+
+
+def _runs(pid: int) -> bool:
+    """Tell whether a process has not ended, whether or not somebody has asked for its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _number_inside(pid: int) -> int | None:

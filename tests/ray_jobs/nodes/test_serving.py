@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class Load:
             with self._opener.open(request, timeout=120) as answer:
                 hits = json.load(answer)["results"][0]["hits"]
                 return f"{answer.status} OK" if len(hits) == 3 else f"{len(hits)} hits"
+        except urllib.error.HTTPError as error:
+            return f"{error}: {error.read()!r}"
         except Exception as error:  # whatever a client may see
             return f"{type(error).__name__}: {error}"
 
