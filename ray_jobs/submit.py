@@ -28,6 +28,9 @@ HEAD_SECONDS = 300.0
 """How long the head may give no answer, for example while it restarts."""
 ENTRYPOINT = '{command}; code=$?; echo "the command ended with exit code $code"; exit $code'
 """The log holds the exit code, since Ray forgets it if the command ends while Ray looks for the job's actor."""
+STOP_SECONDS = 30
+"""Within so long a job that is stopped has to end by itself; then Ray kills it. Ray's own 3 seconds are too few to
+release the store."""
 LAST_LINES_SECONDS = 20.0
 """How long to wait for the last lines: they come from the driver's machine, which may be lost."""
 REQUEST_SECONDS = 60.0
@@ -79,7 +82,11 @@ def submit(address: str, cpus: float | None, command: list[str]) -> int:
     """Submit a command, follow it to its end, and return its exit code; 1 if it was lost or stopped."""
     try:
         client = Client(address)
-        job_id = client.submit_job(entrypoint=ENTRYPOINT.format(command=shlex.join(command)), entrypoint_num_cpus=cpus)
+        job_id = client.submit_job(
+            entrypoint=ENTRYPOINT.format(command=shlex.join(command)),
+            entrypoint_num_cpus=cpus,
+            runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}},
+        )
     except (RuntimeError, OSError, RayError) as error:
         raise ClusterError(f"no job can be submitted to {address}: {_one_line(error)}") from error
     how = f"ray job stop --address={address} {job_id}"

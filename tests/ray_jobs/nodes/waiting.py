@@ -7,9 +7,11 @@ WAIT_SECONDS = 300.0
 """Nothing that a test waits for takes so long, on whatever machine."""
 
 
-def wait_until(holds: Callable[[], bool], what: str, more: Callable[[], str]) -> None:
+def wait_until(
+    holds: Callable[[], bool], what: str, more: Callable[[], str], wait_seconds: float = WAIT_SECONDS
+) -> None:
     """Return as soon as something holds."""
-    until = time.monotonic() + WAIT_SECONDS
+    until = time.monotonic() + wait_seconds
     while not holds():
         assert time.monotonic() < until, f"waited in vain until {what}: {more()}"
         time.sleep(0.1)
