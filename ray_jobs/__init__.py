@@ -39,3 +39,7 @@ os.environ.setdefault("RAY_task_oom_retries", "5")
 os.environ.setdefault("RAY_worker_niceness", "0")
 # a thread of Ray Data that outlives the connection must not start another Ray
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+# after a minute of silence a driver asks whether a machine that it waits for is there, and gives it up half a minute
+# later; by Ray's own settings that takes up to seven minutes. Ray's servers hang up on those who ask more often
+os.environ.setdefault("RAY_grpc_client_keepalive_time_ms", "60000")
+os.environ.setdefault("RAY_grpc_client_keepalive_timeout_ms", "30000")
