@@ -2,8 +2,8 @@
 
 Pages of a mapped file belong to the system's cache, which all processes of a machine share and which the system empties
 by itself. Yet the pages that a process has touched count as its memory, in the end nearly the whole of a large file. So
-after a number of bytes were touched, the process gives all pages back, unless all files together are smaller than that. The
-next access finds them in the system's cache, which takes about a microsecond for every 64 KiB.
+after a number of bytes were touched, the process gives all pages back, unless all files together are smaller than that.
+The next access finds them in the system's cache, which takes about a microsecond for every 64 KiB.
 """
 
 import mmap
