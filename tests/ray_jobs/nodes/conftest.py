@@ -68,7 +68,7 @@ def machines(network: Places, gateway: S3Endpoint) -> Iterator[Machines]:
 
 @pytest.fixture(autouse=True)
 def enough_workers(request: pytest.FixtureRequest) -> None:
-    """Let each test find three workers, whatever became of those of the test before."""
+    """Give each test three workers, whatever happened to those of the previous test."""
     if "machines" in request.fixturenames:
         cluster: Machines = request.getfixturevalue("machines")
         if (missing := WORKERS - len(cluster.workers)) > 0:
@@ -98,7 +98,7 @@ class Night:
         )
 
     def run_again(self, cluster: Machines, lost: Job) -> None:
-        """Submit the job again while it fails, as the CronJob does that has submitted the first one."""
+        """Submit the job again while it fails, as the CronJob does after a failure."""
         attempts = [lost]
         while attempts[-1].end() == "FAILED":
             assert len(attempts) <= RETRIES, attempts[-1].log
@@ -107,11 +107,11 @@ class Night:
         assert attempts[-1].state == "SUCCEEDED"
 
     def done(self, prefix: str) -> int:
-        """Return how many units are done whose records have names that begin so."""
+        """Return how many units are done whose records begin with `prefix`."""
         return sum(info.name.endswith(".json") for info in self.collection.store.list(prefix))
 
     def wait_for(self, prefix: str, count: int, job: Job) -> None:
-        """Return as soon as so many units are done. The run must not end meanwhile."""
+        """Return as soon as `count` units are done; the run must not end before."""
 
         def look() -> bool:
             found = self.done(prefix)

@@ -14,7 +14,7 @@ class Filling:
     """An actor that uses values without a copy, so that the store can neither drop them nor move them to a disk."""
 
     def fill(self, size_bytes: int) -> None:
-        """Take so many bytes of the store."""
+        """Take this many bytes of the store."""
         references = [ray.put(np.zeros(PIECE_BYTES, np.uint8)) for _ in range(size_bytes // PIECE_BYTES)]
         self.held = [ray.get(reference) for reference in references]
 

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes, each a machine to Ray, and what may happen to one of them."""
+"""A Ray cluster of several nodes, each a machine to Ray, and the faults of such machines."""
 
 import json
 import os

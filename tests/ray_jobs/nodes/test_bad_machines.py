@@ -1,4 +1,4 @@
-"""A machine that cannot do its share of a night, and a driver that cannot join, end it before it has begun its work."""
+"""A night ends before its work begins if a machine cannot take part, or if the driver cannot join."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
 def refusal(night: Night, job: Job) -> str:
-    """Return the one line that a run ends with that has done nothing."""
+    """Return the only error line of a run that did nothing."""
     assert job.end() == "FAILED"
     assert night.done("") == 0
     (line,) = (line for line in job.log.splitlines() if line.startswith("error: "))

@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 PORT = 8000
 CLIENTS = 6
 BEFORE, AFTER_SECONDS = 60, 30.0
-"""Requests that are answered before a node is lost, and for how long they go on: Ray notices the loss meanwhile."""
+"""Requests answered before a node is lost, and seconds of requests after it, in which Ray notices the loss."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request, and what came of it."""
+    """One request, and its outcome."""
 
     started: float
     ended: float
@@ -37,7 +37,7 @@ class Asked:
 
 
 class Load:
-    """Clients that ask a node of the service, each one question after another."""
+    """Clients of one node of the service; each sends one question after another."""
 
     def __init__(self, machine: Machine) -> None:
         self.asked: list[Asked] = []
@@ -55,7 +55,7 @@ class Load:
         self._pool.shutdown()
 
     def is_answered(self) -> bool:
-        """Tell whether one question has its answer: a node's HAProxy learns of replicas a little after they run."""
+        """Return whether one question is answered: a node's HAProxy learns of replicas a little after they run."""
         return self._ask("w1") == "200 OK"
 
     def failed(self) -> list[Asked]:
@@ -78,7 +78,7 @@ class Load:
                 return f"{answer.status} OK" if len(hits) == 3 else f"{len(hits)} hits"
         except urllib.error.HTTPError as error:
             return f"{error}: {error.read()!r}"
-        except Exception as error:  # whatever a client may see
+        except Exception as error:  # any error that a client may get
             return f"{type(error).__name__}: {error}"
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 WAIT_SECONDS = 300.0
-"""Nothing that a test waits for takes so long, on whatever machine."""
+"""Longer than anything that a test waits for, on any machine."""
 
 
 def wait_until(
