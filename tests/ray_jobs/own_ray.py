@@ -1,4 +1,4 @@
-"""A Ray of a test's own, which outlives the drivers that use it, and the processes that make it up."""
+"""A Ray for one test, which outlives its drivers, and the processes of that Ray."""
 
 import os
 import re

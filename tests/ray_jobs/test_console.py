@@ -1,4 +1,4 @@
-"""Progress shows what a stage waits for as long as it waits, on a terminal and in a log file."""
+"""While a stage waits, progress shows what it waits for, on a terminal and in a log file."""
 
 import io
 from collections.abc import Iterator

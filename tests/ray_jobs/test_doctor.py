@@ -1,4 +1,4 @@
-"""`dpr doctor`: what it finds on this machine, and what it says of machines that are not fit."""
+"""`dpr doctor`: its findings on this machine, and its sentences about unfit machines."""
 
 import json
 import subprocess

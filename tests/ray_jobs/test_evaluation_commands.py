@@ -29,7 +29,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, first_nights: FirstNights) 
     made = first_nights.copy(tmp_path_factory.mktemp("evaluated"), texts)
     with (made.folder / "queries.jsonl").open("w") as file:
         for n in range(ASKED):
-            # even ones repeat words of their passage, and odd ones its word that no other has
+            # even ones repeat words of their passage, odd ones the word that only their passage has
             text = " ".join(texts[f"p{n:03d}"].split()[:4]) if n % 2 == 0 else f"w{n} rare{n:03d}"
             line = {"_id": f"q{n}", "text": text, "metadata": {"answers": [f"rare{n:03d}"]}}
             file.write(json.dumps(line) + "\n")
@@ -187,7 +187,7 @@ def test_the_page_shows_figures_and_examples(nights: Collection, dpr: Dpr, tmp_p
     html = (folder / "evaluation.html").read_text()
     page = HtmlPage(html)
     assert page.open == []
-    assert "://" not in html.replace(url, "")  # it asks nothing of anybody
+    assert "://" not in html.replace(url, "")  # it sends no request
     metrics = next(table for table in page.tables if table[0][0] == "metric")
     assert metrics[0][1:] == ["dense", "bm25", "hybrid"]
     cell = document["modes"]["hybrid"]["nDCG@10"]

@@ -1,4 +1,4 @@
-"""What keeps a machine of a cluster from its share of a run is found before work starts, and named in a sentence."""
+"""Faults of a cluster's machines are found before work starts, and named in a sentence."""
 
 from dataclasses import replace
 from pathlib import Path

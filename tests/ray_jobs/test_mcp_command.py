@@ -1,4 +1,4 @@
-"""`dpr mcp` as a process, asked by the SDK's client over stdin and stdout and over HTTP."""
+"""`dpr mcp` as a process, called by the SDK's client over stdin and stdout and over HTTP."""
 
 import json
 import os

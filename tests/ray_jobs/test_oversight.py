@@ -1,6 +1,6 @@
 """A worker that hangs in a unit is named, then killed, and its unit is done elsewhere.
 
-The progress lines do not say of a worker that died by itself that it hangs.
+Progress lines do not report a worker that died by itself as one that hangs.
 """
 
 import socket

@@ -1,4 +1,4 @@
-"""The requests of a night on a real local Ray: what its workers send is in the report, also what they share."""
+"""The requests of a night on a real local Ray: the report counts those of workers, also for shared values."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The commands that work on a recipe, as a user types them: run and plan, and what others make of their result."""
+"""The commands that take a recipe, as a user types them: run and plan, and other commands on their result."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The search service over real HTTP: a user starts it, asks it and stops it, and nothing of it is left."""
+"""The search service over real HTTP: a user starts it, searches and stops it, and no process is left."""
 
 import dataclasses
 import datetime
@@ -67,7 +67,7 @@ def texts() -> list[str]:
 def collection(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Collection:
     index = {"factory": "IVF8,Flat", "nprobe": 2, "rescore": 20}
     corpus = random_texts(PASSAGES, max_words=20)
-    # two of eight lists: not as good as the gate demands, so that exact search answers otherwise
+    # two of eight lists: worse than the gate demands, so that exact search gives other answers
     folder = tmp_path_factory.mktemp("serve")
     rerank = {"model": str(make_cross_encoder(folder / "cross")), "top": 12}
     made = Collection(folder, encoder, corpus, index=index, gate={"min_recall": 0.0}, rerank=rerank)
@@ -157,7 +157,7 @@ def serving(store: LocalStore, *options: str, scheme: str = "http", ray_folder: 
 
 
 def _ask_until_ready(service: Service) -> None:
-    """Ask a service that starts whether it is ready, until it is or has ended."""
+    """Request /v1/ready from a starting service until it is ready or has ended."""
     while service.process.poll() is None:
         with suppress(httpx.TransportError):
             answer = httpx.get(f"{service.url}/v1/ready", timeout=60, verify=False)

@@ -1,1 +1,1 @@
-"""Tests whose runs are programs of their own, which join a Ray: a package, so that this Ray ends with it."""
+"""Tests whose runs are separate programs that join a Ray: a package, so that this Ray ends with it."""

@@ -1,4 +1,4 @@
-"""What tests share whose runs are programs of their own."""
+"""Fixtures of tests whose runs are separate programs."""
 
 from collections.abc import Iterator
 

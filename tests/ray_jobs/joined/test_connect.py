@@ -1,4 +1,4 @@
-"""Joining a cluster that is not there or wants a token, and who reaches a Ray of our own."""
+"""Joining a cluster that is absent or needs a token, and access to a Ray that a command starts."""
 
 import os
 import subprocess
@@ -106,7 +106,7 @@ def test_who_has_no_token_or_a_wrong_one_is_refused_in_a_sentence(
         *warnings, last = message.splitlines()
         assert last.startswith(f"error: the Ray cluster {address} that RAY_ADDRESS names")
         assert "token" in last
-        # it warns before it is connected, where nobody can tell whether it will end the process
+        # it warns before it is connected, since Ray may end the process in that call
         assert [line for line in warnings if "gcs_client" not in line] == []
 
 

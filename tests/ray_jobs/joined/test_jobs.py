@@ -1,4 +1,4 @@
-"""The jobs of a nightly run as programs of their own, on a Ray that they join, and what they ask it for.
+"""The jobs of a nightly run as separate programs on a Ray that they join, and the workers that they request.
 
 In test_surroundings.py the nightly job starts a Ray.
 """
@@ -28,7 +28,7 @@ def test_stage_jobs_and_the_nightly_job_in_turn(drivers: Forks, tmp_path: Path, 
     assert "encoder   fp32" in err or "encoder   bf16" in err
     out, err = run_job("index")
     assert out.endswith(" (IVF8,PQ8x4) with 200 passages\n")
-    assert "0 of 2 units done now, 2 were done before" in err  # what the job before it made is used
+    assert "0 of 2 units done now, 2 were done before" in err  # the results of the previous job are used
     assert err.index("index     IVF8,PQ8x4: ") < err.index("train   ")  # chosen before it is made
     assert run_job("nightly")[0].startswith("published snapshot 1: 200 passages ")
     out, err = run_job("nightly")

@@ -43,7 +43,7 @@ KILLS: dict[str, tuple[Victim, ...]] = {
     "gate": ("worker",),
     "modes": ("driver",),
 }
-"""Stage → whom to kill in it: both where there are many units, as tasks or as a dataset, and each by turns elsewhere.
+"""Stage → processes to kill in it: both where there are many units, as tasks or as a dataset, otherwise alternately.
 
 A driver that fails in any stage is proven to do no harm by tests/test_run_recipe.py, at every call of its store.
 """

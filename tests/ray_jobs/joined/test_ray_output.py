@@ -1,4 +1,4 @@
-"""What a run on Ray prints: lines of ours alone, also when a passage, a worker or a model fails."""
+"""The output of a run on Ray: only lines of this project, also when a passage, a worker or a model fails."""
 
 import os
 import re
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def collection(tmp_path: Path) -> Collection:
-    """A collection of several slices and segments, whose encoder may be spoilt."""
+    """A collection of several slices and segments, with an encoder that a test may damage."""
     model = make_encoder(tmp_path / "model", words=[*WORDS, "poison"])
     made = Collection(tmp_path / "collection", model, random_texts(100))
     made.change(corpus={"slice_bytes": 2_000})
