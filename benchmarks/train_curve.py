@@ -135,7 +135,7 @@ def cut_body(given: argparse.Namespace) -> Path:
 
 
 def is_upper(name: str, layers: int) -> bool:
-    """Tell whether a weight belongs to a layer above the first so many."""
+    """Return whether a weight belongs to a layer above the kept ones."""
     _, found, rest = name.partition(LAYER)
     return bool(found) and int(rest.partition(".")[0]) >= layers
 
