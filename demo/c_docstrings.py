@@ -30,7 +30,7 @@ _C_KINDS: Final = (
 
 
 def is_public(module_name: str) -> bool:
-    """Tell whether users import the module by its name; a public module may re-export what other modules define."""
+    """Return whether users import the module by its name; a public module may re-export what other modules define."""
     return module_name not in _INTERNAL and not any(part.startswith("_") for part in module_name.split("."))
 
 
@@ -55,7 +55,7 @@ def c_docstrings() -> Iterator[tuple[str, str]]:
 
 
 def _belongs(value: object, module_name: str, name: str) -> bool:
-    """Tell whether a value found as `module_name.name` is a class or C function that has no other public name."""
+    """Return whether a value found as `module_name.name` is a class or C function that has no other public name."""
     if not isinstance(value, type):
         return _is_in_c(value)
     home = sys.modules.get(value.__module__)

@@ -174,8 +174,8 @@ class GateConfig(Section):
     """The demand on a snapshot with another encoder than the live one. `better`: it must answer more of the same
     questions within some rank of `at`, by more than chance explains. `any`: no further demand."""
     after_publish: str | None = None
-    """Shell command that looks at the new snapshot once it is published, with its store and number in DPR_STORE and
-    DPR_SNAPSHOT. If it fails, the snapshot before becomes live again. null: none."""
+    """Shell command that checks the new snapshot once it is published, with its store and number in DPR_STORE and
+    DPR_SNAPSHOT. If it fails, the previous snapshot becomes live again. null: none."""
 
 
 class Limits(Section):

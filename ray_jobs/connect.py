@@ -140,7 +140,7 @@ def _end_half_started(error: Exception) -> None:
 
 
 def _keeps_token() -> bool:
-    """Tell whether Ray finds a token for its processes, or can keep a new one in the user's home folder."""
+    """Return whether Ray finds a token for its processes, or can keep a new one in the user's home folder."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
     try:

@@ -126,7 +126,7 @@ def _start_look(needs: Needs, node_id: str) -> "ray.ObjectRef[tuple[str, DprErro
 
 
 def _may_grow(nodes: Sequence[dict[str, dict[str, str]]]) -> bool:
-    """Tell whether an autoscaler may add machines: the cloud's gives each node a group, and KubeRay runs in pods."""
+    """Return whether an autoscaler may add machines: the cloud's gives each node a group, and KubeRay runs in pods."""
     return "KUBERNETES_SERVICE_HOST" in os.environ or any(_GROUP_LABEL in node.get("Labels", {}) for node in nodes)
 
 

@@ -186,12 +186,12 @@ class RayExecutor:
         return min(MAX_TASKS, coders_worth(sum(unit.rows for unit in units))) if self._on_gpus(work) else MAX_TASKS
 
     def _on_gpus(self, work: Work[Any, Any]) -> bool:
-        """Tell whether the tasks of some work are coders that share GPUs."""
+        """Return whether the tasks of some work are coders that share GPUs."""
         return any(step.on == "coder" and self._placement.gpu_share(step) for step in work.steps)
 
 
 def _is_for_all(work: Work[Any, Any]) -> bool:
-    """Tell whether one task does all units of some work."""
+    """Return whether one task does all units of some work."""
     return all(step.on == "asker" for step in work.steps)
 
 

@@ -179,5 +179,5 @@ class World:
 
 
 def is_injected(error: DprError) -> bool:
-    """Tell whether an error is one that the faulty store made up."""
+    """Return whether an error is one that the faulty store made up."""
     return isinstance(error, StoreError) and "failed on purpose" in str(error)

@@ -56,15 +56,15 @@ class AsyncClient(Asker):
         return await self._answer(snapshots_call(limit))
 
     async def health(self) -> Health:
-        """Tell what is served, and whether it is the newest."""
+        """Return which snapshot is served, and whether it is the newest."""
         return await self._answer(HEALTH)
 
     async def ready(self) -> Ready:
-        """Tell that requests are taken; needs no key."""
+        """Check that requests are accepted; needs no key."""
         return await self._answer(READY)
 
     async def status(self) -> Status:
-        """Tell what one replica has done since it started: requests, times, and how good its answers were."""
+        """Return what one replica has done since it started: requests, times, and the quality of its answers."""
         return await self._answer(STATUS)
 
     async def close(self) -> None:

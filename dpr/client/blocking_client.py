@@ -56,15 +56,15 @@ class Client(Asker, Closing):
         return self._answer(snapshots_call(limit))
 
     def health(self) -> Health:
-        """Tell what is served, and whether it is the newest."""
+        """Return which snapshot is served, and whether it is the newest."""
         return self._answer(HEALTH)
 
     def ready(self) -> Ready:
-        """Tell that requests are taken; needs no key."""
+        """Check that requests are accepted; needs no key."""
         return self._answer(READY)
 
     def status(self) -> Status:
-        """Tell what one replica has done since it started: requests, times, and how good its answers were."""
+        """Return what one replica has done since it started: requests, times, and the quality of its answers."""
         return self._answer(STATUS)
 
     def close(self) -> None:

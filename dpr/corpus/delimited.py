@@ -23,7 +23,7 @@ _NAME: Final = re.compile(r"[^\W\d][^\t\n]{0,39}")
 
 
 def is_delimited(path: str, lines: Sequence[str]) -> bool | None:
-    """Tell from name and first lines whether a file is CSV (True), TSV (False), or neither (None).
+    """Return whether name and first lines show a file to be CSV (True), TSV (False), or neither (None).
 
     A name says it, unless the lines are JSON objects. Otherwise the first line must be a header, or all lines must have
     two or three columns between tabs.
@@ -111,7 +111,7 @@ def _split(line: str, delimiter: str | None) -> list[str]:
 
 
 def _is_header(rows: Sequence[list[str]], corpus: CorpusConfig) -> bool:
-    """Tell whether the first row holds names: those that are looked for, or words that differ from the values below."""
+    """Return whether the first row holds names: those that are looked for, or words unlike the values below."""
     first = rows[0]
     if corpus.names is not None:
         return first == corpus.names
@@ -123,7 +123,7 @@ def _is_header(rows: Sequence[list[str]], corpus: CorpusConfig) -> bool:
 
 
 def _is_other(name: str, values: Sequence[str]) -> bool:
-    """Tell whether most values of a column are much longer than its name, or have digits while the name has none."""
+    """Return whether most values of a column are much longer than its name, or have digits while the name has none."""
     longer = sum(len(value) > 3 * len(name) for value in values)
     numbered = sum(any(map(str.isdigit, value)) for value in values)
     return 2 * longer > len(values) or (2 * numbered > len(values) and not any(map(str.isdigit, name)))
@@ -134,7 +134,7 @@ def _names_columns(first: Sequence[str], corpus: CorpusConfig) -> bool:
 
 
 def _has_names(first: Sequence[str]) -> bool:
-    """Tell whether a row holds the names of one of the known layouts."""
+    """Return whether a row holds the names of one of the known layouts."""
     return any({fields.id, fields.text} <= set(first) for fields in (Fields(), *LAYOUTS))
 
 

@@ -38,7 +38,7 @@ _SAMPLE_LINES: Final = 100
 
 
 def is_document(file: InputFile, corpus: CorpusConfig) -> bool:
-    """Tell whether a file is read as one document, which the recipe or the file's name decides."""
+    """Return whether a file is read as one document, which the recipe or the file's name decides."""
     return corpus.format == "documents" or (corpus.format == "auto" and file.path.lower().endswith(DOCUMENT_SUFFIXES))
 
 

@@ -76,7 +76,7 @@ def without_abouts(files: Collection[InputFile], documents: Collection[str]) -> 
 
 
 def is_data(path: str) -> bool:
-    """Tell whether a file is named as data, so that it is an error if it cannot be read."""
+    """Return whether a file is named as data, so that it is an error if it cannot be read."""
     return unpacked_name(path).endswith(_DATA_SUFFIXES)
 
 

@@ -7,7 +7,7 @@ from dpr.errors import CorpusError
 
 
 def is_hidden_name(name: str) -> bool:
-    """Tell whether a file or folder of this name is hidden: it begins with `_` or `.`, and is no `key=value`."""
+    """Return whether a file or folder of this name is hidden: it begins with `_` or `.`, and is no `key=value`."""
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 

@@ -232,7 +232,7 @@ def _type_problem(passage_id: object, title: object, text: object) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Tell whether `text` can be written as UTF-8.
+    """Return whether `text` can be written as UTF-8.
 
     Half of a surrogate pair cannot. JSON can spell one (`\\ud800`), and a file name that is not UTF-8 becomes a string
     that holds some.

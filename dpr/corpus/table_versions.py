@@ -70,7 +70,7 @@ def _named_kind(corpus: CorpusConfig) -> TableKind | None:
 
 
 def _kind_at(path: str) -> TableKind | None:
-    """Tell the kind of table from the names in a folder."""
+    """Return the kind of table from the names in a folder."""
     if path.endswith(_ICEBERG_METADATA):
         return "iceberg"
     if _NOT_A_FOLDER.search(path):

@@ -223,7 +223,7 @@ def _threads() -> int:
 
 
 def _may_have_gpu() -> bool:
-    """Tell whether PyTorch could find a GPU; PyTorch itself, which knows, takes seconds to import."""
+    """Return whether PyTorch could find a GPU; PyTorch itself, which knows, takes seconds to import."""
     return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/dev/nvidiactl").exists()
 
 

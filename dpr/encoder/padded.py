@@ -53,7 +53,7 @@ class EqualLengthsForward(PaddedForward):
 
 
 def padding_changes(network: Network, device: torch.device) -> bool:
-    """Tell whether a row's token vectors change if it is padded, since the network mixes tokens without its mask.
+    """Return whether a row's token vectors change if it is padded, since the network mixes tokens without its mask.
 
     FNet and ConvBERT are such networks. `network` is float32 and on `device`.
     """

@@ -137,7 +137,7 @@ def _table(section: Section) -> str:
 
 
 def _are_numbers(column: Sequence[str]) -> bool:
-    """Tell whether all non-empty rows of a column hold numbers, or words in their place."""
+    """Return whether all non-empty rows of a column hold numbers, or words in their place."""
     there = [text for text in column if text]
     return bool(there) and all(_NUMBER.fullmatch(text) for text in there)
 

@@ -46,7 +46,7 @@ def read_text(path: str) -> str:
 
 
 def is_folder(path: str) -> bool:
-    """Tell whether a path or URL is a folder; RecipeError if that cannot be determined."""
+    """Return whether a path or URL is a folder; RecipeError if that cannot be determined."""
     try:
         filesystem, name = fsspec.core.url_to_fs(path)
         return bool(filesystem.isdir(name))

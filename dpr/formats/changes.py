@@ -39,10 +39,10 @@ class Reason(enum.IntEnum):
 
 
 _SENTENCES = {
-    Reason.NEW: "the snapshot before had no passage with its id",
-    Reason.EDITED: "its title, text, windows or extra columns differ from those in the snapshot before",
+    Reason.NEW: "the previous snapshot had no passage with its id",
+    Reason.EDITED: "its title, text, windows or extra columns differ from those in the previous snapshot",
     Reason.OTHER_ENCODER: "the store had no snapshot of this encoder, and vectors of different encoders never meet",
-    Reason.AGAIN: "it was in the corpus of the snapshot before, and in no segment: the encoder had refused it",
+    Reason.AGAIN: "it was in the corpus of the previous snapshot, and in no segment: the encoder had refused it",
     Reason.MOVED: "its segment was joined with others or had lost too many rows",
 }
 _NONE = np.zeros(len(Reason), np.int64)

@@ -67,7 +67,7 @@ def snapshot(number: int) -> str:
 
 
 def is_snapshot(name: str) -> bool:
-    """Tell whether an object's name is that of a snapshot; other tools may leave files of theirs in the same folder."""
+    """Return whether an object's name is that of a snapshot; other tools may leave files in the same folder."""
     return _SNAPSHOT.fullmatch(name) is not None
 
 
@@ -81,7 +81,7 @@ def reader(number: int, reader_id: str) -> str:
 
 
 def is_reader(name: str) -> bool:
-    """Tell whether an object's name is that of a reader's marker."""
+    """Return whether an object's name is that of a reader's marker."""
     return _READER.fullmatch(name) is not None
 
 

@@ -191,7 +191,7 @@ def _within_memory(config: IndexConfig, rows: int, dim: int, ruled: tuple[str, l
 
 
 def fits(config: IndexConfig, factory: str, rows: int, dim: int) -> bool:
-    """Tell whether an index of that factory has room in `memory_gb`."""
+    """Return whether an index of that factory has room in `memory_gb`."""
     return (
         config.memory_gb is None
         or serving_bytes(new_index(factory, dim), rows, config.shards) <= 1e9 * config.memory_gb

@@ -69,12 +69,12 @@ def code_centroids(index: faiss.Index) -> int:
 
 
 def packed_when_opened(index: faiss.Index) -> bool:
-    """Tell whether `dpr.index.shards` turns the codes of `index` into FastScan's blocks to search them."""
+    """Return whether `dpr.index.shards` turns the codes of `index` into FastScan's blocks to search them."""
     return type(index) is faiss.IndexIVFPQ and index.pq.nbits == FAST_BITS
 
 
 def storage(codebook: faiss.Index) -> Storage:
-    """Tell how `codebook`, an empty index, will keep its vectors."""
+    """Return how `codebook`, an empty index, will keep its vectors."""
     inner = core(codebook)
     if isinstance(inner, faiss.IndexIVF):
         lists = type(faiss.downcast_InvertedLists(inner.invlists))

@@ -174,7 +174,7 @@ class _Trial:
         return [nprobe for nprobe in nprobes if nprobe >= self._min_nprobe] or nprobes[-1:]
 
     def _gain_is_small(self) -> bool:
-        """Tell whether the last doubling of the lists gained too little, and no settings reach the target."""
+        """Return whether the last doubling of the lists gained too little, and no settings reach the target."""
         recalls = [max(point.recall for point in points) for points in self._measured.values()]
         if len(recalls) < 2 or any(self._reaches(point) for point in self.points):
             return False

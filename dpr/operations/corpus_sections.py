@@ -21,7 +21,7 @@ def rows_in_and_out(report: RunReport) -> Section:
         ("new or edited", found.new, "no live row of a segment held them"),
         ("embedded", found.embedded, "by the encoder"),
         ("copied", found.borrowed, "new or edited, and their text has a vector already"),
-        ("gone", found.dead, "live in the snapshot before, and no longer in the corpus"),
+        ("gone", found.dead, "live in the previous snapshot, and no longer in the corpus"),
         ("back", found.restored, "rows that were dead and live again, at no cost"),
         ("repeated ids", found.duplicates, "in quarantine: the first passage with an id counts"),
         ("in quarantine", sum(found.quarantined.values()), "all reasons together"),

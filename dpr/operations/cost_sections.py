@@ -55,7 +55,7 @@ def requests(report: RunReport) -> Section:
 
 
 def attempts(report: RunReport) -> Section:
-    """Return the attempts of the run before this one."""
+    """Return the earlier attempts of the run."""
     rows = [
         (
             each.attempt,

@@ -56,7 +56,7 @@ class Speeds(Document):
     encoder: str = ""
     """Its choice of arithmetic and forward pass, and the reason."""
     index_seconds: float | None = None
-    """Train, build, merge and gate together in the run before; None: there was none."""
+    """Train, build, merge and gate together in the previous run; None: there was none."""
 
 
 class Cost(Document):

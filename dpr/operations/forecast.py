@@ -168,9 +168,9 @@ def _assumed(found: Survey, speeds: Speeds, cluster: Cluster) -> list[str]:
             "that were; texts that occur in several slices are counted in each"
         )
     if speeds.index_seconds is None:
-        assumed.append("training, building, merging and gate are left out: no run before this one has measured them")
+        assumed.append("training, building, merging and gate are left out: no earlier run has measured them")
     else:
-        assumed.append("training, building, merging and gate take as long as in the run before")
+        assumed.append("training, building, merging and gate take as long as in the previous run")
     if cluster.overlap and cluster.encoders > 1:
         assumed.append(f"all {cluster.encoders} encoders are as fast as the one that was measured")
     return assumed

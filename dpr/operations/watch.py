@@ -34,7 +34,7 @@ class Sight:
 
     @property
     def is_over(self) -> bool:
-        """Tell whether the run is over: the holder released the lease, or it is dead."""
+        """Return whether the run is over: the holder released the lease, or it is dead."""
         return self.lease.released or self.is_dead
 
     @property

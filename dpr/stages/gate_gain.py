@@ -12,7 +12,7 @@ from dpr.stages.live_answers import Change
 
 
 def demands_gain(run: Run, live: Snapshot) -> bool:
-    """Tell whether the recipe demands that this run answers more questions than the live snapshot."""
+    """Return whether the recipe demands that this run answers more questions than the live snapshot."""
     return run.recipe.gate.new_encoder == "better" and live.body.encoder_id != run.spec.encoder_id
 
 

@@ -58,5 +58,5 @@ def full_disk_explained(folder: Path, otherwise: str) -> Iterator[None]:
 
 
 def is_full_disk(error: OSError) -> bool:
-    """Tell whether an error means that there is no room to write."""
+    """Return whether an error means that there is no room to write."""
     return error.errno in _FULL

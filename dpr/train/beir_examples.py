@@ -13,7 +13,7 @@ from dpr.train.examples import Read, TrainingPassage, UnusableExampleError, chec
 
 
 def is_beir(path: str) -> bool:
-    """Tell whether a path is a folder with `queries.jsonl`."""
+    """Return whether a path is a folder with `queries.jsonl`."""
     return is_folder(path) and first_file([f"{path.rstrip('/')}/queries.jsonl"]) is not None
 
 

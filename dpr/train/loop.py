@@ -159,12 +159,12 @@ class TrainingLoop:
         )
 
     def _is_due(self, steps: int) -> bool:
-        """Tell whether to measure on the dev questions after this many steps."""
+        """Return whether to measure on the dev questions after this many steps."""
         every = self._job.recipe.stopping.every_steps or self._plan.steps_per_epoch
         return steps % every == 0 or steps == self._plan.steps
 
     def _is_enough(self) -> bool:
-        """Tell whether the accuracy has not improved for too long."""
+        """Return whether the accuracy has not improved for too long."""
         if self._meter is None:
             return False
         best = best_of(self._measured)

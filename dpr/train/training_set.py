@@ -116,7 +116,7 @@ class _Collector:
         self._left_out = self._too_many = 0
 
     def may_add(self, example: TrainingExample, most: int | None) -> bool:
-        """Tell whether an example belongs to the first `most` questions."""
+        """Return whether an example belongs to the first `most` questions."""
         return most is None or len(self._questions) < most or example.question in self._questions
 
     def add(self, example: TrainingExample) -> None:

@@ -27,7 +27,7 @@ def windows(request: pytest.FixtureRequest, shared_bert: Path, tmp_path_factory:
 
 
 def is_covered(text: str, windows: list[str]) -> bool:
-    """Tell whether the windows, in their order, hold every character of a text but white space between them."""
+    """Return whether the windows, in their order, hold every character of a text but white space between them."""
     reached = start = 0
     for window in windows:
         found = text.find(window, start)

@@ -46,7 +46,7 @@ def test_the_first_night(tmp_path: Path, encoder: Path) -> None:
     assert before.work.tokens == pytest.approx(words + 2 * 90, rel=0.02)  # the sample has the borrowing passage, too
     assert before.cost.dollars == before.cost.gpu_hours * 2.5
     assert before.cost.index_seconds is None
-    assert any("no run before this one has measured them" in sentence for sentence in before.assumed)
+    assert any("no earlier run has measured them" in sentence for sentence in before.assumed)
 
     report = collection.night().report
     assert report
@@ -67,8 +67,8 @@ def test_a_later_night_reads_keys_of_the_base(first_nights: FirstNights, tmp_pat
     assert (before.duplicates, before.quarantined, before.work.embed, before.work.copy_rows) == (1, 1, 2, 1)
     assert before.work.train_rows == 0
     assert before.cost.index_seconds is not None
-    assert before.cost.index_seconds > 0  # of the night before
-    assert any("as long as in the run before" in sentence for sentence in before.assumed)
+    assert before.cost.index_seconds > 0  # of the previous night
+    assert any("as long as in the previous run" in sentence for sentence in before.assumed)
 
     report = collection.night().report
     assert report

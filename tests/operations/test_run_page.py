@@ -27,12 +27,12 @@ def test_all_that_a_run_took_is_on_its_page() -> None:
     stages = {row[0]: row[1:] for row in table_with(page, "stage", "units")}
     assert stages["embed"] == ["40", "3", "0", "1,900,000", "260.0", "7,308", "1,000.0", "100.0", "2", "1"]
     assert table_with(page, "reason", "embedded")[:2] == [
-        ["new", "1,990,000", "50", "the snapshot before had no passage with its id"],
+        ["new", "1,990,000", "50", "the previous snapshot had no passage with its id"],
         [
             "edited",
             "10,000",
             "0",
-            "its title, text, windows or extra columns differ from those in the snapshot before",
+            "its title, text, windows or extra columns differ from those in the previous snapshot",
         ],
     ]
     assert table_with(page, "reason", "rows") == [["duplicate id", "250"], ["no text", "150"]]

@@ -61,7 +61,7 @@ def publish_without_gate() -> Iterator[None]:
 
 @contextlib.contextmanager
 def publish_before_measuring() -> Iterator[None]:
-    """A later night publishes with the report of the night before."""
+    """A later night publishes with the report of the previous night."""
     original: Callable[..., tuple[SnapshotBody, GateResult]] = dpr.run_recipe.make_body
 
     def make_body(run: Run, made: object, indexed: object) -> tuple[SnapshotBody, GateResult]:

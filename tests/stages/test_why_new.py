@@ -46,7 +46,7 @@ def test_each_passage_has_the_reason_of_what_was_done_to_it(first_nights: FirstN
     (row,) = why(collection.store, "p003")
     assert row.describe().startswith(f"row {row.row} of segment {row.segment}, since snapshot 2 (20")
     assert row.describe().endswith(
-        "embedded; edited: its title, text, windows or extra columns differ from those in the snapshot before"
+        "embedded; edited: its title, text, windows or extra columns differ from those in the previous snapshot"
     )
     with pytest.raises(RecipeError, match=r"snapshot 2 of .* has no passage with the id 'p005'"):
         why(collection.store, "p005")
