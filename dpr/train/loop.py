@@ -5,6 +5,7 @@ Shapes: S steps.
 
 import math
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ from dpr.train.workers import Workers
 
 SHOWN_STEPS = 20
 """Steps over which the figures of the progress are averaged."""
+BROKEN = "the new weights give vectors that are not finite"
+"""What is wrong with a step whose loss and gradient are finite, since both are of the weights before."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class TrainingLoop:
         cache = GradientCache(device, chunk, kept)
         self._runner = StepRunner(self._loaded.towers, workers, cache, job.temperature)
         self._meter = DevMeter(job.dev, workers, device, chunk) if job.dev else None
-        self._finder = NegativeFinder(job.examples, job.spec.passage, workers, AllVectors(workers, device, chunk))
+        self._vectors = AllVectors(workers, device, chunk)
+        self._finder = NegativeFinder(job.examples, job.spec.passage, workers, self._vectors)
         self._curve: list[tuple[float, float, float]] = []
         self._measured: list[Measured] = []
         self._checkpoint: Checkpoint | None = None
@@ -147,15 +151,30 @@ class TrainingLoop:
     def _check(self, batch: Batch, scored: Scored, length: float) -> None:
         """Raise TrainingError if the loss or the gradient is not finite; the weights are still those before."""
         loss = float(scored.loss)
-        if math.isfinite(loss) and math.isfinite(length):
-            return
+        if not math.isfinite(loss):
+            self._stop(batch, f"the loss is {loss}")
+        if not math.isfinite(length):
+            self._stop(batch, f"the length of the gradient is {length}")
+
+    def _check_vectors(self) -> None:
+        """Raise TrainingError if the last step has broken the weights: no loss has shown yet what came of it."""
+        batch, examples = self._plan.batch(len(self._curve) - 1), self._job.examples
+        self._loaded.set_training(on=False)
+        with torch.inference_mode():
+            question_BD = self._vectors.of(self._loaded.question, examples.question_tokens.select(batch.questions_B))
+            passage_PD = self._vectors.of(self._loaded.passage, examples.passage_tokens.select(batch.passages_P))
+        self._loaded.set_training(on=True)
+        if not (question_BD.isfinite().all() and passage_PD.isfinite().all()):
+            self._stop(batch, BROKEN)
+
+    def _stop(self, batch: Batch, what: str) -> NoReturn:
         epoch, place = divmod(batch.step, self._plan.steps_per_epoch)
-        kept = f"that after {self._checkpoint.step:,} steps is kept" if self._checkpoint else "there is none yet"
-        what = f"loss is {loss}" if not math.isfinite(loss) else f"length of the gradient is {length}"
+        last = latest_checkpoint(self._store)
+        kept = f"the checkpoint after step {last.step:,} is kept" if last else "there is no checkpoint yet"
         raise TrainingError(
-            f"the {what} at step {batch.step + 1} of {self._plan.steps} (epoch {epoch + 1}, batch {place + 1}, whose "
-            f"first question is {self._job.examples.questions[int(batch.questions_B[0])][:80]!r}); of the checkpoints "
-            f"{kept}; lower optimiser.learning_rate or raise objective.temperature in a new store"
+            f"{what} at step {batch.step + 1} of {self._plan.steps} (epoch {epoch + 1}, batch {place + 1}, whose first "
+            f"question is {self._job.examples.questions[int(batch.questions_B[0])][:80]!r}); {kept}; lower "
+            "optimiser.learning_rate or raise objective.temperature in a new store"
         )
 
     def _is_due(self, steps: int) -> bool:
@@ -177,6 +196,8 @@ class TrainingLoop:
         self._loaded.set_training(on=False)
         found = self._meter.measure(self._loaded.question, self._loaded.passage, len(self._curve))
         self._loaded.set_training(on=True)
+        if math.isnan(found.average_rank):
+            self._stop(self._plan.batch(max(0, found.step - 1)), BROKEN)
         self._measured.append(found)
         self._progress.message(
             "training",
@@ -185,7 +206,11 @@ class TrainingLoop:
         )
 
     def _keep(self) -> None:
-        """Store a checkpoint; all workers know it, and the first one writes it."""
+        """Store a checkpoint; the first worker writes it.
+
+        Raises TrainingError if the weights are broken; then the checkpoint before is the last one.
+        """
+        self._check_vectors()
         if self._workers.rank == 0:
             curve_S3 = curve_of(self._curve)
             state = State(self._loaded.weights, self._descent.moments(), curve_S3, self._negatives)

@@ -21,7 +21,8 @@ class Scored:
     loss: Tensor
     """The mean over all questions; gradients pass through it."""
     ranks_B: Tensor
-    """Rank of each right passage among those that count, from 1: the paper validates by its average."""
+    """Rank of each right passage among those that count, from 1: the paper validates by its average. Passages with the
+    same score come before it, so that vectors that are all equal do not look perfect."""
 
     @property
     def accuracy(self) -> float:
@@ -40,5 +41,5 @@ def contrastive(question_BD: Tensor, passage_PD: Tensor, batch: Batch, temperatu
     scores_BP = question_BD @ passage_PD.t() / temperature
     scores_BP = scores_BP.masked_fill(masked_BP, float("-inf"))
     right_B1 = scores_BP.detach().gather(1, targets_B[:, None])
-    ranks_B = (scores_BP.detach() > right_B1).sum(1) + 1
+    ranks_B = (~(scores_BP.detach() < right_B1)).sum(1)  # the right one itself counts; so do ties, and NaN
     return Scored(nn.functional.cross_entropy(scores_BP, targets_B), ranks_B)

@@ -5,9 +5,10 @@ margin, those that score nearly as high as the best right passage: many of them 
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TextIO
 
 from dpr.evaluate.answers import has_answer
@@ -31,7 +32,8 @@ class Mining:
     most: int = 30
     """Hard negatives of a question, the best hits first."""
     margin: float | None = None
-    """A hit must score lower than the best right hit by at least this; None: any score will do."""
+    """A hit must score lower than the best right hit by at least this. Where no hit is right, no hit is known to do so.
+    None: any score will do."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ def mine(read: Iterable[Read], search: Search, mining: Mining, out: TextIO) -> M
         if isinstance(each, QuarantinedRow):
             mined.unusable += 1
         else:
-            examples.append(each)
+            examples.append(replace(each, negatives=()))  # those of DPR's files are many
     known: dict[str, set[bytes]] = defaultdict(set)
     for example in examples:
         known[example.question] |= {passage.hash for passage in example.positives}
@@ -86,15 +88,17 @@ def mine(read: Iterable[Read], search: Search, mining: Mining, out: TextIO) -> M
 def _negatives(
     example: TrainingExample, hits: Sequence[Hit], known: set[bytes], mining: Mining, mined: Mined
 ) -> Iterator[Hit]:
-    """Yield the hits that are hard negatives of an example, at most `mining.most`; count the others."""
+    """Yield the hits that are hard negatives of an example, at most `mining.most`; count those left out before them."""
     ids = {each.id for each in example.positives if each.id is not None}
 
     def is_known(hit: Hit) -> bool:
         return hit.id in ids or content_hash(hit.title, hit.text) in known
 
-    best = max((hit.score for hit in hits if is_known(hit)), default=None)
+    best = max((hit.score for hit in hits if is_known(hit)), default=-math.inf)
     found = 0
     for hit in hits:
+        if found == mining.most:
+            break
         reason = ""
         if is_known(hit):
             reason = "known to answer"
@@ -102,11 +106,11 @@ def _negatives(
             reason = "with an answer in them"
         elif hit.text.split() == example.question.split():
             reason = "that are the question"
-        elif mining.margin is not None and best is not None and hit.score > best - mining.margin:
+        elif mining.margin is not None and hit.score > best - mining.margin:
             reason = "within the margin"
         if reason:
             mined.left_out[reason] = mined.left_out.get(reason, 0) + 1
-        elif found < mining.most:
+        else:
             found += 1
             yield hit
 

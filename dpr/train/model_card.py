@@ -1,5 +1,6 @@
 """The model card of trained towers: data, metrics and recipe, as Markdown that the Hugging Face hub shows."""
 
+import re
 from collections.abc import Sequence
 
 import yaml
@@ -10,13 +11,17 @@ from dpr.train.training_set import TrainingSet
 
 MAX_ROWS = 20
 """Measurements that the card shows."""
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def model_card(job: TrainingJob, measured: Sequence[Measured], steps: int, encoder: str) -> str:
     """Return the card. `encoder`: the section of a recipe that uses the model."""
     recipe = job.recipe
     tags = ["sentence-transformers", "feature-extraction", "sentence-similarity", "dense-passage-retrieval"]
-    front = {"tags": tags, "pipeline_tag": "feature-extraction", "base_model": recipe.encoder.model}
+    front: dict[str, object] = {"tags": tags, "pipeline_tag": "feature-extraction"}
+    base = recipe.encoder.model.partition("@")[0]
+    if _HUB_ID.fullmatch(base):  # the hub refuses a card whose base model is a path
+        front["base_model"] = base
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).rstrip(),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import threading
 import time
@@ -72,12 +71,12 @@ def test_mined_negatives_are_training_data(dpr: Dpr, tmp_path: Path, encoder: Pa
 @pytest.mark.slow
 @pytest.mark.without_ray
 def test_what_ends_a_training_is_one_sentence_and_nothing_is_lost(dpr: Dpr, tmp_path: Path, encoder: Path) -> None:
-    wild = {"epochs": 4, "learning_rate": 1e30, "warm_up": 0.5, "clip": 1e9}
+    wild = {"epochs": 4, "learning_rate": 1e5, "warm_up": 0.5, "clip": 1e9}
     recipe = write_recipe(tmp_path, encoder, optimiser=wild, stopping={"every_steps": 1})
     code, _, err = dpr("train", recipe, "--local")
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert code == 15
-    assert re.search("of the checkpoints that after [12] steps is kept", line)
+    assert "the checkpoint after step 1 is kept" in line
     kept = sorted(path for path in tmp_path.rglob("training/checkpoints/*"))
     assert len(kept) == 3
 

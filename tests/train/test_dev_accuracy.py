@@ -31,6 +31,21 @@ def test_accuracy_and_rank_are_those_of_numpy(tmp_path: Path, encoder: Path, chu
     assert 1 < found.average_rank < 20
 
 
+@pytest.mark.parametrize(("weight", "rank"), [(0.0, 40 - 1.5 + 1), (float("nan"), float("nan"))])
+def test_vectors_that_tell_nothing_apart_answer_nothing(
+    tmp_path: Path, encoder: Path, weight: float, rank: float
+) -> None:
+    spec = make_spec(encoder)
+    dev, towers = make_set(write_examples(tmp_path / "dev.jsonl"), spec), make_towers(spec)
+    with torch.no_grad():
+        for name, weights in towers.weights.items():
+            if "LayerNorm.weight" in name:
+                weights.fill_(weight)  # zero: all vectors are equal
+    found = DevMeter(dev, Alone(), CPU, 20).measure(towers.question, towers.passage, 3)
+    assert found.accuracy == 0
+    assert found.average_rank == pytest.approx(rank, nan_ok=True)
+
+
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     descent = Descent({"w": torch.nn.Parameter(torch.zeros(2, 2))}, Optimiser(learning_rate=1.0, warm_up=0.2), 20)
     rates = [descent.learning_rate(step) for step in range(20)]

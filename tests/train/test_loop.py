@@ -112,17 +112,41 @@ def test_a_training_that_is_over_is_not_repeated_and_another_is_refused(trained:
     assert files == {path: path.stat().st_mtime_ns for path in Path(trained.store, "training").rglob("*")}
 
 
+def wild(folder: Path, encoder: Path, learning_rate: float, **fields: Any) -> TrainRecipe:
+    """Return a training that breaks, with a checkpoint after each step."""
+    optimiser = {"epochs": 4, "learning_rate": learning_rate, "warm_up": 0.5, "clip": 1e9}
+    return make_recipe(folder, encoder, optimiser=optimiser, stopping={"every_steps": 1}, **fields)
+
+
 def test_a_loss_that_is_not_a_number_stops_and_names_the_batch(tmp_path: Path, encoder: Path) -> None:
-    recipe = make_recipe(tmp_path, encoder, optimiser={"epochs": 4, "learning_rate": 1e30, "warm_up": 0.5, "clip": 1e9})
-    recipe = recipe.model_copy(update={"stopping": recipe.stopping.model_copy(update={"every_steps": 1})})
-    with pytest.raises(TrainingError, match=r"at step \d+ of 12 \(epoch 1, batch \d, whose first question is 'w"):
+    recipe = wild(tmp_path, encoder, 1e5)
+    message = (
+        r"at step 2 of 12 \(epoch 1, batch 2, whose first question is 'w.*'\); the checkpoint after step 1 is kept"
+    )
+    with pytest.raises(TrainingError, match=message):
         train(recipe)
     store = open_store(recipe.store)
     checkpoint = latest_checkpoint(store)
     assert checkpoint is not None
-    assert 1 <= checkpoint.step < 3
-    assert np.isfinite(load_file(Path(recipe.store, checkpoint.tensors.name))[CURVE].numpy()).all()
+    assert checkpoint.step == 1
     assert read_model(store) is None
+    tensors = load_file(Path(recipe.store, checkpoint.tensors.name))
+    assert np.isfinite(tensors[CURVE].numpy()).all()
+    body = AutoModel.from_pretrained(encoder, add_pooling_layer=False)
+    body.load_state_dict({n.removeprefix("passage.body."): w for n, w in tensors.items() if n.startswith("passage.")})
+    assert body(torch.tensor([[2, 6, 7, 8, 3]])).last_hidden_state.isfinite().all()
+
+
+@pytest.mark.parametrize("fields", [{}, {"dev": None}])
+def test_weights_that_a_step_has_broken_are_no_checkpoint(
+    tmp_path: Path, encoder: Path, fields: dict[str, Any]
+) -> None:
+    recipe = wild(tmp_path, encoder, 1e30, **fields)
+    with pytest.raises(
+        TrainingError, match=r"vectors that are not finite at step 1 of 12 .* there is no checkpoint yet"
+    ):
+        train(recipe)
+    assert latest_checkpoint(open_store(recipe.store)) is None
 
 
 def test_training_ends_when_accuracy_does_not_become_better(tmp_path: Path, encoder: Path) -> None:
@@ -149,6 +173,7 @@ def test_the_saved_model_is_read_by_sentence_transformers_and_by_a_run(trained: 
     card = Path(section.model, "README.md").read_text()
     assert "accuracy of the first passage" in card
     assert "24 questions and " in card
+    assert "base_model" not in card.split("---")[1]  # a path is none
     collection = Collection(tmp_path, Path(section.model))
     collection.change(encoder=section.model_dump(exclude_none=True) | {"pooling": None, "title_join": None})
     assert collection.night().published

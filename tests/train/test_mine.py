@@ -42,12 +42,13 @@ def mined(*examples: TrainingExample, **settings: Any) -> tuple[list[dict[str, A
         ({"depth": 3}, ["p1"]),
         ({"margin": 0.0}, ["p4", "p6"]),  # p1 scores higher than the right passage
         ({"margin": 3.0}, ["p6"]),
+        ({"margin": 0.0, "depth": 1}, []),  # the right passage is not found, so it scores lower still
     ],
 )
 def test_what_answers_or_scores_too_high_is_left_out(settings: dict[str, Any], ids: list[str]) -> None:
     (document,), counts = mined(EXAMPLE, **settings)
     assert [each["passage_id"] for each in document["hard_negative_ctxs"]] == ids
-    assert (counts.questions, counts.negatives, counts.without) == (1, len(ids), 0)
+    assert (counts.questions, counts.negatives, counts.without) == (1, len(ids), int(not ids))
 
 
 def test_all_examples_of_a_question_say_what_answers_it() -> None:
