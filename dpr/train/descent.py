@@ -25,7 +25,7 @@ class Descent:
             groups,
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            fused=next(iter(weights.values())).device.type == "cuda",
+            fused=True,
         )
 
     def learning_rate(self, step: int) -> float:
