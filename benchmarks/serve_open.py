@@ -41,9 +41,6 @@ def main() -> None:
     from dpr.store import open_store
 
     steps.note("import the library")
-    import dpr.encoder.encode  # noqa: F401 (beside the index in earnest)
-
-    steps.note("import PyTorch")
     follower = Follower(open_store(sys.argv[1]))
     steps.note("open encoder, index, words and segments, and try them")
     follower.search(["what is the treatment of a cold"], 10, mode="dense")

@@ -1,7 +1,7 @@
 """Batch without waiting: two batches are answered at a time, and requests that arrive meanwhile form the next.
 
 So a lone question is never delayed, and batches grow with the load. While one batch is encoded, by as many threads as
-there are processors, the other one is searched, which takes one thread.
+there are processors, the other one is searched, which takes one thread. It begins once it has enough questions.
 """
 
 import asyncio
@@ -22,6 +22,9 @@ from ray_jobs.serve.prometheus import Metrics
 
 BATCH_QUESTIONS = 64
 BATCHES_AT_ONCE = 2
+MIN_SECOND_QUESTIONS = 16
+"""A second batch begins once so many questions wait, or as many as are being answered. Otherwise the first request to
+arrive would begin it alone, and the rest would wait for that."""
 MAX_WAITING_QUESTIONS = 2048
 """About three seconds of a MiniLM on two CPU cores."""
 T = TypeVar("T")
@@ -67,6 +70,8 @@ class Batcher:
         self._at_once, self._threads = at_once, ThreadPoolExecutor(at_once, thread_name_prefix="search")
         self._waiting: deque[_Request] = deque()
         self._tasks: list[asyncio.Task[None]] = []
+        self._in_work = 0
+        """Questions that are being answered."""
 
     async def search(self, questions: Sequence[str], way: Way) -> Answer:
         """Return the best k passages for each question, and the timings of the batch that they were part of.
@@ -85,7 +90,8 @@ class Batcher:
         request = _Request(questions, way, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._tasks = [task for task in self._tasks if not task.done()]
-        if len(self._tasks) < self._at_once:
+        enough = waiting + len(questions) >= min(MIN_SECOND_QUESTIONS, self._in_work)
+        if not self._tasks or (enough and len(self._tasks) < self._at_once):
             self._tasks.append(asyncio.create_task(self._answer_all()))
         return await request.answer
 
@@ -100,7 +106,12 @@ class Batcher:
 
     async def _answer_all(self) -> None:
         while batch := self._next_batch():
-            await self._answer(batch)
+            questions = sum(len(request.questions) for request in batch)
+            self._in_work += questions
+            try:
+                await self._answer(batch)
+            finally:
+                self._in_work -= questions
 
     async def _answer(self, batch: Sequence[_Request]) -> None:
         questions = [question for request in batch for question in request.questions]

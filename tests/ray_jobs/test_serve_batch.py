@@ -102,23 +102,30 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
     assert threading.get_ident() not in echo.threads
 
 
-def test_a_question_does_not_wait_for_one_batch_but_for_two() -> None:
+def test_a_second_batch_begins_with_as_many_questions_as_the_first_has() -> None:
     async def ask() -> Echo:
         echo = Echo()
         batcher = Batcher(echo)
         tasks = []
-        for number in range(2):  # neither is answered before both have begun
-            tasks.append(asyncio.create_task(batcher.search([f"begun{number}"], Way(1))))
-            while echo.begun < number + 1:
+
+        async def send(questions: list[str], begun: int) -> None:
+            """Send a request, and return once so many batches have begun."""
+            tasks.append(asyncio.create_task(batcher.search(questions, Way(1))))
+            await asyncio.sleep(0.01)
+            while echo.begun < begun:
                 await asyncio.sleep(0.001)
-        tasks += [asyncio.create_task(batcher.search([question], Way(1))) for question in ("waits", "too")]
-        await asyncio.sleep(0)
+            assert echo.begun == begun
+
+        await send(["a", "b"], begun=1)
+        await send(["c"], begun=1)
+        await send(["d"], begun=2)
+        await send([f"e{number}" for number in range(9)], begun=2)
         echo.go.release(10)
         await asyncio.gather(*tasks)
         return echo
 
     echo = asyncio.run(ask())
-    assert sorted(questions for questions, _ in echo.batches) == [["begun0"], ["begun1"], ["waits", "too"]]
+    assert sorted(len(questions) for questions, _ in echo.batches) == [2, 2, 9]
     assert len(echo.threads) == 2
 
 
