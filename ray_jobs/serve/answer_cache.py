@@ -16,7 +16,7 @@ HIT_BYTES = 800
 
 
 @dataclass(frozen=True)
-class Way:
+class SearchOptions:
     """How questions are searched for.
 
     Only questions with equal options share a batch. The candidates of an index depend on k, too, and no answer may
@@ -42,11 +42,11 @@ class AnswerCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._bytes = max_bytes, 0
         self._snapshot, self._encoder_id = 0, ""
-        self._kept: OrderedDict[tuple[str, Way], _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, SearchOptions], _Kept] = OrderedDict()
 
-    def find(self, snapshot: int, questions: Sequence[str], way: Way) -> Answer | None:
+    def find(self, snapshot: int, questions: Sequence[str], options: SearchOptions) -> Answer | None:
         """Return the answer to all of these questions, if it is known of this snapshot."""
-        keys = [(question, way) for question in questions]
+        keys = [(question, options) for question in questions]
         if snapshot != self._snapshot or not all(key in self._kept for key in keys):
             return None
         for key in keys:
@@ -55,16 +55,16 @@ class AnswerCache:
         hits, lost_tokens = [each.hits for each in found], [each.lost_tokens for each in found]
         return Answer(snapshot, self._encoder_id, hits, lost_tokens, encode_seconds=0.0, search_seconds=0.0)
 
-    def add(self, questions: Sequence[str], way: Way, answer: Answer) -> None:
+    def add(self, questions: Sequence[str], options: SearchOptions, answer: Answer) -> None:
         """Keep an answer. Those of another snapshot are dropped."""
         if answer.snapshot != self._snapshot:
             self._kept.clear()
             self._snapshot, self._encoder_id, self._bytes = answer.snapshot, answer.encoder_id, 0
         for question, hits, lost_tokens in zip(questions, answer.hits, answer.lost_tokens, strict=True):
             kept = _Kept(hits, lost_tokens, sys.getsizeof(question) + sum(map(_bytes, hits)))
-            before = self._kept.pop((question, way), None)
+            before = self._kept.pop((question, options), None)
             self._bytes += kept.size_bytes - (before.size_bytes if before else 0)
-            self._kept[question, way] = kept
+            self._kept[question, options] = kept
         while self._bytes > self._max_bytes:
             self._bytes -= self._kept.popitem(last=False)[1].size_bytes
 

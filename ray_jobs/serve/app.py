@@ -95,13 +95,13 @@ def _add_search(
             with follower.snapshot() as retriever:
                 retriever.check_mode(request.mode)
         reranker = queue.checked(questions, request.k) if request.rerank else None
-        way = request.way(reranker.top if reranker else request.k)
+        options = request.options(reranker.top if reranker else request.k)
         filter_seconds = 0.0
-        if way.where is not None:
-            filter_seconds = await filters.prepare(way.where)
+        if options.where is not None:
+            filter_seconds = await filters.prepare(options.where)
             metrics.step("filter", filter_seconds)
-        answer = await batcher.search(questions, way)
-        shadow.draw(questions, way, answer)
+        answer = await batcher.search(questions, options)
+        shadow.draw(questions, options, answer)
         found = Reranked(answer.hits)
         if reranker is not None:
             found = await queue.rerank(reranker, questions, answer.hits, request.k)

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from dpr.formats.lexical_entry import SearchMode
 from dpr.search.filters import Filter
 from dpr.search.retrieve import Answer
-from ray_jobs.serve.answer_cache import AnswerCache, Way
+from ray_jobs.serve.answer_cache import AnswerCache, SearchOptions
 from ray_jobs.serve.prometheus import Metrics
 
 BATCH_QUESTIONS = 64
@@ -50,7 +50,7 @@ class Searcher(Protocol):
 @dataclass(frozen=True)
 class _Request:
     questions: Sequence[str]
-    way: Way
+    options: SearchOptions
     answer: asyncio.Future[Answer]
     since: float = field(default_factory=time.perf_counter)
 
@@ -73,13 +73,13 @@ class Batcher:
         self._in_work = 0
         """Questions that are being answered."""
 
-    async def search(self, questions: Sequence[str], way: Way) -> Answer:
+    async def search(self, questions: Sequence[str], options: SearchOptions) -> Answer:
         """Return the best k passages for each question, and the timings of the batch that they were part of.
 
         Cached answers take no time. Raises BusyError if too many questions wait.
         """
         if self._cache is not None:
-            known = self._cache.find(self._searcher.number, questions, way)
+            known = self._cache.find(self._searcher.number, questions, options)
             self._metrics.looked_up(len(questions), is_known=known is not None)
             if known is not None:
                 return known
@@ -87,7 +87,7 @@ class Batcher:
         if waiting + len(questions) > MAX_WAITING_QUESTIONS:
             raise BusyError(f"{waiting:,} questions wait for an answer, and no more are taken; ask again in a moment")
         self._metrics.waiting(waiting + len(questions))
-        request = _Request(questions, way, asyncio.get_running_loop().create_future())
+        request = _Request(questions, options, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._tasks = [task for task in self._tasks if not task.done()]
         enough = waiting + len(questions) >= min(MIN_SECOND_QUESTIONS, self._in_work)
@@ -116,8 +116,10 @@ class Batcher:
     async def _answer(self, batch: Sequence[_Request]) -> None:
         questions = [question for request in batch for question in request.questions]
         first, loop = batch[0], asyncio.get_running_loop()
-        way = first.way
-        search = partial(self._searcher.search, questions, way.k, mode=way.mode, exact=way.exact, where=way.where)
+        options = first.options
+        search = partial(
+            self._searcher.search, questions, options.k, mode=options.mode, exact=options.exact, where=options.where
+        )
         try:
             found = await loop.run_in_executor(self._threads, search)
         except Exception as error:
@@ -129,7 +131,7 @@ class Batcher:
             return
         self._metrics.batch(len(questions), found)
         if self._cache is not None and not found.missing_shards:
-            self._cache.add(questions, way, found)
+            self._cache.add(questions, options, found)
         hits, lost_tokens = iter(found.hits), iter(found.lost_tokens)
         for request in batch:
             rows = len(request.questions)
@@ -145,7 +147,9 @@ class Batcher:
         for request in self._waiting:
             if request.answer.done():
                 continue
-            fits = not batch or (batch[0].way == request.way and questions + len(request.questions) <= BATCH_QUESTIONS)
+            fits = not batch or (
+                batch[0].options == request.options and questions + len(request.questions) <= BATCH_QUESTIONS
+            )
             (batch if fits else left).append(request)
             questions += len(request.questions) if fits else 0
         self._waiting = left

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from dpr.formats.lexical_entry import SearchMode
 from dpr.search.filters import parse_filter
-from ray_jobs.serve.answer_cache import Way
+from ray_jobs.serve.answer_cache import SearchOptions
 
 MAX_K = 1000
 MAX_QUERIES = 256
@@ -69,10 +69,10 @@ class SearchRequest(Message):
             )
         return self
 
-    def way(self, k: int) -> Way:
+    def options(self, k: int) -> SearchOptions:
         """Return how the best k are searched for. Raises RecipeError for an invalid filter."""
         where = None if self.filter is None else parse_filter(self.filter)
-        return Way(k, self.mode, self.exact, where)
+        return SearchOptions(k, self.mode, self.exact, where)
 
     def questions(self) -> Sequence[str]:
         """Return the questions in order, whichever field holds them."""

@@ -14,7 +14,7 @@ from time import monotonic
 from dpr.operations.follow import Follower
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
-from ray_jobs.serve.answer_cache import Way
+from ray_jobs.serve.answer_cache import SearchOptions
 from ray_jobs.serve.prometheus import Metrics
 
 SHARE = 0.01
@@ -40,21 +40,21 @@ class Shadow:
         """Tell whether a question is being compared."""
         return self._busy.is_set()
 
-    def draw(self, questions: Sequence[str], way: Way, answer: Answer) -> None:
+    def draw(self, questions: Sequence[str], options: SearchOptions, answer: Answer) -> None:
         """Draw some of the answered questions, to compare their hits."""
         for question, hits in zip(questions, answer.hits, strict=True):
-            if way.exact or answer.missing_shards or _random.random() >= self._share:
+            if options.exact or answer.missing_shards or _random.random() >= self._share:
                 continue
             if self.is_busy or monotonic() < self._rest_until:
                 self._metrics.shadow("skipped")
                 continue
             self._busy.set()
-            self._thread.submit(self._compare, question, way, answer.snapshot, hits)
+            self._thread.submit(self._compare, question, options, answer.snapshot, hits)
 
-    def _compare(self, question: str, way: Way, snapshot: int, hits: Sequence[Hit]) -> None:
+    def _compare(self, question: str, options: SearchOptions, snapshot: int, hits: Sequence[Hit]) -> None:
         started = monotonic()
         try:
-            self._count(question, way, snapshot, hits)
+            self._count(question, options, snapshot, hits)
         except Exception:  # any error: no user waits for this
             self._metrics.shadow("failed")
             _log.exception("a question could not be compared with exact search")
@@ -64,13 +64,13 @@ class Shadow:
             self._rest_until = monotonic() + RESTS * seconds
             self._busy.clear()
 
-    def _count(self, question: str, way: Way, snapshot: int, hits: Sequence[Hit]) -> None:
+    def _count(self, question: str, options: SearchOptions, snapshot: int, hits: Sequence[Hit]) -> None:
         with self._follower.snapshot() as retriever:
             default = retriever.body.lexical.mode if retriever.body.lexical else "dense"
             # the answers of BM25 are exact, and those of another snapshot cannot be compared
-            if (way.mode or default) == "bm25" or retriever.number != snapshot:
+            if (options.mode or default) == "bm25" or retriever.number != snapshot:
                 return
-            answer = retriever.search([question], way.k, mode=way.mode, exact=True, where=way.where)
+            answer = retriever.search([question], options.k, mode=options.mode, exact=True, where=options.where)
         if answer.missing_shards:
             self._metrics.shadow("skipped")
             return

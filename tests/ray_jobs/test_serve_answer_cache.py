@@ -1,4 +1,4 @@
-"""The cache of answers: only what was asked before, in the same way, of the snapshot in use; within its limit."""
+"""The cache of answers: only what was asked before, with the same options, of the snapshot in use; within its limit."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ import pytest
 from dpr.search.filters import parse_filter
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
-from ray_jobs.serve.answer_cache import AnswerCache, Way
+from ray_jobs.serve.answer_cache import AnswerCache, SearchOptions
 from ray_jobs.serve.batch import Batcher
 
 pytestmark = pytest.mark.without_ray
-WAYS = [
-    Way(1),
-    Way(2),
-    Way(1, "bm25"),
-    Way(1, exact=True),
-    Way(1, where=parse_filter({"year": 1})),
-    Way(1, where=parse_filter({"year": True})),
+OPTIONS = [
+    SearchOptions(1),
+    SearchOptions(2),
+    SearchOptions(1, "bm25"),
+    SearchOptions(1, exact=True),
+    SearchOptions(1, where=parse_filter({"year": 1})),
+    SearchOptions(1, where=parse_filter({"year": True})),
 ]
 
 
@@ -29,23 +29,23 @@ class Counting:
         self.searched: list[str] = []
         self.number = 1
 
-    def search(self, questions: Sequence[str], k: int, **way: object) -> Answer:  # noqa: ARG002
+    def search(self, questions: Sequence[str], k: int, **options: object) -> Answer:  # noqa: ARG002
         hits = [[Hit(1, float(len(self.searched)), question, "", "")] for question in questions]
         self.searched += questions
         return Answer(self.number, f"encoder {self.number}", hits, [7] * len(hits), 0.5, 0.25)
 
 
-def ask(batcher: Batcher, questions: Sequence[str], way: Way = WAYS[0]) -> Answer:
-    return asyncio.run(batcher.search(questions, way))
+def ask(batcher: Batcher, questions: Sequence[str], options: SearchOptions = OPTIONS[0]) -> Answer:
+    return asyncio.run(batcher.search(questions, options))
 
 
 def test_a_question_is_searched_once_in_each_way() -> None:
     counting = Counting()
     batcher = Batcher(counting, cache=AnswerCache(10**6))
-    first = [ask(batcher, ["a"], way) for way in WAYS]
-    assert counting.searched == ["a"] * len(WAYS)
-    again = [ask(batcher, ["a"], way) for way in WAYS]
-    assert counting.searched == ["a"] * len(WAYS)
+    first = [ask(batcher, ["a"], options) for options in OPTIONS]
+    assert counting.searched == ["a"] * len(OPTIONS)
+    again = [ask(batcher, ["a"], options) for options in OPTIONS]
+    assert counting.searched == ["a"] * len(OPTIONS)
     assert [answer.hits for answer in again] == [answer.hits for answer in first]
     assert {(answer.snapshot, answer.encoder_id, *answer.lost_tokens) for answer in again} == {(1, "encoder 1", 7)}
     assert {(answer.encode_seconds, answer.search_seconds) for answer in again} == {(0.0, 0.0)}

@@ -10,7 +10,7 @@ from dpr.formats.lexical_entry import SearchMode
 from dpr.search.filters import Filter, parse_filter
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
-from ray_jobs.serve.answer_cache import Way
+from ray_jobs.serve.answer_cache import SearchOptions
 from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher
 
 pytestmark = pytest.mark.without_ray
@@ -21,7 +21,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.number = 1
-        self.batches: list[tuple[list[str], Way]] = []
+        self.batches: list[tuple[list[str], SearchOptions]] = []
         self.threads: set[int] = set()
         self.begun = 0
         self.go = threading.Semaphore(0)
@@ -31,7 +31,7 @@ class Echo:
     ) -> Answer:
         self.begun += 1
         self.go.acquire()
-        self.batches.append((list(questions), Way(k, mode, exact, where)))
+        self.batches.append((list(questions), SearchOptions(k, mode, exact, where)))
         self.threads.add(threading.get_ident())
         if "poison" in questions:
             raise ValueError("poison")
@@ -47,7 +47,7 @@ class Echo:
 
 async def busy(echo: Echo, batcher: Batcher) -> asyncio.Task[Answer]:
     """Send a question, and return once its batch is being answered, so that later questions have to wait."""
-    first = asyncio.create_task(batcher.search(["first"], Way(1)))
+    first = asyncio.create_task(batcher.search(["first"], SearchOptions(1)))
     while not echo.begun:
         await asyncio.sleep(0.001)
     return first
@@ -59,16 +59,16 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
         batcher = Batcher(echo, at_once=1)
         first = await busy(echo, batcher)
         later = [
-            asyncio.create_task(batcher.search(questions, way))
-            for questions, way in [
-                (["b"], Way(1)),
-                (["c"], Way(2)),
-                (["d", "e"], Way(1)),
-                (["f"], Way(1, exact=True)),
-                (["g"], Way(1, "bm25")),
-                (["h"], Way(1, where=parse_filter({"year": 1}))),
-                (["i"], Way(1, where=parse_filter({"year": True}))),
-                (["j"], Way(1, where=parse_filter({"year": 1}))),
+            asyncio.create_task(batcher.search(questions, options))
+            for questions, options in [
+                (["b"], SearchOptions(1)),
+                (["c"], SearchOptions(2)),
+                (["d", "e"], SearchOptions(1)),
+                (["f"], SearchOptions(1, exact=True)),
+                (["g"], SearchOptions(1, "bm25")),
+                (["h"], SearchOptions(1, where=parse_filter({"year": 1}))),
+                (["i"], SearchOptions(1, where=parse_filter({"year": True}))),
+                (["j"], SearchOptions(1, where=parse_filter({"year": 1}))),
             ]
         ]
         await asyncio.sleep(0)
@@ -77,13 +77,13 @@ def test_what_arrives_during_a_batch_goes_together_into_the_next() -> None:
 
     echo, answers = asyncio.run(ask())
     assert echo.batches == [
-        (["first"], Way(1)),
-        (["b", "d", "e"], Way(1)),
-        (["c"], Way(2)),
-        (["f"], Way(1, exact=True)),
-        (["g"], Way(1, "bm25")),
-        (["h", "j"], Way(1, where=parse_filter({"year": 1}))),
-        (["i"], Way(1, where=parse_filter({"year": True}))),
+        (["first"], SearchOptions(1)),
+        (["b", "d", "e"], SearchOptions(1)),
+        (["c"], SearchOptions(2)),
+        (["f"], SearchOptions(1, exact=True)),
+        (["g"], SearchOptions(1, "bm25")),
+        (["h", "j"], SearchOptions(1, where=parse_filter({"year": 1}))),
+        (["i"], SearchOptions(1, where=parse_filter({"year": True}))),
     ]
     assert [[[hit.id for hit in hits] for hits in answer.hits] for answer in answers] == [
         [["first"]],
@@ -110,7 +110,7 @@ def test_a_second_batch_begins_with_as_many_questions_as_the_first_has() -> None
 
         async def send(questions: list[str], begun: int) -> None:
             """Send a request, and return once so many batches have begun."""
-            tasks.append(asyncio.create_task(batcher.search(questions, Way(1))))
+            tasks.append(asyncio.create_task(batcher.search(questions, SearchOptions(1))))
             await asyncio.sleep(0.01)
             while echo.begun < begun:
                 await asyncio.sleep(0.001)
@@ -134,8 +134,8 @@ def test_batches_are_bounded_and_a_larger_request_goes_alone() -> None:
         echo = Echo()
         batcher = Batcher(echo, at_once=1)
         large = [f"large{number}" for number in range(BATCH_QUESTIONS + 1)]
-        searches = [batcher.search([f"q{number}"], Way(1)) for number in range(BATCH_QUESTIONS + 3)]
-        tasks = [asyncio.create_task(one) for one in [*searches, batcher.search(large, Way(1))]]
+        searches = [batcher.search([f"q{number}"], SearchOptions(1)) for number in range(BATCH_QUESTIONS + 3)]
+        tasks = [asyncio.create_task(one) for one in [*searches, batcher.search(large, SearchOptions(1))]]
         echo.go.release(10)
         await asyncio.gather(*tasks)
         return echo
@@ -149,7 +149,7 @@ def test_a_question_that_cannot_be_answered_fails_alone() -> None:
         echo = Echo()
         batcher = Batcher(echo, at_once=1)
         echo.go.release(10)
-        searches = [batcher.search([question], Way(1)) for question in ("a", "poison", "b")]
+        searches = [batcher.search([question], SearchOptions(1)) for question in ("a", "poison", "b")]
         return await asyncio.gather(*searches, return_exceptions=True)
 
     before, poison, after = asyncio.run(ask())
@@ -165,7 +165,9 @@ def test_a_client_that_has_gone_costs_nothing() -> None:
         echo = Echo()
         batcher = Batcher(echo, at_once=1)
         first = await busy(echo, batcher)
-        gone, kept = (asyncio.create_task(batcher.search([question], Way(1))) for question in ("gone", "kept"))
+        gone, kept = (
+            asyncio.create_task(batcher.search([question], SearchOptions(1))) for question in ("gone", "kept")
+        )
         await asyncio.sleep(0)
         gone.cancel()
         echo.go.release(10)

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from dpr.operations.follow import Follower
 from dpr.search.retrieve import Answer, Retriever
 from ray_jobs.serve.app import make_app
-from ray_jobs.serve.batch import Way
+from ray_jobs.serve.batch import SearchOptions
 from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.shadow import Shadow
 from ray_jobs.serve.status_route import Watch
@@ -64,7 +64,7 @@ def test_recall_is_that_of_brute_force(collection: Collection, follower: Followe
     hits = 0
     for number, question in enumerate(QUESTIONS, 1):
         answer = follower.search([question], K)
-        shadow.draw([question], Way(K), answer)
+        shadow.draw([question], SearchOptions(K), answer)
         wait_until(lambda number=number: results(metrics).get("compared") == number and not shadow.is_busy)
         with follower.snapshot() as retriever:
             (question_D,) = retriever.encode([question])
@@ -81,9 +81,9 @@ def test_while_it_works_or_rests_no_further_question_is_compared(
     metrics = Metrics()
     shadow = Shadow(follower, metrics, share=1.0)
     answer = follower.search(QUESTIONS, K)
-    shadow.draw(QUESTIONS, Way(K), answer)
+    shadow.draw(QUESTIONS, SearchOptions(K), answer)
     wait_until(lambda: not shadow.is_busy)
-    shadow.draw(QUESTIONS, Way(K), answer)
+    shadow.draw(QUESTIONS, SearchOptions(K), answer)
     assert results(metrics) == {"compared": 1, "skipped": 2 * len(QUESTIONS) - 1}
 
 
@@ -91,11 +91,11 @@ def test_what_tells_nothing_is_not_counted(follower: Follower) -> None:
     """Exact answers; those of a snapshot that is not served any more; and those that nobody drew."""
     metrics = Metrics()
     answer = follower.search(QUESTIONS[:1], K)
-    Shadow(follower, metrics, share=1.0).draw(QUESTIONS[:1], Way(K, exact=True), answer)
-    Shadow(follower, metrics, share=0.0).draw(QUESTIONS[:1], Way(K), answer)
+    Shadow(follower, metrics, share=1.0).draw(QUESTIONS[:1], SearchOptions(K, exact=True), answer)
+    Shadow(follower, metrics, share=0.0).draw(QUESTIONS[:1], SearchOptions(K), answer)
     old = Answer(7, answer.encoder_id, answer.hits, [0], 0.0, 0.0)
     shadow = Shadow(follower, metrics, share=1.0)
-    shadow.draw(QUESTIONS[:1], Way(K), old)
+    shadow.draw(QUESTIONS[:1], SearchOptions(K), old)
     wait_until(lambda: not shadow.is_busy)
     assert results(metrics) == {}
 
@@ -105,7 +105,7 @@ def test_one_in_a_hundred_is_drawn(follower: Follower) -> None:
     shadow = Shadow(follower, metrics)
     answer = follower.search(QUESTIONS[:1], K)
     many = Answer(1, answer.encoder_id, answer.hits * 40_000, [0] * 40_000, 0.0, 0.0)
-    shadow.draw(QUESTIONS[:1] * 40_000, Way(K), many)
+    shadow.draw(QUESTIONS[:1] * 40_000, SearchOptions(K), many)
     wait_until(lambda: not shadow.is_busy)
     # 20 is the standard deviation of a sample of 1% of 40,000
     assert abs(sum(results(metrics).values()) - 400) < 6 * 20
