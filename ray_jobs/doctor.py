@@ -15,6 +15,7 @@ from dpr.errors import ClusterError
 from dpr.operations.check import Finding
 from dpr.store import open_store
 from dpr.store.proof import prove_put_if_absent
+from dpr.store.s3 import S3Store
 from ray_jobs.connect import connected, named_cluster
 from ray_jobs.node_facts import NodeFacts, facts_here
 
@@ -61,6 +62,7 @@ def diagnose(cluster: Cluster) -> list[Finding]:
         "cache": _cache,
         "GPUs": _gpus,
         "ports": _ports,
+        "rights": _rights,
     }
     topics |= others if cluster.nodes else {}
     return [Finding.of(topic, partial(look, cluster)) for topic, look in topics.items()]
@@ -171,11 +173,20 @@ def _ports(cluster: Cluster) -> str:
     return f"{len(open_)} are open beyond loopback, behind Ray's token"
 
 
+def _rights(cluster: Cluster) -> str:
+    root = [node.name for node in cluster.nodes if node.is_root]
+    if not root:
+        return "Ray runs as root nowhere"
+    return f"Ray runs as root on {', '.join(root)}, which nothing needs; start it as a user of its own"
+
+
 def _store(url: str) -> Finding:
     def look() -> str:
         store = open_store(url)
         prove_put_if_absent(store)
         next(iter(store.list("")), None)
-        return f"{store.url} can be read, written, listed and deleted from, and refuses to replace an object"
+        found = f"{store.url} can be read, written, listed and deleted from, and refuses to replace an object"
+        more = store.needless_rights() if isinstance(store, S3Store) else ()
+        return f"{found}; its credentials can also {' and '.join(more)}, which no run needs" if more else found
 
     return Finding.of("store", look)

@@ -44,6 +44,8 @@ class NodeFacts:
     """Faults of its GPUs, a sentence each."""
     reachable: tuple[str, ...]
     """Addresses beyond loopback at which Ray's processes listen: `process address:port`."""
+    is_root: bool
+    """Whether Ray runs as root."""
 
 
 def facts_here() -> NodeFacts:
@@ -60,6 +62,7 @@ def facts_here() -> NodeFacts:
         gpus=gpus,
         gpu_faults=faults,
         reachable=tuple(sorted(_reachable())),
+        is_root=os.geteuid() == 0,
     )
 
 

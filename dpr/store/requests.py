@@ -10,6 +10,7 @@ CLASSES = {
     "get_object": "GET",
     "head_object": "GET",
     "list_objects_v2": "LIST",
+    "list_buckets": "LIST",
     "delete_object": "DELETE",
     "abort_multipart_upload": "DELETE",
 }

@@ -128,6 +128,19 @@ class S3Store:
     def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:  # noqa: ARG002
         return ()  # uploads that were never completed have ids that nobody knows; the bucket's own rule removes them
 
+    def needless_rights(self) -> tuple[str, ...]:
+        """Return what the credentials allow and no store needs, in words, as far as reading alone can tell."""
+        tried = {"list all buckets of the account": self._bucket.list_buckets}
+        if self._prefix:  # Ceph does not compare a prefix that is missing with a policy
+            elsewhere = partial(self._bucket.request, "list_objects_v2", Prefix=f"not-{self._prefix}", MaxKeys=1)
+            tried[f"list objects outside of {self._prefix}"] = elsewhere
+        allowed = []
+        for right, attempt in tried.items():
+            with contextlib.suppress(StoreError):
+                self._bucket.run_once(self.url, attempt)
+                allowed.append(right)
+        return tuple(allowed)
+
     def _chunks(self, name: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Yield the object's bytes from `start`, in order, with at most CONCURRENT_CHUNKS chunks in memory."""
         first_bytes = CHUNK_BYTES if length is None else min(CHUNK_BYTES, length)

@@ -61,6 +61,11 @@ class S3Bucket:
         count_request(method, len(body) if isinstance(body, bytes) else 0)
         return await self._filesystem()._call_s3(method, Bucket=self.name, **arguments)
 
+    async def list_buckets(self) -> Any:
+        """List the buckets that the credentials may see, within an attempt."""
+        count_request("list_buckets", 0)
+        return await self._filesystem()._call_s3("list_buckets")
+
     async def _repeat(self, subject: str, attempt: Attempt[T], patience: Patience) -> T:
         await self._set_up(subject)
         started = time.monotonic()

@@ -16,7 +16,9 @@ from ray_jobs.node_facts import NodeFacts, facts_here
 from tests.ray_jobs.conftest import Dpr
 from tests.ray_jobs.local_ray import LocalRay
 
-NODE = NodeFacts("one", {"python": "3.12.3", "ray": "2.60.0"}, 0.1, 10**10, "/cache", 10**11, ("H100",), (), ())
+NODE = NodeFacts(
+    "one", {"python": "3.12.3", "ray": "2.60.0"}, 0.1, 10**10, "/cache", 10**11, ("H100",), (), (), is_root=False
+)
 TWO = replace(NODE, name="two")
 SERVER = """
 import socket, sys
@@ -34,7 +36,7 @@ def found(*nodes: NodeFacts, silent: tuple[str, ...] = (), has_token: bool = Tru
 @pytest.mark.without_ray
 def test_two_equal_machines_are_fit() -> None:
     findings = found(NODE, TWO)
-    assert [finding.error for finding in findings.values()] == [None] * 7
+    assert [finding.error for finding in findings.values()] == [None] * 8
     assert findings["GPUs"].sentence == "2 H100"
     assert findings["machines"].sentence == "2 of 10.0.0.1:6379: one, two"
 
@@ -69,6 +71,12 @@ def test_open_ports_need_a_token() -> None:
 
 
 @pytest.mark.without_ray
+def test_machines_where_ray_runs_as_root_are_named() -> None:
+    assert found(NODE)["rights"].sentence == "Ray runs as root nowhere"
+    assert found(NODE, replace(TWO, is_root=True))["rights"].sentence.startswith("Ray runs as root on two, which")
+
+
+@pytest.mark.without_ray
 def test_machines_that_do_not_answer_are_named() -> None:
     assert "two did not answer within" in str(found(NODE, silent=("two",))["machines"].error)
     (alone,) = found(silent=("one", "two")).values()  # nothing is known of anything else
@@ -99,7 +107,7 @@ def test_this_machine_and_a_store_are_examined(dpr: Dpr, local_ray: LocalRay, tm
     local_ray.use()
     _, out, _ = dpr("doctor", str(tmp_path / "store"), "--json")
     findings = {row["topic"]: row for row in json.loads(out)}
-    assert list(findings) == ["machines", "versions", "clocks", "memory", "cache", "GPUs", "ports", "store"]
+    assert list(findings) == ["machines", "versions", "clocks", "memory", "cache", "GPUs", "ports", "rights", "store"]
     assert all(findings[topic]["ok"] for topic in ("machines", "versions", "clocks", "store"))
     assert f"python {sys.version.split()[0]}" in findings["versions"]["found"]
     assert "refuses to replace an object" in findings["store"]["found"]

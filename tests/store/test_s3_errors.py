@@ -102,6 +102,25 @@ def test_access_denied(ceph_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) 
         assert f"s3:ListBucket on bucket {bucket}" in message
 
 
+def test_rights_that_no_store_needs_are_named(ceph_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) -> None:
+    ceph_endpoint.use(settings)
+    bucket = new_bucket(ceph_endpoint)
+    store = S3Store(f"s3://{bucket}/here")
+    everywhere = ("list all buckets of the account", "list objects outside of here/")
+    assert store.needless_rights() == everywhere
+    deny = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:ListBucket",
+        "Resource": f"arn:aws:s3:::{bucket}",
+        "Condition": {"StringNotLike": {"s3:prefix": "here/*"}},
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
+    ceph_endpoint.client().put_bucket_policy(Bucket=bucket, Policy=policy)
+    assert store.needless_rights() == everywhere[:1]
+    assert list(store.list()) == []
+
+
 def test_no_credentials(moto_endpoint: S3Endpoint, settings: pytest.MonkeyPatch) -> None:
     moto_endpoint.use(settings)
     settings.delenv("AWS_ACCESS_KEY_ID")

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CUT_SECONDS = 90.0
 """Longer than the lease of the nights of these tests, and than Ray takes to give a node up."""
-NOTICE_SECONDS = 20
+NOTICE_SECONDS = 10
 """Seconds of notice that a cloud gives before it takes a machine back."""
 FULL_SHARE = 0.95
 
