@@ -46,7 +46,7 @@ def billion() -> list[Stage]:
         ),  # partitioned as in docs/scale.md, which is not built: 3.9 million keys each
         Stage("embed", units, 261.5 * 4 / 440, GPUS),
         Stage("train", 1, 9.8 * 4, GPUS),  # 65,536 lists, on as large a sample
-        Stage("build", units, 8.6 * 4 / 440, GPUS),
+        Stage("build", units, 8.6 * 4 / 440 * 4, GPUS),  # at most: four times as many lists to compare a passage with
         Stage("merge", 48, 13.4, 1),
         Stage("truth", units, 1.5 * 4 / 440, GPUS),
         Stage("gate", 1, 6.7 * 47.6, 1),  # reads the kept neighbours of all segments
