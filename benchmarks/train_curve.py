@@ -5,16 +5,18 @@
 On a CPU, in minutes: --pairs 120 480 --batches 8 32 --epochs 2 --max-tokens 64 --passages 600 --questions 200
 
 Training starts from a body that knows little of retrieval: the lower layers of MiniLM, or with `--reset` all of its
-layers, of which the upper ones are drawn again. The negatives are those of the batch alone. All cells of the table have
-the same learning rate, epochs and seed, and the weights of the last step count. Dev questions decide nothing. They are
-asked exactly, among all passages or among `--passages`. FOLDER keeps what is measured; started again, it goes on.
+layers, of which the upper ones are drawn again. The pairs are drawn at random, fewer of them being the first of more.
+The negatives are those of the batch alone. All cells of the table have the same learning rate and seed, and the weights
+of the last step count. `--epochs` is one number, or one for each of `--pairs`. Dev questions decide nothing. They are
+asked exactly, among all passages or among `--passages`. FOLDER keeps the models and what is measured; started again, it
+goes on.
 """
 
 import argparse
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from train import cpu_name
-from train_medquad import ExactSearch, read_passages
+from train_medquad import ExactSearch, read_passages, shuffled
 
 from dpr.corpus.rows import Passage
 from dpr.encoder.spec import resolve
@@ -39,8 +41,10 @@ from dpr.recipe import EncoderConfig
 from dpr.recipe_index import LexicalConfig
 from dpr.search.hits import Hit
 from dpr.store import open_store
+from dpr.train.example_files import read_examples
+from dpr.train.mine import Mining, mine
 from dpr.train.run_training import train_here
-from dpr.train.train_recipe import Objective, Optimiser, Stopping, TrainingData, TrainRecipe
+from dpr.train.train_recipe import Objective, Optimiser, Stopping, TrainingData, TrainingResources, TrainRecipe
 from ray_jobs.console import ConsoleProgress
 
 AT = (1, 20, 100)
@@ -48,6 +52,7 @@ AT = (1, 20, 100)
 BESIDE = (1, 20)
 """Ranks at which BM25 is compared with."""
 LAYER = "encoder.layer."
+PAIRS = "pairs.json"
 WORDS = LexicalConfig()
 Ranks = list[int | None]
 
@@ -64,31 +69,64 @@ class Searched:
         return [each.rank for each in judge(self.questions, hits)]
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One training of the table."""
+
+    pairs: int
+    batch: int
+    epochs: int
+
+
 def main() -> None:
     """Train and measure each cell, print the table, and write it."""
     given = parsed()
     given.folder.mkdir(parents=True, exist_ok=True)
     body = cut_body(given)
     searched = read_searched(given)
-    found = {"BM25": bm25(searched), "the body before training": dense(searched, encoder_of(given, str(body)))}
+    write_pairs(given)
+    found = {"BM25": bm25(searched)}
     print_shares(found)
+    found["the body before training"] = measured(
+        given.folder / "before.json", lambda: dense(searched, encoder_of(given, str(body)))
+    )
     with ConsoleProgress(Console(stderr=True, soft_wrap=True)) as progress:
         for batch in given.batches:
-            for pairs in given.pairs:
-                name = f"{pairs} pairs, batch {batch}"
+            for pairs, epochs in zip(given.pairs, given.epochs, strict=True):
+                recipe = recipe_of(given, str(body), Cell(pairs, batch, epochs))
+
+                def trained(recipe: TrainRecipe = recipe) -> Ranks:
+                    model = train_here(recipe, progress)
+                    return dense(searched, model.encoder_in(open_store(recipe.store)))
+
                 kept = given.folder / f"{pairs}-{batch}.json"
-                if not kept.exists():
-                    store = given.folder / f"{pairs}-{batch}"
-                    model = train_here(recipe_of(given, str(body), pairs, batch), progress)
-                    ranks = dense(searched, model.encoder_in(open_store(str(store))))
-                    kept.write_text(json.dumps(ranks))
-                    shutil.rmtree(store)
-                found[name] = json.loads(kept.read_text())
-                print_shares({name: found[name]})
+                found[f"{pairs:,} pairs, batch {batch}"] = measured(kept, trained)
     text = report(given, searched, found)
     print(text)
     if given.out:
         given.out.write_text(text)
+
+
+def measured(kept: Path, make: Callable[[], Ranks]) -> Ranks:
+    """Return the ranks in a file, which is written if it is not there."""
+    if not kept.exists():
+        unfinished = kept.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(make()))
+        unfinished.rename(kept)
+    ranks: Ranks = json.loads(kept.read_text())
+    print_shares({kept.stem: ranks})
+    return ranks
+
+
+def write_pairs(given: argparse.Namespace) -> None:
+    """Write the pairs of the largest cell in random order."""
+    kept = given.folder / PAIRS
+    if not kept.exists():
+        drawn = shuffled(list(read_examples(TrainingData(path=given.data))), given.seed)[: max(given.pairs)]
+        unfinished = kept.with_suffix(".tmp")
+        with unfinished.open("w") as file:
+            mine(drawn, lambda questions, _: [[] for _ in questions], Mining(), file)
+        unfinished.rename(kept)
 
 
 def parsed() -> argparse.Namespace:
@@ -99,16 +137,22 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--layers", type=int, default=3, help="lower layers that are kept as they are")
-    parser.add_argument("--reset", action="store_true", help="draw the upper layers again; else they are left out")
+    parser.add_argument("--reset", action="store_true", help="draw the upper layers anew; else they are left out")
     parser.add_argument("--pairs", type=int, nargs="+", default=[1_000, 3_000, 10_000])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 128])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[10], help="one for all, or one for each of --pairs")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--precision", default="auto", help="of the training: auto, fp32 or bf16")
     parser.add_argument("--passages", type=int, help="passages searched; default: all")
     parser.add_argument("--questions", type=int, help="dev questions; default: all")
     parser.add_argument("--seed", type=int, default=7)
-    return parser.parse_args()
+    given = parser.parse_args()
+    if len(given.epochs) == 1:
+        given.epochs *= len(given.pairs)
+    if len(given.epochs) != len(given.pairs):
+        parser.error("--epochs is one number, or one for each of --pairs")
+    return given
 
 
 def cut_body(given: argparse.Namespace) -> Path:
@@ -135,7 +179,7 @@ def cut_body(given: argparse.Namespace) -> Path:
 
 
 def is_upper(name: str, layers: int) -> bool:
-    """Return whether a weight belongs to a layer above the kept ones."""
+    """Tell whether a weight belongs to a layer above the first so many."""
     _, found, rest = name.partition(LAYER)
     return bool(found) and int(rest.partition(".")[0]) >= layers
 
@@ -190,15 +234,16 @@ def bm25(searched: Searched) -> Ranks:
     return searched.ranks([list(hits(*pair)) for pair in pairs])
 
 
-def recipe_of(given: argparse.Namespace, body: str, pairs: int, batch: int) -> TrainRecipe:
+def recipe_of(given: argparse.Namespace, body: str, cell: Cell) -> TrainRecipe:
     """Return the training of a cell."""
     return TrainRecipe(
-        store=str(given.folder / f"{pairs}-{batch}"),
+        store=str(given.folder / f"{cell.pairs}-{cell.batch}"),
         encoder=encoder_of(given, body),
-        data=TrainingData(path=given.data, max_questions=pairs),
-        objective=Objective(batch=batch, hard_negatives=0),
-        optimiser=Optimiser(epochs=given.epochs, learning_rate=given.learning_rate, seed=given.seed),
+        data=TrainingData(path=str(given.folder / PAIRS), max_questions=cell.pairs),
+        objective=Objective(batch=cell.batch, hard_negatives=0),
+        optimiser=Optimiser(epochs=cell.epochs, learning_rate=given.learning_rate, seed=given.seed),
         stopping=Stopping(keep="last"),
+        resources=TrainingResources(precision=given.precision),
     )
 
 
@@ -216,7 +261,7 @@ def print_shares(found: dict[str, Ranks]) -> None:
 def report(given: argparse.Namespace, searched: Searched, found: dict[str, Ranks]) -> str:
     """Return the result as Markdown."""
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-    upper = "the layers above drawn again" if given.reset else "without the layers above"
+    upper = "the layers above drawn anew" if given.reset else "without the layers above"
     shown = ("data", "model", "folder", "out", "reset")
     settings = {name: value for name, value in vars(given).items() if name not in shown and value is not None}
     flags = " ".join(
@@ -232,7 +277,7 @@ def report(given: argparse.Namespace, searched: Searched, found: dict[str, Ranks
         f"{processor}. Python {platform.python_version()}, torch {torch.__version__}, transformers "
         f"{transformers.__version__}.",
         f"Body: the first {given.layers} layers of MiniLM, {upper}. Negatives of the batch alone; "
-        f"{given.epochs} epochs, learning rate {given.learning_rate:g}, seed {given.seed}, at most {given.max_tokens} "
+        f"epochs as given, learning rate {given.learning_rate:g}, seed {given.seed}, at most {given.max_tokens} "
         "tokens. The weights of the last step count.",
         f"{len(searched.questions.questions):,} dev questions, exact search among {len(searched.passages):,} passages. "
         "95% intervals; the difference from BM25 is paired by question.",

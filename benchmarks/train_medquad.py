@@ -1,12 +1,15 @@
 """Fine-tune MiniLM on the train questions of MedQuAD or SQuAD, and measure the dev questions before and after.
 
     python benchmarks/train_medquad.py --data DATA/medquad --model MODEL --folder FOLDER --out FILE
-    python benchmarks/train_medquad.py --data DATA/squad --model MODEL --folder FOLDER --out FILE
+    python benchmarks/train_medquad.py --data DATA/squad --model MODEL --folder FOLDER --out FILE --held-apart 2000
 
 All passages are searched exactly, before and after; the differences are paired by question. Hard negatives come from
 the encoder as it is: the best passages of the whole corpus that are not judged to answer. The dev questions decide
-neither when training ends nor which weights are kept: those of the last step count. FOLDER gets the negatives, the
-checkpoints and the model; started again with the same FOLDER, it goes on.
+neither when training ends nor which weights are kept: those of the last step count. FOLDER gets the vectors of before,
+the negatives (negatives.json), the checkpoints and the model; started again with the same FOLDER, it goes on.
+
+With `--held-apart`, the last train questions go to FOLDER/held-apart.json. They are not trained on, and the training is
+measured on them instead of the dev questions, so that settings can be chosen by them.
 """
 
 import argparse
@@ -35,6 +38,7 @@ from dpr.recipe import CorpusConfig, EncoderConfig
 from dpr.search.hits import Hit
 from dpr.store import open_store
 from dpr.train.example_files import read_examples
+from dpr.train.examples import Read
 from dpr.train.mine import Mining, mine
 from dpr.train.run_training import train_here
 from dpr.train.train_recipe import (
@@ -55,12 +59,20 @@ QUESTIONS_AT_ONCE = 512
 class ExactSearch:
     """Passages as vectors of an encoder, all of which are compared with each question."""
 
-    def __init__(self, passages: Sequence[Passage], encoder: EncoderConfig, device: str) -> None:
-        spec, compute = resolve(encoder), Compute(precision="fp32", device=device)
+    def __init__(
+        self, passages: Sequence[Passage], encoder: EncoderConfig, device: str, kept: Path | None = None
+    ) -> None:
+        """Encode the passages; `kept`: a file of their vectors, which is read if it is there, and written if not."""
+        spec, compute = resolve(encoder), Compute(device=device)
         self._passages, self._questions = passages, QuestionEncoder(spec.question, compute)
-        titles, texts = ([getattr(each, name) for each in passages] for name in ("title", "text"))
-        vectors = PassageEncoder(spec.passage, compute).encode(titles, texts).astype(np.float32)
-        self._vectors = torch.from_numpy(vectors).to(device)
+        if kept is not None and kept.exists():
+            vectors = np.load(kept)
+        else:
+            titles, texts = ([getattr(each, name) for each in passages] for name in ("title", "text"))
+            vectors = PassageEncoder(spec.passage, compute).encode(titles, texts)
+            if kept is not None:
+                np.save(kept, vectors)
+        self._vectors = torch.from_numpy(vectors.astype(np.float32)).to(device)
 
     def search(self, questions: list[str], k: int) -> list[list[Hit]]:
         """Return the best k passages of each question."""
@@ -94,6 +106,10 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--temperature", type=float, default=0.05)
     parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--questions", type=int, help="train questions that are used, drawn at random; default: all")
+    parser.add_argument("--held-apart", type=int, default=0, help="the last train questions, to choose settings by")
+    parser.add_argument("--mined", type=int, default=30, help="hits of a question that hard negatives are drawn from")
+    parser.add_argument("--precision", default="auto", help="of the training: auto, fp32 or bf16")
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -101,45 +117,57 @@ def main() -> None:
     asked = read_questions(arguments.data, f"{arguments.data}/qrels.dev.tsv.gz", "ids")
     start = EncoderConfig(model=arguments.model, max_tokens=arguments.max_tokens)
     passages = read_passages(arguments.data)
-    before = ExactSearch(passages, start, device)
+    before = ExactSearch(passages, start, device, arguments.folder / "before.npy")
     as_it_comes = ranked("before", before, asked)
     negatives = arguments.folder / "negatives.json"
     if not negatives.exists():
-        write_negatives(arguments.data, before, negatives)
+        write_negatives(arguments, before, negatives)
     recipe = recipe_of(arguments, start, negatives)
     started = time.monotonic()
     with ConsoleProgress(Console(stderr=True, soft_wrap=True)) as progress:
         model = train_here(recipe, progress)
     seconds = time.monotonic() - started
     after = ExactSearch(passages, model.encoder_in(open_store(recipe.store)), device)
-    text = report(recipe, Comparison(as_it_comes, ranked("after", after, asked)), seconds)
+    text = report(arguments, recipe, Comparison(as_it_comes, ranked("after", after, asked)), seconds)
     print(text)
     if arguments.out:
         arguments.out.write_text(text)
 
 
-def write_negatives(data: str, search: ExactSearch, path: Path) -> None:
-    """Write the train questions with hard negatives."""
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w") as file:
-        mined = mine(read_examples(TrainingData(path=data)), search.search, Mining(depth=DEPTH, most=30), file)
-    unfinished.rename(path)
-    print(mined.describe(), flush=True)
+def write_negatives(arguments: argparse.Namespace, search: ExactSearch, path: Path) -> None:
+    """Write the train questions with hard negatives, in random order, and those that are held apart."""
+    examples = list(read_examples(TrainingData(path=arguments.data)))
+    trained = examples[: len(examples) - arguments.held_apart]
+    drawn = shuffled(trained, arguments.seed)[: arguments.questions]
+    for name, some in (("held-apart.json", examples[len(trained) :]), (path.name, drawn)):
+        unfinished = path.with_suffix(".tmp")
+        with unfinished.open("w") as file:
+            mined = mine(some, search.search, Mining(depth=DEPTH, most=arguments.mined), file)
+        unfinished.rename(path.with_name(name))
+        print(f"{name}: {mined.describe()}", flush=True)
+
+
+def shuffled(examples: Sequence[Read], seed: int) -> list[Read]:
+    """Return examples in random order: neighbours in a file are often of one article."""
+    return [examples[place] for place in np.random.default_rng(seed).permutation(len(examples)).tolist()]
 
 
 def recipe_of(arguments: argparse.Namespace, encoder: EncoderConfig, negatives: Path) -> TrainRecipe:
-    """Return the training: the dev questions are shown, and decide nothing."""
+    """Return the training: the questions of `dev` are shown, and decide nothing."""
+    shown = DevData(path=arguments.data, qrels=f"{arguments.data}/qrels.dev.tsv.gz")
+    if arguments.held_apart:
+        shown = DevData(path=str(arguments.folder / "held-apart.json"), max_questions=500)
     return TrainRecipe(
         store=str(arguments.folder / "store"),
         encoder=encoder,
         data=TrainingData(path=str(negatives)),
-        dev=DevData(path=arguments.data, qrels=f"{arguments.data}/qrels.dev.tsv.gz"),
+        dev=shown,
         objective=Objective(
             batch=arguments.batch, hard_negatives=arguments.hard_negatives, temperature=arguments.temperature
         ),
         optimiser=Optimiser(epochs=arguments.epochs, learning_rate=arguments.learning_rate, seed=arguments.seed),
         stopping=Stopping(patience=1_000, keep="last"),
-        resources=TrainingResources(),
+        resources=TrainingResources(precision=arguments.precision),
     )
 
 
@@ -150,14 +178,17 @@ def ranked(name: str, search: ExactSearch, asked: QuestionSet) -> Ranking:
     return Ranking(name, metrics, judged, metrics.values(asked.questions, judged))
 
 
-def report(recipe: TrainRecipe, found: Comparison, seconds: float) -> str:
+def report(arguments: argparse.Namespace, recipe: TrainRecipe, found: Comparison, seconds: float) -> str:
     """Return the result as Markdown."""
-    objective, optimiser, name = recipe.objective, recipe.optimiser, Path(str(recipe.dev and recipe.dev.path)).name
+    objective, optimiser, name = recipe.objective, recipe.optimiser, Path(arguments.data).name
+    hidden = ("data", "model", "folder", "out")
+    settings = {key: value for key, value in vars(arguments).items() if key not in hidden and value}
+    flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in settings.items())
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     lines = [
         f"# MiniLM, trained on {name}",
         "",
-        f"    python benchmarks/train_medquad.py --data DATA/{name} --model MODEL --folder FOLDER --out FILE",
+        f"    python benchmarks/train_medquad.py --data DATA/{name} --model MODEL --folder FOLDER --out FILE {flags}",
         "",
         f"{processor}. Python {platform.python_version()}, torch {torch.__version__}, transformers "
         f"{transformers.__version__}. Training took {seconds:,.0f} s.",
