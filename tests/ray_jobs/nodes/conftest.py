@@ -68,11 +68,13 @@ def machines(network: Places, gateway: S3Endpoint) -> Iterator[Machines]:
 
 @pytest.fixture(autouse=True)
 def enough_workers(request: pytest.FixtureRequest) -> None:
-    """Give each test three workers, whatever happened to those of the previous test."""
+    """Give each test three workers, and no others that Ray knows of, whatever happened in the previous test."""
     if "machines" in request.fixturenames:
         cluster: Machines = request.getfixturevalue("machines")
         if (missing := WORKERS - len(cluster.workers)) > 0:
             cluster.add(missing)
+        there = len(cluster.workers) + 1
+        wait_until(lambda: len(cluster.alive()) == there, "Ray gives lost machines up", lambda: str(cluster.alive()))
 
 
 @dataclass(frozen=True)
