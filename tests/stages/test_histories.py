@@ -27,6 +27,7 @@ from dpr.recipe_index import LexicalConfig
 from dpr.run_recipe import Allowed
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Retriever
+from dpr.search.vector_search import MORE_LISTS
 from tests.collection import FirstNights
 from tests.lexical.oracle import bm25s_scores
 from tests.tiny import WORDS, random_texts
@@ -123,7 +124,8 @@ class History:
     def check_answers(self, body: SnapshotBody, questions: list[str]) -> None:
         """The collection holds the corpus, and answers as an index of it made from nothing does.
 
-        Loose rows are an exception: they are always found, with their exact scores.
+        A question visits the nearest lists that have rows, and more of them until it has found K. Loose rows are an
+        exception: they are always found, with their exact scores.
         """
         rows = self.collection.live_rows(body)
         assert {id_: text for id_, (text, _) in rows.items()} == self.corpus
@@ -135,9 +137,11 @@ class History:
         index = faiss.read_index(str(self.collection.file(body.codebook.object.name)))
         assert index.ntotal == 0
         index.add(vectors_ND)
-        index.nprobe = NPROBE
+        index.nprobe = index.nlist
         questions_QD = self.encode_questions(questions)
         scores_QN, rows_QN = index.search(questions_QD, len(ids))
+        lists_N = index.quantizer.assign(vectors_ND.astype(np.float32), 1)[:, 0]
+        _, nearest_QL = index.quantizer.search(questions_QD, index.nlist)
         exact_QN = questions_QD @ vectors_ND.T
         loose = self.loose(body)
         self.seen["loose"] += len(loose)
@@ -151,8 +155,13 @@ class History:
             truth = dict(zip(ids, exact_QN[q].tolist(), strict=True))
             assert_best(exact[q], truth)
             assert_best(by_words[q], {id_: score for id_, score in zip(ids, bm25_QN[q].tolist(), strict=True) if score})
-            visited = {ids[row]: float(score) for score, row in zip(scores_QN[q], rows_QN[q], strict=True) if row >= 0}
-            visited |= {id_: truth[id_] for id_ in loose}
+            by_code = {ids[row]: float(score) for score, row in zip(scores_QN[q], rows_QN[q], strict=True)}
+            there = [number for number in nearest_QL[q] if number in lists_N]
+            visited, nprobe = {}, NPROBE
+            while len(visited) < K and len(visited) < len(ids):
+                some = np.flatnonzero(np.isin(lists_N, there[:nprobe])).tolist()
+                visited = {ids[row]: by_code[ids[row]] for row in some} | {id_: truth[id_] for id_ in loose}
+                nprobe *= MORE_LISTS
             if self.rescore:
                 # the best `rescore` by code are ranked by their vectors; equal codes at the border may fall on either
                 # side
