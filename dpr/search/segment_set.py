@@ -34,7 +34,7 @@ from dpr.search.opened import OpenObjects
 from dpr.search.passage_texts import PassageTexts
 from dpr.search.row_owners import RowOwners
 from dpr.search.vector_cache import VectorCache
-from dpr.search.vectors import MappedVectors, RangeRead, SegmentVectors, read_all
+from dpr.search.vectors import LocalVectors, RangeRead, SegmentVectors, read_all
 from dpr.store import PARALLEL_READS, Store
 
 FETCHES = 4
@@ -70,7 +70,7 @@ class SegmentSet:
         self.dim = vectors[0].dim if vectors else 0
         _check_one_form(entries, vectors)
         self.is_remote = any(opened.is_remote for opened in vectors)
-        self._mapped = MappedVectors(self._vectors) if sum(map(len, vectors)) and not self.is_remote else None
+        self._local = LocalVectors(self._vectors) if sum(map(len, vectors)) and not self.is_remote else None
         self._cache = opened.take("remote vectors", "", VectorCache) if self.is_remote else None
         self.rows = sum(entry.rows for entry in entries)
         """Rows of all segments, dead ones included."""
@@ -110,8 +110,8 @@ class SegmentSet:
 
     def vectors(self, ids_N: Ids) -> Vectors:
         """Return the stored vectors (N, D) float16 of index ids (N,); fastest if those of a segment come together."""
-        if self._mapped is not None:
-            return self._mapped.rows(ids_N >> ROW_BITS, ids_N & ROW_MASK)
+        if self._local is not None:
+            return self._local.rows(ids_N >> ROW_BITS, ids_N & ROW_MASK)
         return self._read(ids_N) if self._cache is None else self._cache.take(ids_N, self.dim, self._read)
 
     def _read(self, ids_N: Ids) -> Vectors:

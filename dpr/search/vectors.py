@@ -24,8 +24,13 @@ from dpr.formats.stored_vectors import Vectors, from_rows
 from dpr.formats.vector_layout import ROW_GROUP_ROWS, VectorLayout, vector_layout
 from dpr.recipe import StoreAs
 from dpr.store import PARALLEL_READS, Store
-from dpr.store.mapped_files import map_file, touch
+from dpr.store.mapped_files import KEPT_BYTES, map_file, touch
+from dpr.store.small_reads import SmallReads
 
+MAPPED_BYTES = KEPT_BYTES // 2
+"""Vectors that take no more stay mapped."""
+FEW_ROWS = 1024
+"""As many vectors at most are read one by one, each in half a microsecond."""
 MAX_GAP_BYTES = 64 << 10
 """Rows closer than this are read from an object store in one request."""
 
@@ -33,9 +38,13 @@ MAX_GAP_BYTES = 64 << 10
 class SegmentVectors:
     """The vectors of one segment; nothing is unpacked."""
 
-    def __init__(self, layout: VectorLayout, mapped: npt.NDArray[np.uint8] | None, store: Store, name: str) -> None:
+    def __init__(
+        self, layout: VectorLayout, mapped: npt.NDArray[np.uint8] | None, store: Store, name: str, path: Path | None
+    ) -> None:
         self._layout, self._mapped, self._store, self._name = layout, mapped, store, name
         self.row_bytes = layout.row_bytes
+        self.path = path
+        """The file of a mapped segment."""
 
     @classmethod
     def open(cls, store: Store, ref: ObjectRef, *, verify: bool = False) -> "SegmentVectors":
@@ -55,7 +64,8 @@ class SegmentVectors:
             return store.get_range(ref.name, start, length)
 
         layout = vector_layout(metadata, ref.name, read)
-        return cls(layout, mapped if layout.rows else None, store, ref.name)
+        path = file if isinstance(file, Path) else None
+        return cls(layout, mapped if layout.rows else None, store, ref.name, path)
 
     @property
     def dim(self) -> int:
@@ -83,10 +93,15 @@ class SegmentVectors:
             return from_rows(_gather(self._mapped, self._layout.offsets(rows_N), self.row_bytes), self.store_as)
         return from_rows(read_all(list(self.reads(rows_N)), len(rows_N), self.row_bytes), self.store_as)
 
-    def addresses(self) -> npt.NDArray[np.int64]:
-        """Return where in this process's memory each row group of a mapped segment begins."""
-        base = 0 if self._mapped is None else self._mapped.ctypes.data
-        return base + self._layout.starts_G
+    @property
+    def address(self) -> int:
+        """Return where in this process's memory the file of a mapped segment begins."""
+        return 0 if self._mapped is None else self._mapped.ctypes.data
+
+    @property
+    def starts_G(self) -> npt.NDArray[np.int64]:
+        """Return where in the file each row group begins."""
+        return self._layout.starts_G
 
     def all(self) -> Vectors:
         """Return all vectors (N, D) float16."""
@@ -141,11 +156,12 @@ def read_all(reads: Sequence[RangeRead], rows: int, row_bytes: int) -> npt.NDArr
     return found_N
 
 
-class MappedVectors:
-    """The vectors of several mapped segments, which are gathered in one call, however many segments they lie in.
+class LocalVectors:
+    """The vectors of several local segments, which are gathered in one call, however many segments they lie in.
 
     A call for each segment would take longer than all work on the vectors: the candidates of one question lie in nearly
-    all segments.
+    all segments. If they take much memory, a few are read from the files, so that no pages have to be mapped for them.
+    Many are copied from the mapped files.
     """
 
     def __init__(self, segments: Mapping[int, SegmentVectors]) -> None:
@@ -154,15 +170,19 @@ class MappedVectors:
         self._segments = [segments[number] for number in numbers]  # while they live, their files stay mapped
         self._numbers_S = np.array(numbers, np.int64)
         self._rows_S = np.array([len(segment) for segment in self._segments], np.int64)
-        addresses = [segment.addresses() for segment in self._segments]
-        self._first_group_S = np.cumsum([0, *map(len, addresses)])[:-1]
-        addresses_G = np.concatenate(addresses)
-        first, row_bytes = int(addresses_G.min()), self._segments[0].row_bytes
-        self._store_as = self._segments[0].store_as
-        span_bytes = int(addresses_G.max()) - first + ROW_GROUP_ROWS * row_bytes
-        self._offsets_G, self._row_bytes = addresses_G - first, row_bytes
+        self._row_bytes, self._store_as = self._segments[0].row_bytes, self._segments[0].store_as
+        groups_S = [len(segment.starts_G) for segment in self._segments]
+        self._first_group_S = np.cumsum([0, *groups_S])[:-1]
+        self._starts_G = np.concatenate([segment.starts_G for segment in self._segments])
+        addresses_G = self._starts_G + np.repeat([segment.address for segment in self._segments], groups_S)
+        first = int(addresses_G.min())
+        span_bytes = int(addresses_G.max()) - first + ROW_GROUP_ROWS * self._row_bytes
+        self._offsets_G = addresses_G - first
         # it spans what lies between the files, too; only vectors are ever read
         self._memory: npt.NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * span_bytes).from_address(first))
+        self._files = None
+        if int(self._rows_S.sum()) * self._row_bytes > MAPPED_BYTES:
+            self._files = SmallReads.open([segment.path for segment in self._segments if segment.path is not None])
 
     def rows(self, numbers_N: npt.NDArray[np.int64], rows_N: npt.NDArray[np.int64]) -> Vectors:
         """Return the vectors (N, D) float16 of rows (N,) of the segments of these numbers (N,), in their order.
@@ -178,8 +198,12 @@ class MappedVectors:
                 "roll back to a sound snapshot or run the recipe again"
             )
         groups_N = self._first_group_S[segments_N] + rows_N // ROW_GROUP_ROWS
-        offsets_N = self._offsets_G[groups_N] + rows_N % ROW_GROUP_ROWS * self._row_bytes
-        return from_rows(_gather(self._memory, offsets_N, self._row_bytes), self._store_as)
+        within_N = rows_N % ROW_GROUP_ROWS * self._row_bytes
+        if self._files is not None and len(rows_N) <= FEW_ROWS:
+            found_NB = self._files.pieces(segments_N, self._starts_G[groups_N] + within_N, self._row_bytes)
+        else:
+            found_NB = _gather(self._memory, self._offsets_G[groups_N] + within_N, self._row_bytes)
+        return from_rows(found_NB, self._store_as)
 
 
 def _gather(memory: npt.NDArray[np.uint8], offsets_N: npt.NDArray[np.int64], row_bytes: int) -> npt.NDArray[np.uint8]:

@@ -9,6 +9,7 @@ The next access finds them in the system's cache, which takes about a microsecon
 import mmap
 import threading
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
     """Return the bytes of a file that is not empty, mapped; it stays mapped as long as any view of them lives."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with suppress(OSError):  # a system without huge pages
+        mapped.madvise(mmap.MADV_NOHUGEPAGE)  # else a byte of a file just written maps two megabytes
     with _lock:
         _maps.add(mapped)
     return np.frombuffer(mapped, np.uint8)

@@ -1,0 +1,59 @@
+"""Small pieces of local files, read many at a time without mapping them.
+
+To map the pages around a hundred vectors and to give them back takes 0.5 ms, and to read the vectors 0.1.
+
+Shapes: N pieces, B bytes of a piece.
+"""
+
+import os
+import resource
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_SHARE = 0.25
+"""Of the files that this process may have open, at most so many are opened here."""
+
+
+class SmallReads:
+    """Several files, opened to read pieces of them. Any thread may use it."""
+
+    def __init__(self, files: Sequence[int]) -> None:
+        """Take file descriptors, which are closed with this object."""
+        self._files = np.array(files, np.int64)
+        weakref.finalize(self, _close, files)
+
+    @classmethod
+    def open(cls, paths: Sequence[Path]) -> "SmallReads | None":
+        """Open files; None if they are too many, or if one of them has gone."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY and len(paths) > MAX_SHARE * limit:
+            return None
+        files: list[int] = []
+        try:
+            files.extend(os.open(path, os.O_RDONLY) for path in paths)
+        except OSError:
+            _close(files)
+            return None
+        return cls(files)
+
+    def pieces(
+        self, files_N: npt.NDArray[np.int64], offsets_N: npt.NDArray[np.int64], size: int
+    ) -> npt.NDArray[np.uint8]:
+        """Return pieces (N, B) of `size` bytes, each from a file, by its place among those opened, and an offset.
+
+        Raises EOFError if a file ends within a piece, OSError if it cannot be read.
+        """
+        places = zip(self._files[files_N].tolist(), offsets_N.tolist(), strict=True)
+        data = b"".join([os.pread(file, size, offset) for file, offset in places])
+        if len(data) != len(files_N) * size:
+            raise EOFError(f"a file ends within a piece of {size} bytes")
+        return np.frombuffer(data, np.uint8).reshape(len(files_N), size)
+
+
+def _close(files: Sequence[int]) -> None:
+    for file in files:
+        os.close(file)

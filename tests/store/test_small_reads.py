@@ -1,0 +1,50 @@
+"""Pieces of local files are those that Python reads one at a time."""
+
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpr.store.small_reads import MAX_SHARE, SmallReads
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    made = [tmp_path / str(number) for number in range(3)]
+    for number, path in enumerate(made):
+        path.write_bytes(np.random.default_rng(number).bytes(5_000 + number))
+    return made
+
+
+def test_pieces_come_from_any_file_in_any_order_also_after_it_was_removed(paths: list[Path]) -> None:
+    contents = [path.read_bytes() for path in paths]
+    reads = SmallReads.open(paths)
+    assert reads is not None
+    for path in paths:
+        path.unlink()
+    rng = np.random.default_rng(9)
+    files_N, offsets_N = rng.integers(0, 3, 500), rng.integers(0, 5_000 - 77, 500)
+    found_NB = reads.pieces(files_N, offsets_N, 77)
+    wanted = [contents[file][offset : offset + 77] for file, offset in zip(files_N, offsets_N, strict=True)]
+    assert [row.tobytes() for row in found_NB] == wanted
+    assert reads.pieces(files_N[:0], offsets_N[:0], 77).shape == (0, 77)
+
+
+def test_a_file_that_ends_within_a_piece_is_an_error(paths: list[Path]) -> None:
+    reads = SmallReads.open(paths)
+    assert reads is not None
+    with pytest.raises(EOFError, match="a file ends within a piece of 100 bytes"):
+        reads.pieces(np.array([0, 1]), np.array([0, 4_950]), 100)
+
+
+def test_no_file_stays_open(paths: list[Path]) -> None:
+    open_before = os.listdir("/proc/self/fd")
+    reads = SmallReads.open(paths)
+    assert len(os.listdir("/proc/self/fd")) == len(open_before) + 3
+    del reads
+    assert SmallReads.open([*paths, paths[0].with_name("gone")]) is None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert SmallReads.open([paths[0]] * (int(limit * MAX_SHARE) + 1)) is None
+    assert len(os.listdir("/proc/self/fd")) == len(open_before)
