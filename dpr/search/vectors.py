@@ -27,7 +27,7 @@ from dpr.store import PARALLEL_READS, Store
 from dpr.store.mapped_files import KEPT_BYTES, map_file, touch
 from dpr.store.small_reads import SmallReads
 
-MAPPED_BYTES = KEPT_BYTES * 3 // 4
+MAPPED_BYTES = KEPT_BYTES
 """Vectors that take no more stay mapped."""
 FEW_ROWS = 1024
 """As many vectors at most are read one by one, each in half a microsecond."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-KEPT_BYTES = 64 * 2**20
+KEPT_BYTES = 48 * 2**20
 """Bytes of pages in this process, of all mapped files together."""
 TOUCH_BYTES = 64 * 2**10
 """Linux maps this many bytes at once around a byte that is read, as far as they are in the system's cache."""
