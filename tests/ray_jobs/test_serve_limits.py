@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from dpr.operations.follow import Follower
 from dpr.search.retrieve import Answer
 from ray_jobs.serve.app import make_app
+from ray_jobs.serve.batch import BATCHES_AT_ONCE
 from tests.collection import FirstNights
 
 pytestmark = pytest.mark.without_ray
@@ -32,11 +33,11 @@ class Gate:
     """Lets searches begin only when it is open."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.begun, self.open = threading.Event(), threading.Event()
+        self.begun, self.open = 0, threading.Event()
         search = Follower.search
 
         def held(*arguments: Any, **settings: Any) -> Answer:
-            self.begun.set()
+            self.begun += 1
             self.open.wait(30)
             return search(*arguments, **settings)
 
@@ -61,19 +62,21 @@ def answers_to(app: FastAPI, ask: Ask) -> list[httpx.Response]:
     return asyncio.run(run())
 
 
-async def begin(client: httpx.AsyncClient, gate: Gate, body: Any = BODY) -> asyncio.Task[httpx.Response]:
-    """Send a question, and return once it is being answered."""
-    task = asyncio.create_task(client.post("/v1/search", json=body))
-    while not gate.begun.is_set():
-        await asyncio.sleep(0.001)
-    return task
+async def begin(client: httpx.AsyncClient, gate: Gate, count: int = 1) -> list[asyncio.Task[httpx.Response]]:
+    """Send questions one after the other, and return once each is being answered."""
+    tasks = []
+    for begun in range(gate.begun + 1, gate.begun + count + 1):
+        tasks.append(asyncio.create_task(client.post("/v1/search", json=BODY)))
+        while gate.begun < begun:
+            await asyncio.sleep(0.001)
+    return tasks
 
 
 def test_more_requests_than_are_taken_get_503(follower: Follower, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_jobs.serve.limits.MAX_UNDER_WAY", 2)
 
     async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
-        first = [await begin(client, gate), asyncio.create_task(client.post("/v1/search", json=BODY))]
+        first = [*await begin(client, gate), asyncio.create_task(client.post("/v1/search", json=BODY))]
         await asyncio.sleep(0)
         while len(asyncio.all_tasks()) < 4:
             await asyncio.sleep(0.001)
@@ -92,17 +95,17 @@ def test_more_questions_than_may_wait_get_503(follower: Follower, gate: Gate, mo
     monkeypatch.setattr("ray_jobs.serve.batch.MAX_WAITING_QUESTIONS", 5)
 
     async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
-        first = await begin(client, gate)
+        first = await begin(client, gate, BATCHES_AT_ONCE)
         waiting = asyncio.create_task(client.post("/v1/search", json={"queries": ["w1"] * 3}))
         await asyncio.sleep(0.05)
         refused = await client.post("/v1/search", json={"queries": ["w1"] * 3})
         gate.open.set()
-        return [refused, await first, await waiting]
+        return [refused, *await asyncio.gather(*first, waiting)]
 
     refused, *others = answers_to(make_app(follower), ask)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
     assert refused.json() == {"error": "3 questions wait for an answer, and no more are taken; ask again in a moment"}
-    assert [answer.status_code for answer in others] == [200, 200]
+    assert [answer.status_code for answer in others] == [200, 200, 200]
 
 
 def test_a_request_whose_time_is_over_leaves_the_queue(
@@ -112,10 +115,10 @@ def test_a_request_whose_time_is_over_leaves_the_queue(
     app = make_app(follower)
 
     async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
-        first = await begin(client, gate)
+        first = await begin(client, gate, BATCHES_AT_ONCE)
         late = await client.post("/v1/search", json={"queries": ["w1"] * 7})
         gate.open.set()
-        await first
+        await asyncio.gather(*first)
         return [late, await client.post("/v1/search", json=BODY)]
 
     late, later = answers_to(app, ask)
@@ -123,7 +126,7 @@ def test_a_request_whose_time_is_over_leaves_the_queue(
     assert (late.status_code, late.json(), late.headers["Retry-After"]) == (503, {"error": message}, "1")
     assert later.status_code == 200
     sizes = samples(app)["dpr_batch_questions_sum"]
-    assert sizes == [2.0]  # the seven were never searched for
+    assert sizes == [3.0]  # the seven were never searched for
 
 
 def test_a_body_that_does_not_come_is_refused(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
