@@ -56,7 +56,7 @@ def connected(cpus: int | None = None, gpus: int | None = None) -> Iterator[None
         yield
         return
     with quiet_ray():
-        with signals_restored():  # Ray would end this process at SIGTERM without a word, and nothing would be released
+        with signals_restored():  # at SIGTERM, Ray would end this process at once, and nothing would be released
             if address := named_cluster():
                 _join(address)
             else:

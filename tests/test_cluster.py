@@ -49,7 +49,7 @@ def test_kustomize_builds_the_same(overlay: str) -> None:
 
 
 def strict(schema: Json) -> Json:
-    """A CRD's schema as a JSON Schema that refuses what an API server would drop without a word: unknown fields."""
+    """A CRD's schema as a JSON Schema that refuses unknown fields, which an API server silently drops."""
     made = dict(schema)
     if "properties" in schema:
         made["properties"] = {name: strict(field) for name, field in schema["properties"].items()}

@@ -24,10 +24,10 @@ from ray_jobs.serve.tls import OLDEST, Tls
 REPLICAS_ADDRESS = "127.0.0.1"
 """The address of replicas behind it: they speak no TLS, so only this machine may reach them."""
 RETRY_ON = "conn-failure empty-response"
-"""When HAProxy asks another replica: none takes the connection, or the one that has the request ends without a word.
+"""When HAProxy sends a request to another replica: the connection fails, or the replica ends without an answer.
 
-Serve's own setting is the first alone. A request that meets the end of a replica on a connection that is used again
-would then fail. All that the service answers may be asked twice: it only reads.
+Serve's own setting is only the first. Then a request fails that is sent on a kept connection just as its replica ends.
+Every request may be sent twice, since the service only reads.
 """
 PORTS = range(20_000, 30_000)
 """Ports for its statistics, metrics and fallback.
