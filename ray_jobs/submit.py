@@ -26,8 +26,12 @@ from ray_jobs.output import console
 LOOK_SECONDS = 5.0
 HEAD_SECONDS = 300.0
 """How long the head may give no answer, for example while it restarts."""
-ENTRYPOINT = '{command}; code=$?; echo "the command ended with exit code $code"; exit $code'
-"""The log holds the exit code, since Ray forgets it if the command ends while Ray looks for the job's actor."""
+ENTRYPOINT = 'trap : TERM INT; {command}; code=$?; echo "the command ended with exit code $code"; exit $code'
+"""The log holds the exit code, since Ray forgets it if the command ends while Ray looks for the job's actor.
+
+A job is stopped by a signal to the shell and to the command. The shell outlives it (`trap`) and waits for the command,
+which would otherwise stay a zombie where nothing else waits for it, and Ray would wait for the zombie.
+"""
 STOP_SECONDS = 30
 """Within so long a job that is stopped has to end by itself; then Ray kills it. Ray's own 3 seconds are too few to
 release the store."""
@@ -101,7 +105,9 @@ def submit(address: str, cpus: float | None, command: list[str]) -> int:
     if details.status == "SUCCEEDED":
         return 0
     console(stderr=True).print(f"job {job_id} ended: {details.status}, {details.message}", highlight=False)
-    return details.driver_exit_code or output.exit_code() or 1
+    if details.status == "FAILED":
+        return details.driver_exit_code or output.exit_code() or 1
+    return 1
 
 
 def _wait_for_end(client: Client, job_id: str) -> JobDetails:

@@ -1,13 +1,18 @@
 """`python -m ray_jobs.submit` against a head that answers as Ray's does: it ends as the job ends, whatever is lost."""
 
 import json
+import os
+import shlex
+import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import psutil
 import pytest
 
 from dpr.errors import ClusterError
@@ -99,7 +104,9 @@ def test_it_prints_what_the_job_prints_and_ends_as_it_ends(
         assert submit.submit(address, 1, COMMAND) == code
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
     (submitted,) = head.submitted
-    assert str(submitted["entrypoint"]).startswith("python -m ray_jobs.nightly --recipe 'my recipe.yaml'; ")
+    assert str(submitted["entrypoint"]).startswith(
+        "trap : TERM INT; python -m ray_jobs.nightly --recipe 'my recipe.yaml'; "
+    )
     assert submitted["entrypoint_num_cpus"] == 1
 
 
@@ -114,6 +121,22 @@ def test_it_ends_as_the_command_does_where_ray_has_lost_the_exit_code() -> None:
         assert ended.returncode == 4
         head.looks, head.texts = 0, ["", ended.stdout]
         assert submit.submit(address, None, COMMAND) == 4
+
+
+def test_a_stopped_job_leaves_no_process_and_says_how_it_ended() -> None:
+    """Ray sends the signal to both, and waits until both are gone."""
+    program = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(7)); print('ready', flush=True)"
+    entrypoint = submit.ENTRYPOINT.format(command=shlex.join([sys.executable, "-c", f"{program}; time.sleep(60)"]))
+    with subprocess.Popen(entrypoint, shell=True, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == "ready\n"
+        both = [shell.pid, *(child.pid for child in psutil.Process(shell.pid).children(recursive=True))]
+        assert len(both) == 2
+        for pid in both:
+            os.kill(pid, signal.SIGTERM)
+        assert shell.wait(60) == 7
+        assert not any(map(psutil.pid_exists, both))
+        assert shell.stdout.read() == "the command ended with exit code 7\n"
 
 
 @pytest.mark.slow
