@@ -121,6 +121,8 @@ def test_it_ends_as_the_command_does_where_ray_has_lost_the_exit_code() -> None:
         assert ended.returncode == 4
         head.looks, head.texts = 0, ["", ended.stdout]
         assert submit.submit(address, None, COMMAND) == 4
+        head.looks, head.end = 0, {"status": "STOPPED", "message": "…"}
+        assert submit.submit(address, None, COMMAND) == 1
 
 
 def test_a_stopped_job_leaves_no_process_and_says_how_it_ended() -> None:
