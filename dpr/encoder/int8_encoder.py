@@ -119,8 +119,8 @@ class _PackedBert:
         self._tower = tower
 
     def warm_up(self, tokens: TokenBatch) -> None:
-        """Compute a batch in each place, so that the library compiles what it needs there."""
-        for request in self._requests:
+        """Compute a batch in both graphs, so that the library compiles what it needs; streams share that."""
+        for request in self._requests[:2]:
             self._vectors(tokens, request)
 
     def vectors(self, tokens: TokenBatch) -> npt.NDArray[np.float32]:

@@ -180,9 +180,9 @@ class LocalVectors:
         self._offsets_G = addresses_G - first
         # it spans what lies between the files, too; only vectors are ever read
         self._memory: npt.NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * span_bytes).from_address(first))
-        self._files = None
-        if int(self._rows_S.sum()) * self._row_bytes > MAPPED_BYTES:
-            self._files = SmallReads.open([segment.path for segment in self._segments if segment.path is not None])
+        paths = [segment.path for segment in self._segments if segment.path is not None]
+        is_large = int(self._rows_S.sum()) * self._row_bytes > MAPPED_BYTES
+        self._files = SmallReads.open(paths) if is_large and len(paths) == len(self._segments) else None
 
     def rows(self, numbers_N: npt.NDArray[np.int64], rows_N: npt.NDArray[np.int64]) -> Vectors:
         """Return the vectors (N, D) float16 of rows (N,) of the segments of these numbers (N,), in their order.

@@ -7,7 +7,7 @@ there are processors, the other one is searched, which takes one thread. It begi
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -83,14 +83,15 @@ class Batcher:
             self._metrics.looked_up(len(questions), is_known=known is not None)
             if known is not None:
                 return known
-        waiting = sum(len(request.questions) for request in self._waiting if not request.answer.done())
-        if waiting + len(questions) > MAX_WAITING_QUESTIONS:
-            raise BusyError(f"{waiting:,} questions wait for an answer, and no more are taken; ask again in a moment")
-        self._metrics.waiting(waiting + len(questions))
+        before = _questions(request for request in self._waiting if not request.answer.done())
+        waiting = before + len(questions)
+        if waiting > MAX_WAITING_QUESTIONS:
+            raise BusyError(f"{before:,} questions wait for an answer, and no more are taken; ask again in a moment")
+        self._metrics.waiting(waiting)
         request = _Request(questions, options, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._tasks = [task for task in self._tasks if not task.done()]
-        enough = waiting + len(questions) >= min(MIN_SECOND_QUESTIONS, self._in_work)
+        enough = waiting >= min(MIN_SECOND_QUESTIONS, self._in_work)
         if not self._tasks or (enough and len(self._tasks) < self._at_once):
             self._tasks.append(asyncio.create_task(self._answer_all()))
         return await request.answer
@@ -106,7 +107,7 @@ class Batcher:
 
     async def _answer_all(self) -> None:
         while batch := self._next_batch():
-            questions = sum(len(request.questions) for request in batch)
+            questions = _questions(batch)
             self._in_work += questions
             try:
                 await self._answer(batch)
@@ -153,7 +154,11 @@ class Batcher:
             (batch if fits else left).append(request)
             questions += len(request.questions) if fits else 0
         self._waiting = left
-        self._metrics.waiting(sum(len(request.questions) for request in left))
+        self._metrics.waiting(_questions(left))
         for request in batch:
             self._metrics.waited(time.perf_counter() - request.since)
         return batch
+
+
+def _questions(requests: Iterable[_Request]) -> int:
+    return sum(len(request.questions) for request in requests)
