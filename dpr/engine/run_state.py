@@ -54,8 +54,8 @@ class Ending(Document):
     """How an attempt to carry out a run ended."""
 
     kind: Literal["published", "up to date", "stopped early", "refused", "failed", "interrupted", "died"]
-    """`stopped early`: it was told to stop after a stage. `refused`: the gate demands more. `died`: it did not report
-    its end, and another process took over."""
+    """`stopped early`: the command named a last stage (`--until`). `refused`: the gate did not admit the snapshot.
+    `died`: the process never recorded its end, and another one took over the run."""
     exit_code: int | None
     """Exit code of the command; None: it died."""
     sentence: str

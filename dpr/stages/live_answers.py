@@ -1,6 +1,6 @@
 """The answers of a new snapshot beside those of the live one: the same questions are compared one by one.
 
-So a small difference shows among many questions, and it can be told whether chance explains it.
+Pairing the answers question by question shows small differences, and allows a test of whether they are due to chance.
 
 Shapes: Q questions, M ranks.
 """
