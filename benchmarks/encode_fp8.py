@@ -26,14 +26,14 @@ from transformers import BertConfig
 from dpr.encoder.network import Network
 from dpr.encoder.packed import Linear, Norm
 from dpr.encoder.packed_forward import PackedForward, default_fp8
-from dpr.encoder.packed_fp8 import FP8, Coded, CodedLinear, EmulatedFp8, Fp8Bert, code_rows
+from dpr.encoder.packed_fp8 import FP8, Coded, CodedLinear, EmulatedFp8, Fp8Bert, code, code_weight, normed_scale
 from dpr.encoder.padded import PaddedForward
 from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "fp8: qkv, up, down": ("qkv", "up", "down"),
     "fp8: all": ("qkv", "out", "up", "down"),
+    "fp8: qkv, up, down": ("qkv", "up", "down"),
     "fp8: up, down": ("up", "down"),
     "fp8: qkv": ("qkv",),
 }
@@ -75,29 +75,23 @@ def compare_operations(device: torch.device, size: int, inner: int, rows: int) -
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device=device)
 
-    x_TH, y_TH, up_TF = (draw(rows, each).bfloat16() for each in (size, size, inner))
-    norm = Norm(1 + 0.2 * draw(size), 0.1 * draw(size), 1e-12)
-    coded = code_rows(draw(inner, size))
-    linear = CodedLinear(coded.codes_TI, coded.scales_T.t().contiguous(), draw(inner).bfloat16())
-    back = code_rows(draw(size, inner))
-    down = CodedLinear(back.codes_TI, back.scales_T.t().contiguous(), draw(size).bfloat16())
-    out = Linear(0.05 * draw(size, size).bfloat16(), draw(size).bfloat16())
-    x, up = code_rows(x_TH), code_rows(up_TF)
+    x_TH, norm = draw(rows, size).bfloat16(), Norm(1 + 0.2 * draw(size), 0.1 * draw(size), 1e-12)
+    x, up = code(x_TH, normed_scale(size)), code(0.3 * draw(rows, inner), 1 / 16)
+    wide, narrow = (coded_product(0.04 * draw(*shape)) for shape in ((inner, size), (size, inner)))
     print(f"\n{'operation':32s} relative error; codes that differ")
-    show("project (fp8 product)", ops.project(x, ops.prepared(linear)), plain.project(x, plain.prepared(linear)))
-    show("code", ops.code(x_TH), plain.code(x_TH))
+    show("project", *(each.project(x, each.prepared(wide)) for each in (ops, plain)))
+    show("code", ops.code(x_TH, x.scale), plain.code(x_TH, x.scale))
     for act in ("gelu", "relu"):
-        pair = (each.activate(x, each.prepared(linear), act) for each in (ops, plain))
-        show(f"activate, {act}", *pair)
-    for name, y, each in (("fp8", up, down), ("bf16", y_TH, out)):
-        pair = [
-            one.merge(
-                x_TH.clone(), y, one.prepared(each) if isinstance(each, CodedLinear) else each, norm, torch.bfloat16
-            )
-            for one in (ops, plain)
-        ]
-        show(f"merge, {name} product", pair[0][0], pair[1][0])
-        show(f"merge, {name} product, codes", pair[0][1], pair[1][1])
+        show(f"activate, {act}", *(each.activate(x, each.prepared(wide), act, 1 / 16) for each in (ops, plain)))
+    show("add", *(each.add(x_TH.clone(), up, each.prepared(narrow)) for each in (ops, plain)))
+    pairs = zip(*(each.normalise(x_TH, norm.bias_H, norm, torch.bfloat16) for each in (ops, plain)), strict=True)
+    for name, pair in zip(("normalise", "normalise, codes"), pairs, strict=True):
+        show(name, *pair)
+
+
+def coded_product(weight_JI: Tensor) -> CodedLinear:
+    coded = code_weight(weight_JI)
+    return CodedLinear(coded.codes_TI, coded.scale, weight_JI[:, 0].bfloat16())
 
 
 def show(name: str, ours: Tensor | Coded, theirs: Tensor | Coded) -> None:
@@ -105,7 +99,7 @@ def show(name: str, ours: Tensor | Coded, theirs: Tensor | Coded) -> None:
     if isinstance(ours, Coded) and isinstance(theirs, Coded):
         codes = [each.codes_TI.view(torch.uint8) for each in (ours, theirs)]
         differ = f"; {float((codes[0] != codes[1]).float().mean()):.5f}"
-        ours, theirs = (each.codes_TI.float() * each.scales_T for each in (ours, theirs))
+        ours, theirs = (each.codes_TI.float() * each.scale for each in (ours, theirs))
     if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
         error = float((ours.float() - theirs.float()).norm() / theirs.float().norm())
         print(f"{name:32s} {error:.6f}{differ}", flush=True)
@@ -138,22 +132,26 @@ def network_tower(network: Network) -> TowerSpec:
 
 
 def product_rates(device: torch.device, size: int, inner: int, rows: int) -> None:
-    """Print the rates of a layer's products, TFLOP/s, each over half a second of work."""
-    from torch import _scaled_mm
-
-    print(f"\n{'product':12s} bf16, fp8 with scales by row, ratio; {rows:,} tokens")
+    """Print the rates of a layer's products as the two passes compute them, TFLOP/s."""
+    ops, base = default_fp8(device), default_fp8(device).base
+    print(f"\n{'product':12s} bf16, fp8, ratio; {rows:,} tokens")
     for name, inputs, outputs in (
         ("qkv", size, 3 * size), ("out", size, size), ("up", size, inner), ("down", inner, size)
     ):  # fmt: skip
-        x, w = (torch.randn(n, inputs, device=device).bfloat16() for n in (rows, outputs))
-        bias, a, b = torch.zeros(outputs, device=device).bfloat16(), code_rows(x), code_rows(w)
-        scale_b = b.scales_T.t().contiguous()
-        variants: list[Callable[[], Tensor]] = [
-            lambda: torch.addmm(bias, x, w.t()),  # noqa: B023
-            lambda: _scaled_mm(
-                a.codes_TI, b.codes_TI.t(), a.scales_T, scale_b, bias, out_dtype=torch.bfloat16, use_fast_accum=True  # noqa: B023
-            ),
-        ]  # fmt: skip
+        x_TI, weight_JI = torch.randn(rows, inputs, device=device), 0.04 * torch.randn(outputs, inputs, device=device)
+        linear, coded = Linear(weight_JI.bfloat16(), weight_JI[:, 0].bfloat16()), coded_product(weight_JI)
+        plain_TI, x, before_TJ = (
+            x_TI.bfloat16(),
+            code(x_TI, 1 / 16),
+            torch.zeros(rows, outputs, device=device).bfloat16(),
+        )
+        variants: list[Callable[[], object]]
+        if name == "qkv":
+            variants = [lambda: base.project(plain_TI, linear), lambda: ops.project(x, coded)]  # noqa: B023
+        elif name == "up":
+            variants = [lambda: base.activate(plain_TI, linear, "gelu"), lambda: ops.activate(x, coded, "gelu", 1 / 16)]  # noqa: B023
+        else:
+            variants = [lambda: ops.add(before_TJ, plain_TI, linear), lambda: ops.add(before_TJ, x, coded)]  # noqa: B023
         rates = [2 * rows * inputs * outputs / seconds_of(variant) / 1e12 for variant in variants]
         print(f"{name:12s} {rates[0]:.0f}, {rates[1]:.0f}, {rates[1] / rates[0]:.2f}", flush=True)
 
@@ -181,59 +179,12 @@ def rate(forward: PackedForward, batches: Sequence[TokenBatch]) -> float:
     return sum(len(batch) for batch in batches) / (time.perf_counter() - started)
 
 
-def compare_up(device: torch.device, size: int, inner: int, rows: int) -> list[str]:
-    """Print what `up` with its activation costs in bf16, in fp8, and fused; return the tiles that can be used."""
-    import fp8_fused_up as fused
-
-    generator = torch.Generator(device).manual_seed(4)
-    x_TH = torch.randn(rows, size, generator=generator, device=device).bfloat16()
-    weight = 0.05 * torch.randn(inner, size, generator=generator, device=device)
-    bias_F, coded, x = weight[:, 0].bfloat16(), code_rows(weight), code_rows(x_TH)
-    linear, plain = (
-        CodedLinear(coded.codes_TI, coded.scales_T.t().contiguous(), bias_F),
-        Linear(weight.bfloat16(), bias_F),
-    )
-    separate, usable = default_fp8(device), []
-    print(f"\n{'up with GELU':32s} ms for {rows:,} tokens")
-    print(f"{'bf16':32s} {1e3 * seconds_of(lambda: separate.base.activate(x_TH, plain, 'gelu')):.3f}")
-    print(f"{'fp8, GELU apart':32s} {1e3 * seconds_of(lambda: separate.activate(x, linear, 'gelu')):.3f}", flush=True)
-    some = Coded(x.codes_TI[:1000], x.scales_T[:1000])
-    bounded = fused.BoundedFp8(separate.base)
-    for name, tiles in (("small", fused.SMALL), ("large", fused.LARGE)):
-        ops = fused.FusedUp(tiles)
-        try:
-            show(
-                f"fp8, fused, {name} tiles",
-                ops.activate(some, linear, "gelu"),
-                bounded.activate(some, bounded.prepared(linear), "gelu"),
-            )
-            print(f"{'':32s} {1e3 * seconds_of(lambda: ops.activate(x, linear, 'gelu')):.3f} ms", flush=True)  # noqa: B023
-            usable.append(name)
-        except Exception as error:
-            print(f"fp8, fused, {name} tiles: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
-    return usable
-
-
-def with_fused(network: Network, forward: PackedForward, tiles: str, device: torch.device) -> PackedForward:
-    """Return a pass whose `up` is fused."""
-    import fp8_fused_up as fused
-
-    ops = fused.FusedUp(fused.SMALL if tiles == "small" else fused.LARGE)
-    forward._bert = Fp8Bert(network.body, ops, ("qkv", "up", "down"), device)
-    return forward
-
-
-def passes(
-    network: Network, device: torch.device, tokens: int, batches: int, fused: Sequence[str] = ()
-) -> dict[str, PackedForward]:
-    """Time whole passes in turn, print their rates; return them. `fused`: tiles to try `up` with."""
+def passes(network: Network, device: torch.device, tokens: int, batches: int) -> dict[str, PackedForward]:
+    """Time whole passes in turn, print their rates; return them."""
     tower = network_tower(network)
     variants = {"bf16": PackedForward(network, tower, device)}
     for name, products in CHOICES.items():
         variants[name] = PackedForward(network, replace(tower, fp8_products=products), device, FP8)
-    for name in fused:
-        forward = PackedForward(network, replace(tower, fp8_products=("up",)), device, FP8)
-        variants[f"fp8: qkv, up fused ({name}), down"] = with_fused(network, forward, name, device)
     made = [random_tokens(tokens, seed) for seed in range(4)]
     units = [made[n % len(made)] for n in range(batches)]
     rates: dict[str, list[float]] = {name: [] for name in variants}
@@ -271,18 +222,16 @@ def main() -> None:
     sizes = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512, "num_hidden_layers": 2}
     config = BertConfig(**sizes) if small else BertConfig()
     size, inner = int(config.hidden_size), int(config.intermediate_size)
-    network, fused = random_network(config, device), list[str]()
+    network = random_network(config, device)
     with torch.inference_mode():
         compare_operations(device, size, inner, 1_000)
         if device.type == "cuda":
-            rows = SMALL_TOKENS if small else 131_072
-            product_rates(device, size, inner, rows)
-            fused = compare_up(device, size, inner, rows)
+            product_rates(device, size, inner, SMALL_TOKENS if small else 131_072)
     compare_vectors(network, device)
     tokens, batches = (SMALL_TOKENS, 3) if small else (BATCH_TOKENS, BATCHES)
-    variants = passes(network, device, tokens, batches, fused)
+    variants = passes(network, device, tokens, batches)
     if device.type == "cuda":
-        for name in ("bf16", "fp8: qkv, up, down"):
+        for name in ("bf16", "fp8: all"):
             print(f"\n{name}", end="")
             kernels(variants[name], random_tokens(tokens, 0))
     print(f"\n{time.perf_counter() - started:.0f} s in all")

@@ -132,7 +132,7 @@ class EncoderConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
     """Arithmetic; `auto` takes bf16 where it is faster and as accurate on this device. `fp8` is for passages on GPUs
     that multiply it; questions are then encoded as `auto` says."""
-    fp8_products: tuple[Fp8Product, ...] = ("qkv", "up", "down")
+    fp8_products: tuple[Fp8Product, ...] = ("qkv", "out", "up", "down")
     """With `fp8`: the products of a layer that are in it, the others in bf16. `up` means those of all layers, `3.up`
     that of the fourth."""
     tokens_per_batch: Annotated[int, Field(ge=64)] | None = None

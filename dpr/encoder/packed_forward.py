@@ -110,4 +110,4 @@ def default_fp8(device: torch.device) -> Fp8Ops:
         return EmulatedFp8(default_ops(device, torch.bfloat16))
     from dpr.encoder.packed_fp8_triton import TritonFp8
 
-    return TritonFp8()
+    return TritonFp8(device)

@@ -40,12 +40,7 @@ class TritonOps(Products):
         """See Ops."""
         rows, size = qkv_TJ.shape[0], qkv_TJ.shape[1] // 3
         out_TH = torch.empty((rows, size), dtype=qkv_TJ.dtype, device=qkv_TJ.device)
-        blocks, head_size = triton.cdiv(queries, QUERIES), size // heads
-        scale = math.log2(math.e) / math.sqrt(head_size)
-        keys = SHORT_KEYS if packed.longest <= SHORT else LONG_KEYS
-        _attend[(heads * blocks * (len(packed.offsets) - 1),)](
-            qkv_TJ, out_TH, packed.offsets, scale, blocks, heads, size, head_size, QUERIES, **keys
-        )
+        attend_into(out_TH, qkv_TJ, packed, heads, queries)
         return out_TH
 
     def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
@@ -58,8 +53,19 @@ class TritonOps(Products):
         return out_TH
 
 
+def attend_into(out_TH: Tensor, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, factor: float = 1.0) -> None:
+    """Write attention as in Ops, times `factor`, into `out`, whose type may be another."""
+    size, blocks = out_TH.shape[1], triton.cdiv(queries, QUERIES)
+    head_size = size // heads
+    scale = math.log2(math.e) / math.sqrt(head_size)
+    keys = SHORT_KEYS if packed.longest <= SHORT else LONG_KEYS
+    _attend[(heads * blocks * (len(packed.offsets) - 1),)](
+        qkv_TJ, out_TH, packed.offsets, scale, factor, blocks, heads, size, head_size, QUERIES, **keys
+    )
+
+
 @triton.jit(do_not_specialize=["blocks"])
-def _attend(qkv, out, offsets, scale, blocks, heads: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
+def _attend(qkv, out, offsets, scale, factor, blocks, heads: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
             QUERIES: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
     # heads vary fastest, then the blocks of one sequence, so that programs that run together read the same keys
     program = tl.program_id(0)
@@ -89,13 +95,19 @@ def _attend(qkv, out, offsets, scale, blocks, heads: tl.constexpr, H: tl.constex
         sums = tl.dot(weights.to(v.dtype), v, sums * fade[:, None])
         top = higher
     at = out + (start + row).to(tl.int64)[:, None] * H + head * D + d[None, :]
-    tl.store(at, (sums / total[:, None]).to(out.dtype.element_ty), mask=row[:, None] < length)
+    tl.store(at, (sums * (factor / total)[:, None]).to(out.dtype.element_ty), mask=row[:, None] < length)
+
+
+@triton.jit
+def standardised(x, eps, column, H: tl.constexpr):
+    """Return rows with mean 0 and variance 1."""
+    x = tl.where(column[None, :] < H, x - (tl.sum(x, 1) / H)[:, None], 0.0)
+    return x * tl.rsqrt(tl.sum(x * x, 1) / H + eps)[:, None]
 
 
 @triton.jit
 def _normalised(x, weight, bias, eps, column, H: tl.constexpr):
-    x = tl.where(column[None, :] < H, x - (tl.sum(x, 1) / H)[:, None], 0.0)
-    x *= tl.rsqrt(tl.sum(x * x, 1) / H + eps)[:, None]
+    x = standardised(x, eps, column, H)
     weight_H = tl.load(weight + column, mask=column < H, other=0.0)
     bias_H = tl.load(bias + column, mask=column < H, other=0.0)
     return x * weight_H[None, :] + bias_H[None, :]
