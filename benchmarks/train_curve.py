@@ -6,10 +6,10 @@ On a CPU, in minutes: --pairs 120 480 --batches 8 32 --epochs 2 --max-tokens 64 
 
 Training starts from a body that knows little of retrieval: the lower layers of MiniLM, or with `--reset` all of its
 layers, of which the upper ones are drawn again. The pairs are drawn at random, fewer of them being the first of more.
-The negatives are those of the batch alone. All cells of the table have the same learning rate and seed, and the weights
-of the last step count. `--epochs` is one number, or one for each of `--pairs`. Dev questions decide nothing. They are
-asked exactly, among all passages or among `--passages`. FOLDER keeps the models and what is measured; started again, it
-goes on.
+The negatives are those of the batch alone. All cells of the table have the same seed, and the weights of the last step
+count. `--epochs` is one number or one for each of `--pairs`, `--learning-rates` one or one for each of `--batches`.
+Dev questions decide nothing. They are asked exactly, among all passages or among `--passages`. FOLDER keeps the models
+and what is measured; started again, it goes on.
 """
 
 import argparse
@@ -76,6 +76,7 @@ class Cell:
     pairs: int
     batch: int
     epochs: int
+    learning_rate: float
 
 
 def main() -> None:
@@ -91,9 +92,9 @@ def main() -> None:
         given.folder / "before.json", lambda: dense(searched, encoder_of(given, str(body)))
     )
     with ConsoleProgress(Console(stderr=True, soft_wrap=True)) as progress:
-        for batch in given.batches:
+        for batch, learning_rate in zip(given.batches, given.learning_rates, strict=True):
             for pairs, epochs in zip(given.pairs, given.epochs, strict=True):
-                recipe = recipe_of(given, str(body), Cell(pairs, batch, epochs))
+                recipe = recipe_of(given, str(body), Cell(pairs, batch, epochs, learning_rate))
 
                 def trained(recipe: TrainRecipe = recipe) -> Ranks:
                     model = train_here(recipe, progress)
@@ -141,7 +142,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, nargs="+", default=[1_000, 3_000, 10_000])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--epochs", type=int, nargs="+", default=[10], help="one for all, or one for each of --pairs")
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-5], help="as --epochs, for --batches")
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--precision", default="auto", help="of the training: auto, fp32 or bf16")
     parser.add_argument("--passages", type=int, help="passages searched; default: all")
@@ -150,8 +151,12 @@ def parsed() -> argparse.Namespace:
     given = parser.parse_args()
     if len(given.epochs) == 1:
         given.epochs *= len(given.pairs)
-    if len(given.epochs) != len(given.pairs):
-        parser.error("--epochs is one number, or one for each of --pairs")
+    if len(given.learning_rates) == 1:
+        given.learning_rates *= len(given.batches)
+    if len(given.epochs) != len(given.pairs) or len(given.learning_rates) != len(given.batches):
+        parser.error(
+            "--epochs is one number, or one for each of --pairs, and --learning-rates one for each of --batches"
+        )
     return given
 
 
@@ -241,7 +246,7 @@ def recipe_of(given: argparse.Namespace, body: str, cell: Cell) -> TrainRecipe:
         encoder=encoder_of(given, body),
         data=TrainingData(path=str(given.folder / PAIRS), max_questions=cell.pairs),
         objective=Objective(batch=cell.batch, hard_negatives=0),
-        optimiser=Optimiser(epochs=cell.epochs, learning_rate=given.learning_rate, seed=given.seed),
+        optimiser=Optimiser(epochs=cell.epochs, learning_rate=cell.learning_rate, seed=given.seed),
         stopping=Stopping(keep="last"),
         resources=TrainingResources(precision=given.precision),
     )
@@ -277,8 +282,8 @@ def report(given: argparse.Namespace, searched: Searched, found: dict[str, Ranks
         f"{processor}. Python {platform.python_version()}, torch {torch.__version__}, transformers "
         f"{transformers.__version__}.",
         f"Body: the first {given.layers} layers of MiniLM, {upper}. Negatives of the batch alone; "
-        f"epochs as given, learning rate {given.learning_rate:g}, seed {given.seed}, at most {given.max_tokens} "
-        "tokens. The weights of the last step count.",
+        f"epochs and learning rates as given, seed {given.seed}, at most {given.max_tokens} tokens. The weights of the "
+        "last step count.",
         f"{len(searched.questions.questions):,} dev questions, exact search among {len(searched.passages):,} passages. "
         "95% intervals; the difference from BM25 is paired by question.",
         "",
