@@ -133,8 +133,13 @@ class IndexEntry(Document):
     """`index.shards` of the recipe: the number of shards that the rows of the first night were cut into."""
 
     @property
+    def files(self) -> list[ObjectRef]:
+        """The files of the shards."""
+        return [shard.object for shard in self.shards]
+
+    @property
     def size_bytes(self) -> int:
-        return sum(shard.object.size_bytes for shard in self.shards)
+        return sum(file.size_bytes for file in self.files)
 
 
 class SnapshotBody(Document):

@@ -48,17 +48,22 @@ def open_index(
     store: Store, entry: IndexEntry, segments: SegmentSet, opened: OpenObjects | None = None
 ) -> ServingIndex:
     """Fetch, verify and load all shards of an index over these segments, except those that are `opened` already."""
+    shards = open_shards(store, entry, opened or OpenObjects())
+    dead_shares = [1.0 - shard.live_rows / shard.rows for shard in entry.shards]
+    live = segments.live_rows() if any(dead_shares) else None
+    return ServingIndex(shards, live, dead_shares, _open_loose(store, entry, segments.dim))
+
+
+def open_shards(store: Store, entry: IndexEntry, opened: OpenObjects) -> list[Shard]:
+    """Fetch, verify and load all shards of an index, except those that are `opened` already; they share a codebook."""
     shards: list[Shard] = []
-    opened = opened or OpenObjects()
     wanted = [shard.object for shard in entry.shards if not opened.has("shard", shard.object.sha256)]
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         list(pool.map(partial(fetch_object, store), wanted))
     for shard in entry.shards:
         open_it = partial(_open_shard, store, shard.object, shards[0] if shards else None)
         shards.append(opened.take("shard", shard.object.sha256, open_it))
-    dead_shares = [1.0 - shard.live_rows / shard.rows for shard in entry.shards]
-    live = segments.live_rows() if any(dead_shares) else None
-    return ServingIndex(shards, live, dead_shares, _open_loose(store, entry, segments.dim))
+    return shards
 
 
 def _open_shard(store: Store, ref: ObjectRef, other: Shard | None) -> Shard:

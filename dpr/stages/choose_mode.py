@@ -115,7 +115,7 @@ class MeasureModes:
     def __call__(self, unit: ModesUnit) -> ModesResult:
         context = self._context
         store = open_store(context.store_url)
-        check_room(store, "modes", unit.record, serving_need(unit.index))
+        check_room(store, "modes", unit.record, serving_need(unit.index.files))
         segments = SegmentSet.open(store, context.segments, context.deletions, verify=False)
         most = max(*CANDIDATES, unit.lexical.config.candidates or 0)
         with faiss_threads(self._hardware.threads):

@@ -16,9 +16,11 @@ from dpr.index.loose_index import max_new
 from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error
 from dpr.run import Run
 from dpr.stages.load_ahead import warm_coders
-from dpr.stages.train import FIGURE_ROWS, IndexContext, sample_vectors, train_codebook
+from dpr.stages.train import IndexContext, sample_vectors, train_codebook
 from dpr.store import Store
 
+DRIFT_ROWS = 5_000
+"""Rows whose drift is measured, at most: enough to know the error to a fifth of a percent, and coded in a second."""
 RETRAIN_GROWTH = 1.5
 """`auto` applies the rule of N again once the corpus has grown or shrunk by this factor since training."""
 
@@ -119,7 +121,7 @@ def _reason_to_retrain(context: IndexContext, base: CodebookEntry, drift: Drift 
 
 
 def measure_drift(store: Store, context: IndexContext, base: CodebookEntry) -> Drift:
-    """Return the drift of the live rows in segments later than the codebook, of which at most `FIGURE_ROWS` are read.
+    """Return the drift of the live rows in segments later than the codebook, of which at most `DRIFT_ROWS` are read.
 
     A segment that holds copies of older rows counts as later, too.
     """
@@ -127,7 +129,7 @@ def measure_drift(store: Store, context: IndexContext, base: CodebookEntry) -> D
     rows = sum(entry.live_rows for entry in later)
     if base.quantisation_error == 0.0 and base.list_imbalance is None:  # an exact codebook without lists cannot drift
         return Drift(rows=rows, quantisation_error=0.0, list_imbalance=None)
-    sample_ND = sample_vectors(store, later, context.deletions, FIGURE_ROWS, seed=0)
+    sample_ND = sample_vectors(store, later, context.deletions, DRIFT_ROWS, seed=0)
     codebook = read_faiss(fetch_object(store, base.object))
     error, coded = quantisation_error(codebook, sample_ND)
     error = error / base.quantisation_error - 1.0 if base.quantisation_error else 0.0

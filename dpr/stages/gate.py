@@ -3,6 +3,7 @@
 Shapes: Q questions, K neighbours.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -11,28 +12,29 @@ import numpy as np
 from dpr.engine.room import Need, check_room
 from dpr.engine.stage import Done, Stage, Step, Work, recorded
 from dpr.evaluate.questions import QuestionSet
-from dpr.evaluate.significance import share_at_most
 from dpr.fingerprint import fingerprint
 from dpr.formats import layout
 from dpr.formats.gate_report import GateReport
 from dpr.formats.manifest import CodebookEntry, DeeperSettings, IndexEntry
 from dpr.formats.objects import bytes_to_fetch
-from dpr.formats.records import Result
+from dpr.formats.records import ObjectRef, Result
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex
+from dpr.index.shards import Shard
 from dpr.index.truth import Ids, Scores, recall_at
 from dpr.index.tune import Tuned, TunePoint, describe, tune
 from dpr.recipe import GateConfig
 from dpr.run import Run
+from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet
-from dpr.search.vector_search import VectorSearch, open_index
+from dpr.search.vector_search import VectorSearch, open_index, open_shards
 from dpr.stages.answer_ranks import put_ranks, shares_within, tell_unanswered
 from dpr.stages.find_truth import Truth, find_truth
-from dpr.stages.index_loss import Answered, describe_loss, loss_of_sentences
+from dpr.stages.index_loss import Answered, describe_settings, loss_of_sentences
 from dpr.stages.new_sentences import NewSentences, new_sentences
 from dpr.stages.passages_found import WINDOWS_DEEPER, answered_ranks, recall_of_segments, true_passages
-from dpr.stages.question_halves import MIN_HALF, split_questions
+from dpr.stages.question_halves import split_questions
 from dpr.stages.question_vectors import read_questions
 from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
@@ -59,15 +61,15 @@ class GateUnit:
 
     @property
     def need(self) -> Need:
-        return serving_need(self.index)
+        return serving_need(self.index.files)
 
 
-def serving_need(index: IndexEntry) -> Need:
+def serving_need(files: Sequence[ObjectRef]) -> Need:
     """Return the need of searching: all shards in memory, which share the codebook that each file holds. Pure.
 
     No codebook is larger than the smallest shard.
     """
-    sizes = [shard.object.size_bytes for shard in index.shards]
+    sizes = [file.size_bytes for file in files]
     memory_bytes = int(LOADED_SHARE * (sum(sizes) - (len(sizes) - 1) * min(sizes)))
     return Need(memory_bytes=memory_bytes, smaller="set index.memory_gb to what there is")
 
@@ -98,13 +100,14 @@ def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexE
     return index.model_copy(update=chosen), result
 
 
-def begin_gate(run: Run, context: IndexContext) -> None:
-    """Begin to load what the stage needs, where that helps."""
-    run.executor.begin("gate", _gate_work(run, context))
+def begin_gate(run: Run, context: IndexContext, codebook: CodebookEntry) -> None:
+    """Begin to load what the stage needs, where that helps: if the codebook is kept, the base's index, too."""
+    kept = run.base is not None and run.base.body.codebook == codebook
+    run.executor.begin("gate", _gate_work(run, context, run.base.body.index if run.base and kept else None))
 
 
-def _gate_work(run: Run, context: IndexContext) -> Work[GateUnit, Done[GateResult]]:
-    make = partial(MeasureIndex, context, run.recipe.gate, run.executor.hardware())
+def _gate_work(run: Run, context: IndexContext, before: IndexEntry | None = None) -> Work[GateUnit, Done[GateResult]]:
+    make = partial(MeasureIndex, context, run.recipe.gate, run.executor.hardware(), before)
     step: Step[GateUnit, GateResult] = Step("gate", make, "trainer")
     return Work.of(recorded(run.store.url, GateResult, step))
 
@@ -133,19 +136,29 @@ def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth,
 class MeasureIndex:
     """Tunes the search settings on the gate's questions and measures recall and accuracy."""
 
-    def __init__(self, context: IndexContext, gate: GateConfig, hardware: Hardware) -> None:
+    def __init__(
+        self, context: IndexContext, gate: GateConfig, hardware: Hardware, before: IndexEntry | None = None
+    ) -> None:
+        """`before`: an index that is opened now, since the one to measure is likely to have shards of it."""
         self._context, self._gate, self._hardware = context, gate, hardware
+        self._opened, self._before = OpenObjects(), dict[ObjectRef, Shard]()
+        if before is not None:
+            store = open_store(context.store_url)
+            _check_room(store, before.index_id, before.files)
+            self._before = dict(zip(before.files, open_shards(store, before, self._opened), strict=True))
 
     def __call__(self, unit: GateUnit) -> GateResult:
         context, truth = self._context, unit.truth
         store = open_store(context.store_url)
-        _check_room(store, unit)
+        wanted = unit.index.files
+        self._before = {file: shard for file, shard in self._before.items() if file in wanted}
+        _check_room(store, unit.record, [file for file in wanted if file not in self._before])
         questions_QD = read_questions(store, truth.vectors)
         segments = SegmentSet.open(store, context.segments, context.deletions, verify=False)
         own = len(unit.questions.questions) if unit.questions else len(questions_QD)
         tuning, held_out = split_questions(own, context.config.seed)
         with faiss_threads(self._hardware.threads):
-            index = open_index(store, unit.index, segments)
+            index = open_index(store, unit.index, segments, self._opened)
             known = KnownQuestions(questions_QD, truth.scores_QK, truth.ids_QK, segments.fetching)
             tuned, deeper = self._tune(index, known.some(tuning))
             more = deeper.settings if deeper else None
@@ -188,7 +201,7 @@ class MeasureIndex:
         )
         return GateResult(
             rows=len(questions_QD),
-            report=report.model_copy(update={"settings": _all_settings(report, deeper, at)}),
+            report=report.model_copy(update={"settings": describe_settings(report, deeper, at)}),
             nprobe=tuned.settings.nprobe,
             margin=tuned.settings.margin,
             rescore=tuned.settings.rescore,
@@ -225,23 +238,9 @@ class MeasureIndex:
         return Answered(by_index, answered_ranks(unit.questions, search.segments, true_QK[:, :depth]))
 
 
-def _check_room(store: Store, unit: GateUnit) -> None:
-    # the cache makes room between two shards
-    fetched_bytes = max(bytes_to_fetch(store, shard.object) for shard in unit.index.shards)
-    check_room(store, "gate", unit.record, replace(unit.need, cache_bytes=fetched_bytes))
-
-
-def _all_settings(report: GateReport, deeper: Tuned | None, at: int) -> str:
-    """Return the chosen settings, the recall of new passages, the uncertainty, and the loss by the index."""
-    sentences = [report.settings]
-    if deeper is not None:
-        more, found = deeper.settings, f"recall@{deeper.settings.at} {deeper.recall:.4f}"
-        sentences.append(f"for up to {more.at} hits nprobe {more.nprobe} and rescore {more.rescore}: {found}")
-    if report.new_recall is not None:
-        sentences.append(f"recall of new passages {report.new_recall:.4f}, measured with {report.new_asked} sentences")
-    if report.questions < 2 * MIN_HALF:
-        error = 2 * (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
-        error = max(error, share_at_most(0, report.measured_on))  # if every one was found, this bound applies
-        sentences.append(f"only {report.questions} questions were asked, so recall is known to ± {error:.2f}")
-    sentences += [describe_loss(loss, at) for loss in report.losses]
-    return "; ".join(sentences)
+def _check_room(store: Store, record: str, files: Sequence[ObjectRef]) -> None:
+    """Check that there is room for the shards that are to be opened."""
+    if files:
+        # the cache makes room between two shards
+        fetched_bytes = max(bytes_to_fetch(store, file) for file in files)
+        check_room(store, "gate", record, replace(serving_need(files), cache_bytes=fetched_bytes))

@@ -14,10 +14,12 @@ import numpy.typing as npt
 
 from dpr.evaluate.significance import share_at_most
 from dpr.formats import MISSING
-from dpr.formats.gate_report import IndexLoss
+from dpr.formats.gate_report import GateReport, IndexLoss
 from dpr.index.truth import Ids
+from dpr.index.tune import Tuned
 from dpr.search.vector_search import VectorSearch
 from dpr.stages.find_truth import Truth
+from dpr.stages.question_halves import MIN_HALF
 
 IsAnswered = npt.NDArray[np.bool_]
 """Whether each question is answered (Q,)."""
@@ -70,3 +72,19 @@ def describe_loss(loss: IndexLoss, at: int) -> str:
         f"the index loses {points:.2f} points of top-{at} on {loss.asked:,} {loss.kind} ({loss.lost:,} lost, "
         f"{loss.won:,} won), and at most {100 * loss.at_most:.2f} with a confidence of 95%"
     )
+
+
+def describe_settings(report: GateReport, deeper: Tuned | None, at: int) -> str:
+    """Return the chosen settings, the recall of new passages, the uncertainty, and the loss by the index."""
+    sentences = [report.settings]
+    if deeper is not None:
+        more, found = deeper.settings, f"recall@{deeper.settings.at} {deeper.recall:.4f}"
+        sentences.append(f"for up to {more.at} hits nprobe {more.nprobe} and rescore {more.rescore}: {found}")
+    if report.new_recall is not None:
+        sentences.append(f"recall of new passages {report.new_recall:.4f}, measured with {report.new_asked} sentences")
+    if report.questions < 2 * MIN_HALF:
+        error = 2 * (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
+        error = max(error, share_at_most(0, report.measured_on))  # if every one was found, this bound applies
+        sentences.append(f"only {report.questions} questions were asked, so recall is known to ± {error:.2f}")
+    sentences += [describe_loss(loss, at) for loss in report.losses]
+    return "; ".join(sentences)
