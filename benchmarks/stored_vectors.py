@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dpr.encoder.compute import Compute
 from dpr.encoder.encode import PassageEncoder
@@ -30,6 +31,7 @@ from dpr.formats.stored_vectors import as_stored, stored_bytes
 from dpr.recipe import EncoderConfig, StoreAs
 
 DEPTH, CUT = 20, 10
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DIMENSIONS = (256, 192, 128)
 Half = npt.NDArray[np.float16]
 Values = npt.NDArray[np.float64]
@@ -81,7 +83,7 @@ def passages_of(spec: EncoderSpec, found: Collection, vectors: Path, precision: 
     """Return the vectors of the passages, from their file if it is there."""
     path = Path(f"{vectors}-{precision}.npy")
     if not path.exists():
-        compute = Compute("fp8" if precision == "fp8" else "auto")
+        compute = Compute("fp8" if precision == "fp8" else "auto", device=DEVICE)
         np.save(path, PassageEncoder(spec.passage, compute).encode(found.titles, found.texts))
     return np.load(path).astype(np.float16)
 
@@ -91,7 +93,12 @@ def questions_of(spec: EncoderSpec, found: Collection, vectors: Path, precision:
     path = Path(f"{vectors}-questions-{precision}.npy")
     if not path.exists():
         tower = spec.passage if precision == "fp8" else spec.question
-        np.save(path, QuestionEncoder(tower, Compute("fp8" if precision == "fp8" else "auto")).encode(found.questions))
+        np.save(
+            path,
+            QuestionEncoder(tower, Compute("fp8" if precision == "fp8" else "auto", device=DEVICE)).encode(
+                found.questions
+            ),
+        )
     vectors_QD: npt.NDArray[np.float32] = np.load(path)
     return vectors_QD
 
