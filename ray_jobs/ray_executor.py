@@ -58,7 +58,7 @@ class RayExecutor:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
     def begin(self, stage: str, work: Work[Any, Any]) -> None:
-        if not self._placement.may_load_ahead():
+        if stage in self._begun or not self._placement.may_load_ahead():
             return
         if all(step.on in ("asker", "trainer") for step in work.steps):
             self._begun[stage] = BegunTask(work, self._oversight.heartbeats, **self._one_for_all(work))

@@ -43,7 +43,10 @@ class Executor(Protocol):
     """Where units run."""
 
     def begin(self, stage: str, work: Work[Any, Any]) -> None:
-        """Load what the steps need while other stages run, if that helps; `run` or `release` must follow."""
+        """Load what the steps need while other stages run, if that helps; `run` or `release` must follow.
+
+        A stage that has begun is left as it is.
+        """
 
     def release(self, *stages: str) -> None:
         """Release what `begin` took for these stages, or for all, as far as `run` was not called."""

@@ -103,22 +103,6 @@ def tune(
     return Tuned(settings, chosen.recall, chosen.predicted_ms, bool(reaching), bool(within), stop, points, timed)
 
 
-def describe(tuned: Tuned, config: IndexConfig) -> str:
-    """Return the choice in one sentence: its recall and time, any missed target, and why no more was tried."""
-    average = " on average" if tuned.settings.margin is not None else ""
-    settings = f"nprobe {tuned.settings.nprobe}{average} and rescore {tuned.settings.rescore}"
-    how = "a measured" if tuned.timed else "a predicted"
-    found = f"recall@{tuned.settings.at} {tuned.recall:.4f} at {how} {tuned.predicted_ms:.3g} ms"
-    if not tuned.meets_latency:
-        choice = f"{settings} are the cheapest, {found}, and still above latency_ms {config.latency_ms:g}"
-    elif tuned.meets_target:
-        choice = f"{settings} are the cheapest that reach recall_target {config.recall_target:g}: {found}"
-    else:
-        within = "" if config.latency_ms is None else f" within latency_ms {config.latency_ms:g}"
-        choice = f"{settings} give the best recall{within}, {found}, and miss recall_target {config.recall_target:g}"
-    return f"{choice}; {len(tuned.curve)} settings were measured, and no more because {tuned.stop.value}"
-
-
 class _Trial:
     """Measures settings, the cheapest first, until the target is met or more cannot help."""
 

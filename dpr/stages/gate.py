@@ -23,8 +23,10 @@ from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex
 from dpr.index.shards import Shard
 from dpr.index.truth import Ids, Scores, recall_at
-from dpr.index.tune import Tuned, TunePoint, describe, tune
+from dpr.index.tune import Tuned, TunePoint, tune
+from dpr.index.tuned_sentence import describe
 from dpr.recipe import GateConfig
+from dpr.recipe_index import IndexConfig
 from dpr.run import Run
 from dpr.search.opened import OpenObjects
 from dpr.search.segment_set import SegmentSet
@@ -50,6 +52,7 @@ class GateUnit:
     record: str
     ranks_stem: str
     """Start of the name of the object with the ranks of answers."""
+    context: IndexContext
     index: IndexEntry
     truth: Truth
     questions: QuestionSet | None
@@ -93,21 +96,21 @@ def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexE
     truth = find_truth(run, context, depth * (WINDOWS_DEEPER if run.recipe.corpus.splits_long else 1))
     new = new_sentences(run, context, codebook)
     unit = _plan_gate(run, context, index, truth, new)
-    result = run.result(Stage("gate", [unit], GateResult, _gate_work(run, context)))
+    result = run.result(Stage("gate", [unit], GateResult, _gate_work(run)))
     run.progress.message("search", result.report.settings)
     tell_unanswered(run, result.report.ranks, max(run.recipe.gate.at))
     chosen = {name: getattr(result, name) for name in ("nprobe", "margin", "rescore", "deeper")}
     return index.model_copy(update=chosen), result
 
 
-def begin_gate(run: Run, context: IndexContext, codebook: CodebookEntry) -> None:
-    """Begin to load what the stage needs, where that helps: if the codebook is kept, the base's index, too."""
-    kept = run.base is not None and run.base.body.codebook == codebook
-    run.executor.begin("gate", _gate_work(run, context, run.base.body.index if run.base and kept else None))
+def begin_gate(run: Run) -> None:
+    """Begin to load what the stage needs, where that helps: also the base's index, most of which is likely to stay."""
+    same = run.base is not None and run.base.body.encoder_id == run.spec.encoder_id
+    run.executor.begin("gate", _gate_work(run, run.base.body.index if run.base and same else None))
 
 
-def _gate_work(run: Run, context: IndexContext, before: IndexEntry | None = None) -> Work[GateUnit, Done[GateResult]]:
-    make = partial(MeasureIndex, context, run.recipe.gate, run.executor.hardware(), before)
+def _gate_work(run: Run, before: IndexEntry | None = None) -> Work[GateUnit, Done[GateResult]]:
+    make = partial(MeasureIndex, run.store.url, run.recipe.gate, run.executor.hardware(), before)
     step: Step[GateUnit, GateResult] = Step("gate", make, "trainer")
     return Work.of(recorded(run.store.url, GateResult, step))
 
@@ -130,26 +133,25 @@ def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth,
     names = context.encoder_id, truth.questions_id, measure_id
     record, ranks_stem = layout.record(layout.measured(*names)), layout.answer_ranks(*names)
     rows, windows = len(truth.ids_QK), run.recipe.corpus.splits_long
-    return GateUnit(record, ranks_stem, index, truth, questions, new, rows, index.size_bytes, windows=windows)
+    unit = partial(GateUnit, record, ranks_stem, context, index, truth, questions, new)
+    return unit(rows, index.size_bytes, windows=windows)
 
 
 class MeasureIndex:
     """Tunes the search settings on the gate's questions and measures recall and accuracy."""
 
-    def __init__(
-        self, context: IndexContext, gate: GateConfig, hardware: Hardware, before: IndexEntry | None = None
-    ) -> None:
+    def __init__(self, store_url: str, gate: GateConfig, hardware: Hardware, before: IndexEntry | None = None) -> None:
         """`before`: an index that is opened now, since the one to measure is likely to have shards of it."""
-        self._context, self._gate, self._hardware = context, gate, hardware
+        self._store_url, self._gate, self._hardware = store_url, gate, hardware
         self._opened, self._before = OpenObjects(), dict[ObjectRef, Shard]()
         if before is not None:
-            store = open_store(context.store_url)
+            store = open_store(store_url)
             _check_room(store, before.index_id, before.files)
             self._before = dict(zip(before.files, open_shards(store, before, self._opened), strict=True))
 
     def __call__(self, unit: GateUnit) -> GateResult:
-        context, truth = self._context, unit.truth
-        store = open_store(context.store_url)
+        context, truth = unit.context, unit.truth
+        store = open_store(self._store_url)
         wanted = unit.index.files
         self._before = {file: shard for file, shard in self._before.items() if file in wanted}
         _check_room(store, unit.record, [file for file in wanted if file not in self._before])
@@ -160,7 +162,7 @@ class MeasureIndex:
         with faiss_threads(self._hardware.threads):
             index = open_index(store, unit.index, segments, self._opened)
             known = KnownQuestions(questions_QD, truth.scores_QK, truth.ids_QK, segments.fetching)
-            tuned, deeper = self._tune(index, known.some(tuning))
+            tuned, deeper = self._tune(index, known.some(tuning), context.config)
             more = deeper.settings if deeper else None
             search = VectorSearch(index, tuned.settings, segments, more, windows=unit.windows)
             true = true_passages(unit.truth, search, questions_QD)
@@ -210,9 +212,9 @@ class MeasureIndex:
             curve=tuned.curve,
         )
 
-    def _tune(self, index: ServingIndex, known: KnownQuestions) -> tuple[Tuned, Tuned | None]:
+    def _tune(self, index: ServingIndex, known: KnownQuestions, config: IndexConfig) -> tuple[Tuned, Tuned | None]:
         """Choose settings for as many hits as the recipe's `recall_at`, and others for the deepest rank of the gate."""
-        config, deepest = self._context.config, max(self._gate.at)
+        deepest = max(self._gate.at)
         timed = config.latency_ms is not None
         tuned = tune(index, known, config, config.recall_at, timed=timed)
         if deepest <= config.recall_at:
@@ -229,7 +231,7 @@ class MeasureIndex:
         """
         if unit.questions is None:
             return Answered([], [])
-        few, depth = self._context.config.recall_at, max(self._gate.at)
+        few, depth = unit.context.config.recall_at, max(self._gate.at)
         by_index = answered_ranks(unit.questions, search.segments, ids_QK)
         if depth > few:
             more = answered_ranks(unit.questions, search.segments, search.top(questions_QD, depth)[1])

@@ -9,6 +9,7 @@ from functools import partial
 from dpr.index.coding import prepare
 from dpr.run import Run
 from dpr.stages.diff import Changes
+from dpr.stages.gate import begin_gate
 from dpr.stages.new_sentences import sentences_work
 from dpr.stages.question_vectors import questions_work
 from dpr.stages.train import train_work
@@ -19,6 +20,7 @@ def begin_index(run: Run, changes: Changes) -> None:
     if not changes.embed_rows:
         return
     warm_coders(run, sum(planned.rows for planned in changes.planned))
+    begin_gate(run)
     if run.base is None:
         run.executor.begin("train", train_work(run))
         run.executor.begin("questions", questions_work(run))

@@ -128,8 +128,9 @@ def gate_taken(folder: Path) -> tuple[int, int]:
         loose_rows=0,
         first_shards=2,
     )
+    context = IndexContext(str(folder), index.index_id, DIM, IndexConfig(), (), None)
     truth = Truth("q", NOTHING, np.empty((0, 1), np.float32), np.empty((0, 1), np.int64), CutTexts())
-    unit = GateUnit("r", "s", index, truth, None, None, 0, 0)
+    unit = GateUnit("r", "s", context, index, truth, None, None, 0, 0)
     path = folder / "index.faiss"
 
     def open_both() -> list[faiss.Index]:

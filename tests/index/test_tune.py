@@ -16,7 +16,8 @@ from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex
 from dpr.index.training import train
 from dpr.index.truth import exact_topk
-from dpr.index.tune import Stop, Tuned, describe, tune
+from dpr.index.tune import Stop, Tuned, TunePoint, tune
+from dpr.index.tuned_sentence import describe
 from dpr.recipe_index import IndexConfig
 
 NPROBES, RESCORES = [1, 2, 4, 8, 16, 20], [0, 20, 50, 100, 200, 500, 1000]
@@ -299,3 +300,15 @@ def test_close_to_the_target_smaller_gains_count(vectors_ND: Vectors, questions_
     tuned = tune(Halving([flat]), known, IndexConfig(recall_target=0.9995), 20)
     assert tuned.meets_target
     assert tuned.settings.nprobe == 16
+
+
+@pytest.mark.parametrize(
+    ("recall", "milliseconds", "told"), [(0.99, 25.0, True), (0.99, 26.0, False), (0.98, 1.0, False)]
+)
+def test_a_dear_choice_names_what_is_much_cheaper(recall: float, milliseconds: float, told: bool) -> None:
+    curve = [
+        TunePoint(nprobe=64, margin=None, rescore=100, recall=recall, predicted_ms=milliseconds),
+        TunePoint(nprobe=512, margin=None, rescore=100, recall=0.9995, predicted_ms=100.0),
+    ]
+    tuned = Tuned(SearchSettings(512, 100, 20), 0.9995, 100.0, True, True, Stop.TARGET, curve)
+    assert ("; recall 0.9900 would take 25 ms (set recall_target" in describe(tuned, IndexConfig())) == told

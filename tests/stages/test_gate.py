@@ -4,7 +4,7 @@ Shapes: Q questions, N passages, K neighbours, C candidates.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import pytest
 from dpr.encoder.compute import Compute
 from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
+from dpr.engine.executor import LocalExecutor
+from dpr.engine.stage import Work
 from dpr.errors import GateError, RecipeError
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import numbers
@@ -246,6 +248,44 @@ def test_what_was_measured_serves_until_something_that_it_depends_on_changes(
     assert not measured_again(gate={"at": [1]})
     assert measured_again(index={"recall_target": 0.9})
     assert not measured_again(index={"recall_target": 0.999})  # measured on the night before that
+
+
+class LoadsAhead(LocalExecutor):
+    """Makes the operators of the gate where it begins, as Ray's workers do, and takes the base's index away then."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.taken = file, file.with_suffix(".taken")
+        self.operators: list[Callable[[Any], Any]] = []
+
+    def begin(self, stage: str, work: Work[Any, Any]) -> None:
+        if stage == "gate" and not self.operators:
+            self.operators = [step.make() for step in work.steps]
+            self.file.rename(self.taken)
+
+    def run(self, stage: str, work: Work[Any, Any], units: Sequence[Any]) -> Iterator[Any]:
+        if stage != "gate":
+            yield from super().run(stage, work, units)
+        for unit in units if stage == "gate" else ():
+            value = unit
+            for operator in self.operators:
+                value = operator(value)
+            self.taken.rename(self.file)
+            yield value
+
+
+@pytest.mark.usefixtures("no_loose_rows")
+def test_the_base_index_is_opened_ahead_and_measured_as_if_it_were_not(tmp_path: Path, encoder: Path) -> None:
+    collections = [Collection(tmp_path / name, encoder, TEXTS, index={"factory": "IVF8,SQ8"}) for name in ("a", "b")]
+    reports = []
+    for collection, ahead in zip(collections, (True, False), strict=True):
+        (shard,) = collection.night().snapshot.body.index.shards
+        collection.corpus |= {f"new{number}": text for number, text in enumerate(random_texts(9, seed=8).values())}
+        executor = LoadsAhead(collection.file(shard.object.name)) if ahead else None
+        body = collection.night(executor).snapshot.body
+        assert shard.object in body.index.files
+        assert len(body.index.files) == 2
+        reports.append(body.gate)
+    assert reports[0] == reports[1]
 
 
 @pytest.mark.parametrize("questions", [0, 1, 99, 100, 101, 1999, 2000, 7277])
