@@ -23,10 +23,11 @@ from encode_subject import random_bert
 from torch import Tensor
 from transformers import BertConfig
 
+from dpr.encoder.fp8_bert import Fp8Bert
 from dpr.encoder.network import Network
 from dpr.encoder.packed import Linear, Norm
 from dpr.encoder.packed_forward import PackedForward, default_fp8
-from dpr.encoder.packed_fp8 import FP8, Coded, CodedLinear, EmulatedFp8, Fp8Bert, code, code_weight, normed_scale
+from dpr.encoder.packed_fp8 import FP8, Coded, CodedLinear, EmulatedFp8, code, code_weight, normed_scale
 from dpr.encoder.padded import PaddedForward
 from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec

@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dpr.encoder.fp8_bert import Fp8Bert
 from dpr.encoder.network import Network
 from dpr.encoder.packed import Ops, Packed, PackedBert, pool_packed
 from dpr.encoder.packed_cpu import CpuOps
-from dpr.encoder.packed_fp8 import FP8, EmulatedFp8, Fp8Bert, Fp8Ops, multiplies_fp8
+from dpr.encoder.packed_fp8 import FP8, EmulatedFp8, Fp8Ops, multiplies_fp8
 from dpr.encoder.packed_torch import TorchOps
 from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec

@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel
 from dpr.encoder import packed_fp8
 from dpr.encoder.compute import Compute
 from dpr.encoder.encode import TowerEncoder
+from dpr.encoder.fp8_bert import Fp8Bert
 from dpr.encoder.network import load_network
 from dpr.encoder.packed import Norm, PackedBert, pool_packed
 from dpr.encoder.packed_forward import PackedForward, default_fp8, pack
@@ -27,7 +28,6 @@ from dpr.encoder.packed_fp8 import (
     Coded,
     CodedLinear,
     EmulatedFp8,
-    Fp8Bert,
     activated,
     code,
     code_weight,
