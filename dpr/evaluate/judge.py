@@ -15,8 +15,9 @@ from dpr.lexical.fusion import NOT_FOUND, Candidates
 from dpr.search.hits import Hit
 from dpr.search.segment_set import SegmentSet
 
-QUESTIONS_AT_ONCE = 200
-"""Questions whose candidates' ids or texts are in memory at a time."""
+TEXTS_AT_ONCE, IDS_AT_ONCE = 200, 2_000
+"""Questions whose candidates' texts or ids are in memory at a time. In a large corpus these lie in nearly all row
+groups, so that each time a whole column is read."""
 Places = npt.NDArray[np.intp]
 """Indices of candidates, or of questions."""
 
@@ -33,10 +34,11 @@ class Judge:
 
     def reading(self, questions: Places) -> Iterator[int]:
         """Yield the questions; while one is the last that was yielded, `rank` may be called for it."""
-        for first in range(0, len(questions), QUESTIONS_AT_ONCE):
-            some = questions[first : first + QUESTIONS_AT_ONCE].tolist()
+        by_id = self._questions.answers == "ids"
+        at_once, column = (IDS_AT_ONCE, "id") if by_id else (TEXTS_AT_ONCE, "text")
+        for first in range(0, len(questions), at_once):
+            some = questions[first : first + at_once].tolist()
             self._ids = np.unique(np.concatenate([self.found[question].ids_C for question in some]))
-            column = "id" if self._questions.answers == "ids" else "text"
             self._values = self._segments.column(column, self._ids)
             for question in some:
                 self._is_right.clear()
