@@ -189,7 +189,15 @@ def test_a_right_import_is_left_alone(module: str, source: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_driver_does_without_pytorch() -> None:
-    look = "import sys, ray_jobs.jobs, ray_jobs.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+def test_the_driver_does_without_pytorch(encoder: Path, static_encoder: Path) -> None:
+    look = """
+import sys, ray_jobs.jobs, ray_jobs.cli
+from dpr.encoder.spec import resolve
+from dpr.recipe import EncoderConfig
+for model in sys.argv[1:]:
+    resolve(EncoderConfig(model=model, pooling="mean"))
+print([m for m in ("torch", "transformers") if m in sys.modules])
+"""
+    command = [sys.executable, "-c", look, str(encoder), str(static_encoder)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

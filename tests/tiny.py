@@ -31,8 +31,7 @@ def make_static_encoder(folder: Path) -> Path:
 
     Encoding with it does not import transformers, which takes five CPU seconds.
     """
-    import torch
-    from safetensors.torch import save_file
+    from safetensors.numpy import save_file
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +39,7 @@ def make_static_encoder(folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
     table_VD = np.random.default_rng(0).normal(size=(1 + len(WORDS), 32)).astype(np.float32)
-    save_file({"embedding.weight": torch.from_numpy(table_VD)}, folder / "model.safetensors")
+    save_file({"embedding.weight": table_VD}, folder / "model.safetensors")
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.StaticEmbedding"}
     (folder / "modules.json").write_text(json.dumps([module]))
     return folder

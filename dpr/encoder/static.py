@@ -5,7 +5,7 @@ Shapes: V rows of the vocabulary, B rows of a batch, L tokens of its longest row
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -18,7 +18,7 @@ _TABLES = ("embedding.weight", "embeddings")
 
 def table_shape(folder: Path, reference: str) -> tuple[int, int]:
     """Return rows and columns (V, D) of the table, without reading it."""
-    with _opened(folder, reference) as weights:
+    with _opened(folder, reference, "np") as weights:  # "pt" imports PyTorch
         rows, columns = weights.get_slice(_table(weights, folder, reference)).get_shape()
         if "mapping" in weights.keys():  # noqa: SIM118  (the file is no mapping)
             (rows,) = weights.get_slice("mapping").get_shape()
@@ -31,7 +31,7 @@ class StaticBody:
     def __init__(self, folder: Path, reference: str) -> None:
         from torch import nn  # reading specs does not need it
 
-        with _opened(folder, reference) as weights:
+        with _opened(folder, reference, "pt") as weights:
             tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
             table_VD = tensors[_table(weights, folder, reference)]
         if "mapping" in tensors:  # model2vec: several tokens may share a row of the table
@@ -53,12 +53,12 @@ class StaticBody:
     __call__ = forward
 
 
-def _opened(folder: Path, reference: str) -> Any:
+def _opened(folder: Path, reference: str, framework: Literal["np", "pt"]) -> Any:
     files = [name for name in weight_files(folder, reference) if name.endswith(".safetensors")]
     if len(files) > 1:
         raise EncoderError(f"model {reference} has a table of token vectors in several files; save it as one")
     try:
-        return safe_open(folder / files[0], framework="pt")
+        return safe_open(folder / files[0], framework=framework)
     except (OSError, SafetensorError) as error:
         raise EncoderError(
             f"model {reference}: {folder / files[0]} cannot be read ({error}); fetch it again"
