@@ -119,7 +119,7 @@ class SegmentVectors:
             data = self._mapped[start : start + rows * self.row_bytes]
             touch(data.nbytes)
         else:
-            data = np.frombuffer(self._store.get_range(self._name, start, rows * self.row_bytes), np.uint8)
+            data = self._fetched(start, rows * self.row_bytes)
         return from_rows(data.reshape(rows, self.row_bytes), self.store_as)
 
     def reads(self, rows_N: npt.NDArray[np.int64]) -> Iterator["RangeRead"]:
@@ -134,8 +134,18 @@ class SegmentVectors:
     def _read_run(self, offsets_n: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Return the bytes of the vectors that begin at ascending offsets (n,), by one request."""
         start, stop = int(offsets_n[0]), int(offsets_n[-1]) + self.row_bytes
-        data = np.frombuffer(self._store.get_range(self._name, start, stop - start), np.uint8)
+        data = self._fetched(start, stop - start)
         return np.stack([data[at : at + self.row_bytes] for at in (offsets_n - start).tolist()])
+
+    def _fetched(self, start: int, length: int) -> npt.NDArray[np.uint8]:
+        """Return bytes of the stored object. Raises IntegrityError if it ends before them."""
+        data = self._store.get_range(self._name, start, length)
+        if len(data) != length:
+            raise IntegrityError(
+                f"store {self._store.url}, object {self._name} ends before byte {start + length:,}, where its vectors "
+                "lie; roll back to a sound snapshot or run the recipe again"
+            )
+        return np.frombuffer(data, np.uint8)
 
 
 class RangeRead(NamedTuple):

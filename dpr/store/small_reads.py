@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dpr.errors import IntegrityError, StoreError
+
 MAX_SHARE = 0.25
 """Of the files that this process may have open, at most so many are opened here."""
 
@@ -21,9 +23,9 @@ MAX_SHARE = 0.25
 class SmallReads:
     """Several files, opened to read pieces of them. Any thread may use it."""
 
-    def __init__(self, files: Sequence[int]) -> None:
-        """Take file descriptors, which are closed with this object."""
-        self._files = np.array(files, np.int64)
+    def __init__(self, paths: Sequence[Path], files: Sequence[int]) -> None:
+        """Take paths and their file descriptors, which are closed with this object."""
+        self._paths, self._files = paths, np.array(files, np.int64)
         weakref.finalize(self, _close, files)
 
     @classmethod
@@ -38,19 +40,27 @@ class SmallReads:
         except OSError:
             _close(files)
             return None
-        return cls(files)
+        return cls(paths, files)
 
     def pieces(
         self, files_N: npt.NDArray[np.int64], offsets_N: npt.NDArray[np.int64], size: int
     ) -> npt.NDArray[np.uint8]:
         """Return pieces (N, B) of `size` bytes, each from a file, by its place among those opened, and an offset.
 
-        Raises EOFError if a file ends within a piece, OSError if it cannot be read.
+        Raises IntegrityError if a file ends within a piece, StoreError if it cannot be read.
         """
         places = zip(self._files[files_N].tolist(), offsets_N.tolist(), strict=True)
-        data = b"".join([os.pread(file, size, offset) for file, offset in places])
+        try:
+            read = [os.pread(file, size, offset) for file, offset in places]
+        except OSError as error:
+            raise StoreError(f"a file that holds vectors cannot be read ({error.strerror or error})") from error
+        data = b"".join(read)
         if len(data) != len(files_N) * size:
-            raise EOFError(f"a file ends within a piece of {size} bytes")
+            place = next(place for place, piece in enumerate(read) if len(piece) != size)
+            raise IntegrityError(
+                f"file {self._paths[files_N[place]]} ends before byte {offsets_N[place] + size:,}, which it had when "
+                "its checksum was verified; run `dpr verify --deep`, and roll back or run the recipe again"
+            )
         return np.frombuffer(data, np.uint8).reshape(len(files_N), size)
 
 

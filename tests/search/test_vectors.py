@@ -3,6 +3,7 @@
 Shapes: N rows, D dimensions.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,20 @@ def test_nothing_of_a_local_segment_is_kept(segments: list[Stored], cache: Path)
     for verify in (False, True):
         SegmentVectors.open(LocalStore(stored.folder), stored.entry.object, verify=verify).all()
     assert not (cache / "entries").exists()
+
+
+@pytest.mark.usefixtures("cache")
+def test_an_object_that_became_shorter_after_it_was_opened_is_named(store: LocalStore, tmp_path: Path) -> None:
+    entry = put_segment(store, tmp_path, 0, random_vectors(40, 7, seed=0))
+    there = SegmentVectors.open(RemoteStore(tmp_path / "store"), entry.object)
+    path = tmp_path / "store" / entry.object.name
+    path.chmod(0o644)
+    os.truncate(path, 60)
+    for read in (there.all, lambda: there.rows(np.arange(40))):
+        with pytest.raises(
+            IntegrityError, match=f"object {entry.object.name} ends before byte [\\d,]+, where its vectors"
+        ):
+            read()
 
 
 @pytest.mark.usefixtures("cache")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dpr.errors import IntegrityError, StoreError
 from dpr.store.small_reads import MAX_SHARE, SmallReads
 
 
@@ -32,11 +33,20 @@ def test_pieces_come_from_any_file_in_any_order_also_after_it_was_removed(paths:
     assert reads.pieces(files_N[:0], offsets_N[:0], 77).shape == (0, 77)
 
 
-def test_a_file_that_ends_within_a_piece_is_an_error(paths: list[Path]) -> None:
+def test_a_file_that_ends_within_a_piece_is_named(paths: list[Path]) -> None:
     reads = SmallReads.open(paths)
     assert reads is not None
-    with pytest.raises(EOFError, match="a file ends within a piece of 100 bytes"):
-        reads.pieces(np.array([0, 1]), np.array([0, 4_950]), 100)
+    os.truncate(paths[1], 4_900)
+    with pytest.raises(IntegrityError, match=f"^file {paths[1]} ends before byte 4,950, which it had when"):
+        reads.pieces(np.array([0, 1]), np.array([0, 4_850]), 100)
+    assert reads.pieces(np.array([1]), np.array([4_800]), 100).shape == (1, 100)
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    reads = SmallReads.open([tmp_path])  # a folder can be opened, and not read
+    assert reads is not None
+    with pytest.raises(StoreError, match=r"^a file that holds vectors cannot be read \(Is a directory\)$"):
+        reads.pieces(np.array([0]), np.array([0]), 100)
 
 
 def test_no_file_stays_open(paths: list[Path]) -> None:
