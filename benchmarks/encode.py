@@ -25,6 +25,7 @@ from encode_job import whole_job
 from encode_peers import padded_loop, sentence_transformers, side_by_side
 from encode_report import Report
 from encode_subject import FILE_ROWS, Subject, read_passages, save_random_bert, write_distinct
+from processor import processor_and_cores
 
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TowerTokenizer
@@ -47,17 +48,14 @@ def arguments_of() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def processor(device: torch.device) -> tuple[str, str]:
+def hardware(device: torch.device) -> tuple[str, str]:
     """Return the name of the hardware for the title, and that for the file."""
     if device.type == "cuda":
         name, count = torch.cuda.get_device_name(), torch.cuda.device_count()
         words = re.split(r"[^a-z0-9]+", name.lower())
         short = next((word for word in words if re.search(r"\d", word)), "gpu")
         return f"{count} × {name}", short + (f"x{count}" if count > 1 else "")
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    model = re.search(r"model name\s*:\s*(.+)", info)
-    bf16 = " with AVX-512 bf16" if "avx512_bf16" in info else ""
-    return f"{model.group(1) if model else 'an unknown processor'}{bf16}, {os.cpu_count()} cores", "cpu"
+    return processor_and_cores(), "cpu"
 
 
 def prepare(arguments: argparse.Namespace, folder: Path, device: torch.device) -> Subject:
@@ -90,7 +88,7 @@ def describe(report: Report, subject: Subject, tflops: float) -> None:
 def main() -> None:
     arguments = arguments_of()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, (title, short) = device.type, processor(device)
+    kind, (title, short) = device.type, hardware(device)
     with tempfile.TemporaryDirectory(prefix="encode-") as name:
         subject = prepare(arguments, Path(name, "model"), device)
         path = arguments.out / f"encode_{short}_{datetime.now(UTC):%Y-%m-%d}.md"

@@ -10,7 +10,6 @@ to standard output and to benchmarks/results.
 """
 
 import argparse
-import os
 import platform
 import re
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.night import Corpus, Night, Setting, run_night, write_recipe
+from benchmarks.processor import processor_and_cores
 from demo.python_docs import python_passages
 from dpr.encoder.encode import PassageEncoder
 from dpr.encoder.spec import resolve
@@ -164,23 +164,17 @@ def main() -> None:
         "",
         f"    python -m benchmarks.incremental {command}",
         "",
-        f"{processor()}; Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in names)}.",
+        f"{processor_and_cores()}; Python {platform.python_version()}, "
+        f"{', '.join(f'{name} {version(name)}' for name in names)}.",
         *lines,
         "",
         f"Run on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC.",
     ]
     print("\n".join(report))
     what = "incremental" if arguments.part == "nights" else "incremental_memory"
-    hardware = re.sub(r"\W+", "-", processor().lower())
+    hardware = re.sub(r"\W+", "-", processor_and_cores().lower())
     out = arguments.out or Path(__file__).parent / "results" / f"{what}_{hardware}_{datetime.now(UTC):%Y-%m-%d}.md"
     out.write_text("\n".join(report) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    """The processor as Linux names it, and how many cores."""
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    bf16 = " with AVX-512 bf16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else ""
-    return f"{found[1] if found else platform.machine()}{bf16}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import torch
 from index_gpu_clock import ClockedExecutor, clocks
 from index_gpu_data import Corpus, make_segments
 from index_gpu_recall import recall_table
+from processor import processor
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from dpr.formats import layout
@@ -121,13 +122,11 @@ def predicted(machine: Machine, plan: IndexPlan) -> dict[str, float]:
 
 def about(rows: int, dim: int) -> list[str]:
     cards = [torch.cuda.get_device_name(card) for card in range(torch.cuda.device_count())]
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    names = {line.split(":")[1].strip() for line in info if line.startswith("model name")}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "faiss-cpu", "ray", "pyarrow", "numpy"))
     return [
         f"# Index of {rows:,} × {dim}, from segments to a verified serving index",
-        f"{time.strftime('%Y-%m-%d')}. {', '.join(cards) or 'No GPU'}; {', '.join(sorted(names))}, "
+        f"{time.strftime('%Y-%m-%d')}. {', '.join(cards) or 'No GPU'}; {processor()}, "
         f"{os.cpu_count()} cores, {memory:.0f} GiB; Python {platform.python_version()}, {versions}. "
         "Made by `benchmarks/index_gpu.py`; made-up vectors (benchmarks/index_gpu_data.py).",
         "Predicted: by arithmetic, before the run, with the rates in `Machine`. Inside: seconds of functions; with "

@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from index_search import BY_QUESTION, Point
+from processor import processor, processor_and_cores
 
 TARGETS = (0.90, 0.95, 0.98, 0.99)
 TICKS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
@@ -25,11 +26,11 @@ OURS = ("IVF-PQ", "IVF-PQ FastScan", BY_QUESTION, "IVF-RaBitQ FastScan", "IVF-SQ
 
 def write_report(results: Path, out: Path) -> None:
     """Write the dated file and the picture of everything under `results`, and print the tables."""
-    processor, slug = hardware()
+    machine, slug = hardware()
     today = datetime.datetime.now(datetime.UTC).date()
     name = f"index_{slug}_{today}"
     lines = [
-        f"# Index on {processor}",
+        f"# Index on {machine}",
         "",
         "    python benchmarks/index.py --data DATA --cache CACHE --peer-python PEERS/bin/python",
         "",
@@ -55,11 +56,7 @@ def write_report(results: Path, out: Path) -> None:
 
 def hardware() -> tuple[str, str]:
     """The processor in words, and for a file name."""
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    model = info.partition("model name")[2].split(":", 1)[1].split("\n")[0].strip()
-    wide = "AVX-512 bf16" if " avx512_bf16" in info else "AVX-512" if " avx512f" in info else "AVX2"
-    cores = os.cpu_count()
-    return f"{model} with {wide}, {cores} cores", f"{model.lower().replace(' ', '-')}-{cores}-cores"
+    return processor_and_cores(), f"{processor().lower().replace(' ', '-')}-{os.cpu_count()}-cores"
 
 
 def _building(rows: int, found: dict[str, Any]) -> Iterator[str]:

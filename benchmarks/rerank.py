@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from processor import processor
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sentence_transformers import __version__ as their_version
 from transformers import AutoTokenizer, BertForSequenceClassification
@@ -112,12 +113,6 @@ def timed(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
     started = time.perf_counter()
     made = work()
     return time.perf_counter() - started, made
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 
 if __name__ == "__main__":

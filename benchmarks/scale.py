@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import platform
-import re
 import resource
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 from ray import cloudpickle
 
+from benchmarks.processor import processor_and_cores
 from dpr.engine.executor import Cluster, LocalExecutor
 from dpr.engine.stage import A, B, Work
 from dpr.index.hardware import Hardware
@@ -263,19 +263,13 @@ def report(nights: Sequence[Night], command: str) -> str:
         "",
         f"    {command}",
         "",
-        f"{processor()}. Python {platform.python_version()}. A passage has {WORDS} words on average and a vector of "
-        f"{DIM} components, made from its hash. MB are the peaks that the kernel kept of each process. "
+        f"{processor_and_cores()}. Python {platform.python_version()}. A passage has {WORDS} words on average and a "
+        f"vector of {DIM} components, made from its hash. MB are the peaks that the kernel kept of each process. "
         "The exponents are those of CPU seconds, since other work used the machine.",
     ]
     for name in dict.fromkeys(night.name for night in nights):
         lines += ["", f"## {name}", "", *table([night for night in nights if night.name == name])]
     return "\n".join(lines) + "\n"
-
-
-def processor() -> str:
-    """Return the processor as Linux names it, and how many cores."""
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores"
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import transformers
+from processor import processor
 from train_peers import Peer, plain_loop, sentence_transformers
 
 from dpr.recipe import EncoderConfig
@@ -49,12 +50,12 @@ def main() -> None:
     workers: Workers = Group() if group else Alone()
     with tempfile.TemporaryDirectory() as folder:
         job = prepare(recipe_of(arguments, folder))
-        ways = {"dpr": ours(job, workers, device)}
-        note = "" if group else add_peers(ways, job, arguments, device)
-        seconds, memory = measure(ways, arguments, device)
+        steps = {"dpr": ours(job, workers, device)}
+        note = "" if group else add_peers(steps, job, arguments, device)
+        seconds, memory = measure(steps, arguments, device)
     if workers.rank == 0:
-        processor = torch.cuda.get_device_name() if device.type == "cuda" else cpu_name()
-        devices = f"{workers.size} times {processor}" if workers.size > 1 else processor
+        device_name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
+        devices = f"{workers.size} times {device_name}" if workers.size > 1 else device_name
         text = report(arguments, job, devices, seconds, memory, note)
         print(text)
         if arguments.out:
@@ -112,28 +113,28 @@ def ours(job: TrainingJob, workers: Workers, device: torch.device) -> Callable[[
 
 
 def add_peers(
-    ways: dict[str, Callable[[int], object]], job: TrainingJob, arguments: argparse.Namespace, device: torch.device
+    steps: dict[str, Callable[[int], object]], job: TrainingJob, arguments: argparse.Namespace, device: torch.device
 ) -> str:
     """Add the other ways to train; return what a reader must know of them."""
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     peer = Peer(job, device, dtype, TEMPERATURE, LEARNING_RATE)
-    ways["transformers, padded to the longest of the batch, one pass"] = plain_loop(peer)
+    steps["transformers, padded to the longest of the batch, one pass"] = plain_loop(peer)
     if importlib.util.find_spec("sentence_transformers") is None:
         return "sentence-transformers is not installed on this machine, so it was not measured."
     for size in arguments.mini_batches:
         for drops in (True, False):
             what = "" if drops else ", without dropout of attention, as dpr"
-            ways[f"sentence-transformers, mini-batches of {size}{what}"] = sentence_transformers(peer, size, drops)
+            steps[f"sentence-transformers, mini-batches of {size}{what}"] = sentence_transformers(peer, size, drops)
     return ""
 
 
 def measure(
-    ways: dict[str, Callable[[int], object]], arguments: argparse.Namespace, device: torch.device
+    steps: dict[str, Callable[[int], object]], arguments: argparse.Namespace, device: torch.device
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the seconds of a step in the best round of each way, and the gigabytes of the GPU that it took."""
-    seconds, memory = dict.fromkeys(ways, float("inf")), dict.fromkeys(ways, 0.0)
+    seconds, memory = dict.fromkeys(steps, float("inf")), dict.fromkeys(steps, 0.0)
     for each in range(-1, arguments.rounds):
-        for name, step in list(ways.items()):
+        for name, step in list(steps.items()):
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             started = time.perf_counter()
@@ -145,7 +146,7 @@ def measure(
                     memory[name] = max(memory[name], torch.cuda.max_memory_allocated() / 1e9)
             except torch.OutOfMemoryError:
                 print(f"{name}: out of memory", flush=True)
-                del ways[name], seconds[name]
+                del steps[name], seconds[name]
                 continue
             took = (time.perf_counter() - started) / arguments.steps
             print(f"round {each}: {name}: {arguments.batch / took:,.1f} pairs/s", flush=True)
@@ -187,12 +188,6 @@ def report(
         "",
     ]
     return "\n".join(lines)
-
-
-def cpu_name() -> str:
-    """Return the name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 
 if __name__ == "__main__":

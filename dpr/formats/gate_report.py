@@ -1,6 +1,9 @@
-"""The gate's measurements of a snapshot before it was published; a part of its document."""
+"""The gate's measurements of a snapshot before it was published; a part of its document.
 
-from pydantic import Field
+Snapshots of before call two fields `asked` and `new_asked`; they are read as `questions` and `new_sentences`.
+"""
+
+from pydantic import AliasChoices, Field
 
 from dpr.formats.cut_texts import CutTexts
 from dpr.formats.lexical_entry import ModesReport
@@ -12,7 +15,7 @@ class IndexLoss(Document):
 
     kind: str
     """`questions`: those of the recipe; `sentences`: sentences of passages, each answered by its own passage."""
-    asked: int
+    questions: int = Field(validation_alias=AliasChoices("questions", "asked"))
     """Questions that settings were not chosen on, unless they are fewer than 50."""
     lost: int
     """Questions that exact search answers and the index does not."""
@@ -41,7 +44,7 @@ class GateReport(Document):
     new_recall: float | None
     """Recall of the passages that were added since the codebook was trained, with sentences of theirs as questions
     (`dpr.index.truth.recall_of_new`); None: there are none."""
-    new_asked: int
+    new_sentences: int = Field(validation_alias=AliasChoices("new_sentences", "new_asked"))
     """Sentences that this was measured on."""
     deeper_recall: float | None
     """Recall of as many hits as the index's deeper settings were tuned for; None: it has none."""

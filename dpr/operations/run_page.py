@@ -138,7 +138,7 @@ def _embedding(report: RunReport) -> Section:
 def _gate(gate: GateReport) -> Section:
     rows: list[tuple[object, ...]] = [("recall against exact search", gate.recall, f"{gate.measured_on:,} asked")]
     if gate.new_recall is not None:
-        rows.append(("recall of new passages", gate.new_recall, f"{gate.new_asked:,} asked"))
+        rows.append(("recall of new passages", gate.new_recall, f"{gate.new_sentences:,} sentences"))
     for rank, share in gate.accuracy_index.items():
         rows.append((f"top-{rank} by the index", share, f"{gate.accuracy_exact.get(rank, 0.0):.4f} by exact search"))
     bars = [
@@ -146,7 +146,7 @@ def _gate(gate: GateReport) -> Section:
         for rank, share in gate.accuracy_index.items()
     ]
     for loss in gate.losses:
-        lost = f"{loss.lost:,} lost and {loss.won:,} won of {loss.asked:,}; at most {loss.at_most:.2%} lost"
+        lost = f"{loss.lost:,} lost and {loss.won:,} won of {loss.questions:,}; at most {loss.at_most:.2%} lost"
         rows.append((f"{loss.kind} by the index", "", lost))
     rows.append(("settings", "", gate.settings))
     if gate.modes is not None:

@@ -190,7 +190,7 @@ class MeasureIndex:
             tuned_recall=tuned.recall,
             tuned_on=len(tuning),
             new_recall=new_recall,
-            new_asked=len(sentences_QD),
+            new_sentences=len(sentences_QD),
             deeper_recall=deeper.recall if deeper else None,
             meets_recall_target=tuned.meets_target,
             predicted_ms=round(tuned.predicted_ms, 6),

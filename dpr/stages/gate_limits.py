@@ -57,7 +57,7 @@ def _check_losses(recipe: Recipe, report: GateReport) -> None:
     if allowed is None:
         return
     for loss in report.losses:
-        surely = share_at_least(max(0, loss.lost - loss.won), loss.asked)
+        surely = share_at_least(max(0, loss.lost - loss.won), loss.questions)
         if surely > allowed:
             raise GateError(
                 f"{describe_loss(loss, at)}; that is more than {100 * surely:.2f} with the same confidence, and the "

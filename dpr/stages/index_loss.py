@@ -57,7 +57,9 @@ def loss_of(kind: str, by_index_Q: IsAnswered, exactly_Q: IsAnswered) -> IndexLo
     """Count the questions that only one of both searches answers."""
     lost, won = int((exactly_Q & ~by_index_Q).sum()), int((by_index_Q & ~exactly_Q).sum())
     questions = len(exactly_Q)
-    return IndexLoss(kind=kind, asked=questions, lost=lost, won=won, at_most=round(share_at_most(lost, questions), 9))
+    return IndexLoss(
+        kind=kind, questions=questions, lost=lost, won=won, at_most=round(share_at_most(lost, questions), 9)
+    )
 
 
 def _within(ranks: Sequence[int | None], k: int) -> IsAnswered:
@@ -67,9 +69,9 @@ def _within(ranks: Sequence[int | None], k: int) -> IsAnswered:
 
 def describe_loss(loss: IndexLoss, at: int) -> str:
     """Return one sentence on the loss that was measured, and its upper bound with a confidence of 95%."""
-    points = 100 * (loss.lost - loss.won) / max(1, loss.asked)
+    points = 100 * (loss.lost - loss.won) / max(1, loss.questions)
     return (
-        f"the index loses {points:.2f} points of top-{at} on {loss.asked:,} {loss.kind} ({loss.lost:,} lost, "
+        f"the index loses {points:.2f} points of top-{at} on {loss.questions:,} {loss.kind} ({loss.lost:,} lost, "
         f"{loss.won:,} won), and at most {100 * loss.at_most:.2f} with a confidence of 95%"
     )
 
@@ -81,7 +83,9 @@ def describe_settings(report: GateReport, deeper: Tuned | None, at: int) -> str:
         more, found = deeper.settings, f"recall@{deeper.settings.at} {deeper.recall:.4f}"
         sentences.append(f"for up to {more.at} hits nprobe {more.nprobe} and rescore {more.rescore}: {found}")
     if report.new_recall is not None:
-        sentences.append(f"recall of new passages {report.new_recall:.4f}, measured with {report.new_asked} sentences")
+        sentences.append(
+            f"recall of new passages {report.new_recall:.4f}, measured with {report.new_sentences} sentences"
+        )
     if report.questions < 2 * MIN_HALF:
         error = 2 * (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
         error = max(error, share_at_most(0, report.measured_on))  # if every one was found, this bound applies

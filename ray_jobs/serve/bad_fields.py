@@ -1,10 +1,10 @@
 """The one sentence that says what is wrong with a request."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from dpr.search.filters import EXAMPLE as FILTER_EXAMPLE
+from dpr.search.filters import shown
 from ray_jobs.serve.embedding_messages import EMBED_EXAMPLE, MAX_INPUT_CHARS, MAX_INPUTS
 from ray_jobs.serve.messages import EXAMPLE, MAX_K, MAX_QUERIES, MAX_QUERY_CHARS
 
@@ -40,17 +40,11 @@ def sentence(problem: Mapping[str, Any], path: str) -> str:
     if kind == "value_error":
         return str(problem["ctx"]["error"])
     if kind == "extra_forbidden":
-        return f"field {_shown('.'.join(where))} is unknown; the fields are {', '.join(allowed)}"
+        return f"field {shown('.'.join(where))} is unknown; the fields are {', '.join(allowed)}"
     if not where:
         return f"the body is not a JSON object; send one such as {example} as Content-Type application/json"
     if where[0] == "input":  # it also names the types that were tried
         where = where[:1]
     if kind == "missing":
         return f"the body has no field {where[0]}; send one such as {example}"
-    return f"field {'.'.join(where)} is {_shown(value)}; it must be {allowed[where[0]] if len(where) == 1 else _TEXT}"
-
-
-def _shown(value: object) -> str:
-    # as JSON, cut if long; lone surrogates have no UTF-8 and would break the answer
-    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
+    return f"field {'.'.join(where)} is {shown(value)}; it must be {allowed[where[0]] if len(where) == 1 else _TEXT}"

@@ -132,7 +132,7 @@ def snapshot_body(rows: int = 30, dim: int = 32, **fields: Any) -> SnapshotBody:
         tuned_recall=1.0,
         tuned_on=1,
         new_recall=None,
-        new_asked=0,
+        new_sentences=0,
         deeper_recall=None,
         meets_recall_target=True,
         predicted_ms=0.1,

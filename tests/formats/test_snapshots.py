@@ -11,6 +11,7 @@ import pytest
 from dpr.errors import IntegrityError, MissingObjectError, PublishRaceError, StoreError
 from dpr.formats import layout
 from dpr.formats.deletions import with_dead
+from dpr.formats.gate_report import IndexLoss
 from dpr.formats.manifest import FORMAT, Snapshot, SnapshotBody
 from dpr.formats.snapshots import (
     check_live,
@@ -300,6 +301,15 @@ def test_a_body_names_all_its_objects() -> None:
         "indexes/i.left-out-0.parquet",
         "segments/e/s-0.parquet",
     ]
+
+
+def test_a_snapshot_with_the_names_that_fields_had_before_is_read_as_one_with_todays() -> None:
+    loss = IndexLoss(kind="questions", questions=50, lost=1, won=0, at_most=0.08)
+    body = BODY.model_copy(update={"gate": BODY.gate.model_copy(update={"losses": [loss]})})
+    document = json.loads(body.to_bytes())
+    document["gate"]["new_asked"] = document["gate"].pop("new_sentences")
+    document["gate"]["losses"][0]["asked"] = document["gate"]["losses"][0].pop("questions")
+    assert SnapshotBody.model_validate(document) == body
 
 
 def test_bodies_differ_with_every_field() -> None:

@@ -75,7 +75,7 @@ def counted(collection: Collection, body: SnapshotBody, answers: Ids, rows: Ids)
 
 
 def figures(loss: IndexLoss) -> tuple[str, int, int, int]:
-    return loss.kind, loss.asked, loss.lost, loss.won
+    return loss.kind, loss.questions, loss.lost, loss.won
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_sentences_are_kept_while_the_same_is_wanted(tmp_path: Path, first_night
     assert second.gate.questions_id == first.gate.questions_id
     assert vectors_of(collection, second).drawn == drawn
     was_drawn = (first.segments[0].object.sha256, 0) in drawn
-    assert second.gate.losses[1].asked == WANTED - was_drawn
+    assert second.gate.losses[1].questions == WANTED - was_drawn
     collection.change(gate={"max_loss": MAX_LOSS / 2})
     collection.corpus["newer"] = "w4 w5 w6"
     third = collection.night().snapshot.body
@@ -151,7 +151,7 @@ def test_a_loss_that_chance_does_not_explain_is_refused(
     """Of 4,000, eight are the allowed share; up to thirteen may be chance."""
     collection = first_nights.copy(tmp_path)
     collection.change(gate={"max_loss": 0.002})
-    loss = IndexLoss(kind="sentences", asked=4_000, lost=lost + 2, won=2, at_most=0.0072)
+    loss = IndexLoss(kind="sentences", questions=4_000, lost=lost + 2, won=2, at_most=0.0072)
     report = collection.body(1).gate.model_copy(update={"losses": [loss]})
     result = GateResult(
         rows=1, report=report, nprobe=1, margin=None, rescore=0, deeper=None, recall_target=0.998, curve=[]
