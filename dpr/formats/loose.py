@@ -61,6 +61,12 @@ class LooseRows:
             self.segments_N[chosen_N], self.rows_N[chosen_N], self.distances_N[chosen_N], self.vectors_ND[chosen_N]
         )
 
+    def farthest(self, most: int) -> "LooseRows":
+        """Return the `most` farthest of them; of equally far ones, the first."""
+        chosen_N = np.zeros(len(self), np.bool_)
+        chosen_N[np.argsort(-self.distances_N, kind="stable")[:most]] = True
+        return self.only(chosen_N)
+
     def in_segment(self, number: int) -> "LooseRows":
         """Return the same rows as those of segment `number`."""
         return LooseRows(np.full_like(self.segments_N, number), self.rows_N, self.distances_N, self.vectors_ND)

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from dpr.formats.deletions import RowSet
 from dpr.formats.loose import LooseRows, read_loose
 from dpr.formats.manifest import IndexEntry
 from dpr.index.loose_index import max_far, max_new
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
-from dpr.stages.shard_rows import RowsNow, ShardRows, count
+from dpr.stages.shard_rows import Mask, Masks, RowsNow, ShardRows, count
 from dpr.stages.train import IndexContext
 from dpr.store import PARALLEL_READS, Store
 
@@ -30,7 +31,7 @@ def plan_loose(
     `base` is the index whose shards are kept, if any are.
     """
     if not parts:
-        return {number: np.zeros_like(mask) for number, mask in now.missing.items()}, LooseRows.joined([], context.dim)
+        return _only(now.missing, RowSet({})), LooseRows.joined([], context.dim)
     known = _known_rows(store, context, now.missing, base, parts)
     loose = choose_loose(now.missing, known, context.rows, any_in_shards=now.any_in_shards)
     return loose, _gather(store, context, loose, known)
@@ -44,15 +45,23 @@ def choose_loose(missing: ShardRows, known: LooseRows, rows: int, *, any_in_shar
     """
     if any_in_shards and count(missing) <= max_new(rows) + max_far(rows):
         return missing
-    chosen = {number: np.zeros_like(mask) for number, mask in missing.items()}
     is_far = (known.distances_N > 0) & _are_in(missing, known)
-    far = known.only(is_far)
-    order = np.argsort(-far.distances_N, kind="stable")[: max_far(rows)]
-    if not any_in_shards and len(order) == count(missing):
+    far = known.only(is_far).farthest(max_far(rows))
+    if not any_in_shards and len(far) == count(missing):
+        return _only(missing, RowSet({}))
+    numbers = np.unique(far.segments_N).tolist()
+    return _only(missing, RowSet({number: far.rows_N[far.segments_N == number] for number in numbers}))
+
+
+def _only(missing: ShardRows, rows: RowSet) -> ShardRows:
+    """Return the masks in which only these rows are chosen."""
+
+    def mask(number: int) -> Mask:
+        chosen = np.zeros_like(missing[number])
+        chosen[rows.rows(number)] = True
         return chosen
-    for number, row in zip(far.segments_N[order].tolist(), far.rows_N[order].tolist(), strict=True):
-        chosen[number][row] = True
-    return chosen
+
+    return Masks(missing, mask)
 
 
 def _known_rows(
@@ -60,16 +69,22 @@ def _known_rows(
 ) -> LooseRows:
     """Return the rows whose vectors need not be looked for: the base's loose ones, and the far ones of new segments.
 
-    A segment is new if the base has no loose row of it; what lies in its shards is not loose again.
+    A segment is new if the base has no loose row of it; what lies in its shards is not loose again. Each has kept up to
+    1,000 far rows; of all of them, only as many are held as may be loose.
     """
     kept = read_loose(store, base.loose if base else None, context.dim)
     new = [number for number, mask in missing.items() if mask.any() and number not in kept.segments_N]
 
     def far_of(number: int) -> LooseRows:
-        return read_loose(store, parts[number].far, context.dim).in_segment(number)
+        found = read_loose(store, parts[number].far, context.dim).in_segment(number)
+        return found.only(_are_in(missing, found))
 
+    far = LooseRows.joined([], context.dim)
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        return LooseRows.joined([kept, *pool.map(far_of, new)], context.dim)
+        for first in range(0, len(new), PARALLEL_READS):
+            some = pool.map(far_of, new[first : first + PARALLEL_READS])
+            far = LooseRows.joined([far, *some], context.dim).farthest(max_far(context.rows))
+    return LooseRows.joined([kept, far], context.dim)
 
 
 def _gather(store: Store, context: IndexContext, loose: ShardRows, known: LooseRows) -> LooseRows:
@@ -87,5 +102,9 @@ def _gather(store: Store, context: IndexContext, loose: ShardRows, known: LooseR
 
 def _are_in(rows: ShardRows, some: LooseRows) -> npt.NDArray[np.bool_]:
     """Return which of some rows a set holds."""
-    pairs = zip(some.segments_N.tolist(), some.rows_N.tolist(), strict=True)
-    return np.array([number in rows and bool(rows[number][row]) for number, row in pairs], np.bool_)
+    held_N = np.zeros(len(some), np.bool_)
+    for number in np.unique(some.segments_N).tolist():
+        if number in rows:
+            own_N = some.segments_N == number
+            held_N[own_N] = rows[number][some.rows_N[own_N]]
+    return held_N

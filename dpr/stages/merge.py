@@ -109,10 +109,12 @@ def _unit(
 ) -> MergeUnit:
     """The unit of a shard; its record is named by everything that the shard depends on."""
     segments = tuple(entry for entry in context.segments if entry.number in masks)
-    left_out = {number: np.flatnonzero(~mask).astype(np.uint32) for number, mask in masks.items()}
+    left_out, rows = {}, 0
+    for number, mask in masks.items():
+        left_out[number] = np.flatnonzero(~mask).astype(np.uint32)
+        rows += int(mask.sum())
     state = [[str(e.number), e.object.sha256, dead_digest(left_out[e.number])] for e in segments]
     stem = layout.index(fingerprint({"codebook": codebook.object.sha256, "segments": state}))
-    rows = int(sum(mask.sum() for mask in masks.values()))
     return MergeUnit(
         record=layout.record(stem),
         stem=stem,

@@ -1,10 +1,14 @@
 """Find which rows the shards of an index hold, which of these live, and which live rows no shard holds yet.
 
+The driver asks these questions, so its memory must not grow with the corpus. It holds the few rows that are dead or
+left out, and makes the mask of a segment, a byte for each row, whenever it needs one.
+
 Shapes: N rows of a segment.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +19,30 @@ from dpr.stages.shard_plan import Group, ShardSize, plan_tiers
 from dpr.stages.train import IndexContext
 from dpr.store import Store
 
-ShardRows = Mapping[int, npt.NDArray[np.bool_]]
+Mask = npt.NDArray[np.bool_]
+ShardRows = Mapping[int, Mask]
 """Segment number → which of its rows (N,) a shard holds."""
+
+
+class Masks(Mapping[int, Mask]):
+    """Masks of segments, each made when it is asked for."""
+
+    def __init__(self, numbers: Iterable[int], make: Callable[[int], Mask]) -> None:
+        self._numbers, self._make = dict.fromkeys(numbers), make
+
+    def __getitem__(self, number: int) -> Mask:
+        if number not in self._numbers:
+            raise KeyError(number)
+        return self._make(number)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._numbers
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
 
 
 @dataclass(frozen=True)
@@ -48,21 +74,26 @@ class RowsNow:
 def rows_now(store: Store, context: IndexContext, old: Sequence[ShardEntry]) -> RowsNow:
     """Find where the live rows lie."""
     deletions = read_deletions(store, context.deletions)
-    lives = {entry.number: deletions.live_mask(entry) for entry in context.segments}
+    entries = {entry.number: entry for entry in context.segments}
+    lives = Masks(entries, lambda number: deletions.live_mask(entries[number]))
     living = [_living(store, shard, lives) for shard in old]
-    missing = dict(lives)
-    for rows in living:
-        for number, mask in rows.items():
-            missing[number] = missing[number] & ~mask
-    return RowsNow(old, living, missing)
+
+    def missing(number: int) -> Mask:
+        mask = lives[number]
+        for rows in living:
+            if number in rows:
+                mask &= ~rows[number]
+        return mask
+
+    return RowsNow(old, living, Masks(entries, missing))
 
 
 def plan_shards(context: IndexContext, now: RowsNow, loose: ShardRows) -> ShardsToBe:
     """Decide which shards stay and which rows go into new ones. Every live row is in exactly one, or loose. Pure."""
-    missing = {number: mask & ~loose[number] for number, mask in now.missing.items()}
+    missing = Masks(now.missing, lambda number: now.missing[number] & ~loose[number])
     if not now.old:
         runs = split_evenly(context.segments, context.config.shards)
-        new = [{e.number: missing[e.number] for e in run if missing[e.number].any()} for run in runs]
+        new = [_that_have_rows((e.number for e in run), missing.__getitem__) for run in runs]
         return ShardsToBe([], [rows for rows in new if rows])
     sizes = [ShardSize(shard.rows, count(rows)) for shard, rows in zip(now.old, now.living, strict=True)]
     stay, groups = plan_tiers(sizes, count(missing), context.config.shards)
@@ -88,22 +119,28 @@ def split_evenly(segments: Sequence[SegmentEntry], max_runs: int) -> list[tuple[
 def _living(store: Store, shard: ShardEntry, lives: ShardRows) -> ShardRows:
     """Return the live rows that a shard holds; segments that are gone hold none."""
     left_out = read_row_set(store, shard.left_out)
-    held: dict[int, npt.NDArray[np.bool_]] = {}
-    for number in shard.segments:
-        if number in lives:
-            mask = lives[number].copy()
-            mask[left_out.rows(number)] = False
-            held[number] = mask
-    return held
+
+    def held(number: int) -> Mask:
+        mask = lives[number]
+        mask[left_out.rows(number)] = False
+        return mask
+
+    return Masks((number for number in shard.segments if number in lives), held)
 
 
 def _group_rows(group: Group, living: Sequence[ShardRows], missing: ShardRows) -> ShardRows:
     sources = [living[place] for place in group.shards] + ([missing] if group.with_new_rows else [])
-    rows: dict[int, npt.NDArray[np.bool_]] = {}
-    for source in sources:
-        for number, mask in source.items():
-            rows[number] = rows[number] | mask if number in rows else mask
-    return {number: mask for number, mask in rows.items() if mask.any()}
+
+    def joined(number: int) -> Mask:
+        rows: Mask = np.logical_or.reduce([source[number] for source in sources if number in source])
+        return rows
+
+    return _that_have_rows(chain.from_iterable(sources), joined)
+
+
+def _that_have_rows(numbers: Iterable[int], make: Callable[[int], Mask]) -> ShardRows:
+    """Return the masks of those segments that have a row in theirs."""
+    return Masks((number for number in dict.fromkeys(numbers) if make(number).any()), make)
 
 
 def count(rows: ShardRows) -> int:
