@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IndexBuildError
-from dpr.index.hardware import Floats, Hardware, Lists, as_float32
+from dpr.index.hardware import Codes, Floats, Hardware, Lists, as_float32
 from dpr.index.kinds import Storage, core, inverted, storage, transformed
+from dpr.index.list_groups import groups_of
 from dpr.index.part import Coded, Part
 
 BLOCK_ROWS = 32_768
@@ -26,13 +27,18 @@ class FaissCoder:
 
     def __init__(self, codebook: faiss.Index) -> None:
         self._codebook = codebook
-        ivf = inverted(codebook)
+        ivf = self._ivf = inverted(codebook)
         self._number_bytes = 0 if ivf is None else ivf.coarse_code_size()
         self._coarse_LD = None if ivf is None else ivf.quantizer.reconstruct_n(0, ivf.nlist)
+        self._groups = None if ivf is None else groups_of(ivf)
 
     def __call__(self, vectors_ND: Floats, what: str) -> Coded:
         """Code vectors. Raises IndexBuildError for vectors of another width or that are not finite."""
         whole_ND = as_float32(vectors_ND, self._codebook.d, what)
+        if self._groups is not None:
+            placed_ND = transformed(self._codebook, whole_ND)
+            lists_N = self._groups.lists(placed_ND)
+            return Coded(lists_N, encode(self._ivf, placed_ND, lists_N), self._distances(whole_ND, lists_N))
         encoded_NB = self._codebook.sa_encode(whole_ND)
         # the number of the list precedes the code, little endian
         padded_N8 = np.zeros((len(encoded_NB), 8), np.uint8)
@@ -56,6 +62,14 @@ class FaissCoder:
         distances_N: npt.NDArray[np.float32] = np.einsum("nd,nd->n", residuals_ND, residuals_ND)
         distances_N /= np.maximum(lengths_N, np.finfo(np.float32).tiny)
         return distances_N
+
+
+def encode(ivf: faiss.IndexIVF, vectors_ND: npt.NDArray[np.float32], lists_N: Lists) -> Codes:
+    """Return the codes (N, B) of vectors whose lists are known."""
+    codes_NB = np.zeros((len(vectors_ND), ivf.code_size), np.uint8)
+    pointers = [faiss.swig_ptr(array) for array in (vectors_ND, lists_N, codes_NB)]
+    ivf.encode_vectors(len(vectors_ND), *pointers, False)
+    return codes_NB
 
 
 def coder(codebook: faiss.Index, hardware: Hardware) -> Coder:

@@ -9,13 +9,14 @@ Shapes: N rows, D dimensions, L lists, M subspaces, K centroids of a subspace, d
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dpr.index.hardware import Codes, Floats, Lists, as_float32, check_width
+from dpr.index.coding import encode
+from dpr.index.hardware import Codes, Floats, as_float32, check_width
+from dpr.index.list_groups import NEAR_GROUPS, groups_of
 from dpr.index.part import Coded
-from dpr.index.torch_kmeans import KMeans, kmeans, nearest, random_rows
+from dpr.index.torch_kmeans import KMeans, exact_products, kmeans, nearest, random_rows
 
 
 def train_in_torch(index: faiss.IndexIVF, sample_ND: Floats, seed: int, device: str) -> None:
@@ -64,6 +65,9 @@ class TorchCoder:
         self._codebook, self._device = codebook, device
         coarse_LD = codebook.quantizer.reconstruct_n(0, codebook.nlist)
         self._coarse_LD = torch.from_numpy(coarse_LD).to(device)
+        groups = groups_of(codebook)
+        self._centres_GD = None if groups is None else torch.from_numpy(groups.centres_GD).to(device)
+        self._group_L = None if groups is None else torch.from_numpy(groups.group_L).to(device)
         self._centroids_MKd: Tensor | None = None
         if _is_pq(codebook):
             pq = codebook.pq
@@ -76,24 +80,31 @@ class TorchCoder:
         Raises IndexBuildError for vectors of another width or that are not finite.
         """
         points_ND = _upload(vectors_ND, self._codebook.d, what, self._device)
-        lists_N = nearest(points_ND[None], self._coarse_LD[None], spherical=True)[0]
+        lists_N = self._lists(points_ND)
         residuals_ND = points_ND - self._coarse_LD[lists_N]
         smallest = torch.finfo(torch.float32).tiny
         distances_N = residuals_ND.square().sum(1) / points_ND.square().sum(1).clamp_min(smallest)
         if self._centroids_MKd is None:
-            codes_NB = self._coded_by_faiss(points_ND.cpu().numpy(), lists_N.cpu().numpy())
+            codes_NB = encode(self._codebook, points_ND.cpu().numpy(), lists_N.cpu().numpy())
         else:
             given_ND = residuals_ND if self._codebook.by_residual else points_ND
             codes_MN = nearest(_subspaces(given_ND, len(self._centroids_MKd)), self._centroids_MKd, spherical=False)
             codes_NB = _packed(codes_MN, self._codebook.pq.nbits)
         return Coded(lists_N.cpu().numpy(), codes_NB, distances_N.cpu().numpy())
 
-    def _coded_by_faiss(self, vectors_ND: npt.NDArray[np.float32], lists_N: Lists) -> Codes:
-        """Return the codes (N, B) of vectors whose lists are known."""
-        codes_NB = np.zeros((len(vectors_ND), self._codebook.code_size), np.uint8)
-        pointers = [faiss.swig_ptr(array) for array in (vectors_ND, lists_N, codes_NB)]
-        self._codebook.encode_vectors(len(vectors_ND), *pointers, False)
-        return codes_NB
+    def _lists(self, points_ND: Tensor) -> Tensor:
+        """Return the lists (N,) that FAISS's coder gives.
+
+        All centroids are compared here, and those of groups that are not near count as the worst: on a GPU, that is
+        faster than gathering points for each group.
+        """
+        among = None
+        if self._centres_GD is not None and self._group_L is not None:
+            with exact_products():
+                scores_NG = points_ND @ self._centres_GD.T
+            near_NG = scores_NG >= scores_NG.topk(min(NEAR_GROUPS, scores_NG.shape[1]), dim=1).values[:, -1:]
+            among = near_NG, self._group_L
+        return nearest(points_ND[None], self._coarse_LD[None], spherical=True, among=among)[0]
 
 
 def _is_pq(index: faiss.IndexIVF) -> bool:

@@ -47,9 +47,12 @@ def exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def nearest(points_GND: Tensor, centroids_GKD: Tensor, *, spherical: bool) -> Tensor:
+def nearest(
+    points_GND: Tensor, centroids_GKD: Tensor, *, spherical: bool, among: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Return the number (G, N) int64 of the centroid nearest to each point; of equally near ones, the first.
 
+    `among`: which groups of centroids each point is compared with (N, g) bool, and the group of each centroid (K,).
     Memory holds a block of scores.
     """
     groups, points, _ = points_GND.shape
@@ -65,6 +68,8 @@ def nearest(points_GND: Tensor, centroids_GKD: Tensor, *, spherical: bool) -> Te
                 scores_GnK = torch.bmm(block_GnD, turned_GDK)
             else:
                 scores_GnK = torch.baddbmm(offset_G1K, block_GnD, turned_GDK)
+            if among is not None:
+                scores_GnK.masked_fill_(~among[0][first : first + step, among[1]], -torch.inf)
             found_GN[:, first : first + step] = scores_GnK.argmax(dim=2)
     return found_GN
 
