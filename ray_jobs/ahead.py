@@ -10,7 +10,7 @@ import ray
 import ray.data
 
 from dpr.engine.stage import Work
-from ray_jobs.feed import Feed
+from ray_jobs.feed import Feed, start_feed
 from ray_jobs.heartbeats import Handle
 from ray_jobs.transport import ROWS, Row, all_with_work
 
@@ -36,7 +36,7 @@ class BegunTask:
     """
 
     def __init__(self, work: Work[Any, Any], heartbeats: Handle, **options: Any) -> None:
-        feed = self._feed = ray.remote(Feed).options(num_cpus=0).remote()
+        feed = self._feed = start_feed()
         self._results = start_for_all(work, lambda: ray.get(feed.units.remote()), heartbeats, **options)
 
     def run(self, units: Sequence[Row]) -> Iterator[Row]:
@@ -64,7 +64,7 @@ class BegunDataset:
     """
 
     def __init__(self, with_steps: Callable[[ray.data.Dataset], ray.data.Dataset]) -> None:
-        self._feed = ray.remote(Feed).options(num_cpus=0).remote()
+        self._feed = start_feed()
         waiting = ray.data.from_items([{"units": 0}]).map_batches(
             _source(self._feed), batch_format="pyarrow", num_cpus=WAITING_CPUS
         )

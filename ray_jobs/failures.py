@@ -7,6 +7,7 @@ from ray import exceptions
 
 from dpr import errors
 from dpr.errors import DprError, UnitError
+from ray_jobs.heartbeats import LostTooOftenError
 
 _QUOTED = re.compile(r"dpr\.errors\.(\w+): (.+)")
 _LOST = (
@@ -46,9 +47,11 @@ def stage_error(stage: str, missing: Collection[str], error: Exception, given_up
             return cause
     if (own := quoted_error(str(error))) is not None:  # an actor that could not be made quotes it as text
         return own
-    if any(isinstance(cause, _LOST) for cause in causes):
-        hung = sorted(set(missing) & set(given_up))
-        return _hung_workers(stage, hung) if hung else _lost_workers(stage, sorted(missing))
+    if any(isinstance(cause, (*_LOST, LostTooOftenError)) for cause in causes):
+        lost = {record for cause in causes if isinstance(cause, LostTooOftenError) for record in cause.args}
+        suspects = lost & set(missing) or set(missing)
+        hung = sorted(suspects & set(given_up))
+        return _hung_workers(stage, hung) if hung else _lost_workers(stage, sorted(suspects))
     return UnitError(f"stage {stage} failed in a worker: {_reason(causes[-1])}; start the run again")
 
 

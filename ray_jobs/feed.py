@@ -2,6 +2,9 @@
 
 import asyncio
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from ray_jobs.transport import Row
 
 
@@ -20,3 +23,9 @@ class Feed:
         """Return the units, once they are known."""
         await self._given.wait()
         return self._units
+
+
+def start_feed() -> "ray.actor.ActorHandle[Feed]":
+    """Start a feed on the driver's machine, so that the stage does not depend on one more machine."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Feed).options(num_cpus=0, scheduling_strategy=here).remote()

@@ -2,6 +2,11 @@
 
 A worker that was stopped sends no beats. One that waits forever sends beats in which its CPU time does not grow.
 Without beats, the driver could not tell these from a worker with a long unit: it sees only that no result comes.
+
+The actor also counts how often the workers of a unit died, since Ray's own count is of another thing. While a machine
+does not answer, Ray sends a call of one of its actors again every few seconds, and counts each time; it takes 15 to 65
+seconds to find that the machine is lost. So such calls are repeated without limit, and here the bound is on those that
+began in a worker, and ended with it, on a machine that is still there.
 """
 
 import concurrent.futures
@@ -9,19 +14,26 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import ray
+
+T = TypeVar("T")
 
 BEAT_SECONDS = 5.0
 IDLE_SHARE = 0.03
 """A process that uses a smaller share of one CPU than this counts as idle. Ray's own threads use 0.003 of one in a
 task, 0.008 in an actor of Ray Data, and 0.012 there while other processes want the CPU."""
 ANSWER_SECONDS = 5.0
-"""A step waits at most this long for the actor to note that it begins: a run does not depend on this actor."""
+"""A step waits at most this long for the actor to note that it begins."""
+
+
+class LostTooOftenError(Exception):
+    """The workers of a unit died too often. The arguments are the records of all units that this may be true of."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +69,47 @@ class _Noted:
 
 
 class Heartbeats:
-    """The actor: it holds the calls that have not ended, by the record of their unit."""
+    """The actor: it holds the calls that have not ended, by the record of their unit.
 
-    def __init__(self) -> None:
+    A unit may be repeated `retries` times after its worker died, and an actor restarted twice as often: enough for two
+    such units.
+    """
+
+    def __init__(self, retries: int) -> None:
+        self._retries = retries
         self._noted: dict[str, _Noted] = {}
         self._left: set[Call] = set()
         """Calls of a unit that was begun again before they ended: their processes were lost."""
+        self._deaths: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        """By step and record: the machines on which workers of a unit were lost."""
+        self._starts: defaultdict[str, list[str]] = defaultdict(list)
+        """By actor: the machines on which it was started."""
+
+    def start(self, actor_id: str, node_id: str) -> bool:
+        """Note that a process of an actor starts; return False if too many of them have died."""
+        starts = self._starts[actor_id]
+        starts.append(node_id)
+        return len(starts) <= 1 + 2 * self._retries or len(_there(starts)) <= 1 + 2 * self._retries
+
+    def begin(self, call: Call, cpu_seconds: float) -> tuple[str, ...]:
+        """Note that a call begins; return () if it may go on.
+
+        If too many workers of its unit have died, the records of all units are returned that may be the cause: one
+        process may work on several units.
+        """
+        before = self._noted.get(call.record)
+        deaths = self._deaths[call.step, call.record]
+        if before is not None and before.call.step == call.step:
+            deaths.append(before.call.node_id)
+        self.beat(call, cpu_seconds)
+        if len(deaths) <= self._retries or len(_there(deaths)) <= self._retries:
+            return ()
+        return tuple(
+            record for (_, record), several in self._deaths.items() if len(_there(several)) >= max(1, self._retries)
+        )
 
     def beat(self, call: Call, cpu_seconds: float) -> None:
-        """Note that a call has begun or goes on, and how much CPU time its process has used so far."""
+        """Note that a call goes on, and how much CPU time its process has used so far."""
         now = time.monotonic()
         noted = self._noted.get(call.record)
         if noted is None or noted.call != call:  # another step of the unit, or Ray repeats it elsewhere
@@ -98,17 +142,25 @@ class Heartbeats:
         ]
 
 
+def _there(node_ids: Sequence[str]) -> list[str]:
+    """Return those machines that Ray has not given up."""
+    there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return [node_id for node_id in node_ids if node_id in there]
+
+
 Handle: TypeAlias = "ray.actor.ActorHandle[Heartbeats]"
 
 
 @contextmanager
 def beating(heartbeats: Handle, step: str, record: str) -> Iterator[None]:
-    """Tell the actor, within the block, that this process works on a unit."""
+    """Tell the actor, within the block, that this process works on a unit.
+
+    Raises LostTooOftenError, before the block, if too many workers of the unit have died.
+    """
     context = ray.get_runtime_context()
     call = Call(step, record, context.get_node_id(), socket.gethostname(), os.getpid())
-    first = heartbeats.beat.remote(call, time.process_time()).future()
-    # not by ray.wait, during which Ray would give this worker's CPU to another task
-    concurrent.futures.wait([first], ANSWER_SECONDS)
+    if lost := _answer(heartbeats.begin.remote(call, time.process_time()), ()):
+        raise LostTooOftenError(*lost)
     ended = threading.Event()
 
     def beat() -> None:
@@ -123,3 +175,18 @@ def beating(heartbeats: Handle, step: str, record: str) -> Iterator[None]:
         ended.set()
         thread.join()  # no beat must follow the end
         heartbeats.ended.remote(call)
+
+
+def start_actor(heartbeats: Handle) -> None:
+    """Tell the actor of heartbeats that this process of an actor starts. Raises LostTooOftenError if too many died."""
+    context = ray.get_runtime_context()
+    if not _answer(heartbeats.start.remote(context.get_actor_id(), context.get_node_id()), True):
+        raise LostTooOftenError
+
+
+def _answer(asked: "ray.ObjectRef[T]", otherwise: T) -> T:
+    """Return what the actor answers; `otherwise` if it does not, since a run does not depend on it."""
+    answer = asked.future()
+    # not by ray.wait, during which Ray would give this worker's CPU to another task
+    concurrent.futures.wait([answer], ANSWER_SECONDS)
+    return otherwise if not answer.done() or answer.exception() is not None else answer.result()

@@ -35,14 +35,14 @@ class Listener(Protocol):
 
 
 class Oversight:
-    """Oversees all stages of an executor."""
+    """Oversees all stages of an executor. A unit may be repeated `retries` times after its worker died."""
 
-    def __init__(self, idle_seconds: float, listener: Listener | None) -> None:
+    def __init__(self, idle_seconds: float, retries: int, listener: Listener | None) -> None:
         self._idle_seconds, self._listener = idle_seconds, listener
         self._named_after_seconds = min(NAMED_AFTER_SECONDS, idle_seconds / 2)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self.heartbeats: Handle = (
-            ray.remote(Heartbeats).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+            ray.remote(Heartbeats).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(retries)
         )
 
     @contextmanager

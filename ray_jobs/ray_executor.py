@@ -1,8 +1,8 @@
 """Ray as an executor of units: Ray Data runs a stage's steps as operators, if any of them holds a model.
 
 A stage whose steps all run in any worker is one task a unit instead, which does not compete for CPUs with datasets that
-run at the same time. Ray repeats a unit only if its worker was lost, and only a few times, so that a unit which kills
-every worker ends the stage. An error that a step raises ends the stage at once.
+run at the same time. Ray repeats a unit only if its worker was lost, and only a few times (`ray_jobs.heartbeats`), so
+that a unit which kills every worker ends the stage. An error that a step raises ends the stage at once.
 """
 
 import logging
@@ -32,8 +32,9 @@ Shared = TypeVar("Shared")
 Counts: TypeAlias = "ray.ObjectRef[dict[str, int]]"
 LOST_RETRIES = 5
 """How often a unit is repeated after the process that worked on it died. By default, Ray Data repeats without limit."""
-ACTOR_LIVES = {"max_task_retries": LOST_RETRIES, "max_restarts": 2 * LOST_RETRIES}
-"""How often an actor is restarted: enough for two such units. If it dies while it is made, the stage ends, too."""
+ACTOR_LIVES = {"max_task_retries": -1, "max_restarts": 100}
+"""The actor of heartbeats has the bounds of actors, since Ray also counts what a lost machine does to them. Ray's own
+bound ends a stage whose actors die before they can report that they start."""
 MAX_TASKS = 512
 """Tasks that run or wait for a CPU: enough for an autoscaling cluster to see the demand."""
 CODER_ENVIRONMENT = {"env_vars": {"DPR_WORKER": "coder"}}
@@ -48,7 +49,7 @@ class RayExecutor:
 
     def __init__(self, resources: Resources, listener: Listener | None = None) -> None:
         self._placement = Placement(resources)
-        self._oversight = Oversight(resources.idle_seconds, listener)
+        self._oversight = Oversight(resources.idle_seconds, LOST_RETRIES, listener)
         self._begun: dict[str, Begun] = {}
         self._uncounted: list[Counts] = []
         context = DataContext.get_current()

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dpr.engine.stage import Step, Work
 from dpr.store.requests import count_elsewhere, take_counts
-from ray_jobs.heartbeats import Handle, beating
+from ray_jobs.heartbeats import Handle, beating, start_actor
 
 Row = dict[str, bytes]
 _VALUE, _COUNTS = "value", "counts"
@@ -36,6 +36,7 @@ class RowOperator:
 
     def __init__(self, step: Step[Any, Any], heartbeats: Handle) -> None:
         self._name, self._heartbeats = step.name, heartbeats
+        start_actor(heartbeats)
         self._operator = step.make()
 
     def __call__(self, row: Row) -> Row:

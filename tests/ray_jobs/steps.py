@@ -130,6 +130,19 @@ class Hang:
         return unit
 
 
+class Linger:
+    """Takes long at one unit, the first time that it comes, and leaves a mark when it begins."""
+
+    def __init__(self, marks: Path) -> None:
+        self._marks = marks
+
+    def __call__(self, unit: Sample) -> Sample:
+        if unit == CHOSEN and not self._marks.exists():
+            self._marks.touch()
+            time.sleep(600)
+        return unit
+
+
 def pids(marks: Path) -> list[int]:
     """Return the processes that have hung so far."""
     return [int(line) for line in marks.read_text().split()] if marks.exists() else []

@@ -22,7 +22,6 @@ RETRIES = 1
 def executor(local_ray: LocalRay, monkeypatch: pytest.MonkeyPatch) -> RayExecutor:
     local_ray.use(cpus=2)
     monkeypatch.setattr(ray_executor, "LOST_RETRIES", RETRIES)
-    monkeypatch.setattr(ray_executor, "ACTOR_LIVES", {"max_task_retries": RETRIES, "max_restarts": 2 * RETRIES})
     return RayExecutor(Resources())
 
 

@@ -121,7 +121,7 @@ def test_a_listener_that_fails_ends_the_stage_but_not_its_oversight(tmp_path: Pa
 
 def test_a_worker_that_died_is_not_said_to_hang_or_to_be_killed() -> None:
     heard = Heard()
-    watcher = Oversight(IDLE_SECONDS, heard)
+    watcher = Oversight(IDLE_SECONDS, RETRIES, heard)
     dying = ray.remote(die_at_work).options(max_retries=0).remote(watcher.heartbeats, CHOSEN.record)
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(dying)
