@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IndexBuildError
-from dpr.index.hardware import Codes, Floats, Hardware, Lists, as_float32
+from dpr.index.hardware import Floats, Hardware, Lists, as_float32
 from dpr.index.kinds import Storage, core, inverted, storage, transformed
-from dpr.index.list_groups import groups_of
+from dpr.index.list_groups import encode, groups_of
 from dpr.index.part import Coded, Part
 
 BLOCK_ROWS = 32_768
@@ -62,14 +62,6 @@ class FaissCoder:
         distances_N: npt.NDArray[np.float32] = np.einsum("nd,nd->n", residuals_ND, residuals_ND)
         distances_N /= np.maximum(lengths_N, np.finfo(np.float32).tiny)
         return distances_N
-
-
-def encode(ivf: faiss.IndexIVF, vectors_ND: npt.NDArray[np.float32], lists_N: Lists) -> Codes:
-    """Return the codes (N, B) of vectors whose lists are known."""
-    codes_NB = np.zeros((len(vectors_ND), ivf.code_size), np.uint8)
-    pointers = [faiss.swig_ptr(array) for array in (vectors_ND, lists_N, codes_NB)]
-    ivf.encode_vectors(len(vectors_ND), *pointers, False)
-    return codes_NB
 
 
 def coder(codebook: faiss.Index, hardware: Hardware) -> Coder:
