@@ -15,7 +15,6 @@ from dpr.errors import ClusterError
 from dpr.operations.check import Finding
 from dpr.store import open_store
 from dpr.store.proof import prove_put_if_absent
-from dpr.store.s3 import S3Store
 from ray_jobs.connect import connected, named_cluster
 from ray_jobs.node_facts import NodeFacts, facts_here
 
@@ -186,7 +185,7 @@ def _store(url: str) -> Finding:
         prove_put_if_absent(store)
         next(iter(store.list("")), None)
         found = f"{store.url} can be read, written, listed and deleted from, and refuses to replace an object"
-        more = store.needless_rights() if isinstance(store, S3Store) else ()
+        more = store.needless_rights()
         return f"{found}; its credentials can also {' and '.join(more)}, which no run needs" if more else found
 
     return Finding.of("store", look)

@@ -63,6 +63,9 @@ class FaultyStore:
     def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:  # noqa: ARG002
         return ()
 
+    def needless_rights(self) -> tuple[str, ...]:
+        return ()
+
     @property
     def _process(self) -> Process:
         task = self._scheduler.current

@@ -64,6 +64,9 @@ class FaultyStore:
     def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:
         return self._call("leftovers", lambda: self._store.leftovers(before, delete=delete))
 
+    def needless_rights(self) -> tuple[str, ...]:
+        return self._call("needless_rights", self._store.needless_rights)
+
     def _call(self, call: str, operation: Callable[[], T]) -> T:
         with self._lock:
             self.calls += 1

@@ -86,6 +86,9 @@ class Store(Protocol):
         With `delete` they are removed.
         """
 
+    def needless_rights(self) -> tuple[str, ...]:
+        """Return what the credentials allow and no store needs, in words, as far as reading alone can tell."""
+
 
 def probe_name() -> str:
     """Return the name of a new short-lived object."""

@@ -135,6 +135,9 @@ class LocalStore:
                 raise self._failure(info.name, error) from error
         return found
 
+    def needless_rights(self) -> tuple[str, ...]:
+        return ()  # a folder has no credentials
+
     def _files(self, below: str) -> Iterator[ObjectInfo]:
         def refuse(error: OSError) -> None:
             if not isinstance(error, _ABSENT):  # no such folder: no such objects

@@ -58,3 +58,6 @@ class OverlayStore:
 
     def leftovers(self, before: float, *, delete: bool = False) -> tuple[ObjectInfo, ...]:
         return self._above.leftovers(before, delete=delete)
+
+    def needless_rights(self) -> tuple[str, ...]:
+        return self._below.needless_rights()

@@ -129,7 +129,6 @@ class S3Store:
         return ()  # uploads that were never completed have ids that nobody knows; the bucket's own rule removes them
 
     def needless_rights(self) -> tuple[str, ...]:
-        """Return what the credentials allow and no store needs, in words, as far as reading alone can tell."""
         tried = {"list all buckets of the account": self._bucket.list_buckets}
         if self._prefix:  # Ceph does not compare a prefix that is missing with a policy
             elsewhere = partial(self._bucket.request, "list_objects_v2", Prefix=f"not-{self._prefix}", MaxKeys=1)
