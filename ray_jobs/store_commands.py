@@ -165,7 +165,8 @@ def gc(
     """List or delete objects that neither the last snapshots, nor readers, nor runs that may be continued need."""
     opened = open_store(store)
     live_snapshot(opened)  # a folder without a snapshot is not a store, so nothing in it is garbage
-    with Lease.acquire(opened, "gc") as lease:  # no run may be in progress: no record names its newest objects yet
+    # no run may be in progress: no record names its newest objects yet
+    with Lease.acquire(opened, "gc", deletes=delete) as lease:
         report_of_dead(opened, lease.predecessor)
         garbage = collect(opened, keep, lease) if delete else find_garbage(opened, keep)
     objects = [*garbage.objects, *garbage.leftovers]

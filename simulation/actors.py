@@ -94,7 +94,7 @@ def start_collection(world: World, after: float, keep: int, weather: Weather) ->
 
     def work(url: str) -> None:
         store = world.open_store(url)
-        with Lease.acquire(store, "gc", weather.lease_seconds) as lease:
+        with Lease.acquire(store, "gc", weather.lease_seconds, deletes=True) as lease:
             collect(store, keep, lease)
 
     world.start("operator", "gc", work, after, lambda how: note_error(world, how, ConflictError))

@@ -184,4 +184,5 @@ def _delete(store: Store, objects: Sequence[ObjectInfo], lease: Lease) -> None:
         if time.monotonic() - checked > _CHECK_SECONDS:  # also after this process was stopped for a while
             lease.check()
             checked = time.monotonic()
-        store.delete(info.name)
+        with lease.deletion():
+            store.delete(info.name)

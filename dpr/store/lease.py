@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -63,16 +63,19 @@ class Lease:
         self._store = store
         self._ttl_seconds = ttl_seconds
         self._done, self._beats_soon = threading.Event(), threading.Event()
+        self._is_unsettled = False
+        """Whether a deletion may still take effect."""
         self._heart_error: BaseException | None = None
         self._heart = threading.Thread(target=self._beat_until_done, name="lease", daemon=True)
         self._heart.start()
 
     @classmethod
-    def acquire(cls, store: Store, owner: str, ttl_seconds: float = LEASE_SECONDS) -> Self:
+    def acquire(cls, store: Store, owner: str, ttl_seconds: float = LEASE_SECONDS, *, deletes: bool = False) -> Self:
         """Take the lease of `store` for `owner`, a name such as "run of STORE", which others see.
 
         A lease whose holder is dead is taken over: at once if it ran on this machine or its last heartbeat is long
-        ago, else after watching for the holder's own `ttl_seconds`. Raises ConflictError that names a living holder.
+        ago, else after watching for the holder's own `ttl_seconds`. One that `deletes` is always watched for that long,
+        so that no request of it is still on its way. Raises ConflictError that names a living holder.
         """
         while True:
             state = read_state(store)
@@ -82,7 +85,7 @@ class Lease:
                     "start again"
                 )
             number = state.fencing_number + 1 if state else 1
-            lease = cls._claim(store, number, Holder.of_this_process(owner, ttl_seconds), state)
+            lease = cls._claim(store, number, Holder.of_this_process(owner, ttl_seconds, deletes=deletes), state)
             if lease:
                 return lease
 
@@ -126,13 +129,23 @@ class Lease:
     def release(self) -> None:
         """Let others have the lease at once.
 
-        If a heartbeat is stuck in the store, the lease ends by itself a while later, as after a crash.
+        If a heartbeat is stuck in the store, or the outcome of a deletion is not known, the lease ends by itself a
+        while later, as after a crash.
         """
         self._done.set()
         self._heart.join(RELEASE_SECONDS)
         _claims_of_this_process.discard(self._claim_id)
-        if not self._heart.is_alive():
+        if not self._heart.is_alive() and not self._is_unsettled:
             create_release(self._store, self.fencing_number, self._account())
+
+    @contextlib.contextmanager
+    def deletion(self) -> Iterator[None]:
+        """Delete something within the block. If that fails, it may still take effect later, so nothing is released."""
+        try:
+            yield
+        except BaseException:
+            self._is_unsettled = True
+            raise
 
     def beat_soon(self) -> None:
         """Give the next heartbeat within a few seconds, since the report has changed."""
@@ -180,13 +193,16 @@ def _holder_is_dead(store: Store, state: LeaseState) -> bool:
         holder = read_claim(store, state.fencing_number)
     except MissingObjectError:
         return True  # released and tidied away meanwhile; the claim that follows decides
-    if holder.has_ended():
-        return True
+    ended = holder.has_ended()
     if holder.is_here() and holder.pid == os.getpid():
-        return holder.claim_id not in _claims_of_this_process
+        ended = holder.claim_id not in _claims_of_this_process
+        if not ended:
+            return False
+    if ended and not holder.deletes:
+        return True
     if store_time(store) - state.modified > _CERTAINLY_DEAD_TTLS * holder.ttl_seconds:
         return True
-    return not holder.is_here() and _stays_silent(store, state, holder.ttl_seconds)
+    return (ended or not holder.is_here()) and _stays_silent(store, state, holder.ttl_seconds)
 
 
 def _stays_silent(store: Store, state: LeaseState, ttl_seconds: float) -> bool:

@@ -34,12 +34,14 @@ class Holder(ProcessName):
     since: str
     ttl_seconds: float
     claim_id: str
+    deletes: bool = False
+    """Whether it deletes: a request of it that takes effect late could remove what the next holder relies on."""
 
     @classmethod
-    def of_this_process(cls, owner: str, ttl_seconds: float) -> "Holder":
+    def of_this_process(cls, owner: str, ttl_seconds: float, *, deletes: bool) -> "Holder":
         """Return a new claim of the calling process."""
-        own = ProcessName.own()
-        return cls(own.host, own.machine, own.pid, own.process_start, owner, _now(), ttl_seconds, uuid.uuid4().hex)
+        own, claim_id = ProcessName.own(), uuid.uuid4().hex
+        return cls(own.host, own.machine, own.pid, own.process_start, owner, _now(), ttl_seconds, claim_id, deletes)
 
     def __str__(self) -> str:
         return f"{self.owner} (host {self.host}, pid {self.pid}, since {self.since})"

@@ -26,7 +26,8 @@ from dpr.store import open_store
 from dpr.store.lease import LEASE_SECONDS, Lease
 from dpr.store.s3_failures import Patience
 try:
-    with Lease.acquire(open_store(sys.argv[1]), sys.argv[2], float(sys.argv[3])) as lease:
+    ttl_seconds, deletes = float(sys.argv[3]), sys.argv[2] == "gc"
+    with Lease.acquire(open_store(sys.argv[1]), sys.argv[2], ttl_seconds, deletes=deletes) as lease:
         print("held", lease.fencing_number, flush=True)
         for line in sys.stdin:
             lease.check()
@@ -379,3 +380,28 @@ def test_the_last_words_of_a_killed_holder_are_handed_on(folder: LocalStore) -> 
     with Lease.acquire(folder, "run 2") as lease:
         assert lease.predecessor == b"in the seventh hour"
     assert {info.name for info in folder.list("lease/00000001/")} == set()
+
+
+def test_one_that_deletes_and_is_killed_is_watched_until_no_request_is_on_its_way(folder: LocalStore) -> None:
+    first = Process(folder, "gc", 1.0)
+    assert first.answer() == "held 1"
+    first.kill()
+    killed_at = time.monotonic()
+    with Lease.acquire(folder, "run 1") as lease:
+        assert lease.fencing_number == 2
+        assert time.monotonic() - killed_at >= 1.0
+
+
+@pytest.mark.parametrize("mode", ["before", "after"])
+def test_after_a_deletion_of_unknown_outcome_the_lease_ends_by_itself(folder: LocalStore, mode: FailureMode) -> None:
+    folder.put("object", b"")
+    with Lease.acquire(folder, "gc", 0.5, deletes=True) as lease, pytest.raises(StoreError), lease.deletion():
+        FaultyStore(folder, 1, mode).delete("object")
+    failed_at = time.monotonic()
+    assert not folder.exists("lease/00000001/released.json")
+    with Lease.acquire(folder, "run 1") as lease:
+        assert lease.fencing_number == 2
+        assert time.monotonic() - failed_at >= 0.5
+    with Lease.acquire(folder, "gc", deletes=True) as lease, lease.deletion():
+        folder.delete("object")
+    assert folder.exists("lease/00000003/released.json")
