@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,8 @@ def own_ray() -> Iterator[OwnRay]:
             try:
                 yield OwnRay(environment | {"RAY_ADDRESS": address}, raylet_pid)
             finally:
+                for pid in children(holder.pid):
+                    os.kill(pid, signal.SIGCONT)  # Ray waits for a process that a failed test has left stopped
                 holder.stdin.close()
                 holder.wait(60)
 
