@@ -98,10 +98,11 @@ class Heartbeats:
         process may work on several units.
         """
         before = self._noted.get(call.record)
-        deaths = self._deaths[call.step, call.record]
-        if before is not None and before.call.step == call.step:
-            deaths.append(before.call.node_id)
+        # the same process has the call again if its connection to the driver broke
+        if before is not None and before.call.step == call.step and before.call != call:
+            self._deaths[call.step, call.record].append(before.call.node_id)
         self.beat(call, cpu_seconds)
+        deaths = self._deaths.get((call.step, call.record), [])
         if len(deaths) <= self._retries or len(_there(deaths)) <= self._retries:
             return ()
         return tuple(

@@ -43,6 +43,7 @@ def test_only_deaths_on_machines_that_are_there_are_counted(monkeypatch: pytest.
         again = call("y", "a", pid)
         assert beats.begin(again, 0.0) == ()
         beats.ended(again)
+    assert [beats.begin(call("z", "a", 1), 0.0) for _ in range(7)] == [()] * 7  # sent again to a process that lives
 
 
 def test_the_starts_of_an_actor_are_counted_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
