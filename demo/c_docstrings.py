@@ -1,4 +1,4 @@
-"""Print the docstrings of Python's standard library that are written in C, as one JSON object of name → docstring.
+"""Print the docstrings of Python's standard library in C, as one JSON object of name → signature and docstring.
 
 This runs as a program in a bare interpreter (`python -I -S`). In any other process, libraries may have replaced
 functions of Python (Ray replaces `print`), and the corpus would differ from run to run. So only the standard library is
@@ -34,15 +34,15 @@ def is_public(module_name: str) -> bool:
     return module_name not in _INTERNAL and not any(part.startswith("_") for part in module_name.split("."))
 
 
-def c_docstrings() -> Iterator[tuple[str, str]]:
-    """Yield (qualified name, docstring) of modules, of functions, methods and properties in C, and of all classes."""
+def c_docstrings() -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield (name, (signature, docstring)) of modules, of functions, methods, properties in C, and of all classes."""
     for module_name in _MODULES.split():
         try:
             module = importlib.import_module(module_name)
         except ImportError:  # not on this platform
             continue
         if module.__doc__ and module is not builtins:
-            yield module_name, inspect.cleandoc(module.__doc__)
+            yield module_name, ("", inspect.cleandoc(module.__doc__))
         for name in sorted(getattr(module, "__all__", vars(module))):
             value = vars(module).get(name)
             if name.startswith("_") or not _belongs(value, module_name, name):
@@ -51,7 +51,21 @@ def c_docstrings() -> Iterator[tuple[str, str]]:
             for path, inner in {name: value, **{f"{name}.{member}": members[member] for member in members}}.items():
                 doc = vars(inner).get("__doc__") if isinstance(inner, type) else inner.__doc__
                 if isinstance(doc, str):
-                    yield f"{module_name}.{path}", inspect.cleandoc(doc)
+                    yield f"{module_name}.{path}", (_signature(path, inner), inspect.cleandoc(doc))
+
+
+def _signature(path: str, value: object) -> str:
+    """Return `split(sep=None, maxsplit=-1)`; "" if it is not known, or holds what differs from run to run."""
+    try:
+        found = inspect.signature(value) if callable(value) else None
+    except (ValueError, TypeError):
+        found = None
+    if found is None:
+        return ""
+    given = list(found.parameters.values())
+    is_bound = given and given[0].name in ("self", "cls", "type")
+    written = str(found.replace(parameters=given[1:] if is_bound else given))
+    return "" if "<" in written else path.rpartition(".")[2] + written
 
 
 def _belongs(value: object, module_name: str, name: str) -> bool:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from demo import c_docstrings
 from demo.c_docstrings import is_public
@@ -27,13 +27,20 @@ _RENAMED: Final = {"posixpath": "os.path"}
 _Def = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
+class Doc(NamedTuple):
+    """A docstring, and how what it documents is called: `nlargest(n, iterable, key=None)`, or "" if nobody can say."""
+
+    signature: str
+    text: str
+
+
 @dataclass
 class _Module:
     """What one source file defines and imports."""
 
     name: str
     is_package: bool
-    docs: dict[str, str] = field(default_factory=dict)
+    docs: dict[str, Doc] = field(default_factory=dict)
     """Docstring by name within the module; "" is the module itself."""
     exported: frozenset[str] | None = None
     """`__all__`, where it is a plain list of names."""
@@ -41,8 +48,8 @@ class _Module:
     """(module, name or `*`, name in this module) of each imported name."""
 
 
-def stdlib_docstrings() -> dict[str, str]:
-    """Return qualified public name → docstring, sorted by name.
+def stdlib_docstrings() -> dict[str, Doc]:
+    """Return qualified public name → docstring with signature, sorted by name.
 
     The result is the same on every machine with the same Python and the same platform. Raises CorpusError if Python's
     own sources are not installed.
@@ -79,7 +86,7 @@ def _parse(folder: Path, path: Path) -> _Module | None:
             tree = ast.parse(path.read_bytes())
         except SyntaxError:  # templates and samples among the sources
             return None
-    module.docs[""] = ast.get_docstring(tree) or ""
+    module.docs[""] = Doc("", ast.get_docstring(tree) or "")
     for statement in _statements(tree.body):
         if isinstance(statement, _Def):
             _add_docs(module.docs, "", statement)
@@ -100,20 +107,39 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _statements(inner)
 
 
-def _add_docs(docs: dict[str, str], prefix: str, node: _Def) -> None:
+def _add_docs(docs: dict[str, Doc], prefix: str, node: _Def) -> None:
     if node.name.startswith("_"):
         return
     name = prefix + node.name
-    doc = ast.get_docstring(node) or ""
+    doc, called = ast.get_docstring(node) or "", node
     if isinstance(node, ast.ClassDef):
         inner = [one for one in _statements(node.body) if isinstance(one, _Def)]
         # the entry of a class also says how an object of it is made
-        init_docs = [ast.get_docstring(one) or "" for one in inner if one.name == "__init__"]
-        doc = "\n\n".join(text for text in (doc, *init_docs[:1]) if text)
+        called = next((one for one in inner if one.name == "__init__"), node)
+        made = (ast.get_docstring(called) or "") if called is not node else ""
+        doc = "\n\n".join(text for text in (doc, made) if text)
         for one in inner:
             _add_docs(docs, f"{name}.", one)
     if doc:
-        docs.setdefault(name, doc)
+        docs.setdefault(name, Doc(_signature(node.name, called), doc))
+
+
+def _signature(name: str, called: _Def) -> str:
+    """Return how a function is called: its parameters with their defaults, without `self`, `cls` and types."""
+    if isinstance(called, ast.ClassDef):
+        return ""
+    given = called.args
+    positional = [ast.arg(one.arg) for one in (*given.posonlyargs, *given.args)]
+    shown = ast.arguments(
+        posonlyargs=[],
+        args=positional[1:] if positional and positional[0].arg in ("self", "cls") else positional,
+        vararg=given.vararg and ast.arg(given.vararg.arg),
+        kwonlyargs=[ast.arg(one.arg) for one in given.kwonlyargs],
+        kw_defaults=given.kw_defaults,
+        kwarg=given.kwarg and ast.arg(given.kwarg.arg),
+        defaults=given.defaults,
+    )
+    return f"{name}({ast.unparse(shown)})"
 
 
 def _imported_module(module: _Module, statement: ast.ImportFrom) -> str:
@@ -131,7 +157,7 @@ def _names_in(value: ast.expr) -> frozenset[str] | None:
         return None
 
 
-def _public_docs(modules: dict[str, _Module]) -> dict[str, str]:
+def _public_docs(modules: dict[str, _Module]) -> dict[str, Doc]:
     """Return each docstring under its shortest public name, of its own module or of one that re-exports it."""
     names: dict[tuple[str, str], list[str]] = {}
     for module in modules.values():
@@ -144,10 +170,10 @@ def _public_docs(modules: dict[str, _Module]) -> dict[str, str]:
             for doc in modules[source].docs:
                 if doc == name or doc.startswith(f"{name}."):
                     names.setdefault((source, doc), []).append(f"{public}.{here}{doc[len(name) :]}")
-    public_docs: dict[str, str] = {}
+    public_docs: dict[str, Doc] = {}
     for (source, name), choices in sorted(names.items()):
-        if doc := modules[source].docs[name]:
-            public_docs.setdefault(min(choices, key=_plainness), doc)
+        if modules[source].docs[name].text:
+            public_docs.setdefault(min(choices, key=_plainness), modules[source].docs[name])
     return public_docs
 
 
@@ -168,21 +194,20 @@ def _reexports(module: _Module, modules: dict[str, _Module]) -> Iterator[tuple[s
         yield from ((source, top, top) for top in sorted(tops & (origin.exported or tops)))
 
 
-def _docs_in_c() -> dict[str, str]:
+def _docs_in_c() -> dict[str, Doc]:
     command = [sys.executable, "-I", "-S", "-W", "ignore", c_docstrings.__file__]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         message = done.stderr.strip().rpartition("\n")[2]
         raise CorpusError(f"Python's documentation cannot be read: {' '.join(command)} failed: {message}")
-    docs: dict[str, str] = json.loads(done.stdout)
-    return docs
+    return {name: Doc(*doc) for name, doc in json.loads(done.stdout).items()}
 
 
-def _without_repeats(docs: dict[str, str]) -> dict[str, str]:
+def _without_repeats(docs: dict[str, Doc]) -> dict[str, Doc]:
     """Keep only the plainest of the names that share a docstring, since inherited and copied ones add nothing."""
     first: dict[str, str] = {}
     for name in sorted(docs, key=_plainness):
-        first.setdefault(" ".join(docs[name].split()), name)
+        first.setdefault(" ".join(docs[name].text.split()), name)
     return {name: docs[name] for name in sorted(first.values())}
 
 

@@ -5,7 +5,8 @@
 It holds the topics of `pydoc_data`, and every docstring of at least MIN_WORDS words of a public module, class, function
 or method of the standard library. A shorter one ("Return the size of a file.") is added to the entry of its class or
 module as "name: docstring". So nothing is lost, and no passage is a single phrase. A paragraph that several topics hold
-stays in the shortest of them. All entries are split into passages of 100 words; a title says where the entry belongs.
+stays in the shortest of them. An entry begins with its signature. It is split into passages of whole paragraphs, up to
+100 words; a title says where the entry belongs.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from demo.docstrings import stdlib_docstrings
+from demo.docstrings import Doc, stdlib_docstrings
 from dpr.corpus.rows import Passage
 from dpr.corpus.split import split_words
 
@@ -26,7 +27,10 @@ PASSAGE_WORDS: Final = 100
 MAX_SUMMARY_WORDS: Final = 15
 """Words of the first sentence of a module or class that go into the titles of its members."""
 _PARAGRAPHS: Final = re.compile(r"\n\s*\n")
-_FIRST_SENTENCE: Final = re.compile(r".+?[.!?](?=\s|$)|.+")
+_FILE_NAME: Final = re.compile(r"^\w+\.py\s+-+\s+")
+"""At the beginning of some modules: `functools.py - Tools for …`."""
+_FIRST_SENTENCE: Final = re.compile(r".+?[.!?](?=\s+[A-Z]|$)|.+")
+_SENTENCE_ENDS: Final = re.compile(r"(?<=[.!?:])\s+(?=[A-Z\"*`])")
 _SIGNATURE: Final = re.compile(r"->|\w\(|[=~]{3}")
 """Marks a first line that does not say what a thing is for."""
 _UNDERLINES: Final = re.compile(r"^\s*([*=~^-])\1{3,}\s*$", re.MULTILINE)
@@ -58,21 +62,42 @@ def python_passages() -> Iterator[Passage]:
     docs = stdlib_docstrings()
     for name, text in python_entries(docs).items():
         title = _topic_title(name) if name.startswith("topic:") else _title_of(name, docs)
-        for number, passage in enumerate(split_words(text, PASSAGE_WORDS, overlap=0)):
+        for number, passage in enumerate(split_paragraphs(text)):
             yield Passage(f"{name}#{number}", title, passage)
 
 
-def python_entries(docs: dict[str, str]) -> dict[str, str]:
+def split_paragraphs(text: str) -> Iterator[str]:
+    """Yield passages of whole paragraphs. A paragraph that is too long for one ends in the middle, after a sentence."""
+    held: list[str] = []
+    for part in _parts(text):
+        words = part.split()
+        if held and len(held) + len(words) > PASSAGE_WORDS:
+            yield " ".join(held)
+            held = []
+        held += words
+    if held:
+        yield " ".join(held)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Yield paragraphs; of a long one its sentences, and of a long sentence (a program) a hundred words each."""
+    for paragraph in _PARAGRAPHS.split(text):
+        is_long = len(paragraph.split()) > PASSAGE_WORDS
+        for part in _SENTENCE_ENDS.split(paragraph) if is_long else [paragraph]:
+            yield from split_words(part, PASSAGE_WORDS, overlap=0)
+
+
+def python_entries(docs: dict[str, Doc]) -> dict[str, str]:
     """Return entry name → text: the topics and then the docstrings, both sorted by name."""
     entries = {f"topic:{name}": text for name, text in sorted(_without_repeats(_topics()).items())}
-    long = {name: doc for name, doc in docs.items() if len(doc.split()) >= MIN_WORDS}
+    long = {name: doc for name, doc in docs.items() if len(doc.text.split()) >= MIN_WORDS}
     joined: dict[str, list[str]] = {}
     for name, doc in docs.items():
         parent, _, own = name.rpartition(".")
         if name not in long:
-            joined.setdefault(parent or name, []).append(f"{own}: {doc}" if parent else doc)
+            joined.setdefault(parent or name, []).append(f"{own}: {doc.text}" if parent else doc.text)
     for name in sorted(long.keys() | joined.keys()):
-        text = "\n".join([*([long[name]] if name in long else []), *joined.get(name, [])])
+        text = "\n\n".join(["\n".join(long.get(name, ())), *joined.get(name, [])]).strip()
         if len(text.split()) >= MIN_WORDS:
             entries[name] = text
     return entries
@@ -102,18 +127,18 @@ def _topic_title(name: str) -> str:
     return own if heading.lower() == own else f"{own}: {heading}"
 
 
-def _title_of(name: str, docs: dict[str, str]) -> str:
+def _title_of(name: str, docs: dict[str, Doc]) -> str:
     """Return `csv.Sniffer (CSV parsing and writing.)`: a name, and what contains it."""
     parts = name.split(".")
     holders = [".".join(parts[:depth]) for depth in range(1, len(parts))]
-    sentences = [sentence for holder in holders if (sentence := _first_sentence(docs.get(holder, "")))]
+    sentences = [sentence for holder in holders if holder in docs and (sentence := _first_sentence(docs[holder].text))]
     shown = name.removeprefix("builtins.")
     return f"{shown} ({' '.join(sentences)})" if sentences else shown
 
 
 def _first_sentence(doc: str) -> str:
     """Return the first words of a docstring, up to the end of a sentence; "" if it begins with a signature."""
-    found = _FIRST_SENTENCE.match(" ".join(_PARAGRAPHS.split(doc.strip())[0].split()))
+    found = _FIRST_SENTENCE.match(_FILE_NAME.sub("", " ".join(_PARAGRAPHS.split(doc.strip())[0].split())))
     if found is None or _SIGNATURE.search(found[0]):
         return ""
     return " ".join(found[0].split()[:MAX_SUMMARY_WORDS])

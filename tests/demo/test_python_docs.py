@@ -1,5 +1,6 @@
 """Python's documentation as a corpus, against `pydoc` and the live objects; and the demo's questions about it."""
 
+import ast
 import inspect
 import json
 import os
@@ -143,10 +144,23 @@ def test_every_paragraph_of_the_topics_is_there_once(entries: dict[str, str]) ->
         "zlib.crc32",
     ],
 )
-def test_an_entry_is_the_docstring_of_the_object_of_that_name(entries: dict[str, str], name: str) -> None:
-    live = inspect.getdoc(pydoc.locate(name))
-    assert live is not None
-    assert entries[name] == " ".join(live.split())
+def test_an_entry_is_signature_and_docstring_of_the_object_of_that_name(entries: dict[str, str], name: str) -> None:
+    live = pydoc.locate(name)
+    doc = " ".join(str(inspect.getdoc(live)).split())
+    assert entries[name].endswith(doc)
+    signature = entries[name].removesuffix(doc).strip()
+    try:
+        parameters = inspect.signature(live).parameters  # type: ignore[arg-type]
+    except ValueError:  # older ones in C do not know theirs, and their docstrings begin with it
+        assert signature == ""
+        return
+    (function,) = ast.parse(f"def {signature}: ...").body
+    assert isinstance(function, ast.FunctionDef)
+    assert function.name == name.rpartition(".")[2]
+    found = {each.arg for each in ast.walk(function) if isinstance(each, ast.arg)}
+    assert found == set(list(parameters)["self" in parameters :])
+    defaults = [ast.unparse(each) for each in (*function.args.defaults, *function.args.kw_defaults) if each]
+    assert len(defaults) == sum(each.default is not inspect.Parameter.empty for each in parameters.values())
 
 
 @pytest.mark.slow
@@ -157,6 +171,8 @@ def test_titles_are_the_names_that_users_know(passages: list[Passage]) -> None:
     assert titles["itertools.groupby#0"] == f"itertools.groupby ({iterators})"
     threads = "Thread module emulating a subset of Java's threading model."
     assert titles["threading.Event.wait#0"] == f"threading.Event.wait ({threads} Class implementing event objects.)"
+    assert titles["heapq.nlargest#0"] == "heapq.nlargest (Heap queue algorithm (a.k.a. priority queue).)"
+    assert titles["functools.wraps#0"] == "functools.wraps (Tools for working with functions and callable objects)"
     assert titles["topic:with#1"] == 'with: The "with" statement'
     assert titles["topic:nonlocal#0"] == 'nonlocal: The "nonlocal" statement'
 
