@@ -32,7 +32,7 @@ class CpuShortlists:
         dim = questions.exact_QD.shape[1]
         self.max_rows = TILE_ROWS * max(1, BLOCK_BYTES // (4 * dim * TILE_ROWS))
         self._block_ND = np.empty((self.max_rows, dim), np.float32)
-        self._scores_QN = np.empty((min(TILE_QUESTIONS, len(questions.unit_QD)), self.max_rows), np.float32)
+        self._scores = np.empty(min(TILE_QUESTIONS, len(questions.unit_QD)) * self.max_rows, np.float32)
 
     def fill(self, first: int, vectors_nD: Half) -> None:
         """Put vectors into the block, from row `first` on."""
@@ -66,7 +66,9 @@ class CpuShortlists:
     def _products(self, several: slice, rows: int, tiles: list[slice]) -> Single:
         """Return approximate scaled scores of questions with rows, and -inf up to a full group."""
         unit_QD = self._questions.unit_QD[several]
-        scores_QN = self._scores_QN[: len(unit_QD), : -(-rows // GROUP_ROWS) * GROUP_ROWS]
+        width = -(-rows // GROUP_ROWS) * GROUP_ROWS
+        # side by side, so that a block of few rows takes little memory: else each question takes pages of its own
+        scores_QN = self._scores[: len(unit_QD) * width].reshape(len(unit_QD), width)
         scores_QN[:, rows:] = -np.inf
         with serial_blas():
             list(self._pool.map(lambda n: np.matmul(unit_QD, self._block_ND[n].T, out=scores_QN[:, n]), tiles))
