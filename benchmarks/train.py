@@ -166,11 +166,14 @@ def report(
     """Return the result as Markdown."""
     examples = job.examples
     tokens = examples.question_tokens.lengths().mean() + examples.passage_tokens.lengths().mean()
+    on_gpu = any(memory.values())
     lines = [
         "# Training steps",
         "",
         f"    python benchmarks/train.py --data DATA/{Path(arguments.data).name} --batch {arguments.batch} "
-        f"--precision {arguments.precision} --max-tokens {arguments.max_tokens}",
+        f"--precision {arguments.precision} --max-tokens {arguments.max_tokens} "
+        f"--mini-batches {' '.join(map(str, arguments.mini_batches))} --steps {arguments.steps} "
+        f"--rounds {arguments.rounds}",
         "",
         f"{devices}, {torch.get_num_threads()} CPU threads. Python {platform.python_version()}, torch "
         f"{torch.__version__}, transformers {transformers.__version__}.",
@@ -179,10 +182,11 @@ def report(
         f"Tokenised before; forward, backward, clipping and AdamW count. The best of {arguments.rounds} rounds of "
         f"{arguments.steps} steps, in turns. {note}".rstrip(),
         "",
-        "| | pairs/s | dpr is faster by | GPU memory, GB |",
-        "|---|---:|---:|---:|",
+        "| | pairs/s | dpr is faster by |" + (" GPU memory, GB |" if on_gpu else ""),
+        "|---|---:|---:|" + ("---:|" if on_gpu else ""),
         *(
-            f"| {name} | {arguments.batch / took:,.1f} | {took / seconds['dpr']:.2f} | {memory[name]:.1f} |"
+            f"| {name} | {arguments.batch / took:,.1f} | {took / seconds['dpr']:.2f} |"
+            + (f" {memory[name]:.1f} |" if on_gpu else "")
             for name, took in seconds.items()
         ),
         "",
