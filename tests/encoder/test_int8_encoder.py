@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 
 from dpr.encoder import int8_encoder
 from dpr.encoder.compute import Compute
-from dpr.encoder.int8_encoder import BATCH_TOKENS, Int8Encoder, NotHereError, _PackedBert
+from dpr.encoder.int8_encoder import BATCH_TOKENS, Int8Encoder, NotHereError
+from dpr.encoder.openvino_batches import OpenVinoBert
 from dpr.encoder.openvino_bert import read_bert
 from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
+from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
 from dpr.recipe import EncoderConfig
 from tests.encoder.models import TEXTS, save_bert
@@ -45,7 +48,7 @@ def test_the_graph_gives_the_vectors_of_plain_torch(
     tokens = plain._tokenizer.questions([*TEXTS, "a", "river of the city"])
     bert = read_bert(tower.folder, tower.reference)
     assert bert is not None
-    found_ND = _PackedBert(tower, bert, 1, rounded=False).vectors(tokens)
+    (found_ND,) = OpenVinoBert(tower, bert, 1, rounded=False).vectors([tokens])
     np.testing.assert_allclose(found_ND, plain.network.encode(tokens, np.float32), atol=2e-5)
 
 
@@ -66,6 +69,28 @@ def test_a_vector_does_not_depend_on_what_it_is_encoded_with(folder: Path) -> No
     for some in ([0], [7, 3], list(range(20, 60))):
         alone_QD = encoder.encode([questions[number] for number in some])
         np.testing.assert_allclose(alone_QD, together_QD[some], atol=2e-3)
+
+
+def test_several_threads_encode_at_once(folder: Path) -> None:
+    encoder = QuestionEncoder(tower_of(folder), HERE)
+    questions = [" ".join(TEXTS[0].split()[: 1 + n % 5]) + " war" * (n % 11) for n in range(300)]
+    alone = [encoder.encode(questions[first : first + 75]) for first in range(0, 300, 75)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            beside = list(pool.map(lambda first: encoder.encode(questions[first : first + 75]), range(0, 300, 75)))
+            np.testing.assert_array_equal(beside, alone)
+
+
+def test_a_token_that_the_model_does_not_know_harms_no_later_question(folder: Path) -> None:
+    encoder = Int8Encoder(tower_of(folder), HERE)
+    ids_T = np.full(4 * BATCH_TOKENS, 5, np.int32)
+    tokens = TokenBatch(ids_T, ids_T.astype(np.uint8) * 0, np.arange(0, len(ids_T) + 1, 8))
+    expected_ND = encoder.encode(tokens)
+    ids_T = ids_T.copy()
+    ids_T[-1] = 10**6
+    with pytest.raises(IndexError):
+        encoder.encode(TokenBatch(ids_T, tokens.types_T, tokens.offsets))
+    np.testing.assert_array_equal(encoder.encode(tokens), expected_ND)
 
 
 def test_a_question_without_tokens_has_a_vector_of_zeros(folder: Path) -> None:
