@@ -64,10 +64,6 @@ class Timings(Answered):
     total: float
     """Time from the request's arrival in the replica to its answer, with the wait for the batch before."""
 
-    def steps(self) -> Mapping[str, float]:
-        """Return the time of each step, in their order."""
-        return {"filter": self.filter, "encode": self.encode, "search": self.search, "rerank": self.rerank}
-
 
 class NamedReranker(Answered):
     """The cross-encoder that ordered the hits."""

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 from starlette.testclient import TestClient
 
+from dpr.answers.search_answer import SearchAnswer
 from dpr.formats.snapshots import publish_body, read_snapshot
 from dpr.search.filters import parse_filter
 from dpr.search.retrieve import Retriever
@@ -149,6 +150,29 @@ def test_every_answer_names_snapshot_encoder_and_times(client: TestClient, retri
             {"filter", "encode", "search", "rerank", "total"} if path == "/v1/search" else {"work", "total"}
         )
         assert steps["total"] >= sum(taken for step, taken in steps.items() if step != "total") - 0.01
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": "w1 w2"},
+        {"queries": ["w1", "w2 w3"], "k": 3, "mode": "hybrid"},
+        {"query": "w1", "mode": "bm25", "filter": {"lang": "de"}},
+    ],
+)
+def test_a_search_is_answered_alike_whichever_way_its_body_is_read(client: TestClient, body: Any) -> None:
+    quick = client.post("/v1/search", json=body)
+    # only FastAPI's own way reads UTF-16, or a second content type
+    others = [
+        client.post("/v1/search", content=json.dumps(body).encode("utf-16"), headers={"Content-Type": kind})
+        for kind in ("application/json", "application/vnd.ours+json")
+    ]
+    model = SearchAnswer.model_validate_json(quick.content)
+    assert quick.text == model.model_dump_json()  # all fields in their order, and no others
+    for other in others:
+        assert other.status_code == 200
+        assert other.headers.keys() == quick.headers.keys()
+        assert other.json() | {"timings_ms": None} == quick.json() | {"timings_ms": None}
 
 
 def test_the_page_of_the_api_shows_the_examples(client: TestClient) -> None:
