@@ -4,7 +4,8 @@ Before that, it lets HAProxy take requests at `BIND`, an address with a port and
 certificate. It moves the listeners that Serve's template opens on all interfaces (statistics, metrics) to loopback, and
 asks the kernel to end the process with its parent: a service that is killed would leave HAProxy on its port. As long as
 there is no application, or no replica of it, HAProxy shall answer 503 with the JSON `BODY`, and that one may ask again
-after so many seconds; Serve's template has it answer 404 and 500 as plain text.
+after so many seconds; Serve's template has it answer 404 and 500 as plain text. And each request tells Ray Serve not to
+watch whether its client hangs up, for which Serve makes two tasks a request: `ray_jobs.serve.limits` watches.
 """
 
 import ctypes
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+UNWATCHED = "http-request set-header x-request-disconnect-disabled ?1"
 
 
 def main() -> None:
@@ -24,7 +26,8 @@ def main() -> None:
     text = config.read_text(encoding="utf-8")
     for section in ("frontend prometheus", "listen stats"):
         text = re.sub(rf"^({section}\n\s*bind )\*?:", r"\g<1>127.0.0.1:", text, flags=re.MULTILINE)
-    text = re.sub(r"^(frontend http_frontend\n\s*bind ).*", lambda m: m[1] + bind, text, flags=re.MULTILINE)
+    taken = f"{bind}\n    {UNWATCHED}"
+    text = re.sub(r"^(frontend http_frontend\n\s*bind ).*", lambda m: m[1] + taken, text, flags=re.MULTILINE)
     quoted = body.replace("\\", "\\\\").replace('"', '\\"').replace(" ", "\\ ")
     answer = f"status 503 content-type application/json string {quoted} hdr Retry-After {seconds}"
     text = re.sub(

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +19,9 @@ from dpr.operations.follow import Follower
 from dpr.search.retrieve import Answer
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.batch import BATCHES_AT_ONCE
+from ray_jobs.serve.status_route import Watch
 from tests.collection import FirstNights
+from tests.ray_jobs.serve_api import served
 
 pytestmark = pytest.mark.without_ray
 BODY = {"query": "w1 w2", "k": 2}
@@ -134,6 +138,26 @@ def test_a_request_whose_time_is_over_leaves_the_queue(
     assert gate.begun == 3
 
 
+def test_a_request_whose_client_hangs_up_leaves_the_queue(follower: Follower, gate: Gate) -> None:
+    with served(make_app(follower)) as url, ThreadPoolExecutor() as pool:
+        first = [pool.submit(httpx.post, f"{url}/v1/search", json=BODY, timeout=60) for _ in range(BATCHES_AT_ONCE)]
+        wait_until(lambda: gate.begun == BATCHES_AT_ONCE)
+        with pytest.raises(httpx.ReadTimeout):  # and the connection is closed
+            httpx.post(f"{url}/v1/search", json={"queries": ["w1"] * 7}, timeout=0.1)
+        wait_until(lambda: 'status="499"' in httpx.get(f"{url}/metrics").text)
+        gate.open.set()
+        later = httpx.post(f"{url}/v1/search", json={"query": "w3"})
+        assert [answer.status_code for answer in (later, *(one.result() for one in first))] == [200] * (len(first) + 1)
+    assert gate.begun == len(first) + 1  # the seven were never searched for
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
 def test_a_body_that_does_not_come_is_refused(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_jobs.serve.limits.BODY_SECONDS", 0.05)
 
@@ -194,7 +218,7 @@ def samples(app: FastAPI) -> dict[str, list[float]]:
 
 
 def test_metrics_count_what_was_asked(follower: Follower) -> None:
-    app = make_app(follower)
+    app = make_app(follower, watch=Watch(shadow_share=0.0))
     client = TestClient(app)
     for body in (BODY, BODY, {"queries": ["w1", "w2", "w3"]}, {"query": ""}):
         client.post("/v1/search", json=body)
