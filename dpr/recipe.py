@@ -170,6 +170,9 @@ class GateConfig(Section):
     """By how much the share of questions answered within `index.recall_at` hits may be lower through the index than by
     exact search, e.g. 0.002. If it is set and the questions are too few to decide, sentences of as many passages as
     needed are added to them. A loss that chance explains never stops a run. null: it is only reported."""
+    max_fp8_loss: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.002
+    """By how much top-20 accuracy and nDCG@10 may be lower with passages in fp8 than with the same passages in bf16. A
+    loss that chance explains never stops a run."""
     new_encoder: Literal["any", "better"] = "any"
     """The demand on a snapshot with another encoder than the live one. `better`: it must answer more of the same
     questions within some rank of `at`, by more than chance explains. `any`: no further demand."""

@@ -102,6 +102,8 @@ def print_gate(console: Console, gate: GateReport) -> None:
         f"recall of the index against exact search: {gate.recall:.4f} ({gate.measured_on:,} {gate.question_kind})",
         highlight=False,
     )
+    if gate.fp8 is not None:
+        console.print(gate.fp8.summary, highlight=False)
     if gate.modes is not None:
         console.print(gate.modes.choice, highlight=False)
 

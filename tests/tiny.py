@@ -14,13 +14,23 @@ WORDS = [f"w{number}" for number in range(200)]
 
 
 def make_encoder(
-    folder: Path, seed: int = 0, dim: int = 32, words: Sequence[str] = WORDS, max_tokens: int = 64
+    folder: Path,
+    seed: int = 0,
+    dim: int = 32,
+    words: Sequence[str] = WORDS,
+    max_tokens: int = 64,
+    *,
+    spread: float = 0.02,
 ) -> Path:
-    """Make a plain BERT folder (the recipe must state `pooling`) whose vocabulary is `words`, letters and digits."""
+    """Make a plain BERT folder (the recipe must state `pooling`) whose vocabulary is `words`, letters and digits.
+
+    `spread` is the standard deviation of its weights: with a larger one, passages differ more.
+    """
     import torch  # takes seconds; tests without an encoder do not need it
     from transformers import BertModel
 
     config = _save_tokenizer(folder, dim, words, max_tokens)
+    config.initializer_range = spread
     torch.manual_seed(seed)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder

@@ -25,6 +25,50 @@ class IndexLoss(Document):
     """The share of lost questions is below this with a confidence of 95%; won questions do not count."""
 
 
+class Fp8Figure(Document):
+    """One figure over all questions, with the same passages in both kinds of arithmetic."""
+
+    exact: float
+    """With passages in bf16, or in fp32 where that is the more exact choice."""
+    fp8: float
+    low: float
+    high: float
+    """`low` and `high` bound the 95% interval of `fp8` minus `exact`."""
+    p_value: float
+    """The probability of a difference at least this large if both are equally good (`dpr.evaluate.significance`)."""
+    won: int
+    """Questions with a larger value in fp8."""
+    lost: int
+
+
+class Fp8Loss(Document):
+    """What passages in fp8 lose on some questions."""
+
+    kind: str
+    """`questions`: those of the recipe; `sentences`: sentences of passages, each answered by its own passage."""
+    asked: int
+    accuracy: Fp8Figure
+    """Share of questions with an answer among the first 20 passages."""
+    ndcg: Fp8Figure
+    """nDCG@10 of the first right passage."""
+
+
+class Fp8Report(Document):
+    """What the stored vectors in fp8 lose against others of the same passages; it belongs to the encoder id."""
+
+    passages: int
+    """Passages that were encoded again, among which both kinds were searched."""
+    of_rows: int
+    """Live rows of the collection when this was measured."""
+    exact: str
+    """The arithmetic of the other vectors: `bf16` or `fp32`."""
+    asked_id: Identifier
+    """Fingerprint of the recipe's questions and their answers."""
+    losses: list[Fp8Loss]
+    summary: str
+    """The figures in one sentence."""
+
+
 class GateReport(Document):
     """What the gate measured; recalls are against exact search, of the first `IndexEntry.at` hits."""
 
@@ -63,5 +107,7 @@ class GateReport(Document):
     recipe."""
     losses: list[IndexLoss] = Field(default_factory=list)
     """Of the recipe's questions, and of sentences of passages; empty in older snapshots."""
+    fp8: Fp8Report | None = None
+    """None: passages are not encoded in fp8."""
     modes: ModesReport | None = None
     """None: the snapshot has no index of words, or the recipe no questions."""

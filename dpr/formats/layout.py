@@ -152,6 +152,10 @@ def modes(encoder_id: str, questions_id: str, modes_id: str) -> str:
     return f"{TRUTH}{encoder_id}/{questions_id}/modes-{modes_id}"
 
 
+def fp8_loss(encoder_id: str, questions_id: str, loss_id: str) -> str:
+    return f"{TRUTH}{encoder_id}/{questions_id}/fp8-{loss_id}"
+
+
 def run(run_id: str) -> str:
     return f"{RUNS}{run_id}/"
 

@@ -106,6 +106,7 @@ def _snapshot_stems(store: Store, snapshot: Snapshot) -> Iterator[str]:
     folder = questions.rpartition("/")[0]
     yield f"{folder}/measured"
     yield f"{folder}/modes"
+    yield f"{folder}/fp8"
     for part in body.lexical.parts if body.lexical else ():
         yield part.object.name.rpartition("-")[0]
     for entry in body.segments:

@@ -149,6 +149,8 @@ def _gate(gate: GateReport) -> Section:
         lost = f"{loss.lost:,} lost and {loss.won:,} won of {loss.questions:,}; at most {loss.at_most:.2%} lost"
         rows.append((f"{loss.kind} by the index", "", lost))
     rows.append(("settings", "", gate.settings))
+    if gate.fp8 is not None:
+        rows.append(("fp8", "", gate.fp8.summary))
     if gate.modes is not None:
         rows.append(("mode", "", gate.modes.choice))
     return Section(

@@ -33,6 +33,7 @@ from dpr.search.segment_set import SegmentSet
 from dpr.search.vector_search import VectorSearch, open_index, open_shards
 from dpr.stages.answer_ranks import put_ranks, shares_within, tell_unanswered
 from dpr.stages.find_truth import Truth, find_truth
+from dpr.stages.fp8_loss import fp8_loss
 from dpr.stages.index_loss import Answered, describe_settings, loss_of_sentences
 from dpr.stages.new_sentences import NewSentences, new_sentences
 from dpr.stages.passages_found import WINDOWS_DEEPER, answered_ranks, recall_of_segments, true_passages
@@ -97,10 +98,11 @@ def gate(run: Run, context: IndexContext, codebook: CodebookEntry, index: IndexE
     new = new_sentences(run, context, codebook)
     unit = _plan_gate(run, context, index, truth, new)
     result = run.result(Stage("gate", [unit], GateResult, _gate_work(run)))
+    report = result.report.model_copy(update={"fp8": fp8_loss(run, context, truth)})
     run.progress.message("search", result.report.settings)
     tell_unanswered(run, result.report.ranks, max(run.recipe.gate.at))
     chosen = {name: getattr(result, name) for name in ("nprobe", "margin", "rescore", "deeper")}
-    return index.model_copy(update=chosen), result
+    return index.model_copy(update=chosen), result.model_copy(update={"report": report})
 
 
 def begin_gate(run: Run) -> None:

@@ -4,8 +4,10 @@ from dpr.errors import GateError
 from dpr.evaluate.significance import MIN_QUESTIONS, share_at_least
 from dpr.formats.gate_report import GateReport
 from dpr.recipe import Recipe
+from dpr.stages.fp8_loss import describe_fp8_loss
 from dpr.stages.gate import GateResult
 from dpr.stages.index_loss import describe_loss
+from dpr.stages.live_answers import SIGNIFICANCE
 
 MAX_LOSS = 0.2
 """The measured recall may be this much below that of tuning: three standard deviations of the difference between two
@@ -40,6 +42,7 @@ def check_gate(recipe: Recipe, result: GateResult) -> None:
             "encoder"
         )
     _check_losses(recipe, report)
+    _check_fp8(recipe, report)
     for k, minimum in sorted(gate.min_accuracy.items()):
         reached = report.accuracy_index.get(str(k))
         if reached is None:
@@ -63,6 +66,23 @@ def _check_losses(recipe: Recipe, report: GateReport) -> None:
                 f"{describe_loss(loss, at)}; that is more than {100 * surely:.2f} with the same confidence, and the "
                 f"recipe allows {100 * allowed:g} (gate.max_loss {allowed:g}); nothing was published: raise "
                 "index.recall_target, or gate.max_loss"
+            )
+
+
+def _check_fp8(recipe: Recipe, report: GateReport) -> None:
+    """Raise GateError if passages in fp8 lose more than the recipe allows, and chance does not explain it."""
+    fp8, allowed = report.fp8, recipe.gate.max_fp8_loss
+    if fp8 is None:
+        return
+    losses = [loss for loss in fp8.losses if loss.asked >= MIN_QUESTIONS]
+    for loss in losses:
+        figures = (loss.accuracy, loss.ndcg)
+        level = SIGNIFICANCE / (len(losses) * len(figures))
+        if any(figure.exact - figure.fp8 > allowed and figure.p_value < level for figure in figures):
+            raise GateError(
+                f"{describe_fp8_loss(loss, fp8.exact)}; the recipe allows {100 * allowed:g} (gate.max_fp8_loss "
+                f"{allowed:g}); nothing was published: set encoder.precision to bf16, leave products out of "
+                "encoder.fp8_products, or raise gate.max_fp8_loss"
             )
 
 

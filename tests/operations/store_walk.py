@@ -27,7 +27,7 @@ def unnamed(collection: Collection) -> set[str]:
         records |= {f"{questions}/vectors.json"}
         stems = [f"segments/{body['encoder_id']}/{segment['segment_id']}" for segment in body["segments"]]
         records |= {name for name in files if name.endswith(".json") and name.partition(".sentences-")[0] in stems}
-        results = [f"{questions}/{kind}-" for kind in ("measured", "modes", *segments)]
+        results = [f"{questions}/{kind}-" for kind in ("measured", "modes", "fp8", *segments)]
         prefixes += [f"{run}/", *results]
         if f"{run}/plan.json" in files:
             records |= set(_read(collection, f"{run}/plan.json")["scans"])

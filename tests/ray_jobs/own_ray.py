@@ -38,6 +38,7 @@ TASKS = (
     "truth",
     "sentences",
     "gate",
+    "fp8",
     "modes",
 )
 """Steps that run as tasks, named by their last step."""
