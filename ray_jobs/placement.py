@@ -37,6 +37,9 @@ it."""
 LOADING_SHARE = SMALL_SHARE / 16
 """Share that each of those processes requests: they compute when the GPU is free."""
 
+WITHOUT_FP8 = ("K80", "P4", "P100", "V100", "T4", "A10G", "A100", "L4", "L40S")
+"""GPUs, by Ray's names, that the encoder does not multiply fp8 on (`dpr.encoder.packed_fp8.multiplies_fp8`)."""
+
 
 class Pool(TypedDict):
     """Arguments of `Dataset.map` that describe the actors of a step."""
@@ -84,6 +87,11 @@ class Placement:
         machine of which something else holds a CPU.
         """
         return Hardware("cuda" if _cluster_gpus() else None, _largest_node())
+
+    def emulates_fp8(self) -> bool:
+        """Return whether encoders compute on CPUs, or may get a GPU that is known to have no products of fp8."""
+        old = {f"accelerator_type:{name}" for name in WITHOUT_FP8}
+        return not self._gpus_per_encoder() or not old.isdisjoint(ray.cluster_resources())
 
     def cluster(self) -> Cluster:
         """Return the resources of the cluster."""

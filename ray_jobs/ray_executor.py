@@ -102,6 +102,9 @@ class RayExecutor:
     def hardware(self) -> Hardware:
         return self._placement.hardware()
 
+    def emulates_fp8(self) -> bool:
+        return self._placement.emulates_fp8()
+
     def cluster(self) -> Cluster:
         return self._placement.cluster()
 

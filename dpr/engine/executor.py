@@ -69,6 +69,9 @@ class Executor(Protocol):
     def hardware(self) -> Hardware:
         """Return the hardware that a `trainer` or `coder` gets."""
 
+    def emulates_fp8(self) -> bool:
+        """Return whether some encoders would emulate products in fp8, as far as is known before they load."""
+
     def cluster(self) -> Cluster:
         """Return the present resources."""
 
@@ -107,6 +110,16 @@ class LocalExecutor:
 
     def hardware(self) -> Hardware:
         return Hardware.here()
+
+    def emulates_fp8(self) -> bool:
+        device = self.hardware().device
+        if device is None:
+            return True
+        import torch  # loaded already, to find the device
+
+        from dpr.encoder.packed_fp8 import multiplies_fp8
+
+        return not multiplies_fp8(torch.device(device))
 
     def cluster(self) -> Cluster:
         gpus = 1.0 if self.hardware().device else 0.0

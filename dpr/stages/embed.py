@@ -32,6 +32,10 @@ from dpr.stages.scan import ScanResult
 from dpr.stages.write_segment import MadeSegment, SegmentResult, SegmentUnit, Vectored, WriteSegment, texts_of
 from dpr.store import open_store
 
+EMULATED = (
+    "encoder.precision is fp8, and processors of this run have no products of fp8: there they are emulated, which "
+    "gives vectors of the same kind and takes longer than bf16"
+)
 EmbedWork = Work[SegmentUnit, Done[SegmentResult]]
 
 
@@ -76,6 +80,8 @@ def begin_encoders(run: Run) -> EmbedWork:
 def embed(run: Run, work: EmbedWork, changes: Changes, scans: Sequence[ScanResult]) -> list[MadeSegment]:
     """Make the segments of the passages that have no vector yet."""
     units = segment_units(run, changes, scans, "embed")
+    if units and run.spec.passage.fp8_products and run.executor.emulates_fp8():
+        run.progress.message("encoder", EMULATED)
     stage = Stage("embed", units, SegmentResult, work, EncodingWatch(run.progress.message))
     return [MadeSegment(*pair) for pair in zip(units, run.results(stage), strict=True)]
 

@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from ray.util.accelerators import accelerators
 
 from dpr.engine.stage import Place, Step, Work
 from dpr.errors import CorpusError, UnitError
 from dpr.recipe import Resources
 from ray_jobs import placement
-from ray_jobs.placement import CODERS_PER_GPU, ROWS_PER_CODER, Placement
+from ray_jobs.placement import CODERS_PER_GPU, ROWS_PER_CODER, WITHOUT_FP8, Placement
 from ray_jobs.ray_executor import RayExecutor
 from tests.collection import FirstNights
 from tests.ray_jobs.gpu_demand import GpuDemand
@@ -83,6 +84,28 @@ def test_an_encoder_on_cpus_counts_as_most_of_those_that_it_uses(
     monkeypatch.setattr(placement, "_largest_node", lambda: cpus)
     monkeypatch.setattr(placement, "_cluster_gpus", lambda: 0.0)
     assert Placement(resources).pool(Step("where", Where, "encoder"), 9)["num_cpus"] == counted
+
+
+@pytest.mark.parametrize(
+    ("resources", "cluster", "emulated"),
+    [
+        (Resources(), {"CPU": 8.0}, True),
+        (Resources(), {"CPU": 8.0, "GPU": 1.0, "accelerator_type:H100": 1.0}, False),
+        (Resources(), {"CPU": 8.0, "GPU": 2.0, "accelerator_type:A100": 1.0, "accelerator_type:H100": 1.0}, True),
+        (Resources(gpus_per_encoder=0), {"CPU": 8.0, "GPU": 1.0, "accelerator_type:H100": 1.0}, True),
+        (Resources(gpus_per_encoder=1), {"CPU": 8.0}, False),  # an autoscaling cluster may add any
+    ],
+)
+def test_fp8_is_emulated_where_a_processor_is_known_to_lack_it(
+    monkeypatch: pytest.MonkeyPatch, resources: Resources, cluster: dict[str, float], *, emulated: bool
+) -> None:
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: cluster)
+    assert Placement(resources).emulates_fp8() is emulated
+
+
+@pytest.mark.parametrize("name", WITHOUT_FP8)
+def test_ray_knows_the_gpus_without_fp8(name: str) -> None:
+    assert name in vars(accelerators).values()
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (3, 2)])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from dpr.engine.executor import LocalExecutor
@@ -124,6 +125,25 @@ def test_encoders_load_while_the_corpus_is_scanned_and_are_released_if_that_fail
     begun = ["begin embed", "run scan", "run diff", "begin train", "begin questions", "run embed"]
     assert executor.calls[: len(begun)] == begun
     assert executor.calls[-1] == "release"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its GPU may multiply fp8")
+def test_that_fp8_is_emulated_is_said_before_passages_are_encoded(tmp_path: Path, encoder: Path) -> None:
+    class Ordered(Quiet):
+        def start(self, stage: str, total_rows: int, done_rows: int) -> None:
+            super().start(stage, total_rows, done_rows)
+            self.messages.append(f"start {stage}")
+
+    collection, progress = Collection(tmp_path, encoder, encoder={"precision": "fp8"}), Ordered()
+    collection.night(progress=progress)
+    said = [line for line in progress.messages if "emulated" in line]
+    assert said[0].startswith("encoder: encoder.precision is fp8, and processors of this run have no products of fp8")
+    assert progress.messages.index(said[0]) < progress.messages.index("start embed")
+    del collection.corpus[next(iter(collection.corpus))]
+    later = Quiet()
+    collection.night(progress=later)
+    assert not any("emulated" in line for line in later.messages)  # nothing was encoded
 
 
 def test_a_segment_that_lost_a_row_is_refused_with_both_numbers() -> None:
