@@ -16,7 +16,7 @@ from dpr.stages import fp8_sample
 from dpr.stages.fp8_sample import nearest, read_sample, sampled_rows
 from dpr.stages.train import IndexContext
 from dpr.store import LocalStore
-from tests.formats.samples import passages, random_vectors
+from tests.formats.samples import RemoteStore, passages, random_vectors
 
 ROWS, DEAD = 300, np.arange(0, 300, 7, dtype=np.uint32)
 
@@ -58,9 +58,10 @@ def test_answers_come_first_then_neighbours_then_others(context: IndexContext, m
     np.testing.assert_array_equal(rows_N, sampled_rows(store, context, questions, near_n))
 
 
-def test_texts_and_vectors_belong_together(context: IndexContext) -> None:
+@pytest.mark.parametrize("kind", [LocalStore, RemoteStore])
+def test_texts_and_vectors_belong_together(context: IndexContext, kind: type[LocalStore]) -> None:
     rows_N = np.array([(1 << 32) | 3, (2 << 32) | 5, (2 << 32) | 299, (5 << 32) | 1])
-    sample = read_sample(LocalStore(Path(context.store_url)), context, rows_N)
+    sample = read_sample(kind(Path(context.store_url)), context, rows_N)
     tables = {entry.number: pq.read_table(Path(context.store_url, entry.object.name)) for entry in context.segments}
     for place, id_ in enumerate(rows_N.tolist()):
         row = {name: column[0] for name, column in tables[id_ >> 32].slice(id_ & 0xFFFFFFFF, 1).to_pydict().items()}
