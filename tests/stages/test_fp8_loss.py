@@ -17,6 +17,7 @@ from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import GateError
 from dpr.evaluate.questions import Question, QuestionSet
+from dpr.formats import layout
 from dpr.formats.gate_report import Fp8Loss, Fp8Report
 from dpr.formats.manifest import SnapshotBody
 from dpr.formats.snapshots import numbers
@@ -171,10 +172,11 @@ def test_without_questions_sentences_are_asked(tmp_path: Path, model: Path) -> N
     collection = collection_of(tmp_path, model)
     collection.change(gate={"questions": None})
     progress = Quiet()
-    collection.night(progress=progress)
-    (loss,) = fp8_of(collection.body(1)).losses
+    snapshot = collection.night(progress=progress).snapshot
+    (loss,) = fp8_of(snapshot.body).losses
     assert (loss.kind, loss.asked) == ("sentences", 160)
     assert any(line.startswith("fp8: compared with ") and "on 160 sentences" in line for line in progress.messages)
+    assert fp8_of(snapshot.body).summary in collection.file(layout.run_page(snapshot.run_id)).read_text()
 
 
 def measured(asked: int, lost: int, won: int) -> Fp8Loss:
