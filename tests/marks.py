@@ -53,11 +53,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run two processes more than there are CPUs, since tests of Ray wait for half of their time.
+    """Run one process more than there are CPUs, since tests of Ray wait for a third of their time.
 
     Without those, one a CPU: each takes eight seconds of a CPU to import what tests need.
     """
-    return (os.cpu_count() or 1) + 2 * ("not ray" not in config.option.markexpr)
+    return (os.cpu_count() or 1) + ("not ray" not in config.option.markexpr)
 
 
 @pytest.hookimpl(wrapper=True)
