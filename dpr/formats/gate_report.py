@@ -46,7 +46,7 @@ class Fp8Loss(Document):
 
     kind: str
     """`questions`: those of the recipe; `sentences`: sentences of passages, each answered by its own passage."""
-    asked: int
+    questions: int
     accuracy: Fp8Figure
     """Share of questions with an answer among the first 20 passages."""
     ndcg: Fp8Figure
@@ -62,7 +62,7 @@ class Fp8Report(Document):
     """Live rows of the collection when this was measured."""
     exact: str
     """The arithmetic of the other vectors: `bf16` or `fp32`."""
-    asked_id: Identifier
+    questions_id: Identifier
     """Fingerprint of the recipe's questions and their answers."""
     losses: list[Fp8Loss]
     summary: str

@@ -54,7 +54,7 @@ class Fp8Unit:
     """The one unit of the stage: the questions, and the rows that are nearest to them."""
 
     record: str
-    asked_id: str
+    questions_id: str
     questions: QuestionSet | None
     vectors: ObjectRef
     near_n: Ids
@@ -75,7 +75,7 @@ def fp8_loss(run: Run, context: IndexContext, truth: Truth) -> Fp8Report | None:
     if not run.spec.passage.fp8_products:
         return None
     unit = plan_fp8(run, context, truth)
-    if (kept := _kept(run, context, unit.asked_id)) is not None:
+    if (kept := _kept(run, context, unit.questions_id)) is not None:
         return kept
     make = partial(MeasureFp8, context, run.spec.config, run.executor.hardware())
     work = Work.of(recorded(run.store.url, Fp8Result, Step("fp8", make, "trainer")))
@@ -84,28 +84,28 @@ def fp8_loss(run: Run, context: IndexContext, truth: Truth) -> Fp8Report | None:
     return report
 
 
-def _kept(run: Run, context: IndexContext, asked_id: str) -> Fp8Report | None:
+def _kept(run: Run, context: IndexContext, questions_id: str) -> Fp8Report | None:
     """Return the measurement of the base, which has the same encoder id, if it still holds. Pure."""
     report = run.base.body.gate.fp8 if run.base else None
-    holds = report is not None and report.asked_id == asked_id and context.rows < GROWTH * report.of_rows
+    holds = report is not None and report.questions_id == questions_id and context.rows < GROWTH * report.of_rows
     return report if holds else None
 
 
 def plan_fp8(run: Run, context: IndexContext, truth: Truth) -> Fp8Unit:
     """Return the unit; its record is named by everything that the measurement depends on. Pure."""
     questions = run.plan.questions
-    asked = [[q.text, list(q.answers)] for q in questions.questions] if questions else []
-    asked_id = fingerprint([questions.answers if questions else "none", asked])
+    texts = [[q.text, list(q.answers)] for q in questions.questions] if questions else []
+    questions_id = fingerprint([questions.answers if questions else "none", texts])
     windows = run.recipe.corpus.splits_long
-    ids: list[object] = [asked_id, context.state, str(context.config.seed), PASSAGES, SENTENCES, windows]
+    ids: list[object] = [questions_id, context.state, str(context.config.seed), PASSAGES, SENTENCES, windows]
     record = layout.record(layout.fp8_loss(context.encoder_id, truth.questions_id, fingerprint(ids)))
     rows, near_n = min(PASSAGES, context.rows), nearest(truth.ids_QK, NEAR)
     share = rows / max(1, context.rows)
     read_bytes = int(share * sum(entry.object.size_bytes for entry in context.segments))
-    return Fp8Unit(record, asked_id, questions, truth.vectors, near_n, rows, read_bytes, windows)
+    return Fp8Unit(record, questions_id, questions, truth.vectors, near_n, rows, read_bytes, windows)
 
 
-class Asked(NamedTuple):
+class QuestionGroup(NamedTuple):
     """Questions with their vectors."""
 
     kind: str
@@ -134,42 +134,42 @@ class MeasureFp8:
         exact_ND = as_stored(self._encoder.encode(sample.titles, sample.texts), self._config.store_as)
         losses = []
         with faiss_threads(self._hardware.threads):
-            for asked in self._asked(unit, sample, read_questions(store, unit.vectors)):
+            for group in self._groups(unit, sample, read_questions(store, unit.vectors)):
                 kinds = (sample.stored_ND, exact_ND)
-                fp8_QF, exact_QF = (self._values(asked, sample, vectors_ND, unit) for vectors_ND in kinds)
-                losses.append(loss_of(asked.kind, fp8_QF, exact_QF, context.config.seed))
+                fp8_QF, exact_QF = (self._values(group, sample, vectors_ND, unit) for vectors_ND in kinds)
+                losses.append(loss_of(group.kind, fp8_QF, exact_QF, context.config.seed))
         report = Fp8Report(
             passages=len(rows_N),
             of_rows=context.rows,
             exact=self._exact,
-            asked_id=unit.asked_id,
+            questions_id=unit.questions_id,
             losses=losses,
             summary=_summary(losses, len(rows_N), self._exact),
         )
         return Fp8Result(rows=len(rows_N), report=report)
 
-    def _asked(self, unit: Fp8Unit, sample: Sample, questions_QD: Scores) -> list[Asked]:
+    def _groups(self, unit: Fp8Unit, sample: Sample, questions_QD: Scores) -> list[QuestionGroup]:
         """Return the recipe's questions, and sentences of passages if these are few."""
-        asked = []
+        groups = []
         if unit.questions is not None:
-            asked.append(Asked("questions", unit.questions, questions_QD[: len(unit.questions.questions)]))
-        if not asked or len(asked[0].questions.questions) < SENTENCES:
-            asked.append(self._sentences(sample))
-        return asked
+            groups.append(QuestionGroup("questions", unit.questions, questions_QD[: len(unit.questions.questions)]))
+        if not groups or len(groups[0].questions.questions) < SENTENCES:
+            groups.append(self._sentences(sample))
+        return groups
 
-    def _sentences(self, sample: Sample) -> Asked:
+    def _sentences(self, sample: Sample) -> QuestionGroup:
         seed, passages = self._context.config.seed, len(sample.ids)
         drawn = np.random.default_rng(seed).choice(passages, min(SENTENCES, passages), replace=False)
         questions = tuple(Question(draw_sentence(sample.texts[row], seed + row), (sample.ids[row],)) for row in drawn)
         vectors_QD = question_encoder(self._config).encode([question.text for question in questions])
-        return Asked("sentences", QuestionSet(questions, "ids"), vectors_QD)
+        return QuestionGroup("sentences", QuestionSet(questions, "ids"), vectors_QD)
 
-    def _values(self, asked: Asked, sample: Sample, vectors_ND: Vectors, unit: Fp8Unit) -> Values:
+    def _values(self, group: QuestionGroup, sample: Sample, vectors_ND: Vectors, unit: Fp8Unit) -> Values:
         """Return the figures (Q, F) of each question, if these vectors are searched."""
         usable = np.flatnonzero(np.isfinite(vectors_ND).all(axis=1))
         depth = DEPTH * (WINDOWS_DEEPER if unit.windows else 1)
-        _, rows_QK = exact_topk(asked.vectors_QD, [(usable, vectors_ND[usable])], depth, self._hardware)
-        return figures(asked.questions, sample, rows_QK)
+        _, rows_QK = exact_topk(group.vectors_QD, [(usable, vectors_ND[usable])], depth, self._hardware)
+        return figures(group.questions, sample, rows_QK)
 
 
 def figures(questions: QuestionSet, sample: Sample, rows_QK: Ids) -> Values:
@@ -191,7 +191,7 @@ def loss_of(kind: str, fp8_QF: Values, exact_QF: Values, seed: int) -> Fp8Loss:
     """Compare the figures of the same questions."""
     found = paired_differences(fp8_QF, exact_QF, seed)
     accuracy, ndcg = (_figure(*each) for each in zip(exact_QF.T, fp8_QF.T, found, strict=True))
-    return Fp8Loss(kind=kind, asked=len(fp8_QF), accuracy=accuracy, ndcg=ndcg)
+    return Fp8Loss(kind=kind, questions=len(fp8_QF), accuracy=accuracy, ndcg=ndcg)
 
 
 def _figure(exact_Q: Values, fp8_Q: Values, found: Difference) -> Fp8Figure:
@@ -214,8 +214,8 @@ def _summary(losses: Sequence[Fp8Loss], passages: int, exact: str) -> str:
 def describe_fp8_loss(loss: Fp8Loss, exact: str) -> str:
     """Return the figures of some questions as part of a sentence; fp8 is compared with the arithmetic `exact`."""
     both = f"{_points(loss.accuracy, f'top-{DEPTH} accuracy')} and {_points(loss.ndcg, 'nDCG@10')}"
-    few = "" if loss.asked >= MIN_QUESTIONS else f", too few to judge by (minimum {MIN_QUESTIONS})"
-    return f"compared with {exact}, fp8 loses {both} on {loss.asked:,} {loss.kind}{few}"
+    few = "" if loss.questions >= MIN_QUESTIONS else f", too few to judge by (minimum {MIN_QUESTIONS})"
+    return f"compared with {exact}, fp8 loses {both} on {loss.questions:,} {loss.kind}{few}"
 
 
 def _points(figure: Fp8Figure, name: str) -> str:

@@ -74,7 +74,7 @@ def _check_fp8(recipe: Recipe, report: GateReport) -> None:
     fp8, allowed = report.fp8, recipe.gate.max_fp8_loss
     if fp8 is None:
         return
-    losses = [loss for loss in fp8.losses if loss.asked >= MIN_QUESTIONS]
+    losses = [loss for loss in fp8.losses if loss.questions >= MIN_QUESTIONS]
     for loss in losses:
         figures = (loss.accuracy, loss.ndcg)
         level = SIGNIFICANCE / (len(losses) * len(figures))

@@ -109,14 +109,14 @@ def test_the_loss_is_that_of_brute_force(tmp_path: Path, model: Path, answers: s
     )  # fmt: skip
     found = {loss.kind: loss for loss in report.losses}
     exact_QF, fp8_QF = (values(questions_QD, vectors_ND, right_QN) for vectors_ND in (exact_ND, fp8_ND))
-    assert found["questions"].asked == 120
+    assert found["questions"].questions == 120
     for column, figure in enumerate((found["questions"].accuracy, found["questions"].ndcg)):
         changed_Q = fp8_QF[:, column] - exact_QF[:, column]
         assert (figure.exact, figure.fp8) == pytest.approx((exact_QF[:, column].mean(), fp8_QF[:, column].mean()))
         assert (figure.won, figure.lost) == ((changed_Q > 0).sum(), (changed_Q < 0).sum())
         assert figure.low <= changed_Q.mean() <= figure.high
     assert (exact_QF != fp8_QF).any()
-    assert (found["sentences"].asked, report.passages, report.of_rows) == (160, 160, 160)
+    assert (found["sentences"].questions, report.passages, report.of_rows) == (160, 160, 160)
     assert found["sentences"].ndcg.exact == pytest.approx(1.0, abs=0.05)  # a text finds itself
 
 
@@ -156,7 +156,7 @@ def test_it_is_measured_once_for_an_encoder(tmp_path: Path, model: Path) -> None
     assert fp8_of(collection.body(2)) == first
     write_questions(tmp_path, QUESTIONS[1:])
     assert measures()
-    assert fp8_of(collection.body(3)).losses[0].asked == 119
+    assert fp8_of(collection.body(3)).losses[0].questions == 119
     collection.corpus.update(random_texts(160, "q", seed=8))  # 321 rows, and the last sample was of 161
     assert not measures()
     collection.corpus["more still"] = "w1 w2 w4"
@@ -174,7 +174,7 @@ def test_without_questions_sentences_are_asked(tmp_path: Path, model: Path) -> N
     progress = Quiet()
     snapshot = collection.night(progress=progress).snapshot
     (loss,) = fp8_of(snapshot.body).losses
-    assert (loss.kind, loss.asked) == ("sentences", 160)
+    assert (loss.kind, loss.questions) == ("sentences", 160)
     assert any(line.startswith("fp8: compared with ") and "on 160 sentences" in line for line in progress.messages)
     assert fp8_of(snapshot.body).summary in collection.file(layout.run_page(snapshot.run_id)).read_text()
 
@@ -204,7 +204,7 @@ def test_a_loss_is_refused_that_chance_does_not_explain(
     tmp_path: Path, asked: int, lost: int, won: int, *, is_refused: bool
 ) -> None:
     losses = [measured(asked, lost, won)]
-    fp8 = Fp8Report(passages=9, of_rows=9, exact="bf16", asked_id="a", losses=losses, summary="")
+    fp8 = Fp8Report(passages=9, of_rows=9, exact="bf16", questions_id="a", losses=losses, summary="")
     report = snapshot_body().gate.model_copy(update={"fp8": fp8})
     result = GateResult(rows=1, report=report, nprobe=1, margin=None, rescore=0, deeper=None, recall_target=1, curve=[])
     recipe = Collection(tmp_path, tmp_path).recipe
