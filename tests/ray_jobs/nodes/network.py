@@ -51,6 +51,9 @@ class Place(Protocol):
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
         """Run a command there, beside the node."""
 
+    def beside(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+        """Start a command there, beside the node; its output can be read."""
+
     def end(self) -> None:
         """Kill all that was started, at once."""
 
@@ -96,10 +99,17 @@ class Namespace:
         return self._process
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+        inside = [*self._enter(), *command]
+        return subprocess.run(inside, env=environment, capture_output=True, text=True, check=False)
+
+    def beside(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+        return _with_output([*self._enter(), *command], environment)
+
+    def _enter(self) -> list[str]:
+        """Return the command that runs another one inside."""
         assert self._process is not None
         (first,) = (pid for pid in descendants(self._process.pid) if _number_inside(pid) == 1)
-        enter = ("nsenter", "--target", str(first), "--net", "--pid", "--mount", "--uts")
-        return subprocess.run([*enter, *command], env=environment, capture_output=True, text=True, check=False)
+        return ["nsenter", "--target", str(first), "--net", "--pid", "--mount", "--uts"]
 
     def end(self) -> None:
         if self._process is not None:
@@ -133,6 +143,9 @@ class Beside:
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    def beside(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+        return _with_output(command, environment)
 
     def end(self) -> None:
         if self._process is not None:
@@ -237,6 +250,12 @@ def _remove(bridge: str) -> None:
 
 def _ip(*arguments: str) -> str:
     return subprocess.run(("ip", *arguments), check=True, capture_output=True, text=True).stdout
+
+
+def _with_output(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
+    )
 
 
 def _runs(pid: int) -> bool:

@@ -1,4 +1,7 @@
-"""A night that is stopped through the API of Ray Jobs ends soon, and leaves nothing behind but finished work."""
+"""A night that is stopped, as a job or by Ctrl-C, ends soon, and leaves nothing behind but finished work."""
+
+import os
+import signal
 
 import pytest
 
@@ -8,6 +11,7 @@ from tests.ray_jobs.nodes.conftest import Night
 from tests.ray_jobs.nodes.machines import Machines
 from tests.ray_jobs.nodes.waiting import wait_until
 from tests.ray_jobs.own_ray import STEPS, title
+from tests.stopping import descendants
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -25,13 +29,37 @@ def test_a_job_that_is_stopped_frees_the_store_and_goes_on_later(machines: Machi
     assert at_work(machines)
     machines.ask(f"jobs/{first.number}/stop", {})
     wait_until(lambda: first.has_ended, "the job ends", lambda: first.log, STOP_SECONDS)
-    lease = read_state(night.collection.store)
-    assert lease is not None
-    assert lease.released, first.log
     assert "stopped by SIGTERM; finished work is kept" in first.log
-    wait_until(lambda: not at_work(machines), "all processes end", lambda: str(at_work(machines)), STOP_SECONDS)
+    assert_all_is_free(machines, night)
     out, _ = submitter.communicate(timeout=STOP_SECONDS)
     assert (first.state, submitter.returncode) == ("STOPPED", 1), out
+    go_on(machines, night)
+
+
+def test_a_run_that_is_stopped_by_ctrl_c_frees_the_store_and_goes_on_later(machines: Machines, night: Night) -> None:
+    machine = next(iter(machines.workers.values()))
+    environment = machines.environment(machine.name, RAY_ADDRESS=machines.address)
+    run = machine.place.beside(["python", "-m", "ray_jobs.nightly", "--recipe", str(night.recipe)], environment)
+    wait_until(lambda: night.done("segments/") >= 3 or run.poll() is not None, "three segments are done", lambda: "")
+    (driver,) = (pid for pid in [run.pid, *descendants(run.pid)] if title(pid).startswith("python -m ray_jobs.nightly"))
+    os.kill(driver, signal.SIGINT)
+    out, _ = run.communicate(timeout=STOP_SECONDS)
+    assert run.returncode == 128 + signal.SIGINT, out
+    assert "stopped by SIGINT; finished work is kept" in out
+    assert_all_is_free(machines, night)
+    go_on(machines, night)
+
+
+def assert_all_is_free(machines: Machines, night: Night) -> None:
+    """Fail unless nobody holds the store, and no process of the run is left."""
+    lease = read_state(night.collection.store)
+    assert lease is not None
+    assert lease.released
+    wait_until(lambda: not at_work(machines), "all processes end", lambda: str(at_work(machines)), STOP_SECONDS)
+
+
+def go_on(machines: Machines, night: Night) -> None:
+    """Submit the night again; it must do only what is not done."""
     done = night.done("segments/")
     second = night.submit(machines)
     assert second.end() == "SUCCEEDED", second.log
