@@ -14,7 +14,8 @@ from dpr.index.recall import KnownQuestions
 from dpr.index.serving_index import ServingIndex
 from dpr.index.timing import measure_cost
 from dpr.index.truth import exact_topk
-from dpr.index.tune import Stop, describe, tune
+from dpr.index.tune import Stop, tune
+from dpr.index.tuned_sentence import describe
 from dpr.recipe_index import IndexConfig
 
 Vectors = npt.NDArray[np.float16]
