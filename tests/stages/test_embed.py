@@ -122,7 +122,7 @@ def test_encoders_load_while_the_corpus_is_scanned_and_are_released_if_that_fail
     collection.corpus = {"some": "w1"}
     executor = Watched()
     collection.night(executor)
-    begun = ["begin embed", "run scan", "run diff", "begin train", "begin questions", "run embed"]
+    begun = ["begin embed", "run scan", "run diff", "begin gate", "begin train", "begin questions", "run embed"]
     assert executor.calls[: len(begun)] == begun
     assert executor.calls[-1] == "release"
 
