@@ -143,11 +143,12 @@ def _add_living(
 
 
 def read_neighbours(store: Store, results: Sequence[TruthResult], questions: int) -> Iterator[tuple[Scores, Ids]]:
-    """Read what results hold, several at once, and never more than these: the driver has no memory for all."""
+    """Read what results hold: several at once, and only one is unpacked. The driver has no memory for all."""
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         for first in range(0, len(results), PARALLEL_READS):
             some = results[first : first + PARALLEL_READS]
-            yield from pool.map(lambda result: read_truth(store, result.truth, questions), some)
+            for data in pool.map(lambda result: read_object(store, result.truth), some):
+                yield _unpacked(data, questions)
 
 
 class FindNeighbours:
@@ -189,8 +190,8 @@ def write_truth(path: Path, scores_QK: Scores, rows_QK: Ids) -> None:
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 
-def read_truth(store: Store, ref: ObjectRef, questions: int) -> tuple[Scores, Ids]:
-    """Return (scores_QK float32, rows_QK int64) of one segment, verified."""
-    table = pq.read_table(io.BytesIO(read_object(store, ref)))
+def _unpacked(data: bytes, questions: int) -> tuple[Scores, Ids]:
+    """Return (scores_QK float32, rows_QK int64) of one segment."""
+    table = pq.read_table(io.BytesIO(data), use_threads=False)
     scores, rows = (table[name].combine_chunks().flatten().to_numpy() for name in ("scores", "rows"))
     return scores.reshape(questions, -1), rows.astype(np.int64).reshape(questions, -1)
