@@ -39,11 +39,11 @@ class QuickRoute(APIRoute):
         http = Request(scope, receive)
         body = await http.body()
         try:
-            asked = SearchRequest.model_validate_json(body)
+            request = SearchRequest.model_validate_json(body)
         except ValidationError:
             await super().handle(scope, _received(body, receive), send)
             return
-        response: Response = await self.endpoint(asked, http)
+        response: Response = await self.endpoint(request, http)
         await response(scope, receive, send)
 
 
