@@ -16,7 +16,6 @@ from dpr.store import open_store
 from dpr.train.checkpoints import latest_checkpoint
 from dpr.train.train_recipe import TrainingResources
 from dpr.train.trained_model import read_model
-from ray_jobs.torch_trainer import scaling_of, train_on_ray
 from tests.collection import FirstNights
 from tests.ray_jobs.conftest import Dpr
 from tests.ray_jobs.local_ray import LocalRay
@@ -98,6 +97,8 @@ def test_what_ends_a_training_is_one_sentence_and_nothing_is_lost(dpr: Dpr, tmp_
 
 
 def test_two_workers_share_a_training_and_one_may_be_lost(local_ray: LocalRay, tmp_path: Path, encoder: Path) -> None:
+    from ray_jobs.torch_trainer import train_on_ray  # Ray Train: 0.8 s of a CPU in each process that collects tests
+
     local_ray.end()  # on another Ray, an actor of an earlier test may still hold a part of a CPU
     local_ray.use(cpus=2, gpus=0)
     resources = {"workers": 2, "cpus_per_worker": 1}
@@ -127,6 +128,8 @@ def test_two_workers_share_a_training_and_one_may_be_lost(local_ray: LocalRay, t
 
 
 def test_an_error_of_the_project_ends_a_training_at_once(local_ray: LocalRay, tmp_path: Path, encoder: Path) -> None:
+    from ray_jobs.torch_trainer import train_on_ray
+
     local_ray.use(cpus=2, gpus=0)
     optimiser = {"epochs": 4, "learning_rate": 1e30, "warm_up": 0.5, "clip": 1e9}
     recipe = make_recipe(tmp_path, encoder, optimiser=optimiser, resources={"cpus_per_worker": 1})
@@ -137,6 +140,8 @@ def test_an_error_of_the_project_ends_a_training_at_once(local_ray: LocalRay, tm
 
 
 def test_too_few_gpus_are_named(local_ray: LocalRay) -> None:
+    from ray_jobs.torch_trainer import scaling_of
+
     local_ray.use(cpus=2, gpus=0)
     with pytest.raises(ClusterError, match="workers is 3 with 1 GPUs each, and the cluster has 0 GPUs"):
         scaling_of(TrainingResources(workers=3, gpus_per_worker=1))
