@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from benchmarks.bm25 import question_texts
 from dpr.encoder.compute import Compute
-from dpr.encoder.encode import QuestionEncoder
+from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.formats.manifest import Snapshot
 from dpr.formats.snapshots import open_snapshot
 from dpr.lexical.fusion import describe

@@ -20,7 +20,7 @@ from dpr.formats.records import ObjectRef, Result, read_record
 from dpr.formats.segment import PASSAGE_COLUMNS, passage_schema, write_segment
 from dpr.operations.verify import verify
 from dpr.search.retrieve import Retriever
-from dpr.stages.find_truth import TruthResult, read_truth
+from dpr.stages.find_truth import TruthResult, read_neighbours
 from dpr.stages.held_rows import read_corpus_rows
 from dpr.stages.question_vectors import QuestionVectors, read_questions
 from dpr.stages.scan import ScanResult
@@ -333,8 +333,8 @@ def only(store: Store, prefix: str, kind: type[Result]) -> Any:
 def truth_of(copy: Copy, read: bool) -> Any:
     folder = f"truth/{copy.body['encoder_id']}/{copy.body['gate']['questions_id']}"
     sha256 = copy.body["segments"][0]["object"]["sha256"]
-    ref = only(copy.store, f"{folder}/{sha256[: layout.SHORT_DIGEST]}", TruthResult).truth
-    return read_truth(copy.store, ref, copy.body["gate"]["questions"]) if read else ref
+    result = only(copy.store, f"{folder}/{sha256[: layout.SHORT_DIGEST]}", TruthResult)
+    return next(read_neighbours(copy.store, [result], copy.body["gate"]["questions"])) if read else result.truth
 
 
 def questions_of(copy: Copy, read: bool) -> Any:
