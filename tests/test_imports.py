@@ -155,6 +155,33 @@ def test_no_two_modules_have_one_name() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+def names_of(path: Path) -> set[str]:
+    """Return the names that a module defines or imports, and the modules of a package."""
+    tree = ast.parse(path.read_text())
+    found = {module.stem for module in path.parent.glob("*.py")} if path.name == "__init__.py" else set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=[path.stem for path in BENCHMARKS])
+def test_what_benchmarks_import_is_there(path: Path) -> None:
+    """No test runs them, so that a name that has moved would be found by the next user."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in ("dpr", "ray_jobs", "simulation"):
+            module = ROOT.joinpath(*str(node.module).split("."))
+            file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+            assert {alias.name for alias in node.names} <= names_of(file), f"{path.name} imports from {node.module}"
+
+
 @pytest.mark.parametrize(
     ("module", "source", "problem"),
     [
