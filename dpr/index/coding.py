@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from dpr.errors import IndexBuildError
 from dpr.index.hardware import Floats, Hardware, Lists, as_float32
-from dpr.index.kinds import Storage, core, inverted, storage, transformed
-from dpr.index.list_groups import encode, groups_of
+from dpr.index.kinds import Storage, core, encode, inverted, storage, transformed
+from dpr.index.list_groups import groups_of
 from dpr.index.part import Coded, Part
 
 BLOCK_ROWS = 32_768

@@ -107,6 +107,16 @@ def transformed(index: faiss.Index, vectors_ND: npt.NDArray[np.float32]) -> npt.
     return vectors_ND
 
 
+def encode(
+    ivf: faiss.IndexIVF, vectors_ND: npt.NDArray[np.float32], lists_N: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """Return the codes (N, B) of vectors whose lists are known."""
+    codes_NB = np.zeros((len(vectors_ND), ivf.code_size), np.uint8)
+    pointers = [faiss.swig_ptr(array) for array in (vectors_ND, lists_N, codes_NB)]
+    ivf.encode_vectors(len(vectors_ND), *pointers, False)
+    return codes_NB
+
+
 def set_ntotal(index: faiss.Index, ntotal: int) -> None:
     """Set the number of vectors of an index and of all it wraps, after they were put into the core directly."""
     index.ntotal = ntotal

@@ -20,7 +20,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from dpr.index.hardware import Codes, Lists, bulk_threads, serial_blas
+from dpr.index.hardware import Lists, bulk_threads, serial_blas
 from dpr.index.products import slices
 
 MANY_LISTS = 8_192
@@ -92,14 +92,6 @@ def groups_of(ivf: faiss.IndexIVF) -> ListGroups | None:
     if ivf.nlist < MANY_LISTS or not isinstance(quantizer, faiss.IndexFlat):
         return None
     return ListGroups.of(quantizer.reconstruct_n(0, ivf.nlist))
-
-
-def encode(ivf: faiss.IndexIVF, vectors_ND: Single, lists_N: Lists) -> Codes:
-    """Return the codes (N, B) of vectors whose lists are known."""
-    codes_NB = np.zeros((len(vectors_ND), ivf.code_size), np.uint8)
-    pointers = [faiss.swig_ptr(array) for array in (vectors_ND, lists_N, codes_NB)]
-    ivf.encode_vectors(len(vectors_ND), *pointers, False)
-    return codes_NB
 
 
 def _nearest(vectors_ND: Single, centroids_LD: Single) -> Lists:

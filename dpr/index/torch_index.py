@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from dpr.index.hardware import Codes, Floats, as_float32, check_width
-from dpr.index.list_groups import NEAR_GROUPS, encode, groups_of
+from dpr.index.kinds import encode
+from dpr.index.list_groups import NEAR_GROUPS, groups_of
 from dpr.index.part import Coded
 from dpr.index.torch_kmeans import KMeans, exact_products, kmeans, nearest, random_rows
 

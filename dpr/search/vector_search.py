@@ -57,12 +57,12 @@ def open_index(
 def open_shards(store: Store, entry: IndexEntry, opened: OpenObjects) -> list[Shard]:
     """Fetch, verify and load all shards of an index, except those that are `opened` already; they share a codebook."""
     shards: list[Shard] = []
-    wanted = [shard.object for shard in entry.shards if not opened.has("shard", shard.object.sha256)]
+    wanted = [file for file in entry.files if not opened.has("shard", file.sha256)]
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         list(pool.map(partial(fetch_object, store), wanted))
-    for shard in entry.shards:
-        open_it = partial(_open_shard, store, shard.object, shards[0] if shards else None)
-        shards.append(opened.take("shard", shard.object.sha256, open_it))
+    for file in entry.files:
+        open_it = partial(_open_shard, store, file, shards[0] if shards else None)
+        shards.append(opened.take("shard", file.sha256, open_it))
     return shards
 
 
