@@ -185,9 +185,9 @@ def start_actor(heartbeats: Handle) -> None:
         raise LostTooOftenError
 
 
-def _answer(asked: "ray.ObjectRef[T]", otherwise: T) -> T:
+def _answer(reply: "ray.ObjectRef[T]", otherwise: T) -> T:
     """Return what the actor answers; `otherwise` if it does not, since a run does not depend on it."""
-    answer = asked.future()
+    answer = reply.future()
     # not by ray.wait, during which Ray would give this worker's CPU to another task
     concurrent.futures.wait([answer], ANSWER_SECONDS)
     return otherwise if not answer.done() or answer.exception() is not None else answer.result()

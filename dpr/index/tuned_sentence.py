@@ -3,8 +3,9 @@
 from dpr.index.tune import Tuned
 from dpr.recipe_index import IndexConfig
 
-DEAR_TIMES, LITTLE_RECALL = 4, 0.01
-"""A choice is dear, and the user is told so, if this much less recall takes a time that is this many times shorter."""
+CHEAPER_TIMES, LESS_RECALL = 4, 0.01
+"""The sentence names cheaper settings if they are at least this many times as fast, and their recall is at most this
+much lower."""
 
 
 def describe(tuned: Tuned, config: IndexConfig) -> str:
@@ -26,8 +27,8 @@ def describe(tuned: Tuned, config: IndexConfig) -> str:
 
 def _describe_cheaper(tuned: Tuned) -> list[str]:
     """Return a sentence on settings that are much cheaper for a little recall; none if there are none."""
-    enough = [point for point in tuned.curve if point.recall >= tuned.recall - LITTLE_RECALL]
+    enough = [point for point in tuned.curve if point.recall >= tuned.recall - LESS_RECALL]
     cheaper = min(enough, key=lambda point: point.predicted_ms, default=None)
-    if cheaper is None or DEAR_TIMES * cheaper.predicted_ms > tuned.predicted_ms:
+    if cheaper is None or CHEAPER_TIMES * cheaper.predicted_ms > tuned.predicted_ms:
         return []
     return [f"recall {cheaper.recall:.4f} would take {cheaper.predicted_ms:.3g} ms (set recall_target or latency_ms)"]

@@ -303,12 +303,12 @@ def test_close_to_the_target_smaller_gains_count(vectors_ND: Vectors, questions_
 
 
 @pytest.mark.parametrize(
-    ("recall", "milliseconds", "told"), [(0.99, 25.0, True), (0.99, 26.0, False), (0.98, 1.0, False)]
+    ("recall", "milliseconds", "is_named"), [(0.99, 25.0, True), (0.99, 26.0, False), (0.98, 1.0, False)]
 )
-def test_a_dear_choice_names_what_is_much_cheaper(recall: float, milliseconds: float, told: bool) -> None:
+def test_much_cheaper_settings_are_named(recall: float, milliseconds: float, is_named: bool) -> None:
     curve = [
         TunePoint(nprobe=64, margin=None, rescore=100, recall=recall, predicted_ms=milliseconds),
         TunePoint(nprobe=512, margin=None, rescore=100, recall=0.9995, predicted_ms=100.0),
     ]
     tuned = Tuned(SearchSettings(512, 100, 20), 0.9995, 100.0, True, True, Stop.TARGET, curve)
-    assert ("; recall 0.9900 would take 25 ms (set recall_target" in describe(tuned, IndexConfig())) == told
+    assert ("; recall 0.9900 would take 25 ms (set recall_target" in describe(tuned, IndexConfig())) == is_named

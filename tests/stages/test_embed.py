@@ -129,7 +129,7 @@ def test_encoders_load_while_the_corpus_is_scanned_and_are_released_if_that_fail
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its GPU may multiply fp8")
-def test_that_fp8_is_emulated_is_said_before_passages_are_encoded(tmp_path: Path, encoder: Path) -> None:
+def test_a_message_on_emulated_fp8_comes_before_passages_are_encoded(tmp_path: Path, encoder: Path) -> None:
     class Ordered(Quiet):
         def start(self, stage: str, total_rows: int, done_rows: int) -> None:
             super().start(stage, total_rows, done_rows)
@@ -137,9 +137,9 @@ def test_that_fp8_is_emulated_is_said_before_passages_are_encoded(tmp_path: Path
 
     collection, progress = Collection(tmp_path, encoder, encoder={"precision": "fp8"}), Ordered()
     collection.night(progress=progress)
-    said = [line for line in progress.messages if "emulated" in line]
-    assert said[0].startswith("encoder: encoder.precision is fp8, and processors of this run have no products of fp8")
-    assert progress.messages.index(said[0]) < progress.messages.index("start embed")
+    lines = [line for line in progress.messages if "emulated" in line]
+    assert lines[0].startswith("encoder: encoder.precision is fp8, and processors of this run have no products of fp8")
+    assert progress.messages.index(lines[0]) < progress.messages.index("start embed")
     del collection.corpus[next(iter(collection.corpus))]
     later = Quiet()
     collection.night(progress=later)
