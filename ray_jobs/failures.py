@@ -20,7 +20,7 @@ _LOST = (
 _NAMED = 3
 """Records that a message names, at most."""
 _ADVICE = "\nFailed to apply UDF transform after"
-"""Start of what Ray Data adds to the message of an error that it passes on."""
+"""Start of what Ray Data adds to the first argument of an error that it passes on, if that is a string."""
 
 
 def quoted_error(message: str) -> DprError | None:
@@ -40,15 +40,17 @@ def stage_error(stage: str, missing: Collection[str], error: Exception, given_up
     did nothing.
     """
     causes = list(_causes(error))
-    for cause in causes:
-        # Ray's own error for one of ours is of both kinds, and says where in the worker it was raised
-        if isinstance(cause, DprError) and not isinstance(cause, exceptions.RayTaskError):
-            cause.args = (str(cause).partition(_ADVICE)[0],)
+    # Ray's own error for one of ours is of both kinds, and says where in the worker it was raised
+    raised = [cause for cause in causes if not isinstance(cause, exceptions.RayTaskError)]
+    for cause in raised:
+        if isinstance(cause, DprError):
+            cause.args = (_without_advice(str(cause)),)
             return cause
     if (own := quoted_error(str(error))) is not None:  # an actor that could not be made quotes it as text
         return own
     if any(isinstance(cause, (*_LOST, LostTooOftenError)) for cause in causes):
-        lost = {record for cause in causes if isinstance(cause, LostTooOftenError) for record in cause.args}
+        records = [record for cause in raised if isinstance(cause, LostTooOftenError) for record in cause.args]
+        lost = {_without_advice(record) for record in records}
         suspects = lost & set(missing) or set(missing)
         hung = sorted(suspects & set(given_up))
         return _hung_workers(stage, hung) if hung else _lost_workers(stage, sorted(suspects))
@@ -64,10 +66,14 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _reason(error: BaseException) -> str:
     """Return an error in one line: the last one of Ray's own errors, which hold tracebacks."""
-    lines = [line.strip() for line in str(error).partition(_ADVICE)[0].splitlines() if line.strip()]
+    lines = [line.strip() for line in _without_advice(str(error)).splitlines() if line.strip()]
     if isinstance(error, exceptions.RayError):
         return lines[-1] if lines else type(error).__name__
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _without_advice(message: str) -> str:
+    return message.partition(_ADVICE)[0]
 
 
 def _hung_workers(stage: str, units: list[str]) -> UnitError:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dpr.errors import CorpusError
 from ray_jobs import heartbeats
-from ray_jobs.heartbeats import Handle, beating
+from ray_jobs.heartbeats import Handle, LostTooOftenError, beating
 from tests.ray_jobs.units import Sample
 
 CHOSEN = Sample(3)
@@ -48,6 +48,15 @@ class Fail:
 
     def __call__(self, unit: Sample) -> Sample:
         raise ValueError(f"{unit.number} is unexpected\nand this is a second line")
+
+
+class SayLost:
+    """Says of one unit that its workers died too often."""
+
+    def __call__(self, unit: Sample) -> Sample:
+        if unit == CHOSEN:
+            raise LostTooOftenError(unit.record)
+        return unit
 
 
 class Where:
