@@ -5,7 +5,6 @@ Shapes: Q questions, K hits, C candidates, D dimensions.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import faiss
@@ -14,12 +13,13 @@ import numpy.typing as npt
 
 from dpr.errors import EncoderError, IndexBuildError
 from dpr.formats import MISSING
-from dpr.index.hardware import BULK_QUESTIONS, bulk_threads, faiss_threads
-from dpr.index.kinds import inverted, reason, transformed
+from dpr.index.hardware import BULK_QUESTIONS, bulk_threads, faiss_threads, search_threads
+from dpr.index.kinds import inverted, reason, searched, transformed
 from dpr.index.products import row_products, slices
 from dpr.index.row_bits import RowBits
 from dpr.index.truth import Ids, Scores, best_of, empty_topk
 
+FLOAT32_BYTES = 4
 TASK_CANDIDATES = 4_096
 """Candidates that one thread re-scores at a time, in bulk."""
 Fetch = Callable[[Ids], npt.NDArray[np.float16]]
@@ -81,8 +81,9 @@ def search(
 
     `nprobe` (at most all lists) holds for this call alone, so threads may search one index with different settings.
     If `lists` are given, they are visited, and if `rows` are given with them, no others are found. More than
-    `BULK_QUESTIONS` questions are searched by all threads, unless `faiss_threads` sets a limit. Raises EncoderError for
-    questions of another width, IndexBuildError for a kind that cannot be searched this way.
+    `BULK_QUESTIONS` questions are searched by all threads, unless `faiss_threads` sets a limit; fewer by as many of
+    FAISS's threads as have enough to do. Raises EncoderError for questions of another width, IndexBuildError for a kind
+    that cannot be searched this way.
     """
     if questions_QD.ndim != 2 or questions_QD.shape[1] != index.d:
         raise EncoderError(
@@ -90,7 +91,7 @@ def search(
         )
     questions_QD = np.ascontiguousarray(questions_QD, np.float32)
     try:
-        with faiss_threads(bulk_threads()) if len(questions_QD) > BULK_QUESTIONS else nullcontext():
+        with faiss_threads(search_threads(len(questions_QD), _compared_bytes(index, nprobe))):
             if lists is None:
                 scores_QK, ids_QK = index.search(questions_QD, k, params=_parameters(index, nprobe))
             else:
@@ -129,6 +130,13 @@ def first_of(scores_QC: Scores, ids_QC: Ids, wanted_QC: npt.NDArray[np.bool_], k
     scores_QK[:, :width] = np.where(wanted_QK, np.take_along_axis(scores_QC, order_QK, axis=1), -np.inf)
     ids_QK[:, :width] = np.where(wanted_QK, np.take_along_axis(ids_QC, order_QK, axis=1), MISSING)
     return scores_QK, ids_QK
+
+
+def _compared_bytes(index: faiss.Index, nprobe: int) -> float:
+    """Return the bytes of codes that a question is compared with, on average; for a graph, those of all vectors."""
+    inner = searched(index)
+    share = min(1.0, nprobe / int(inner.nlist)) if isinstance(inner, faiss.IndexIVF) else 1.0
+    return share * int(inner.ntotal) * int(getattr(inner, "code_size", FLOAT32_BYTES * inner.d))
 
 
 def _inverted_lists(index: faiss.Index) -> faiss.IndexIVF:

@@ -24,6 +24,11 @@ TORCH_KINDS = (faiss.IndexIVFFlat, faiss.IndexIVFPQ, faiss.IndexIVFScalarQuantiz
 BULK_QUESTIONS = 64
 """More questions than this are searched and re-scored by all threads."""
 
+THREAD_BYTES = 64 * 2**20
+"""A search of few questions has one thread for each so many bytes of codes that it compares: 4 ms or more. To wake a
+second thread takes a tenth of a millisecond on idle processors, and several where these are busy with other questions
+(docs/log.md)."""
+
 _blas_lock = threading.Lock()
 _thread_limit: ContextVar[int | None] = ContextVar("thread_limit", default=None)
 
@@ -78,6 +83,13 @@ def faiss_threads(threads: int | None) -> Iterator[None]:
 def bulk_threads() -> int:
     """Return the threads for work in bulk: those that `faiss_threads` allows, else all that this process may use."""
     return _thread_limit.get() or _available(None)
+
+
+def search_threads(questions: int, bytes_each: float) -> int:
+    """Return the threads for a search of FAISS in which each question is compared with so many bytes of codes."""
+    if questions > BULK_QUESTIONS:
+        return bulk_threads()
+    return min(int(faiss.omp_get_max_threads()), 1 + int(questions * bytes_each) // THREAD_BYTES)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 
 from dpr.formats import MISSING
 from dpr.formats.loose import LooseRows
-from dpr.index.hardware import Floats
+from dpr.index.hardware import Floats, faiss_threads, search_threads
 from dpr.index.row_bits import RowBits
 from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids, Scores
@@ -61,6 +61,8 @@ class LooseIndex:
         Where there are fewer, score -inf and id -1 are returned.
         """
         parameters = faiss.SearchParameters(sel=rows.selector) if rows is not None else None
-        scores_QK, ids_QK = self._index.search(np.ascontiguousarray(questions_QD, np.float32), k, params=parameters)
+        questions_QD = np.ascontiguousarray(questions_QD, np.float32)
+        with faiss_threads(search_threads(len(questions_QD), len(self) * self._stored.code_size)):
+            scores_QK, ids_QK = self._index.search(questions_QD, k, params=parameters)
         scores_QK[ids_QK == MISSING] = -np.inf
         return scores_QK, ids_QK

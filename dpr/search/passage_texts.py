@@ -40,22 +40,36 @@ KEPT_BYTES = 48 * 2**20
 _log = logging.getLogger(__name__)
 
 
+class _Strings:
+    """A column of strings, none of which is missing, read from its buffers: that takes a third of what Arrow takes."""
+
+    def __init__(self, column: pa.StringArray) -> None:
+        _, offsets, characters = column.buffers()
+        self._offsets = memoryview(offsets).cast("i")[column.offset :]
+        self._characters = memoryview(characters or b"")
+
+    def __getitem__(self, place: int) -> str:
+        return str(self._characters[self._offsets[place] : self._offsets[place + 1]], "utf-8")
+
+
 class Texts:
     """A table of texts whose rows are read one at a time. To slice the table for a row takes ten times as long."""
 
     def __init__(self, table: pa.Table) -> None:
-        self.size_bytes, self._names = table.nbytes, table.schema.names
+        self.size_bytes = table.nbytes
         batches = table.to_batches()
         self._ends = list(accumulate(map(len, batches)))
-        self._columns = [batch.columns for batch in batches]
+        self._strings = [[_Strings(batch[name]) for name in TEXT_COLUMNS] for batch in batches]
+        self._extra = [batch[EXTRA] if EXTRA in table.schema.names else None for batch in batches]
 
     def row(self, place: int) -> Passage:
         """Return a row as a passage of one text."""
         batch = bisect_right(self._ends, place)
         place -= self._ends[batch - 1] if batch else 0
-        fields = {name: column[place].as_py() for name, column in zip(self._names, self._columns[batch], strict=True)}
-        extra = {name: shown(value) for name, value in (fields.get(EXTRA) or {}).items()}
-        return Passage(fields["id"], fields["title"], [fields["text"]], extra)
+        id_, title, text = (strings[place] for strings in self._strings[batch])
+        column = self._extra[batch]
+        fields = {} if column is None else column[place].as_py() or {}
+        return Passage(id_, title, [text], {name: shown(value) for name, value in fields.items()})
 
 
 class GroupCache:

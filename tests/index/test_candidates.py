@@ -154,4 +154,25 @@ def test_many_questions_are_searched_by_all_threads(
             search(index, questions_QD[:64], 9, 3)
         for have, want in zip(found, expected, strict=True):
             np.testing.assert_array_equal(have[:64], want)
-    assert seen == [3, 1, 2, 2]  # without a limit, few questions have the threads that FAISS was set to: 1
+    assert seen == [3, 1, 2, 1]  # few questions in a small index have one thread
+
+
+def test_few_questions_have_as_many_threads_as_have_enough_to_do(
+    filled: Callable[[str], faiss.Index], vectors_ND: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5))
+    index, questions_QD = filled("IVF8,PQ4x4"), vectors_ND[:64].astype(np.float32)
+    seen = []
+
+    def watched(*given: object, **named: object) -> object:
+        seen.append(faiss.omp_get_max_threads())
+        return plain(*given, **named)
+
+    plain = index.search
+    monkeypatch.setattr(index, "search", watched)
+    # on average a question is compared with 4 of 8 lists, so with 750 codes of two bytes
+    monkeypatch.setattr("dpr.index.hardware.THREAD_BYTES", 3 * 1500)
+    with faiss_threads(4):
+        for questions in (1, 3, 6, 64):
+            search(index, questions_QD[:questions], 9, 4)
+    assert seen == [1, 2, 3, 4]
