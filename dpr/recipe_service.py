@@ -16,7 +16,7 @@ class RerankConfig(Section):
     model: Name
     """Local folder, `package:NAME/folder`, `s3://…` folder, or hub id of a cross-encoder."""
     revision: str | None = None
-    """Hub revision (commit, tag)."""
+    """Hub revision (commit, tag); null: the newest, whose commit `dpr serve` gives to all replicas."""
     top: Annotated[int, Field(ge=1, le=MAX_RERANKED)] = 50
     """How many of the best passages are read; no more hits than these can be requested."""
     label: Annotated[int, Field(ge=0)] | None = None

@@ -71,6 +71,14 @@ def resolve_cross_encoder(config: RerankConfig) -> CrossEncoderSpec:
     )
 
 
+def pin_cross_encoder(config: RerankConfig) -> RerankConfig:
+    """Return the configuration with the commit of a hub model, so that all who load it load the same files.
+
+    Raises EncoderError as `resolve_cross_encoder` does.
+    """
+    return config.model_copy(update={"model": resolve_cross_encoder(config).name})
+
+
 def _read_pairs(path: Path, document: Json, stated: Json, settings: Json, reference: str) -> TowerSpec:
     """Return how pairs become tokens. Raises EncoderError for a network that cannot score them."""
     architecture = str((document.get("architectures") or ["network of unknown architecture"])[0])

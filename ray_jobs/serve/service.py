@@ -12,13 +12,13 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 
-from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
+from dpr.encoder.cross_encoder_spec import pin_cross_encoder
 from dpr.errors import DprError, ServeError
 from dpr.formats.manifest import Snapshot
 from dpr.formats.snapshots import live_snapshot
 from dpr.recipe_service import RerankConfig, ServeConfig
 from dpr.search.retrieve import question_tower
-from dpr.store import open_store
+from dpr.store import Store, open_store
 from ray_jobs.connect import connected, named_cluster
 from ray_jobs.failures import quoted_error
 from ray_jobs.serve.deployment import Arguments, sized_application
@@ -54,9 +54,7 @@ def serve_store(
     question_tower(snapshot, model)
     if config.topology == "sharded":
         _check_files(snapshot, config.shards)
-    if rerank is not None:
-        rerank = rerank.model_copy(update={"model": _absolute(rerank.model)})
-        resolve_cross_encoder(rerank)
+    arguments = replica_arguments(store, config, model, rerank)
     own_ray = not ray.is_initialized() and not named_cluster()
     with ExitStack() as stack:
         stack.enter_context(signals_restored())
@@ -74,20 +72,6 @@ def serve_store(
         # a shell's background job starts with SIGINT ignored
         on_signals(signal.default_int_handler, signal.SIGINT, signal.SIGTERM)
         try:
-            arguments = Arguments(
-                store=store.url,
-                model=model,
-                poll_seconds=config.poll_seconds,
-                keys_file=config.keys_file and os.path.abspath(config.keys_file),
-                keys=os.environ.get(KEYS_VARIABLE, ""),
-                access_log=config.access_log and os.path.abspath(config.access_log),
-                cache_mb=config.cache_mb,
-                rerank=rerank,
-                shadow_share=config.shadow_share,
-                topology=config.topology,
-                shards=config.shards,
-                shard_deadline_seconds=config.shard_deadline_seconds,
-            )
             _start(config.replicas, http_options, arguments)
             wait_until_ready(place)
             yield place.url
@@ -95,6 +79,29 @@ def serve_store(
             # a further Ctrl-C now would leave processes behind
             on_signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
             _stop(own_ray)
+
+
+def replica_arguments(store: Store, config: ServeConfig, model: str | None, rerank: RerankConfig | None) -> Arguments:
+    """Return what every replica starts with, whenever and in whichever folder: a hub's `rerank` model has its commit.
+
+    Raises EncoderError for a `rerank` model that cannot re-rank.
+    """
+    if rerank is not None:
+        rerank = pin_cross_encoder(rerank.model_copy(update={"model": _absolute(rerank.model)}))
+    return Arguments(
+        store=store.url,
+        model=model,
+        poll_seconds=config.poll_seconds,
+        keys_file=config.keys_file and os.path.abspath(config.keys_file),
+        keys=os.environ.get(KEYS_VARIABLE, ""),
+        access_log=config.access_log and os.path.abspath(config.access_log),
+        cache_mb=config.cache_mb,
+        rerank=rerank,
+        shadow_share=config.shadow_share,
+        topology=config.topology,
+        shards=config.shards,
+        shard_deadline_seconds=config.shard_deadline_seconds,
+    )
 
 
 def wait_for_interrupt() -> None:

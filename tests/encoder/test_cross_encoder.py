@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dpr.encoder.compute import Compute
 from dpr.encoder.cross_encoder import CrossEncoder
-from dpr.encoder.cross_encoder_spec import resolve_cross_encoder
+from dpr.encoder.cross_encoder_spec import pin_cross_encoder, resolve_cross_encoder
 from dpr.errors import EncoderError
 from dpr.recipe_service import RerankConfig
 from tests.encoder.cross_encoders import (
@@ -25,7 +25,7 @@ from tests.encoder.cross_encoders import (
     save_installed,
     tanh_of_old,
 )
-from tests.encoder.models import TEXTS, edit_json, save_bert, save_dpr, save_sentence_transformer
+from tests.encoder.models import TEXTS, edit_json, save_bert, save_dpr, save_sentence_transformer, save_to_hub_cache
 
 QUESTIONS = ["who was the king of the city?", "ocean " * 400, "", "中国水人"]
 PAIRS = [(question, text) for question in QUESTIONS for text in TEXTS]
@@ -189,3 +189,25 @@ def test_a_score_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(EncoderError, match="gives the score nan to question 'who was the"):
         scores_of(opened(folder))
+
+
+@pytest.mark.parametrize("revision", [None, "main", "a" * 40])
+def test_a_hub_model_is_pinned_to_its_commit(tmp_path: Path, hub: Path, revision: str | None) -> None:
+    """All replicas of a service load what was there when it started, also those that start later."""
+    model = save_cross_bert(tmp_path / "model")
+    save_to_hub_cache(hub, "someone/cross", "a" * 40, model)
+    config = RerankConfig(model="someone/cross", revision=revision, top=7)
+    before, pinned = resolve_cross_encoder(config), pin_cross_encoder(config)
+    assert pinned == config.model_copy(update={"model": f"someone/cross@{'a' * 40}"})
+    newer = save_to_hub_cache(hub, "someone/cross", "b" * 40, model)  # main moves on
+    edit_json(newer / "config.json", {"layer_norm_eps": 1e-6})
+    moved = resolve_cross_encoder(RerankConfig(model="someone/cross"))
+    assert moved.name == f"someone/cross@{'b' * 40}"
+    again = resolve_cross_encoder(pinned)
+    assert (again.name, again.reranker_id, again.tower.folder) == (before.name, before.reranker_id, before.tower.folder)
+    assert moved.reranker_id != before.reranker_id
+
+
+def test_a_folder_needs_no_pin(tmp_path: Path) -> None:
+    config = RerankConfig(model=str(save_cross_bert(tmp_path / "model")))
+    assert pin_cross_encoder(config) == config

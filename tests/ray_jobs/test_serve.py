@@ -47,6 +47,7 @@ from ray_jobs.serve.haproxy import find_haproxy
 from ray_jobs.serve.keys import add_key
 from ray_jobs.serve.starting import middlewares, proxy_environment
 from tests.collection import Collection
+from tests.encoder.models import save_to_hub_cache
 from tests.ray_jobs.certificates import make_certificate
 from tests.ray_jobs.listening import listening_at
 from tests.services.endpoint import free_ports
@@ -290,6 +291,24 @@ def test_who_wants_no_re_ranking_gets_none(client: httpx.Client, texts: list[str
     answer = ask(client, query=texts[3], k=5)
     assert (answer["reranker"], answer["timings_ms"]["rerank"]) == (None, 0)
     assert [hit["before"] for hit in answer["results"][0]["hits"]] == [None] * 5
+
+
+@pytest.mark.without_ray
+def test_replicas_load_the_commit_of_a_hub_model_that_was_there_at_the_start(
+    tmp_path: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve starts replicas again after days, and asking the hub for its newest model would give another one."""
+    from ray_jobs.serve.service import replica_arguments
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = make_cross_encoder(tmp_path / "cross")
+    save_to_hub_cache(tmp_path / "hub", "someone/cross", "a" * 40, model)
+    arguments = replica_arguments(store, ServeConfig(), None, RerankConfig(model="someone/cross"))
+    save_to_hub_cache(tmp_path / "hub", "someone/cross", "b" * 40, model)  # main moves on
+    assert arguments.rerank is not None
+    assert Reranker.open(arguments.rerank).model == f"someone/cross@{'a' * 40}"
+    assert Reranker.open(RerankConfig(model="someone/cross")).model == f"someone/cross@{'b' * 40}"
 
 
 @pytest.mark.without_ray
