@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dpr.encoder.spec import resolve, resolve_question
+from dpr.encoder.spec import resolve, resolve_passage, resolve_question
 from dpr.errors import EncoderError
 from dpr.recipe import EncoderConfig
 from tests.encoder.counting_server import CountingServer
@@ -58,6 +58,8 @@ def test_a_passage_model_behind_a_url_is_not_fetched(
     spec = resolve(EncoderConfig(model=f"{web.url}/context/", question_model=str(dpr_pair[1])))
     web.requests = 0
     assert resolve_question(spec.describe(), None, SNAPSHOT) == spec.question
+    with pytest.raises(EncoderError, match=rf"the passage model {web.url}/context/ is not on this machine; fetch it"):
+        resolve_passage(spec.describe(), spec.question)  # to embed passages, which a service can be asked to do
     assert web.requests == 0
 
 

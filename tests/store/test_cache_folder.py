@@ -12,6 +12,7 @@ import pytest
 from dpr.errors import StoreError
 from dpr.store.cache import Cache
 from dpr.store.cache_folder import CacheFolder, measure
+from tests.store.together import run_together
 from tests.store.unprivileged import ROOT
 
 DIE = """
@@ -89,6 +90,25 @@ def test_other_work_goes_on_meanwhile(tmp_path: Path) -> None:
     place = CacheFolder(tmp_path)
     with place.alone("one"), place.alone("two"):  # would wait forever
         assert len(names(tmp_path)) == 2
+    assert names(tmp_path) == []
+
+
+WRITE = """
+own = os.urandom(8).hex()
+place = CacheFolder(Path(sys.argv[1]))
+for number in range(300):
+    path, text = place.path / "digests" / f"{own}-{number}", f"{own} {number}" * 1000
+    place.write(path, text)
+    assert path.read_text() == text
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_what_processes_with_one_id_write_at_once_is_whole(tmp_path: Path) -> None:
+    imports = "from pathlib import Path\nfrom dpr.store.cache_folder import CacheFolder\n"
+    assert run_together(imports, WRITE, 4, tmp_path) == ["done"] * 4
+    assert len(list((tmp_path / "digests").iterdir())) == 1200
     assert names(tmp_path) == []
 
 

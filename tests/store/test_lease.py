@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dpr.errors import ConflictError, StoreError
+from dpr.recipe import Limits
 from dpr.store import LocalStore, Store
 from dpr.store.lease import LEASE_SECONDS, Lease
 from dpr.store.s3_failures import Patience
@@ -279,6 +280,7 @@ def test_the_default_outlives_every_request_to_s3() -> None:
     # the last attempt starts at the latest when the time for repeating is over
     longest_call_seconds = max(patience.total_seconds, patience.unreachable_seconds) + patience.attempt_seconds
     assert longest_call_seconds < LEASE_SECONDS
+    assert longest_call_seconds < Limits().lease_seconds  # which a run takes
     assert inspect.signature(Lease.acquire).parameters["ttl_seconds"].default == LEASE_SECONDS
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from dpr.store.process import ProcessName, process_start
-from tests.store.unprivileged import run_unprivileged
+from tests.store.unprivileged import hiding_processes, run_unprivileged
 
 
 def start_process() -> "subprocess.Popen[str]":
@@ -98,14 +97,8 @@ print(json.dumps([shown, [name.has_ended() for name in names]]))
 def test_a_hidden_process_of_another_user_is_not_taken_for_dead(
     living: ProcessName, ended: ProcessName, hidepid: int
 ) -> None:
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("only root, with unshare, can mount a /proc that hides processes")
-    mount = f"mount -t proc -o hidepid={hidepid} proc /proc"
-    hide = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
-    if subprocess.run((*hide, mount), capture_output=True, check=False).returncode != 0:
-        pytest.skip("this system lets not even root mount a /proc that hides processes")
     names = json.dumps([asdict(living), asdict(ended)])
-    answer = run_unprivileged(LOOK, names, before=(*hide, f'{mount} && exec "$@"', "sh"))
+    answer = run_unprivileged(LOOK, names, before=hiding_processes(hidepid))
     shown, has_ended = json.loads(answer)
     assert shown == [False, False]  # to nobody they look alike in /proc
     assert has_ended == [False, True]

@@ -1,12 +1,15 @@
 """Python code run by a user who may not do everything: nobody where the tests run as root, else who runs them."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65_534
@@ -38,6 +41,17 @@ def run_unprivileged(
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def hiding_processes(hidepid: int) -> tuple[str, ...]:
+    """Return what runs a command where /proc hides the processes of other users; skip where that cannot be."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root, with unshare, can mount a /proc that hides processes")
+    mount = f"mount -t proc -o hidepid={hidepid} proc /proc"
+    hide = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
+    if subprocess.run((*hide, mount), capture_output=True, check=False).returncode != 0:
+        pytest.skip("this system lets not even root mount a /proc that hides processes")
+    return (*hide, f'{mount} && exec "$@"', "sh")
 
 
 @contextmanager
