@@ -49,4 +49,4 @@ class FilteredIndex:
             found += [search(shard, questions_QD, k, visited, lists, self._rows) for shard in self._index.shards]
         if self._index.loose is not None:
             found.append(self._index.loose.search(questions_QD, k, self._rows))
-        return found[0] if len(found) == 1 else merge_topk(found, k)
+        return found[0] if len(found) == 1 else merge_topk(found, k, by_id=False)

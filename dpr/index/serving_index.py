@@ -138,7 +138,7 @@ class ServingIndex:
             found.append(self._search_live(shard, questions_QD, (k, spare, nprobe), lists))
         if with_loose and self.loose is not None:
             found.append(self.loose.search(questions_QD, k))
-        return found[0] if len(found) == 1 else merge_topk(found, k)
+        return found[0] if len(found) == 1 else merge_topk(found, k, by_id=False)
 
     def _search_live(
         self, shard: faiss.Index, questions_QD: Scores, size: tuple[int, int, int], lists: Lists | None

@@ -126,11 +126,15 @@ class RunningTopk:
             self._waiting, self._waiting_width = [], 0
 
 
-def merge_topk(found: Sequence[tuple[Scores, Ids]], k: int) -> tuple[Scores, Ids]:
-    """Return the k best (scores_QK, ids_QK) of several results for the same questions, as over disjoint segments."""
+def merge_topk(found: Sequence[tuple[Scores, Ids]], k: int, *, by_id: bool = True) -> tuple[Scores, Ids]:
+    """Return the k best (scores_QK, ids_QK) of several results for the same questions, as over disjoint segments.
+
+    Equal scores are ranked by lower id. Without `by_id`, few results are ranked by score alone.
+    """
     if sum(ids_QK.size for _, ids_QK in found) <= RANKED_AT_ONCE:  # takes a third of the time of the code below
         scores, ids = zip(*found, strict=True)
-        return best_of(np.concatenate(scores, axis=1), np.concatenate(ids, axis=1), k)
+        rank = best_of if by_id else first_by_score
+        return rank(np.concatenate(scores, axis=1), np.concatenate(ids, axis=1), k)
     best = RunningTopk(len(found[0][0]), k)
     for scores_QK, ids_QK in found:
         best.add(scores_QK, ids_QK)
