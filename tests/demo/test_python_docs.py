@@ -197,9 +197,10 @@ def test_a_python_without_its_sources_is_refused(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_every_answer_of_the_demo_questions_is_an_entry(entries: dict[str, str]) -> None:
-    questions = [json.loads(line) for line in (ROOT / "demo" / "questions.jsonl").read_text().splitlines()]
-    assert len({one["question"] for one in questions}) == 50
+@pytest.mark.parametrize(("name", "number"), [("questions", 50), ("further_questions", 96)])
+def test_every_answer_of_the_demo_questions_is_an_entry(entries: dict[str, str], name: str, number: int) -> None:
+    questions = [json.loads(line) for line in (ROOT / "demo" / f"{name}.jsonl").read_text().splitlines()]
+    assert len({one["question"] for one in questions}) == number
     answers = [answer for one in questions for answer in one["answers"]]
     assert [answer for answer in answers if answer not in entries] == []
     assert len({answer.split(".")[0] for answer in answers}) >= 25, "they are about many modules and topics"
