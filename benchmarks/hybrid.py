@@ -30,7 +30,7 @@ from dpr.evaluate.judge import Judge
 from dpr.evaluate.questions import Question, QuestionSet, load_questions
 from dpr.formats.lexical_entry import FusionSettings
 from dpr.formats.manifest import Snapshot, SnapshotBody
-from dpr.lexical.fusion import describe
+from dpr.lexical.fusion import HYBRID_K1, SCALED_FLOOR, describe
 from dpr.lexical.tune_fusion import gain
 from dpr.recipe import Recipe
 from dpr.run_recipe import run_recipe
@@ -90,7 +90,8 @@ def open_searches(store: Path, body: SnapshotBody, questions: QuestionSet) -> Se
         raise SystemExit(f"{store} has no index of words")
     vectors = VectorSearch.open(opened, body)
     words = LexicalSearch.open(opened, body.lexical, body.segments, body.deletions)
-    fusions = {"hybrid": body.lexical.hybrid, "rrf": FusionSettings(fusion="rrf", weight=1.0, candidates=200)}
+    rrf = FusionSettings(fusion="rrf", weight=1.0, candidates=200, k1=HYBRID_K1)
+    fusions = {"hybrid": body.lexical.hybrid, "rrf": rrf}
     _, held_out = split_questions(len(questions.questions), 7)
     chosen = [questions.questions[place] for place in held_out]
     encoder = QuestionEncoder(resolve(body.encoder.config).question, Compute(body.encoder.config.precision))
@@ -153,9 +154,11 @@ def table(searches: Searches, hybrid: FusionSettings) -> list[str]:
 def fixed_weights(searches: Searches) -> list[str]:
     """nDCG@10 with weights that are not tuned, as lines of Markdown."""
     pairs = [(fusion, weight) for fusion, weights in WEIGHTS.items() for weight in weights]
-    fields = ({"fusion": fusion, "weight": weight, "candidates": 200} for fusion, weight in pairs)
+    floors = {"linear": 0.0, "scaled": SCALED_FLOOR}
+    fields = ({"fusion": f, "weight": weight, "candidates": 200, "floor": floors[f]} for f, weight in pairs)
     tried = [FusionSettings.model_validate(each) for each in fields]
-    found = searches.both.candidates([question.text for question in searches.questions], searches.vectors_QD, 200)
+    texts = [question.text for question in searches.questions]
+    found = searches.both.candidates(texts, searches.vectors_QD, 200, k1=HYBRID_K1)
     judge = Judge(QuestionSet(tuple(searches.questions), "ids"), searches.both.vectors.segments, found)
     gains = np.zeros(len(tried))
     for question in judge.reading(np.arange(len(found))):

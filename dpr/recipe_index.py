@@ -54,7 +54,8 @@ class LexicalConfig(Section):
     compound words are found, in any language. 5 suits most. The index of words is some five times as large and as
     slow."""
     k1: Annotated[float, Field(ge=0.0, le=10.0)] = 0.9
-    """BM25: how much the repetition of a word within a passage counts."""
+    """BM25: how much the repetition of a word within a passage counts. In hybrid search it is 0.3, unless `weight` is
+    given."""
     b: Share = 0.4
     """BM25: how much the length of a passage counts."""
     mode: Literal["auto", "dense", "bm25", "hybrid"] = "auto"

@@ -26,6 +26,10 @@ class FusionSettings(Document):
     """Of the inner product; without effect on `rrf`."""
     candidates: int
     """Best passages of each kind of search that are fused."""
+    floor: float = 0.0
+    """BM25 below this share of the question's reach counts as that share; without effect on `rrf`."""
+    k1: float | None = None
+    """BM25's k1 in hybrid search; null: that of the index of words."""
 
 
 class LexicalEntry(Document):

@@ -33,6 +33,8 @@ Floats = npt.NDArray[np.float32]
 NEAR_TERMS = 4
 """Number of a question's terms that need no page of their own: they lie near another term of the segment, or were used
 before."""
+MIN_K1 = 1e-30
+"""For 0: too little to change a score, and times infinity still infinite."""
 _ALL: Bits = np.empty(0, np.uint8)
 """Placeholder for the bits of all rows."""
 
@@ -47,6 +49,8 @@ class Found(NamedTuple):
     """Scores of the other requested ids; 0 where they share no term with the question."""
     terms_Q: list[int]
     """Terms of each question, repetitions included."""
+    reach_Q: Floats
+    """What a passage of average length scores for each question if it holds each of its terms once."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class _Segment:
     first_id: int
     postings: Postings
     norm_N: Floats
-    """k1 * (1 - b + b * length / average length); infinite for dead rows, which so score 0."""
+    """1 - b + b * length / average length; infinite for dead rows, which so score 0."""
     has_dead: bool
 
 
@@ -66,18 +70,24 @@ class Bm25:
         lengths = [postings.lengths[live].sum(dtype=np.int64) for postings, live in segments.values()]
         self.rows = int(sum(live.sum() for _, live in segments.values()))
         average = max(1, sum(map(int, lengths))) / max(1, self.rows)
+        self._k1 = k1
         self._segments = []
         for number, (postings, live) in sorted(segments.items()):
-            norm_N = (k1 * (1 - b + b * postings.lengths / average)).astype(np.float32)
+            norm_N = (1 - b + b * postings.lengths / average).astype(np.float32)
             norm_N[~live] = np.inf
             self._segments.append(_Segment(number << ROW_BITS, postings, norm_N, not live.all()))
 
     def search(
-        self, questions: Sequence[Hashes], k: int, others_QC: Ids | None = None, rows: RowBits | None = None
+        self,
+        questions: Sequence[Hashes],
+        k: int,
+        others_QC: Ids | None = None,
+        rows: RowBits | None = None,
+        k1: float | None = None,
     ) -> Found:
         """Return the k best rows for each question, and the scores of other ids, which may be -1.
 
-        `rows`: no others are found; scores are those of a search for all.
+        `rows`: no others are found; scores are those of a search for all. `k1`: another than that of the index.
         A question is the hashes of its terms; a term that it repeats counts as often. Equal scores rank by lower id.
         Many questions are answered by several threads.
         """
@@ -85,20 +95,27 @@ class Bm25:
         scores_QK, ids_QK = empty_topk(len(questions), k)
         scores_QC = np.zeros(others_QC.shape, np.float32)
         wanted_B = _ALL if rows is None else rows.bits_B
+        reach_Q = np.zeros(len(questions), np.float32)
+        k1 = max(MIN_K1, self._k1 if k1 is None else k1)
 
         def answer(question: int) -> None:
             best, others = (scores_QK[question], ids_QK[question]), (others_QC[question], scores_QC[question])
-            self._search(questions[question], wanted_B, best, others)
+            reach_Q[question] = self._search(questions[question], k1, wanted_B, best, others)
 
         if len(questions) > BULK_QUESTIONS:
             with ThreadPoolExecutor(bulk_threads()) as pool:
                 list(pool.map(answer, range(len(questions))))
         else:
             list(map(answer, range(len(questions))))
-        return Found(scores_QK, ids_QK, scores_QC, [len(question) for question in questions])
+        return Found(scores_QK, ids_QK, scores_QC, [len(question) for question in questions], reach_Q)
 
-    def _search(self, hashes: Hashes, wanted_B: Bits, best: tuple[Floats, Ids], others: tuple[Ids, Floats]) -> None:
-        """Fill in the best for one question (scores_K, ids_K), and for the others (ids_C, scores_C) the scores."""
+    def _search(
+        self, hashes: Hashes, k1: float, wanted_B: Bits, best: tuple[Floats, Ids], others: tuple[Ids, Floats]
+    ) -> float:
+        """Fill in the best for one question (scores_K, ids_K), and for the others (ids_C, scores_C) the scores.
+
+        Return what a passage of average length scores that holds each of its terms once.
+        """
         from dpr.lexical import kernels  # Numba takes half a second to import
 
         terms_T, repeats_T = np.unique(hashes, return_counts=True)
@@ -118,6 +135,9 @@ class Bm25:
         weights_T = weights_T.astype(np.float32)
         for segment, spans_T2 in zip(self._segments, spans, strict=True):
             postings = segment.postings
-            scores_N = kernels.sum_scores(segment.norm_N, postings.rows, postings.counts, spans_T2, weights_T)
+            scores_N = kernels.sum_scores(
+                segment.norm_N, np.float32(k1), postings.rows, postings.counts, spans_T2, weights_T
+            )
             kernels.keep_best(scores_N, segment.first_id, wanted_B, *best)
             kernels.pick_scores(scores_N, segment.first_id, *others)
+        return float(weights_T.sum()) / (1 + k1)

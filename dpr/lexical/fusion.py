@@ -6,6 +6,8 @@ All fusions rank the union of the best candidates of each side:
   vectors). Each candidate has its true score on both sides, whichever side found it.
 - *scaled*: BM25 / sqrt(terms of the question) + weight * inner product. BM25 is a sum over the terms of a question, so
   its scores lie further apart for long questions, and inner products do not. One weight suits short and long questions.
+  BM25 below a floor counts as the floor, a share of the question's *reach*: what a passage of average length scores
+  that holds each of its terms once. So little may be shared by accident, and is no better than nothing.
 - *rrf*: the sum of 1 / (60 + rank) over the sides that found it (Cormack et al. 2009). It needs no scale, so it suits
   vectors of any length.
 
@@ -30,6 +32,12 @@ FIXED_WEIGHT, FIXED_CANDIDATES = 10.0, 20
 MedQuAD, where more candidates gain nothing (benchmarks/hybrid.py)."""
 FIXED_GRAMS_WEIGHT = 20.0
 """The same where terms are pieces of words (docs/log.md)."""
+SCALED_FLOOR = 0.15
+"""Where questions share words with their passages, it changes next to nothing; more would cost accuracy there
+(docs/decisions/0044-bm25-beside-vectors.md)."""
+HYBRID_K1 = 0.3
+"""BM25's k1 in hybrid search: beside cosines, which terms a passage holds tells more than how often it repeats them
+(decision 44)."""
 NOT_FOUND = 0
 """In an array of ranks: a candidate that the side did not find."""
 Ranks = npt.NDArray[np.int64]
@@ -38,7 +46,7 @@ Floats = npt.NDArray[np.float64]
 
 FORMULAS = {
     "linear": "BM25 + {weight:g} * inner product",
-    "scaled": "BM25 / sqrt(terms) + {weight:g} * inner product",
+    "scaled": "max(BM25, {floor:g} * reach) / sqrt(terms) + {weight:g} * inner product",
     "rrf": "reciprocal rank fusion",
 }
 
@@ -55,12 +63,22 @@ class Candidates:
     bm25_ranks_C: Ranks
     terms: int
     """Number of the question's terms, repetitions included."""
+    reach: float
+    """What a passage of average length scores by words that holds each of the question's terms once."""
+
+    @classmethod
+    def found_by_words(cls, ids_K: Ids) -> "Candidates":
+        """Return what BM25 found, best first, with its ranks alone."""
+        ids_C, nothing_C = np.sort(ids_K), np.zeros(len(ids_K))
+        nowhere_C = np.full(len(ids_K), NOT_FOUND, np.int64)
+        return cls(ids_C, nothing_C, nowhere_C, nothing_C, ranks_of(ids_K, ids_C), terms=0, reach=0.0)
 
     def scores(self, settings: FusionSettings) -> Floats:
         """Return the fused scores (C,); -inf for those beyond the settings' number of candidates on both sides."""
         if settings.fusion != "rrf":
             spread = math.sqrt(max(1, self.terms)) if settings.fusion == "scaled" else 1.0
-            scores_C = self.bm25_scores_C / spread + settings.weight * self.dense_scores_C
+            bm25_C = np.maximum(self.bm25_scores_C, settings.floor * self.reach)
+            scores_C = bm25_C / spread + settings.weight * self.dense_scores_C
         else:
             scores_C = _reciprocal(self.dense_ranks_C) + _reciprocal(self.bm25_ranks_C)
         most = settings.candidates
@@ -101,21 +119,29 @@ class Candidates:
             best(self.bm25_scores_C, np.maximum),
             first(self.bm25_ranks_C),
             self.terms,
+            self.reach,
         )
 
 
 def fixed_settings(config: LexicalConfig, *, unit_length: bool) -> FusionSettings:
     """Return how to fuse if there are no questions to tune with: as the recipe says, else by the length of vectors."""
-    candidates = config.candidates or FIXED_CANDIDATES
+    candidates, k1 = config.candidates or FIXED_CANDIDATES, hybrid_k1(config)
     if config.weight is not None:
-        return FusionSettings(fusion="linear", weight=config.weight, candidates=candidates)
+        return FusionSettings(fusion="linear", weight=config.weight, candidates=candidates, k1=k1)
     weight = FIXED_WEIGHT if config.grams is None else FIXED_GRAMS_WEIGHT
-    return FusionSettings(fusion="scaled" if unit_length else "rrf", weight=weight, candidates=candidates)
+    if unit_length:
+        return FusionSettings(fusion="scaled", weight=weight, candidates=candidates, floor=SCALED_FLOOR, k1=k1)
+    return FusionSettings(fusion="rrf", weight=weight, candidates=candidates, k1=k1)
+
+
+def hybrid_k1(config: LexicalConfig) -> float | None:
+    """Return BM25's k1 in hybrid search: that of the index (None) if the recipe gives a weight, which belongs to it."""
+    return HYBRID_K1 if config.weight is None else None
 
 
 def describe(settings: FusionSettings) -> str:
     """Describe how both sides are fused."""
-    formula = FORMULAS[settings.fusion].format(weight=settings.weight)
+    formula = FORMULAS[settings.fusion].format(weight=settings.weight, floor=settings.floor)
     return f"{formula} over {settings.candidates} candidates of each"
 
 

@@ -43,17 +43,18 @@ def count_living(norm_N: NDArray[np.float32], rows_P: Unsigned, spans_T2: NDArra
 @njit(nogil=True)
 def sum_scores(
     norm_N: NDArray[np.float32],
+    k1: np.float32,
     rows_P: Unsigned,
     counts_P: Unsigned,
     spans_T2: NDArray[np.int64],
     weights_T: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Return the scores (N,) of all rows: the sum of weight * count / (count + norm) over the terms."""
+    """Return the scores (N,) of all rows: the sum of weight * count / (count + k1 * norm) over the terms."""
     scores_N = np.zeros(len(norm_N), np.float32)
     for term in range(len(weights_T)):
         for posting in range(spans_T2[term, 0], spans_T2[term, 1]):
             row, count = rows_P[posting], np.float32(counts_P[posting])
-            scores_N[row] += weights_T[term] * count / (count + norm_N[row])
+            scores_N[row] += weights_T[term] * count / (count + k1 * norm_N[row])
     return scores_N
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.formats.lexical_entry import FusionSettings
-from dpr.lexical.fusion import FIXED_WEIGHT, NOT_FOUND, Candidates
+from dpr.lexical.fusion import FIXED_WEIGHT, NOT_FOUND, SCALED_FLOOR, Candidates, hybrid_k1
 from dpr.recipe_index import LexicalConfig
 
 GAIN_DEPTH = 10
@@ -27,18 +27,21 @@ Gains = npt.NDArray[np.float64]
 
 def settings_to_try(found: Sequence[Candidates], config: LexicalConfig) -> list[FusionSettings]:
     """Return the settings to try on questions, where the recipe leaves a choice; those with fewer candidates first."""
-    tried = [("linear", config.weight)] if config.weight is not None else list(_fusions(found))
-    made = []
+    tried = [("linear", config.weight, 0.0)] if config.weight is not None else list(_fusions(found))
+    made, k1 = [], hybrid_k1(config)
     for most in [config.candidates] if config.candidates is not None else CANDIDATES:
-        fields = ({"fusion": fusion, "weight": weight, "candidates": most} for fusion, weight in tried)
-        made += [FusionSettings.model_validate(each) for each in fields]
+        for fusion, weight, floor in tried:
+            fields = {"fusion": fusion, "weight": weight, "candidates": most, "floor": floor, "k1": k1}
+            made.append(FusionSettings.model_validate(fields))
     return made
 
 
-def _fusions(found: Sequence[Candidates]) -> Iterator[tuple[str, float]]:
-    yield from (("linear", weight) for weight in _weights(found, [1.0] * len(found)))
-    yield from (("scaled", weight) for weight in _weights(found, [math.sqrt(max(1, each.terms)) for each in found]))
-    yield "rrf", FIXED_WEIGHT
+def _fusions(found: Sequence[Candidates]) -> Iterator[tuple[str, float, float]]:
+    """Yield name, weight and floor."""
+    scales = [math.sqrt(max(1, each.terms)) for each in found]
+    yield from (("linear", weight, 0.0) for weight in _weights(found, [1.0] * len(found)))
+    yield from (("scaled", weight, SCALED_FLOOR) for weight in _weights(found, scales))
+    yield "rrf", FIXED_WEIGHT, 0.0
 
 
 def _weights(found: Sequence[Candidates], scales: Sequence[float]) -> Iterator[float]:

@@ -29,6 +29,7 @@ class HybridSearch:
         questions_QD: Scores,
         most: int,
         *,
+        k1: float | None,
         exact: bool = False,
         rows: FilteredRows | None = None,
     ) -> list[Candidates]:
@@ -36,10 +37,11 @@ class HybridSearch:
 
         Windows of one passage are one candidate.
 
-        `exact`: the best by vectors are found by brute force. `rows`: no others are candidates.
+        `k1`: BM25's; None: that of the index. `exact`: the best by vectors are found by brute force. `rows`: no others
+        are candidates.
         """
         _, dense_QC = (self.vectors.exact if exact else self.vectors.top)(questions_QD, most, rows)
-        found = self.words.search(questions, most, dense_QC, rows=None if rows is None else rows.bits)
+        found = self.words.search(questions, most, dense_QC, rows=None if rows is None else rows.bits, k1=k1)
         ids_QU = _unions(dense_QC, found.ids_QK)
         scores_QU = exact_scores(questions_QD, ids_QU, self.vectors.segments.fetching(ids_QU))
         made = []
@@ -51,9 +53,21 @@ class HybridSearch:
             _put(bm25_U, ids_U, by_vectors, found.others_QC[question])
             _put(bm25_U, ids_U, by_words, found.scores_QK[question])
             dense_ranks_U, bm25_ranks_U = ranks_of(by_vectors, ids_U), ranks_of(by_words, ids_U)
-            dense_U, terms = scores_U[there_U].astype(np.float64), found.terms_Q[question]
-            both = Candidates(ids_U, dense_U, dense_ranks_U, bm25_U, bm25_ranks_U, terms)
+            dense_U = scores_U[there_U].astype(np.float64)
+            terms, reach = found.terms_Q[question], float(found.reach_Q[question])
+            both = Candidates(ids_U, dense_U, dense_ranks_U, bm25_U, bm25_ranks_U, terms, reach)
             made.append(both.of_passages(self.vectors.passages(ids_U)) if self.vectors.windows else both)
+        return made
+
+    def by_words(self, questions: Sequence[str], most: int) -> list[Candidates]:
+        """Return the best `most` of each question by words alone, as mode bm25 finds them."""
+        made = []
+        for ids_K in self.words.search(questions, most).ids_QK:
+            found_K = ids_K[ids_K != MISSING]
+            if self.vectors.windows:  # the best of each passage
+                _, firsts = np.unique(self.vectors.passages(found_K), return_index=True)
+                found_K = found_K[np.sort(firsts)]
+            made.append(Candidates.found_by_words(found_K))
         return made
 
 

@@ -60,10 +60,17 @@ class LexicalSearch:
         return found.scores_QK, found.ids_QK
 
     def search(
-        self, questions: Sequence[str], k: int, others_QC: Ids | None = None, *, rows: RowBits | None = None
+        self,
+        questions: Sequence[str],
+        k: int,
+        others_QC: Ids | None = None,
+        *,
+        rows: RowBits | None = None,
+        k1: float | None = None,
     ) -> Found:
         """Return the best k for each question, and the scores of other ids, as `Bm25.search` does."""
-        return self._index.search([term_hashes(self._analyzer.terms(text)) for text in questions], k, others_QC, rows)
+        hashes = [term_hashes(self._analyzer.terms(text)) for text in questions]
+        return self._index.search(hashes, k, others_QC, rows, k1)
 
 
 def _map_part(store: Store, ref: ObjectRef, rows: int) -> Postings:

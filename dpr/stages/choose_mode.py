@@ -125,13 +125,15 @@ class MeasureModes:
             words = LexicalSearch.open(store, unit.lexical, context.segments, context.deletions)
             texts = unit.questions.texts
             questions_QD = read_questions(store, unit.vectors)[: len(texts)]  # sentences may follow them
-            found = HybridSearch(vectors, words).candidates(texts, questions_QD, most)
+            both = HybridSearch(vectors, words)
+            found = both.candidates(texts, questions_QD, most, k1=unit.lexical.hybrid.k1)
+            by_words = both.by_words(texts, most)
         judge = Judge(unit.questions, segments, found)
         tuning, held_out = split_questions(len(found), context.config.seed)
         hybrid, tuned_on = unit.lexical.hybrid, 0
         if len(found) >= 2 * MIN_HALF:
             hybrid, tuned_on = self._tune(judge, unit.lexical, tuning), len(tuning)
-        report = self._report(judge, hybrid, held_out, tuned_on)
+        report = self._report(judge, Judge(unit.questions, segments, by_words), hybrid, held_out, tuned_on)
         wanted = unit.lexical.config.mode
         chosen: SearchMode = "hybrid" if report.difference_low > 0 else "dense"
         mode = chosen if wanted == "auto" else wanted
@@ -149,15 +151,18 @@ class MeasureModes:
                 gains_QS[row, place] = gain(judge.rank(question, places))
         return best_settings(settings, gains_QS)
 
-    def _report(self, judge: Judge, hybrid: FusionSettings, questions: Places, tuned_on: int) -> ModesReport:
+    def _report(
+        self, judge: Judge, by_words: Judge, hybrid: FusionSettings, questions: Places, tuned_on: int
+    ) -> ModesReport:
         """Measure all modes; ranks beyond the settings' candidates are found with as many candidates as ranks."""
         depths = sorted({GAIN_DEPTH, *self._at})
         ranks: dict[SearchMode, dict[int, list[int | None]]] = {mode: {k: [] for k in depths} for mode in MODES}
-        for question in judge.reading(questions):
+        judges = {"dense": judge, "bm25": by_words, "hybrid": judge}
+        for question, _ in zip(judge.reading(questions), by_words.reading(questions), strict=True):
             for mode in MODES:
                 for k in depths:
-                    places = ranked_places(judge.found[question], mode, hybrid, k)
-                    ranks[mode][k].append(judge.rank(question, places))
+                    places = ranked_places(judges[mode].found[question], mode, hybrid, k)
+                    ranks[mode][k].append(judges[mode].rank(question, places))
         gains = {mode: np.array([gain(rank) for rank in found[GAIN_DEPTH]]) for mode, found in ranks.items()}
         hybrid_gain = paired_difference(gains["hybrid"], gains["dense"])
         return ModesReport(

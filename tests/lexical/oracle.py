@@ -47,11 +47,22 @@ def formula_scores(texts: Sequence[str], questions: Sequence[str], config: Lexic
     scores = np.zeros((len(questions), len(texts)))
     for q, terms in enumerate(tokens(questions, config)):
         for term in terms:
-            frequency = sum(term in document for document in documents)
-            idf = math.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))
+            idf = _idf(term, documents)
             for n, document in enumerate(documents):
                 if term not in document:
                     continue
                 norm = config.k1 * (1 - config.b + config.b * document.total() / average)
                 scores[q, n] += idf * document[term] / (document[term] + norm)
     return scores
+
+
+def formula_reach(texts: Sequence[str], questions: Sequence[str], config: LexicalConfig) -> Scores:
+    """Return what a passage of average length would score (Q,) that holds each term of a question once."""
+    documents = [Counter(terms) for terms in tokens(texts, config)]
+    norm = config.k1 * (1 - config.b + config.b * 1.0)
+    return np.array([sum(_idf(term, documents) / (1 + norm) for term in terms) for terms in tokens(questions, config)])
+
+
+def _idf(term: str, documents: Sequence[Counter[str]]) -> float:
+    frequency = sum(term in document for document in documents)
+    return math.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))

@@ -15,7 +15,7 @@ from dpr.lexical.analysis import Analyzer, check_language, term_hashes
 from dpr.lexical.bm25 import Bm25, Found
 from dpr.lexical.postings import invert, map_postings, write_postings
 from dpr.recipe_index import LexicalConfig
-from tests.lexical.oracle import bm25s_scores, formula_scores, tokens
+from tests.lexical.oracle import bm25s_scores, formula_reach, formula_scores, tokens
 from tests.tiny import random_texts
 
 TEXTS = [*random_texts(120, max_words=30).values(), "", "the of", "w1 w1 w1 W1, (w1)"]
@@ -30,7 +30,9 @@ CONFIGS = [
 CUTS = [0, 50, 51, 90, len(TEXTS)]
 
 
-def search(texts: Sequence[str], dead: set[int], config: LexicalConfig, others_QC: object = None) -> Found:
+def search(
+    texts: Sequence[str], dead: set[int], config: LexicalConfig, others_QC: object = None, k1: float | None = None
+) -> Found:
     """Search texts that are cut into segments 3, 4, 5, …, some of whose rows are dead."""
     analyzer = Analyzer(config)
     segments = {}
@@ -38,7 +40,8 @@ def search(texts: Sequence[str], dead: set[int], config: LexicalConfig, others_Q
         live = np.array([n not in dead for n in range(first, last)])
         segments[number] = invert(texts[first:last], analyzer), live
     hashes = [term_hashes(analyzer.terms(question)) for question in QUESTIONS]
-    return Bm25(segments, config.k1, config.b).search(hashes, len(texts), others_QC)  # type: ignore[arg-type]
+    index = Bm25(segments, config.k1, config.b)
+    return index.search(hashes, len(texts), others_QC, k1=k1)  # type: ignore[arg-type]
 
 
 def id_of(text: int) -> int:
@@ -56,6 +59,7 @@ def test_scores_are_those_of_one_index_over_the_live_texts(config: LexicalConfig
     every_QC = np.tile([*map(id_of, live), -1], (len(QUESTIONS), 1))
     found = search(TEXTS, dead, config, every_QC)
     np.testing.assert_allclose(found.others_QC[:, :-1], expected_QN, atol=1e-4)
+    np.testing.assert_allclose(found.reach_Q, formula_reach(live_texts, QUESTIONS, config), rtol=1e-5)
     for question, scores_N in enumerate(expected_QN):
         there = found.ids_QK[question] >= 0
         ids, scores = found.ids_QK[question][there].tolist(), found.scores_QK[question][there]
@@ -64,6 +68,17 @@ def test_scores_are_those_of_one_index_over_the_live_texts(config: LexicalConfig
         np.testing.assert_allclose(scores, sorted(scores_N[scores_N > 0], reverse=True), atol=1e-4)
         np.testing.assert_allclose(scores, [by_id[id_] for id_ in ids], atol=1e-4)
         assert (np.diff(scores) <= 0).all()
+
+
+@pytest.mark.parametrize("k1", [0.0, 0.3, 2.0])
+def test_a_search_may_have_another_k1(k1: float) -> None:
+    dead, config = {0, 3, 50, 121}, LexicalConfig(k1=k1)
+    found, expected = search(TEXTS, dead, LexicalConfig(), k1=k1), search(TEXTS, dead, config)
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    live_texts = [text for n, text in enumerate(TEXTS) if n not in dead]
+    best_Q = formula_scores(live_texts, QUESTIONS, config).max(axis=1)
+    np.testing.assert_allclose(np.maximum(found.scores_QK[:, 0], 0), best_Q, atol=1e-4)
 
 
 def test_the_first_of_equal_texts_come_first_however_few_are_asked_for() -> None:

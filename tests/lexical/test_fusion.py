@@ -21,11 +21,12 @@ CANDIDATES = Candidates(
     bm25_scores_C=np.array([BM25[id_] for id_ in sorted(BM25)]),
     bm25_ranks_C=ranks_of(np.array(BY_WORDS), IDS),
     terms=9,
+    reach=20.0,
 )
 
 
-def settings(fusion: str, weight: float = 10.0, candidates: int = 3) -> FusionSettings:
-    return FusionSettings.model_validate({"fusion": fusion, "weight": weight, "candidates": candidates})
+def settings(fusion: str, weight: float = 10.0, candidates: int = 3, **more: float) -> FusionSettings:
+    return FusionSettings.model_validate({"fusion": fusion, "weight": weight, "candidates": candidates, **more})
 
 
 def test_the_linear_combination_adds_true_scores_of_both_sides() -> None:
@@ -44,6 +45,24 @@ def test_scores_by_words_are_scaled_by_the_length_of_the_question() -> None:
     assert without_terms.best(settings("scaled"), 5)[0] == pytest.approx(CANDIDATES.best(settings("linear"), 5)[0])
 
 
+@pytest.mark.parametrize(("fusion", "divisor"), [("scaled", 3), ("linear", 1)])
+def test_scores_by_words_below_the_floor_count_as_the_floor(fusion: str, divisor: int) -> None:
+    expected = {}
+    for id_ in DENSE:
+        words = BM25[id_] if BM25[id_] > 0.2 * 20 else 0.2 * 20  # three of five are below 4
+        expected[id_] = words / divisor + 5 * DENSE[id_]
+    scores, places = CANDIDATES.best(settings(fusion, weight=5.0, floor=0.2), 5)
+    assert CANDIDATES.ids_C[places].tolist() == sorted(expected, key=lambda id_: -expected[id_])
+    assert scores == pytest.approx(sorted(expected.values(), reverse=True))
+
+
+def test_a_word_shared_by_accident_does_not_push_aside_what_shares_none() -> None:
+    ids_C, dense_C, bm25_C = np.array([1, 2]), np.array([0.5, 0.4]), np.array([0.0, 1.9])
+    both = Candidates(ids_C, dense_C, np.array([1, 2]), bm25_C, np.array([0, 1]), terms=1, reach=20.0)
+    assert both.best(settings("scaled"), 1)[1].tolist() == [1]
+    assert both.best(settings("scaled", floor=0.1), 1)[1].tolist() == [0]
+
+
 def test_reciprocal_ranks_are_added_over_the_sides_that_found_a_candidate() -> None:
     expected = {id_: sum(1 / (61 + side.index(id_)) for side in (BY_DENSE, BY_WORDS) if id_ in side) for id_ in DENSE}
     scores, places = CANDIDATES.best(settings("rrf"), 5)
@@ -54,18 +73,18 @@ def test_reciprocal_ranks_are_added_over_the_sides_that_found_a_candidate() -> N
 @pytest.mark.parametrize(
     ("config", "unit_length", "expected"),
     [
-        (LexicalConfig(), True, ("scaled", 10.0, 20)),
-        (LexicalConfig(), False, ("rrf", 10.0, 20)),
-        (LexicalConfig(weight=1.1), False, ("linear", 1.1, 20)),
-        (LexicalConfig(candidates=70), True, ("scaled", 10.0, 70)),
-        (LexicalConfig(grams=5), True, ("scaled", 20.0, 20)),
+        (LexicalConfig(), True, ("scaled", 10.0, 20, 0.15, 0.3)),
+        (LexicalConfig(), False, ("rrf", 10.0, 20, 0.0, 0.3)),
+        (LexicalConfig(weight=1.1), False, ("linear", 1.1, 20, 0.0, None)),
+        (LexicalConfig(candidates=70), True, ("scaled", 10.0, 70, 0.15, 0.3)),
+        (LexicalConfig(grams=5), True, ("scaled", 20.0, 20, 0.15, 0.3)),
     ],
 )
 def test_without_questions_recipe_and_length_of_vectors_decide(
-    config: LexicalConfig, unit_length: bool, expected: tuple[str, float, int]
+    config: LexicalConfig, unit_length: bool, expected: tuple[str, float, int, float, float | None]
 ) -> None:
     made = fixed_settings(config, unit_length=unit_length)
-    assert (made.fusion, made.weight, made.candidates) == expected
+    assert (made.fusion, made.weight, made.candidates, made.floor, made.k1) == expected
 
 
 @pytest.mark.parametrize("fusion", ["linear", "scaled", "rrf"])
@@ -85,4 +104,4 @@ def test_windows_of_a_passage_are_one_candidate() -> None:
         for ranks_C, side in ((found.dense_ranks_C, BY_DENSE), (found.bm25_ranks_C, BY_WORDS)):
             assert ranks_C[place] == min((side.index(w) + 1 for w in windows if w in side), default=0)
     assert found.ids_C.tolist() == sorted(found.ids_C.tolist())
-    assert (len(found.ids_C), found.terms) == (3, 9)
+    assert (len(found.ids_C), found.terms, found.reach) == (3, 9, 20.0)

@@ -20,6 +20,7 @@ CANDIDATES_C = Candidates(
     bm25_scores_C=np.array([8.0, 2.0, 0.0, 7.0]),
     bm25_ranks_C=np.array([1, 3, 0, 2]),
     terms=4,
+    reach=12.0,
 )
 
 
@@ -33,6 +34,8 @@ def test_weights_lie_around_the_ratio_of_what_the_sides_found() -> None:
         assert pytest.approx(alike) in weights
     assert {each.candidates for each in tried} == {20, 50, 100, 200}
     assert {each.candidates for each in tried if each.fusion == "rrf"} == {20, 50, 100, 200}
+    assert {(each.fusion, each.floor) for each in tried} == {("linear", 0.0), ("scaled", 0.15), ("rrf", 0.0)}
+    assert {each.k1 for each in tried} == {0.3}
 
 
 def test_what_the_recipe_gives_is_not_tuned() -> None:

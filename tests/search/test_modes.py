@@ -17,11 +17,11 @@ from dpr.recipe_index import LexicalConfig
 from dpr.search.retrieve import Retriever
 from dpr.store.lease import Lease
 from tests.collection import Collection, FirstNights, let_pass
-from tests.lexical.oracle import bm25s_scores, tokens
+from tests.lexical.oracle import bm25s_scores, formula_reach, tokens
 from tests.tiny import Quiet, random_texts
 
 QUESTIONS = ["w1 w2 w3", "w7 w8", "w150 w20"]
-CONFIG = LexicalConfig()
+CONFIG, BESIDE_VECTORS = LexicalConfig(), LexicalConfig(k1=0.3)
 
 
 @pytest.fixture
@@ -36,14 +36,19 @@ def assert_answers_are_right(collection: Collection) -> None:
     ids = list(rows)
     encoder = QuestionEncoder(resolve(collection.recipe.encoder).question, Compute())
     dense_QN = encoder.encode(QUESTIONS) @ np.stack([vector_D for _, vector_D in rows.values()]).T
-    bm25_QN = bm25s_scores([collection.corpus[id_] for id_ in ids], QUESTIONS, CONFIG)
+    texts = [collection.corpus[id_] for id_ in ids]
+    bm25_QN, beside_QN = (bm25s_scores(texts, QUESTIONS, config) for config in (CONFIG, BESIDE_VECTORS))
+    reach_Q = formula_reach(texts, QUESTIONS, BESIDE_VECTORS)
     with Retriever.open(collection.store) as retriever:
         by_words = retriever.search(QUESTIONS, 5, mode="bm25").hits
         by_both = retriever.search(QUESTIONS, 5, mode="hybrid").hits
     for question in range(len(QUESTIONS)):
-        dense_N, bm25_N = (dict(zip(ids, s_QN[question].tolist(), strict=True)) for s_QN in (dense_QN, bm25_QN))
+        dense_N, bm25_N, beside_N = (
+            dict(zip(ids, s_QN[question].tolist(), strict=True)) for s_QN in (dense_QN, bm25_QN, beside_QN)
+        )
         terms = len(tokens([QUESTIONS[question]], CONFIG)[0])
-        fused_N = {id_: bm25_N[id_] / terms**0.5 + 10.0 * dense_N[id_] for id_ in ids}
+        floor = 0.15 * reach_Q[question]
+        fused_N = {id_: max(beside_N[id_], floor) / terms**0.5 + 10.0 * dense_N[id_] for id_ in ids}
         for hits, scores_N in ((by_words[question], bm25_N), (by_both[question], fused_N)):
             best = sorted(scores_N.values(), reverse=True)[:5]
             best = [score for score in best if score > 0]
@@ -58,7 +63,7 @@ def assert_answers_are_right(collection: Collection) -> None:
             assert hit.dense is not None
             assert hit.bm25 is not None
             assert hit.dense.score == pytest.approx(dense_N[hit.id], abs=1e-4)
-            assert hit.bm25.score == pytest.approx(bm25_N[hit.id], abs=1e-4)
+            assert hit.bm25.score == pytest.approx(beside_N[hit.id], abs=1e-4)
             better = np.array(list(dense_N.values())) - dense_N[hit.id]  # equal scores may have either rank
             assert np.count_nonzero(better > 1e-4) < (hit.dense.rank or 0) <= np.count_nonzero(better > -1e-4)
 
