@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -228,3 +229,12 @@ print([m for m in ("torch", "transformers") if m in sys.modules])
     command = [sys.executable, "-c", look, str(encoder), str(static_encoder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("module", ["dpr.run_recipe", "ray_jobs.run_commands"])
+def test_arrow_uses_the_allocator_of_the_system(module: str) -> None:
+    look = f"import {module}, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    environment = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    command = [sys.executable, "-c", look]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "system\n"

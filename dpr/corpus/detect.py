@@ -78,10 +78,10 @@ def detect(file: InputFile, corpus: CorpusConfig) -> FileKind:
 
 def _read_up_to(stream: IO[bytes], length: int) -> bytes:
     """Read `length` bytes, or up to the end of the file; one read of a remote file may return fewer."""
-    pieces = bytearray()
-    while len(pieces) < length and (piece := stream.read(length - len(pieces))):
-        pieces += piece
-    return bytes(pieces)
+    pieces: list[bytes] = []
+    while (left := length - sum(map(len, pieces))) and (piece := stream.read(left)):
+        pieces.append(piece)
+    return b"".join(pieces)  # of a single piece, which is the rule, no copy is made
 
 
 def _kind_of_text(file: InputFile, corpus: CorpusConfig, head: bytes) -> FileKind:
@@ -151,10 +151,8 @@ def _json_kind(
 
 def _first_lines(head: bytes, *, is_whole: bool) -> list[str]:
     """Return the first non-empty lines; the last one of a longer file is left out, since it may be incomplete."""
-    lines = head.removeprefix(UTF8_BOM).split(b"\n")
-    if not is_whole:
-        del lines[-1]
-    texts = (line.decode("utf-8", "replace").removesuffix("\r") for line in lines if line and not line.isspace())
+    lines = (line for line in io.BytesIO(head.removeprefix(UTF8_BOM)) if is_whole or line.endswith(b"\n"))
+    texts = (line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r") for line in lines if line.strip())
     return list(islice(texts, _SAMPLE_LINES))
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from dpr.errors import IntegrityError
 from dpr.formats import layout
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import fetch_object, put_object
+from dpr.formats.objects import fetch_object, put_object, read_table
 from dpr.formats.records import ObjectRef
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
@@ -98,7 +98,7 @@ def read_row_set(store: Store, ref: ObjectRef | None) -> RowSet:
 def _read(store: Store, ref: ObjectRef | None) -> dict[int, Rows]:
     if ref is None:
         return {}
-    table = pq.read_table(fetch_object(store, ref))  # several stages of a run read the same set
+    table = read_table(fetch_object(store, ref))  # several stages of a run read the same set
     segments, rows = table["segment"].to_numpy(), table["row"].to_numpy()
-    numbers, starts = np.unique(segments, return_index=True)
-    return dict(zip(numbers.tolist(), np.split(rows, starts[1:]), strict=True))
+    starts = np.flatnonzero(np.diff(segments)) + 1  # the rows of a segment lie together
+    return dict(zip(segments[[0, *starts]].tolist(), np.split(rows, starts), strict=True))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dpr.formats.objects import fetch_object, put_object
+from dpr.formats.objects import fetch_object, put_object, read_table
 from dpr.formats.records import ObjectRef
 from dpr.formats.stored_vectors import Vectors, vector_column, vectors_of
 from dpr.store import Store
@@ -84,8 +84,11 @@ class LooseRows:
 
 def read_loose(store: Store, ref: ObjectRef | None, dim: int) -> LooseRows:
     """Return stored rows, verified; none for None."""
-    if ref is None:
-        return LooseRows.joined([], dim)
-    table = pq.read_table(fetch_object(store, ref), columns=COLUMNS)
+    return LooseRows.joined([], dim) if ref is None else read_loose_file(fetch_object(store, ref))
+
+
+def read_loose_file(path: Path) -> LooseRows:
+    """Return the rows of a fetched object."""
+    table = read_table(path, COLUMNS)
     segments, rows, distances = (table[name].to_numpy() for name in COLUMNS[:-1])
     return LooseRows(segments, rows, distances, vectors_of(table))

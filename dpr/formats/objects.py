@@ -3,11 +3,12 @@
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dpr.errors import IntegrityError, MissingObjectError
 from dpr.formats import layout
@@ -88,6 +89,11 @@ def fetch_into(store: Store, ref: ObjectRef, folder: Path) -> Path:
     store.fetch(ref.name, path)
     _check(ref, store.url, path.stat().st_size, file_sha256(path))
     return path
+
+
+def read_table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a small Parquet file in this thread alone; all its columns, unless some are named."""
+    return pq.ParquetFile(file).read(columns, use_threads=False)
 
 
 def read_object(store: Store, ref: ObjectRef) -> bytes:

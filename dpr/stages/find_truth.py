@@ -5,7 +5,6 @@ Results of each segment are kept, so a night computes those of new segments only
 Shapes: Q questions, K neighbours, D dimensions.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from dpr.formats import MISSING, layout
 from dpr.formats.cut_texts import CutTexts
 from dpr.formats.deletions import DeletionSet, read_deletions
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import put_object, read_object
+from dpr.formats.objects import fetch_into, put_object, read_table
 from dpr.formats.records import ObjectRef, Result
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.row_ids import ROW_BITS
@@ -143,12 +142,12 @@ def _add_living(
 
 
 def read_neighbours(store: Store, results: Sequence[TruthResult], questions: int) -> Iterator[tuple[Scores, Ids]]:
-    """Read what results hold: several at once, and only one is unpacked. The driver has no memory for all."""
-    with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        for first in range(0, len(results), PARALLEL_READS):
-            some = results[first : first + PARALLEL_READS]
-            for data in pool.map(lambda result: read_object(store, result.truth), some):
-                yield _unpacked(data, questions)
+    """Read what results hold, one at a time: the driver has no memory for all. Several files are fetched at once."""
+    for first in range(0, len(results), PARALLEL_READS):
+        with temporary_folder() as folder, ThreadPoolExecutor(PARALLEL_READS) as pool:
+            fetch = partial(_fetch_truth, store, Path(folder))
+            for file in pool.map(fetch, results[first : first + PARALLEL_READS]):
+                yield _read_truth(file, questions)
 
 
 class FindNeighbours:
@@ -190,8 +189,12 @@ def write_truth(path: Path, scores_QK: Scores, rows_QK: Ids) -> None:
     pq.write_table(pa.table(columns), path, compression="zstd")
 
 
-def _unpacked(data: bytes, questions: int) -> tuple[Scores, Ids]:
+def _fetch_truth(store: Store, folder: Path, result: TruthResult) -> Path:
+    return fetch_into(store, result.truth, folder)
+
+
+def _read_truth(file: Path, questions: int) -> tuple[Scores, Ids]:
     """Return (scores_QK float32, rows_QK int64) of one segment."""
-    table = pq.read_table(io.BytesIO(data), use_threads=False)
+    table = read_table(file)
     scores, rows = (table[name].combine_chunks().flatten().to_numpy() for name in ("scores", "rows"))
     return scores.reshape(questions, -1), rows.astype(np.int64).reshape(questions, -1)

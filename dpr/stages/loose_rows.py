@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.formats.deletions import RowSet
-from dpr.formats.loose import LooseRows, read_loose
+from dpr.formats.loose import LooseRows, read_loose, read_loose_file
 from dpr.formats.manifest import IndexEntry
+from dpr.formats.objects import fetch_object
 from dpr.index.loose_index import max_far, max_new
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
@@ -70,20 +71,19 @@ def _known_rows(
     """Return the rows whose vectors need not be looked for: the base's loose ones, and the far ones of new segments.
 
     A segment is new if the base has no loose row of it; what lies in its shards is not loose again. Each has kept up to
-    1,000 far rows; of all of them, only as many are held as may be loose.
+    1,000 far rows; of all of them, only as many are held as may be loose. Many files are fetched at once, and they are
+    read one at a time.
     """
     kept = read_loose(store, base.loose if base else None, context.dim)
     new = [number for number, mask in missing.items() if mask.any() and number not in kept.segments_N]
-
-    def far_of(number: int) -> LooseRows:
-        found = read_loose(store, parts[number].far, context.dim).in_segment(number)
-        return found.only(_are_in(missing, found))
-
+    files = {number: ref for number in new if (ref := parts[number].far) is not None}
     far = LooseRows.joined([], context.dim)
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        for first in range(0, len(new), PARALLEL_READS):
-            some = pool.map(far_of, new[first : first + PARALLEL_READS])
-            far = LooseRows.joined([far, *some], context.dim).farthest(max_far(context.rows))
+        fetched = pool.map(lambda ref: fetch_object(store, ref), files.values())
+        for number, file in zip(files, fetched, strict=True):
+            found = read_loose_file(file).in_segment(number)
+            found = found.only(_are_in(missing, found))
+            far = LooseRows.joined([far, found], context.dim).farthest(max_far(context.rows))
     return LooseRows.joined([kept, far], context.dim)
 
 

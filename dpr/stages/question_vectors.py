@@ -152,8 +152,8 @@ def live_among(context: IndexContext, deletions: DeletionSet, drawn: Sequence[tu
     """Return which of some rows, each with the SHA-256 of its segment, live in these segments."""
     segments = {sha256 for sha256, _ in drawn}
     of_drawn = (entry for entry in context.segments if entry.object.sha256 in segments)
-    live = {entry.object.sha256: deletions.live_mask(entry) for entry in of_drawn}
-    return [sha256 in live and bool(live[sha256][row]) for sha256, row in drawn]
+    dead = {entry.object.sha256: deletions.dead_rows(entry) for entry in of_drawn}
+    return [sha256 in dead and row not in dead[sha256] for sha256, row in drawn]
 
 
 def draw_passages(context: IndexContext, deletions: DeletionSet, wanted: int) -> tuple[tuple[SegmentEntry, int], ...]:

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +265,17 @@ def test_a_bad_first_line_hides_neither_format_nor_columns(tmp_path: Path) -> No
     (tmp_path / "corpus.jsonl").write_bytes(b'{"id": "1", "text": \n' + JSONL)
     bad, good = read(tmp_path)
     assert (bad.reason, good.passage) == ("broken JSON", ("2", "T", "jsonl"))
+
+
+def test_planning_a_large_file_takes_little_more_memory_than_the_bytes_that_it_reads(tmp_path: Path) -> None:
+    lines = [f'{{"id": "{row}", "title": "", "text": "{"x" * 20}"}}\n' for row in range(40_000)]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    del lines
+    tracemalloc.start()
+    try:
+        (slice_,) = plan_slices(CorpusConfig(path=str(tmp_path))).slices
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert slice_.format == "jsonl"
+    assert peak_bytes < 3 * 2**20  # the first MiB of the file, and a buffer of the same size

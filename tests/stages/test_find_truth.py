@@ -4,7 +4,9 @@ Shapes: Q questions, N passages, K neighbours.
 """
 
 import json
+import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,19 @@ from dpr.engine.executor import LocalExecutor
 from dpr.engine.run_state import StageReport
 from dpr.errors import IntegrityError
 from dpr.formats import layout
-from dpr.formats.manifest import SnapshotBody
+from dpr.formats.deletions import RowSet, read_deletions, with_dead
+from dpr.formats.manifest import SegmentEntry, SnapshotBody
 from dpr.formats.objects import put_object
-from dpr.formats.records import read_record
+from dpr.formats.records import ObjectRef, read_record
+from dpr.recipe_index import IndexConfig
 from dpr.run import Plan, Run
 from dpr.run_recipe import Outcome
 from dpr.stages.find_truth import CACHED_DEPTH, Truth, TruthResult, find_truth, read_neighbours, write_truth
-from dpr.stages.question_vectors import STAND_INS, QuestionVectors
-from dpr.stages.train import index_context
+from dpr.stages.question_vectors import STAND_INS, QuestionVectors, live_among
+from dpr.stages.train import IndexContext, index_context
 from dpr.store import PARALLEL_READS, LocalStore
 from tests.collection import Collection, FirstNights
+from tests.formats.samples import RemoteStore
 from tests.tiny import Quiet, random_texts
 
 QUESTIONS = ["w1 w2 w3", "w100", "w7 w9", "w5 w50 w150", "w33 w44"]
@@ -235,27 +240,55 @@ def test_what_is_kept_is_verified_when_it_is_read(tmp_path: Path, first_nights: 
         collection.night()
 
 
-class CountingStore(LocalStore):
-    """Counts the objects that were read."""
-
-    reads = 0
-
-    def get(self, name: str) -> bytes:
-        self.reads += 1
-        return super().get(name)
-
-
-def test_neighbours_of_many_segments_are_not_all_read_before_they_are_used(tmp_path: Path) -> None:
-    store, found = CountingStore(tmp_path / "store"), []
+def test_neighbours_of_many_segments_are_not_all_fetched_before_they_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, found = RemoteStore(tmp_path / "store"), []
     for number in range(3 * PARALLEL_READS):
         write_truth(tmp_path / "truth", np.full((2, 3), number, np.float32), np.full((2, 3), number))
         found.append(TruthResult(rows=3, truth=put_object(store, f"truth/{number}", tmp_path / "truth")))
-    store.reads = 0
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     used = 0
     for number, (scores_QK, rows_QK) in enumerate(read_neighbours(store, found, 2)):
         assert (scores_QK == number).all()
         assert (rows_QK == number).all()
         time.sleep(0.01)  # readers that were let run ahead would do so now
         used += 1
-        assert store.reads <= used + PARALLEL_READS
+        assert len(store.reads) <= used + PARALLEL_READS
+        assert 1 <= sum(path.is_file() for path in temporary.rglob("*")) <= PARALLEL_READS
     assert used == len(found)
+    assert not list(temporary.iterdir())
+
+
+def test_passages_are_live_unless_they_died_or_their_segment_is_gone(tmp_path: Path) -> None:
+    store, rows, several = LocalStore(tmp_path), 200_000, 40
+    dead = {number: np.arange(number, rows, 1_000, dtype=np.uint32) for number in range(several)}
+    entries = [
+        with_dead(
+            SegmentEntry(
+                number=number,
+                segment_id=str(number),
+                rows=rows,
+                object=ObjectRef(name=str(number), size_bytes=0, sha256=f"{number:064}"),
+            ),
+            dead[number],
+        )
+        for number in range(several)
+    ]
+    context = IndexContext(store.url, "e", 4, IndexConfig(), tuple(entries), RowSet(dead).put(store))
+    deletions = read_deletions(store, context.deletions)
+    drawn = [(f"{number:064}", row) for number in range(several + 1) for row in (number, number + 1, rows - 1)]
+    tracemalloc.start()
+    try:
+        live = live_among(context, deletions, drawn)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert live == [
+        number < several and row not in dead[number]
+        for number in range(several + 1)
+        for row in (number, number + 1, rows - 1)
+    ]
+    assert peak_bytes < several * rows / 10  # a mask of all rows would take ten times as much
