@@ -193,9 +193,10 @@ def measure(passages: int, work: Path) -> list[Night]:
         }
     )
     nights = [run_night(recipe, "first night", passages)]
-    for number, rows in enumerate(sizes):  # in every file up to a million passages; beyond, in some
-        if number < max(1, round(len(sizes) * CHANGED * 10)):
-            write_file(corpus / f"{number:04}.jsonl", number, rows, edited_rows(passages, sizes))
+    edited = sizes[: max(1, round(len(sizes) * CHANGED * 10))]  # of a tenth of them, of one at least
+    with ProcessPoolExecutor() as pool:  # not in this process, whose memory is measured
+        files = (corpus / f"{n:04}.jsonl" for n in count())
+        list(pool.map(write_file, files, count(), edited, repeat(edited_rows(passages, sizes))))
     nights.append(run_night(recipe, "1% changed", passages))
     return nights
 
