@@ -20,7 +20,7 @@ lexical/ANALYSIS/SEGMENT-DIGEST.json       record and object (-DIGEST.safetensor
 indexes/loose-DIGEST.parquet               the rows of a snapshot that no shard holds, with their vectors
 indexes/SHARD.json                         record and object (-DIGEST.faiss) of an index shard
 truth/ENCODER/QUESTIONS/…                  question vectors, exact neighbours by segment, what the gate measured
-runs/RUN/…                                 plan, changes and quarantine of one run
+runs/RUN/…                                 plan, changes, drift and quarantine of one run
 runs/RUN/report.json, report.html          how it ended
 runs/RUN/reports/ATTEMPT.json              what one attempt did; ATTEMPT.html if it did not end the run
 lease/…                                    who is running
@@ -166,6 +166,10 @@ def plan(run_id: str) -> str:
 
 def changes(run_id: str) -> str:
     return f"{run(run_id)}changes"
+
+
+def drift(run_id: str) -> str:
+    return f"{run(run_id)}drift"
 
 
 def duplicates(run_id: str) -> str:

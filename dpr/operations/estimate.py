@@ -12,7 +12,7 @@ HASH_ROW_BYTES = 33
 """Bytes of a passage in a keys object: id hash, key, and a position that takes almost nothing."""
 HOUR_SECONDS = 3600.0
 EMBED_STAGES = ("embed", "copy")
-INDEX_STAGES = ("train", "build", "merge", "invert", "questions", "truth", "sentences", "gate", "fp8", "modes")
+INDEX_STAGES = ("drift", "train", "build", "merge", "invert", "questions", "truth", "sentences", "gate", "fp8", "modes")
 
 
 class Workload(Document):

@@ -1,14 +1,20 @@
-"""Decide whether the base's codebook is kept, by the recipe, the growth of the corpus, and its drift.
+"""The drift stage: decide whether the base's codebook is kept, by the recipe, the growth of the corpus, and its drift.
+
+Drift is measured in a unit of its own: a codebook grows with the corpus, and the driver has no memory for it.
 
 Shapes: N rows, D dimensions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.errors import IndexBuildError
-from dpr.formats.manifest import CodebookEntry
+from dpr.formats import layout
+from dpr.formats.manifest import CodebookEntry, SegmentEntry
 from dpr.formats.objects import fetch_object
-from dpr.formats.records import Document
+from dpr.formats.records import Document, ObjectRef, Result
 from dpr.index.choose import IndexPlan, choose, factory_of, fits, keep
 from dpr.index.faiss_file import read_faiss
 from dpr.index.kinds import list_count
@@ -17,7 +23,7 @@ from dpr.index.training import describe_training, imbalance_growth, list_imbalan
 from dpr.run import Run
 from dpr.stages.load_ahead import warm_coders
 from dpr.stages.train import IndexContext, sample_vectors, train_codebook
-from dpr.store import Store
+from dpr.store import open_store
 
 DRIFT_ROWS = 5_000
 """Rows whose drift is measured, at most: enough to know the error to a fifth of a percent, and coded in a second."""
@@ -65,7 +71,7 @@ class CodebookChoice:
 
 def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoice]:
     """Return the codebook to use, the base's or a newly trained one, and why."""
-    choice = choose_codebook(run.store, context, run.base.body.codebook if run.base else None)
+    choice = choose_codebook(run, context, run.base.body.codebook if run.base else None)
     if choice.reuse is None:
         choice.plan.reasons.append(describe_training(choice.plan, run.executor.hardware()))
     run.progress.message("index", choice.description)
@@ -76,7 +82,7 @@ def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoic
     return train_codebook(run, context, choice.plan), choice
 
 
-def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | None) -> CodebookChoice:
+def choose_codebook(run: Run, context: IndexContext, base: CodebookEntry | None) -> CodebookChoice:
     """Decide between the base's codebook and training a new one, as `index.retrain` says.
 
     Raises IndexBuildError if the recipe forbids the training that it needs, or for an impossible index.
@@ -87,11 +93,11 @@ def choose_codebook(store: Store, context: IndexContext, base: CodebookEntry | N
         return CodebookChoice(None, plan, None, "the store has no codebook of this encoder yet")
     if config.retrain == "never" and factory_of(config) not in ("auto", base.factory):
         raise IndexBuildError(
-            f"index.factory is {config.factory!r}, the codebook of {store.url} is {base.factory!r} and index.retrain "
-            "is never; set retrain to auto, or the factory to the codebook's"
+            f"index.factory is {config.factory!r}, the codebook of {run.store.url} is {base.factory!r} and "
+            "index.retrain is never; set retrain to auto, or the factory to the codebook's"
         )
     since = sum(entry.live_rows for entry in context.segments if entry.number > base.last_segment)
-    drift = measure_drift(store, context, base) if since > max_new(rows) else None
+    drift = measure_drift(run, context, base) if since > max_new(rows) else None
     reason = _reason_to_retrain(context, base, drift)
     if reason is not None:
         return CodebookChoice(None, choose(config, rows, dim), drift, reason)
@@ -120,21 +126,61 @@ def _reason_to_retrain(context: IndexContext, base: CodebookEntry, drift: Drift 
     return None
 
 
-def measure_drift(store: Store, context: IndexContext, base: CodebookEntry) -> Drift:
+@dataclass(frozen=True)
+class DriftUnit:
+    """The one unit of the stage: a codebook, and the segments that came later."""
+
+    record: str
+    codebook: CodebookEntry
+    later: tuple[SegmentEntry, ...]
+    deletions: ObjectRef | None
+    share: float
+    """The share of their live rows among all."""
+    rows: int
+    """Vectors to sample."""
+    read_bytes: int
+
+
+class DriftResult(Result):
+    """The measurement; `rows` are the vectors that were sampled."""
+
+    drift: Drift
+
+
+def measure_drift(run: Run, context: IndexContext, base: CodebookEntry) -> Drift:
     """Return the drift of the live rows in segments later than the codebook, of which at most `DRIFT_ROWS` are read.
 
     A segment that holds copies of older rows counts as later, too.
     """
-    later = [entry for entry in context.segments if entry.number > base.last_segment]
-    rows = sum(entry.live_rows for entry in later)
+    later = tuple(entry for entry in context.segments if entry.number > base.last_segment)
     if base.quantisation_error == 0.0 and base.list_imbalance is None:  # an exact codebook without lists cannot drift
-        return Drift(rows=rows, quantisation_error=0.0, list_imbalance=None)
-    sample_ND = sample_vectors(store, later, context.deletions, DRIFT_ROWS, seed=0)
-    codebook = read_faiss(fetch_object(store, base.object))
-    error, coded = quantisation_error(codebook, sample_ND)
-    error = error / base.quantisation_error - 1.0 if base.quantisation_error else 0.0
-    growth = None
-    imbalance = list_imbalance(list_count(codebook), coded.lists_N) if coded else None
-    if base.list_imbalance is not None and imbalance is not None:
-        growth = imbalance_growth(base.list_imbalance, imbalance, rows / context.rows)
-    return Drift(rows=rows, quantisation_error=error, list_imbalance=growth)
+        return Drift(rows=_live(later), quantisation_error=0.0, list_imbalance=None)
+    rows, record = min(DRIFT_ROWS, _live(later)), layout.record(layout.drift(run.run_id))
+    read_bytes = base.object.size_bytes + rows * run.spec.stored_bytes
+    unit = DriftUnit(record, base, later, context.deletions, _live(later) / context.rows, rows, read_bytes)
+    work = Work.of(recorded(run.store.url, DriftResult, Step("drift", partial(MeasureDrift, run.store.url))))
+    return run.result(Stage("drift", [unit], DriftResult, work)).drift
+
+
+def _live(entries: Sequence[SegmentEntry]) -> int:
+    return sum(entry.live_rows for entry in entries)
+
+
+class MeasureDrift:
+    """Codes a sample of later rows with the codebook."""
+
+    def __init__(self, store_url: str) -> None:
+        self._store = open_store(store_url)
+
+    def __call__(self, unit: DriftUnit) -> DriftResult:
+        base = unit.codebook
+        sample_ND = sample_vectors(self._store, unit.later, unit.deletions, unit.rows, seed=0)
+        codebook = read_faiss(fetch_object(self._store, base.object))
+        error, coded = quantisation_error(codebook, sample_ND)
+        error = error / base.quantisation_error - 1.0 if base.quantisation_error else 0.0
+        growth = None
+        imbalance = list_imbalance(list_count(codebook), coded.lists_N) if coded else None
+        if base.list_imbalance is not None and imbalance is not None:
+            growth = imbalance_growth(base.list_imbalance, imbalance, unit.share)
+        drift = Drift(rows=_live(unit.later), quantisation_error=error, list_imbalance=growth)
+        return DriftResult(rows=len(sample_ND), drift=drift)

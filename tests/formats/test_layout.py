@@ -46,6 +46,7 @@ def test_names_are_plain_and_each_its_own(one: str, other: str, sha256: str, sha
         layout.questions(one, other),
         layout.truth(one, other, f"{sha256[: layout.SHORT_DIGEST]}-200"),
         layout.measured(one, other, one),
+        layout.drift(one),
     ]
     names = [layout.snapshot(number), layout.reader(number, one), layout.plan(one), layout.report(one, "2026-a")]
     names += [layout.changes(one), layout.duplicates(one), layout.quarantine(one), layout.deletions()]

@@ -30,6 +30,7 @@ TASKS = (
     "diff",
     "write",
     "copy",
+    "drift",
     "train",
     "build",
     "merge",

@@ -76,6 +76,7 @@ def test_drift_of_quantisation_error_decides(first: Collection, tmp_path: Path) 
     kept = nights.night(LONG | SHORT, retrain="never")
     assert kept.codebook == old.codebook
     assert "train" not in nights.rows
+    assert nights.rows["drift"] == 1100  # measured by a unit, not by the driver
     vectors_ND, codebook = nights.vectors(kept, old), nights.codebook(old)
     error_ND = codebook.sa_decode(codebook.sa_encode(vectors_ND)) - vectors_ND
     expected = float((error_ND**2).sum() / (vectors_ND**2).sum()) / old.codebook.quantisation_error - 1
@@ -107,6 +108,7 @@ def test_few_rows_decide_nothing_and_many_small_nights_add_up(first: Collection,
     second = nights.night(LONG | some, max_drift=0.01)
     assert second.codebook == old.codebook
     assert nights.report.drift is None
+    assert "drift" not in nights.rows
     assert "400 rows were added since training, too few to measure drift (minimum 427)" in nights.report.reason
     third = nights.night(LONG | SHORT)  # 700 more
     assert third.codebook.codebook_id != old.codebook.codebook_id
