@@ -22,6 +22,11 @@ from dpr.store.temporary import temporary_folder
 
 Rows = npt.NDArray[np.uint32]
 _SCHEMA = pa.schema([pa.field("segment", pa.uint32(), nullable=False), pa.field("row", pa.uint32(), nullable=False)])
+_STORED: dict[str, object] = {
+    "compression": "zstd",
+    "use_dictionary": ["segment"],  # one of row numbers, which hardly repeat, would take ten times their memory
+    "column_encoding": {"row": "DELTA_BINARY_PACKED"},
+}
 _NO_ROWS: Rows = np.empty(0, np.uint32)
 
 
@@ -47,7 +52,7 @@ class RowSet:
         rows = np.concatenate([self._rows[number] for number in numbers])
         with temporary_folder() as folder:
             path = Path(folder, "rows.parquet")
-            pq.write_table(pa.table([segments, rows], schema=_SCHEMA), path, compression="zstd")
+            pq.write_table(pa.table([segments, rows], schema=_SCHEMA), path, **_STORED)
             return put_object(store, stem, path)
 
 
