@@ -26,7 +26,7 @@ from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.engine.executor import LocalExecutor
 from dpr.evaluate.answers import first_correct_rank
-from dpr.evaluate.judge import Judge
+from dpr.evaluate.judge import FoundInModes, Judge
 from dpr.evaluate.questions import Question, QuestionSet, load_questions
 from dpr.formats.lexical_entry import FusionSettings
 from dpr.formats.manifest import Snapshot, SnapshotBody
@@ -159,10 +159,12 @@ def fixed_weights(searches: Searches) -> list[str]:
     tried = [FusionSettings.model_validate(each) for each in fields]
     texts = [question.text for question in searches.questions]
     found = searches.both.candidates(texts, searches.vectors_QD, 200, k1=HYBRID_K1)
-    judge = Judge(QuestionSet(tuple(searches.questions), "ids"), searches.both.vectors.segments, found)
+    questions = QuestionSet(tuple(searches.questions), "ids")
+    judge = Judge(questions, searches.both.vectors.segments, FoundInModes(found, {}))
     gains = np.zeros(len(tried))
     for question in judge.reading(np.arange(len(found))):
-        gains += [gain(judge.rank(question, found[question].best(each, 10)[1])) for each in tried]
+        best = (found[question].ids_C[found[question].best(each, 10)[1]] for each in tried)
+        gains += [gain(judge.rank(question, ids_K)) for ids_K in best]
     figures = dict(zip(pairs, gains / len(found), strict=True))
     lines = [
         f"nDCG@10 by weight, {fusion}: " + ", ".join(f"{weight} {figures[fusion, weight]:.4f}" for weight in weights)

@@ -174,6 +174,7 @@ def data_of(options: argparse.Namespace, night: Night) -> list[int]:
     new, keys, changes = made("scans/", ".new-"), made("scans/", ".keys-"), made("runs/", "/changes-")
     segments, parts = made("segments/", suffix=".parquet"), made("parts/", suffix=".safetensors")
     codebooks, shards = made("codebooks/", suffix=".faiss"), made("indexes/", suffix=".faiss")
+    words = made("lexical/", suffix=".safetensors")
     embedded = sum(stage.units - stage.done_before for stage in night.report.stages if stage.stage == "embed")
     merged = sum(len(shard.segments) for shard in night.report.index.shards if shard.verification)
     vectors = 2 + math.ceil(options.segment_rows / ROW_GROUP_ROWS)  # footer, first page, row groups
@@ -181,11 +182,14 @@ def data_of(options: argparse.Namespace, night: Night) -> list[int]:
         "scan": [writes(new) + writes(keys)],
         # the keys of all files are read, and those files are of one size
         "diff": [reads([max(keys)] * FILES) + reads_in_parts(new, groups) + writes([*changes, *made("deletions/")])],
-        "embed": [embedded * reads_in_parts(changes, 1) + reads(new) + writes(segments)],
+        "embed": [embedded * reads_in_parts(changes, 1) + reads(new) + writes(segments) + writes(words)],
+        "drift": [vectors * len(segments)],
         "train": [vectors * len(segments) + writes(codebooks)],
         "build": [reads(codebooks) + reads(segments) + writes(parts)],
         "merge": [merged * reads([max(parts)]) + reads(made("indexes/", ".left-out-")) + writes(shards)],
+        "invert": [0],  # who wrote a segment has written its words
         "questions": [writes(made("truth/", "/vectors-"))],
+        "sentences": [vectors * len(segments) + writes(made("truth/", "/sentences-"))],
         # again for segments of which too few neighbours live
         "truth": [1 + writes(made("truth/", "-200-", ".parquet")), writes(made("truth/", "-without-", ".parquet"))],
         "gate": [reads(shards)],

@@ -63,7 +63,8 @@ def nearest_lists(
     by_code = not spare and isinstance(faiss.downcast_index(ivf.quantizer), faiss.IndexRefine)
     params = faiss.IndexRefineSearchParameters(k_factor=1.0) if by_code else None
     empty = int(empty_L.sum())
-    found: Lists = ivf.quantizer.search(vectors_QD, min(nprobe + empty, ivf.nlist), params=params)
+    with faiss_threads(search_threads(len(vectors_QD), _compared_bytes(ivf.quantizer, nprobe))):
+        found: Lists = ivf.quantizer.search(vectors_QD, min(nprobe + empty, ivf.nlist), params=params)
     if not empty:
         return found
     return first_of(*found, (found[1] != MISSING) & ~empty_L[found[1]], nprobe)
@@ -133,10 +134,12 @@ def first_of(scores_QC: Scores, ids_QC: Ids, wanted_QC: npt.NDArray[np.bool_], k
 
 
 def _compared_bytes(index: faiss.Index, nprobe: int) -> float:
-    """Return the bytes of codes that a question is compared with, on average; for a graph, those of all vectors."""
+    """Return the bytes that a question is compared with, on average."""
     inner = searched(index)
+    if isinstance(inner, faiss.IndexHNSW):
+        return float(nprobe * int(inner.hnsw.nb_neighbors(0)) * FLOAT32_BYTES * int(inner.d))
     share = min(1.0, nprobe / int(inner.nlist)) if isinstance(inner, faiss.IndexIVF) else 1.0
-    return share * int(inner.ntotal) * int(getattr(inner, "code_size", FLOAT32_BYTES * inner.d))
+    return share * int(inner.ntotal) * int(getattr(inner, "code_size", FLOAT32_BYTES * int(inner.d)))
 
 
 def _inverted_lists(index: faiss.Index) -> faiss.IndexIVF:

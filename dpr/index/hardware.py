@@ -25,8 +25,8 @@ BULK_QUESTIONS = 64
 """More questions than this are searched and re-scored by all threads."""
 
 THREAD_BYTES = 64 * 2**20
-"""A search of few questions has one thread for each so many bytes of codes that it compares: 4 ms or more. To wake a
-second thread takes a tenth of a millisecond on idle processors, and several where these are busy with other questions
+"""A search of few questions has one thread for each so many bytes that it compares: 4 ms or more. To wake a second
+thread takes a tenth of a millisecond on idle processors, and several where these are busy with other questions
 (docs/log.md)."""
 
 _blas_lock = threading.Lock()
@@ -86,10 +86,13 @@ def bulk_threads() -> int:
 
 
 def search_threads(questions: int, bytes_each: float) -> int:
-    """Return the threads for a search of FAISS in which each question is compared with so many bytes of codes."""
+    """Return the threads for a search of FAISS in which each question is compared with so many bytes.
+
+    FAISS divides the questions among threads, so one question has one.
+    """
     if questions > BULK_QUESTIONS:
         return bulk_threads()
-    return min(int(faiss.omp_get_max_threads()), 1 + int(questions * bytes_each) // THREAD_BYTES)
+    return max(1, min(questions, int(faiss.omp_get_max_threads()), 1 + int(questions * bytes_each) // THREAD_BYTES))
 
 
 @contextlib.contextmanager

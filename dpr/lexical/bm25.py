@@ -34,7 +34,7 @@ NEAR_TERMS = 4
 """Number of a question's terms that need no page of their own: they lie near another term of the segment, or were used
 before."""
 MIN_K1 = 1e-30
-"""For 0: too little to change a score, and times infinity still infinite."""
+"""In place of 0, since 0 times the infinite norm of a dead row is not a number."""
 _ALL: Bits = np.empty(0, np.uint8)
 """Placeholder for the bits of all rows."""
 
@@ -50,7 +50,8 @@ class Found(NamedTuple):
     terms_Q: list[int]
     """Terms of each question, repetitions included."""
     reach_Q: Floats
-    """What a passage of average length scores for each question if it holds each of its terms once."""
+    """What a passage of average length scores for each question if it holds each of its terms once, except those that
+    no passage holds."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Bm25:
     ) -> float:
         """Fill in the best for one question (scores_K, ids_K), and for the others (ids_C, scores_C) the scores.
 
-        Return what a passage of average length scores that holds each of its terms once.
+        Return what a passage of average length scores that holds each of its known terms once.
         """
         from dpr.lexical import kernels  # Numba takes half a second to import
 
@@ -140,4 +141,5 @@ class Bm25:
             )
             kernels.keep_best(scores_N, segment.first_id, wanted_B, *best)
             kernels.pick_scores(scores_N, segment.first_id, *others)
-        return float(weights_T.sum()) / (1 + k1)
+        # a term that no passage holds weighs most, and says nothing about what the passages share with the question
+        return float(weights_T[frequencies_T > 0].sum()) / (1 + k1)

@@ -28,8 +28,8 @@ from dpr.recipe_index import LexicalConfig
 
 RRF_CONSTANT = 60
 FIXED_WEIGHT, FIXED_CANDIDATES = 10.0, 20
-"""For vectors of unit length, if there are no questions to tune with: within 0.002 of the best nDCG@10 on SQuAD and on
-MedQuAD, where more candidates gain nothing (benchmarks/hybrid.py)."""
+"""For vectors of unit length, if there are no questions to tune with: with BM25's own k1 and no floor, within 0.002 of
+the best nDCG@10 on SQuAD and on MedQuAD, where more candidates gain nothing (benchmarks/hybrid.py)."""
 FIXED_GRAMS_WEIGHT = 20.0
 """The same where terms are pieces of words (docs/log.md)."""
 SCALED_FLOOR = 0.15
@@ -64,14 +64,7 @@ class Candidates:
     terms: int
     """Number of the question's terms, repetitions included."""
     reach: float
-    """What a passage of average length scores by words that holds each of the question's terms once."""
-
-    @classmethod
-    def found_by_words(cls, ids_K: Ids) -> "Candidates":
-        """Return what BM25 found, best first, with its ranks alone."""
-        ids_C, nothing_C = np.sort(ids_K), np.zeros(len(ids_K))
-        nowhere_C = np.full(len(ids_K), NOT_FOUND, np.int64)
-        return cls(ids_C, nothing_C, nowhere_C, nothing_C, ranks_of(ids_K, ids_C), terms=0, reach=0.0)
+    """What a passage of average length scores by words that holds each of the question's known terms once."""
 
     def scores(self, settings: FusionSettings) -> Floats:
         """Return the fused scores (C,); -inf for those beyond the settings' number of candidates on both sides."""

@@ -4,6 +4,7 @@ Shapes: Q questions, D dimensions, C candidates of a side, U candidates of both.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from dpr.formats import MISSING
 from dpr.index.candidates import exact_scores
 from dpr.index.truth import Ids, Scores
 from dpr.lexical.fusion import Candidates, Floats, ranks_of
+from dpr.search.best_windows import best_passages
 from dpr.search.filtered_rows import FilteredRows
 from dpr.search.lexical_search import LexicalSearch
 from dpr.search.sharded_vectors import ShardedVectors
@@ -59,16 +61,17 @@ class HybridSearch:
             made.append(both.of_passages(self.vectors.passages(ids_U)) if self.vectors.windows else both)
         return made
 
-    def by_words(self, questions: Sequence[str], most: int) -> list[Candidates]:
-        """Return the best `most` of each question by words alone, as mode bm25 finds them."""
-        made = []
-        for ids_K in self.words.search(questions, most).ids_QK:
-            found_K = ids_K[ids_K != MISSING]
-            if self.vectors.windows:  # the best of each passage
-                _, firsts = np.unique(self.vectors.passages(found_K), return_index=True)
-                found_K = found_K[np.sort(firsts)]
-            made.append(Candidates.found_by_words(found_K))
-        return made
+    def by_words(self, questions: Sequence[str], k: int, rows: FilteredRows | None = None) -> tuple[Scores, Ids]:
+        """Return the best k of each question by words alone: (scores_QK float32, ids_QK int64), -inf and -1 if fewer.
+
+        Of each passage, the best window is there. `rows`: no others are found.
+        """
+        best = partial(self.words.best, rows=None if rows is None else rows.bits)
+        if not self.vectors.windows:
+            return best(questions, k)
+        segments = self.vectors.segments
+        there = segments.rows if rows is None else len(rows)
+        return best_passages(best, segments.owners.of, np.array(questions, object), k, there)
 
 
 def _unions(ids_QC: Ids, others_QC: Ids) -> Ids:

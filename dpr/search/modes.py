@@ -5,7 +5,6 @@ Shapes: Q questions, K hits, D dimensions.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,7 +14,6 @@ from dpr.formats.lexical_entry import FusionSettings, SearchMode
 from dpr.formats.manifest import Snapshot
 from dpr.index.truth import Ids, Scores
 from dpr.lexical.fusion import Candidates
-from dpr.search.best_windows import best_passages
 from dpr.search.filtered_rows import FilteredRows
 from dpr.search.filters import Filter
 from dpr.search.hits import Hit, Passage, Side
@@ -131,15 +129,8 @@ class ModeSearch:
     def bm25(self, questions: Sequence[str], k: int, *, rows: FilteredRows | None = None) -> list[list[Hit]]:
         """Return the best k by words: fewer where fewer passages share a word with the question."""
         words, _ = self._words("bm25")
-        segments = self._vectors.segments
-        best = partial(words.best, rows=None if rows is None else rows.bits)
-        if self._vectors.windows:
-            texts_Q = np.array(questions, object)
-            there = segments.rows if rows is None else len(rows)
-            scores_QK, ids_QK = best_passages(best, segments.owners.of, texts_Q, k, there)
-        else:
-            scores_QK, ids_QK = best(questions, k)
-        return _hits(segments, scores_QK, ids_QK, "bm25")
+        scores_QK, ids_QK = HybridSearch(self._vectors, words).by_words(questions, k, rows)
+        return _hits(self._vectors.segments, scores_QK, ids_QK, "bm25")
 
     def hybrid(
         self,

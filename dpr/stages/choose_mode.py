@@ -16,7 +16,7 @@ import numpy as np
 from dpr.engine.room import check_room
 from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.errors import IntegrityError
-from dpr.evaluate.judge import Judge, Places, ranked_places
+from dpr.evaluate.judge import FoundInModes, Judge, Places
 from dpr.evaluate.questions import QuestionSet
 from dpr.evaluate.significance import paired_difference
 from dpr.fingerprint import fingerprint
@@ -127,13 +127,14 @@ class MeasureModes:
             questions_QD = read_questions(store, unit.vectors)[: len(texts)]  # sentences may follow them
             both = HybridSearch(vectors, words)
             found = both.candidates(texts, questions_QD, most, k1=unit.lexical.hybrid.k1)
-            by_words = both.by_words(texts, most)
-        judge = Judge(unit.questions, segments, found)
-        tuning, held_out = split_questions(len(found), context.config.seed)
+            tuning, held_out = split_questions(len(found), context.config.seed)
+            _, by_words_QK = both.by_words([texts[question] for question in held_out], max(GAIN_DEPTH, *self._at))
+        by_words = dict(zip(held_out.tolist(), by_words_QK, strict=True))
+        judge = Judge(unit.questions, segments, FoundInModes(found, by_words))
         hybrid, tuned_on = unit.lexical.hybrid, 0
         if len(found) >= 2 * MIN_HALF:
             hybrid, tuned_on = self._tune(judge, unit.lexical, tuning), len(tuning)
-        report = self._report(judge, Judge(unit.questions, segments, by_words), hybrid, held_out, tuned_on)
+        report = self._report(judge, hybrid, held_out, tuned_on)
         wanted = unit.lexical.config.mode
         chosen: SearchMode = "hybrid" if report.difference_low > 0 else "dense"
         mode = chosen if wanted == "auto" else wanted
@@ -143,26 +144,23 @@ class MeasureModes:
         )
 
     def _tune(self, judge: Judge, lexical: LexicalEntry, questions: Places) -> FusionSettings:
-        settings = settings_to_try([judge.found[question] for question in questions], lexical.config)
+        found = judge.found.both
+        settings = settings_to_try([found[question] for question in questions], lexical.config)
         gains_QS = np.zeros((len(questions), len(settings)))
         for row, question in enumerate(judge.reading(questions)):
             for place, each in enumerate(settings):
-                _, places = judge.found[question].best(each, GAIN_DEPTH)
-                gains_QS[row, place] = gain(judge.rank(question, places))
+                _, places = found[question].best(each, GAIN_DEPTH)
+                gains_QS[row, place] = gain(judge.rank(question, found[question].ids_C[places]))
         return best_settings(settings, gains_QS)
 
-    def _report(
-        self, judge: Judge, by_words: Judge, hybrid: FusionSettings, questions: Places, tuned_on: int
-    ) -> ModesReport:
+    def _report(self, judge: Judge, hybrid: FusionSettings, questions: Places, tuned_on: int) -> ModesReport:
         """Measure all modes; ranks beyond the settings' candidates are found with as many candidates as ranks."""
         depths = sorted({GAIN_DEPTH, *self._at})
         ranks: dict[SearchMode, dict[int, list[int | None]]] = {mode: {k: [] for k in depths} for mode in MODES}
-        judges = {"dense": judge, "bm25": by_words, "hybrid": judge}
-        for question, _ in zip(judge.reading(questions), by_words.reading(questions), strict=True):
+        for question in judge.reading(questions):
             for mode in MODES:
                 for k in depths:
-                    places = ranked_places(judges[mode].found[question], mode, hybrid, k)
-                    ranks[mode][k].append(judges[mode].rank(question, places))
+                    ranks[mode][k].append(judge.rank(question, judge.found.ranked(question, mode, hybrid, k)))
         gains = {mode: np.array([gain(rank) for rank in found[GAIN_DEPTH]]) for mode, found in ranks.items()}
         hybrid_gain = paired_difference(gains["hybrid"], gains["dense"])
         return ModesReport(

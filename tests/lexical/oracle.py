@@ -57,10 +57,16 @@ def formula_scores(texts: Sequence[str], questions: Sequence[str], config: Lexic
 
 
 def formula_reach(texts: Sequence[str], questions: Sequence[str], config: LexicalConfig) -> Scores:
-    """Return what a passage of average length would score (Q,) that holds each term of a question once."""
+    """Return what a passage of average length would score (Q,) that holds each known term of a question once."""
     documents = [Counter(terms) for terms in tokens(texts, config)]
+    known = {term for document in documents for term in document}
     norm = config.k1 * (1 - config.b + config.b * 1.0)
-    return np.array([sum(_idf(term, documents) / (1 + norm) for term in terms) for terms in tokens(questions, config)])
+    return np.array(
+        [
+            sum(_idf(term, documents) / (1 + norm) for term in terms if term in known)
+            for terms in tokens(questions, config)
+        ]
+    )
 
 
 def _idf(term: str, documents: Sequence[Counter[str]]) -> float:

@@ -4,18 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from dpr.errors import RecipeError
 from dpr.formats.lexical_entry import SearchMode
-from dpr.formats.snapshots import live_snapshot
 from dpr.search.filters import parse_filter
 from dpr.search.hits import Hit
-from dpr.search.hybrid_search import HybridSearch
-from dpr.search.lexical_search import LexicalSearch
 from dpr.search.retrieve import Retriever
-from dpr.search.vector_search import VectorSearch
 from tests.collection import Collection
 from tests.search.filter_oracle import matches
 from tests.tiny import WORDS, random_texts
@@ -80,21 +75,6 @@ def test_hits_are_those_of_a_search_for_all_that_match(
                 check(hits, expected, 7)
         assert len(everything[0]) > 10
         assert not found.hits[0]
-
-
-def test_the_gate_measures_the_hits_of_mode_bm25(collection: Collection) -> None:
-    body = live_snapshot(collection.store).body
-    assert body.lexical is not None
-    vectors = VectorSearch.open(collection.store, body)
-    words = LexicalSearch.open(collection.store, body.lexical, body.segments, body.deletions)
-    assert body.lexical.hybrid.k1 != body.lexical.config.k1
-    with Retriever.open(collection.store) as retriever:
-        hits_of = retriever.search(QUESTIONS, 40, mode="bm25").hits
-    for found, hits in zip(HybridSearch(vectors, words).by_words(QUESTIONS, 500), hits_of, strict=True):
-        ids = vectors.segments.column("id", found.ids_C)
-        ranked = [ids[place] for place in np.argsort(found.bm25_ranks_C)]
-        assert ranked[:40] == [hit.id for hit in hits]
-        assert len(set(ranked)) == len(ranked) >= len(hits) > 5
 
 
 def check(hits: list[Hit], expected: list[Hit], k: int) -> None:
