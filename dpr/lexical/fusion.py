@@ -45,8 +45,8 @@ Floats = npt.NDArray[np.float64]
 
 
 FORMULAS = {
-    "linear": "BM25 + {weight:g} * inner product",
-    "scaled": "max(BM25, {floor:g} * reach) / sqrt(terms) + {weight:g} * inner product",
+    "linear": "{bm25} + {weight:g} * inner product",
+    "scaled": "{bm25} / sqrt(terms) + {weight:g} * inner product",
     "rrf": "reciprocal rank fusion",
 }
 
@@ -134,7 +134,10 @@ def hybrid_k1(config: LexicalConfig) -> float | None:
 
 def describe(settings: FusionSettings) -> str:
     """Describe how both sides are fused."""
-    formula = FORMULAS[settings.fusion].format(weight=settings.weight, floor=settings.floor)
+    bm25 = "BM25" if settings.k1 is None else f"BM25 (k1 {settings.k1:g})"
+    if settings.floor:
+        bm25 = f"max({bm25}, {settings.floor:g} of a full match)"
+    formula = FORMULAS[settings.fusion].format(bm25=bm25, weight=settings.weight)
     return f"{formula} over {settings.candidates} candidates of each"
 
 
