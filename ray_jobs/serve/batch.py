@@ -67,7 +67,11 @@ class Batcher:
     ) -> None:
         """`at_once`: batches that are answered at the same time."""
         self._searcher, self._metrics, self._cache = searcher, metrics or Metrics(), cache
-        self._at_once, self._threads = at_once, ThreadPoolExecutor(at_once, thread_name_prefix="search")
+        self._at_once = at_once
+        self._threads: asyncio.LifoQueue[ThreadPoolExecutor] = asyncio.LifoQueue()
+        """Idle ones, of one thread each. The one used last comes first: its processor has in its caches what is needed."""
+        for _ in range(at_once):
+            self._threads.put_nowait(ThreadPoolExecutor(1, thread_name_prefix="search"))
         self._waiting: deque[_Request] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._in_work = 0
@@ -103,7 +107,14 @@ class Batcher:
             started = time.perf_counter()
             return work(), time.perf_counter() - started
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        return await self._in_thread(timed)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        thread = await self._threads.get()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
+        finally:
+            self._threads.put_nowait(thread)
 
     async def _answer_all(self) -> None:
         while batch := self._next_batch():
@@ -116,13 +127,13 @@ class Batcher:
 
     async def _answer(self, batch: Sequence[_Request]) -> None:
         questions = [question for request in batch for question in request.questions]
-        first, loop = batch[0], asyncio.get_running_loop()
+        first = batch[0]
         options = first.options
         search = partial(
             self._searcher.search, questions, options.k, mode=options.mode, exact=options.exact, where=options.where
         )
         try:
-            found = await loop.run_in_executor(self._threads, search)
+            found = await self._in_thread(search)
         except Exception as error:
             if len(batch) > 1:  # a question that cannot be answered must not make the rest of its batch fail
                 for request in batch:
