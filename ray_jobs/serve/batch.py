@@ -69,7 +69,7 @@ class Batcher:
         self._searcher, self._metrics, self._cache = searcher, metrics or Metrics(), cache
         self._at_once = at_once
         self._threads: asyncio.LifoQueue[ThreadPoolExecutor] = asyncio.LifoQueue()
-        """Idle ones, of one thread each. The one used last comes first: its processor has in its caches what is needed."""
+        """Idle ones, of one thread each; the one used last comes first, since its processor has all in its caches."""
         for _ in range(at_once):
             self._threads.put_nowait(ThreadPoolExecutor(1, thread_name_prefix="search"))
         self._waiting: deque[_Request] = deque()
