@@ -64,7 +64,7 @@ def test_the_list_is_the_nearest_of_the_nearest_groups(sample_ND: Floats, monkey
     assert (groups.lists(vectors_ND) == lists_N).mean() >= 0.999
 
 
-@pytest.mark.parametrize("coding", ["PQ8x4", "PQ4", "SQ8", "Flat", f"OPQ8,IVF{LISTS},PQ8x4"])
+@pytest.mark.parametrize("coding", ["PQ8x4", "PQ4", "SQ8", "Flat", f"RR16,IVF{LISTS},PQ8x4"])
 def test_codes_are_those_of_faiss_in_the_same_list(coding: str, sample_ND: Floats) -> None:
     made = codebook(sample_ND, coding)
     vectors_ND = topics(3_000, seed=3)

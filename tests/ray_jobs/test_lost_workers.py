@@ -39,7 +39,7 @@ def test_a_unit_that_kills_its_workers_ends_the_stage(
     assert capfd.readouterr() == ("", "")  # the error says it all, once
 
 
-@pytest.mark.parametrize("on", ["task", "actor", "encoder"])
+@pytest.mark.parametrize("on", ["actor", "encoder"])
 def test_only_the_units_that_were_lost_too_often_are_named(executor: RayExecutor, on: Place) -> None:
     with pytest.raises(UnitError) as ended:
         list(executor.run("embed", Work.of(Step("say", SayLost, on)), samples(5)))
