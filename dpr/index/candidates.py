@@ -60,11 +60,12 @@ def nearest_lists(
     those with the best codes, in the order of their exact scores; this is for ranking more lists than are visited.
     """
     ivf, vectors_QD = _inverted_lists(index), transformed(index, questions_QD)
-    by_code = not spare and isinstance(faiss.downcast_index(ivf.quantizer), faiss.IndexRefine)
+    quantizer = faiss.downcast_index(ivf.quantizer)
+    by_code = not spare and isinstance(quantizer, faiss.IndexRefine)
     params = faiss.IndexRefineSearchParameters(k_factor=1.0) if by_code else None
     empty = int(empty_L.sum())
-    with faiss_threads(search_threads(len(vectors_QD), _compared_bytes(ivf.quantizer, nprobe))):
-        found: Lists = ivf.quantizer.search(vectors_QD, min(nprobe + empty, ivf.nlist), params=params)
+    with faiss_threads(search_threads(len(vectors_QD), _compared_bytes(quantizer, nprobe))):
+        found: Lists = quantizer.search(vectors_QD, min(nprobe + empty, ivf.nlist), params=params)
     if not empty:
         return found
     return first_of(*found, (found[1] != MISSING) & ~empty_L[found[1]], nprobe)

@@ -134,20 +134,26 @@ def test_many_questions_are_rescored_by_threads_with_the_same_result(
         np.testing.assert_array_equal(found[place], np.concatenate([one[place] for one in alone]))
 
 
+def watch_threads(index: faiss.Index, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each search of the index adds the number of FAISS's threads."""
+    seen: list[int] = []
+    plain = index.search
+
+    def watched(*given: object, **named: object) -> object:
+        seen.append(faiss.omp_get_max_threads())
+        return plain(*given, **named)
+
+    monkeypatch.setattr(index, "search", watched)
+    return seen
+
+
 def test_many_questions_are_searched_by_all_threads(
     filled: Callable[[str], faiss.Index], vectors_ND: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(3))
     index, questions_QD = filled("IVF8,PQ4x4"), vectors_ND[:200].astype(np.float32)
     expected = search(index, questions_QD[:64], 9, 3)
-    seen = []
-
-    def watched(*given: object, **named: object) -> object:
-        seen.append(faiss.omp_get_max_threads())
-        return plain(*given, **named)
-
-    plain = index.search
-    monkeypatch.setattr(index, "search", watched)
+    seen = watch_threads(index, monkeypatch)
     for limit in (None, 2):
         with faiss_threads(limit):
             found = search(index, questions_QD, 9, 3)
@@ -162,14 +168,7 @@ def test_few_questions_have_as_many_threads_as_have_enough_to_do(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5))
     index, questions_QD = filled("IVF8,PQ4x4"), vectors_ND[:64].astype(np.float32)
-    seen = []
-
-    def watched(*given: object, **named: object) -> object:
-        seen.append(faiss.omp_get_max_threads())
-        return plain(*given, **named)
-
-    plain = index.search
-    monkeypatch.setattr(index, "search", watched)
+    seen = watch_threads(index, monkeypatch)
     # on average a question is compared with 4 of 8 lists, so with 750 codes of two bytes
     monkeypatch.setattr("dpr.index.hardware.THREAD_BYTES", 3 * 1500)
     with faiss_threads(4):
