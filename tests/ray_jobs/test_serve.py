@@ -49,7 +49,7 @@ from ray_jobs.serve.starting import middlewares, proxy_environment
 from tests.collection import Collection
 from tests.encoder.models import save_to_hub_cache
 from tests.ray_jobs.certificates import make_certificate
-from tests.ray_jobs.listening import listening_at
+from tests.ray_jobs.listening import Listener, listeners
 from tests.services.endpoint import free_ports
 from tests.tiny import make_cross_encoder, make_encoder, random_texts
 
@@ -453,18 +453,31 @@ def test_the_api_is_described_without_loading_anything(client: httpx.Client) -> 
 )
 def test_haproxy_takes_the_requests(service: Service, client: httpx.Client) -> None:
     assert client.get("/v1/health").status_code == 200
-    proxies = [pid for pid, name in service.processes().items() if name == "haproxy"]
-    assert any(listening_at(pid) for pid in proxies)
+    assert ("haproxy", service.port) in {(each.name, each.port) for each in wait_for_listeners(service)}
 
 
 def test_it_listens_on_loopback_but_for_one_port_of_a_replica_that_wants_the_token(
     service: Service, client: httpx.Client
 ) -> None:
     assert client.get("/v1/health").status_code == 200
-    found = [(name, *place) for pid, name in service.processes().items() for place in listening_at(pid)]
+    found = wait_for_listeners(service)
     open_to_all = [(name, port) for name, address, port in found if not address.is_loopback]
     assert [name for name, _ in open_to_all] == ["ray::ServeRepli"]
     check_wants_token(open_to_all[0][1])
+
+
+def wait_for_listeners(service: Service) -> set[Listener]:
+    """Return all that listens, once somebody takes requests.
+
+    Serve starts HAProxy anew whenever replicas change. The one before may give up its sockets while /proc is read.
+    """
+    give_up = time.monotonic() + 60
+    while True:
+        found = listeners(service.processes())
+        if service.port in {each.port for each in found}:
+            return found
+        assert time.monotonic() < give_up, found
+        time.sleep(0.1)
 
 
 def check_wants_token(port: int) -> None:
@@ -573,15 +586,11 @@ def test_it_speaks_tls_with_the_certificate_of_the_user(open_service: OpenServic
 
 def test_other_machines_reach_tls_and_what_wants_the_token_alone(open_service: OpenService) -> None:
     """A replica speaks no TLS, so its HTTP port is on loopback."""
-    found = {
-        (name, port)
-        for pid, name in open_service.service.processes().items()
-        for address, port in listening_at(pid)
-        if not address.is_loopback
-    }
+    found = wait_for_listeners(open_service.service)
+    open_to_all = {(name, port) for name, address, port in found if not address.is_loopback}
     proxy = "haproxy" if find_haproxy() else "ray::ProxyActor"
-    assert (proxy, open_service.service.port) in found
-    (other,) = found - {(proxy, open_service.service.port)}
+    assert (proxy, open_service.service.port) in open_to_all
+    (other,) = open_to_all - {(proxy, open_service.service.port)}
     assert other[0] == "ray::ServeRepli"
     check_wants_token(other[1])
 

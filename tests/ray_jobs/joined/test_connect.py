@@ -16,7 +16,7 @@ from dpr.errors import ClusterError
 from ray_jobs.connect import connected
 from tests.collection import Collection
 from tests.ray_jobs.conftest import Dpr
-from tests.ray_jobs.listening import listening_at
+from tests.ray_jobs.listening import listeners
 from tests.ray_jobs.own_ray import OwnRay, children, name_of
 
 HOLD = """
@@ -48,9 +48,9 @@ def held_ray(**settings: str) -> Iterator[tuple[int, int]]:
 def test_a_ray_of_our_own_listens_on_loopback_only_and_its_workers_have_the_priority_that_is_asked_for() -> None:
     mark = f"test-connect-{os.getpid()}"
     with held_ray(TEST_MARK=mark, RAY_worker_niceness="7") as (driver, worker):
-        found = [(_name(pid), address) for pid in _marked(mark) for address, _ in listening_at(pid)]
-    assert [(name, str(address)) for name, address in found if not address.is_loopback] == []
-    assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+        found = listeners(_marked(mark))
+    assert [(name, str(address)) for name, address, _ in found if not address.is_loopback] == []
+    assert {"gcs_server", "raylet"} <= {name for name, _, _ in found}
     assert worker == driver + 7
 
 
@@ -133,10 +133,3 @@ def _marked(mark: str) -> list[int]:
         except OSError:  # it ended meanwhile
             continue
     return found
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
