@@ -69,7 +69,13 @@ class ServingIndex:
         return isinstance(searched(self.shards[0]), faiss.IndexHNSW)
 
     def search(
-        self, questions_QD: Scores, k: int, nprobe: int, margin: float | None = None, at: int = 0
+        self,
+        questions_QD: Scores,
+        k: int,
+        nprobe: int,
+        margin: float | None = None,
+        at: int = 0,
+        hits: int | None = None,
     ) -> tuple[Scores, Ids]:
         """Return the k best live rows by the index's own scores, as `dpr.index.candidates.search` gives them.
 
@@ -77,18 +83,24 @@ class ServingIndex:
         needs: the nearest few, and then each list whose centroid scores no more than `margin` (for a question of length
         1) below the best `at` found in them, up to `MAX_TIMES` times `nprobe`, which is then an average. A list of
         which no row lives does not count as visited.
+
+        `hits` says how many of the k are wanted after exact re-scoring, None: all. The scores of loose rows are exact
+        already, so that no more than these of them (or `at`) are among the k.
         """
+        loose = k if hits is None else min(k, max(hits, at))
         if margin is not None and len(questions_QD):
-            return self._search_within(questions_QD, k, nprobe, margin, at)
+            return self._search_within(questions_QD, k, nprobe, margin, at, loose)
         chosen = self.lists and len(questions_QD) and (len(self.shards) > 1 or self._empty_L.any())
         lists = self._nearest(questions_QD, nprobe) if chosen else None
-        return self._visit(questions_QD, k, nprobe, lists, with_loose=True)
+        return self._visit(questions_QD, k, nprobe, lists, loose)
 
-    def _search_within(self, questions_QD: Scores, k: int, nprobe: int, margin: float, at: int) -> tuple[Scores, Ids]:
+    def _search_within(
+        self, questions_QD: Scores, k: int, nprobe: int, margin: float, at: int, loose: int
+    ) -> tuple[Scores, Ids]:
         """Search the first lists, and then those that may hold equally near rows."""
         near = self._nearest(questions_QD, NEAR_TIMES * nprobe, spare=False)
         first, width = self.first_lists(at), max(k, at)
-        found = self._visit(questions_QD, width, first, _slice(near, 0, first), with_loose=True)
+        found = self._visit(questions_QD, width, first, _slice(near, 0, first), max(loose, at))
         least_Q = found[0][:, at - 1] - margin * np.linalg.norm(questions_QD, axis=1)
         short = np.flatnonzero(near[0][:, -1] >= least_Q)
         if len(short) and near[0].shape[1] < self.lists:
@@ -117,7 +129,7 @@ class ServingIndex:
         """
         scores_QL, _ = near = self._nearest(questions_QD, self.lists, spare=False)
         first = self.first_lists(at)
-        found = self._visit(questions_QD, at, first, _slice(near, 0, first), with_loose=True)
+        found = self._visit(questions_QD, at, first, _slice(near, 0, first), loose=at)
         below_QL = np.full(scores_QL.shape, np.inf, np.float32)
         there_QL, reached_Q1 = near[1] != MISSING, found[0][:, at - 1, None]
         np.subtract(reached_Q1, scores_QL, out=below_QL, where=there_QL)
@@ -129,15 +141,15 @@ class ServingIndex:
         return nearest_lists(self.shards[0], questions_QD, nprobe, self._empty_L, spare=spare)
 
     def _visit(
-        self, questions_QD: Scores, k: int, nprobe: int, lists: Lists | None, *, with_loose: bool = False
+        self, questions_QD: Scores, k: int, nprobe: int, lists: Lists | None, loose: int = 0
     ) -> tuple[Scores, Ids]:
-        """Return the k best live rows of all shards, in the nearest lists or in those given, and of the loose rows."""
+        """Return the k best live rows of all shards, in the nearest lists or in those given, and of `loose` rows."""
         found = []
         for shard, dead_share in zip(self.shards, self._dead_shares, strict=True):
             spare = math.ceil(k * SPARE_FACTOR / (1.0 - min(dead_share, 0.5))) + SPARE_CANDIDATES if dead_share else k
             found.append(self._search_live(shard, questions_QD, (k, spare, nprobe), lists))
-        if with_loose and self.loose is not None:
-            found.append(self.loose.search(questions_QD, k))
+        if loose and self.loose is not None:
+            found.append(self.loose.search(questions_QD, loose))
         return found[0] if len(found) == 1 else merge_topk(found, k, by_id=False)
 
     def _search_live(

@@ -81,7 +81,8 @@ def measure_cost(
     def searching(k: int, nprobe: int) -> float:
         settled = margin(nprobe)
         return _mean_ms(
-            lambda question: index.search(questions_QD[question, None], k, nprobe, settled, at), len(questions_QD)
+            lambda question: index.search(questions_QD[question, None], k, nprobe, settled, at, hits=at),
+            len(questions_QD),
         )
 
     with faiss_threads(1):

@@ -213,7 +213,7 @@ class _Trial:
 
     def _recalls(self, nprobe: int, margin: float | None, depths: Sequence[int]) -> list[float]:
         """Return the recall among the first candidates, for each of some numbers of candidates."""
-        _, ids_QC = self._index.search(self._known.vectors_QD, max(depths), nprobe, margin, self._at)
+        _, ids_QC = self._index.search(self._known.vectors_QD, max(depths), nprobe, margin, self._at, hits=self._at)
         return self._known.recalls(ids_QC, self._at, depths)
 
 

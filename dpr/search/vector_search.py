@@ -178,7 +178,7 @@ class VectorSearch:
             scores_QC, ids_QC = rows.index.search(questions_QD, candidates, settings.nprobe)
         else:
             scores_QC, ids_QC = self.index.search(
-                questions_QD, candidates, settings.nprobe, settings.margin, settings.at
+                questions_QD, candidates, settings.nprobe, settings.margin, settings.at, hits=k
             )
         if not settings.rescore:
             return scores_QC, ids_QC

@@ -51,6 +51,24 @@ def test_an_index_with_loose_rows_finds_them_whatever_lists_it_visits(
     assert more_ms == pytest.approx(100 * cost.loose_ns * 1e-6)
 
 
+@pytest.mark.parametrize("margin", [None, 10.0])
+def test_of_loose_rows_only_as_many_as_hits_are_candidates(
+    vectors_ND: npt.NDArray[np.float16], questions_QD: npt.NDArray[np.float32], margin: float | None
+) -> None:
+    whole_ND = vectors_ND.astype(np.float32)
+    codebook = train(whole_ND, choose(IndexConfig(factory="IVF16,Flat"), 1500, 16), seed=1)
+    codebook.add_with_ids(whole_ND[:1000], np.arange(1000))
+    index = ServingIndex([codebook], loose=LooseIndex(np.arange(1000, 1500), vectors_ND[1000:]))
+    _, ids_QC = index.search(questions_QD, 60, 16, margin, at=4, hits=5)
+    exact_QN = questions_QD @ whole_ND.T
+    for exact_N, ids_C in zip(exact_QN, ids_QC, strict=True):
+        loose = 1000 + np.argsort(-exact_N[1000:])[:5]
+        candidates = np.concatenate([np.arange(1000), loose])
+        best = candidates[np.argsort(-exact_N[candidates])][:60]
+        assert set(ids_C.tolist()) == set(best.tolist())
+        assert (ids_C[:5] == np.argsort(-exact_N)[:5]).all()
+
+
 @pytest.mark.parametrize(("rows", "far", "new"), [(1_000, 7, 431), (11_529, 26, 507), (21_000_000, 1145, 4982)])
 def test_few_rows_may_be_loose(rows: int, far: int, new: int) -> None:
     assert (max_far(rows), max_new(rows)) == (far, new)

@@ -51,12 +51,12 @@ class Slow(ServingIndex):
         super().__init__([index])
         self.clock, self.nprobes = clock, set[int]()
 
-    def search(self, questions_QD: Questions, k: int, nprobe: int, *rest: Any) -> tuple[Any, Any]:
+    def search(self, questions_QD: Questions, k: int, nprobe: int, *rest: Any, **options: Any) -> tuple[Any, Any]:
         """Search as the index does, and advance the clock."""
         if len(questions_QD) == 1:
             self.nprobes.add(nprobe)
             self.clock.spend(searching_ms(nprobe, k))
-        return super().search(questions_QD, k, nprobe, *rest)
+        return super().search(questions_QD, k, nprobe, *rest, **options)
 
 
 @pytest.fixture

@@ -154,12 +154,10 @@ class Watched(ServingIndex):
         super().__init__([index])
         self.nprobes: list[int] = []
 
-    def search(
-        self, questions_QD: Questions, k: int, nprobe: int, margin: float | None = None, at: int = 0
-    ) -> tuple[Questions, Ids]:
+    def search(self, questions_QD: Questions, k: int, nprobe: int, *rest: Any, **options: Any) -> tuple[Questions, Ids]:
         """Search as the one index does."""
         self.nprobes.append(nprobe)
-        return super().search(questions_QD, k, nprobe, margin, at)
+        return super().search(questions_QD, k, nprobe, *rest, **options)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +282,7 @@ def test_close_to_the_target_smaller_gains_count(vectors_ND: Vectors, questions_
     """Twice the lists close half of what is left, which is less than MIN_GAIN at last."""
 
     class Halving(ServingIndex):
-        def search(self, _: Questions, k: int, nprobe: int, *__: Any) -> tuple[Questions, Ids]:
+        def search(self, _: Questions, k: int, nprobe: int, *__: Any, **___: Any) -> tuple[Questions, Ids]:
             ids_QK = np.tile(np.arange(k), (2_000, 1))
             missed = round(ids_QK[:, :20].size * 0.008 / nprobe)
             flat = ids_QK[:, :20].copy().reshape(-1)
