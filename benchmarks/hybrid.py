@@ -30,9 +30,10 @@ from dpr.evaluate.judge import FoundInModes, Judge
 from dpr.evaluate.questions import Question, QuestionSet, load_questions
 from dpr.formats.lexical_entry import FusionSettings
 from dpr.formats.manifest import Snapshot, SnapshotBody
-from dpr.lexical.fusion import HYBRID_K1, SCALED_FLOOR, describe
+from dpr.lexical.fusion import HYBRID_K1, describe, scaled_parts
 from dpr.lexical.tune_fusion import gain
 from dpr.recipe import Recipe
+from dpr.recipe_index import LexicalConfig
 from dpr.run_recipe import run_recipe
 from dpr.search.hits import Hit
 from dpr.search.hybrid_search import HybridSearch
@@ -154,11 +155,11 @@ def table(searches: Searches, hybrid: FusionSettings) -> list[str]:
 def fixed_weights(searches: Searches) -> list[str]:
     """nDCG@10 with weights that are not tuned, as lines of Markdown."""
     pairs = [(fusion, weight) for fusion, weights in WEIGHTS.items() for weight in weights]
-    floors = {"linear": 0.0, "scaled": SCALED_FLOOR}
-    fields = ({"fusion": f, "weight": weight, "candidates": 200, "floor": floors[f]} for f, weight in pairs)
+    parts = {"linear": {"fusion": "linear"}, "scaled": scaled_parts(LexicalConfig())}
+    fields = ({**parts[fusion], "weight": weight, "candidates": 200} for fusion, weight in pairs)
     tried = [FusionSettings.model_validate(each) for each in fields]
     texts = [question.text for question in searches.questions]
-    found = searches.both.candidates(texts, searches.vectors_QD, 200, k1=HYBRID_K1)
+    found = searches.both.candidates(texts, searches.vectors_QD, 200, k1=HYBRID_K1, pairs=True)
     questions = QuestionSet(tuple(searches.questions), "ids")
     judge = Judge(questions, searches.both.vectors.segments, FoundInModes(found, {}))
     gains = np.zeros(len(tried))

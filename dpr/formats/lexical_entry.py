@@ -30,6 +30,8 @@ class FusionSettings(Document):
     """BM25 below this share of the question's reach counts as that share; without effect on `rrf`."""
     k1: float | None = None
     """BM25's k1 in hybrid search; null: that of the index of words."""
+    pairs: float = 0.0
+    """Weight of pairs, terms that stand side by side in question and passage; without effect on `rrf`."""
 
 
 class LexicalEntry(Document):

@@ -45,8 +45,10 @@ class Analyzer:
             "stop_words": sorted(self.stop_words),
             "stemmer": [config.language, Stemmer.version()] if self._stemmer else None,
         }
-        self.analysis_id = fingerprint(rule if config.grams is None else {**rule, "grams": config.grams})
-        """Fingerprint of everything that the terms of a text depend on: terms of different ids never meet."""
+        self.keeps_order = config.grams is None
+        """Whether lexical parts hold the terms in their order, so that neighbours can be found."""
+        self.analysis_id = fingerprint({**rule, "order": True} if self.keeps_order else {**rule, "grams": config.grams})
+        """Fingerprint of all that a lexical part depends on beside its texts: terms of different ids never meet."""
 
     def terms(self, text: str) -> list[str]:
         """Return the terms of a text in their order, repetitions included."""
@@ -139,3 +141,8 @@ def check_language(config: LexicalConfig) -> None:
 
 def _has_stems(config: LexicalConfig) -> bool:
     return config.stemming and config.grams is None
+
+
+def short_hashes(hashes: Hashes) -> npt.NDArray[np.uint16]:
+    """Return the first 16 bits of hashes: enough to compare neighbours, of which 1 in 65,536 is taken for another."""
+    return (hashes >> np.uint64(48)).astype(np.uint16)

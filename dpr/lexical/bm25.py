@@ -9,7 +9,10 @@ Segments hold counts alone. N and the average length are counted over live rows 
 for the terms of each question. So a night writes nothing for segments that stay, and scores are always those of the
 live corpus.
 
-Shapes: Q questions, K hits, C candidates, N rows of a segment, T terms of a question, P postings.
+*Pairs* are terms that stand side by side in a question. A passage that has them side by side too, in the same order,
+scores for them by the same formula, with tf how often it does, and the mean of both terms' idf.
+
+Shapes: Q questions, K hits, C candidates, N rows of a segment, T terms of a question, A pairs of them, P postings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +23,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dpr.errors import IntegrityError
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads
 from dpr.index.live_rows import Mask
 from dpr.index.row_bits import Bits, RowBits
 from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids, Scores, empty_topk
-from dpr.lexical.analysis import Hashes
+from dpr.lexical.analysis import Hashes, short_hashes
 from dpr.lexical.postings import Postings
 from dpr.store.mapped_files import touch
 
@@ -47,6 +51,9 @@ class Found(NamedTuple):
     """Best first; score -inf and id -1 where fewer rows hold a term of the question."""
     others_QC: Scores
     """Scores of the other requested ids; 0 where they share no term with the question."""
+    pairs_QK: Scores
+    other_pairs_QC: Scores
+    """What the same score for pairs, which is no part of their scores; 0 if it is not asked for."""
     terms_Q: list[int]
     """Terms of each question, repetitions included."""
     reach_Q: Floats
@@ -85,41 +92,50 @@ class Bm25:
         others_QC: Ids | None = None,
         rows: RowBits | None = None,
         k1: float | None = None,
+        *,
+        pairs: bool = False,
     ) -> Found:
         """Return the k best rows for each question, and the scores of other ids, which may be -1.
 
         `rows`: no others are found; scores are those of a search for all. `k1`: another than that of the index.
+        `pairs`: what is found is scored for pairs, too; all parts must hold the order of terms.
         A question is the hashes of its terms; a term that it repeats counts as often. Equal scores rank by lower id.
         Many questions are answered by several threads.
         """
         others_QC = np.empty((len(questions), 0), np.int64) if others_QC is None else others_QC
         scores_QK, ids_QK = empty_topk(len(questions), k)
         scores_QC = np.zeros(others_QC.shape, np.float32)
+        pairs_QK, pairs_QC = np.zeros((len(questions), k), np.float32), np.zeros(others_QC.shape, np.float32)
         wanted_B = _ALL if rows is None else rows.bits_B
         reach_Q = np.zeros(len(questions), np.float32)
         k1 = max(MIN_K1, self._k1 if k1 is None else k1)
 
         def answer(question: int) -> None:
             best, others = (scores_QK[question], ids_QK[question]), (others_QC[question], scores_QC[question])
-            reach_Q[question] = self._search(questions[question], k1, wanted_B, best, others)
+            idf_T = self._search(questions[question], k1, wanted_B, best, others)
+            reach_Q[question] = idf_T.sum() / (1 + k1)
+            if pairs:
+                self._add_pairs(questions[question], idf_T, k1, ids_QK[question], pairs_QK[question])
+                self._add_pairs(questions[question], idf_T, k1, others_QC[question], pairs_QC[question])
 
         if len(questions) > BULK_QUESTIONS:
             with ThreadPoolExecutor(bulk_threads()) as pool:
                 list(pool.map(answer, range(len(questions))))
         else:
             list(map(answer, range(len(questions))))
-        return Found(scores_QK, ids_QK, scores_QC, [len(question) for question in questions], reach_Q)
+        terms_Q = [len(question) for question in questions]
+        return Found(scores_QK, ids_QK, scores_QC, pairs_QK, pairs_QC, terms_Q, reach_Q)
 
     def _search(
         self, hashes: Hashes, k1: float, wanted_B: Bits, best: tuple[Floats, Ids], others: tuple[Ids, Floats]
-    ) -> float:
+    ) -> Floats:
         """Fill in the best for one question (scores_K, ids_K), and for the others (ids_C, scores_C) the scores.
 
-        Return what a passage of average length scores that holds each of its known terms once.
+        Return the idf of each of its terms (T,), repetitions included; 0 for one that no passage holds.
         """
         from dpr.lexical import kernels  # Numba takes half a second to import
 
-        terms_T, repeats_T = np.unique(hashes, return_counts=True)
+        terms_T, places_T, repeats_T = np.unique(hashes, return_inverse=True, return_counts=True)
         frequencies_T = np.zeros(len(terms_T), np.int64)
         spans = []
         for segment in self._segments:
@@ -132,8 +148,8 @@ class Bm25:
                 frequencies_T += kernels.count_living(segment.norm_N, postings.rows, spans_T2)
             else:
                 frequencies_T += spans_T2[:, 1] - spans_T2[:, 0]
-        weights_T = repeats_T * np.log1p((self.rows - frequencies_T + 0.5) / (frequencies_T + 0.5))
-        weights_T = weights_T.astype(np.float32)
+        idf_T = np.log1p((self.rows - frequencies_T + 0.5) / (frequencies_T + 0.5))
+        weights_T = (repeats_T * idf_T).astype(np.float32)
         for segment, spans_T2 in zip(self._segments, spans, strict=True):
             postings = segment.postings
             scores_N = kernels.sum_scores(
@@ -142,4 +158,21 @@ class Bm25:
             kernels.keep_best(scores_N, segment.first_id, wanted_B, *best)
             kernels.pick_scores(scores_N, segment.first_id, *others)
         # a term that no passage holds weighs most, and says nothing about what the passages share with the question
-        return float(weights_T[frequencies_T > 0].sum()) / (1 + k1)
+        known_T: Floats = np.where(frequencies_T > 0, idf_T, 0).astype(np.float32)[places_T]
+        return known_T
+
+    def _add_pairs(self, hashes: Hashes, idf_T: Floats, k1: float, ids_C: Ids, scores_C: Floats) -> None:
+        """Add to the scores of some ids what they score for the pairs of a question."""
+        from dpr.lexical import kernels
+
+        known_A = (idf_T[:-1] > 0) & (idf_T[1:] > 0)
+        short_T = short_hashes(hashes)
+        pairs_A2 = np.stack([short_T[:-1], short_T[1:]], axis=1)[known_A]
+        weights_A = ((idf_T[:-1] + idf_T[1:]) / 2)[known_A]
+        for segment in self._segments:
+            postings = segment.postings
+            if postings.order is None or postings.ends is None:
+                raise IntegrityError("a lexical part does not hold the order of its terms; run again")
+            texts = np.float32(k1), segment.norm_N, postings.order, postings.ends
+            rows, terms = kernels.sum_pairs(*texts, pairs_A2, weights_A, segment.first_id, ids_C, scores_C)
+            touch(terms * postings.order.itemsize, rows)

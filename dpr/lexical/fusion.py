@@ -7,7 +7,8 @@ All fusions rank the union of the best candidates of each side:
 - *scaled*: BM25 / sqrt(terms of the question) + weight * inner product. BM25 is a sum over the terms of a question, so
   its scores lie further apart for long questions, and inner products do not. One weight suits short and long questions.
   BM25 below a floor counts as the floor, a share of the question's *reach*: what a passage of average length scores
-  that holds each of its terms once. So little may be shared by accident, and is no better than nothing.
+  that holds each of its terms once. So little may be shared by accident, and is no better than nothing. Where terms are
+  words, BM25 has a weighted share for pairs, terms that stand side by side in the question and in the passage.
 - *rrf*: the sum of 1 / (60 + rank) over the sides that found it (Cormack et al. 2009). It needs no scale, so it suits
   vectors of any length.
 
@@ -27,9 +28,9 @@ from dpr.index.truth import Ids
 from dpr.recipe_index import LexicalConfig
 
 RRF_CONSTANT = 60
-FIXED_WEIGHT, FIXED_CANDIDATES = 10.0, 20
-"""For vectors of unit length, if there are no questions to tune with: with BM25's own k1 and no floor, within 0.002 of
-the best nDCG@10 on SQuAD and on MedQuAD, where more candidates gain nothing (benchmarks/hybrid.py)."""
+FIXED_WEIGHT, FIXED_CANDIDATES = 14.0, 20
+"""For vectors of unit length, if there are no questions to tune with: with pairs, the best on training questions of
+SQuAD and of MedQuAD, where more candidates gain next to nothing (decision 45)."""
 FIXED_GRAMS_WEIGHT = 20.0
 """The same where terms are pieces of words (docs/log.md)."""
 SCALED_FLOOR = 0.15
@@ -38,6 +39,8 @@ SCALED_FLOOR = 0.15
 HYBRID_K1 = 0.3
 """BM25's k1 in hybrid search: beside cosines, which terms a passage holds tells more than how often it repeats them
 (decision 44)."""
+SCALED_PAIRS = 0.6
+"""Weight of pairs where terms are words (docs/decisions/0045-pairs-of-words.md)."""
 NOT_FOUND = 0
 """In an array of ranks: a candidate that the side did not find."""
 Ranks = npt.NDArray[np.int64]
@@ -65,12 +68,15 @@ class Candidates:
     """Number of the question's terms, repetitions included."""
     reach: float
     """What a passage of average length scores by words that holds each of the question's known terms once."""
+    pair_scores_C: Floats
+    """Scores for pairs, which are no part of `bm25_scores_C`."""
 
     def scores(self, settings: FusionSettings) -> Floats:
         """Return the fused scores (C,); -inf for those beyond the settings' number of candidates on both sides."""
         if settings.fusion != "rrf":
             spread = math.sqrt(max(1, self.terms)) if settings.fusion == "scaled" else 1.0
-            bm25_C = np.maximum(self.bm25_scores_C, settings.floor * self.reach)
+            bm25_C = self.bm25_scores_C + settings.pairs * self.pair_scores_C
+            bm25_C = np.maximum(bm25_C, settings.floor * self.reach)
             scores_C = bm25_C / spread + settings.weight * self.dense_scores_C
         else:
             scores_C = _reciprocal(self.dense_ranks_C) + _reciprocal(self.bm25_ranks_C)
@@ -113,6 +119,7 @@ class Candidates:
             first(self.bm25_ranks_C),
             self.terms,
             self.reach,
+            best(self.pair_scores_C, np.maximum),
         )
 
 
@@ -123,8 +130,19 @@ def fixed_settings(config: LexicalConfig, *, unit_length: bool) -> FusionSetting
         return FusionSettings(fusion="linear", weight=config.weight, candidates=candidates, k1=k1)
     weight = FIXED_WEIGHT if config.grams is None else FIXED_GRAMS_WEIGHT
     if unit_length:
-        return FusionSettings(fusion="scaled", weight=weight, candidates=candidates, floor=SCALED_FLOOR, k1=k1)
+        fields = {"weight": weight, "candidates": candidates, "k1": k1, **scaled_parts(config)}
+        return FusionSettings.model_validate(fields)
     return FusionSettings(fusion="rrf", weight=weight, candidates=candidates, k1=k1)
+
+
+def scaled_parts(config: LexicalConfig) -> dict[str, str | float]:
+    """Return what belongs to *scaled*, by name, whatever its weight is."""
+    return {"fusion": "scaled", "floor": SCALED_FLOOR, "pairs": SCALED_PAIRS if has_pairs(config) else 0.0}
+
+
+def has_pairs(config: LexicalConfig) -> bool:
+    """Return whether pairs may count: where terms are words, and the recipe gives no weight of *linear*."""
+    return config.grams is None and config.weight is None
 
 
 def hybrid_k1(config: LexicalConfig) -> float | None:
@@ -135,6 +153,8 @@ def hybrid_k1(config: LexicalConfig) -> float | None:
 def describe(settings: FusionSettings) -> str:
     """Describe how both sides are fused."""
     bm25 = "BM25" if settings.k1 is None else f"BM25 (k1 {settings.k1:g})"
+    if settings.pairs:
+        bm25 = f"{bm25} + {settings.pairs:g} * pairs"
     if settings.floor:
         bm25 = f"max({bm25}, {settings.floor:g} of a full match)"
     formula = FORMULAS[settings.fusion].format(bm25=bm25, weight=settings.weight)

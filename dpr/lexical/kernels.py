@@ -2,8 +2,8 @@
 
 Each is compiled when it is first called, in less than a second, and lets other threads run meanwhile.
 
-Shapes: N rows of a segment, W terms of a segment, T terms of a question, P postings, K hits, C other ids,
-B bytes of bits of index ids.
+Shapes: N rows of a segment, W terms of a segment, M terms of its rows, T terms of a question, P postings, K hits,
+C other ids, A pairs of a question's terms, B bytes of bits of index ids.
 """
 
 import numpy as np
@@ -98,3 +98,42 @@ def pick_scores(
         row = others_C[place] - first_id
         if 0 <= row < len(scores_N):
             scores_C[place] = scores_N[row]
+
+
+@njit(nogil=True)
+def sum_pairs(
+    k1: np.float32,
+    norm_N: NDArray[np.float32],
+    order_M: NDArray[np.uint16],
+    ends_N: Unsigned,
+    pairs_A2: NDArray[np.uint16],
+    weights_A: NDArray[np.float32],
+    first_id: int,
+    ids_C: NDArray[np.int64],
+    scores_C: NDArray[np.float32],
+) -> tuple[int, int]:
+    """Add weight * count / (count + k1 * norm) over the pairs to the scores of those ids that are rows of this segment.
+
+    A pair is two terms by their short hashes; its count is how often the row has them side by side, in this order.
+    Return how many rows were read, and how many terms.
+    """
+    rows, terms = 0, 0
+    if len(pairs_A2) == 0:
+        return rows, terms
+    counts_A = np.zeros(len(pairs_A2), np.int64)
+    for place in range(len(ids_C)):
+        row = ids_C[place] - first_id
+        if row < 0 or row >= len(norm_N):
+            continue
+        counts_A[:] = 0
+        start, end = int(ends_N[row - 1]) if row else 0, int(ends_N[row])
+        rows, terms = rows + 1, terms + end - start
+        for at in range(start, end - 1):
+            here, after = order_M[at], order_M[at + 1]
+            for pair in range(len(pairs_A2)):
+                counts_A[pair] += pairs_A2[pair, 0] == here and pairs_A2[pair, 1] == after
+        for pair in range(len(pairs_A2)):
+            if counts_A[pair]:
+                count = np.float32(counts_A[pair])
+                scores_C[place] += weights_A[pair] * count / (count + k1 * norm_N[row])
+    return rows, terms

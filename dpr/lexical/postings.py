@@ -1,21 +1,24 @@
 """Lexical parts: the words of one segment as an inverted file, written once.
 
-A lexical part is a safetensors file of five tensors, which are mapped from disk. Row numbers and counts take the
-smallest unsigned type that holds them:
+A lexical part is a safetensors file of seven tensors, which are mapped from disk. Row numbers, counts and the like take
+the smallest unsigned type that holds them:
 
     terms    uint64 [T]      hash of each term that occurs, ascending
     starts   [T + 1]         where the postings of each term start, and where the last ones end
     rows     [P]             postings: row numbers within the segment, term by term, ascending within a term
     counts   [P]             how often the term occurs in that row
     lengths  [N]             how many terms each row has, repetitions included
+    order    uint16 [M]      all terms in their order, row after row: the first 16 bits of their hashes
+    ends     [N]             where the terms of each row end in `order`
 
-It holds counts and no scores: these depend on the whole corpus, which changes every night.
+Parts of pieces of words, and those that were written before pairs counted, lack the last two. A part holds counts and
+no scores: these depend on the whole corpus, which changes every night.
 
-Shapes: N rows, T terms, P postings.
+Shapes: N rows, T terms, P postings, M terms of all rows, repetitions included.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from safetensors.numpy import save_file
 
 from dpr.errors import IntegrityError
 from dpr.formats.tensor_file import TensorPlace, read_tensor_header
-from dpr.lexical.analysis import Analyzer, Hashes, NumberedTerms
+from dpr.lexical.analysis import Analyzer, Hashes, NumberedTerms, short_hashes
 from dpr.store.mapped_files import map_file
 
 TYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
@@ -43,6 +46,8 @@ class Postings:
     rows: Unsigned
     counts: Unsigned
     lengths: Unsigned
+    order: npt.NDArray[np.uint16] | None = None
+    ends: Unsigned | None = None
 
 
 def invert(texts: Iterable[str], analyzer: Analyzer) -> Postings:
@@ -50,11 +55,15 @@ def invert(texts: Iterable[str], analyzer: Analyzer) -> Postings:
     numbered = NumberedTerms(analyzer)
     numbers_M, lengths_N = numbered.number(texts)
     rows = max(1, len(lengths_N))
-    terms_T, order = np.unique(numbered.hashes, return_inverse=True)
+    hashes = numbered.hashes
+    terms_T, order = np.unique(hashes, return_inverse=True)
     rows_M = np.repeat(np.arange(len(lengths_N)), lengths_N)
     keys_P, counts_P = np.unique(order[numbers_M] * rows + rows_M, return_counts=True)
     starts_T1 = np.searchsorted(keys_P, np.arange(len(terms_T) + 1) * rows)
-    return Postings(terms_T, *map(_smallest, (starts_T1, keys_P % rows, counts_P, lengths_N)))
+    postings = Postings(terms_T, *map(_smallest, (starts_T1, keys_P % rows, counts_P, lengths_N)))
+    if not analyzer.keeps_order:
+        return postings
+    return replace(postings, order=short_hashes(hashes)[numbers_M], ends=_smallest(np.cumsum(lengths_N)))
 
 
 def _smallest(values: npt.NDArray[np.int64]) -> Unsigned:
@@ -64,7 +73,7 @@ def _smallest(values: npt.NDArray[np.int64]) -> Unsigned:
 
 def write_postings(postings: Postings, path: Path) -> None:
     """Write a lexical part. Equal postings give equal bytes."""
-    save_file({field.name: getattr(postings, field.name) for field in fields(Postings)}, path)
+    save_file({name: array for name, array in vars(postings).items() if array is not None}, path)
 
 
 def map_postings(path: Path, rows: int, name: str) -> Postings:
@@ -76,12 +85,16 @@ def map_postings(path: Path, rows: int, name: str) -> Postings:
         data = map_file(path)
         with path.open("rb") as file:
             tensors = read_tensor_header(file).tensors
-        arrays = {field.name: _array(data, tensors[field.name]) for field in fields(Postings)}
+        names = [field.name for field in fields(Postings) if field.default is MISSING or field.name in tensors]
+        arrays = {name: _array(data, tensors[name]) for name in names}
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{name} is not a lexical part; delete it and its record, and run again") from error
     postings = Postings(**arrays)
     if len(postings.lengths) != rows or len(postings.starts) != len(postings.terms) + 1:
         raise IntegrityError(f"{name} has {len(postings.lengths)} rows, and its segment {rows}; run again")
+    order, ends = postings.order, postings.ends
+    if order is not None and (ends is None or len(ends) != rows or len(order) != ends.max(initial=0)):
+        raise IntegrityError(f"{name} is not a lexical part: its order of terms has not as many as its rows; run again")
     return postings
 
 

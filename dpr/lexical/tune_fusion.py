@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.formats.lexical_entry import FusionSettings
-from dpr.lexical.fusion import FIXED_WEIGHT, NOT_FOUND, SCALED_FLOOR, Candidates, hybrid_k1
+from dpr.lexical.fusion import FIXED_WEIGHT, NOT_FOUND, Candidates, hybrid_k1, scaled_parts
 from dpr.recipe_index import LexicalConfig
 
 GAIN_DEPTH = 10
@@ -27,21 +27,23 @@ Gains = npt.NDArray[np.float64]
 
 def settings_to_try(found: Sequence[Candidates], config: LexicalConfig) -> list[FusionSettings]:
     """Return the settings to try on questions, where the recipe leaves a choice; those with fewer candidates first."""
-    tried = [("linear", config.weight, 0.0)] if config.weight is not None else list(_fusions(found))
-    made, k1 = [], hybrid_k1(config)
-    for most in [config.candidates] if config.candidates is not None else CANDIDATES:
-        for fusion, weight, floor in tried:
-            fields = {"fusion": fusion, "weight": weight, "candidates": most, "floor": floor, "k1": k1}
-            made.append(FusionSettings.model_validate(fields))
-    return made
+    given = {"fusion": "linear", "weight": config.weight}
+    tried = [given] if config.weight is not None else list(_fusions(found, scaled_parts(config)))
+    numbers = [config.candidates] if config.candidates is not None else CANDIDATES
+    k1 = hybrid_k1(config)
+    return [
+        FusionSettings.model_validate({**fields, "candidates": most, "k1": k1}) for most in numbers for fields in tried
+    ]
 
 
-def _fusions(found: Sequence[Candidates]) -> Iterator[tuple[str, float, float]]:
-    """Yield name, weight and floor."""
+def _fusions(found: Sequence[Candidates], scaled: dict[str, str | float]) -> Iterator[dict[str, str | float]]:
+    """Yield the fields of fusions by name; `scaled`: those of *scaled*, without its weight."""
     scales = [math.sqrt(max(1, each.terms)) for each in found]
-    yield from (("linear", weight, 0.0) for weight in _weights(found, [1.0] * len(found)))
-    yield from (("scaled", weight, SCALED_FLOOR) for weight in _weights(found, scales))
-    yield "rrf", FIXED_WEIGHT, 0.0
+    for weight in _weights(found, [1.0] * len(found)):
+        yield {"fusion": "linear", "weight": weight}
+    for weight in _weights(found, scales):
+        yield {**scaled, "weight": weight}
+    yield {"fusion": "rrf", "weight": FIXED_WEIGHT}
 
 
 def _weights(found: Sequence[Candidates], scales: Sequence[float]) -> Iterator[float]:

@@ -32,6 +32,7 @@ class HybridSearch:
         most: int,
         *,
         k1: float | None,
+        pairs: bool,
         exact: bool = False,
         rows: FilteredRows | None = None,
     ) -> list[Candidates]:
@@ -39,11 +40,12 @@ class HybridSearch:
 
         Windows of one passage are one candidate.
 
-        `k1`: BM25's; None: that of the index. `exact`: the best by vectors are found by brute force. `rows`: no others
-        are candidates.
+        `k1`: BM25's; None: that of the index. `pairs`: whether they are scored. `exact`: the best by vectors are found
+        by brute force. `rows`: no others are candidates.
         """
         _, dense_QC = (self.vectors.exact if exact else self.vectors.top)(questions_QD, most, rows)
-        found = self.words.search(questions, most, dense_QC, rows=None if rows is None else rows.bits, k1=k1)
+        bits = None if rows is None else rows.bits
+        found = self.words.search(questions, most, dense_QC, rows=bits, k1=k1, pairs=pairs)
         ids_QU = _unions(dense_QC, found.ids_QK)
         scores_QU = exact_scores(questions_QD, ids_QU, self.vectors.segments.fetching(ids_QU))
         made = []
@@ -51,13 +53,15 @@ class HybridSearch:
             there_U = ids_U != MISSING
             ids_U = ids_U[there_U]
             by_words, by_vectors = found.ids_QK[question], dense_QC[question]
-            bm25_U = np.zeros(len(ids_U))
+            bm25_U, pairs_U = np.zeros(len(ids_U)), np.zeros(len(ids_U))
             _put(bm25_U, ids_U, by_vectors, found.others_QC[question])
             _put(bm25_U, ids_U, by_words, found.scores_QK[question])
+            _put(pairs_U, ids_U, by_vectors, found.other_pairs_QC[question])
+            _put(pairs_U, ids_U, by_words, found.pairs_QK[question])
             dense_ranks_U, bm25_ranks_U = ranks_of(by_vectors, ids_U), ranks_of(by_words, ids_U)
             dense_U = scores_U[there_U].astype(np.float64)
             terms, reach = found.terms_Q[question], float(found.reach_Q[question])
-            both = Candidates(ids_U, dense_U, dense_ranks_U, bm25_U, bm25_ranks_U, terms, reach)
+            both = Candidates(ids_U, dense_U, dense_ranks_U, bm25_U, bm25_ranks_U, terms, reach, pairs_U)
             made.append(both.of_passages(self.vectors.passages(ids_U)) if self.vectors.windows else both)
         return made
 

@@ -67,10 +67,11 @@ class LexicalSearch:
         *,
         rows: RowBits | None = None,
         k1: float | None = None,
+        pairs: bool = False,
     ) -> Found:
         """Return the best k for each question, and the scores of other ids, as `Bm25.search` does."""
         hashes = [term_hashes(self._analyzer.terms(text)) for text in questions]
-        return self._index.search(hashes, k, others_QC, rows, k1)
+        return self._index.search(hashes, k, others_QC, rows, k1, pairs=pairs)
 
 
 def _map_part(store: Store, ref: ObjectRef, rows: int) -> Postings:

@@ -145,8 +145,8 @@ class ModeSearch:
         words, fusion = self._words("hybrid")
         settings = fusion.model_copy(update={"candidates": max(k, fusion.candidates)})
         both = HybridSearch(self._vectors, words)
-        most, k1 = settings.candidates, settings.k1
-        found = both.candidates(questions, questions_QD, most, k1=k1, exact=exact, rows=rows)
+        most, k1, pairs = settings.candidates, settings.k1, settings.pairs > 0
+        found = both.candidates(questions, questions_QD, most, k1=k1, pairs=pairs, exact=exact, rows=rows)
         return [self._hybrid_hits(candidates, settings, k) for candidates in found]
 
     def _hybrid_hits(self, candidates: Candidates, settings: FusionSettings, k: int) -> list[Hit]:

@@ -26,7 +26,7 @@ from dpr.formats.lexical_entry import FusionSettings, LexicalEntry, ModesReport,
 from dpr.formats.manifest import IndexEntry
 from dpr.formats.records import ObjectRef, Result, read_record
 from dpr.index.hardware import Hardware, faiss_threads
-from dpr.lexical.fusion import FORMULAS, describe
+from dpr.lexical.fusion import FORMULAS, describe, has_pairs
 from dpr.lexical.tune_fusion import CANDIDATES, GAIN_DEPTH, best_settings, gain, settings_to_try
 from dpr.run import Run
 from dpr.search.hybrid_search import HybridSearch
@@ -126,7 +126,8 @@ class MeasureModes:
             texts = unit.questions.texts
             questions_QD = read_questions(store, unit.vectors)[: len(texts)]  # sentences may follow them
             both = HybridSearch(vectors, words)
-            found = both.candidates(texts, questions_QD, most, k1=unit.lexical.hybrid.k1)
+            k1, pairs = unit.lexical.hybrid.k1, has_pairs(unit.lexical.config)
+            found = both.candidates(texts, questions_QD, most, k1=k1, pairs=pairs)
             tuning, held_out = split_questions(len(found), context.config.seed)
             _, by_words_QK = both.by_words([texts[question] for question in held_out], max(GAIN_DEPTH, *self._at))
         by_words = dict(zip(held_out.tolist(), by_words_QK, strict=True))

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import bm25s
 import numpy as np
@@ -67,6 +68,22 @@ def formula_reach(texts: Sequence[str], questions: Sequence[str], config: Lexica
             for terms in tokens(questions, config)
         ]
     )
+
+
+def formula_pairs(texts: Sequence[str], questions: Sequence[str], config: LexicalConfig) -> Scores:
+    """Return the scores (Q, N) for terms that are neighbours in question and passage, one pair at a time."""
+    documents = tokens(texts, config)
+    counts = [Counter(terms) for terms in documents]
+    average = sum(map(len, documents)) / len(documents)
+    scores = np.zeros((len(questions), len(texts)))
+    for q, terms in enumerate(tokens(questions, config)):
+        for pair in pairwise(terms):
+            weight = (_idf(pair[0], counts) + _idf(pair[1], counts)) / 2
+            for n, document in enumerate(documents):
+                there = sum(other == pair for other in pairwise(document))
+                norm = config.k1 * (1 - config.b + config.b * len(document) / average)
+                scores[q, n] += weight * there / (there + norm) if there else 0.0
+    return scores
 
 
 def _idf(term: str, documents: Sequence[Counter[str]]) -> float:

@@ -4,6 +4,7 @@ Shapes: Q questions, N texts, K hits, C other ids.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dpr.lexical.analysis import Analyzer, check_language, term_hashes
 from dpr.lexical.bm25 import Bm25, Found
 from dpr.lexical.postings import invert, map_postings, write_postings
 from dpr.recipe_index import LexicalConfig
-from tests.lexical.oracle import bm25s_scores, formula_reach, formula_scores, tokens
+from tests.lexical.oracle import bm25s_scores, formula_pairs, formula_reach, formula_scores, tokens
 from tests.tiny import random_texts
 
 TEXTS = [*random_texts(120, max_words=30).values(), "", "the of", "w1 w1 w1 W1, (w1)"]
@@ -31,7 +32,13 @@ CUTS = [0, 50, 51, 90, len(TEXTS)]
 
 
 def search(
-    texts: Sequence[str], dead: set[int], config: LexicalConfig, others_QC: object = None, k1: float | None = None
+    texts: Sequence[str],
+    dead: set[int],
+    config: LexicalConfig,
+    others_QC: object = None,
+    k1: float | None = None,
+    *,
+    pairs: bool = False,
 ) -> Found:
     """Search texts that are cut into segments 3, 4, 5, …, some of whose rows are dead."""
     analyzer = Analyzer(config)
@@ -41,7 +48,7 @@ def search(
         segments[number] = invert(texts[first:last], analyzer), live
     hashes = [term_hashes(analyzer.terms(question)) for question in QUESTIONS]
     index = Bm25(segments, config.k1, config.b)
-    return index.search(hashes, len(texts), others_QC, k1=k1)  # type: ignore[arg-type]
+    return index.search(hashes, len(texts), others_QC, k1=k1, pairs=pairs)  # type: ignore[arg-type]
 
 
 def id_of(text: int) -> int:
@@ -68,6 +75,34 @@ def test_scores_are_those_of_one_index_over_the_live_texts(config: LexicalConfig
         np.testing.assert_allclose(scores, sorted(scores_N[scores_N > 0], reverse=True), atol=1e-4)
         np.testing.assert_allclose(scores, [by_id[id_] for id_ in ids], atol=1e-4)
         assert (np.diff(scores) <= 0).all()
+
+
+@pytest.mark.parametrize("dead", [set(), {0, 3, 50, 121}, set(range(51, 90)) | {7}])
+@pytest.mark.parametrize("k1", [0.3, 2.0])
+def test_terms_side_by_side_score_by_the_same_formula(k1: float, dead: set[int]) -> None:
+    words = ["w1", "w2", "w3", "w7", "w9", "w20", "w150", "W2,", "the"]  # stop words between do not count
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(words, size)) for size in draw.integers(0, 15, len(TEXTS))]
+    live = [n for n in range(len(texts)) if n not in dead]
+    expected_QN = formula_pairs([texts[n] for n in live], QUESTIONS, LexicalConfig(k1=k1))
+    assert np.count_nonzero(expected_QN) > 30
+    every_QC = np.tile([*map(id_of, live), -1], (len(QUESTIONS), 1))
+    found = search(texts, dead, LexicalConfig(), every_QC, k1, pairs=True)
+    np.testing.assert_allclose(found.other_pairs_QC[:, :-1], expected_QN, atol=1e-4)
+    for question, scores_N in enumerate(expected_QN):
+        by_id = dict(zip(map(id_of, live), scores_N.tolist(), strict=True)) | {-1: 0.0}
+        expected_K = [by_id[id_] for id_ in found.ids_QK[question].tolist()]
+        np.testing.assert_allclose(found.pairs_QK[question], expected_K, atol=1e-4)
+    without = search(texts, dead, LexicalConfig(), every_QC, k1)
+    assert not without.pairs_QK.any()
+    assert not without.other_pairs_QC.any()
+    for name in ("scores_QK", "ids_QK", "others_QC", "reach_Q"):
+        np.testing.assert_array_equal(getattr(without, name), getattr(found, name))
+
+
+def test_pieces_of_words_have_no_order_to_find_pairs_in() -> None:
+    with pytest.raises(IntegrityError, match="does not hold the order of its terms; run again"):
+        search(TEXTS, set(), LexicalConfig(grams=3), pairs=True)
 
 
 @pytest.mark.parametrize("k1", [0.0, 0.3, 2.0])
@@ -171,6 +206,12 @@ def test_a_stored_part_is_mapped_as_it_was_written(tmp_path: Path) -> None:
     assert int(mapped.lengths[-1]) == 70_000
     with pytest.raises(IntegrityError, match="a has 124 rows, and its segment 9"):
         map_postings(tmp_path / "a", 9, "a")
+    write_postings(replace(made, order=made.order[:-1]), tmp_path / "short")  # type: ignore[index]
+    with pytest.raises(IntegrityError, match="short is not a lexical part: its order"):
+        map_postings(tmp_path / "short", len(texts), "short")
+    old = replace(made, order=None, ends=None)  # as parts were before pairs
+    write_postings(old, tmp_path / "old")
+    assert map_postings(tmp_path / "old", len(texts), "old").order is None
     (tmp_path / "c").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(IntegrityError, match="c is not a lexical part"):
         map_postings(tmp_path / "c", 9, "c")

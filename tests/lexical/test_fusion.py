@@ -11,6 +11,7 @@ from dpr.recipe_index import LexicalConfig
 
 DENSE = {10: 0.9, 20: 0.8, 30: 0.7, 40: 0.1, 50: 0.3}
 BM25 = {10: 1.0, 20: 0.0, 30: 9.0, 40: 8.0, 50: 2.0}
+PAIRS = {10: 0.0, 20: 0.0, 30: 4.0, 40: 0.0, 50: 3.0}
 BY_DENSE, BY_WORDS = [10, 20, 30], [30, 40, 50]
 """What each side found, best first."""
 IDS = np.array(sorted(DENSE))
@@ -22,6 +23,7 @@ CANDIDATES = Candidates(
     bm25_ranks_C=ranks_of(np.array(BY_WORDS), IDS),
     terms=9,
     reach=20.0,
+    pair_scores_C=np.array([PAIRS[id_] for id_ in sorted(PAIRS)]),
 )
 
 
@@ -56,9 +58,16 @@ def test_scores_by_words_below_the_floor_count_as_the_floor(fusion: str, divisor
     assert scores == pytest.approx(sorted(expected.values(), reverse=True))
 
 
+def test_pairs_count_with_their_weight_beside_the_words() -> None:
+    expected = {id_: max(BM25[id_] + 0.6 * PAIRS[id_], 0.2 * 20) / 3 + 5 * DENSE[id_] for id_ in DENSE}
+    scores, places = CANDIDATES.best(settings("scaled", weight=5.0, floor=0.2, pairs=0.6), 5)
+    assert CANDIDATES.ids_C[places].tolist() == sorted(expected, key=lambda id_: -expected[id_])
+    assert scores == pytest.approx(sorted(expected.values(), reverse=True))
+
+
 def test_a_word_shared_by_accident_does_not_push_aside_what_shares_none() -> None:
     ids_C, dense_C, bm25_C = np.array([1, 2]), np.array([0.5, 0.4]), np.array([0.0, 1.9])
-    both = Candidates(ids_C, dense_C, np.array([1, 2]), bm25_C, np.array([0, 1]), terms=1, reach=20.0)
+    both = Candidates(ids_C, dense_C, np.array([1, 2]), bm25_C, np.array([0, 1]), 1, 20.0, np.zeros(2))
     assert both.best(settings("scaled"), 1)[1].tolist() == [1]
     assert both.best(settings("scaled", floor=0.1), 1)[1].tolist() == [0]
 
@@ -73,18 +82,18 @@ def test_reciprocal_ranks_are_added_over_the_sides_that_found_a_candidate() -> N
 @pytest.mark.parametrize(
     ("config", "unit_length", "expected"),
     [
-        (LexicalConfig(), True, ("scaled", 10.0, 20, 0.15, 0.3)),
-        (LexicalConfig(), False, ("rrf", 10.0, 20, 0.0, 0.3)),
-        (LexicalConfig(weight=1.1), False, ("linear", 1.1, 20, 0.0, None)),
-        (LexicalConfig(candidates=70), True, ("scaled", 10.0, 70, 0.15, 0.3)),
-        (LexicalConfig(grams=5), True, ("scaled", 20.0, 20, 0.15, 0.3)),
+        (LexicalConfig(), True, ("scaled", 14.0, 20, 0.15, 0.3, 0.6)),
+        (LexicalConfig(), False, ("rrf", 14.0, 20, 0.0, 0.3, 0.0)),
+        (LexicalConfig(weight=1.1), False, ("linear", 1.1, 20, 0.0, None, 0.0)),
+        (LexicalConfig(candidates=70), True, ("scaled", 14.0, 70, 0.15, 0.3, 0.6)),
+        (LexicalConfig(grams=5), True, ("scaled", 20.0, 20, 0.15, 0.3, 0.0)),
     ],
 )
 def test_without_questions_recipe_and_length_of_vectors_decide(
-    config: LexicalConfig, unit_length: bool, expected: tuple[str, float, int, float, float | None]
+    config: LexicalConfig, unit_length: bool, expected: tuple[str, float, int, float, float | None, float]
 ) -> None:
     made = fixed_settings(config, unit_length=unit_length)
-    assert (made.fusion, made.weight, made.candidates, made.floor, made.k1) == expected
+    assert (made.fusion, made.weight, made.candidates, made.floor, made.k1, made.pairs) == expected
 
 
 @pytest.mark.parametrize("fusion", ["linear", "scaled", "rrf"])
@@ -101,6 +110,7 @@ def test_windows_of_a_passage_are_one_candidate() -> None:
         assert DENSE[id_] == max(DENSE[window] for window in windows)
         assert found.dense_scores_C[place] == max(DENSE[window] for window in windows)
         assert found.bm25_scores_C[place] == max(BM25[window] for window in windows)
+        assert found.pair_scores_C[place] == max(PAIRS[window] for window in windows)
         for ranks_C, side in ((found.dense_ranks_C, BY_DENSE), (found.bm25_ranks_C, BY_WORDS)):
             assert ranks_C[place] == min((side.index(w) + 1 for w in windows if w in side), default=0)
     assert found.ids_C.tolist() == sorted(found.ids_C.tolist())

@@ -21,6 +21,7 @@ CANDIDATES_C = Candidates(
     bm25_ranks_C=np.array([1, 3, 0, 2]),
     terms=4,
     reach=12.0,
+    pair_scores_C=np.zeros(4),
 )
 
 
@@ -34,7 +35,10 @@ def test_weights_lie_around_the_ratio_of_what_the_sides_found() -> None:
         assert pytest.approx(alike) in weights
     assert {each.candidates for each in tried} == {20, 50, 100, 200}
     assert {each.candidates for each in tried if each.fusion == "rrf"} == {20, 50, 100, 200}
-    assert {(each.fusion, each.floor) for each in tried} == {("linear", 0.0), ("scaled", 0.15), ("rrf", 0.0)}
+    parts = {(each.fusion, each.floor, each.pairs) for each in tried}
+    assert parts == {("linear", 0.0, 0.0), ("scaled", 0.15, 0.6), ("rrf", 0.0, 0.0)}
+    of_pieces = settings_to_try([CANDIDATES_C], LexicalConfig(grams=5))
+    assert {each.pairs for each in of_pieces} == {0.0}
     assert {each.k1 for each in tried} == {0.3}
 
 

@@ -17,7 +17,7 @@ from dpr.recipe_index import LexicalConfig
 from dpr.search.retrieve import Retriever
 from dpr.store.lease import Lease
 from tests.collection import Collection, FirstNights, let_pass
-from tests.lexical.oracle import bm25s_scores, formula_reach, tokens
+from tests.lexical.oracle import bm25s_scores, formula_pairs, formula_reach, tokens
 from tests.tiny import Quiet, random_texts
 
 QUESTIONS = ["w1 w2 w3", "w7 w8", "w150 w20"]
@@ -27,7 +27,11 @@ CONFIG, BESIDE_VECTORS = LexicalConfig(), LexicalConfig(k1=0.3)
 @pytest.fixture
 def collection(first_nights: FirstNights, tmp_path: Path) -> Collection:
     # enough candidates for all passages
-    return first_nights.copy(tmp_path / "collection", random_texts(90, max_words=40), lexical={"candidates": 100})
+    return first_nights.copy(tmp_path / "collection", texts_of_first_night(), lexical={"candidates": 100})
+
+
+def texts_of_first_night() -> dict[str, str]:
+    return random_texts(90, max_words=40) | {"p003": "w9 w1 w2 w3", "p005": "w7 w8 w7 w8 w150", "p007": "w20 w150 w20"}
 
 
 def assert_answers_are_right(collection: Collection) -> None:
@@ -38,17 +42,20 @@ def assert_answers_are_right(collection: Collection) -> None:
     dense_QN = encoder.encode(QUESTIONS) @ np.stack([vector_D for _, vector_D in rows.values()]).T
     texts = [collection.corpus[id_] for id_ in ids]
     bm25_QN, beside_QN = (bm25s_scores(texts, QUESTIONS, config) for config in (CONFIG, BESIDE_VECTORS))
+    pairs_QN = formula_pairs(texts, QUESTIONS, BESIDE_VECTORS)
+    assert pairs_QN.any()
     reach_Q = formula_reach(texts, QUESTIONS, BESIDE_VECTORS)
     with Retriever.open(collection.store) as retriever:
         by_words = retriever.search(QUESTIONS, 5, mode="bm25").hits
         by_both = retriever.search(QUESTIONS, 5, mode="hybrid").hits
     for question in range(len(QUESTIONS)):
-        dense_N, bm25_N, beside_N = (
-            dict(zip(ids, s_QN[question].tolist(), strict=True)) for s_QN in (dense_QN, bm25_QN, beside_QN)
+        dense_N, bm25_N, beside_N, pairs_N = (
+            dict(zip(ids, s_QN[question].tolist(), strict=True)) for s_QN in (dense_QN, bm25_QN, beside_QN, pairs_QN)
         )
         terms = len(tokens([QUESTIONS[question]], CONFIG)[0])
         floor = 0.15 * reach_Q[question]
-        fused_N = {id_: max(beside_N[id_], floor) / terms**0.5 + 10.0 * dense_N[id_] for id_ in ids}
+        words_N = {id_: max(beside_N[id_] + 0.6 * pairs_N[id_], floor) for id_ in ids}
+        fused_N = {id_: words_N[id_] / terms**0.5 + 14.0 * dense_N[id_] for id_ in ids}
         for hits, scores_N in ((by_words[question], bm25_N), (by_both[question], fused_N)):
             best = sorted(scores_N.values(), reverse=True)[:5]
             best = [score for score in best if score > 0]
@@ -86,7 +93,7 @@ def test_nights_that_add_delete_and_change_answer_as_one_index(collection: Colle
     assert_answers_are_right(collection)
     assert verify(collection.store, [1, 2], deep=True)[1] == []
     rollback(collection.store, 1)
-    collection.corpus = dict(random_texts(90, max_words=40))
+    collection.corpus = texts_of_first_night()
     assert_answers_are_right(collection)
 
 

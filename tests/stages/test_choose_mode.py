@@ -128,7 +128,9 @@ def test_few_questions_measure_and_do_not_tune(first_nights: FirstNights, tmp_pa
     modes = modes_of(body)
     assert body.lexical is not None
     assert (modes.tuned_on, modes.measured_on) == (0, 40)
-    assert body.lexical.hybrid == FusionSettings(fusion="scaled", weight=10.0, candidates=20, floor=0.15, k1=0.3)
+    assert body.lexical.hybrid == FusionSettings(
+        fusion="scaled", weight=14.0, candidates=20, floor=0.15, k1=0.3, pairs=0.6
+    )
     assert body.lexical.mode == "hybrid"
     assert modes.ndcg["bm25"] == 1.0
 
