@@ -115,8 +115,9 @@ class Bm25:
             idf_T = self._search(questions[question], k1, wanted_B, best, others)
             reach_Q[question] = idf_T.sum() / (1 + k1)
             if pairs:
-                self._add_pairs(questions[question], idf_T, k1, ids_QK[question], pairs_QK[question])
-                self._add_pairs(questions[question], idf_T, k1, others_QC[question], pairs_QC[question])
+                found = np.concatenate([ids_QK[question], others_QC[question]])
+                scores = self._pair_scores(questions[question], idf_T, k1, found)
+                pairs_QK[question], pairs_QC[question] = scores[:k], scores[k:]
 
         if len(questions) > BULK_QUESTIONS:
             with ThreadPoolExecutor(bulk_threads()) as pool:
@@ -161,18 +162,23 @@ class Bm25:
         known_T: Floats = np.where(frequencies_T > 0, idf_T, 0).astype(np.float32)[places_T]
         return known_T
 
-    def _add_pairs(self, hashes: Hashes, idf_T: Floats, k1: float, ids_C: Ids, scores_C: Floats) -> None:
-        """Add to the scores of some ids what they score for the pairs of a question."""
+    def _pair_scores(self, hashes: Hashes, idf_T: Floats, k1: float, ids_C: Ids) -> Floats:
+        """Return what some ids (C,) score for the pairs of a question."""
         from dpr.lexical import kernels
 
         known_A = (idf_T[:-1] > 0) & (idf_T[1:] > 0)
         short_T = short_hashes(hashes)
         pairs_A2 = np.stack([short_T[:-1], short_T[1:]], axis=1)[known_A]
         weights_A = ((idf_T[:-1] + idf_T[1:]) / 2)[known_A]
+        scores_C = np.zeros(len(ids_C), np.float32)
+        numbers = set((ids_C >> ROW_BITS).tolist())
         for segment in self._segments:
             postings = segment.postings
+            if segment.first_id >> ROW_BITS not in numbers:
+                continue
             if postings.order is None or postings.ends is None:
                 raise IntegrityError("a lexical part does not hold the order of its terms; run again")
             texts = np.float32(k1), segment.norm_N, postings.order, postings.ends
             rows, terms = kernels.sum_pairs(*texts, pairs_A2, weights_A, segment.first_id, ids_C, scores_C)
             touch(terms * postings.order.itemsize, rows)
+        return scores_C

@@ -18,8 +18,8 @@ from dpr.run import Run
 from dpr.stages.diff import Changes
 from dpr.stages.embed import compute_of, embed_context
 
-WORDS_SHARE = 0.7
-"""Size of a lexical part, as a share of the stored texts: 0.6 for segments of 50,000 passages, 0.9 for 1,300."""
+WORDS_SHARE = 1.2
+"""Size of a lexical part, as a share of the stored texts: 1.1 for segments of 50,000 passages, 1.4 for 1,300."""
 
 
 class Forecast(Document):
