@@ -118,22 +118,16 @@ def sum_pairs(
     Return how many rows were read, and how many terms.
     """
     rows, terms = 0, 0
-    if len(pairs_A2) == 0:
-        return rows, terms
-    counts_A = np.zeros(len(pairs_A2), np.int64)
     for place in range(len(ids_C)):
         row = ids_C[place] - first_id
-        if row < 0 or row >= len(norm_N):
+        if row < 0 or row >= len(norm_N) or len(pairs_A2) == 0:
             continue
-        counts_A[:] = 0
         start, end = int(ends_N[row - 1]) if row else 0, int(ends_N[row])
         rows, terms = rows + 1, terms + end - start
-        for at in range(start, end - 1):
-            here, after = order_M[at], order_M[at + 1]
-            for pair in range(len(pairs_A2)):
-                counts_A[pair] += pairs_A2[pair, 0] == here and pairs_A2[pair, 1] == after
         for pair in range(len(pairs_A2)):
-            if counts_A[pair]:
-                count = np.float32(counts_A[pair])
+            count = 0
+            for at in range(start, end - 1):
+                count += order_M[at] == pairs_A2[pair, 0] and order_M[at + 1] == pairs_A2[pair, 1]
+            if count:
                 scores_C[place] += weights_A[pair] * count / (count + k1 * norm_N[row])
     return rows, terms
