@@ -4,6 +4,7 @@ A cluster's Serve config (a KubeRay RayService) names it as `import_path: ray_jo
 `args: {store: s3://bucket/prefix}`.
 """
 
+import gc
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,9 @@ from ray_jobs.serve.status_route import Watch
 
 MAX_ONGOING_REQUESTS = 512
 """Requests in progress in a replica, at most; more are refused with 503 instead of piling up."""
+
+GARBAGE_OBJECTS = 50_000
+"""Objects that are made, beyond those that are dropped, before Python looks for garbage among them."""
 
 
 class Arguments(BaseModel):
@@ -68,6 +72,7 @@ class _Replica:
 
     def __init__(self, arguments: Arguments, *shards: DeploymentHandle) -> None:
         log_with_serve()
+        gc.set_threshold(GARBAGE_OBJECTS)
         self._keys = key_ring(arguments.keys_file, arguments.keys)
         self._access_log = AccessLog(Path(arguments.access_log)) if arguments.access_log else None
         self._cache_mb = arguments.cache_mb
