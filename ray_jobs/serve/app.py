@@ -51,6 +51,7 @@ def make_app(
         description=_DESCRIPTION,
         docs_url=None,  # FastAPI's own page loads its scripts from another host: blank behind a closed network
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `Traces` and `Metrics` do this
         exception_handlers=dict(handlers()),
         # only for the API's description: `Doors` checks keys before anything else
         dependencies=[]
