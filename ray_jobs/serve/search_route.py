@@ -7,10 +7,10 @@ the event loop (docs/log.md). Any other goes FastAPI's way, so that refusals and
 import time
 from dataclasses import dataclass
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
-from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope, Send
 
 from dpr.answers.search_answer import SearchAnswer
@@ -133,7 +133,7 @@ def add_search(app: FastAPI, searching: Searching) -> None:
 
 
 def _json(answer: dict[str, object]) -> Response:
-    return Response(to_json(answer, inf_nan_mode="null"), media_type="application/json")
+    return Response(orjson.dumps(answer), media_type="application/json")
 
 
 def _named(reranker: Reranker | None) -> dict[str, object] | None:
