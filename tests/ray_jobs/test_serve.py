@@ -584,6 +584,30 @@ def test_it_speaks_tls_with_the_certificate_of_the_user(open_service: OpenServic
         httpx.get(f"http://127.0.0.1:{open_service.service.port}/v1/ready")
 
 
+@pytest.mark.parametrize("given", [None, "my-id.7", 'no"id', "x" * 65])
+def test_an_answer_has_one_request_id_which_the_access_log_has_too(
+    open_service: OpenService, given: str | None
+) -> None:
+    """Ray Serve adds one of its own, which may be what the client sent, whatever that is."""
+    headers = {"X-API-Key": open_service.key} | ({} if given is None else {"X-Request-Id": given})
+    answers = [
+        httpx.get(f"{open_service.service.url}{path}", headers=headers, verify=False)
+        for path in ("/v1/health", "/nothing")
+    ]
+    seen = [answer.headers.get_list("X-Request-Id") for answer in answers]
+    assert [len(ids) for ids in seen] == [1, 1]
+    assert (seen == [["my-id.7"]] * 2) == (given == "my-id.7")
+    give_up = time.monotonic() + 60
+    while logged_ids(open_service)[-2:] != [each for (each,) in seen]:  # a line is written after its answer
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def logged_ids(open_service: OpenService) -> list[str]:
+    log = (open_service.folder / "access.jsonl").read_text()
+    return [json.loads(line)["request_id"] for line in log.splitlines(keepends=True) if line.endswith("\n")]
+
+
 def test_other_machines_reach_tls_and_what_wants_the_token_alone(open_service: OpenService) -> None:
     """A replica speaks no TLS, so its HTTP port is on loopback."""
     found = wait_for_listeners(open_service.service)
