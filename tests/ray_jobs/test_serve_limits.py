@@ -16,9 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from dpr.operations.follow import Follower
-from dpr.search.retrieve import Answer
+from dpr.search.hits import Passage
+from dpr.search.retrieve import Answer, Retriever
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.batch import BATCHES_AT_ONCE
+from ray_jobs.serve.limits import WATCH_SECONDS
 from ray_jobs.serve.status_route import Watch
 from tests.collection import FirstNights
 from tests.ray_jobs.serve_api import served
@@ -170,6 +172,28 @@ def test_a_body_that_does_not_come_is_refused(follower: Follower, monkeypatch: p
 
     (answer,) = answers_to(make_app(follower), ask)
     assert (answer.status_code, answer.json()) == (408, {"error": "the body did not come within 0 s; send it at once"})
+
+
+def test_an_answer_may_take_longer_than_a_body(follower: Follower, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the body has come already, or there is none."""
+    monkeypatch.setattr("ray_jobs.serve.limits.BODY_SECONDS", 0.01)
+    looked, look = threading.Event(), Retriever.passage
+
+    def held(retriever: Retriever, id_: str) -> Passage | None:
+        looked.set()
+        gate.open.wait(30)
+        return look(retriever, id_)
+
+    monkeypatch.setattr(Retriever, "passage", held)
+
+    async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
+        first = [*await begin(client, gate), asyncio.create_task(client.get("/v1/passages/p001"))]
+        await asyncio.to_thread(looked.wait, 30)
+        await asyncio.sleep(3 * WATCH_SECONDS)
+        gate.open.set()
+        return await asyncio.gather(*first)
+
+    assert [answer.status_code for answer in answers_to(make_app(follower), ask)] == [200, 200]
 
 
 @pytest.mark.parametrize(
