@@ -1,7 +1,7 @@
 """A BERT that OpenVINO computes, over batches of sequences packed one after another, by several threads at once.
 
-The library computes a batch that is alone in two threads, and each of several in one, as in `dpr.encoder.encode`. These
-threads are its own and know nothing of Python, so none of them waits for Python's lock between two batches.
+The library computes each batch in one thread, as in `dpr.encoder.encode`. These threads are its own and know nothing of
+Python, so none of them waits for Python's lock between two batches.
 
 Shapes: B rows of a batch, T tokens of a batch, H hidden size, D dimensions.
 """
@@ -24,8 +24,6 @@ STEP_TOKENS, SHORT_STEP_TOKENS, SHORT_TOKENS = 16, 8, 64
 
 For each number of tokens, the library compiles products in 5 to 30 ms.
 """
-ALONE_THREADS = 2
-"""That compute a batch together if nothing else is computed."""
 BATCHES_AHEAD = 2
 """Batches of one call that are under way or wait, for each thread of the library."""
 FAR_BELOW = np.float32(-1e9)
@@ -44,8 +42,9 @@ class _Running:
 class OpenVinoBert:
     """The graph, compiled; several threads may call it at once.
 
-    It is compiled twice: for one batch at a time, which several threads compute together, and for a batch in each
-    thread. Together they answer a question sooner, and apart they answer more questions.
+    It is compiled twice, since OpenVINO either computes in the thread that calls, one batch at a time, or in threads of
+    its own, which have to be woken: a tenth of what a question takes. So a batch alone is computed in the caller's
+    thread, if nothing else is.
     """
 
     def __init__(self, tower: TowerSpec, bert: BertWeights, threads: int, *, rounded: bool) -> None:
@@ -56,14 +55,12 @@ class OpenVinoBert:
             "ENABLE_CPU_PINNING": "NO",  # otherwise all replicas would take the first processors
         }
 
-        def compiled(streams: int, threads: int) -> Any:
-            counts = {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": str(threads)}
+        def compiled(streams: int) -> Any:
+            counts = {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": str(max(1, streams))}
             return load_openvino().Core().compile_model(graph, "CPU", settings | counts)
 
-        # without a stream, the thread that calls computes, and no other has to be woken
-        alone = compiled(1, ALONE_THREADS) if threads >= ALONE_THREADS else compiled(0, 1)
-        self._alone, self._turn = alone.create_infer_request(), threading.Lock()
-        self._streams = compiled(threads, threads) if threads > 1 else None
+        self._here, self._turn = compiled(0).create_infer_request(), threading.Lock()
+        self._streams = compiled(threads) if threads > 1 else None
         self._ahead = BATCHES_AHEAD * threads
         self._idle: list[Any] = []
         """Requests of the streams that compute nothing."""
@@ -72,14 +69,14 @@ class OpenVinoBert:
 
     def warm_up(self, tokens: TokenBatch) -> None:
         """Compute a batch in both graphs, so that the library compiles what it needs; streams share that."""
-        self._computed_alone(tokens)
+        self._computed_here(tokens)
         if self._streams is not None:
             self._finished(self._started(tokens, self._streams))
 
     def vectors(self, batches: Sequence[TokenBatch]) -> Sequence[Floats]:
         """Return vectors (B, D) of the rows of each batch, all of which have tokens."""
         if self._streams is None or (len(batches) == 1 and not self._turn.locked()):
-            return [self._computed_alone(tokens) for tokens in batches]
+            return [self._computed_here(tokens) for tokens in batches]
         running: deque[_Running] = deque()
         found = []
         try:
@@ -94,9 +91,9 @@ class OpenVinoBert:
                 each.request.wait()
         return found
 
-    def _computed_alone(self, tokens: TokenBatch) -> Floats:
+    def _computed_here(self, tokens: TokenBatch) -> Floats:
         with self._turn:
-            hidden_TH = self._alone.infer(self._inputs(tokens), share_inputs=True, share_outputs=True)[0]
+            hidden_TH = self._here.infer(self._inputs(tokens), share_inputs=True, share_outputs=True)[0]
             return self._finish(tokens, hidden_TH)
 
     def _started(self, tokens: TokenBatch, streams: Any) -> _Running:
