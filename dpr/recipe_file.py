@@ -2,9 +2,10 @@
 
 import os
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +14,8 @@ from dpr.recipe import Recipe
 from dpr.recipe_yaml import read_yaml
 
 M = TypeVar("M", bound=BaseModel)
+_SHOWN = 3
+"""Problems that a message names, at most."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
@@ -38,26 +41,57 @@ def checked_document(path: Path, kind: type[M], needs: str, anchored: Callable[[
     try:
         return anchored(kind.model_validate(document), path.resolve().parent)
     except ValidationError as error:
-        raise RecipeError(f"recipe {path}: {_first_problem(error)}") from error
+        raise RecipeError(f"recipe {path}: {_problems(error, kind)}") from error
     except RecipeError as error:
         raise RecipeError(f"recipe {path}: {error}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
-    problems = error.errors()
-    first = problems[0]
-    field = ".".join(map(str, first["loc"]))[:200] or "recipe"
-    value = _SHORT.repr(first["input"])
-    if first["type"] == "extra_forbidden":
-        message = f"field {field} is unknown (value {value}); remove it, or see docs/formats.md for all fields"
-    elif first["type"] == "missing":
-        message = f"field {field} is missing; add it"
-    elif first["type"] == "value_error":
-        message = f"field {field}: {first['msg'].removeprefix('Value error, ')}"
-    else:
-        message = f"field {field} is {value}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    more = len(problems) - 1
-    return message + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+def _problems(error: ValidationError, kind: type[BaseModel]) -> str:
+    """Describe the first problems of a document; unknown fields first, since a missing field may be a misspelt one."""
+    known, found, named = list(_field_names(kind)), list[str](), set[str]()
+    for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
+        field = ".".join(map(str, problem["loc"]))[:200] or "recipe"
+        value = _SHORT.repr(problem["input"])
+        if problem["type"] == "extra_forbidden":
+            meant, section = _meant(field, known), field.rpartition(".")[0]
+            advice = f"did you mean {meant}?" if meant else _allowed(section, known)
+            if not meant and section in named:  # its fields were listed already
+                advice = "remove it"
+            named.add(meant or section)
+            if problem["input"] is None:  # {factory: IVF16,PQ8} has a field PQ8
+                advice += "; within { }, a value with a comma needs quotes"
+            found.append(f"field {field} is unknown (value {value}); {advice}")
+        elif problem["type"] == "missing":
+            if field not in named:
+                found.append(f"field {field} is missing; add it")
+        elif problem["type"] == "value_error":
+            found.append(f"field {field}: {problem['msg'].removeprefix('Value error, ')}")
+        else:
+            found.append(f"field {field} is {value}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
+    more = len(found) - _SHOWN
+    return "; ".join(found[:_SHOWN]) + (f" (and {more} more problem{'s' * (more > 1)})" if more > 0 else "")
+
+
+def _field_names(kind: type[BaseModel], section: str = "") -> Iterator[str]:
+    """Yield the names of all fields of a document, those of sections with the section before them."""
+    for name, field in kind.model_fields.items():
+        yield section + name
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _field_names(inner, f"{section}{name}.")
+
+
+def _meant(field: str, known: Sequence[str]) -> str:
+    """Return the field that an unknown one probably stands for: of another section, or of a similar name; else ""."""
+    section, _, name = field.rpartition(".")
+    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+    siblings = [other for other in known if other.rpartition(".")[0] == section]
+    return (elsewhere if len(elsewhere) == 1 else [*get_close_matches(field, siblings, 1, cutoff=0.75), ""])[0]
+
+
+def _allowed(section: str, known: Sequence[str]) -> str:
+    names = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section]
+    return f"the fields of {section or 'the recipe'} are {', '.join(names)}" if names else "remove it"
 
 
 def resolve_path(reference: str, folder: Path) -> str:

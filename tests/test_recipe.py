@@ -43,7 +43,17 @@ def test_urls_packages_and_hub_ids_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        (GOOD + "colour: red\n", ["colour", "unknown", "'red'"]),
+        (GOOD + "colour: red\n", ["colour", "unknown", "'red'", "fields of the recipe are store, corpus, encoder"]),
+        (GOOD.replace("corpus:", "corpuss:"), ["field corpuss is unknown", "'corpus.jsonl'", "did you mean corpus?"]),
+        (GOOD + "index: {nprob: 4}\n", ["index.nprob is unknown (value 4); did you mean index.nprobe?"]),
+        (GOOD + "passage_words: 50\n", ["passage_words is unknown (value 50); did you mean corpus.passage_words?"]),
+        (GOOD + "serve: {colour: 1}\n", ["serve.colour is unknown", "fields of serve are host, port"]),
+        (
+            GOOD + "index: {nprob: 4, shards: 0}\n",
+            ["index.nprob is unknown", "; field index.shards is 0: input"],
+        ),
+        (GOOD + "index: {factory: IVF16,PQ8}\n", ["field index.PQ8 is unknown", "a value with a comma needs quotes"]),
+        (GOOD + "index: {a: 1, b: 1, c: 1, d: 1}\n", ["index.a", "index.b", "index.c", "(and 1 more problem)"]),
         (GOOD + "resources: {segment_rows: 0}\n", ["resources.segment_rows", "0", "greater than or equal to 1"]),
         (GOOD + "index: {retrain: maybe}\n", ["index.retrain", "'maybe'", "'auto', 'always' or 'never'"]),
         ("store: out\nencoder: {model: m}\n", ["corpus", "missing"]),
@@ -85,6 +95,18 @@ def test_a_refusal_names_field_value_and_bound(tmp_path: Path, text: str, parts:
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+def test_a_misspelt_field_is_not_said_to_be_missing_too(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(write(tmp_path, GOOD.replace("corpus:", "corpuss:")))
+    assert "missing" not in str(refused.value)
+
+
+def test_the_fields_of_a_section_are_listed_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"field dev is unknown .*; remove it") as refused:
+        load_recipe(write(tmp_path, GOOD + "data: {path: pairs}\ndev: {path: dev}\n"))
+    assert str(refused.value).count("the fields of the recipe are") == 1
 
 
 def test_defaults_are_safe(tmp_path: Path) -> None:

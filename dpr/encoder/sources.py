@@ -90,7 +90,7 @@ def _in_package(reference: str) -> Path:
     # a top-level package is found without running any of its code; finding a dotted name would import its parents
     found = importlib.util.find_spec(name) if name.isidentifier() else None
     if found is None or not found.submodule_search_locations:
-        raise EncoderError(f"model {reference} needs the Python package {name!r}, which is not installed; use pip")
+        raise EncoderError(f"model {reference} needs the Python package {name!r}, which is not installed; install it")
     for location in found.submodule_search_locations:
         root = Path(location).resolve()
         folder = (root / inside).resolve()

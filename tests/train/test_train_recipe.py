@@ -27,9 +27,12 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "is empty; it needs store, encoder and data"),
-        (GOOD.replace("data:", "date:"), "field data is missing; add it"),
+        (GOOD.replace("data:", "date:"), "did you mean data?"),
         (GOOD + "objective: {batch: 1}\n", "field objective.batch is 1: input should be greater than or equal to 2"),
-        (GOOD + "objective: {temprature: 1}\n", "field objective.temprature is unknown"),
+        (
+            GOOD + "objective: {temprature: 1}\n",
+            "objective.temprature is unknown (value 1); did you mean objective.temperature?",
+        ),
         (
             GOOD + "optimiser: {learning_rate: 0}\n",
             "field optimiser.learning_rate is 0: input should be greater than 0",
