@@ -28,8 +28,8 @@ def find_qrels(folder: str, named: str | None) -> str:
     found = first_file([f"{where.rstrip('/')}/{name}" for name in wanted])
     if found is None:
         raise RecipeError(
-            f"{where} has no qrels file ({wanted[0]}, or the same with another of {', '.join(SPLITS[1:])}, plain or "
-            ".gz); name it as gate.qrels, or with --qrels"
+            f"folder {where} has no qrels file ({wanted[0]}, or the same with another of {', '.join(SPLITS[1:])}, "
+            "plain or .gz); name it as gate.qrels, or with --qrels"
         )
     return found
 

@@ -22,12 +22,12 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
         with fsspec.open(path, "rb", compression="infer") as file:
             yield cast(IO[bytes], file)
     except _DAMAGED as error:
-        raise RecipeError(f"questions {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise _unreadable(path, error) from error
     except Exception as error:
         # fsspec backends raise errors of their own client libraries
         if "://" not in path or isinstance(error, RecipeError):
             raise
-        raise RecipeError(f"questions {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise _unreadable(path, error) from error
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
@@ -51,7 +51,14 @@ def is_folder(path: str) -> bool:
         filesystem, name = fsspec.core.url_to_fs(path)
         return bool(filesystem.isdir(name))
     except Exception as error:  # no such protocol, no credentials, …
-        raise RecipeError(f"questions {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> RecipeError:
+    if isinstance(error, FileNotFoundError):
+        return RecipeError(f"file {path} is not there; check its name, and the folder that it is relative to")
+    reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+    return RecipeError(f"file {path} cannot be read: {reason}")
 
 
 def first_file(paths: Sequence[str]) -> str | None:

@@ -124,7 +124,7 @@ def test_urls_are_read_as_files_are() -> None:
     assert (
         read_questions("memory://questions/beir/queries.jsonl", "memory://questions/beir/qrels").questions == expected
     )
-    with pytest.raises(RecipeError, match=r"questions nowhere://x cannot be read: "):
+    with pytest.raises(RecipeError, match=r"file nowhere://x cannot be read: "):
         read_questions("nowhere://x", None)
 
 
@@ -135,7 +135,7 @@ def test_questions_lie_on_s3(moto_endpoint: S3Endpoint, monkeypatch: pytest.Monk
     client.put_object(Bucket=bucket, Key="beir/queries.jsonl.gz", Body=gzip.compress(b'{"_id": "7", "text": "a?"}\n'))
     client.put_object(Bucket=bucket, Key="beir/qrels/test.tsv", Body=QRELS.encode())
     assert read_questions(f"s3://{bucket}/beir/", None).questions == (Question("a?", ("p1",), "7", (2,)),)
-    with pytest.raises(RecipeError, match=r"questions s3://.*/none.jsonl cannot be read: "):
+    with pytest.raises(RecipeError, match=r"file s3://.*/none.jsonl is not there; "):
         read_questions(f"s3://{bucket}/none.jsonl", None)
 
 

@@ -120,7 +120,7 @@ def test_bad_question_files_are_one_sentence(tmp_path: Path, line: str, message:
 
 def test_a_file_that_is_missing_or_cut_short_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl.gz"
-    with pytest.raises(RecipeError, match=r"questions\.jsonl\.gz cannot be read"):
+    with pytest.raises(RecipeError, match=r"questions\.jsonl\.gz is not there"):
         load_questions(GateConfig(questions=str(path)), 0)
     path.write_bytes(gzip.compress(b'{"question": "a", "answers": ["b"]}\n' * 100)[:-10])
     with pytest.raises(RecipeError, match=r"questions\.jsonl\.gz cannot be read"):

@@ -204,7 +204,7 @@ def test_the_page_shows_figures_and_examples(nights: Collection, dpr: Dpr, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("eval", "{}", "--questions", "nowhere.jsonl"), 2, "nowhere.jsonl cannot be read"),
+        (("eval", "{}", "--questions", "nowhere.jsonl"), 2, "file nowhere.jsonl is not there; check its name"),
         (("compare", "{}:nonsense", "{}"), 2, "is not STORE, STORE@SNAPSHOT, STORE:MODE"),
         (("compare", "{}", "nowhere.run"), 2, "nowhere.run does not exist; name a store or a TREC run file"),
         (("compare", "{}@9", "{}"), 5, "has no snapshot 9; it has 1 to 2"),
