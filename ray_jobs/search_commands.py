@@ -56,6 +56,8 @@ def search(
     """Ask a question, without a service."""
     from dpr.search.retrieve import Retriever
 
+    if not question.strip():
+        raise RecipeError("the question is empty; ask one with words")
     where = None if filter_ is None else parse_filter_text(filter_)
     reranker = None if rerank is None else opened_reranker(rerank, rerank_top, rerank_label, k)
     with Retriever.open(open_store(store), snapshot, model) as retriever:

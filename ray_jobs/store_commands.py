@@ -76,10 +76,11 @@ def history(
 ) -> None:
     """List all snapshots, oldest first; the last one is live."""
     opened = open_store(store)
-    snapshots = [read_snapshot(opened, number) for number in numbers(opened)]
+    live = live_snapshot(opened)
+    snapshots = [*(read_snapshot(opened, number) for number in numbers(opened) if number < live.number), live]
     rows = [summary(snapshot) for snapshot in snapshots]
     page: Path | None = None
-    if report is not None and snapshots:
+    if report is not None:
         from dpr.operations.nights_report import write_nights
 
         page = write_nights(opened, snapshots, report)

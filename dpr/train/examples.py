@@ -1,10 +1,12 @@
 """A training example: a question, passages that answer it, and hard negatives, which only seem to answer it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from dpr.corpus.rows import MAX_RAW_BYTES, is_utf8
+from dpr.errors import RecipeError
 from dpr.fingerprint import content_hash
 from dpr.formats.quarantine import QuarantinedRow
 
@@ -41,6 +43,12 @@ Read = TrainingExample | QuarantinedRow
 """The result of an input row: an example, or the reason why it gives none."""
 Place = tuple[str, int]
 """A file, and the position in it: byte offset or row number."""
+
+
+def no_example(reasons: Counter[str]) -> RecipeError:
+    """Return the error of training data of which no row is usable, with the commonest of the `reasons`."""
+    why = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3)) or "it has no rows"
+    return RecipeError(f"the training data hold no usable example: {why}; docs/formats.md says what is read")
 
 
 class UnusableExampleError(Exception):

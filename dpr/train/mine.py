@@ -6,7 +6,7 @@ margin, those that score nearly as high as the best right passage: many of them 
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TextIO
@@ -15,7 +15,7 @@ from dpr.evaluate.answers import has_answer
 from dpr.fingerprint import content_hash
 from dpr.formats.quarantine import QuarantinedRow
 from dpr.search.hits import Hit
-from dpr.train.examples import Read, TrainingExample, TrainingPassage
+from dpr.train.examples import Read, TrainingExample, TrainingPassage, no_example
 
 QUESTIONS_AT_ONCE = 64
 """Questions whose hits are in memory with their texts."""
@@ -60,14 +60,20 @@ class Mined:
 
 
 def mine(read: Iterable[Read], search: Search, mining: Mining, out: TextIO) -> Mined:
-    """Write each example with hard negatives as DPR's training JSON; those that it has already are replaced."""
-    mined = Mined()
+    """Write each example with hard negatives as DPR's training JSON; those that it has already are replaced.
+
+    Raises RecipeError if no example is usable.
+    """
+    mined, reasons = Mined(), Counter[str]()
     examples = []
     for each in read:
         if isinstance(each, QuarantinedRow):
             mined.unusable += 1
+            reasons[each.reason.partition(":")[0]] += 1
         else:
             examples.append(replace(each, negatives=()))  # those of DPR's files are many
+    if not examples:
+        raise no_example(reasons)
     known: dict[str, set[bytes]] = defaultdict(set)
     for example in examples:
         known[example.question] |= {passage.hash for passage in example.positives}
@@ -81,7 +87,7 @@ def mine(read: Iterable[Read], search: Search, mining: Mining, out: TextIO) -> M
             mined.without += not negatives
             out.write(separator + json.dumps(_document(example, negatives), ensure_ascii=False))
             separator = ",\n"
-    out.write("\n]\n" if examples else "[]\n")
+    out.write("\n]\n")
     return mined
 
 

@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from dpr.encoder.spec import EncoderSpec
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
-from dpr.errors import RecipeError
 from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
-from dpr.train.examples import Read, TrainingExample, TrainingPassage
+from dpr.train.examples import Read, TrainingExample, TrainingPassage, no_example
 
 KEPT_NEGATIVES = 30
 """Hard negatives of a question that are kept, the first ones."""
@@ -97,8 +96,7 @@ def collect(read: Iterable[Read], spec: EncoderSpec, quarantine: Path, most: int
             else:
                 break
     if not collector.examples:
-        why = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3)) or "it has no rows"
-        raise RecipeError(f"the training data hold no usable example: {why}; docs/formats.md says what is read")
+        raise no_example(reasons)
     return collector.finished(reasons)
 
 

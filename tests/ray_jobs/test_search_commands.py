@@ -70,6 +70,13 @@ def test_a_re_ranker_of_another_kind_is_one_sentence(collection: Collection, enc
     assert f"model {encoder} is a BertModel, which has no head that scores" in err
 
 
+@pytest.mark.parametrize("question", ["", " \t\n"])
+def test_an_empty_question_is_one_sentence(collection: Collection, dpr: Dpr, question: str) -> None:
+    code, out, err = dpr("search", collection.store.url, question)
+    assert (code, out) == (2, "")
+    assert err == "error: the question is empty; ask one with words\n"
+
+
 def test_search_ranks_only_what_a_filter_leaves(tmp_path: Path, encoder: Path, dpr: Dpr) -> None:
     store = make_collection(tmp_path, encoder).store
     code, out, _ = dpr(

@@ -49,6 +49,12 @@ def test_history_lists_every_snapshot(nights: Collection, dpr: Dpr, tmp_path: Pa
     assert (code, out.splitlines()[-1]) == (0, str(tmp_path / "report" / "history.html"))
 
 
+def test_the_history_of_no_store_is_one_sentence(tmp_path: Path, dpr: Dpr) -> None:
+    code, out, err = dpr("history", tmp_path / "nowhere")
+    assert (code, out) == (5, "")
+    assert err == f"error: store {tmp_path}/nowhere has no snapshot; `dpr run RECIPE` makes the first\n"
+
+
 def test_ranks_are_shown_in_their_order(nights: Collection) -> None:
     snapshot = read_snapshot(nights.store, 3)
     gate = snapshot.body.gate.model_copy(update={"accuracy_index": {"1": 0.2, "20": 0.7, "5": 0.4}})

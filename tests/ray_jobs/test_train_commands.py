@@ -67,6 +67,19 @@ def test_mined_negatives_are_training_data(dpr: Dpr, tmp_path: Path, encoder: Pa
     assert (code, err.count("\n")) == (14, 1)
 
 
+@pytest.mark.without_ray
+def test_mining_that_fails_leaves_the_file_as_it_was(dpr: Dpr, tmp_path: Path, first_nights: FirstNights) -> None:
+    store = first_nights.copy(tmp_path / "collection").recipe.store
+    data, out = tmp_path / "data.jsonl", tmp_path / "out" / "negatives.json"
+    data.write_text('{"colour": "red"}\n')
+    out.parent.mkdir()
+    out.write_text("[]")
+    code, _, err = dpr("mine", store, "--data", data, "--out", out)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the training data hold no usable example: no question (1)" in err
+    assert {path.name: path.read_text() for path in out.parent.iterdir()} == {"negatives.json": "[]"}
+
+
 @pytest.mark.slow
 @pytest.mark.without_ray
 def test_what_ends_a_training_is_one_sentence_and_nothing_is_lost(dpr: Dpr, tmp_path: Path, encoder: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from dpr.errors import RecipeError
+from dpr.formats.quarantine import QuarantinedRow
 from dpr.search.hits import Hit
 from dpr.train.examples import TrainingExample, TrainingPassage
 from dpr.train.json_examples import read_json_examples
@@ -67,4 +69,11 @@ def test_the_file_is_read_as_training_data(tmp_path: Path) -> None:
     assert isinstance(second, TrainingExample)
     assert (first.question, first.positives, first.answers) == (EXAMPLE.question, EXAMPLE.positives, EXAMPLE.answers)
     assert [each.id for each in first.negatives] == ["p1", "p4", "p6"]
-    assert mined()[0] == []
+
+
+def test_data_without_an_example_are_refused() -> None:
+    rows = [QuarantinedRow("pairs.jsonl", place, "no question", b"{}") for place in (0, 3)]
+    out = io.StringIO()
+    with pytest.raises(RecipeError, match=r"no usable example: no question \(2\)"):
+        mine(rows, lambda _questions, _k: [], Mining(), out)
+    assert out.getvalue() == ""
