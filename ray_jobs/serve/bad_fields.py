@@ -43,6 +43,8 @@ def sentence(problem: Mapping[str, Any], path: str) -> str:
         return f"field {shown('.'.join(where))} is unknown; the fields are {', '.join(allowed)}"
     if not where:
         return f"the body is not a JSON object; send one such as {example} as Content-Type application/json"
+    if where == ["query"] and isinstance(value, list):
+        return f"field query is a list; several questions are sent as queries, {_SEARCH['queries']}"
     if where[0] == "input":  # it also names the types that were tried
         where = where[:1]
     if kind == "missing":

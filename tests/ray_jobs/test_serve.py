@@ -381,6 +381,11 @@ TEXT = "a text of 1 to 10,000 characters that is not blank and holds no NUL"
         ({"query": "a", "k": "5"}, 'field k is "5"; it must be an integer from 1 to 1000'),
         ({"query": "a", "k": None}, "field k is null; it must be an integer from 1 to 1000"),
         ({"query": "a", "mode": "words"}, 'field mode is "words"; it must be dense, bm25 or hybrid'),
+        (
+            {"query": ["a", "b"]},
+            "field query is a list; several questions are sent as queries, a list of 1 to 256 texts, each a text of 1 "
+            "to 10,000 characters that is not blank and holds no NUL",
+        ),
         ({"query": "a", "exact": 1}, "field exact is 1; it must be true or false"),
         ({"query": "a", "rerank": 5}, "field rerank is 5; it must be true or false"),
         (
