@@ -65,11 +65,15 @@ class Plan:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Plan":
-        """Resolve the encoder, list the corpus, and read the gate's questions."""
+        """Resolve the encoder, list the corpus, and read the gate's questions; the index's factory is tried."""
         check_language(recipe.lexical)
         questions = load_questions(recipe.gate, recipe.index.seed)
         before = _plan_of_live(open_store(recipe.store))
         spec = resolve(recipe.encoder)
+        if recipe.index.factory != "auto":
+            from dpr.index.choose import check_factory  # FAISS takes a fifth of a second to import
+
+            check_factory(recipe.index, spec.dim)
         windows = Windows(encoder=spec.config, encoder_id=spec.encoder_id)
         corpus = plan_slices(recipe.corpus, before.kinds if before else {}, windows)
         return cls(recipe, spec, corpus, questions, frozenset(before.scans if before else ()))

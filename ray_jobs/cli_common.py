@@ -87,11 +87,40 @@ def summary(snapshot: Snapshot) -> Fields:
     }
 
 
+def snapshot_table(title: str, summaries: Sequence[Fields]) -> Table:
+    """Draw what people compare between snapshots, narrow enough for 80 columns; --json has all fields."""
+    rows = [
+        {
+            "snapshot": each["snapshot"],
+            "published (UTC)": str(each["published"])[:16].replace("T", " "),
+            **{name: each[name] for name in ("passages", "mode", "recall", "answered", "note")},
+        }
+        for each in summaries
+    ]
+    filled = {name for row in rows for name, value in row.items() if value != ""}
+    return table(title, [{name: value for name, value in row.items() if name in filled} for row in rows])
+
+
 def table(title: str, rows: Sequence[Fields]) -> Table:
     """Draw rows of equal fields as a table, numbers to the right."""
     drawn = Table(title=title, title_justify="left")
     for column, value in (rows[0] if rows else {}).items():
-        drawn.add_column(column, justify="right" if isinstance(value, int) else "left", overflow="fold")
+        is_number = isinstance(value, int | float)
+        drawn.add_column(column.replace("_", " "), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+        drawn.add_row(*map(_cell, row.values()))
     return drawn
+
+
+def field_table(title: str, fields: Fields) -> Table:
+    """Draw fields, each in a line of its own."""
+    drawn = Table(show_header=False, title=title, title_justify="left")
+    for name, value in fields.items():
+        drawn.add_row(name.replace("_", " "), _cell(value))
+    return drawn
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from dpr.errors import UnitError
 from dpr.formats.snapshots import live_snapshot, numbers
 from dpr.operations.watch import Sight, follow
 from dpr.operations.why import why as why_passage
 from dpr.store import Store, open_store
-from ray_jobs.cli_common import Fields, Json, SnapshotNumber, StoreArgument, show, summary
+from ray_jobs.cli_common import Fields, Json, SnapshotNumber, StoreArgument, field_table, show, summary
 from ray_jobs.output import console
 
 app = typer.Typer()
@@ -38,10 +37,7 @@ def status(
     document = summary(snapshot) | {"snapshots": len(numbers(opened)), "gate": gate}
 
     def draw(console: Console) -> None:
-        drawn = Table(show_header=False, title=opened.url, title_justify="left")
-        for field, value in document.items():
-            drawn.add_row(field, json.dumps(value) if isinstance(value, dict) else f"{value}")
-        console.print(drawn)
+        console.print(field_table(opened.url, document | {"gate": snapshot.body.gate.settings}))
 
     show(json_, document, draw)
 

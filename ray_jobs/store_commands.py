@@ -22,7 +22,17 @@ from dpr.stages.build import PartResult
 from dpr.stages.merge import ShardResult
 from dpr.store import Store, open_store
 from dpr.store.lease import Lease
-from ray_jobs.cli_common import Fields, Json, SnapshotNumber, StoreArgument, show, summary, table
+from ray_jobs.cli_common import (
+    Fields,
+    Json,
+    SnapshotNumber,
+    StoreArgument,
+    field_table,
+    show,
+    snapshot_table,
+    summary,
+    table,
+)
 from ray_jobs.output import console
 
 app = typer.Typer()
@@ -37,9 +47,10 @@ def inspect(store: StoreArgument, snapshot: SnapshotNumber = None, json_: Json =
     segments, shards = _segment_rows(opened, shown), _shard_rows(opened, shown)
 
     def draw(console: Console) -> None:
-        console.print(table("snapshots", history))
+        console.print(snapshot_table("snapshots", history))
         console.print(table(f"segments and parts of snapshot {shown.number}", segments))
-        console.print(table(f"shards of the index of snapshot {shown.number}, as verified when merged", shards))
+        for number, shard in enumerate(shards):
+            console.print(field_table(f"shard {number} of snapshot {shown.number}, as verified when merged", shard))
 
     show(json_, {"snapshots": history, "segments": segments, "shards": shards}, draw)
 
@@ -86,7 +97,7 @@ def history(
         page = write_nights(opened, snapshots, report)
 
     def draw(console: Console) -> None:
-        console.print(table(f"snapshots of {opened.url}", rows))
+        console.print(snapshot_table(f"snapshots of {opened.url}", rows))
         if page is not None:
             console.print(str(page), soft_wrap=True, highlight=False, markup=False)
 

@@ -192,6 +192,13 @@ def test_bad_input_leaves_the_store_without_a_snapshot(
     assert latest_snapshot(collection.store) is None
 
 
+def test_a_factory_that_faiss_refuses_ends_a_run_before_anything_is_embedded(tmp_path: Path, encoder: Path) -> None:
+    collection = Collection(tmp_path, encoder, index={"factory": "IVF16,PQ5"})  # 32 dimensions are not 5 equal parts
+    with pytest.raises(IndexBuildError, match=r"or auto$"):
+        collection.night()
+    assert list(collection.store.list("")) == []
+
+
 def test_a_shrunken_corpus_needs_permission(tmp_path: Path, first_nights: FirstNights) -> None:
     collection = first_nights.copy(tmp_path)
     collection.change(limits={"max_shrink": 0.2})

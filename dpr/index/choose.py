@@ -102,6 +102,12 @@ def factory_of(config: IndexConfig) -> str:
     return _REFINED.sub("", config.factory)
 
 
+def check_factory(config: IndexConfig, dim: int) -> None:
+    """Raise IndexBuildError for a factory string that no index can be made from, whatever its vectors."""
+    if factory_of(config) != "auto":
+        new_index(factory_of(config), dim)
+
+
 def keep(config: IndexConfig, factory: str, rows: int, dim: int) -> IndexPlan:
     """Return the plan for `rows` vectors of an index whose codebook is trained already, so few vectors suffice. Pure.
 
@@ -139,7 +145,8 @@ def new_index(factory: str, dim: int) -> faiss.Index:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise IndexBuildError(
-            f"FAISS refuses index factory {factory!r} for inner product and {dim} dimensions: {reason(error)}"
+            f"FAISS refuses index factory {factory!r} for inner product and {dim} dimensions ({reason(error)}); choose "
+            "another index.factory, or auto"
         ) from error
     ivf = inverted(index)
     if ivf is not None and ivf.nlist < 1:

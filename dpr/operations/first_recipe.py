@@ -1,6 +1,7 @@
 """`dpr init`: inspect a corpus, and write a recipe for it that runs without changes."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class FirstRecipe:
     gate: GateConfig
     questions: QuestionSet | None
 
+    def _store(self, folder: Path) -> str:
+        """Return where the store goes, as YAML: beside the recipe, or beside the corpus if the recipe lies in it."""
+        corpus, folder = Path(str(self.corpus.path)).resolve(), folder.resolve()
+        if not folder.is_relative_to(corpus):
+            return "store"
+        return _quoted(os.path.relpath(corpus.with_name(f"{corpus.name}-store"), folder))
+
     def warnings(self) -> list[str]:
         """Return why a run would stop, as a comment."""
         try:
@@ -45,14 +53,14 @@ class FirstRecipe:
             return [f"# A run will stop: {' '.join(str(error).split())}."]
         return []
 
-    def text(self) -> str:
-        """Return the recipe as commented YAML."""
+    def text(self, folder: Path) -> str:
+        """Return the recipe as commented YAML, for a file in this folder."""
         look, columns, gate = self.look, self.corpus.columns, self.gate
         lines = [
             "# Written by `dpr init`. Try it with `dpr check`, then `dpr run`. docs/formats.md has all fields.",
             f"# The corpus: {' '.join(look.describe().split())}.",
             *self.warnings(),
-            "store: store  # folder beside this file, which is created, or s3://bucket/prefix",
+            f"store: {self._store(folder)}  # folder, which is created, or s3://bucket/prefix",
             "corpus:",
             f"  path: {_quoted(str(self.corpus.path))}  # file, folder, glob or URL, or a list of them",
             f"  format: auto  # found: {', '.join(sorted({slice_.format for slice_ in look.slices}))}",
@@ -118,7 +126,7 @@ def write_recipe(recipe: FirstRecipe, out: Path) -> None:
     """Write a recipe to a new file. Raises RecipeError if there is one, or if it cannot be written."""
     try:
         with out.open("x", encoding="utf-8") as file:
-            file.write(recipe.text())
+            file.write(recipe.text(out.parent))
     except FileExistsError as error:
         raise RecipeError(f"recipe {out} is there already; name another file with --out, or remove it") from error
     except OSError as error:

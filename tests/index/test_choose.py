@@ -72,7 +72,7 @@ def test_what_can_be_merged_from_parts(factory: str, mergeable: bool) -> None:
     [
         ({"factory": "Nonsense"}, 5_000, "could not parse index string Nonsense"),
         ({"factory": "LSH"}, 5_000, "metric == METRIC_L2"),
-        ({"factory": "IVF16,PQ7"}, 5_000, "32 dimensions: The dimension of the vector .d. should be a multiple"),
+        ({"factory": "IVF16,PQ7"}, 5_000, "32 dimensions .The dimension of the vector .d. should be a multiple"),
         ({"factory": "IVF0,Flat"}, 5_000, "has no inverted lists"),
         ({"factory": "IDMap,Flat"}, 5_000, "leave IDMap out"),
         ({"factory": "IVF16,PQ8"}, 255, "at least 256 training vectors and there are 255"),

@@ -43,8 +43,19 @@ def file_of(kind: str) -> bytes:
 def test_fields_are_found_in_every_format(tmp_path: Path, kind: str, in_folder: bool) -> None:
     (tmp_path / f"part-0.{kind}").write_bytes(file_of(kind))
     path = tmp_path if in_folder else tmp_path / f"part-0.{kind}"
-    written = yaml.safe_load(first_recipe(str(path), None).text())
+    written = yaml.safe_load(first_recipe(str(path), None).text(tmp_path))
     corpus = CorpusConfig.model_validate(written["corpus"])
     assert corpus.columns == Columns(id="Document-ID", title="Headline", text="Body")
     rows = read(path, columns=corpus.columns)
     assert [row.passage and tuple(row.passage)[:3] for row in rows] == [tuple(row[1:]) for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("folder", "store"),
+    [(".", "store"), ("beside", "store"), ("texts", "../texts-store"), ("texts/a", "../../texts-store")],
+)
+def test_the_store_is_never_in_the_corpus(tmp_path: Path, folder: str, store: str) -> None:
+    (tmp_path / "texts" / "a").mkdir(parents=True)
+    (tmp_path / "texts" / "a.txt").write_text("a passage")
+    made = first_recipe(str(tmp_path / "texts"), None)
+    assert yaml.safe_load(made.text(tmp_path / folder))["store"] == store

@@ -43,8 +43,13 @@ def test_history_lists_every_snapshot(nights: Collection, dpr: Dpr, tmp_path: Pa
     rows = json.loads(dpr("history", nights.store.url, "--json")[1])
     assert [row["note"] for row in rows] == ["", "", "", "rollback to 1"]
     code, out, _ = dpr("history", nights.store.url)
-    assert code == 0
-    assert "snapshots of" in out
+    assert (code, out.splitlines()[0]) == (0, f"snapshots of {nights.store.url}")
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert [(cell[0], cell[2], cell[-1]) for cell in cells] == [
+        (str(row["snapshot"]), f"{row['passages']:,}", row["note"]) for row in rows
+    ]
+    assert [cell[1] for cell in cells] == [row["published"][:16].replace("T", " ") for row in rows]
+    assert max(map(len, out.splitlines()[1:])) <= 80
     code, out, _ = dpr("history", nights.store.url, "--report", tmp_path / "report")
     assert (code, out.splitlines()[-1]) == (0, str(tmp_path / "report" / "history.html"))
 
