@@ -61,7 +61,7 @@ def _problems(error: ValidationError, kind: type[BaseModel]) -> str:
             if not meant and section in named:  # its fields were listed already
                 advice = "remove it"
             named.add(meant or section)
-            if problem["input"] is None:  # {factory: IVF16,PQ8} has a field PQ8
+            if problem["input"] is None and not meant:  # {factory: IVF16,PQ8} has a field PQ8
                 advice += "; within { }, a value with a comma needs quotes"
             found.append(f"field {field} is unknown (value {value}); {advice}")
         elif problem["type"] == "missing":
@@ -89,7 +89,10 @@ def _meant(field: str, known: Sequence[str]) -> str:
     section, _, name = field.rpartition(".")
     elsewhere = [other for other in known if other.rpartition(".")[2] == name]
     siblings = [other for other in known if other.rpartition(".")[0] == section]
-    return (elsewhere if len(elsewhere) == 1 else [*get_close_matches(field, siblings, 1, cutoff=0.75), ""])[0]
+    if len(elsewhere) == 1:
+        return elsewhere[0]
+    alike = get_close_matches(name, [other.rpartition(".")[2] for other in siblings], 1, cutoff=0.75)
+    return ".".join(filter(None, [section, *alike])) if alike else ""
 
 
 def _allowed(section: str, known: Sequence[str]) -> str:

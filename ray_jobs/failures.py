@@ -39,7 +39,10 @@ def stage_error(stage: str, missing: Collection[str], error: Exception, given_up
     `missing` are the records of the units that have no result; the workers of those `given_up` were ended because they
     did nothing.
     """
-    causes = list(_causes(error))
+    from ray.data.exceptions import SystemException  # Ray Data takes a second to import
+
+    # an error that is no user's has an empty one of this kind as its cause
+    causes = [cause for cause in _causes(error) if not isinstance(cause, SystemException)] or [error]
     # Ray's own error for one of ours is of both kinds, and says where in the worker it was raised
     raised = [cause for cause in causes if not isinstance(cause, exceptions.RayTaskError)]
     for cause in raised:

@@ -35,7 +35,7 @@ class SearchHit(Answered):
     """Rank and inner product by vectors; null in mode `bm25`."""
     bm25: HitSide | None
     """Rank and score by words; null in mode `dense`. In mode `hybrid`, BM25 has a k1 of its own, and this is its score
-    before the floor."""
+    without pairs and before the floor."""
     before: HitSide | None
     """Rank and score before re-ranking; null if it was not requested."""
 

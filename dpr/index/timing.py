@@ -90,7 +90,7 @@ def measure_cost(
             timed.append((nprobe, searching(at, nprobe), searching(most, nprobe)))
             if timed[-1][1] > max_ms:
                 break
-        _, ids_QC = index.search(questions_QD, most, timed[-1][0], None, at)
+        _, ids_QC = index.search(questions_QD, most, timed[-1][0], None, at, hits=at)
         fetch = known.fetching(ids_QC)
 
         def rescoring(width: int) -> float:

@@ -167,9 +167,10 @@ class Bm25:
         from dpr.lexical import kernels
 
         known_A = (idf_T[:-1] > 0) & (idf_T[1:] > 0)
-        short_T = short_hashes(hashes)
-        pairs_A2 = np.stack([short_T[:-1], short_T[1:]], axis=1)[known_A]
-        weights_A = ((idf_T[:-1] + idf_T[1:]) / 2)[known_A]
+        short_T = short_hashes(hashes).astype(np.uint32)
+        pairs_A, places_A = np.unique((short_T[:-1] << 16 | short_T[1:])[known_A], return_inverse=True)
+        weights_A = np.zeros(len(pairs_A), np.float32)
+        np.add.at(weights_A, places_A, ((idf_T[:-1] + idf_T[1:]) / 2)[known_A])
         scores_C = np.zeros(len(ids_C), np.float32)
         numbers = set((ids_C >> ROW_BITS).tolist())
         for segment in self._segments:
@@ -179,6 +180,6 @@ class Bm25:
             if postings.order is None or postings.ends is None:
                 raise IntegrityError("a lexical part does not hold the order of its terms; run again")
             texts = np.float32(k1), segment.norm_N, postings.order, postings.ends
-            rows, terms = kernels.sum_pairs(*texts, pairs_A2, weights_A, segment.first_id, ids_C, scores_C)
+            rows, terms = kernels.sum_pairs(*texts, pairs_A, weights_A, segment.first_id, ids_C, scores_C)
             touch(terms * postings.order.itemsize, rows)
         return scores_C

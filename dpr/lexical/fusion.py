@@ -6,9 +6,10 @@ All fusions rank the union of the best candidates of each side:
   vectors). Each candidate has its true score on both sides, whichever side found it.
 - *scaled*: BM25 / sqrt(terms of the question) + weight * inner product. BM25 is a sum over the terms of a question, so
   its scores lie further apart for long questions, and inner products do not. One weight suits short and long questions.
-  BM25 below a floor counts as the floor, a share of the question's *reach*: what a passage of average length scores
-  that holds each of its terms once. So little may be shared by accident, and is no better than nothing. Where terms are
-  words, BM25 has a weighted share for pairs, terms that stand side by side in the question and in the passage.
+  Where terms are words, BM25 is first increased by a weighted score for pairs: terms that stand side by side in the
+  question and in the passage. BM25 below a floor counts as the floor, a share of the question's *reach*: what a passage
+  of average length scores that holds each of its terms once. So little may be shared by accident, and is no better
+  than nothing.
 - *rrf*: the sum of 1 / (60 + rank) over the sides that found it (Cormack et al. 2009). It needs no scale, so it suits
   vectors of any length.
 
@@ -29,8 +30,8 @@ from dpr.recipe_index import LexicalConfig
 
 RRF_CONSTANT = 60
 FIXED_WEIGHT, FIXED_CANDIDATES = 14.0, 20
-"""For vectors of unit length, if there are no questions to tune with: with pairs, the best on training questions of
-SQuAD and of MedQuAD, where more candidates gain next to nothing (decision 45)."""
+"""For vectors of unit length, if there are no questions to tune with: with pairs, the best of 10, 12 and 14 on training
+questions of SQuAD and of MedQuAD, where more candidates gain next to nothing (decision 45)."""
 FIXED_GRAMS_WEIGHT = 20.0
 """The same where terms are pieces of words (docs/log.md)."""
 SCALED_FLOOR = 0.15

@@ -106,7 +106,7 @@ def sum_pairs(
     norm_N: NDArray[np.float32],
     order_M: NDArray[np.uint16],
     ends_N: Unsigned,
-    pairs_A2: NDArray[np.uint16],
+    pairs_A: NDArray[np.uint32],
     weights_A: NDArray[np.float32],
     first_id: int,
     ids_C: NDArray[np.int64],
@@ -114,20 +114,30 @@ def sum_pairs(
 ) -> tuple[int, int]:
     """Add weight * count / (count + k1 * norm) over the pairs to the scores of those ids that are rows of this segment.
 
-    A pair is two terms by their short hashes; its count is how often the row has them side by side, in this order.
-    Return how many rows were read, and how many terms.
+    A pair is two terms by their short hashes, the first in the upper half of the number; pairs ascend, each once. Its
+    count is how often the row has them side by side, in this order. Return how many rows were read, and how many terms.
     """
     rows, terms = 0, 0
+    counts_A = np.zeros(len(pairs_A), np.int64)
     for place in range(len(ids_C)):
         row = ids_C[place] - first_id
-        if row < 0 or row >= len(norm_N) or len(pairs_A2) == 0:
+        if row < 0 or row >= len(norm_N) or len(pairs_A) == 0:
             continue
         start, end = int(ends_N[row - 1]) if row else 0, int(ends_N[row])
         rows, terms = rows + 1, terms + end - start
-        for pair in range(len(pairs_A2)):
-            count = 0
-            for at in range(start, end - 1):
-                count += order_M[at] == pairs_A2[pair, 0] and order_M[at + 1] == pairs_A2[pair, 1]
-            if count:
-                scores_C[place] += weights_A[pair] * count / (count + k1 * norm_N[row])
+        counts_A[:] = 0
+        for at in range(start, end - 1):
+            both = np.uint32(order_M[at]) << np.uint32(16) | np.uint32(order_M[at + 1])
+            first, last = 0, len(pairs_A)
+            while first < last:
+                middle = (first + last) // 2
+                if pairs_A[middle] < both:
+                    first = middle + 1
+                else:
+                    last = middle
+            if first < len(pairs_A) and pairs_A[first] == both:
+                counts_A[first] += 1
+        for pair in range(len(pairs_A)):
+            if counts_A[pair]:
+                scores_C[place] += weights_A[pair] * counts_A[pair] / (counts_A[pair] + k1 * norm_N[row])
     return rows, terms

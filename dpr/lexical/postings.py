@@ -9,7 +9,7 @@ the smallest unsigned type that holds them:
     counts   [P]             how often the term occurs in that row
     lengths  [N]             how many terms each row has, repetitions included
     order    uint16 [M]      all terms in their order, row after row: the first 16 bits of their hashes
-    ends     [N]             where the terms of each row end in `order`
+    ends     uint64 [N]      where the terms of each row end in `order`
 
 Parts of pieces of words, and those that were written before pairs counted, lack the last two. A part holds counts and
 no scores: these depend on the whole corpus, which changes every night.
@@ -63,7 +63,7 @@ def invert(texts: Iterable[str], analyzer: Analyzer) -> Postings:
     postings = Postings(terms_T, *map(_smallest, (starts_T1, keys_P % rows, counts_P, lengths_N)))
     if not analyzer.keeps_order:
         return postings
-    return replace(postings, order=short_hashes(hashes)[numbers_M], ends=_smallest(np.cumsum(lengths_N)))
+    return replace(postings, order=short_hashes(hashes)[numbers_M], ends=np.cumsum(lengths_N).astype(np.uint64))
 
 
 def _smallest(values: npt.NDArray[np.int64]) -> Unsigned:
@@ -94,7 +94,9 @@ def map_postings(path: Path, rows: int, name: str) -> Postings:
         raise IntegrityError(f"{name} has {len(postings.lengths)} rows, and its segment {rows}; run again")
     order, ends = postings.order, postings.ends
     if order is not None and (ends is None or len(ends) != rows or len(order) != ends.max(initial=0)):
-        raise IntegrityError(f"{name} is not a lexical part: its order of terms has not as many as its rows; run again")
+        raise IntegrityError(
+            f"{name} is not a lexical part: its order of terms does not end where its last row does; run again"
+        )
     return postings
 
 

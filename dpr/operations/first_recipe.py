@@ -41,7 +41,7 @@ class FirstRecipe:
     def _store(self, folder: Path) -> str:
         """Return where the store goes, as YAML: beside the recipe, or beside the corpus if the recipe lies in it."""
         corpus, folder = Path(str(self.corpus.path)).resolve(), folder.resolve()
-        if not folder.is_relative_to(corpus):
+        if not (folder / "store").is_relative_to(corpus):
             return "store"
         return _quoted(os.path.relpath(corpus.with_name(f"{corpus.name}-store"), folder))
 

@@ -43,6 +43,7 @@ class Hit:
     dense: Side | None = None
     """Its inner product; None: vectors were not searched."""
     bm25: Side | None = None
-    """Its BM25 score, in hybrid search with a k1 of its own and before the floor; None: words were not searched."""
+    """Its BM25 score, in hybrid search with a k1 of its own, without pairs and before the floor; None: words were not
+    searched."""
     before: Side | None = None
     """Its rank and score before it was re-ranked; None: it was not."""

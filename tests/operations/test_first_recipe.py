@@ -59,3 +59,6 @@ def test_the_store_is_never_in_the_corpus(tmp_path: Path, folder: str, store: st
     (tmp_path / "texts" / "a.txt").write_text("a passage")
     made = first_recipe(str(tmp_path / "texts"), None)
     assert yaml.safe_load(made.text(tmp_path / folder))["store"] == store
+    (tmp_path / "texts").rename(tmp_path / "store")
+    made = first_recipe(str(tmp_path / "store"), None)
+    assert yaml.safe_load(made.text(tmp_path))["store"] == "store-store"
