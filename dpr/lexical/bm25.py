@@ -12,7 +12,8 @@ live corpus.
 *Pairs* are terms that stand side by side in a question. A passage that has them side by side too, in the same order,
 scores for them by the same formula, with tf how often it does, and the mean of both terms' idf.
 
-Shapes: Q questions, K hits, C candidates, N rows of a segment, T terms of a question, A pairs of them, P postings.
+Shapes: Q questions, K hits, C candidates, N rows of a segment, T terms of a question, A pairs of them, P postings,
+U distinct ids.
 """
 
 from collections.abc import Mapping, Sequence
@@ -171,8 +172,9 @@ class Bm25:
         pairs_A, places_A = np.unique((short_T[:-1] << 16 | short_T[1:])[known_A], return_inverse=True)
         weights_A = np.zeros(len(pairs_A), np.float32)
         np.add.at(weights_A, places_A, ((idf_T[:-1] + idf_T[1:]) / 2)[known_A])
-        scores_C = np.zeros(len(ids_C), np.float32)
-        numbers = set((ids_C >> ROW_BITS).tolist())
+        ids_U, places_C = np.unique(ids_C, return_inverse=True)  # both sides may have found it
+        scores_U = np.zeros(len(ids_U), np.float32)
+        numbers = set((ids_U >> ROW_BITS).tolist())
         for segment in self._segments:
             postings = segment.postings
             if segment.first_id >> ROW_BITS not in numbers:
@@ -180,6 +182,6 @@ class Bm25:
             if postings.order is None or postings.ends is None:
                 raise IntegrityError("a lexical part does not hold the order of its terms; run again")
             texts = np.float32(k1), segment.norm_N, postings.order, postings.ends
-            rows, terms = kernels.sum_pairs(*texts, pairs_A, weights_A, segment.first_id, ids_C, scores_C)
+            rows, terms = kernels.sum_pairs(*texts, pairs_A, weights_A, segment.first_id, ids_U, scores_U)
             touch(terms * postings.order.itemsize, rows)
-        return scores_C
+        return scores_U[places_C]

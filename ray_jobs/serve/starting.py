@@ -35,15 +35,16 @@ class _Outermost:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_ours = False
+        is_not_ready = False
 
         async def answer(message: Message) -> None:
-            nonlocal is_ours
+            nonlocal is_not_ready
             if message["type"] == "http.response.start":
                 headers = _with_one_id(message["headers"])
-                is_ours = message["status"] == 404 and dict(headers).get(b"content-type", b"").startswith(b"text/plain")
-                message = _not_ready() if is_ours else {**message, "headers": headers}
-            elif message["type"] == "http.response.body" and is_ours:
+                kind = dict(headers).get(b"content-type", b"")
+                is_not_ready = message["status"] == 404 and kind.startswith(b"text/plain")
+                message = _not_ready() if is_not_ready else {**message, "headers": headers}
+            elif message["type"] == "http.response.body" and is_not_ready:
                 message = {"type": "http.response.body", "body": BODY.encode()}
             await send(message)
 
