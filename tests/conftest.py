@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-pytest_plugins = ["tests.marks", "tests.services.fixtures"]
+pytest_plugins = ["tests.hung", "tests.marks", "tests.services.fixtures"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,6 @@
 Processes are forked from a server that has loaded everything that a run needs, so that each of them starts at once.
 """
 
-import contextlib
 import multiprocessing
 import os
 import re
@@ -105,15 +104,3 @@ def _run(recipe: str, pattern: str, lease_seconds: float, errors: str) -> None:
     dpr.store.LocalStore = _Stops  # type: ignore[misc]  # in this process alone
     plan = Plan.of(load_recipe(recipe))
     sys.exit(guarded(partial(run_plan, plan, LocalExecutor(), Quiet(), lease_seconds=lease_seconds)))
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes that descend from one."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for process in found:  # which grows
-        found += [child for child, parent in parents.items() if parent == process]
-    return found[1:]

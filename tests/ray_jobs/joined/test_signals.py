@@ -10,7 +10,7 @@ import pytest
 
 from dpr.store import LocalStore
 from dpr.store.lease import Lease
-from tests.stopping import descendants
+from tests.process_tree import descendants
 
 HOLD_AND_WAIT = """
 import sys

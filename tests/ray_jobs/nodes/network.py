@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tests.process_tree import descendants
 from tests.services.endpoint import free_ports
-from tests.stopping import descendants
 
 PREFIX = "dprn-"
 SHM_BYTES = 200_000_000
