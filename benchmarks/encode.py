@@ -42,6 +42,7 @@ def arguments_of() -> argparse.Namespace:
     network.add_argument("--model", help="model reference, as in a recipe")
     network.add_argument("--tokenizer", type=Path, help="folder with a tokenizer for a random BERT-base")
     parser.add_argument("--passages", type=int, default=1_000_000, help="of the whole job, a device")
+    parser.add_argument("--precision", default="auto", help="arithmetic, as encoder.precision in a recipe")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the result")
     for name in ("--questions", "--qrels"):
         parser.add_argument(name, type=Path, help="of the corpus, gzipped: accuracy of a trained model")
@@ -60,6 +61,7 @@ def hardware(device: torch.device) -> tuple[str, str]:
 
 def prepare(arguments: argparse.Namespace, folder: Path, device: torch.device) -> Subject:
     config = EncoderConfig(model=arguments.model) if arguments.model else save_random_bert(folder, arguments.tokenizer)
+    config = EncoderConfig.model_validate(config.model_dump() | {"precision": arguments.precision})
     tower, passages = resolve(config).passage, read_passages(arguments.corpus)
     tokens = TowerTokenizer(tower).passages(passages["title"].to_pylist(), passages["text"].to_pylist())
     return Subject(config, tower, passages, tokens, device)
@@ -91,7 +93,8 @@ def main() -> None:
     kind, (title, short) = device.type, hardware(device)
     with tempfile.TemporaryDirectory(prefix="encode-") as name:
         subject = prepare(arguments, Path(name, "model"), device)
-        path = arguments.out / f"encode_{short}_{datetime.now(UTC):%Y-%m-%d}.md"
+        precision = "" if arguments.precision == "auto" else f"{arguments.precision}_"
+        path = arguments.out / f"encode_{precision}{short}_{datetime.now(UTC):%Y-%m-%d}.md"
         report = Report(path, f"Encoding on {title}", float(subject.tokens.lengths().mean()))
         describe(report, subject, matmul_tflops(report, device))
         tokenising(report, subject)

@@ -16,7 +16,6 @@ from encode_report import Report
 from encode_subject import Subject
 from torch.profiler import ProfilerActivity, profile
 
-from dpr.encoder.compute import Compute
 from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.model_files import read_json
 from dpr.encoder.network import load_network
@@ -116,7 +115,7 @@ def cards_watched(report: Report, what: str) -> Iterator[list[float]]:
 def alone(report: Report, subject: Subject, passages: int, pooling: str | None = None, when: str = "") -> float:
     """Measure passages a second; also with another `pooling`, or at another time, which the report calls `when`."""
     tower = replace(subject.tower, pooling=pooling or subject.tower.pooling)
-    encoder = TowerEncoder(tower, Compute(device=subject.device.type))
+    encoder = TowerEncoder(tower, subject.compute)
     units = list(subject.units(passages, UNIT_ROWS[subject.device.type]))
     encoder.encode(units[0])
     what = f"encoder alone{when}, tokenised before, {tower.pooling} pooling"
@@ -131,7 +130,7 @@ def alone(report: Report, subject: Subject, passages: int, pooling: str | None =
 
 def shares(report: Report, subject: Subject) -> None:
     """Note the shares of the kernels in GPU time."""
-    encoder = TowerEncoder(subject.tower, Compute(device="cuda"))
+    encoder = TowerEncoder(subject.tower, subject.compute)
     unit = next(subject.units(UNIT_ROWS["cuda"], UNIT_ROWS["cuda"]))
     encoder.encode(unit)
     with profile(activities=[ProfilerActivity.CUDA]) as traced:
@@ -157,7 +156,7 @@ def shares(report: Report, subject: Subject) -> None:
 def accuracy(report: Report, subject: Subject) -> None:
     """Compare the encoder's vectors with transformers' own in float32."""
     sample = subject.sample(256)
-    found_ND = TowerEncoder(subject.tower, Compute(device=subject.device.type)).encode(sample).astype(np.float64)
+    found_ND = TowerEncoder(subject.tower, subject.compute).encode(sample).astype(np.float64)
     cosines = cosine(found_ND, exactly(subject.tower, sample, subject.device))
     report.note(
         f"256 passages against transformers in fp32: lowest cosine {cosines.min():.6f}, mean {cosines.mean():.6f}"
@@ -190,7 +189,7 @@ def retrieval(report: Report, subject: Subject, questions: Path, qrels: Path) ->
     number = {name: row for row, name in enumerate(subject.passages["id"].to_pylist())}
     queries = TowerTokenizer(subject.tower).questions([texts[name] for name, _ in pairs])
     wanted_Q = torch.tensor([number[name] for _, name in pairs])
-    encoder = TowerEncoder(subject.tower, Compute(device=subject.device.type))
+    encoder = TowerEncoder(subject.tower, subject.compute)
     exact = [exactly(subject.tower, tokens, subject.device) for tokens in (subject.tokens, queries)]
     found = [encoder.encode(subject.tokens), encoder.encode(queries, np.float32)]
     cosines = np.concatenate([cosine(a.astype(np.float64), b) for a, b in zip(found, exact, strict=True)])

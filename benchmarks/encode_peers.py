@@ -14,7 +14,6 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertModel
 
-from dpr.encoder.compute import Compute
 from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.precision import multiplies_bf16
 from dpr.encoder.tokens import TokenBatch
@@ -63,7 +62,7 @@ def sentence_transformers(report: Report, subject: Subject) -> None:
 def side_by_side(report: Report, subject: Subject, rounds: int = 5) -> None:
     """Measure the encoder alone and sentence-transformers in turn: a CPU's speed changes from minute to minute."""
     torch.set_float32_matmul_precision("highest")
-    encoder = TowerEncoder(subject.tower, Compute(device="cpu"))
+    encoder = TowerEncoder(subject.tower, subject.compute)
     variants: dict[str, tuple[int, Callable[[int], Any]]] = {
         "the encoder alone": (1_000, lambda rows: encoder.encode(subject.sample(rows)))
     }

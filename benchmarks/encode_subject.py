@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from dpr.encoder.compute import Compute
 from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
 from dpr.recipe import EncoderConfig
@@ -33,6 +34,10 @@ class Subject:
     tokens: TokenBatch
     """Of `passages`."""
     device: torch.device
+
+    @property
+    def compute(self) -> Compute:
+        return Compute(self.config.precision, device=self.device.type)
 
     def units(self, passages: int, unit_rows: int) -> Iterator[TokenBatch]:
         """Yield so many passages in units, each drawn at random."""
