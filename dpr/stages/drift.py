@@ -17,6 +17,7 @@ from dpr.formats.objects import fetch_object
 from dpr.formats.records import Document, ObjectRef, Result
 from dpr.index.choose import IndexPlan, choose, factory_of, fits, keep
 from dpr.index.faiss_file import read_faiss
+from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.kinds import list_count
 from dpr.index.loose_index import max_new
 from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error
@@ -158,7 +159,9 @@ def measure_drift(run: Run, context: IndexContext, base: CodebookEntry) -> Drift
     rows, record = min(DRIFT_ROWS, _live(later)), layout.record(layout.drift(run.run_id))
     read_bytes = base.object.size_bytes + rows * run.spec.stored_bytes
     unit = DriftUnit(record, base, later, context.deletions, _live(later) / context.rows, rows, read_bytes)
-    work = Work.of(recorded(run.store.url, DriftResult, Step("drift", partial(MeasureDrift, run.store.url))))
+    # a coder has loaded FAISS while passages were encoded
+    step = Step("drift", partial(MeasureDrift, run.store.url, run.executor.hardware()), "coder")
+    work = Work.of(recorded(run.store.url, DriftResult, step))
     return run.result(Stage("drift", [unit], DriftResult, work)).drift
 
 
@@ -169,14 +172,15 @@ def _live(entries: Sequence[SegmentEntry]) -> int:
 class MeasureDrift:
     """Codes a sample of later rows with the codebook."""
 
-    def __init__(self, store_url: str) -> None:
-        self._store = open_store(store_url)
+    def __init__(self, store_url: str, hardware: Hardware) -> None:
+        self._store, self._threads = open_store(store_url), hardware.threads
 
     def __call__(self, unit: DriftUnit) -> DriftResult:
         base = unit.codebook
         sample_ND = sample_vectors(self._store, unit.later, unit.deletions, unit.rows, seed=0)
         codebook = read_faiss(fetch_object(self._store, base.object))
-        error, coded = quantisation_error(codebook, sample_ND)
+        with faiss_threads(self._threads):
+            error, coded = quantisation_error(codebook, sample_ND)
         error = error / base.quantisation_error - 1.0 if base.quantisation_error else 0.0
         growth = None
         imbalance = list_imbalance(list_count(codebook), coded.lists_N) if coded else None
