@@ -67,9 +67,9 @@ class Searches:
         return search.bm25(texts, k) if mode == "bm25" else search.hybrid(texts, self.vectors_QD[some], k)
 
 
-def snapshot_of(data: Path, store: Path) -> tuple[Snapshot, QuestionSet]:
-    """Bring a collection up to date, and return its snapshot and the gate's questions."""
-    gate = {"questions": str(data), "qrels": str(data / "qrels.dev.tsv.gz"), "max_questions": 100_000}
+def snapshot_of(data: Path, store: Path, queries: Path | None = None) -> tuple[Snapshot, QuestionSet]:
+    """Bring a collection up to date, and return its snapshot and the gate's questions: its own, or those of a file."""
+    gate = {"questions": str(queries or data), "qrels": str(data / "qrels.dev.tsv.gz"), "max_questions": 100_000}
     recipe = Recipe.model_validate(
         {
             "store": str(store),
