@@ -4,6 +4,7 @@ Shapes: Q questions, K neighbours, D dimensions.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,10 +45,12 @@ DIGEST = "0" * 64
 """Stands for the digest of a codebook, which is in no file here: parts and their merge must name the same."""
 WARM_UP = 50
 MIN_SECONDS = 0.02
-NPROBES = (4, 8, 16, 32, 64, 128, 256)
-RESCORES = (0, 40, 100, 200)
+NPROBES = (8, 16, 32, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256)
+RESCORES = (0, 40, 50, 60, 80, 100, 200)
 EF = (20, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
-BY_QUESTION, AVERAGE_LISTS = "IVF-PQ FastScan, lists by question", (24, 32, 48, 64, 96, 128, 192)
+FEWER_LISTS = "IVF-PQ FastScan, 4 * sqrt(N) lists"
+"""As the rule had it until 2026-11-28."""
+BY_QUESTION, AVERAGE_LISTS = "IVF-PQ FastScan, lists by question", (48, 64, 72, 80, 88, 96, 112, 128, 144, 160, 192)
 """The product's search as tuned, and how many lists questions visit on average."""
 MAX_CODES, LISTS_AT_MOST = "IVF-PQ, FAISS's max_codes", 1_024
 CODES = (5_000, 10_000, 20_000, 30_000, 45_000, 60_000, 90_000)
@@ -173,7 +176,8 @@ def factories(rows: int) -> dict[str, str]:
     coded = {"IVF-PQ": "PQ96", "IVF-PQ FastScan": "PQ192x4", "IVF-RaBitQ FastScan": "RaBitQfs", "IVF-SQ8": "SQ8"}
     named = {name: f"{lists},{code}" for name, code in coded.items()}
     again = dict.fromkeys((BY_QUESTION, MAX_CODES), named["IVF-PQ FastScan"])
-    return {**named, **again, "Flat": "Flat", "HNSW": "HNSW32"}
+    fewer = f"IVF{2 ** round(math.log2(4 * math.sqrt(rows)))},PQ192x4"
+    return {**named, **again, FEWER_LISTS: fewer, "Flat": "Flat", "HNSW": "HNSW32"}
 
 
 def kind_points(name: str, vectors: Vectors, store: Path) -> Iterator[Point]:

@@ -3,10 +3,10 @@
 The rule, with N vectors of D dimensions:
 
 - N < 1,000: `Flat`, which is exact. Scanning so few takes less time than encoding the question.
-- else `IVF{lists},PQ{M}x4`. `lists` is the power of two nearest to 4 * sqrt(N), at most N / 39 (what k-means needs for
-  each centroid) and 65,536. M is the number of subspaces, of four bits each: the largest divisor of D that leaves at
-  least two dimensions to a subspace, so a code is 16 times smaller than float32. If that leaves more than four, `SQ8`
-  (4 times smaller) is used instead of PQ.
+- else `IVF{lists},PQ{M}x4`. `lists` is the power of two nearest to 16 * sqrt(N), at most 16,384, or the one nearest to
+  4 * sqrt(N) where that is more; and at most N / 39 (what k-means needs for each centroid) and 65,536. M is the number
+  of subspaces, of four bits each: the largest divisor of D that leaves at least two dimensions to a subspace, so a code
+  is 16 times smaller than float32. If that leaves more than four, `SQ8` (4 times smaller) is used instead of PQ.
 - `memory_gb`: if the index would not fit, M is the largest divisor of D with which it fits, with at most 16 dimensions
   to a subspace. More memory never widens a code beyond the rule: re-scoring from stored vectors restores what a code
   loses, and a wider code is slower to scan.
@@ -32,8 +32,9 @@ from dpr.index.serving_memory import bytes_per_vector, serving_bytes
 from dpr.recipe_index import IndexConfig
 
 EXACT_BELOW_ROWS = 1_000
-LISTS_PER_ROOT = 4
-MAX_LISTS = 65_536
+LISTS_PER_ROOT, FEW_LISTS = 16, 16_384
+"""Short lists hold fewer vectors that are far from a question. Up to so many, they cost less than they spare."""
+MORE_PER_ROOT, MAX_LISTS = 4, 65_536
 MIN_GROUP, MAX_GROUP = 2, 16
 """Dimensions of a PQ subspace: the fewest by the rule, and the most in the narrowest code for `memory_gb`."""
 
@@ -160,12 +161,13 @@ def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
     """Return the factory string of the rule, without regard to memory, and its reasons."""
     if rows < EXACT_BELOW_ROWS:
         return "Flat", [f"{rows} vectors are below {EXACT_BELOW_ROWS}, so search is exact"]
-    ideal = LISTS_PER_ROOT * math.sqrt(rows)
+    root = math.sqrt(rows)
+    ideal = max(min(LISTS_PER_ROOT * root, FEW_LISTS), MORE_PER_ROOT * root)
     bound = min(rows / ROWS_PER_CENTROID, MAX_LISTS)
     lists = 2 ** min(round(math.log2(ideal)), math.floor(math.log2(bound)))
     reasons = [
-        f"{lists} lists: the power of two near {LISTS_PER_ROOT} * sqrt({rows}) = {ideal:.0f}, "
-        f"at most {rows} / {ROWS_PER_CENTROID} and {MAX_LISTS}"
+        f"{lists} lists: the power of two near {LISTS_PER_ROOT} * sqrt({rows}), at most {FEW_LISTS}, or near "
+        f"{MORE_PER_ROOT} * sqrt({rows}) if that is more; at most {rows} / {ROWS_PER_CENTROID} and {MAX_LISTS}"
     ]
     numbers = max((m for m in range(1, dim // MIN_GROUP + 1) if dim % m == 0), default=0)
     if numbers * 2 * MIN_GROUP < dim:

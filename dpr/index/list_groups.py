@@ -1,10 +1,11 @@
 """Finding the inverted list that a vector goes to, without comparing it with the centroids of all lists.
 
-There are four times as many lists as the root of the vectors, so with all comparisons the work of coding would grow
-with their number to the power of 1.5. So from `MANY_LISTS` lists on, the centroids are grouped, as many groups as the
-root of the lists. A vector is compared with the centres of all groups, and then with the lists of the 16 groups whose
-centres are nearest. Of real vectors and 16,384 lists, 99% go to the list that all comparisons give, in a fifth of the
-time; the others go to one nearby, so that a search finds 0.1% fewer of the true neighbours.
+There are at least four times as many lists as the root of the vectors (`dpr.index.choose`), so with all comparisons the
+work of coding would grow with their number to the power of 1.5. So from `MANY_LISTS` lists on, the centroids are
+grouped, as many groups as the root of the lists. A vector is compared with the centres of all groups, and then with the
+lists of the 16 groups whose centres are nearest. Of real vectors and 16,384 lists, 99% go to the list that all
+comparisons give, in a fifth of the time; the others go to one nearby, so that a search finds 0.1% fewer of the true
+neighbours.
 
 The groups follow from the centroids alone. So the list of a vector follows from vector and codebook, on all hardware
 and in all nights, except where two scores are equal within rounding.

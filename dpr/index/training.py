@@ -9,22 +9,17 @@ from collections.abc import Iterator
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from dpr.errors import IndexBuildError
 from dpr.index.candidates import search
 from dpr.index.choose import IndexPlan, new_index
+from dpr.index.coarse_training import train_coarse
 from dpr.index.coding import FaissCoder
 from dpr.index.hardware import CPU, Floats, Hardware, Lists, as_float32, check_width
 from dpr.index.kinds import copy_index, core, inverted, list_count, reason
 from dpr.index.part import Coded
-from dpr.index.sample import ROWS_PER_LIST
 
 PROBE_ROWS = 500
-FIRST_ROWS_STEP = 4
-"""The first steps of k-means see every 4th vector of the sample, which is in random order or in that of the corpus."""
-LAST_STEPS = 4
-"""The last steps see all of them."""
 
 
 def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CPU) -> faiss.Index:
@@ -49,7 +44,7 @@ def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CP
                 train_in_torch(codebook, sample_ND, seed, device)
             else:
                 whole_ND = as_float32(sample_ND, plan.dim, "training vectors")
-                train_coarse(codebook, whole_ND)
+                train_coarse(codebook, whole_ND, seed)
                 codebook.train(whole_ND)
         trial = copy_index(codebook)
         for _ in range(2):  # some kinds take vectors only once
@@ -61,26 +56,6 @@ def train(sample_ND: Floats, plan: IndexPlan, seed: int, hardware: Hardware = CP
         ) from error
     search(trial, sample_ND[:1].astype(np.float32), 1, 1)
     return codebook
-
-
-def train_coarse(index: faiss.Index, sample_ND: npt.NDArray[np.float32]) -> None:
-    """Train the coarse centroids of an index, on a part of the sample first.
-
-    FAISS alone compares all vectors with all centroids ten times. The first steps only move random centroids to where
-    vectors are, for which a quarter of the vectors is enough. An index whose lists are not found by comparing all
-    centroids, or whose sample is small, is left as it is: FAISS then trains it in its own way.
-    """
-    if not isinstance(index, faiss.IndexIVF) or len(sample_ND) < ROWS_PER_LIST * index.nlist:
-        return
-    if not isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat):
-        return
-    clustering = faiss.Clustering(index.d, index.nlist, index.cp)
-    first_steps = max(0, index.cp.niter - LAST_STEPS)
-    first_ND = np.ascontiguousarray(sample_ND[::FIRST_ROWS_STEP])
-    for steps, vectors_ND in ((first_steps, first_ND), (LAST_STEPS, sample_ND)):
-        clustering.niter = steps
-        clustering.train(vectors_ND, index.quantizer)  # starts from the centroids that it has, and leaves them there
-    index.quantizer.is_trained = True
 
 
 def describe_training(plan: IndexPlan, hardware: Hardware) -> str:
