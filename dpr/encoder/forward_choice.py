@@ -6,7 +6,8 @@ import torch
 
 from dpr.encoder.memory import WithinMemory
 from dpr.encoder.network import Forward, Network
-from dpr.encoder.packed import PACKED_POOLINGS, supports
+from dpr.encoder.packed import PACKED_POOLINGS
+from dpr.encoder.packed_bert import supports
 from dpr.encoder.packed_forward import PackedForward
 from dpr.encoder.packed_fp8 import FP8
 from dpr.encoder.padded import EqualLengthsForward, PaddedForward, padding_changes

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpr.encoder.packed import Copier, Linear, Norm, Packed
+from dpr.encoder.packed import Linear, Norm, Packed
+from dpr.encoder.packed_bert import Copier, LayerModules
 from dpr.encoder.packed_fp8 import FP8, Coded, CodedLinear, Fp8Ops, Product, activated, code_weight, scale_for
 
 
@@ -48,14 +49,14 @@ def bias_of(product: Product) -> Tensor:
 
 
 class Fp8Bert:
-    """The forward pass of packed.PackedBert with some products in fp8."""
+    """The forward pass of packed_bert.PackedBert with some products in fp8."""
 
     def __init__(self, body: Any, ops: Fp8Ops, products: tuple[str, ...], device: torch.device) -> None:
         """`products`: those in fp8, such as `up` for those of all layers, or `3.up` for that of one."""
         config = body.config
         self._ops, self._heads, self._act = ops, int(config.num_attention_heads), str(config.hidden_act)
         copy = Copier(ops.base, torch.bfloat16, device)
-        tables = copy.tables(body)
+        tables, self._bias = copy.tables(body), copy.bias(body)
         self._norm, self._no_bias_H = tables.norm, torch.zeros_like(tables.norm.bias_H)
         # the sums of the embeddings, normalised; weight and bias come with the rounding to fp8
         plain = Norm(torch.ones_like(tables.norm.weight_H), self._no_bias_H, tables.norm.eps)
@@ -63,8 +64,9 @@ class Fp8Bert:
         layers, before = _Layers(ops, copy, products), body.embeddings.LayerNorm
         self._layers = list[Fp8Layer]()
         for number, layer in enumerate(body.encoder.layer):
-            self._layers.append(layers.layer(number, layer, before))
-            before = layer.output.LayerNorm
+            modules = LayerModules.of(layer)
+            self._layers.append(layers.layer(number, modules, before))
+            before = modules.down_norm
 
     def hidden(self, packed: Packed) -> Tensor:
         """Return the token vectors (T, H) of the last layer, float32."""
@@ -98,8 +100,8 @@ class Fp8Bert:
     def _attended(self, layer: Fp8Layer, qkv_TJ: Tensor, packed: Packed, queries: int) -> Tensor | Coded:
         """Return attention in the form that the product `out` takes."""
         if isinstance(layer.out, CodedLinear):
-            return self._ops.attend(qkv_TJ, packed, self._heads, queries, layer.attended_scale)
-        return self._ops.base.attend(qkv_TJ, packed, self._heads, queries)
+            return self._ops.attend(qkv_TJ, packed, self._heads, queries, self._bias, layer.attended_scale)
+        return self._ops.base.attend(qkv_TJ, packed, self._heads, queries, self._bias)
 
     def _finished(
         self, layer: Fp8Layer, x_TH: Tensor, attended: Tensor | Coded, dtype: torch.dtype
@@ -133,20 +135,18 @@ class _Layers:
     def __init__(self, ops: Fp8Ops, copy: Copier, products: tuple[str, ...]) -> None:
         self._ops, self._copy, self._products = ops, copy, products
 
-    def layer(self, number: int, layer: Any, before: nn.LayerNorm) -> Fp8Layer:
+    def layer(self, number: int, own: LayerModules, before: nn.LayerNorm) -> Fp8Layer:
         """Copy a layer; `before` is the normalisation whose result it gets."""
-        attention, projected = layer.attention.self, layer.attention.output
-        qkv, up = (attention.query, attention.key, attention.value), layer.intermediate.dense
         return Fp8Layer(
-            self._product(number, "qkv", before, *qkv),
-            self._product(number, "out", None, projected.dense),
-            self._copy.norm(projected.LayerNorm),
-            self._product(number, "up", projected.LayerNorm, up),
-            self._product(number, "down", None, layer.output.dense),
-            self._copy.norm(layer.output.LayerNorm),
+            self._product(number, "qkv", before, own.query, own.key, own.value),
+            self._product(number, "out", None, own.out),
+            self._copy.norm(own.out_norm),
+            self._product(number, "up", own.out_norm, own.up),
+            self._product(number, "down", None, own.down),
+            self._copy.norm(own.down_norm),
             # attention is a mean of values, and no activation is larger than its input
-            scale_for(bound_of(self._folded(before, attention.value))),
-            scale_for(bound_of(self._folded(projected.LayerNorm, up))),
+            scale_for(bound_of(self._folded(before, own.value))),
+            scale_for(bound_of(self._folded(own.out_norm, own.up))),
         )
 
     def _product(self, number: int, name: str, norm: nn.LayerNorm | None, *modules: nn.Linear) -> Product:

@@ -58,7 +58,18 @@ class CpuOps(TorchOps):
         summed_TH = torch.ops.mkldnn._linear_pointwise.binary(y_TJ, x_TH, linear.weight, linear.bias, "add")
         return self._norm(summed_TH, norm).to(dtype)
 
-    def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:  # noqa: ARG002
+    def prepared_bias(self, bias_NR: Tensor) -> Tensor:
+        """See Ops."""
+        return super().prepared_bias(bias_NR.to(torch.bfloat16))
+
+    def attend(
+        self,
+        qkv_TJ: Tensor,
+        packed: Packed,
+        heads: int,
+        queries: int,  # noqa: ARG002
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """See Ops. Sequences of one length that are neighbours, as in sorted batches, are computed in one call."""
         offsets, lengths_B = packed.offsets.tolist(), packed.offsets.diff().tolist()
         out_TH = torch.empty((len(qkv_TJ), qkv_TJ.shape[1] // 3), dtype=qkv_TJ.dtype)
@@ -70,25 +81,26 @@ class CpuOps(TorchOps):
                 last += 1
             rows, shape = slice(offsets[first], offsets[last]), (last - first, length, heads, -1)
             q, k, v = (x.view(shape).transpose(1, 2) for x in qkv_TJ[rows].chunk(3, dim=1))
-            self._attend_equal(q, k, v, out_TH[rows].view(shape).transpose(1, 2))
+            near = None if bias is None else bias[:, :length, :length]
+            self._attend_equal(q, k, v, near, out_TH[rows].view(shape).transpose(1, 2))
             first = last
         out_TH[offsets[-1] :] = 0.0
         return out_TH
 
-    def _attend_equal(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+    def _attend_equal(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """Write attention over rows of equal length to `out`; all are (rows, heads, length, head size).
+
+        But the bias is (heads, length, length).
 
         Softmax divides exponentials by their sum. Subtracting the greatest score first prevents overflow, but takes two
         thirds of the time of softmax. So it is done only if the sums show that it was necessary.
         """
         rows, heads, length, size = q.shape
         if rows <= FEW_ROWS or rows * heads * length * length > MAX_SCORES:  # the latter is one long row
-            out.copy_(nn.functional.scaled_dot_product_attention(q, k, v))
+            out.copy_(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias))
             return
         q, k, v = (x.reshape(rows * heads, length, size) for x in (q, k, v))
-        scores = self._buffer()[: rows * heads * length * length].view(rows * heads, length, length)
-        scale = math.log2(math.e) / math.sqrt(size)  # exp2 is faster than exp
-        torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=scale, out=scores).exp2_()
+        scores = self._scores(q, k, bias, math.log2(math.e)).exp2_()  # exp2 is faster than exp
         sums = scores.sum(-1, keepdim=True)
         lowest, highest = sums.aminmax()
         if lowest > SAFE_SUMS[0] and highest < SAFE_SUMS[1]:
@@ -96,8 +108,16 @@ class CpuOps(TorchOps):
             if weighted.sum().isfinite():  # not finite: large values times large exponentials overflow
                 torch.div(weighted.view_as(out), sums.view(rows, heads, length, 1), out=out)
                 return
-        torch.baddbmm(scores, q, k.transpose(1, 2), beta=0, alpha=1 / math.sqrt(size), out=scores)
-        out.copy_(torch.bmm(scores.softmax(-1), v).view_as(out))
+        out.copy_(torch.bmm(self._scores(q, k, bias, 1.0).softmax(-1), v).view_as(out))
+
+    def _scores(self, q: Tensor, k: Tensor, bias: Tensor | None, factor: float) -> Tensor:
+        """Return `factor` times the scores of (rows × heads, length, head size) in this thread's buffer."""
+        both, length, size = q.shape
+        scores = self._buffer()[: both * length * length].view(both, length, length)
+        if bias is not None:
+            scores.view(-1, *bias.shape).copy_(bias)
+        beta = 0.0 if bias is None else factor
+        return torch.baddbmm(scores, q, k.transpose(1, 2), beta=beta, alpha=factor / math.sqrt(size), out=scores)
 
     def _buffer(self) -> Tensor:
         """Return this thread's memory for scores: allocating it each time would cost as much as computing them."""

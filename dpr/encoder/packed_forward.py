@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dpr.encoder.fp8_bert import Fp8Bert
 from dpr.encoder.network import Network
-from dpr.encoder.packed import Ops, Packed, PackedBert, pool_packed
+from dpr.encoder.packed import Ops, Packed, pool_packed
+from dpr.encoder.packed_bert import PackedBert
 from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_fp8 import FP8, EmulatedFp8, Fp8Ops, multiplies_fp8
 from dpr.encoder.packed_torch import TorchOps

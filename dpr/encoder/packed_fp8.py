@@ -55,7 +55,9 @@ class Fp8Ops(Protocol):
     def code(self, x_TI: Tensor, scale: float) -> Coded:
         """Return activations in fp8."""
 
-    def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, scale: float) -> Coded:
+    def attend(
+        self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, bias: Tensor | None, scale: float
+    ) -> Coded:
         """Return attention as Ops does, in fp8."""
 
     def project(self, x: Coded, linear: CodedLinear) -> Tensor:
@@ -114,9 +116,11 @@ class EmulatedFp8:
         """See Fp8Ops."""
         return code(x_TI, scale)
 
-    def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, scale: float) -> Coded:
+    def attend(
+        self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, bias: Tensor | None, scale: float
+    ) -> Coded:
         """See Fp8Ops."""
-        return code(self.base.attend(qkv_TJ, packed, heads, queries), scale)
+        return code(self.base.attend(qkv_TJ, packed, heads, queries, bias), scale)
 
     def project(self, x: Coded, linear: CodedLinear) -> Tensor:
         """See Fp8Ops."""

@@ -36,10 +36,12 @@ class TritonFp8:
         _code[(triton.cdiv(x_TI.numel(), BLOCK),)](x_TI, codes_TI, 1.0 / scale, x_TI.numel(), BLOCK)
         return Coded(codes_TI, scale)
 
-    def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, scale: float) -> Coded:
+    def attend(
+        self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, bias: Tensor | None, scale: float
+    ) -> Coded:
         """See Fp8Ops."""
         codes_TH = self._empty(len(qkv_TJ), qkv_TJ.shape[1] // 3, FP8)
-        attend_into(codes_TH, qkv_TJ, packed, heads, queries, 1.0 / scale)
+        attend_into(codes_TH, qkv_TJ, packed, heads, queries, bias, 1.0 / scale)
         return Coded(codes_TH, scale)
 
     def project(self, x: Coded, linear: CodedLinear) -> Tensor:

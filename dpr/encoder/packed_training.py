@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
-from dpr.encoder.packed import Packed, first_position
+from dpr.encoder.packed import Packed
+from dpr.encoder.packed_bert import first_position, has_bias, supports
 
 MAX_PADDING = 1.15
 """Places of a group for each of its tokens."""
@@ -25,12 +26,17 @@ Attend = Callable[[Tensor, int], Tensor]
 """Queries, keys and values (T, J), and the number of heads, to attended values (T, H)."""
 
 
+def trains(body: Any) -> bool:
+    """Return whether PackedTraining runs `body`: PyTorch's kernel adds no biases to scores, as MPNet needs."""
+    return supports(body) and not has_bias(body)
+
+
 class PackedTraining:
-    """Runs a network that `packed.supports`."""
+    """Runs a network that `trains` names."""
 
     def __init__(self, body: Any) -> None:
         self._body, self._heads = body, int(body.config.num_attention_heads)
-        self._first = first_position(body.config)
+        self._first = first_position(body)
 
     def hidden(self, packed: Packed, lengths_B: npt.NDArray[np.int64], dtype: torch.dtype) -> Tensor:
         """Return the token vectors (T, H) of the last layer. `dtype` is that of products, which autocast has set."""

@@ -36,11 +36,15 @@ class TritonOps(Products):
         )  # fmt: skip
         return out_TH
 
-    def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int) -> Tensor:
+    def prepared_bias(self, bias_NR: Tensor) -> Tensor:
+        """See Ops."""
+        return bias_NR
+
+    def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, bias: Tensor | None = None) -> Tensor:
         """See Ops."""
         rows, size = qkv_TJ.shape[0], qkv_TJ.shape[1] // 3
         out_TH = torch.empty((rows, size), dtype=qkv_TJ.dtype, device=qkv_TJ.device)
-        attend_into(out_TH, qkv_TJ, packed, heads, queries)
+        attend_into(out_TH, qkv_TJ, packed, heads, queries, bias)
         return out_TH
 
     def add_norm(self, x_TH: Tensor, bias_H: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
@@ -53,20 +57,29 @@ class TritonOps(Products):
         return out_TH
 
 
-def attend_into(out_TH: Tensor, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, factor: float = 1.0) -> None:
+def attend_into(
+    out_TH: Tensor,
+    qkv_TJ: Tensor,
+    packed: Packed,
+    heads: int,
+    queries: int,
+    bias_NR: Tensor | None,
+    factor: float = 1.0,
+) -> None:
     """Write attention as in Ops, times `factor`, into `out`, whose type may be another."""
     size, blocks = out_TH.shape[1], triton.cdiv(queries, QUERIES)
     head_size = size // heads
     scale = math.log2(math.e) / math.sqrt(head_size)
     keys = SHORT_KEYS if packed.longest <= SHORT else LONG_KEYS
     _attend[(heads * blocks * (len(packed.offsets) - 1),)](
-        qkv_TJ, out_TH, packed.offsets, scale, factor, blocks, heads, size, head_size, QUERIES, **keys
-    )
+        qkv_TJ, out_TH, packed.offsets, bias_NR, 0 if bias_NR is None else bias_NR.shape[1], scale, factor, blocks,
+        heads, size, head_size, QUERIES, **keys,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["blocks"])
-def _attend(qkv, out, offsets, scale, factor, blocks, heads: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
-            QUERIES: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
+def _attend(qkv, out, offsets, bias, R: tl.constexpr, scale, factor, blocks, heads: tl.constexpr, H: tl.constexpr,
+            D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
     # heads vary fastest, then the blocks of one sequence, so that programs that run together read the same keys
     program = tl.program_id(0)
     head = program % heads
@@ -87,7 +100,12 @@ def _attend(qkv, out, offsets, scale, factor, blocks, heads: tl.constexpr, H: tl
         key = first + tl.arange(0, KEYS)
         k = tl.load(base + H + key[None, :] * (3 * H) + d[:, None], mask=key[None, :] < length, other=0.0)
         v = tl.load(base + 2 * H + key[:, None] * (3 * H) + d[None, :], mask=key[:, None] < length, other=0.0)
-        scores = tl.where(key[None, :] < length, tl.dot(q, k), -float("inf"))
+        scores = tl.dot(q, k)
+        if bias is not None:  # decided when the kernel is compiled; scores are divided by the root of D later
+            near = (row[:, None] < length) & (key[None, :] < length)
+            distance = key[None, :] - row[:, None]
+            scores += tl.load(bias + head * R + R // 2 + distance, mask=near, other=0.0) * D**0.5
+        scores = tl.where(key[None, :] < length, scores, -float("inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(scores * scale - (higher * scale)[:, None])
         fade = tl.exp2((top - higher) * scale)

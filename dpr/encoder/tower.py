@@ -168,7 +168,9 @@ def token_limit(config: EncoderConfig, found: Folder, reference: str) -> int:
             raise EncoderError(f"model {reference} does not say how many tokens it takes; set encoder.max_tokens")
         return int(limit)
     if positions is not None and found.config.get("model_type") in _OFFSET_POSITIONS:
-        positions -= int(found.config.get("pad_token_id") or 0) + 1
+        # MPNet has its padding at 1 whatever its configuration says
+        padding = 1 if found.config["model_type"] == "mpnet" else int(found.config.get("pad_token_id") or 0)
+        positions -= padding + 1
     if config.max_tokens is not None and positions is not None and config.max_tokens > positions:
         raise EncoderError(
             f"encoder.max_tokens is {config.max_tokens}, and model {reference} has positions for {positions} tokens; "

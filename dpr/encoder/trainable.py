@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dpr.encoder.network import Network, load_network
-from dpr.encoder.packed import PACKED_POOLINGS, pool_packed, supports
+from dpr.encoder.packed import PACKED_POOLINGS, pool_packed
 from dpr.encoder.packed_forward import PackedForward, pack
-from dpr.encoder.packed_training import PackedTraining
+from dpr.encoder.packed_training import PackedTraining, trains
 from dpr.encoder.padded import batches_by_length, padded
 from dpr.encoder.pooling import pool_padded
 from dpr.encoder.precision import multiplies_bf16
@@ -69,7 +69,7 @@ class TrainableTower:
         self, network: TrainableNetwork, tower: TowerSpec, dtype: torch.dtype = torch.float32, *, packing: bool = True
     ) -> None:
         self.network, self.spec, self._dtype = network, tower, dtype
-        fits = supports(network.loaded.body) and tower.pooling in PACKED_POOLINGS and tower.prompt_pooled
+        fits = trains(network.loaded.body) and tower.pooling in PACKED_POOLINGS and tower.prompt_pooled
         self._packed = PackedTraining(network.loaded.body) if packing and fits else None
         self._skip = 0 if tower.prompt_pooled else prompt_tokens(tower)
 

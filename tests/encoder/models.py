@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertModel, BertTokenizer, DPRConfig, DPRContextEncoder, DPRQuestionEncoder
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    DPRConfig,
+    DPRContextEncoder,
+    DPRQuestionEncoder,
+    MPNetConfig,
+    MPNetModel,
+)
 
 from dpr.encoder.tokens import TokenBatch
 
@@ -67,6 +76,16 @@ def save_bert(folder: Path, seed: int = 0, **sizes: Any) -> Path:
     torch.manual_seed(seed)
     save_tokenizer(folder)
     BertModel(BertConfig(**{**SIZES, **sizes}), add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def save_mpnet(folder: Path, **sizes: Any) -> Path:
+    """Save a plain MPNet folder, which does not state how it pools; its biases are as large as its scores."""
+    torch.manual_seed(0)
+    save_tokenizer(folder)
+    body = MPNetModel(MPNetConfig(**{**SIZES, **sizes}), add_pooling_layer=False)
+    torch.nn.init.normal_(body.encoder.relative_attention_bias.weight)
+    body.save_pretrained(folder)
     return folder
 
 

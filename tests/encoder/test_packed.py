@@ -16,6 +16,8 @@ from transformers import (
     CamembertModel,
     DistilBertConfig,
     DistilBertModel,
+    MPNetConfig,
+    MPNetModel,
     RobertaConfig,
     RobertaModel,
 )
@@ -23,7 +25,7 @@ from transformers import (
 from dpr.encoder.compute import Compute
 from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.network import load_network
-from dpr.encoder.packed import PackedBert, supports
+from dpr.encoder.packed_bert import PackedBert, supports
 from dpr.encoder.packed_cpu import CpuOps
 from dpr.encoder.packed_forward import PackedForward, default_ops, pack
 from dpr.encoder.packed_torch import TorchOps
@@ -33,7 +35,7 @@ from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TokenBatch
 from dpr.recipe import EncoderConfig
 from tests.encoder.models import SIZES as SMALL
-from tests.encoder.models import random_tokens, save_bert
+from tests.encoder.models import random_tokens, save_bert, save_mpnet
 
 CPU = torch.device("cpu")
 HEADS = {"num_attention_heads": 2}
@@ -49,13 +51,30 @@ def randomised(body: Any) -> Any:
     for name, weight in body.named_parameters():
         if weight.ndim == 1:
             weight.data = float("LayerNorm.weight" in name) + 0.2 * torch.randn_like(weight)
+        if "relative_attention_bias" in name:
+            weight.data = torch.randn_like(weight)
     return body.eval()
+
+
+def each_alone(body: Any, tokens: TokenBatch) -> list[torch.Tensor]:
+    """Return the token vectors of each row as the network computes them, one row at a time."""
+    alone = []
+    for first, last in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
+        ids, types = (torch.from_numpy(x[None, first:last]).long() for x in (tokens.ids_T, tokens.types_T))
+        inputs = {} if body.config.model_type == "mpnet" else {"token_type_ids": types}
+        alone.append(body(input_ids=ids, **inputs).last_hidden_state[0])
+    return alone
 
 
 @pytest.mark.parametrize("act", ["gelu", "relu"])
 @pytest.mark.parametrize(
     ("config", "model"),
-    [(BertConfig, BertModel), (RobertaConfig, RobertaModel), (CamembertConfig, CamembertModel)],
+    [
+        (BertConfig, BertModel),
+        (RobertaConfig, RobertaModel),
+        (CamembertConfig, CamembertModel),
+        (MPNetConfig, MPNetModel),
+    ],
 )
 def test_packed_token_vectors_are_those_of_transformers(config: Any, model: Any, act: str) -> None:
     sizes = {**SIZES, "pad_token_id": 1, "type_vocab_size": 2, "hidden_act": act}
@@ -64,19 +83,33 @@ def test_packed_token_vectors_are_those_of_transformers(config: Any, model: Any,
     tokens = random_tokens(LENGTHS)
     packed = pack(tokens, CPU)
     with torch.inference_mode():
-        alone = []
-        for first, last in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
-            ids, types = (torch.from_numpy(x[None, first:last]).long() for x in (tokens.ids_T, tokens.types_T))
-            alone.append(body(input_ids=ids, token_type_ids=types).last_hidden_state[0])
+        alone = each_alone(body, tokens)
         bert = PackedBert(body, TorchOps(), torch.float32, CPU)
         torch.testing.assert_close(bert.hidden(packed), torch.cat(alone), atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(bert.first(packed), torch.stack([x[0] for x in alone]), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("heads", [1, 2, 4, 8])
+def test_biases_of_distances_are_those_of_transformers_up_to_the_last_position(heads: int) -> None:
+    """Beyond 128 tokens one bias serves several distances, and from there on all."""
+    sizes = {**SIZES, "hidden_size": 128, "num_attention_heads": heads, "max_position_embeddings": 420}
+    body = randomised(MPNetModel(MPNetConfig(**sizes, pad_token_id=1), add_pooling_layer=False))
+    tokens = random_tokens([1, 418, 2, 129, 31, 418])
+    packed = pack(tokens, CPU)
+    with torch.inference_mode():
+        alone = each_alone(body, tokens)
+        bert = PackedBert(body, TorchOps(), torch.float32, CPU)
+        torch.testing.assert_close(bert.hidden(packed), torch.cat(alone), atol=5e-5, rtol=1e-4)
+        body.encoder.relative_attention_bias.weight.zero_()
+        assert torch.cosine_similarity(torch.cat(each_alone(body, tokens)), torch.cat(alone)).mean() < 0.99
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
-def test_packed_vectors_are_those_of_padded_batches(shared_bert: Path, pooling: Any, normalize: bool) -> None:
-    tower = resolve(EncoderConfig(model=str(shared_bert), pooling=pooling, normalize=normalize)).passage
+@pytest.mark.parametrize("save", [save_bert, save_mpnet])
+def test_packed_vectors_are_those_of_padded_batches(tmp_path: Path, save: Any, pooling: Any, normalize: bool) -> None:
+    folder = save(tmp_path, **HEADS)
+    tower = resolve(EncoderConfig(model=str(folder), pooling=pooling, normalize=normalize)).passage
     network, tokens = load_network(tower), random_tokens(LENGTHS)
     with torch.inference_mode():
         expected_ND = PaddedForward(network, tower, CPU)(tokens)
@@ -138,9 +171,10 @@ def test_tokens_that_follow_the_last_row_change_no_vector(shared_bert: Path, poo
 @pytest.mark.skipif(not multiplies_bf16(CPU), reason="this processor has no bf16 products")
 @pytest.mark.parametrize("act", ["gelu", "gelu_new", "relu"])
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
-def test_packed_bf16_on_a_cpu_keeps_the_vectors(tmp_path: Path, pooling: Any, act: str) -> None:
+@pytest.mark.parametrize("save", [save_bert, save_mpnet])
+def test_packed_bf16_on_a_cpu_keeps_the_vectors(tmp_path: Path, save: Any, pooling: Any, act: str) -> None:
     sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "initializer_range": 0.05}
-    folder = save_bert(tmp_path, hidden_act=act, **sizes)
+    folder = save(tmp_path, hidden_act=act, **sizes)
     tower = resolve(EncoderConfig(model=str(folder), pooling=pooling)).passage
     network, tokens = load_network(tower), random_tokens([*LENGTHS, 17, 17, 17, 5])
     randomised(network.body)
@@ -153,6 +187,7 @@ def test_packed_bf16_on_a_cpu_keeps_the_vectors(tmp_path: Path, pooling: Any, ac
 
 
 @pytest.mark.skipif(not multiplies_bf16(CPU), reason="this processor has no bf16 products")
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("lengths", [[20, 20, 7], [20, 20, 20, 7], [20, 1100, 1100]])
 @pytest.mark.parametrize(
     ("scale", "alike", "values"),
@@ -160,7 +195,7 @@ def test_packed_bf16_on_a_cpu_keeps_the_vectors(tmp_path: Path, pooling: Any, ac
     ids=["ordinary scores", "scores of 566", "scores of -566", "products beyond bf16"],
 )
 def test_attention_on_a_cpu_is_that_of_plain_pytorch(
-    lengths: list[int], scale: float, alike: bool, values: float
+    lengths: list[int], scale: float, alike: bool, values: float, biased: bool
 ) -> None:
     """Also if exponentials leave the range of bf16, and for rows too long for the buffer of scores.
 
@@ -175,17 +210,24 @@ def test_attention_on_a_cpu_is_that_of_plain_pytorch(
     qkv_TJ[:, 2 * size :] *= values
     qkv_TJ = qkv_TJ.bfloat16()
     packed = pack(random_tokens(lengths), CPU)
+    # a score of 566 is a multiple of 4 in bf16
+    bias_NR = 4.0 * torch.randint(-1, 1, (heads, 2 * max(lengths) - 1), generator=generator)
+    ops, plain = default_ops(CPU, torch.bfloat16), TorchOps()
+    bias, plain_bias = (each.prepared_bias(bias_NR) if biased else None for each in (ops, plain))
     with torch.inference_mode():
-        found_TH = default_ops(CPU, torch.bfloat16).attend(qkv_TJ, packed, heads, max(lengths))
-        expected_TH = TorchOps().attend(qkv_TJ.float(), packed, heads, max(lengths))
+        found_TH = ops.attend(qkv_TJ, packed, heads, max(lengths), bias)
+        expected_TH = plain.attend(qkv_TJ.float(), packed, heads, max(lengths), plain_bias)
     torch.testing.assert_close(found_TH.float(), expected_TH, atol=0.02 * values, rtol=0.02)
 
 
 @needs_gpu
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("lengths", [[5, 100, 64, 2, 160], [*LENGTHS, 300]])
 @pytest.mark.parametrize("queries", [1, 300])
 @pytest.mark.parametrize(("heads", "size"), [(4, 64), (12, 384), (12, 768), (2, 256)])
-def test_kernels_compute_what_plain_pytorch_computes(heads: int, size: int, queries: int, lengths: list[int]) -> None:
+def test_kernels_compute_what_plain_pytorch_computes(
+    heads: int, size: int, queries: int, lengths: list[int], biased: bool
+) -> None:
     cuda = torch.device("cuda")
     packed = pack(random_tokens(lengths), cuda)
     packed = replace(packed, types_T=packed.types_T * 0)
@@ -195,8 +237,10 @@ def test_kernels_compute_what_plain_pytorch_computes(heads: int, size: int, quer
     tables = PackedBert(body, TorchOps(), torch.bfloat16, cuda)._tables
     qkv_TJ = torch.randn(len(packed.ids_T), 3 * size, generator=generator, device=cuda).bfloat16()
     x_TH, bias_H = qkv_TJ[:, :size].contiguous(), qkv_TJ[0, :size].contiguous()
+    bias_NR = 3 * torch.randn(heads, 2 * max(lengths) - 1, generator=generator, device=cuda)
     found, expected = ([
-        ops.embed(tables, packed, torch.bfloat16), ops.attend(qkv_TJ, packed, heads, queries),
+        ops.embed(tables, packed, torch.bfloat16),
+        ops.attend(qkv_TJ, packed, heads, queries, ops.prepared_bias(bias_NR) if biased else None),
         ops.add_norm(x_TH, bias_H, tables.norm, torch.bfloat16),
     ] for ops in (default_ops(cuda, torch.bfloat16), TorchOps()))  # fmt: skip
     rows = slice(None) if queries > 1 else packed.offsets[:-1].long()
@@ -209,9 +253,10 @@ def test_kernels_compute_what_plain_pytorch_computes(heads: int, size: int, quer
 
 @needs_gpu
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
-def test_packed_bf16_on_a_gpu_keeps_the_vectors(tmp_path: Path, pooling: Any) -> None:
+@pytest.mark.parametrize("save", [save_bert, save_mpnet])
+def test_packed_bf16_on_a_gpu_keeps_the_vectors(tmp_path: Path, save: Any, pooling: Any) -> None:
     sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "initializer_range": 0.05}
-    tower = resolve(EncoderConfig(model=str(save_bert(tmp_path, **sizes)), pooling=pooling)).passage
+    tower = resolve(EncoderConfig(model=str(save(tmp_path, **sizes)), pooling=pooling)).passage
     network, tokens = load_network(tower), random_tokens(LENGTHS * 9)
     with torch.inference_mode():
         expected_ND = PaddedForward(network, tower, CPU)(tokens)

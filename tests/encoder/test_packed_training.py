@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, RobertaConfig, RobertaModel
 
+from dpr.encoder.compute import Compute
+from dpr.encoder.encode import TowerEncoder
 from dpr.encoder.packed_training import MAX_PADDING, groups_of
 from dpr.encoder.spec import resolve
 from dpr.encoder.tower import TowerSpec
 from dpr.encoder.trainable import TrainableNetwork, TrainableTower
 from dpr.recipe import EncoderConfig
-from tests.encoder.models import SIZES, random_tokens, save_bert, save_tokenizer
+from tests.encoder.models import SIZES, random_tokens, save_bert, save_mpnet, save_tokenizer
 
 LENGTHS = [60, 60, 41, 40, 39, 12, 12, 7, 5, 2]
 CPU = torch.device("cpu")
@@ -51,6 +53,15 @@ def oracle(model: Path, pooling: str, weights_BD: Tensor) -> dict[str, Tensor]:
         total = total + pooled @ weights_BD[row]
     total.backward()
     return {name: weight.grad for name, weight in body.named_parameters() if weight.grad is not None}
+
+
+def test_a_network_with_biases_in_attention_is_trained_padded(tmp_path: Path) -> None:
+    spec = tower_of(save_mpnet(tmp_path, num_attention_heads=2), "mean")
+    tower = TrainableTower(TrainableNetwork(spec, CPU, dropout=0.0), spec)
+    assert not tower.is_packed
+    tokens = random_tokens(LENGTHS)
+    expected_BD = torch.from_numpy(TowerEncoder(spec, Compute("fp32", threads=1)).encode(tokens, np.float32))
+    torch.testing.assert_close(tower.vectors(tokens).detach(), expected_BD, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])

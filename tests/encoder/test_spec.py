@@ -18,6 +18,7 @@ from dpr.recipe import EncoderConfig
 from dpr.store.digests import DigestMemory
 from tests.encoder.models import (
     edit_json,
+    save_mpnet,
     save_sentence_transformer,
     save_to_hub_cache,
     save_tokenizer,
@@ -222,6 +223,12 @@ def test_prompts_become_prefixes_unless_the_recipe_states_others(tmp_path: Path)
     assert (spec.passage.prefix, spec.question.prefix) == ("read: ", "ask: ")
     spec = resolve(EncoderConfig(model=str(folder), question_prefix="", passage_prefix="p ", pooling="max"))
     assert (spec.passage.prefix, spec.question.prefix, spec.passage.pooling) == ("p ", "", "max")
+
+
+def test_mpnet_begins_at_its_third_position_whatever_its_padding_is_said_to_be(tmp_path: Path) -> None:
+    for number, padding in enumerate((0, 1)):
+        folder = save_mpnet(tmp_path / str(number), pad_token_id=padding)
+        assert resolve(config(folder)).passage.max_tokens == 298
 
 
 def test_roberta_has_fewer_positions_than_its_table(bert: Path) -> None:
