@@ -15,7 +15,7 @@ import argparse
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,12 @@ def read_collection(data: Path) -> Collection:
     ids = sorted(right)
     titles, texts = ([row.get(name) or "" for row in rows] for name in ("title", "text"))
     return Collection(titles, texts, [text_of[id_] for id_ in ids], [right[id_] for id_ in ids])
+
+
+def some_questions(found: Collection, questions: int) -> Collection:
+    """Return the collection with so many of its questions, drawn at random."""
+    drawn = sorted(np.random.default_rng(1).permutation(len(found.questions))[:questions].tolist())
+    return replace(found, questions=[found.questions[n] for n in drawn], right=[found.right[n] for n in drawn])
 
 
 def some_of(found: Collection, passages: int) -> Collection:
@@ -210,8 +216,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to append the table to")
     parser.add_argument("--passages", type=int, help="only so many: those that answer questions, and others at random")
+    parser.add_argument("--questions", type=int, help="only so many, drawn at random")
     options = parser.parse_args()
     found, config = read_collection(options.data), EncoderConfig(model=options.model)
+    found = some_questions(found, options.questions) if options.questions else found
     found = some_of(found, options.passages) if options.passages else found
     spec = resolve(config)
     head = f"{options.data.name}: {len(found.texts):,} passages, {len(found.questions):,} questions"

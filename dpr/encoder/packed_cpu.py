@@ -23,7 +23,7 @@ TILE_TOKENS = 16
 STEPS = 8
 """Numbers of tokens in use between a number and its double: at most an eighth more than needed is computed."""
 FEW_ROWS = 2
-"""This many rows of one length, or fewer, are faster in PyTorch's own attention than in the steps below."""
+"""Up to so many rows of one length, without biases, are faster in PyTorch's own attention than in the steps below."""
 SAFE_SUMS = (2.0**-110, 2.0**120)
 """Sums of exponentials between these bounds lose almost nothing to the range of bf16, which is 2**-126 to 2**128."""
 _ERF = "gelu"
@@ -96,7 +96,8 @@ class CpuOps(TorchOps):
         thirds of the time of softmax. So it is done only if the sums show that it was necessary.
         """
         rows, heads, length, size = q.shape
-        if rows <= FEW_ROWS or rows * heads * length * length > MAX_SCORES:  # the latter is one long row
+        is_long = rows * heads * length * length > MAX_SCORES  # such a row is alone
+        if is_long or (rows <= FEW_ROWS and bias is None):
             out.copy_(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias))
             return
         q, k, v = (x.reshape(rows * heads, length, size) for x in (q, k, v))
