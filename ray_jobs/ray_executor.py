@@ -23,6 +23,8 @@ from dpr.index.hardware import Hardware
 from dpr.recipe import Resources
 from dpr.store.requests import count_elsewhere
 from ray_jobs.ahead import Begun, BegunDataset, BegunTask, start_for_all
+from ray_jobs.connect import named_cluster
+from ray_jobs.data_actors import start_data_actors
 from ray_jobs.failures import stage_error
 from ray_jobs.oversight import Listener, Oversight
 from ray_jobs.placement import Placement, coders_worth
@@ -52,6 +54,8 @@ class RayExecutor:
         self._oversight = Oversight(resources.idle_seconds, LOST_RETRIES, listener)
         self._begun: dict[str, Begun] = {}
         self._uncounted: list[Counts] = []
+        if named_cluster() and ray.is_initialized():
+            start_data_actors()
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
