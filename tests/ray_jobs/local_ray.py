@@ -1,5 +1,6 @@
 """The Ray of a test's own process, which one test after another uses."""
 
+import gc
 import os
 from contextlib import ExitStack
 
@@ -21,7 +22,11 @@ class LocalRay:
         self._running: tuple[int, int] | None = None
 
     def use(self, cpus: int | None = None, gpus: int | None = None) -> None:
-        """Have a Ray with these numbers of CPUs and GPUs; None: as many as this machine has."""
+        """Have a Ray with these numbers of CPUs and GPUs; None: as many as this machine has.
+
+        Actors of errors that tests have raised end here: a later test would wait for their CPUs.
+        """
+        gc.collect()
         wanted = max(MIN_CORES, cpus or os.cpu_count() or 1), _gpus_here() if gpus is None else gpus
         if wanted != self._running:
             self.end()
