@@ -10,11 +10,10 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-from tests.process_tree import descendants
+from tests.process_tree import descendants, state, title
 
 SECONDS = float(os.environ.get("DPR_TEST_HUNG_SECONDS", "1300"))
 """More than the timeout of a test, and than the time after which its stack is printed (pyproject.toml)."""
@@ -48,10 +47,7 @@ def _end(reason: str) -> None:
     pids = descendants(os.getpid())
     print(f"\n{reason}; all tests end here. Processes:", file=out)
     for pid in pids:
-        with suppress(OSError):
-            state = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "State:" in line)
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            print(f"{pid} {state.split(maxsplit=1)[1]}: {command[:150]}", file=out)
+        print(f"{pid} {state(pid)}: {title(pid)[:150]}", file=out)
     out.flush()
     for pid in pids:  # or whoever reads their output waits for its end
         with suppress(OSError):

@@ -22,6 +22,7 @@ from dpr.run import Plan
 from dpr.run_recipe import run_plan
 from dpr.store import LocalStore
 from ray_jobs.guard import guarded
+from tests.process_tree import state
 from tests.tiny import Quiet
 
 LOADED_BEFORE_FORKING = ["tests.stopping", "dpr.encoder.encode", "transformers.models.bert.modeling_bert", "faiss"]
@@ -78,23 +79,15 @@ def run_stopped_before(recipe: Path, pattern: str, *, lease_seconds: float) -> I
     stopped = StoppedRun(process, errors)
     try:
         until = time.monotonic() + TIMEOUT_SECONDS
-        while (state := _state(stopped.pid)) != "T":
+        while (its_state := state(stopped.pid)) != "T":
             assert process.exitcode is None, f"it ended with {process.exitcode}: {errors.read_text()}"
-            assert time.monotonic() < until, f"it is in state {state}"
+            assert time.monotonic() < until, f"it is in state {its_state}"
             time.sleep(0.02)
         yield stopped
     finally:
         if process.exitcode is None:
             process.kill()
         process.join()
-
-
-def _state(pid: int) -> str:
-    """R: running, S: sleeping, T: stopped, …; empty if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
 
 
 def _run(recipe: str, pattern: str, lease_seconds: float, errors: str) -> None:

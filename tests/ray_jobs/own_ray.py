@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.process_tree import children, name_of, title
+
 HOLD = """
 import sys
 import ray_jobs  # its settings of Ray
@@ -92,31 +94,3 @@ def own_ray() -> Iterator[OwnRay]:
                     os.kill(pid, signal.SIGCONT)  # Ray waits for a process that a failed test has left stopped
                 holder.stdin.close()
                 holder.wait(60)
-
-
-def children(parent: int) -> list[int]:
-    """Return the processes that another one has started."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and (status := _read(f"/proc/{entry}/stat")):
-            fields = status.rpartition(")")[2].split()
-            if int(fields[1]) == parent and fields[0] not in "ZX":
-                found.append(int(entry))
-    return found
-
-
-def title(pid: int) -> str:
-    """Return the command line of a process, by which Ray says what a worker does."""
-    return _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
-
-
-def name_of(pid: int) -> str:
-    """Return the name of a process."""
-    return _read(f"/proc/{pid}/comm").strip()
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""  # ended meanwhile

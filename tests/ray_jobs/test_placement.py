@@ -54,10 +54,11 @@ def test_a_bug_in_a_step_is_named_in_a_sentence(two_cpus: RayExecutor, on: Place
     assert re.fullmatch(pattern, str(failed.value))
 
 
-def test_a_night_of_deletions_asks_for_no_gpu(tmp_path: Path, first_nights: FirstNights, local_ray: LocalRay) -> None:
-    """Uses a fresh Ray, too: errors of the tests before may still hold actors, and a scan waits for a whole CPU."""
-    local_ray.end()
-    local_ray.use(cpus=2, gpus=0)
+def test_a_night_of_deletions_asks_for_no_gpu(
+    tmp_path: Path,
+    first_nights: FirstNights,
+    two_cpus: RayExecutor,  # noqa: ARG001
+) -> None:
     collection = first_nights.copy(tmp_path / "collection")
     collection.change(resources={"gpus_per_encoder": 1})
     del collection.corpus["p003"]

@@ -21,7 +21,7 @@ from dpr.recipe import ServeConfig
 from dpr.search.filters import parse_filter
 from dpr.search.retrieve import Retriever
 from tests.collection import Collection
-from tests.ray_jobs.own_ray import title
+from tests.process_tree import title
 from tests.ray_jobs.test_serve import Service, ask, check_hits, serving
 from tests.search.test_sharded_vectors import make_first
 from tests.tiny import random_texts

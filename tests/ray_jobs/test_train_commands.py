@@ -17,9 +17,9 @@ from dpr.train.checkpoints import latest_checkpoint
 from dpr.train.train_recipe import TrainingResources
 from dpr.train.trained_model import read_model
 from tests.collection import FirstNights
+from tests.process_tree import children, name_of, title
 from tests.ray_jobs.conftest import Dpr
 from tests.ray_jobs.local_ray import LocalRay
-from tests.ray_jobs.own_ray import children, name_of, title
 from tests.tiny import Quiet
 from tests.train.tiny_training import make_recipe
 

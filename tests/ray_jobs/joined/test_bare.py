@@ -18,8 +18,8 @@ import pytest
 
 from dpr.errors import ClusterError, RecipeError
 from tests.manifests import CLUSTER, one
+from tests.process_tree import children, title
 from tests.ray_jobs.nodes.network import PORTS, ports
-from tests.ray_jobs.own_ray import children, title
 
 HERE = "127.0.0.1"
 

@@ -15,9 +15,10 @@ from ray._private.node import Node
 from dpr.errors import ClusterError
 from ray_jobs.connect import connected
 from tests.collection import Collection
+from tests.process_tree import children, name_of
 from tests.ray_jobs.conftest import Dpr
 from tests.ray_jobs.listening import listeners
-from tests.ray_jobs.own_ray import OwnRay, children, name_of
+from tests.ray_jobs.own_ray import OwnRay
 
 HOLD = """
 import os

@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-from typing import Any
 
 import ray
 import ray.data
@@ -26,7 +25,7 @@ ROWS, ROW_SECONDS, LOST_AFTER_SECONDS = 24, 1.0, 6.0
 class Slow:
     """Takes a second for each row."""
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, int]) -> dict[str, int]:
         time.sleep(ROW_SECONDS)
         return row
 

@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tests.process_tree import title
 from tests.ray_jobs.nodes.waiting import wait_until
-from tests.ray_jobs.own_ray import title
 
 if TYPE_CHECKING:
     from tests.ray_jobs.nodes.machines import Machine, Machines

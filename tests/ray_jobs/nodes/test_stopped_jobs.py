@@ -7,11 +7,11 @@ import pytest
 
 from dpr.store.lease_objects import read_state
 from ray_jobs.submit import STOP_SECONDS
-from tests.process_tree import descendants
+from tests.process_tree import descendants, title
 from tests.ray_jobs.nodes.conftest import Night
 from tests.ray_jobs.nodes.machines import Machines
 from tests.ray_jobs.nodes.waiting import wait_until
-from tests.ray_jobs.own_ray import STEPS, title
+from tests.ray_jobs.own_ray import STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
