@@ -92,6 +92,11 @@ def test_an_emulated_product_is_that_of_its_codes() -> None:
     torch.testing.assert_close(ops.project(x, linear).double(), expected_TJ, atol=0.05, rtol=0.01)
 
 
+def lowest(spec: EncoderSpec, cosines_N: torch.Tensor) -> float:
+    """Return the lowest cosine; of MPNet the mean, since nearly equal scores with random biases fall either way."""
+    return float(cosines_N.mean() if spec.passage.architecture == "MPNetModel" else cosines_N.min())
+
+
 def with_outliers(body: Any) -> Any:
     """Make some components of each normalisation many times larger than others, as large models have them."""
     generator = torch.Generator().manual_seed(9)
@@ -111,8 +116,7 @@ def test_without_rounding_the_pass_is_that_of_bf16(spec: EncoderSpec, monkeypatc
     with torch.inference_mode():
         exact_TH = PackedBert(body, TorchOps(), torch.float32, CPU).hidden(tokens)
         found_TH = Fp8Bert(body, EmulatedFp8(TorchOps()), ALL, CPU).hidden(tokens)
-    # the mean, because a token with two nearly equal scores falls either way in bf16
-    assert torch.cosine_similarity(found_TH, exact_TH).mean() > 0.999
+    assert lowest(spec, torch.cosine_similarity(found_TH, exact_TH)) > 0.999
 
 
 def test_nothing_is_cut_off(spec: EncoderSpec) -> None:
@@ -153,10 +157,9 @@ def test_vectors_stay_near_those_of_fp32(spec: EncoderSpec, products: tuple[str,
     forward = PackedForward(network, tower, CPU, FP8)
     found_BD = forward(tokens)
     cosines_B = torch.cosine_similarity(found_BD, exact_BD)
-    # the mean of eight, because random weights let one vector fall either way with the processor's rounding
-    assert (cosines_B.mean() > 0.98) if products else (cosines_B.min() > 0.9995)
+    assert (lowest(spec, cosines_B) > 0.98) if products else (cosines_B.min() > 0.9995)
     more = torch.cat([found_BD, forward(tokens.select(np.array([4, 1])))])[len(LENGTHS) :]
-    assert torch.cosine_similarity(more, exact_BD[[4, 1]]).mean() > 0.98
+    assert lowest(spec, torch.cosine_similarity(more, exact_BD[[4, 1]])) > 0.98
 
 
 def test_only_the_named_products_are_rounded(spec: EncoderSpec) -> None:
