@@ -54,7 +54,7 @@ class RayExecutor:
         self._oversight = Oversight(resources.idle_seconds, LOST_RETRIES, listener)
         self._begun: dict[str, Begun] = {}
         self._uncounted: list[Counts] = []
-        if named_cluster() and ray.is_initialized():
+        if named_cluster():
             start_data_actors()
         context = DataContext.get_current()
         context.enable_progress_bars = False

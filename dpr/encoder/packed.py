@@ -116,6 +116,10 @@ class Products(ABC):
         """See Ops."""
         return linear
 
+    def prepared_bias(self, bias_NR: Tensor) -> Tensor:
+        """See Ops."""
+        return bias_NR
+
     def project(self, x_TH: Tensor, linear: Linear) -> Tensor:
         """See Ops."""
         return torch.addmm(linear.bias, x_TH, linear.weight.t())

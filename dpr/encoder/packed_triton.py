@@ -36,10 +36,6 @@ class TritonOps(Products):
         )  # fmt: skip
         return out_TH
 
-    def prepared_bias(self, bias_NR: Tensor) -> Tensor:
-        """See Ops."""
-        return bias_NR
-
     def attend(self, qkv_TJ: Tensor, packed: Packed, heads: int, queries: int, bias: Tensor | None = None) -> Tensor:
         """See Ops."""
         rows, size = qkv_TJ.shape[0], qkv_TJ.shape[1] // 3

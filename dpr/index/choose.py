@@ -32,9 +32,9 @@ from dpr.index.serving_memory import bytes_per_vector, serving_bytes
 from dpr.recipe_index import IndexConfig
 
 EXACT_BELOW_ROWS = 1_000
-LISTS_PER_ROOT, FEW_LISTS = 16, 16_384
+LISTS_PER_ROOT, SHORT_LISTS = 16, 16_384
 """Short lists hold fewer vectors that are far from a question. Up to so many, they cost less than they spare."""
-MORE_PER_ROOT, MAX_LISTS = 4, 65_536
+LEAST_PER_ROOT, MAX_LISTS = 4, 65_536
 MIN_GROUP, MAX_GROUP = 2, 16
 """Dimensions of a PQ subspace: the fewest by the rule, and the most in the narrowest code for `memory_gb`."""
 
@@ -162,12 +162,12 @@ def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
     if rows < EXACT_BELOW_ROWS:
         return "Flat", [f"{rows} vectors are below {EXACT_BELOW_ROWS}, so search is exact"]
     root = math.sqrt(rows)
-    ideal = max(min(LISTS_PER_ROOT * root, FEW_LISTS), MORE_PER_ROOT * root)
+    ideal = max(min(LISTS_PER_ROOT * root, SHORT_LISTS), LEAST_PER_ROOT * root)
     bound = min(rows / ROWS_PER_CENTROID, MAX_LISTS)
     lists = 2 ** min(round(math.log2(ideal)), math.floor(math.log2(bound)))
     reasons = [
-        f"{lists} lists: the power of two near {LISTS_PER_ROOT} * sqrt({rows}), at most {FEW_LISTS}, or near "
-        f"{MORE_PER_ROOT} * sqrt({rows}) if that is more; at most {rows} / {ROWS_PER_CENTROID} and {MAX_LISTS}"
+        f"{lists} lists: the power of two near {LISTS_PER_ROOT} * sqrt({rows}), at most {SHORT_LISTS}, or near "
+        f"{LEAST_PER_ROOT} * sqrt({rows}) if that is more; at most {rows} / {ROWS_PER_CENTROID} and {MAX_LISTS}"
     ]
     numbers = max((m for m in range(1, dim // MIN_GROUP + 1) if dim % m == 0), default=0)
     if numbers * 2 * MIN_GROUP < dim:

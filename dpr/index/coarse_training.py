@@ -9,11 +9,10 @@ Shapes: N vectors, D dimensions, L lists.
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from dpr.index.hardware import Lists
-from dpr.index.list_groups import MANY_LISTS, ListGroups
-from dpr.index.products import slices
+from dpr.index.list_groups import MANY_LISTS, ListGroups, of_length_one
+from dpr.index.products import Single, slices
 from dpr.index.sample import ROWS_PER_LIST
 
 FIRST_ROWS_STEP = 4
@@ -26,7 +25,6 @@ SUM_ROWS = 65_536
 """Vectors that are put in the order of their lists at a time."""
 SPLIT_SHIFT = 1 / 1024
 """Relative distance of the two halves of a split cluster (FAISS's value)."""
-Single = npt.NDArray[np.float32]
 
 
 def train_coarse(index: faiss.Index, sample_ND: Single, seed: int) -> None:
@@ -37,21 +35,23 @@ def train_coarse(index: faiss.Index, sample_ND: Single, seed: int) -> None:
     """
     if not isinstance(index, faiss.IndexIVF) or not isinstance(faiss.downcast_index(index.quantizer), faiss.IndexFlat):
         return
-    first_steps = max(0, index.cp.niter - LAST_STEPS)
-    first_ND = np.ascontiguousarray(sample_ND[::FIRST_ROWS_STEP])
-    if index.nlist >= MANY_LISTS and index.cp.spherical:
-        start_ND = first_ND if len(first_ND) >= FIRST_ROWS_PER_LIST * index.nlist else sample_ND
-        centroids_LD = _drawn(start_ND, index.nlist, seed)
-        for steps, vectors_ND in ((first_steps, start_ND), (LAST_STEPS, sample_ND)):
+    by_groups = index.nlist >= MANY_LISTS and index.cp.spherical
+    if not by_groups and len(sample_ND) < ROWS_PER_LIST * index.nlist:
+        return
+    first_ND, first_steps = np.ascontiguousarray(sample_ND[::FIRST_ROWS_STEP]), max(0, index.cp.niter - LAST_STEPS)
+    if by_groups and len(first_ND) < FIRST_ROWS_PER_LIST * index.nlist:
+        first_ND = sample_ND
+    schedule = ((first_steps, first_ND), (LAST_STEPS, sample_ND))
+    if by_groups:
+        centroids_LD = _drawn(first_ND, index.nlist, seed)
+        for steps, vectors_ND in schedule:
             for _ in range(steps):
                 centroids_LD = moved(centroids_LD, vectors_ND)
         index.quantizer.reset()
         index.quantizer.add(centroids_LD)
-    elif len(sample_ND) < ROWS_PER_LIST * index.nlist:
-        return
     else:
         clustering = faiss.Clustering(index.d, index.nlist, index.cp)
-        for steps, vectors_ND in ((first_steps, first_ND), (LAST_STEPS, sample_ND)):
+        for steps, vectors_ND in schedule:
             clustering.niter = steps
             clustering.train(vectors_ND, index.quantizer)  # starts from the centroids that it has, and leaves them
     index.quantizer.is_trained = True
@@ -60,7 +60,7 @@ def train_coarse(index: faiss.Index, sample_ND: Single, seed: int) -> None:
 def _drawn(vectors_ND: Single, lists: int, seed: int) -> Single:
     """Return as many of the vectors, of length 1, as there are lists."""
     rows = np.random.default_rng(seed).choice(len(vectors_ND), lists, replace=False)
-    return _of_length_one(vectors_ND[np.sort(rows)])
+    return of_length_one(vectors_ND[np.sort(rows)])
 
 
 def moved(centroids_LD: Single, vectors_ND: Single) -> Single:
@@ -70,13 +70,16 @@ def moved(centroids_LD: Single, vectors_ND: Single) -> Single:
     counts_L = np.bincount(lists_N, minlength=lists)
     sums_LD = _sums(vectors_ND, lists_N, lists)
     empty, largest = np.flatnonzero(counts_L == 0), np.argsort(-counts_L, kind="stable")
-    means_LD = _of_length_one(np.where(counts_L[:, None] > 0, sums_LD, centroids_LD))
-    # as FAISS does: an empty list takes half of a large one
-    shift_D = np.where(np.arange(means_LD.shape[1]) % 2, 1 + SPLIT_SHIFT, 1 - SPLIT_SHIFT).astype(np.float32)
-    halved = largest[: len(empty)]
-    means_LD[empty] = means_LD[halved] * shift_D
-    means_LD[halved] *= 2 - shift_D
+    means_LD = of_length_one(np.where(counts_L[:, None] > 0, sums_LD, centroids_LD))
+    halve(means_LD, largest[: len(empty)], empty)
     return means_LD
+
+
+def halve(centroids_LD: Single, full: Lists | int, empty: Lists | int) -> None:
+    """Move full lists apart into two, as FAISS does; the second halves take the places of empty lists."""
+    shift_D = np.where(np.arange(centroids_LD.shape[1]) % 2 == 0, SPLIT_SHIFT, -SPLIT_SHIFT).astype(np.float32)
+    centroids_LD[empty] = centroids_LD[full] * (1 + shift_D)
+    centroids_LD[full] *= 1 - shift_D
 
 
 def _sums(vectors_ND: Single, lists_N: Lists, lists: int) -> Single:
@@ -87,9 +90,3 @@ def _sums(vectors_ND: Single, lists_N: Lists, lists: int) -> Single:
         there, starts = np.unique(lists_N[some][order_n], return_index=True)
         sums_LD[there] += np.add.reduceat(vectors_ND[some][order_n], starts, axis=0)
     return sums_LD
-
-
-def _of_length_one(vectors_ND: Single) -> Single:
-    lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    scaled_ND: Single = vectors_ND / np.maximum(lengths_N1, np.finfo(np.float32).tiny)
-    return scaled_ND

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from dpr.index.hardware import Lists, bulk_threads, serial_blas
-from dpr.index.products import slices
+from dpr.index.products import Single, slices
 
 MANY_LISTS = 8_192
 """With fewer lists, all comparisons cost less than embedding does, even by the smallest encoders."""
@@ -31,7 +30,6 @@ CALL_ROWS = 8_192
 """Vectors that one thread takes at a time."""
 STEPS = 2
 """Steps of k-means that move the centres of groups from the centroids where they start."""
-Single = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class ListGroups:
             group_L = _nearest(coarse_LD, centres_GD)
             for group in np.unique(group_L).tolist():
                 centres_GD[group] = coarse_LD[group_L == group].mean(axis=0)
-            centres_GD /= np.maximum(np.linalg.norm(centres_GD, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+            centres_GD = of_length_one(centres_GD)
         return cls(centres_GD, _nearest(coarse_LD, centres_GD), coarse_LD)
 
     def lists(self, vectors_ND: Single) -> Lists:
@@ -93,6 +91,13 @@ def groups_of(ivf: faiss.IndexIVF) -> ListGroups | None:
     if ivf.nlist < MANY_LISTS or not isinstance(quantizer, faiss.IndexFlat):
         return None
     return ListGroups.of(quantizer.reconstruct_n(0, ivf.nlist))
+
+
+def of_length_one(vectors_ND: Single) -> Single:
+    """Return vectors (N, D) divided by their lengths; those of length 0 stay."""
+    lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    scaled_ND: Single = vectors_ND / np.maximum(lengths_N1, np.finfo(np.float32).tiny)
+    return scaled_ND
 
 
 def _nearest(vectors_ND: Single, centroids_LD: Single) -> Lists:

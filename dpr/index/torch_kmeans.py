@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dpr.index.coarse_training import halve
+
 SCORES_BYTES = {"cuda": 2**28, "cpu": 2**26}
 """Scores of points with centroids that are held at a time; eight processes may share a GPU."""
-SPLIT_SHIFT = 1 / 1024
-"""Relative distance of the two halves of a split cluster (FAISS's value)."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,9 @@ def _split(
     centroids_KD: npt.NDArray[np.float32], sizes_K: npt.NDArray[np.float64], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
     """Fill the empty clusters of one clustering."""
-    shift_D = np.where(np.arange(centroids_KD.shape[1]) % 2 == 0, SPLIT_SHIFT, -SPLIT_SHIFT).astype(np.float32)
     for empty in np.flatnonzero(sizes_K == 0).tolist():
         weights_K = np.maximum(sizes_K - 1, 0)
         full = rng.choice(len(sizes_K), p=weights_K / weights_K.sum())
-        centroids_KD[empty] = centroids_KD[full] * (1 + shift_D)
-        centroids_KD[full] *= 1 - shift_D
+        halve(centroids_KD, full, empty)
         sizes_K[[empty, full]] = sizes_K[full] / 2
     return centroids_KD
