@@ -1,9 +1,12 @@
 """Operations on whole arrays of 128-bit hashes: membership, repetition, and the position of each hash in another array.
 
-An array holds N hashes as Arrow's `fixed_size_binary[16]` (`dpr.formats.segment.HASH`), without nulls.
+An array holds N hashes as Arrow's `fixed_size_binary[16]` (`dpr.formats.segment.HASH`), without nulls. Large arrays are
+worked on by all CPUs: hashes are uniform, so each thread takes a range of values.
 """
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,22 +17,50 @@ from dpr.fingerprint import KEY_BYTES
 from dpr.formats import MISSING
 
 PIECE_ROWS = 1 << 19
-"""Hashes that one thread looks up at a time."""
+"""Hashes that one thread sorts or looks up at a time."""
 MANY_TIMES = 8
 """`places` sorts `hashes` instead of `among` if `among` is more than this many times as long."""
+Rows = npt.NDArray[np.int64]
+Halves = npt.NDArray[np.uint64]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class SortedHashes:
-    """N hashes sorted by their first 64 bits, for binary search."""
+    """N hashes sorted by their first 64 bits, for binary search; of equal hashes, the first row comes first."""
 
     def __init__(self, hashes: pa.FixedSizeBinaryArray) -> None:
         halves_N2 = _halves(hashes)
-        self.rows_N, self.high_N = _sorted_rows(halves_N2[:, 0])
-        self.low_N = halves_N2[self.rows_N, 1]
+        self.rows_N = np.empty(len(halves_N2), np.int64)
+        self.high_N, self.low_N = np.empty_like(self.rows_N, np.uint64), np.empty_like(self.rows_N, np.uint64)
+        ranges = _Ranges(halves_N2[:, 0])
 
-    def places(self, hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
+        def sort(number: int) -> None:
+            rows_M = ranges.rows(number)
+            rows_M = rows_M[np.argsort(halves_N2[rows_M, 0])]  # not stable, and several times faster than a stable sort
+            sorted_M2 = halves_N2[rows_M]
+            equal = sorted_M2[1:, 0] == sorted_M2[:-1, 0]
+            repeated = np.flatnonzero(np.append(False, equal) | np.append(equal, False))
+            if len(repeated):
+                rows_M[repeated] = rows_M[repeated][np.lexsort((rows_M[repeated], sorted_M2[repeated, 0]))]
+                sorted_M2[repeated] = halves_N2[rows_M[repeated]]
+            there = slice(ranges.starts[number], ranges.starts[number] + len(rows_M))
+            self.rows_N[there], self.high_N[there], self.low_N[there] = rows_M, sorted_M2[:, 0], sorted_M2[:, 1]
+
+        _in_threads(sort, range(len(ranges)))
+
+    def places(self, hashes: pa.FixedSizeBinaryArray) -> Rows:
         """Return the place (M,) of each of M hashes in sorted order: the first if there are several, or MISSING."""
-        return sorted_places(self.high_N, self.low_N, hashes)
+        return _in_pieces(lambda halves_M2: _sorted_places(self.high_N, self.low_N, halves_M2), hashes)
+
+    def rows(self, hashes: pa.FixedSizeBinaryArray) -> Rows:
+        """Return the row (M,) at which each of M hashes first occurs among the N, or MISSING."""
+
+        def look_up(halves_M2: Halves) -> Rows:
+            places_M = _sorted_places(self.high_N, self.low_N, halves_M2)
+            return np.where(places_M == MISSING, MISSING, self.rows_N[places_M]) if len(self.rows_N) else places_M
+
+        return _in_pieces(look_up, hashes)
 
 
 class KnownKeys:
@@ -44,31 +75,46 @@ class KnownKeys:
 
     def contains(self, keys: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
         """Return which of the M `keys` are in the set, as a mask (M,)."""
-        return sorted_places(self.high_N, self.low_N, keys) >= 0
+        return _in_pieces(lambda halves_M2: _sorted_places(self.high_N, self.low_N, halves_M2), keys) >= 0
 
 
-def sorted_places(
-    high_N: npt.NDArray[np.uint64], low_N: npt.NDArray[np.uint64], hashes: pa.FixedSizeBinaryArray
-) -> npt.NDArray[np.int64]:
+class _Ranges:
+    """The rows of N uniform values by ranges of the value, about PIECE_ROWS rows each."""
+
+    def __init__(self, values_N: Halves) -> None:
+        pieces = -(-len(values_N) // PIECE_ROWS)
+        bits = max(pieces - 1, 0).bit_length()
+
+        def group(first: int) -> tuple[Rows, Rows]:
+            """Return the rows of a piece in the order of their ranges, and the bounds of the ranges among them."""
+            numbers_M = values_N[first : first + PIECE_ROWS] >> np.uint64(63 - bits) >> np.uint64(1)
+            order_M = np.argsort(numbers_M.astype(np.uint16), kind="stable")  # a radix sort, for 16 bits
+            counts = np.bincount(numbers_M.astype(np.int64), minlength=1 << bits)
+            return first + order_M, np.concatenate([[0], np.cumsum(counts)])
+
+        self._pieces = _in_threads(group, range(0, len(values_N), PIECE_ROWS))
+        counts = sum((np.diff(bounds) for _, bounds in self._pieces), np.zeros(1 << bits, np.int64))
+        self.starts: list[int] = (np.cumsum(counts) - counts).tolist()
+        """How many rows the ranges before each one have."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def rows(self, number: int) -> Rows:
+        """Return the rows of a range, ascending."""
+        some = [rows_M[bounds[number] : bounds[number + 1]] for rows_M, bounds in self._pieces]
+        return np.concatenate([np.empty(0, np.int64), *some])
+
+
+def _sorted_places(high_N: Halves, low_N: Halves, halves_M2: Halves) -> Rows:
     """Return the place (M,) at which each of M hashes first occurs among N sorted hashes, or MISSING.
 
     The N hashes are given as their two halves, sorted by the first one. The M hashes are sorted, too, so that the
     search goes through memory in order.
     """
-    halves_M2 = _halves(hashes)
-    if not (len(high_N) and len(halves_M2)):
-        return np.full(len(halves_M2), MISSING, np.int64)
-    pieces = np.array_split(halves_M2, -(-len(halves_M2) // PIECE_ROWS))
-    if len(pieces) == 1:
-        return _sorted_places(high_N, low_N, halves_M2)
-    with ThreadPoolExecutor() as pool:  # numpy releases the GIL while it sorts and searches
-        return np.concatenate(list(pool.map(lambda piece_M2: _sorted_places(high_N, low_N, piece_M2), pieces)))
-
-
-def _sorted_places(
-    high_N: npt.NDArray[np.uint64], low_N: npt.NDArray[np.uint64], halves_M2: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.int64]:
     found_M = np.full(len(halves_M2), MISSING, np.int64)
+    if not len(high_N):
+        return found_M
     order_M = np.argsort(halves_M2[:, 0])
     wanted_M2 = halves_M2[order_M]
     places_M = np.minimum(np.searchsorted(high_N, wanted_M2[:, 0]), len(high_N) - 1)
@@ -82,42 +128,22 @@ def _sorted_places(
     return found_M
 
 
-def _sorted_rows(high_N: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """Return the rows (N,) that sort the halves, stably, and the sorted halves (N,)."""
-    rows_N = _argsort(high_N)
-    sorted_N = high_N[rows_N]
-    if len(sorted_N) > 1:
-        equal = sorted_N[1:] == sorted_N[:-1]
-        repeated = np.flatnonzero(np.append(False, equal) | np.append(equal, False))
-        rows_N[repeated] = rows_N[repeated][np.lexsort((rows_N[repeated], sorted_N[repeated]))]
-    return rows_N, sorted_N
-
-
-def _argsort(high_N: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Sort on all CPUs: hashes are uniform, so each thread sorts a range of values. Equal values come in any order."""
-    parts = -(-len(high_N) // PIECE_ROWS)
-    if parts <= 1:
-        return np.argsort(high_N)  # not stable, and several times faster than a stable sort
-    bits = (parts - 1).bit_length()
-    part_N = (high_N >> np.uint64(64 - bits)).astype(np.uint16)
-    grouped_N = np.argsort(part_N, kind="stable")  # a radix sort, for 16 bits
-    stops = np.cumsum(np.bincount(part_N, minlength=1 << bits))[:-1]
-
-    def sort(rows_M: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return rows_M[np.argsort(high_N[rows_M])]
-
-    with ThreadPoolExecutor() as pool:
-        return np.concatenate(list(pool.map(sort, np.split(grouped_N, stops))))
-
-
 def first_of_each(hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
     """Return which of the N rows are the first with their hash, as a mask (N,).
 
     Sorting the first halves finds the rows that share theirs with another row. Only these few are compared whole.
     """
     halves_N = _halves(hashes)[:, 0]
-    sorted_N = np.sort(halves_N)
-    shared = np.flatnonzero(np.isin(halves_N, sorted_N[1:][sorted_N[1:] == sorted_N[:-1]]))
+    ranges = _Ranges(halves_N)
+
+    def sharing(number: int) -> Rows:
+        rows_M = ranges.rows(number)
+        halves_M = halves_N[rows_M]
+        sorted_M = np.sort(halves_M)
+        repeated = sorted_M[1:][sorted_M[1:] == sorted_M[:-1]]
+        return rows_M[np.isin(halves_M, repeated)] if len(repeated) else rows_M[:0]
+
+    shared = np.sort(np.concatenate([np.empty(0, np.int64), *_in_threads(sharing, range(len(ranges)))]))
     first_N = np.ones(len(hashes), np.bool_)
     # the dictionary code of a hash is the number of distinct hashes before its first appearance
     codes = pc.dictionary_encode(hashes.take(pa.array(shared))).indices.to_numpy(zero_copy_only=False)
@@ -130,16 +156,14 @@ def is_in(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> np
     return places(hashes, among) >= 0
 
 
-def places(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
+def places(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> Rows:
     """Return the row (N,) of `among` at which each of the N `hashes` first occurs, or MISSING."""
     if len(hashes) * MANY_TIMES < len(among):
         return _places_of_few(hashes, among)
-    found = SortedHashes(among)
-    places_N = found.places(hashes)
-    return np.where(places_N == MISSING, MISSING, found.rows_N[places_N]) if len(among) else places_N
+    return SortedHashes(among).rows(hashes)
 
 
-def _places_of_few(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> npt.NDArray[np.int64]:
+def _places_of_few(hashes: pa.FixedSizeBinaryArray, among: pa.FixedSizeBinaryArray) -> Rows:
     """Return the same as `places`, by sorting `hashes` and searching in them for each of the many of `among`."""
     few = SortedHashes(hashes)
     places_M = few.places(among)
@@ -156,6 +180,22 @@ def bytes_of(array: pa.FixedSizeBinaryArray) -> memoryview:
     return memoryview(array.buffers()[1])[array.offset * KEY_BYTES : (array.offset + len(array)) * KEY_BYTES]
 
 
-def _halves(hashes: pa.FixedSizeBinaryArray) -> npt.NDArray[np.uint64]:
+def _halves(hashes: pa.FixedSizeBinaryArray) -> Halves:
     """Return the two 64-bit halves (N, 2) of each hash."""
     return np.frombuffer(bytes_of(hashes), np.uint64).reshape(-1, 2)
+
+
+def _in_pieces(work: Callable[[Halves], Rows], hashes: pa.FixedSizeBinaryArray) -> Rows:
+    """Return what some work makes of the halves (M, 2) of pieces of N hashes, one after another (N,)."""
+    halves_N2 = _halves(hashes)
+    starts = range(0, len(halves_N2), PIECE_ROWS)
+    found = _in_threads(lambda first: work(halves_N2[first : first + PIECE_ROWS]), starts)
+    return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
+
+
+def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Do some work for each item; numpy releases Python's lock while it sorts, searches and gathers."""
+    if len(items) <= 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(work, items))

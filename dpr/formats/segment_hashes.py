@@ -1,14 +1,17 @@
 """The hashes of segments, which every night compares with the corpus, kept in this machine's cache."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpr.errors import IntegrityError
+from dpr.formats.gathered import gather_table
+from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import read_hashes
+from dpr.formats.segment import HASH, read_hashes
 from dpr.store import Store
 from dpr.store.cache import local_cache
 
@@ -33,3 +36,16 @@ def segment_hashes(store: Store, ref: ObjectRef) -> dict[str, pa.FixedSizeBinary
     except IntegrityError:  # either the cached file or the segment itself is damaged; the second attempt shows which
         cache.remove(key)
         return read_hashes(cache.fetch(key, make))
+
+
+def gather_hashes(
+    store: Store, segments: Sequence[SegmentEntry], columns: Sequence[str]
+) -> list[pa.FixedSizeBinaryArray]:
+    """Return hash columns of all rows of some segments, one segment after another."""
+
+    def read(number: int) -> pa.Table:
+        return pa.table(segment_hashes(store, segments[number].object))
+
+    schema = pa.schema([pa.field(name, HASH, nullable=False) for name in columns])
+    table = gather_table([entry.rows for entry in segments], read, schema)
+    return [table[name].chunk(0) for name in columns]

@@ -61,8 +61,7 @@ def survey(run: Run, seconds: float = SURVEY_SECONDS) -> Survey:
     """Scan slices of the run's corpus in random order until `seconds` are spent or all are read; at least one."""
     units = plan_scan(run)
     sizes_bytes = [slice_.size_bytes for slice_ in run.slices]
-    segments = [entry.object for entry in (*run.base_segments, *run.retired)]
-    known = load_known_keys(run.store.url, segments)
+    known = load_known_keys(run.store.url, [*run.base_segments, *run.retired])
     if (windows := run.slices[0].windows) is not None:
         load_splitter(windows)  # done once, so not part of the time that slices take
     with temporary_folder() as folder:

@@ -4,7 +4,6 @@ Shapes: N rows.
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +16,12 @@ from dpr.corpus.hashes import first_of_each
 from dpr.corpus.rows import Slice
 from dpr.engine.room import Need
 from dpr.formats.deletions import read_deletions, with_dead
+from dpr.formats.gathered import gather_table
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import join_hashes
-from dpr.formats.segment_hashes import segment_hashes
-from dpr.stages.scan import ScanResult, read_keys
-from dpr.store import PARALLEL_READS, Store
+from dpr.formats.segment_hashes import gather_hashes
+from dpr.stages.scan import KEYS_SCHEMA, ScanResult, read_keys
+from dpr.store import Store
 
 CORPUS_ROW_BYTES, HELD_ROW_BYTES = 200, 40
 """Lower bounds of the memory that a row takes while it is compared; docs/log.md has the measurements."""
@@ -90,15 +89,13 @@ def diff_need(corpus_rows: int, segments: Sequence[SegmentEntry]) -> Need:
 
 def read_corpus_rows(store: Store, scans: Sequence[ScanResult]) -> CorpusRows:
     """Read the keys of all scanned slices, in the order of the slices."""
-    with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        tables = list(pool.map(lambda scanned: read_keys(store, scanned), scans))
-    counts = [table.num_rows for table in tables]
-    table = pa.concat_tables(tables)
+    counts = [scanned.rows for scanned in scans]
+    table = gather_table(counts, lambda number: read_keys(store, scans[number]), KEYS_SCHEMA)
     return CorpusRows(
         np.repeat(np.arange(len(scans), dtype=np.int32), counts),
-        table["position"].to_numpy(),
-        join_hashes(table["key"].chunks),
-        join_hashes(table["id_hash"].chunks),
+        table["position"].chunk(0).to_numpy(),
+        table["key"].chunk(0),
+        table["id_hash"].chunk(0),
     )
 
 
@@ -120,16 +117,15 @@ def read_held_rows(
 ) -> HeldRows:
     """Read the hashes of all rows, those of the base first."""
     entries = [*base, *retired]
-    with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        hashes = list(pool.map(lambda entry: segment_hashes(store, entry.object), entries))
+    keys, content_hashes = gather_hashes(store, entries, ("key", "content_hash"))
     deletions = read_deletions(store, base_deletions)
     lived = [np.empty(0, np.bool_), *(deletions.live_mask(entry) for entry in base)]
     lived += [np.zeros(entry.rows, np.bool_) for entry in retired]
     numbers = np.array([entry.number for entry in entries], np.int32)
     return HeldRows(
         np.repeat(numbers, [entry.rows for entry in entries]),
-        join_hashes(columns["key"] for columns in hashes),
-        join_hashes(columns["content_hash"] for columns in hashes),
+        keys,
+        content_hashes,
         np.concatenate(lived),
     )
 

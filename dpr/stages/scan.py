@@ -6,7 +6,6 @@ scan while the file is unchanged; `corpus.rescan: always` reads all files.
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,15 +23,16 @@ from dpr.engine.stage import Stage, Step, Work, recorded
 from dpr.fingerprint import content_hash, fingerprint, id_hash, passage_key
 from dpr.formats import layout
 from dpr.formats.extra import EXTRA, ExtraValue, extra_array
+from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import put_object, read_object
 from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
 from dpr.formats.records import ObjectRef, Result
-from dpr.formats.segment import HASH, join_hashes
-from dpr.formats.segment_hashes import segment_hashes
+from dpr.formats.segment import HASH
+from dpr.formats.segment_hashes import gather_hashes
 from dpr.recipe import CorpusConfig, ExtraType
 from dpr.run import Run, RunPlan
 from dpr.stages.passages import POSITION, row_key_texts, scanned_schema
-from dpr.store import PARALLEL_READS, Store, open_store
+from dpr.store import Store, open_store
 from dpr.store.temporary import temporary_folder
 
 BATCH_ROWS = 8192
@@ -85,8 +85,7 @@ def scan(run: Run) -> list[ScanResult]:
     if trusted := trusted_files(units, run.plan.scanned):
         run.progress.message("scan", describe_trust(len({unit.slice.path for unit in units}), trusted))
     run.store.put_if_absent(layout.plan(run.run_id), _plan_document(run, units).to_bytes())
-    segments = [entry.object for entry in (*run.base_segments, *run.retired)]
-    known = run.executor.share(load_known_keys, run.store.url, segments)
+    known = run.executor.share(load_known_keys, run.store.url, [*run.base_segments, *run.retired])
     step = Step("scan", partial(ScanSlice, run.store.url, run.recipe.corpus, known))
     work = Work.of(recorded(run.store.url, ScanResult, step))
     return run.results(Stage("scan", units, ScanResult, work))
@@ -128,12 +127,10 @@ def read_keys(store: Store, scanned: ScanResult) -> pa.Table:
     return pq.read_table(io.BytesIO(read_object(store, scanned.keys)))
 
 
-def load_known_keys(store_url: str, segments: Sequence[ObjectRef]) -> KnownKeys:
+def load_known_keys(store_url: str, segments: Sequence[SegmentEntry]) -> KnownKeys:
     """Return the keys of all rows, dead or live, of some segments."""
-    store = open_store(store_url)
-    with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        keys = list(pool.map(lambda ref: segment_hashes(store, ref)["key"], segments))
-    return KnownKeys(join_hashes(keys))
+    (keys,) = gather_hashes(open_store(store_url), segments, ("key",))
+    return KnownKeys(keys)
 
 
 def scan_need(unit: ScanUnit, known: KnownKeys) -> Need:

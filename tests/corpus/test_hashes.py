@@ -1,9 +1,13 @@
 """Arrays of hashes, against plain sets and dictionaries."""
 
+from collections.abc import Iterator
+
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpr.corpus import hashes as module
 from dpr.corpus.hashes import KnownKeys, bytes_of, first_of_each, is_in, places
 from dpr.formats.segment import HASH, join_hashes
 
@@ -13,6 +17,14 @@ HALVES = st.sampled_from([bytes(8), b"\xff" * 8, b"\0" * 7 + b"\1", b"\1" + b"\0
 """Few values, so that whole hashes and halves of hashes are often the same."""
 HASHES = st.lists(st.tuples(HALVES, HALVES).map(b"".join), max_size=30)
 OFFSETS = st.integers(0, 3)
+
+
+@pytest.fixture(scope="module", params=[module.PIECE_ROWS, 3], autouse=True)
+def piece_rows(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let one thread do all, or let several take a few hashes each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE_ROWS", request.param)
+        yield
 
 
 def array(hashes: list[bytes], offset: int = 0) -> pa.FixedSizeBinaryArray:

@@ -97,7 +97,7 @@ class PlainNights:
         config = CorpusConfig(path=str(path), format="jsonl", slice_bytes=1000)
         slices = plan_slices(config).slices
         retired = self.retired()
-        known = load_known_keys(self.store.url, [entry.object for entry in (*self.base.segments, *retired)])
+        known = load_known_keys(self.store.url, [*self.base.segments, *retired])
         scans = []
         for slice_ in slices:
             stem = layout.scan("enc", slice_.slice_id(config))
