@@ -80,7 +80,7 @@ class InvertSegment:
 
     def __call__(self, unit: InvertUnit) -> LexicalPartResult:
         check_room(self._store, "invert", unit.record, unit.need)
-        return self._write(unit.segment, self._texts(unit.segment))
+        return self._write(unit.segment, self._write.postings(self._texts(unit.segment)))
 
     def _texts(self, segment: ObjectRef) -> Iterator[str]:
         for group in iter_groups(open_parts(self._store, segment), ["title", "text"]):

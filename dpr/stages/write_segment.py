@@ -5,6 +5,7 @@ Shapes: N rows, D dimensions.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from dpr.lexical.postings import MEMORY_TIMES
 from dpr.recipe import CorpusConfig, StoreAs
 from dpr.recipe_index import LexicalConfig
 from dpr.stages.passages import TextSource, passages_at
-from dpr.stages.write_words import WriteWords
+from dpr.stages.write_words import WriteWords, indexed_texts
 from dpr.store import Store, open_store
 from dpr.store.temporary import temporary_folder
 
@@ -132,12 +133,7 @@ class WriteSegment:
                 good = np.setdiff1d(np.arange(len(vectors_ND)), list(done.refused))
                 passages, vectors_ND = passages.take(pa.array(good)), vectors_ND[good]
             if len(vectors_ND):
-                path = Path(folder, "segment.parquet")
-                write_segment(path, passages, vectors_ND, self._encoder_id, self._store_as)
-                check_segment(path, self._encoder_id, vectors_ND, len(vectors_ND), self._store_as)
-                segment = put_object(self._store, unit.stem, path)
-        if segment is not None and self._write_words is not None:
-            self._write_words.record(segment, passages)
+                segment = self._write(Path(folder, "segment.parquet"), unit.stem, passages, vectors_ND)
         return SegmentResult(
             rows=len(vectors_ND),
             segment=segment,
@@ -148,6 +144,17 @@ class WriteSegment:
             encoder=done.encoder,
             cut=done.cut,
         )
+
+    def _write(self, path: Path, stem: str, passages: pa.Table, vectors_ND: Vectors) -> ObjectRef:
+        """Write a segment and its words. Words are sorted while vectors are written, which needs no Python."""
+        with ThreadPoolExecutor(1, thread_name_prefix="words") as beside:
+            words = self._write_words and beside.submit(self._write_words.postings, indexed_texts(passages))
+            write_segment(path, passages, vectors_ND, self._encoder_id, self._store_as)
+            check_segment(path, self._encoder_id, vectors_ND, len(vectors_ND), self._store_as)
+            segment = put_object(self._store, stem, path)
+            if self._write_words and words:
+                self._write_words.record(segment, words.result())
+        return segment
 
 
 def texts_of(store: Store, corpus: CorpusConfig, unit: SegmentUnit, rows: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -13,7 +13,7 @@ from dpr.formats import layout
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef, Result, write_record
 from dpr.lexical.analysis import Analyzer
-from dpr.lexical.postings import invert, write_postings
+from dpr.lexical.postings import Postings, invert, write_postings
 from dpr.recipe_index import LexicalConfig
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
@@ -37,18 +37,22 @@ class WriteWords:
         """Return the writer for a recipe; None if it does not want an index of words."""
         return cls(store, Analyzer(config)) if config.build else None
 
-    def __call__(self, segment: ObjectRef, texts: Iterable[str]) -> LexicalPartResult:
-        postings = invert(texts, self.analyzer)
+    def __call__(self, segment: ObjectRef, postings: Postings) -> LexicalPartResult:
+        """Write the part of a segment with these postings."""
         with temporary_folder() as folder:
             path = Path(folder, "words.safetensors")
             write_postings(postings, path)
             stem = layout.lexical_part(self.analyzer.analysis_id, segment.sha256)
             return LexicalPartResult(rows=len(postings.lengths), part=put_object(self.store, stem, path))
 
-    def record(self, segment: ObjectRef, passages: pa.Table) -> None:
-        """Write the part of a segment of these passages, and its record, as the invert stage would."""
+    def record(self, segment: ObjectRef, postings: Postings) -> None:
+        """Write the part of a segment, and its record, as the invert stage would."""
         stem = layout.lexical_part(self.analyzer.analysis_id, segment.sha256)
-        write_record(self.store, layout.record(stem), self(segment, indexed_texts(passages)))
+        write_record(self.store, layout.record(stem), self(segment, postings))
+
+    def postings(self, texts: Iterable[str]) -> Postings:
+        """Return the words of texts, one a row."""
+        return invert(texts, self.analyzer)
 
 
 def indexed_texts(passages: pa.Table) -> Iterator[str]:
