@@ -35,6 +35,8 @@ from dpr.store.temporary import temporary_folder
 
 CACHED_DEPTH = 200
 """Neighbours kept for each segment and question, so that enough are left after deletions."""
+UNPACKED_NEIGHBOURS = 2**22
+"""Neighbours of several segments that are in memory at once, 12 bytes each."""
 
 
 class TruthResult(Result):
@@ -142,12 +144,13 @@ def _add_living(
 
 
 def read_neighbours(store: Store, results: Sequence[TruthResult], questions: int) -> Iterator[tuple[Scores, Ids]]:
-    """Read what results hold, one at a time: the driver has no memory for all. Several files are fetched at once."""
+    """Read what results hold, a few at a time: the driver has no memory for all. Several files are fetched at once."""
+    unpacked = max(1, UNPACKED_NEIGHBOURS // (questions * CACHED_DEPTH))
     for first in range(0, len(results), PARALLEL_READS):
         with temporary_folder() as folder, ThreadPoolExecutor(PARALLEL_READS) as pool:
-            fetch = partial(_fetch_truth, store, Path(folder))
-            for file in pool.map(fetch, results[first : first + PARALLEL_READS]):
-                yield _read_truth(file, questions)
+            files = list(pool.map(partial(_fetch_truth, store, Path(folder)), results[first : first + PARALLEL_READS]))
+            for place in range(0, len(files), unpacked):
+                yield from pool.map(partial(_read_truth, questions=questions), files[place : place + unpacked])
 
 
 class FindNeighbours:
