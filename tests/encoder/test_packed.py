@@ -238,11 +238,12 @@ def test_kernels_compute_what_plain_pytorch_computes(
     qkv_TJ = torch.randn(len(packed.ids_T), 3 * size, generator=generator, device=cuda).bfloat16()
     x_TH, bias_H = qkv_TJ[:, :size].contiguous(), qkv_TJ[0, :size].contiguous()
     bias_NR = 3 * torch.randn(heads, 2 * max(lengths) - 1, generator=generator, device=cuda)
+    # attention in fp32, since plain PyTorch rounds biases to the type of its inputs
     found, expected = ([
         ops.embed(tables, packed, torch.bfloat16),
-        ops.attend(qkv_TJ, packed, heads, queries, ops.prepared_bias(bias_NR) if biased else None),
+        ops.attend(qkv_TJ.to(dtype), packed, heads, queries, ops.prepared_bias(bias_NR) if biased else None),
         ops.add_norm(x_TH, bias_H, tables.norm, torch.bfloat16),
-    ] for ops in (default_ops(cuda, torch.bfloat16), TorchOps()))  # fmt: skip
+    ] for ops, dtype in ((default_ops(cuda, torch.bfloat16), torch.bfloat16), (TorchOps(), torch.float32)))  # fmt: skip
     rows = slice(None) if queries > 1 else packed.offsets[:-1].long()
     for name, ours, theirs in zip(("embed", "attend", "add_norm"), found, expected, strict=True):
         if name == "attend":
