@@ -31,8 +31,9 @@ MAPPED_BYTES = KEPT_BYTES
 """Vectors that take no more stay mapped."""
 FEW_ROWS = 1024
 """As many vectors at most are read one by one, each in half a microsecond."""
-MAX_GAP_BYTES = 64 << 10
-"""Rows closer than this are read from an object store in one request."""
+MAX_GAP_BYTES, WINDOW_BYTES = 512 << 10, 8 << 20
+"""Rows closer than this are read from an object store in one request, if they begin in the same window of the file: to
+read what lies between takes less time than another request."""
 
 
 class SegmentVectors:
@@ -127,7 +128,8 @@ class SegmentVectors:
         offsets_N = self._layout.offsets(rows_N)
         order_N = np.argsort(offsets_N, kind="stable")
         sorted_N = offsets_N[order_N]
-        cuts = np.flatnonzero(np.diff(sorted_N) > self.row_bytes + MAX_GAP_BYTES) + 1
+        is_far = (np.diff(sorted_N) > self.row_bytes + MAX_GAP_BYTES) | (np.diff(sorted_N // WINDOW_BYTES) > 0)
+        cuts = np.flatnonzero(is_far) + 1
         for run in np.split(np.arange(len(sorted_N)), cuts) if len(sorted_N) else []:
             yield RangeRead(order_N[run], partial(self._read_run, sorted_N[run]))
 

@@ -20,7 +20,8 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import put_object
 from dpr.formats.stored_vectors import vectors_of
 from dpr.formats.vector_layout import ROW_GROUP_ROWS
-from dpr.search.vectors import MAX_GAP_BYTES, SegmentVectors
+from dpr.search import vectors as module
+from dpr.search.vectors import SegmentVectors
 from dpr.store import LocalStore, Store
 from tests.formats.samples import DAMAGE, RemoteStore, flip_a_bit, put_segment, random_vectors
 
@@ -92,7 +93,10 @@ def test_a_segment_without_rows_has_no_vectors(
     assert list(vectors.blocks()) == []
 
 
-def test_few_rows_of_a_remote_segment_are_few_requests_of_few_bytes(segments: list[Stored], cache: Path) -> None:
+def test_few_rows_of_a_remote_segment_are_few_requests_of_few_bytes(
+    segments: list[Stored], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_GAP_BYTES", 1 << 16)
     stored = segments[-1]
     store = RemoteStore(stored.folder)
     vectors = SegmentVectors.open(store, stored.entry.object)
@@ -101,7 +105,7 @@ def test_few_rows_of_a_remote_segment_are_few_requests_of_few_bytes(segments: li
     assert sum(size for _, size in opening) < stored.entry.object.size_bytes / 4
     store.reads.clear()
 
-    gap = MAX_GAP_BYTES // vectors.row_bytes
+    gap = (1 << 16) // vectors.row_bytes
     near = np.array([5, 0, 3, 3 + gap, 5])
     np.testing.assert_array_equal(vectors.rows(near), stored.vectors_ND[near])
     assert store.reads == [("get_range", (3 + gap + 1) * vectors.row_bytes)]
@@ -112,6 +116,20 @@ def test_few_rows_of_a_remote_segment_are_few_requests_of_few_bytes(segments: li
     sizes = sorted(size for _, size in store.reads)
     assert sizes == [vectors.row_bytes, vectors.row_bytes, 2 * vectors.row_bytes]
     assert not (cache / "entries").exists()  # nothing is kept
+
+
+def test_no_request_of_a_remote_segment_reads_more_than_a_window(
+    segments: list[Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WINDOW_BYTES", 1 << 12)
+    stored = segments[-1]
+    store = RemoteStore(stored.folder)
+    vectors = SegmentVectors.open(store, stored.entry.object)
+    store.reads.clear()
+    rows = np.arange(0, 1000, 3)
+    np.testing.assert_array_equal(vectors.rows(rows), stored.vectors_ND[rows])
+    assert len(store.reads) in (6, 7)  # 24,000 bytes
+    assert max(size for _, size in store.reads) <= (1 << 12) + vectors.row_bytes
 
 
 def test_rows_are_read_one_row_group_a_request(segments: list[Stored]) -> None:
