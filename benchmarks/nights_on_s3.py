@@ -63,13 +63,10 @@ class Night:
     logged: Mapping[str, int]
     """Requests by class that the gateway logged."""
 
-    def made(self, start: str, part: str = "", suffix: str = "") -> list[int]:
+    def made(self, start: str, part: str = "", suffix: str = "", without: str = "/ /") -> list[int]:
         """Return the sizes of the objects that this night made, of those with such names."""
-        return [
-            size
-            for name, size in self.after.items()
-            if name.startswith(start) and part in name and name.endswith(suffix) and name not in self.before
-        ]
+        names = [name for name in self.after if name.startswith(start) and part in name and name.endswith(suffix)]
+        return [self.after[name] for name in names if without not in name and name not in self.before]
 
 
 def main() -> None:
@@ -172,7 +169,9 @@ def data_of(options: argparse.Namespace, night: Night) -> list[int]:
     made = night.made
     groups = math.ceil((options.file_rows - TAIL_BYTES / HASHES_BYTES) / ROW_GROUP_ROWS)
     new, keys, changes = made("scans/", ".new-"), made("scans/", ".keys-"), made("runs/", "/changes-")
-    segments, parts = made("segments/", suffix=".parquet"), made("parts/", suffix=".safetensors")
+    sentences = made("segments/", ".sentences-")
+    segments = made("segments/", suffix=".parquet", without=".sentences-")
+    parts = made("parts/", suffix=".safetensors")
     codebooks, shards = made("codebooks/", suffix=".faiss"), made("indexes/", suffix=".faiss")
     words = made("lexical/", suffix=".safetensors")
     embedded = sum(stage.units - stage.done_before for stage in night.report.stages if stage.stage == "embed")
@@ -185,14 +184,15 @@ def data_of(options: argparse.Namespace, night: Night) -> list[int]:
         "embed": [embedded * reads_in_parts(changes, 1) + reads(new) + writes(segments) + writes(words)],
         "drift": [vectors * len(segments)],
         "train": [vectors * len(segments) + writes(codebooks)],
-        "build": [reads(codebooks) + reads(segments) + writes(parts)],
+        "build": [reads(codebooks) + reads(segments) + writes([*parts, *made("parts/", ".far-")])],
         "merge": [merged * reads([max(parts)]) + reads(made("indexes/", ".left-out-")) + writes(shards)],
         "invert": [0],  # who wrote a segment has written its words
         "questions": [writes(made("truth/", "/vectors-"))],
-        "sentences": [vectors * len(segments) + writes(made("truth/", "/sentences-"))],
+        "sentences": [vectors * len(segments) + writes(sentences)],
         # again for segments of which too few neighbours live
         "truth": [1 + writes(made("truth/", "-200-", ".parquet")), writes(made("truth/", "-without-", ".parquet"))],
-        "gate": [reads(shards)],
+        # the shards, the loose rows, the vectors of questions and of sentences of new passages
+        "gate": [reads([*shards, *made("indexes/", "/loose-"), *sentences]) + 1],
     }
     if night.report.base is not None:  # records and keys of the slices as they were before
         changed = sum(stage.units - stage.done_before for stage in night.report.stages if stage.stage == "scan")

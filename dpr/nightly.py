@@ -42,7 +42,7 @@ def make_index(run: Run, made: Segments) -> Indexed:
     gate.begin_gate(run)
     parts = build.build(run, made.settled.segments, codebook, choice)
     index, shards = merge.merge_index(run, context, codebook, choice, parts)
-    lexical = invert.index_words(run, made.settled.segments)
+    lexical = invert.index_words(run, made.settled)
     return Indexed(context, codebook, choice, shards, index, lexical)
 
 

@@ -135,6 +135,8 @@ class Run:
         """The newest snapshot made with this encoder."""
         self.retired = _retired(self.store, snapshots)
         """Segments of older kept snapshots that the base does not hold: what they hold is not embedded again."""
+        self.words = _words(snapshots, [*self.base_segments, *self.retired])
+        """Lexical parts of these and of the base's segments, by the checksum of the segment and the part's name."""
         self.converts = False
         """Whether the retired segments have another form than this run stores, so that none is reused unchanged."""
         if self.base is None and self.spec.store_as == "int8":
@@ -235,6 +237,18 @@ def _retired(store: Store, snapshots: list[Snapshot]) -> list[SegmentEntry]:
         return []
     there = {info.name for info in store.list(f"{layout.SEGMENTS}{snapshots[-1].body.encoder_id}/")}
     return _as_retired([entry for name, entry in sorted(older.items()) if name in there])
+
+
+def _words(snapshots: Sequence[Snapshot], segments: Sequence[SegmentEntry]) -> dict[tuple[str, str], ObjectRef]:
+    """Return the lexical parts of some segments that the snapshots name."""
+    wanted = {entry.object.sha256 for entry in segments}
+    found = {}
+    for body in (snapshot.body for snapshot in snapshots):
+        checksums = {entry.number: entry.object.sha256 for entry in body.segments}
+        for part in body.lexical.parts if body.lexical else ():
+            if (sha256 := checksums[part.segment]) in wanted:
+                found[sha256, part.object.name] = part.object
+    return found
 
 
 def _as_retired(entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:

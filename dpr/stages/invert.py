@@ -15,15 +15,22 @@ from dpr.formats import layout
 from dpr.formats.lexical_entry import LexicalEntry, LexicalPartEntry
 from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import open_parts
-from dpr.formats.records import ObjectRef
+from dpr.formats.records import ObjectRef, Result
 from dpr.formats.segment import iter_groups
 from dpr.lexical.analysis import Analyzer
 from dpr.lexical.fusion import fixed_settings
 from dpr.lexical.postings import MEMORY_TIMES
 from dpr.recipe_index import LexicalConfig
 from dpr.run import Run
-from dpr.stages.write_words import LexicalPartResult, WriteWords, indexed_texts
+from dpr.stages.settle import Settled
+from dpr.stages.write_words import WriteWords, indexed_texts
 from dpr.store import open_store
+
+
+class LexicalPartResult(Result):
+    """A lexical part; `rows` are all rows of its segment, dead ones included."""
+
+    part: ObjectRef
 
 
 @dataclass(frozen=True)
@@ -41,21 +48,30 @@ class InvertUnit:
         return Need(self.read_bytes, self.read_bytes, memory_bytes=MEMORY_TIMES * self.read_bytes)
 
 
-def index_words(run: Run, segments: Sequence[SegmentEntry]) -> LexicalEntry | None:
+def index_words(run: Run, settled: Settled) -> LexicalEntry | None:
     """Invert the segments that have no lexical part yet; returns the index of words, None if there is to be none."""
-    config = run.recipe.lexical
+    config, segments = run.recipe.lexical, settled.segments
     if not config.build:
         return None
-    units = plan_invert(segments, Analyzer(config).analysis_id, run.spec.stored_bytes)
+    analysis_id = Analyzer(config).analysis_id
+    part_of = _known_parts(run, settled, analysis_id)
+    lacking = [entry for entry in segments if entry.object.sha256 not in part_of]
     step = Step("invert", partial(InvertSegment, run.store.url, config))
     work = Work.of(recorded(run.store.url, LexicalPartResult, step))
+    units = plan_invert(lacking, analysis_id, run.spec.stored_bytes)
     results = run.results(Stage("invert", units, LexicalPartResult, work))
-    pairs = zip(segments, results, strict=True)
-    parts = [LexicalPartEntry(segment=entry.number, object=result.part) for entry, result in pairs]
+    part_of |= {entry.object.sha256: result.part for entry, result in zip(lacking, results, strict=True)}
+    parts = [LexicalPartEntry(segment=entry.number, object=part_of[entry.object.sha256]) for entry in segments]
     towers = run.spec.passage, run.spec.question
     hybrid = fixed_settings(config, unit_length=all(tower.normalize for tower in towers))
     mode = "dense" if config.mode == "auto" else config.mode
     return LexicalEntry(config=config, parts=parts, hybrid=hybrid, mode=mode)
+
+
+def _known_parts(run: Run, settled: Settled, analysis_id: str) -> dict[str, ObjectRef]:
+    """Return the parts that exist already, by segment checksum: those of snapshots, and those written with segments."""
+    known = [*((sha256, part) for (sha256, _), part in run.words.items()), *settled.words.items()]
+    return {sha256: part for sha256, part in known if part.name.startswith(layout.lexical_part(analysis_id, sha256))}
 
 
 def plan_invert(segments: Sequence[SegmentEntry], analysis_id: str, vector_bytes: int) -> list[InvertUnit]:
@@ -80,7 +96,8 @@ class InvertSegment:
 
     def __call__(self, unit: InvertUnit) -> LexicalPartResult:
         check_room(self._store, "invert", unit.record, unit.need)
-        return self._write(unit.segment, self._write.postings(self._texts(unit.segment)))
+        postings = self._write.postings(self._texts(unit.segment))
+        return LexicalPartResult(rows=len(postings.lengths), part=self._write(unit.segment, postings))
 
     def _texts(self, segment: ObjectRef) -> Iterator[str]:
         for group in iter_groups(open_parts(self._store, segment), ["title", "text"]):

@@ -1,10 +1,11 @@
 """Between embedding and indexing: the segments of the new state, and the rows that no segment holds."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dpr.formats.manifest import SegmentEntry
+from dpr.formats.records import ObjectRef
 from dpr.run import Run
 from dpr.stages.diff import Changes
 from dpr.stages.quarantine_limits import check_quarantine, collect_quarantine
@@ -14,12 +15,14 @@ from dpr.stages.write_segment import MadeSegment
 
 @dataclass(frozen=True)
 class Settled:
-    """The segments of the new state."""
+    """The segments of the new state, and their words as far as they are new."""
 
     segments: tuple[SegmentEntry, ...]
     """Ascending by number."""
     reasons: Counter[str]
     """Unusable rows of the whole run by reason."""
+    words: Mapping[str, ObjectRef]
+    """The lexical parts of the segments that were made, by the checksum of the segment."""
 
 
 def settle(run: Run, scans: Sequence[ScanResult], changes: Changes, made: Sequence[MadeSegment]) -> Settled:
@@ -35,4 +38,6 @@ def settle(run: Run, scans: Sequence[ScanResult], changes: Changes, made: Sequen
     found = collect_quarantine(run.store, run.run_id, files)
     entries = [*changes.kept, *(entry for segment in made for entry in segment.entries())]
     check_quarantine(run.store, found, sum(entry.live_rows for entry in entries), run.recipe.limits)
-    return Settled(tuple(sorted(entries, key=lambda entry: entry.number)), found.reasons.counts)
+    results = [segment.result for segment in made]
+    words = {result.segment.sha256: result.words for result in results if result.segment and result.words}
+    return Settled(tuple(sorted(entries, key=lambda entry: entry.number)), found.reasons.counts, words)

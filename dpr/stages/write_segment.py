@@ -92,6 +92,8 @@ class SegmentResult(Result):
 
     segment: ObjectRef | None
     """None: the encoder refused every row."""
+    words: ObjectRef | None = None
+    """Its lexical part; None: the recipe wants none."""
     refused_rows: int
     refused: ObjectRef | None
     """The refused rows as they are in the corpus, in the form of quarantine."""
@@ -124,7 +126,7 @@ class WriteSegment:
         if passages is None:
             columns = passage_columns(self._corpus.columns.extra)
             passages = texts_of(self._store, self._corpus, unit, done.changed, columns)
-        vectors_ND, segment, refused = done.vectors_ND, None, None
+        vectors_ND, segment, words, refused = done.vectors_ND, None, None, None
         with temporary_folder() as folder:
             if done.refused:
                 rows = refused_rows(self._corpus, unit, done.changed, passages["key"], done.refused)
@@ -133,10 +135,11 @@ class WriteSegment:
                 good = np.setdiff1d(np.arange(len(vectors_ND)), list(done.refused))
                 passages, vectors_ND = passages.take(pa.array(good)), vectors_ND[good]
             if len(vectors_ND):
-                segment = self._write(Path(folder, "segment.parquet"), unit.stem, passages, vectors_ND)
+                segment, words = self._write(Path(folder, "segment.parquet"), unit.stem, passages, vectors_ND)
         return SegmentResult(
             rows=len(vectors_ND),
             segment=segment,
+            words=words,
             refused_rows=len(done.refused),
             refused=refused,
             tokens=done.tokens,
@@ -145,16 +148,16 @@ class WriteSegment:
             cut=done.cut,
         )
 
-    def _write(self, path: Path, stem: str, passages: pa.Table, vectors_ND: Vectors) -> ObjectRef:
+    def _write(
+        self, path: Path, stem: str, passages: pa.Table, vectors_ND: Vectors
+    ) -> tuple[ObjectRef, ObjectRef | None]:
         """Write a segment and its words. Words are sorted while vectors are written, which needs no Python."""
         with ThreadPoolExecutor(1, thread_name_prefix="words") as beside:
             words = self._write_words and beside.submit(self._write_words.postings, indexed_texts(passages))
             write_segment(path, passages, vectors_ND, self._encoder_id, self._store_as)
             check_segment(path, self._encoder_id, vectors_ND, len(vectors_ND), self._store_as)
             segment = put_object(self._store, stem, path)
-            if self._write_words and words:
-                self._write_words.record(segment, words.result())
-        return segment
+            return segment, self._write_words(segment, words.result()) if self._write_words and words else None
 
 
 def texts_of(store: Store, corpus: CorpusConfig, unit: SegmentUnit, rows: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -11,18 +11,12 @@ import pyarrow as pa
 
 from dpr.formats import layout
 from dpr.formats.objects import put_object
-from dpr.formats.records import ObjectRef, Result, write_record
+from dpr.formats.records import ObjectRef
 from dpr.lexical.analysis import Analyzer
 from dpr.lexical.postings import Postings, invert, write_postings
 from dpr.recipe_index import LexicalConfig
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
-
-
-class LexicalPartResult(Result):
-    """A lexical part; `rows` are all rows of its segment, dead ones included."""
-
-    part: ObjectRef
 
 
 @dataclass(frozen=True)
@@ -37,18 +31,13 @@ class WriteWords:
         """Return the writer for a recipe; None if it does not want an index of words."""
         return cls(store, Analyzer(config)) if config.build else None
 
-    def __call__(self, segment: ObjectRef, postings: Postings) -> LexicalPartResult:
+    def __call__(self, segment: ObjectRef, postings: Postings) -> ObjectRef:
         """Write the part of a segment with these postings."""
         with temporary_folder() as folder:
             path = Path(folder, "words.safetensors")
             write_postings(postings, path)
             stem = layout.lexical_part(self.analyzer.analysis_id, segment.sha256)
-            return LexicalPartResult(rows=len(postings.lengths), part=put_object(self.store, stem, path))
-
-    def record(self, segment: ObjectRef, postings: Postings) -> None:
-        """Write the part of a segment, and its record, as the invert stage would."""
-        stem = layout.lexical_part(self.analyzer.analysis_id, segment.sha256)
-        write_record(self.store, layout.record(stem), self(segment, postings))
+            return put_object(self.store, stem, path)
 
     def postings(self, texts: Iterable[str]) -> Postings:
         """Return the words of texts, one a row."""

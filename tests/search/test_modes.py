@@ -113,6 +113,20 @@ def test_another_rule_makes_new_parts_and_embeds_nothing(collection: Collection)
     assert [p.object for p in second.parts] == [p.object for p in third.parts] != [p.object for p in first.parts]
 
 
+def test_words_come_back_with_their_segments(collection: Collection) -> None:
+    first = dict(collection.corpus)
+    lexical = {name for name in collection.files() if name.startswith("lexical/")}
+    collection.corpus = {f"other-{id_}": f"{text} w3" for id_, text in first.items()}
+    collection.night()
+    collection.corpus = first
+    progress = Quiet()
+    body = collection.night(progress=progress).snapshot.body
+    assert (progress.rows["embed"], progress.rows["invert"]) == (0, 0)
+    assert body.lexical is not None
+    assert {part.object.name for part in body.lexical.parts} <= lexical
+    assert_answers_are_right(collection)
+
+
 def test_words_are_kept_while_a_snapshot_names_them(collection: Collection) -> None:
     before = {name for name in collection.files() if name.startswith("lexical/")}
     collection.change(lexical={"build": False})
