@@ -27,8 +27,8 @@ from ray_jobs.serve.prometheus import Metrics
 BATCH_QUESTIONS = 64
 BATCHES_AT_ONCE = 2
 MIN_SECOND_QUESTIONS = 16
-"""A second batch begins once so many questions wait, or as many as are being answered. Otherwise the first request to
-arrive would begin it alone, and the rest would wait for that."""
+"""A batch begins beside another once so many questions wait, or as many as are being answered. Otherwise the first
+request to arrive would begin it alone, and the rest would wait for that."""
 QUICK_SECONDS, QUICK_CHARACTERS = 0.005, 200
 """The event loop answers a question that comes alone and is not longer than this, if the one before it, with the same
 options, took less time than this, while a processor is idle."""
@@ -113,8 +113,7 @@ class Batcher:
         request = _Request(questions, options, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._tasks = [task for task in self._tasks if not task.done()]
-        enough = waiting >= min(MIN_SECOND_QUESTIONS, self._in_work)
-        if not self._tasks or (enough and len(self._tasks) < self._at_once):
+        if not self._tasks or (self._are_enough() and len(self._tasks) < self._at_once):
             self._tasks.append(asyncio.create_task(self._answer_all()))
         return await request.answer
 
@@ -135,13 +134,18 @@ class Batcher:
             self._threads.put_nowait(thread)
 
     async def _answer_all(self) -> None:
-        while batch := self._next_batch():
+        while self._are_enough() and (batch := self._next_batch()):
             questions = _questions(batch)
             self._in_work += questions
             try:
                 await self._answer(batch)
             finally:
                 self._in_work -= questions
+
+    def _are_enough(self) -> bool:
+        """Return whether what waits may form a batch now; what is too few goes into the batch after one under way."""
+        waiting = _questions(request for request in self._waiting if not request.answer.done())
+        return waiting >= min(MIN_SECOND_QUESTIONS, self._in_work)
 
     async def _answer(self, batch: Sequence[_Request]) -> None:
         questions = [question for request in batch for question in request.questions]

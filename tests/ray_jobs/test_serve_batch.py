@@ -144,6 +144,27 @@ def test_a_second_batch_begins_with_as_many_questions_as_the_first_has() -> None
     assert len(echo.threads) == 2
 
 
+def test_few_questions_wait_for_the_batch_that_is_still_under_way() -> None:
+    async def ask() -> Echo:
+        echo = Echo()
+        batcher = Batcher(echo)
+        tasks = []
+        for questions in (["a", "b"], ["c", "d"], ["e"]):
+            tasks.append(asyncio.create_task(batcher.search(questions, SearchOptions(1))))
+            await asyncio.sleep(0.01)
+        while echo.begun < 2:
+            await asyncio.sleep(0.001)
+        echo.go.release()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0.01)
+        assert echo.begun == 2
+        echo.go.release(2)
+        await asyncio.gather(*tasks)
+        return echo
+
+    assert [len(questions) for questions, _ in asyncio.run(ask()).batches] == [2, 2, 1]
+
+
 def test_batches_are_bounded_and_a_larger_request_goes_alone() -> None:
     async def ask() -> Echo:
         echo = Echo()
