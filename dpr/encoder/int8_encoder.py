@@ -56,6 +56,8 @@ class Int8Encoder:
 
     def encode(self, tokens: TokenBatch, dtype: npt.DTypeLike = np.float16) -> npt.NDArray[Any]:
         """Return vectors (N, D) of `dtype`, in the order of the rows. A row without tokens has a vector of zeros."""
+        if len(tokens) == 1 and len(tokens.ids_T):
+            return self._packed.vectors([tokens])[0].astype(dtype, copy=False)
         with_tokens = np.flatnonzero(tokens.lengths())
         vectors_ND = np.zeros((len(tokens), self.dim), dtype)
         batches = [with_tokens[rows_B] for rows_B in _batches(tokens.lengths()[with_tokens], self._tokens)]

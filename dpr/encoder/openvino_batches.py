@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,16 @@ import numpy.typing as npt
 from dpr.encoder.openvino_bert import GROUP, BertWeights, Floats, bert_graph, load_openvino
 from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
+from dpr.idle_processors import IdleProcessors
 
-STEP_TOKENS, SHORT_STEP_TOKENS, SHORT_TOKENS = 16, 8, 64
-"""Batches are padded to multiples of this many tokens, short ones to multiples of fewer.
+STEP_TOKENS = 16
+"""Batches are padded to multiples of this many tokens.
 
-For each number of tokens, the library compiles products in 5 to 30 ms.
+For each number of tokens, the library compiles products in 5 to 30 ms. It adds up attention over 8, 24 or 40 tokens in
+another order than over multiples of 16, so a question would get another vector alone than with others.
 """
+LONE_THREADS = 2
+"""Threads that compute a batch alone, while processors are idle."""
 BATCHES_AHEAD = 2
 """Batches of one call that are under way or wait, for each thread of the library."""
 FAR_BELOW = np.float32(-1e9)
@@ -42,9 +47,10 @@ class _Running:
 class OpenVinoBert:
     """The graph, compiled; several threads may call it at once.
 
-    It is compiled twice, since OpenVINO either computes in the thread that calls, one batch at a time, or in threads of
-    its own, which have to be woken: a tenth of what a question takes. So a batch alone is computed in the caller's
-    thread, if nothing else is.
+    It is compiled more than once, since OpenVINO either computes in the thread that calls, one batch at a time, or in
+    threads of its own, which have to be woken: a tenth of what a question takes. So a batch alone is computed in the
+    caller's thread, if nothing else is. A second thread helps while a processor is idle. It would not while all are
+    busy: each part of a pass would wait until both threads had their turn.
     """
 
     def __init__(self, tower: TowerSpec, bert: BertWeights, threads: int, *, rounded: bool) -> None:
@@ -55,12 +61,14 @@ class OpenVinoBert:
             "ENABLE_CPU_PINNING": "NO",  # otherwise all replicas would take the first processors
         }
 
-        def compiled(streams: int) -> Any:
-            counts = {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": str(max(1, streams))}
+        def compiled(streams: int, threads: int) -> Any:
+            counts = {"NUM_STREAMS": str(streams), "INFERENCE_NUM_THREADS": str(threads)}
             return load_openvino().Core().compile_model(graph, "CPU", settings | counts)
 
-        self._here, self._turn = compiled(0).create_infer_request(), threading.Lock()
-        self._streams = compiled(threads) if threads > 1 else None
+        self._here, self._turn = compiled(0, 1).create_infer_request(), threading.Lock()
+        self._streams = compiled(threads, threads) if threads > 1 else None
+        self._pair = compiled(1, LONE_THREADS).create_infer_request() if threads >= LONE_THREADS else None
+        self._idle_processors = IdleProcessors()
         self._ahead = BATCHES_AHEAD * threads
         self._idle: list[Any] = []
         """Requests of the streams that compute nothing."""
@@ -68,8 +76,10 @@ class OpenVinoBert:
         self._tower = tower
 
     def warm_up(self, tokens: TokenBatch) -> None:
-        """Compute a batch in both graphs, so that the library compiles what it needs; streams share that."""
-        self._computed_here(tokens)
+        """Compute a batch in every graph, so that the library compiles what it needs; streams share that."""
+        with self._turn:
+            for request in filter(None, (self._here, self._pair)):
+                request.infer(self._inputs(tokens), share_inputs=True)
         if self._streams is not None:
             self._finished(self._started(tokens, self._streams))
 
@@ -93,8 +103,11 @@ class OpenVinoBert:
 
     def _computed_here(self, tokens: TokenBatch) -> Floats:
         with self._turn:
-            hidden_TH = self._here.infer(self._inputs(tokens), share_inputs=True, share_outputs=True)[0]
-            return self._finish(tokens, hidden_TH)
+            inputs = self._inputs(tokens)
+            request = self._here
+            if self._pair is not None and self._idle_processors.are_there(LONE_THREADS - 1):
+                request = self._pair
+            return self._finish(tokens, request.infer(inputs, share_inputs=True, share_outputs=True)[0])
 
     def _started(self, tokens: TokenBatch, streams: Any) -> _Running:
         inputs = self._inputs(tokens)
@@ -113,15 +126,15 @@ class OpenVinoBert:
 
     def _inputs(self, tokens: TokenBatch) -> Sequence[Floats]:
         """Return summed embeddings (T, H), and the mask between rows (1, 1, T, T), both with padding."""
-        lengths_B = tokens.lengths()
         count = len(tokens.ids_T)
         size = computed_tokens(count)
-        rows_T = np.full(size, -1)
-        rows_T[:count] = np.repeat(np.arange(len(lengths_B)), lengths_B)
-        places_T = np.arange(count) - np.repeat(tokens.offsets[:-1], lengths_B)
         summed_TH = np.zeros((size, self._words.shape[1]), np.float32)
-        summed_TH[:count] = self._words[tokens.ids_T] + self._types[tokens.types_T] + self._places[places_T]
-        mask_TT = np.where(rows_T[:, np.newaxis] == rows_T, np.float32(0), FAR_BELOW)
+        summed_TH[:count] = self._words[tokens.ids_T] + self._types[tokens.types_T]
+        mask_TT = np.full((size, size), FAR_BELOW)
+        for first, end in pairwise([*tokens.offsets.tolist(), size]):
+            mask_TT[first:end, first:end] = 0
+            if first < count:
+                summed_TH[first:end] += self._places[: end - first]
         return summed_TH, mask_TT[np.newaxis, np.newaxis]
 
     def _finish(self, tokens: TokenBatch, hidden_TH: Floats) -> Floats:
@@ -145,5 +158,4 @@ class OpenVinoBert:
 
 def computed_tokens(tokens: int) -> int:
     """Return how many tokens are computed for so many."""
-    step = SHORT_STEP_TOKENS if tokens <= SHORT_TOKENS else STEP_TOKENS
-    return -(-tokens // step) * step
+    return -(-tokens // STEP_TOKENS) * STEP_TOKENS

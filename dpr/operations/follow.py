@@ -87,6 +87,11 @@ class Follower(Closing):
         """Return the number of the snapshot in use."""
         return self._in_use.retriever.number
 
+    @property
+    def is_here(self) -> bool:
+        """Return whether answers come from this process and machine alone, without shards and remote segments."""
+        return self._shards is None and not self._in_use.retriever.is_remote
+
     def snapshot(self) -> AbstractContextManager[Retriever]:
         """Give the snapshot in use; it stays open within the block, whatever is published meanwhile."""
         return self._in_use.held()

@@ -68,7 +68,40 @@ def test_a_vector_does_not_depend_on_what_it_is_encoded_with(folder: Path) -> No
     assert sum(map(len, questions)) > BATCH_TOKENS  # several batches
     for some in ([0], [7, 3], list(range(20, 60))):
         alone_QD = encoder.encode([questions[number] for number in some])
-        np.testing.assert_allclose(alone_QD, together_QD[some], atol=2e-3)
+        np.testing.assert_array_equal(alone_QD, together_QD[some])
+
+
+def test_a_question_has_the_same_vector_alone_and_beside_another(tmp_path: Path) -> None:
+    encoder = Int8Encoder(tower_of(save_bert(tmp_path, num_attention_heads=4, num_hidden_layers=4, **SIZES)), HERE)
+    for tokens in range(1, 80, 3):
+        ids_T = np.arange(10, 10 + tokens, dtype=np.int32) % 30
+        both = TokenBatch(np.tile(ids_T, 2), np.zeros(2 * tokens, np.uint8), np.array([0, tokens, 2 * tokens]))
+        alone_1D = encoder.encode(both[:1], np.float32)
+        np.testing.assert_array_equal(encoder.encode(both, np.float32), np.tile(alone_1D, (2, 1)))
+
+
+class Answering:
+    """Says of the machine's processors whatever it is told to say."""
+
+    def __init__(self, *, idle: bool) -> None:
+        self.idle = idle
+
+    def are_there(self, processors: int) -> bool:  # noqa: ARG002
+        return self.idle
+
+
+def test_a_question_has_the_same_vector_by_one_thread_and_by_two(tmp_path: Path) -> None:
+    tower = tower_of(save_bert(tmp_path, num_attention_heads=4, num_hidden_layers=4, **SIZES))
+    bert = read_bert(tower.folder, tower.reference)
+    assert bert is not None
+    found = [OpenVinoBert(tower, bert, 2, rounded=True) for _ in range(2)]
+    for each, idle in zip(found, (True, False), strict=True):
+        each._idle_processors = Answering(idle=idle)  # type: ignore[assignment]
+    for tokens in range(1, 80, 3):
+        ids_T = np.arange(10, 10 + tokens, dtype=np.int32) % 30
+        batch = TokenBatch(ids_T, ids_T.astype(np.uint8) * 0, np.array([0, tokens]))
+        by_two, by_one = (each.vectors([batch])[0] for each in found)
+        np.testing.assert_array_equal(by_two, by_one)
 
 
 def test_several_threads_encode_at_once(folder: Path) -> None:

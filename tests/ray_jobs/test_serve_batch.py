@@ -3,15 +3,17 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from dpr.formats.lexical_entry import SearchMode
+from dpr.idle_processors import IdleProcessors
 from dpr.search.filters import Filter, parse_filter
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
 from ray_jobs.serve.answer_cache import SearchOptions
-from ray_jobs.serve.batch import BATCH_QUESTIONS, Batcher
+from ray_jobs.serve.batch import BATCH_QUESTIONS, QUICK_CHARACTERS, Batcher
 
 pytestmark = pytest.mark.without_ray
 
@@ -21,6 +23,8 @@ class Echo:
 
     def __init__(self) -> None:
         self.number = 1
+        self.is_here = True
+        self.seconds = 0.5
         self.batches: list[tuple[list[str], SearchOptions]] = []
         self.threads: set[int] = set()
         self.begun = 0
@@ -40,9 +44,20 @@ class Echo:
             "encoder",
             [[Hit(1, 1.0, question, "", "")] * k for question in questions],
             [len(question) for question in questions],
-            0.5,
-            0.25,
+            self.seconds,
+            self.seconds / 2,
         )
+
+
+class Idle(IdleProcessors):
+    """A machine with nothing else to do, or with much."""
+
+    def __init__(self, *, idle: bool) -> None:
+        super().__init__()
+        self.idle = idle
+
+    def are_there(self, processors: int) -> bool:  # noqa: ARG002
+        return self.idle
 
 
 async def busy(echo: Echo, batcher: Batcher) -> asyncio.Task[Answer]:
@@ -129,6 +144,27 @@ def test_a_second_batch_begins_with_as_many_questions_as_the_first_has() -> None
     assert len(echo.threads) == 2
 
 
+def test_few_questions_wait_for_the_batch_that_is_still_under_way() -> None:
+    async def ask() -> Echo:
+        echo = Echo()
+        batcher = Batcher(echo)
+        tasks = []
+        for questions in (["a", "b"], ["c", "d"], ["e"]):
+            tasks.append(asyncio.create_task(batcher.search(questions, SearchOptions(1))))
+            await asyncio.sleep(0.01)
+        while echo.begun < 2:
+            await asyncio.sleep(0.001)
+        echo.go.release()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0.01)
+        assert echo.begun == 2
+        echo.go.release(2)
+        await asyncio.gather(*tasks)
+        return echo
+
+    assert [len(questions) for questions, _ in asyncio.run(ask()).batches] == [2, 2, 1]
+
+
 def test_batches_are_bounded_and_a_larger_request_goes_alone() -> None:
     async def ask() -> Echo:
         echo = Echo()
@@ -175,3 +211,59 @@ def test_a_client_that_has_gone_costs_nothing() -> None:
         return echo
 
     assert [questions for questions, *_ in asyncio.run(ask()).batches] == [["first"], ["kept"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"idle": False}, False),
+        ({"seconds": 0.01}, False),
+        ({"number": 2}, False),
+        ({"is_here": False}, False),
+        ({"options": SearchOptions(2)}, False),
+        ({"questions": ["a", "b"]}, False),
+        ({"questions": ["a" * (QUICK_CHARACTERS + 1)]}, False),
+    ],
+)
+def test_the_event_loop_answers_a_quick_question_that_comes_alone(change: dict[str, Any], expected: bool) -> None:
+    async def ask() -> list[set[int]]:
+        echo, processors = Echo(), Idle(idle=change.get("idle", True))
+        echo.seconds, echo.is_here = change.get("seconds", 0.001), change.get("is_here", True)
+        batcher = Batcher(echo, processors=processors)
+        echo.go.release(10)
+        asked = [
+            (["first"], SearchOptions(1)),
+            (change.get("questions", ["second"]), change.get("options", SearchOptions(1))),
+        ]
+        threads = []
+        for questions, options in asked:
+            echo.threads = set()
+            answer = await batcher.search(questions, options)
+            assert [hits[0].id for hits in answer.hits] == questions
+            threads.append(echo.threads)
+            echo.number = change.get("number", 1)
+        return threads
+
+    first, second = asyncio.run(ask())
+    assert threading.get_ident() not in first
+    assert (threading.get_ident() in second) == expected
+
+
+def test_the_event_loop_answers_nothing_itself_while_a_batch_is_answered() -> None:
+    async def ask() -> Echo:
+        echo = Echo()
+        echo.seconds = 0.001
+        batcher = Batcher(echo, processors=Idle(idle=True))
+        echo.go.release()
+        await batcher.search(["quick"], SearchOptions(1))
+        under_way = asyncio.create_task(batcher.search(["a", "b"], SearchOptions(1)))
+        while echo.begun < 2:
+            await asyncio.sleep(0.001)
+        beside = asyncio.create_task(batcher.search(["c"], SearchOptions(1)))
+        await asyncio.sleep(0)
+        echo.go.release(2)
+        await asyncio.gather(under_way, beside)
+        return echo
+
+    assert threading.get_ident() not in asyncio.run(ask()).threads
