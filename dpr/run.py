@@ -3,7 +3,6 @@
 import datetime
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,11 +26,9 @@ from dpr.formats.records import Document, ObjectRef
 from dpr.formats.snapshots import latest_snapshot, lineage
 from dpr.lexical.analysis import check_language
 from dpr.recipe import Recipe
+from dpr.retired import as_retired, retired_segments, words_of
 from dpr.store import Store, open_store
 from dpr.store.lease import Lease
-
-RETIRED_FROM = 2**30
-"""Segments that are not part of the base are numbered from here on, until a snapshot takes one in."""
 
 
 class RunPlan(Document):
@@ -133,15 +130,15 @@ class Run:
         snapshots = lineage(self.store, self.spec.encoder_id)
         self.base: Snapshot | None = snapshots[-1] if snapshots else None
         """The newest snapshot made with this encoder."""
-        self.retired = _retired(self.store, snapshots)
+        self.retired = retired_segments(self.store, snapshots)
         """Segments of older kept snapshots that the base does not hold: what they hold is not embedded again."""
-        self.words = _words(snapshots, [*self.base_segments, *self.retired])
-        """Lexical parts of these and of the base's segments, by the checksum of the segment and the part's name."""
+        self.words = words_of(snapshots, [*self.base_segments, *self.retired])
+        """Lexical parts of these and of the base's segments; see `words_of`."""
         self.converts = False
         """Whether the retired segments have another form than this run stores, so that none is reused unchanged."""
         if self.base is None and self.spec.store_as == "int8":
             wider = lineage(self.store, self.spec.float16_id)
-            self.retired = _as_retired(wider[-1].body.segments) if wider else []
+            self.retired = as_retired(wider[-1].body.segments) if wider else []
             self.converts = bool(self.retired)
         self.run_id = fingerprint(
             {
@@ -225,34 +222,3 @@ class Run:
     def result(self, stage: Stage[U, R]) -> R:
         """Run a stage of one unit."""
         return self.results(stage)[0]
-
-
-def _retired(store: Store, snapshots: list[Snapshot]) -> list[SegmentEntry]:
-    """Return each segment of the older snapshots that the newest does not hold, once, if its object is still there."""
-    if len(snapshots) < 2:
-        return []
-    held = {entry.object.name for entry in snapshots[-1].body.segments}
-    older = {e.object.name: e for s in reversed(snapshots[:-1]) for e in s.body.segments if e.object.name not in held}
-    if not older:
-        return []
-    there = {info.name for info in store.list(f"{layout.SEGMENTS}{snapshots[-1].body.encoder_id}/")}
-    return _as_retired([entry for name, entry in sorted(older.items()) if name in there])
-
-
-def _words(snapshots: Sequence[Snapshot], segments: Sequence[SegmentEntry]) -> dict[tuple[str, str], ObjectRef]:
-    """Return the lexical parts of some segments that the snapshots name."""
-    wanted = {entry.object.sha256 for entry in segments}
-    found = {}
-    for body in (snapshot.body for snapshot in snapshots):
-        checksums = {entry.number: entry.object.sha256 for entry in body.segments}
-        for part in body.lexical.parts if body.lexical else ():
-            if (sha256 := checksums[part.segment]) in wanted:
-                found[sha256, part.object.name] = part.object
-    return found
-
-
-def _as_retired(entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:
-    return [
-        entry.model_copy(update={"number": RETIRED_FROM + place, "dead_rows": entry.rows, "dead_digest": ""})
-        for place, entry in enumerate(entries)
-    ]

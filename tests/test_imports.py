@@ -25,7 +25,7 @@ LAYERS = (
     ("dpr.lexical",),
     ("dpr.search",),
     ("dpr.evaluate",),
-    ("dpr.engine",),
+    ("dpr.engine", "dpr.retired"),
     ("dpr.run", "dpr.train"),
     ("dpr.stages",),
     ("dpr.nightly",),

@@ -23,7 +23,7 @@ from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef
 from dpr.formats.segment import HASH, PASSAGE_COLUMNS, passage_schema, write_segment
 from dpr.recipe import CorpusConfig
-from dpr.run import RETIRED_FROM
+from dpr.retired import RETIRED_FROM
 from dpr.stages.diff import Changes, DiffUnit, find_changes
 from dpr.stages.held_rows import HeldRows, Rows
 from dpr.stages.planned_segments import PlannedSegment, SegmentCut, plan_segments
