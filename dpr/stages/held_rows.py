@@ -50,11 +50,19 @@ class Rows:
     reason: npt.NDArray[np.int8]
     """Why each is new: `dpr.formats.changes.Reason`."""
 
-    def take(self, rows: npt.NDArray[np.int64]) -> "Rows":
-        """Return some of the rows."""
-        chosen = pa.array(rows)
-        keys, content_hashes = self.key.take(chosen), self.content_hash.take(chosen)
-        return Rows(self.slice[rows], self.position[rows], keys, content_hashes, self.reason[rows])
+    def only(self, mask_N: Mask) -> "Rows":
+        """Return the rows of a mask (N,)."""
+        if mask_N.all():
+            return self
+        chosen = pa.array(mask_N)
+        keys, content_hashes = self.key.filter(chosen), self.content_hash.filter(chosen)
+        return Rows(self.slice[mask_N], self.position[mask_N], keys, content_hashes, self.reason[mask_N])
+
+    def part(self, first: int, rows: int) -> "Rows":
+        """Return some rows that lie one after another, without copying them."""
+        there = slice(first, first + rows)
+        keys, content_hashes = self.key.slice(first, rows), self.content_hash.slice(first, rows)
+        return Rows(self.slice[there], self.position[there], keys, content_hashes, self.reason[there])
 
 
 @dataclass(frozen=True)

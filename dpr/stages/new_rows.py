@@ -4,19 +4,18 @@ Shapes: N rows.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 
 from dpr.corpus.rows import Slice
-from dpr.formats.segment import join_hashes
+from dpr.formats.gathered import gather_table
 from dpr.recipe import CorpusConfig
 from dpr.stages.held_rows import CorpusRows, Mask, Rows
-from dpr.stages.passages import HASHES, Positions, TextSource, passages_at
+from dpr.stages.passages import HASHES, TextSource, passages_at
 from dpr.stages.scan import ScanResult
 from dpr.stages.why_new import Before, reasons_of
-from dpr.store import PARALLEL_READS, Store
+from dpr.store import Store
 
 
 def text_source(slices: Sequence[Slice], scans: Sequence[ScanResult], number: int) -> TextSource:
@@ -28,22 +27,21 @@ def read_new_rows(
     store: Store, config: CorpusConfig, sources: Sequence[TextSource], corpus: CorpusRows, wanted: Mask, before: Before
 ) -> Rows:
     """Return the corpus rows that are wanted, with the content hash of each; `sources` are those of all slices."""
-    numbers = np.unique(corpus.slice[wanted])
+    numbers = np.flatnonzero(np.bincount(corpus.slice[wanted])).astype(np.int32)
     bounds = zip(*(np.searchsorted(corpus.slice, numbers, side).tolist() for side in ("left", "right")), strict=True)
     positions = [corpus.position[start:stop][wanted[start:stop]] for start, stop in bounds]
+    counts = [len(positions_N) for positions_N in positions]
 
-    def read(number: int, positions_N: Positions) -> pa.Table:
-        return passages_at(store, config, sources[number], positions_N, HASHES.names)
+    def read(place: int) -> pa.Table:
+        return passages_at(store, config, sources[numbers[place]], positions[place], HASHES.names)
 
-    with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        tables = list(pool.map(read, numbers.tolist(), positions))
-    hashes = pa.concat_tables([HASHES.empty_table(), *tables])
-    slices_N = np.repeat(numbers, [len(positions_N) for positions_N in positions])
-    keys = join_hashes(hashes["key"].chunks)
+    hashes = gather_table(counts, read, HASHES)
+    slices_N = np.repeat(numbers, counts)
+    keys = hashes["key"].chunk(0)
     return Rows(
         slices_N,
         np.concatenate([np.empty(0, np.int64), *positions]),
         keys,
-        join_hashes(hashes["content_hash"].chunks),
+        hashes["content_hash"].chunk(0),
         reasons_of(store, before, slices_N, corpus.id_hash.filter(pa.array(wanted)), keys),
     )

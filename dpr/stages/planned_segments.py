@@ -4,11 +4,12 @@ Shapes: N rows.
 """
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from dpr.corpus.hashes import bytes_of, first_of_each, is_in, places
@@ -58,9 +59,9 @@ def plan_segments(
     unseen = ~is_in(new.content_hash, held.content_hash)
     is_first = np.zeros(len(unseen), np.bool_)
     is_first[unseen] = first_of_each(new.content_hash.filter(pa.array(unseen)))
-    embed, borrow = new.take(np.flatnonzero(is_first)), new.take(np.flatnonzero(~is_first))
-    embed_pieces = _embed_pieces(len(embed.key), cut.segment_rows)
-    embed_numbers = np.repeat(next_number + np.arange(len(embed_pieces)), [len(piece) for piece in embed_pieces])
+    embed, borrow = new.only(is_first), new.only(~is_first)
+    embed_sizes = _embed_sizes(len(embed.key), cut.segment_rows)
+    embed_numbers = np.repeat(next_number + np.arange(len(embed_sizes)), embed_sizes)
     holders = np.concatenate([held.segment, embed_numbers.astype(np.int32)])
     borrow_sources = holders[places(borrow.content_hash, pa.concat_arrays([held.content_hash, embed.content_hash]))]
     no_slice = np.full(int(moved.sum()), MISSING)
@@ -79,11 +80,12 @@ def plan_segments(
             ),
         ]
     )
-    tables = [_embed_table(embed.take(piece)) for piece in embed_pieces]
-    tables += [copies.slice(piece[0], len(piece)) for piece in _pieces(copies.num_rows, cut.segment_rows)]
+    tables = [_embed_table(embed.part(*piece)) for piece in _one_after_another(embed_sizes)]
+    copy_sizes = _even_sizes(copies.num_rows, -(-copies.num_rows // cut.segment_rows))
+    tables += [copies.slice(*piece) for piece in _one_after_another(copy_sizes)]
     planned = []
     for group, table in enumerate(tables):
-        kind: Literal["embed", "copy"] = "embed" if group < len(embed_pieces) else "copy"
+        kind: Literal["embed", "copy"] = "embed" if group < len(embed_sizes) else "copy"
         planned.append((_planned(cut.encoder_id, next_number + group, group, kind, table), table))
     return planned, next_number + len(tables)
 
@@ -110,16 +112,21 @@ def _planned(
     )
 
 
-def _embed_pieces(rows: int, segment_rows: int) -> list[npt.NDArray[np.int64]]:
-    """Row numbers cut into pieces that become segments; see SPREAD."""
+def _embed_sizes(rows: int, segment_rows: int) -> list[int]:
+    """Return the rows of each segment to embed; see SPREAD."""
     small = max(MIN_SPREAD_ROWS, segment_rows // 3)
     first = [small] * SPREAD + [2 * small] * SPREAD
-    if 2 * small > segment_rows or rows < sum(first) + SPREAD * segment_rows:
-        return _pieces(rows, segment_rows, min(SPREAD, rows // small))
-    *small_pieces, rest = np.split(np.arange(rows), np.cumsum(first))
-    return [*small_pieces, *np.array_split(rest, -(-len(rest) // segment_rows))]
+    rest = rows - sum(first)
+    if 2 * small > segment_rows or rest < SPREAD * segment_rows:
+        return _even_sizes(rows, max(min(SPREAD, rows // small), -(-rows // segment_rows)))
+    return first + _even_sizes(rest, -(-rest // segment_rows))
 
 
-def _pieces(rows: int, max_rows: int, min_pieces: int = 1) -> list[npt.NDArray[np.int64]]:
-    """Row numbers cut into at least `min_pieces` pieces of at most `max_rows`, as equal as can be."""
-    return np.array_split(np.arange(rows), max(min_pieces, -(-rows // max_rows))) if rows else []
+def _even_sizes(rows: int, pieces: int) -> list[int]:
+    """Return the sizes of this many pieces, as equal as can be, the larger ones first."""
+    return [rows // pieces + (piece < rows % pieces) for piece in range(pieces)] if rows else []
+
+
+def _one_after_another(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the rows of pieces of these sizes."""
+    return zip(accumulate(sizes, initial=0), sizes, strict=False)
