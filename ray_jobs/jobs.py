@@ -20,6 +20,7 @@ from dpr.stages.scan import scan
 from dpr.store import open_store
 from dpr.store.lease import Lease
 from dpr.store.proof import prove_put_if_absent
+from ray_jobs.command_line import call
 from ray_jobs.console import ConsoleProgress
 from ray_jobs.output import console
 from ray_jobs.tables import describe
@@ -137,4 +138,4 @@ def main(stop: str | None, description: str) -> None:
         else:
             print(run_until(recipe, stop, allow_shrink=allow_shrink))
 
-    app()
+    call(app)

@@ -126,7 +126,7 @@ def verify(
 ) -> None:
     """Check that every object that a snapshot names exists and is as recorded; exit code 6 if not."""
     if recipe is not None and not deep:
-        raise typer.BadParameter("--recipe reads the whole corpus, so it needs --deep")
+        raise RecipeError(f"--recipe {recipe} reads the whole corpus, so it needs --deep; add that, or leave it out")
     opened = open_store(store)
     chosen = numbers(opened) if every else [live_snapshot(opened).number]
     checked, problems = verify_store(opened, chosen, deep=deep)

@@ -34,6 +34,7 @@ LAYERS = (
     ("ray_jobs.heartbeats", "ray_jobs.output", "ray_jobs.signals", "ray_jobs.stand_ins"),
     (
         "ray_jobs.cli_common",
+        "ray_jobs.command_line",
         "ray_jobs.console",
         "ray_jobs.failures",
         "ray_jobs.guard",

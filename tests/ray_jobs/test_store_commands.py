@@ -134,7 +134,7 @@ def test_verify_finds_a_corpus_file_that_changed_without_a_sign(nights: Collecti
     nights.path.touch()
     assert dpr("verify", nights.store.url, "--deep", "--recipe", recipe)[0] == 0  # the next run reads it anyway
     code, _, err = dpr("verify", nights.store.url, "--recipe", recipe)
-    assert (code, "--recipe reads the whole corpus, so it needs --deep" in err) == (2, True)
+    assert (code, "reads the whole corpus, so it needs --deep" in err) == (2, True)
 
 
 def test_a_foreign_file_among_snapshots_is_told_and_breaks_no_command(nights: Collection, dpr: Dpr) -> None:
