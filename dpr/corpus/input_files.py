@@ -17,6 +17,7 @@ from fsspec.utils import glob_translate
 from dpr.corpus.local_files import find_local, is_hidden_name
 from dpr.corpus.rows import InputFile, is_utf8
 from dpr.errors import CorpusError
+from dpr.store.reasons import unreadable
 
 _BLOCK_BYTES: Final = 8 * 2**20
 _Info = dict[str, Any]
@@ -146,12 +147,12 @@ def corpus_errors(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise CorpusError(f"corpus file {error.filename or path} is not there; check the path in the recipe") from error
     except OSError as error:
-        raise CorpusError(f"corpus file {path} cannot be read: {error.strerror or error}{_advice(path)}") from error
+        raise CorpusError(f"corpus file {path} cannot be read: {unreadable(path, error)}{_advice(path)}") from error
     except Exception as error:
         # fsspec backends raise errors of their own client libraries (no credentials, unknown protocol, …)
         if "://" not in path:
             raise
-        raise CorpusError(f"corpus {path} cannot be read: {' '.join(str(error).split())}{_advice(path)}") from error
+        raise CorpusError(f"corpus {path} cannot be read: {unreadable(path, error)}{_advice(path)}") from error
 
 
 def _advice(path: str) -> str:
