@@ -99,7 +99,8 @@ class Watcher:
         return self._look() if sight is not None and sight.is_dead else sight
 
     def _look(self) -> Sight | None:
-        lease, last = read_state(self._store), self._last
+        # a listing that overlaps the moment in which the next holder removes the last one's objects may see none
+        lease, last = read_state(self._store) or read_state(self._store), self._last
         if lease is None:
             return None
         holder, run = (last.holder, last.run) if last is not None else (None, None)
