@@ -11,6 +11,7 @@ from typing import TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from dpr.errors import RecipeError
+from dpr.plurals import counted
 from dpr.recipe import Recipe
 from dpr.recipe_yaml import read_yaml
 
@@ -72,7 +73,7 @@ def _problems(error: ValidationError, kind: type[BaseModel]) -> str:
         else:
             found.append(f"field {field} is {value}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     more = len(found) - _SHOWN
-    return "; ".join(found[:_SHOWN]) + (f" (and {more} more problem{'s' * (more > 1)})" if more > 0 else "")
+    return "; ".join(found[:_SHOWN]) + (f" (and {counted(more, 'more problem')})" if more > 0 else "")
 
 
 def _field_names(kind: type[BaseModel], section: str = "") -> Iterator[str]:

@@ -17,6 +17,7 @@ from fsspec.utils import glob_translate
 from dpr.corpus.local_files import find_local, is_hidden_name
 from dpr.corpus.rows import InputFile, is_utf8
 from dpr.errors import CorpusError
+from dpr.plurals import counted
 from dpr.store.reasons import unreadable
 
 _BLOCK_BYTES: Final = 8 * 2**20
@@ -66,7 +67,7 @@ def find_files(path: str) -> Found:
             _file(filesystem, name, info) for name, info in listed.items() if shows_all or not _is_hidden(name, root)
         ]
     if not files:
-        hidden = f" except {len(listed)} hidden files (names that begin with _ or .)" if listed else ""
+        hidden = f" except {counted(len(listed), 'hidden file')} (names that begin with _ or .)" if listed else ""
         raise CorpusError(f"corpus {path} is {_nothing_at(path, is_folder=is_folder, hidden=hidden)}")
     files.sort(key=lambda file: file.path)
     return Found(_url(filesystem, root), _with_utf8_names(files), is_folder, len(listed) - len(files))

@@ -21,6 +21,7 @@ from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.kinds import list_count
 from dpr.index.loose_index import max_new
 from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error
+from dpr.plurals import counted
 from dpr.recipe_index import IndexConfig
 from dpr.run import Run
 from dpr.stages.load_ahead import warm_coders
@@ -115,7 +116,7 @@ def choose_codebook(run: Run, context: IndexContext, base: CodebookEntry | None)
     reason = _reason_to_retrain(config, rows, dim, base, drift)
     if reason is not None:
         return CodebookChoice(None, choose(config, rows, dim), drift, reason)
-    too_few = f"{since:,} rows were added since training, too few to measure drift (minimum {max_new(rows) + 1:,})"
+    too_few = f"{counted(since, 'row')} came since training, too few to measure drift (minimum {max_new(rows) + 1:,})"
     return CodebookChoice(base, keep(config, base.factory, rows, dim), drift, drift.description if drift else too_few)
 
 
