@@ -14,9 +14,10 @@ import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
-from dpr.corpus.local_files import find_local, is_hidden_name
+from dpr.corpus.local_files import find_local
 from dpr.corpus.rows import InputFile, is_utf8
 from dpr.errors import CorpusError
+from dpr.hidden_names import is_hidden_name
 from dpr.plurals import counted
 from dpr.store.reasons import unreadable
 
