@@ -25,10 +25,14 @@ from dpr.stages.made import Indexed, Segments
 
 
 def make_segments(run: Run, *, allow_shrink: bool = False) -> Segments:
-    """Scan the corpus, find changes, embed new passages, copy moved rows."""
+    """Scan the corpus, find changes, embed new passages, copy moved rows.
+
+    Raises IndexBuildError before anything is embedded if the recipe's index cannot be made of so many rows.
+    """
     work = embed.begin_encoders(run)
     scans = scan.scan(run)
     changes = diff.diff(run, scans, allow_shrink=allow_shrink)
+    drift.check_rows(run, changes.rows)
     load_ahead.begin_index(run, changes)
     embedded = embed.embed(run, work, changes, scans)
     copied = copy_rows.copy_rows(run, changes, scans, embedded)

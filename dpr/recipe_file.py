@@ -11,6 +11,8 @@ from typing import TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from dpr.errors import RecipeError
+from dpr.hidden_names import is_hidden_name
+from dpr.plurals import counted
 from dpr.recipe import Recipe
 from dpr.recipe_yaml import read_yaml
 
@@ -72,7 +74,7 @@ def _problems(error: ValidationError, kind: type[BaseModel]) -> str:
         else:
             found.append(f"field {field} is {value}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     more = len(found) - _SHOWN
-    return "; ".join(found[:_SHOWN]) + (f" (and {more} more problem{'s' * (more > 1)})" if more > 0 else "")
+    return "; ".join(found[:_SHOWN]) + (f" (and {counted(more, 'more problem')})" if more > 0 else "")
 
 
 def _field_names(kind: type[BaseModel], section: str = "") -> Iterator[str]:
@@ -156,7 +158,7 @@ def _check_apart(store: str, corpus: str | list[str]) -> None:
         if "://" in store + path or not os.path.isdir(path) or _names_its_files(path):
             continue
         inside = os.path.relpath(os.path.realpath(store), os.path.realpath(path)).split(os.sep)
-        if inside[0] != os.pardir and not any(name.startswith(("_", ".")) for name in inside if name != os.curdir):
+        if inside[0] != os.pardir and not any(is_hidden_name(name) for name in inside if name != os.curdir):
             raise RecipeError(
                 f"field store is {store}, which is in the folder {path} of corpus.path, so the next run would read it "
                 "as passages; name a folder outside of it"

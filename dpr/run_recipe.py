@@ -13,6 +13,7 @@ from dpr.operations.after_publish import check_published
 from dpr.operations.make_report import Parts, end_attempt, report_of_dead, reported_if_it_fails
 from dpr.operations.remembered_estimate import remembered_estimate
 from dpr.operations.run_report import RunReport
+from dpr.plurals import counted
 from dpr.recipe import Recipe
 from dpr.run import Plan, Run
 from dpr.stages.publish import publish
@@ -119,7 +120,7 @@ def ending(snapshot: Snapshot, *, published: bool) -> Ending:
     if not published:
         sentence = f"snapshot {number} is up to date: nothing changed"
         return Ending(kind="up to date", exit_code=0, sentence=sentence, snapshot=number)
-    sentence = f"published snapshot {number} with {passages:,} passages"
+    sentence = f"published snapshot {number} with {counted(passages, 'passage')}"
     return Ending(kind="published", exit_code=0, sentence=sentence, snapshot=number)
 
 

@@ -33,6 +33,8 @@ def _run() -> None:
     # imported here, so that an error names a file that shadows a library
     import typer
 
+    from ray_jobs.command_line import call
+
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
@@ -43,7 +45,7 @@ def _run() -> None:
     app.callback()(lambda: None)  # without this, typer would call a single command without its name
     for module in modules_for(sys.argv[1:]):
         app.add_typer(import_module(f"ray_jobs.{module}").app)
-    app()
+    call(app)
 
 
 def modules_for(arguments: list[str]) -> list[str]:

@@ -9,6 +9,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from dpr.plurals import counted
+
 LINE_EVERY_SECONDS = 10.0
 WAITING_EVERY_SECONDS = 30.0
 """Seconds between lines in a log file on what a stage waits for, while no results come."""
@@ -85,7 +87,7 @@ class ConsoleProgress:
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task, self._bar.detail = None, ""
-        self._print(f"{summary}, {self._done:,} rows in {seconds:.1f} s")
+        self._print(f"{summary}, {counted(self._done, 'row')} in {seconds:.1f} s")
 
     def _show(self) -> None:
         """Put the details below the bar."""
@@ -101,9 +103,11 @@ class ConsoleProgress:
             self._last_line = now
             rate = self._rate()
             left = f", {max(self._total - self._done, 0) / rate:,.0f} s left" if rate and self._total else ""
-            of = f" of {self._total:,}" if self._total else ""
+            rows = counted(self._done, "row")
+            if self._total:
+                rows = f"{self._done:,} of {counted(self._total, 'row')}"
             detail = self._all_details()
-            self._print(f"{self._done:,}{of} rows, {rate:,.0f} rows/s{left}{', ' if detail else ''}{detail}")
+            self._print(f"{rows}, {rate:,.0f} rows/s{left}{', ' if detail else ''}{detail}")
 
     def _rate(self) -> float:
         return (self._done - self._before) / max(time.monotonic() - self._started, 1e-9)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dpr.evaluate.questions import AnswerKind, QuestionSet, draw, read_questions
 from dpr.formats.snapshots import live_snapshot, read_snapshot
+from dpr.plurals import counted
 from dpr.store import open_store
 from ray_jobs.cli_common import (
     Fields,
@@ -133,14 +134,18 @@ def evaluate(
         document["page"] = str(page)
 
     def draw_all(console: Console) -> None:
-        console.print(interval_table(f"{len(chosen.questions):,} questions, snapshot {measured.snapshot}", rankings))
+        console.print(
+            interval_table(f"{counted(len(chosen.questions), 'question')}, snapshot {measured.snapshot}", rankings)
+        )
         for comparison in comparisons:
             print_line(console, sentence(comparison))
         for note in notes:
             print_line(console, note)
         some = f", such as {without[0].id}, {without[0].text!r}" if without else ""
         depth = evaluator.metrics.depth
-        print_line(console, f"{len(without):,} questions have no right passage among {depth} hits of any mode{some}")
+        print_line(
+            console, f"{counted(len(without), 'question')} without a right passage among {depth} hits of any mode{some}"
+        )
         if report is not None:
             print_line(console, str(page))
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpr.evaluate.questions import QuestionSet
+from dpr.plurals import counted
 from ray_jobs.cli_common import Fields
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def sentence(comparison: "Comparison") -> str:
     verdict = f"{'better' if found.mean > 0 else 'worse'} than" if sure else "neither clearly better nor worse than"
     return (
         f"{comparison.b.name} is {verdict} {comparison.a.name}: {chief} {found.mean:+.4f}, 95% interval "
-        f"{found.low:+.4f} to {found.high:+.4f}, p {found.p_value:.4f}; {found.won:,} questions won, "
+        f"{found.low:+.4f} to {found.high:+.4f}, p {found.p_value:.4f}; {counted(found.won, 'question')} won, "
         f"{found.lost:,} lost, {found.tied:,} tied"
     )
 

@@ -11,6 +11,7 @@ from dpr.engine.executor import Executor, LocalExecutor
 from dpr.engine.run_state import Ending
 from dpr.nightly import make_index, make_segments
 from dpr.operations.make_report import Parts, end_attempt, report_of_dead, reported_if_it_fails
+from dpr.plurals import counted
 from dpr.recipe import Recipe
 from dpr.recipe_file import load_recipe
 from dpr.run import Plan, Run
@@ -20,6 +21,7 @@ from dpr.stages.scan import scan
 from dpr.store import open_store
 from dpr.store.lease import Lease
 from dpr.store.proof import prove_put_if_absent
+from ray_jobs.command_line import call
 from ray_jobs.console import ConsoleProgress
 from ray_jobs.output import console
 from ray_jobs.tables import describe
@@ -104,17 +106,19 @@ def executor_for(plan: Plan, progress: ConsoleProgress, *, local: bool) -> Itera
 
 def _scan(run: Run, allow_shrink: bool) -> str:
     changes = diff(run, scan(run), allow_shrink=allow_shrink)
-    return f"{changes.rows:,} passages: {changes.new:,} new, {changes.embed_rows:,} to embed, {changes.dead:,} gone"
+    found = f"{changes.new:,} new, {changes.embed_rows:,} to embed, {changes.dead:,} gone"
+    return f"{counted(changes.rows, 'passage')}: {found}"
 
 
 def _embed(run: Run, allow_shrink: bool) -> str:
     segments = make_segments(run, allow_shrink=allow_shrink).settled.segments
-    return f"{len(segments)} segments with {sum(entry.live_rows for entry in segments):,} live passages"
+    passages = sum(entry.live_rows for entry in segments)
+    return f"{counted(len(segments), 'segment')} with {counted(passages, 'live passage')}"
 
 
 def _index(run: Run, allow_shrink: bool) -> str:
     indexed = make_index(run, make_segments(run, allow_shrink=allow_shrink))
-    return f"index {indexed.index.index_id} ({indexed.codebook.factory}) with {indexed.index.rows:,} passages"
+    return f"index {indexed.index.index_id} ({indexed.codebook.factory}) with {counted(indexed.index.rows, 'passage')}"
 
 
 _STOPS: dict[str, Callable[[Run, bool], str]] = {"scan": _scan, "embed": _embed, "index": _index}
@@ -137,4 +141,4 @@ def main(stop: str | None, description: str) -> None:
         else:
             print(run_until(recipe, stop, allow_shrink=allow_shrink))
 
-    app()
+    call(app)

@@ -12,6 +12,7 @@ from typing import Protocol
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dpr.plurals import counted
 from ray_jobs.heartbeats import BEAT_SECONDS, Call, CallState, Handle, Heartbeats
 
 LOOK_SECONDS = 5.0
@@ -210,5 +211,5 @@ def _longest_text(states: Sequence[CallState]) -> str:
 
 def _nobody_text(to_repeat: int) -> str:
     if to_repeat:
-        return f"Ray has to repeat {to_repeat} unit{'s' if to_repeat > 1 else ''}, whose workers were killed or died"
+        return f"Ray has to repeat {counted(to_repeat, 'unit')}, whose workers were killed or died"
     return "no unit is at work: workers start and load what they need, or wait for CPUs, GPUs or machines"

@@ -17,6 +17,7 @@ from dpr.operations.make_report import latest_report, report_of_dead
 from dpr.operations.rollback import rollback as rollback_to
 from dpr.operations.verify import verify as verify_store
 from dpr.operations.verify_corpus import ChangedFile, verify_corpus
+from dpr.plurals import counted
 from dpr.recipe_file import load_recipe
 from dpr.stages.build import PartResult
 from dpr.stages.merge import ShardResult
@@ -126,7 +127,7 @@ def verify(
 ) -> None:
     """Check that every object that a snapshot names exists and is as recorded; exit code 6 if not."""
     if recipe is not None and not deep:
-        raise typer.BadParameter("--recipe reads the whole corpus, so it needs --deep")
+        raise RecipeError(f"--recipe {recipe} reads the whole corpus, so it needs --deep; add that, or leave it out")
     opened = open_store(store)
     chosen = numbers(opened) if every else [live_snapshot(opened).number]
     checked, problems = verify_store(opened, chosen, deep=deep)
@@ -148,15 +149,24 @@ def verify(
             console.print(f"{name} is not a snapshot, and no command reads it; it does no harm", markup=False)
         for file in changed:
             console.print(f"corpus file {file.path}: {file.reason}", markup=False)
-        console.print(f"{checked} objects of {len(chosen)} snapshots checked, {len(problems)} problems")
+        console.print(
+            f"{counted(checked, 'object')} of {counted(len(chosen), 'snapshot')} checked, "
+            f"{counted(len(problems), 'problem')}"
+        )
         if recipe is not None:
-            console.print(f"{slices} scanned slices of the corpus read again, {len(changed)} files differ")
+            console.print(
+                f"{counted(slices, 'scanned slice')} of the corpus read again, {counted(len(changed), 'changed file')}"
+            )
 
     show(json_, document, draw)
     if problems:
-        raise IntegrityError(f"store {opened.url} has {len(problems)} problems; roll back to a snapshot without any")
+        raise IntegrityError(
+            f"store {opened.url} has {counted(len(problems), 'problem')}; roll back to a snapshot without any"
+        )
     if changed:
-        raise IntegrityError(f"{len(changed)} corpus files changed without a sign; write them again and run the recipe")
+        raise IntegrityError(
+            f"{counted(len(changed), 'corpus file')} changed without a sign; write them again and run the recipe"
+        )
 
 
 def _verify_corpus(store: Store, recipe_path: str) -> tuple[int, list[ChangedFile]]:
@@ -198,7 +208,7 @@ def gc(
         what = "deleted" if delete else "would be deleted; pass --delete to do it"
         kept = ", ".join(map(str, garbage.kept))
         console.print(f"kept: snapshots {kept}", highlight=False)
-        console.print(f"{len(objects):,} objects, {garbage.size_bytes:,} bytes {what}", highlight=False)
+        console.print(f"{counted(len(objects), 'object')}, {garbage.size_bytes:,} bytes {what}", highlight=False)
 
     show(json_, document, draw)
 

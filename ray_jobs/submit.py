@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -20,6 +21,7 @@ from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
 from dpr.errors import ClusterError
+from ray_jobs.command_line import call
 from ray_jobs.guard import guarded
 from ray_jobs.output import console
 
@@ -150,4 +152,4 @@ def job(
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(app))
+    sys.exit(guarded(partial(call, app)))

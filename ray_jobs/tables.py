@@ -10,6 +10,7 @@ from dpr.formats.gate_report import GateReport
 from dpr.operations.estimate import Cost, cost_rows
 from dpr.operations.forecast import Forecast
 from dpr.operations.run_report import RunReport
+from dpr.plurals import counted
 from dpr.run_recipe import Outcome
 from dpr.store.requests import READ_BYTES, REQUEST_CLASSES, WRITTEN_BYTES
 
@@ -73,7 +74,7 @@ def describe(outcome: Outcome) -> str:
         return f"snapshot {snapshot.number} is up to date: nothing changed, nothing was embedded"
     found = outcome.report.found
     return (
-        f"published snapshot {snapshot.number}: {snapshot.body.passages:,} passages "
+        f"published snapshot {snapshot.number}: {counted(snapshot.body.passages, 'passage')} "
         f"({found.new:,} new, {found.dead:,} gone), index {snapshot.body.codebook.factory}"
     )
 
@@ -89,7 +90,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
 def print_gate(console: Console, gate: GateReport) -> None:
     """Print the gate's figures: accuracy by the index and by exact search as a table, and recall."""
     if gate.accuracy_index:
-        table = Table(title=f"gate: {gate.questions:,} questions", title_justify="left")
+        table = Table(title=f"gate: {counted(gate.questions, 'question')}", title_justify="left")
         table.add_column("search")
         ranks = sorted(gate.accuracy_index, key=int)
         for k in ranks:
@@ -115,8 +116,9 @@ def print_forecast(console: Console, forecast: Forecast) -> None:
     read = "all" if forecast.exact else f"{forecast.slices_read:,} of"
     gone = "" if forecast.dead is None else f", {forecast.dead:,} gone"
     lines = [
-        f"corpus: {work.passages:,} passages, {forecast.new:,} new, {forecast.borrowed:,} of them with the text of "
-        f"another{gone}, {forecast.duplicates:,} duplicate ids, {forecast.quarantined:,} unusable rows",
+        f"corpus: {counted(work.passages, 'passage')}, {forecast.new:,} new, {forecast.borrowed:,} of them with the "
+        f"text of another{gone}, {counted(forecast.duplicates, 'duplicate id')}, "
+        f"{counted(forecast.quarantined, 'unusable row')}",
         f"on: {cluster.cpus} CPUs, {cluster.encoders} encoders with {cluster.gpus_per_encoder:g} GPUs each",
         f"measured: {speeds.scan_seconds:,.1f} s of a core to scan {work.corpus_bytes / 1e6:,.1f} MB "
         f"({read} {forecast.slices:,} slices read)",

@@ -15,6 +15,7 @@ def run() -> None:
     import typer
 
     from ray_jobs import tables
+    from ray_jobs.command_line import call
     from ray_jobs.train_commands import describe
     from ray_jobs.train_jobs import train_and_run, train_whole
 
@@ -30,7 +31,7 @@ def run() -> None:
         if made.outcome is not None:
             print(tables.describe(made.outcome))
 
-    app()
+    call(app)
 
 
 if __name__ == "__main__":

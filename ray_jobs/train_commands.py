@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from dpr.errors import OutputError
+from dpr.plurals import counted
 from ray_jobs.cli_common import Fields, Json, Model, RecipeArgument, SnapshotNumber, StoreArgument, show
 
 if TYPE_CHECKING:
@@ -119,10 +120,11 @@ def describe(model: "TrainedModel") -> str:
 
     best = best_of(model.measured)
     early = ", ended early" if model.stopped_early else ""
+    trained = f"trained {counted(model.steps, 'step')}{early}"
     if best is None:
-        return f"trained {model.steps:,} steps{early}"
+        return trained
     first = model.measured[0]
     return (
-        f"trained {model.steps:,} steps{early}; dev accuracy {first.accuracy:.4f} before, {best.accuracy:.4f} after "
+        f"{trained}; dev accuracy {first.accuracy:.4f} before, {best.accuracy:.4f} after "
         f"step {best.step:,}; average rank {first.average_rank:.2f} before, {best.average_rank:.2f} after"
     )

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
-    ("dpr.answers", "dpr.closing", "dpr.errors", "dpr.idle_processors"),
+    ("dpr.answers", "dpr.closing", "dpr.errors", "dpr.hidden_names", "dpr.idle_processors", "dpr.plurals"),
     ("dpr.client", "dpr.fingerprint", "dpr.recipe_section", "dpr.recipe_yaml", "dpr.store"),
     ("dpr.recipe_index", "dpr.recipe_service"),
     ("dpr.recipe",),
@@ -34,6 +34,7 @@ LAYERS = (
     ("ray_jobs.heartbeats", "ray_jobs.output", "ray_jobs.signals", "ray_jobs.stand_ins"),
     (
         "ray_jobs.cli_common",
+        "ray_jobs.command_line",
         "ray_jobs.console",
         "ray_jobs.failures",
         "ray_jobs.guard",

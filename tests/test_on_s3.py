@@ -129,7 +129,7 @@ def test_the_commands_on_a_bucket(
     text = collection.corpus["p007"]
     assert json.loads(dpr_("search", bucket_url, text, "--json"))["hits"][0]["text"] == text
     assert json.loads(dpr_("history", bucket_url, "--json"))[0]["passages"] == 30
-    assert dpr_("verify", bucket_url, "--deep").endswith("of 1 snapshots checked, 0 problems\n")
+    assert dpr_("verify", bucket_url, "--deep").endswith("of 1 snapshot checked, 0 problems\n")
     assert json.loads(dpr_("gc", bucket_url, "--json"))["objects"] == []
 
 

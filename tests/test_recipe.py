@@ -111,6 +111,8 @@ def test_a_misspelt_field_is_not_said_to_be_missing_too(tmp_path: Path) -> None:
         (".", ".", True),
         ("link/store", "docs", True),
         ("docs/.store", "docs", False),  # hidden from a corpus
+        ("docs/_store", "docs", False),
+        ("docs/_year=2024/store", "docs", True),  # a key of a Hive folder, which is not hidden
         ("docs-store", "docs", False),
         ("store", "docs", False),
         (".", "docs", False),

@@ -15,6 +15,7 @@ from dpr.encoder.compute import Compute
 from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
 from dpr.errors import CorpusError, DprError, GateError, IndexBuildError, RecipeError, StoreError
+from dpr.formats import layout
 from dpr.formats.snapshots import latest_snapshot, numbers
 from dpr.operations.rollback import rollback
 from dpr.recipe import CorpusConfig
@@ -197,6 +198,31 @@ def test_a_factory_that_faiss_refuses_ends_a_run_before_anything_is_embedded(tmp
     with pytest.raises(IndexBuildError, match=r"or auto$"):
         collection.night()
     assert list(collection.store.list("")) == []
+
+
+def test_an_index_that_needs_more_rows_ends_a_run_before_anything_is_embedded(
+    tmp_path: Path, encoder: Path, first_nights: FirstNights
+) -> None:
+    def segments(collection: Collection) -> list[str]:
+        return [info.name for info in collection.store.list(layout.SEGMENTS)]
+
+    first = Collection(tmp_path / "first", encoder, random_texts(50), index={"factory": "IVF64,Flat"})
+    with pytest.raises(IndexBuildError, match="IVF64,Flat needs at least 64 training vectors and there are 50; choose"):
+        first.night()
+    assert segments(first) == []
+    later = first_nights.copy(tmp_path / "later")
+    before = segments(later)
+    later.corpus |= {"new": "w1 w2 w3 w4"}
+    later.change(index={"factory": "IVF64,Flat"})
+    with pytest.raises(IndexBuildError, match="IVF64,Flat needs at least 64 training vectors and there are 31; choose"):
+        later.night()
+    assert segments(later) == before
+    later.change(index={"factory": "IVF4,Flat", "retrain": "never"})
+    with pytest.raises(IndexBuildError, match=r"index\.retrain is never; set retrain to auto"):
+        later.night()
+    assert segments(later) == before
+    later.change(index={"factory": "IVF4,Flat", "retrain": "auto"})
+    assert later.night().snapshot.body.passages == 31
 
 
 def test_a_shrunken_corpus_needs_permission(tmp_path: Path, first_nights: FirstNights) -> None:

@@ -90,6 +90,6 @@ class AsyncClient(Asker):
 
     async def _send(self, call: Call[A]) -> httpx.Response | httpx.RequestError:
         try:
-            return await self._http.request(call.method, call.path, json=call.body, params=call.parameters)
+            return await self._http.request(call.method, call.path, content=call.content(), params=call.parameters)
         except httpx.RequestError as error:
             return error

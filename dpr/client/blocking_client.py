@@ -82,6 +82,6 @@ class Client(Asker, Closing):
 
     def _send(self, call: Call[A]) -> httpx.Response | httpx.RequestError:
         try:
-            return self._http.request(call.method, call.path, json=call.body, params=call.parameters)
+            return self._http.request(call.method, call.path, content=call.content(), params=call.parameters)
         except httpx.RequestError as error:
             return error

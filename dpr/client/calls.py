@@ -1,7 +1,9 @@
 """Build requests to the service and read their answers, without sending: nothing here waits for a network."""
 
+import json
+import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
@@ -54,22 +56,40 @@ class Call(Generic[A]):
         """Return the method of HTTP."""
         return "GET" if self.body is None else "POST"
 
+    def content(self) -> bytes | None:
+        """Return what is posted, as JSON. Raises ServeError for what JSON cannot hold."""
+        if self.body is None:
+            return None
+        try:
+            return json.dumps(self.body, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            names = ", ".join(self.body)
+            raise ServeError(
+                f"the request to {self.path} cannot be written as JSON ({error}); correct one of {names}"
+            ) from error
+
 
 def search_call(query: str | Sequence[str], options: SearchOptions) -> Call[SearchAnswer]:
     """Ask one question, or several at once."""
-    questions = {"query": query} if isinstance(query, str) else {"queries": list(query)}
-    return Call(SearchAnswer, "v1/search", {**questions, **options})
+    questions = _texts("query", query, "question")
+    body = {"query": questions} if isinstance(questions, str) else {"queries": questions}
+    return Call(SearchAnswer, "v1/search", {**body, **options})
 
 
 def embed_call(texts: str | Sequence[str], model: Tower, dimensions: int | None) -> Call[EmbeddingAnswer]:
     """Ask for the vectors of texts; base64 takes a quarter of the bytes that decimal digits would."""
-    body = {"input": texts if isinstance(texts, str) else list(texts), "model": model, "dimensions": dimensions}
+    body = {"input": _texts("texts", texts, "text"), "model": model, "dimensions": dimensions}
     return Call(EmbeddingAnswer, "v1/embeddings", {**body, "encoding_format": "base64"})
 
 
 def passage_call(id_: str) -> Call[PassageAnswer]:
     """Ask for a passage by its id, whatever characters it has."""
-    quoted = quote(id_, safe="")
+    if not isinstance(id_, str):
+        raise ServeError(f"the id of a passage is {_shown(id_)}; give a str")
+    try:
+        quoted = quote(id_, safe="")
+    except UnicodeEncodeError as error:
+        raise ServeError(f"the id of a passage is {_shown(id_)}, which is no valid Unicode; correct it") from error
     # a path that consists only of dots would mean a folder above
     return Call(PassageAnswer, f"v1/passages/{quoted if id_.strip('.') else quoted.replace('.', '%2E')}")
 
@@ -77,6 +97,26 @@ def passage_call(id_: str) -> Call[PassageAnswer]:
 def snapshots_call(limit: int) -> Call[SnapshotList]:
     """Ask for the newest snapshots."""
     return Call(SnapshotList, "v1/snapshots", parameters={"limit": limit})
+
+
+def _texts(name: str, value: object, kind: str) -> str | list[str]:
+    """Return the texts that a caller gives. Raises ServeError for anything but a str, or some of them."""
+    if isinstance(value, str):
+        return value
+    advice = f"give a {kind} as str, or a list of them"
+    if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping):
+        raise ServeError(f"{name} is {_shown(value)}; {advice}")
+    texts = list(value)
+    if not texts:
+        raise ServeError(f"{name} holds no {kind}; {advice}")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ServeError(f"{name}[{place}] is {_shown(text)}; {advice}")
+    return texts
+
+
+def _shown(value: object) -> str:
+    return f"{reprlib.repr(value)}, of type {type(value).__name__}"
 
 
 HEALTH = Call(Health, "v1/health")
@@ -97,13 +137,13 @@ class Address:
         """Check what a user gives. Raises ServeError, which does not show the key."""
         try:
             parsed = httpx.URL(url.rstrip("/") + "/")
-        except httpx.InvalidURL as error:
+        except (httpx.InvalidURL, AttributeError, TypeError) as error:
             raise ServeError(f"{url!r} is not an address ({error}); give one such as http://127.0.0.1:8000") from error
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ServeError(f"{url!r} is not the address of a service; give one such as http://127.0.0.1:8000")
-        headers = {"User-Agent": f"dpr/{__version__}"}
+        headers = {"User-Agent": f"dpr/{__version__}", "Content-Type": "application/json"}
         if key is not None:
-            if not key.isascii() or not key.isprintable() or not key.strip():
+            if not isinstance(key, str) or not key.isascii() or not key.isprintable() or not key.strip():
                 raise ServeError("the key has characters that no key has, or none; give it as `dpr key` printed it")
             headers["Authorization"] = f"Bearer {key.strip()}"
         return cls(parsed, headers, httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)))
@@ -113,7 +153,8 @@ class Asker(ABC):
     """What both clients have in common: the service's address, the headers of requests, and how often they repeat one.
 
     Every method raises RefusedError, which has the status, if the service refuses; UnreachableError if it gives no
-    answer; ServeError if the answer does not come from such a service. All of them are `ServeError`.
+    answer; ServeError if the answer does not come from such a service, or for arguments that cannot be sent. All of
+    them are `ServeError`.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from dpr.corpus.fields import missing_extra
 from dpr.corpus.folders import name_some
 from dpr.corpus.rows import FileKind, LeftOut, Slice
 from dpr.errors import CorpusError
+from dpr.plurals import counted
 from dpr.recipe import CorpusConfig
 
 NO_FORMAT: Final = ("empty", "unreadable")
@@ -19,7 +20,7 @@ def check_left_out(
     """Raise CorpusError if nothing is left to read, or if the recipe wants all files to be read and some are not."""
     if corpus.strict and left_out:
         raise CorpusError(
-            f"corpus {corpus.path} has {len(left_out):,} files that are not read, and corpus.strict is true: "
+            f"corpus {corpus.path} has {counted(len(left_out), 'file')} left unread, and corpus.strict is true: "
             f"{name_some(left_out)}; remove them, or name what to read in corpus.path"
         )
     if slices:

@@ -14,9 +14,12 @@ import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
-from dpr.corpus.local_files import find_local, is_hidden_name
+from dpr.corpus.local_files import find_local
 from dpr.corpus.rows import InputFile, is_utf8
 from dpr.errors import CorpusError
+from dpr.hidden_names import is_hidden_name
+from dpr.plurals import counted
+from dpr.store.reasons import unreadable
 
 _BLOCK_BYTES: Final = 8 * 2**20
 _Info = dict[str, Any]
@@ -65,7 +68,7 @@ def find_files(path: str) -> Found:
             _file(filesystem, name, info) for name, info in listed.items() if shows_all or not _is_hidden(name, root)
         ]
     if not files:
-        hidden = f" except {len(listed)} hidden files (names that begin with _ or .)" if listed else ""
+        hidden = f" except {counted(len(listed), 'hidden file')} (names that begin with _ or .)" if listed else ""
         raise CorpusError(f"corpus {path} is {_nothing_at(path, is_folder=is_folder, hidden=hidden)}")
     files.sort(key=lambda file: file.path)
     return Found(_url(filesystem, root), _with_utf8_names(files), is_folder, len(listed) - len(files))
@@ -146,12 +149,12 @@ def corpus_errors(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise CorpusError(f"corpus file {error.filename or path} is not there; check the path in the recipe") from error
     except OSError as error:
-        raise CorpusError(f"corpus file {path} cannot be read: {error.strerror or error}{_advice(path)}") from error
+        raise CorpusError(f"corpus file {path} cannot be read: {unreadable(path, error)}{_advice(path)}") from error
     except Exception as error:
         # fsspec backends raise errors of their own client libraries (no credentials, unknown protocol, …)
         if "://" not in path:
             raise
-        raise CorpusError(f"corpus {path} cannot be read: {' '.join(str(error).split())}{_advice(path)}") from error
+        raise CorpusError(f"corpus {path} cannot be read: {unreadable(path, error)}{_advice(path)}") from error
 
 
 def _advice(path: str) -> str:

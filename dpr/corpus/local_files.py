@@ -4,11 +4,7 @@ import os
 from typing import Literal, NamedTuple
 
 from dpr.errors import CorpusError
-
-
-def is_hidden_name(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden: it begins with `_` or `.`, and is no `key=value`."""
-    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+from dpr.hidden_names import is_hidden_name
 
 
 def find_local(root: str, max_depth: int | None = None) -> list[str]:

@@ -17,6 +17,7 @@ from dpr.corpus.rows import FileKind, InputFile, LeftOut, ReadFormat, Slice, Win
 from dpr.corpus.table_versions import open_table
 from dpr.errors import OtherFileError
 from dpr.fingerprint import fingerprint
+from dpr.plurals import counted
 from dpr.recipe import CorpusConfig
 from dpr.store import PARALLEL_READS
 
@@ -46,11 +47,11 @@ class CorpusPlan:
         """Return notes on the files for the user, a sentence each: above all, which are not read."""
         notes = [f"read as of {table}" for table in self.tables]
         if self.left_out:
-            notes.append(f"{_count(len(self.left_out))} left out: {name_some(self.left_out)}")
+            notes.append(f"{counted(len(self.left_out), 'file')} left out: {name_some(self.left_out)}")
         if self.empty:
-            notes.append(f"{_count(self.empty)} without rows")
+            notes.append(f"{counted(self.empty, 'file')} without rows")
         if self.hidden:
-            notes.append(f"{_count(self.hidden)} hidden: names that begin with _ or . are not read")
+            notes.append(f"{counted(self.hidden, 'file')} hidden: names that begin with _ or . are not read")
         return notes
 
 
@@ -108,10 +109,6 @@ def plan_slices(
         empty=sum(kind.format == "empty" for kind in kinds.values()),
         tables=[source.table for source in sources if source.table],
     )
-
-
-def _count(files: int) -> str:
-    return f"{files:,} file{'s' if files > 1 else ''}"
 
 
 def kind_key(file: InputFile, corpus: CorpusConfig) -> str:

@@ -15,6 +15,7 @@ from dpr.encoder.sources import fetch_model, pin_commit
 from dpr.encoder.tower import TowerSpec, folder_digest, token_limit
 from dpr.errors import EncoderError
 from dpr.fingerprint import fingerprint
+from dpr.plurals import counted
 from dpr.recipe import EncoderConfig
 from dpr.recipe_service import RerankConfig
 
@@ -150,7 +151,7 @@ def _label(config: RerankConfig, labels: int) -> int:
         )
     if config.label is not None and config.label >= labels:
         raise EncoderError(
-            f"rerank.label is {config.label}, and model {config.model} has {labels} label{'s' if labels > 1 else ''}; "
+            f"rerank.label is {config.label}, and model {config.model} has {counted(labels, 'label')}; "
             f"set it to {labels - 1} at most"
         )
     return config.label or 0

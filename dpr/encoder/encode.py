@@ -25,6 +25,7 @@ from dpr.encoder.precision import choose_precision
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
+from dpr.plurals import counted
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 4096, FP8: 4096}
 """Tokens of a batch on a CPU, padding included: few enough that its activations stay in the caches."""
@@ -57,7 +58,7 @@ class TowerEncoder:
                 f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; name another model"
             ) from error
         tokens = compute.tokens_per_batch or (CPU_TOKENS[precision.dtype] if on_cpu else GPU_TOKENS)
-        place = f"{threads} thread{'s' if threads > 1 else ''} on {device}"
+        place = f"{counted(threads, 'thread')} on {device}"
         self._choice = f"{precision.reason}; {chosen.description}, {tokens} tokens a batch, {place}"
         self._tokens = tokens
         self._forward = chosen.forward

@@ -17,6 +17,7 @@ from dpr.encoder.openvino_bert import GROUP, BertWeights, load_openvino, read_be
 from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
 from dpr.fingerprint import fingerprint
+from dpr.plurals import counted
 from dpr.store.cache import local_cache
 
 BATCH_TOKENS = 128
@@ -51,7 +52,7 @@ class Int8Encoder:
         self._tokens = compute.tokens_per_batch or BATCH_TOKENS
         self.choice = (
             f"int8 by OpenVINO, because its vectors have a cosine of {cosine:.4f} or more with fp32; packed without "
-            f"padding, {self._tokens} tokens a batch, {threads} thread{'s' if threads > 1 else ''} on cpu"
+            f"padding, {self._tokens} tokens a batch, {counted(threads, 'thread')} on cpu"
         )
 
     def encode(self, tokens: TokenBatch, dtype: npt.DTypeLike = np.float16) -> npt.NDArray[Any]:

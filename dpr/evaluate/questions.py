@@ -14,6 +14,7 @@ from dpr.evaluate.qrels import Qrels, find_qrels, read_qrels
 from dpr.evaluate.question_formats import FileQuestion, read_file_questions
 from dpr.evaluate.text_files import first_file, folder_of, is_folder
 from dpr.fingerprint import fingerprint, id_hash
+from dpr.plurals import counted
 from dpr.recipe import GateConfig
 
 AnswerKind = Literal["ids", "strings", "regex"]
@@ -128,9 +129,9 @@ def _judged(entries: Sequence[FileQuestion], qrels: Qrels, kind: AnswerKind) -> 
             without.append(each.id)
     notes = []
     if absent := [name for name in qrels if name not in questions and name not in without]:
-        notes.append(_left_out(len(absent), "queries that qrels judge are not among the questions", absent[0]))
+        notes.append(_left_out(len(absent), "judged query id", "of qrels not among the questions", absent[0]))
     if without:
-        notes.append(_left_out(len(without), "questions have no answer and are left out", without[0]))
+        notes.append(_left_out(len(without), "question", "without an answer left out", without[0]))
     return list(questions.values()), notes
 
 
@@ -155,12 +156,12 @@ def _answered(entries: Sequence[FileQuestion], kind: AnswerKind) -> tuple[list[Q
             f"{entries[0].place}: the answers are strings, and no passage is named by its id; state that: "
             "gate.answers: strings, or --answers strings"
         )
-    note = _left_out(len(without), "questions name no passage and are left out", without[0]) if without else ""
+    note = _left_out(len(without), "question", "without a passage left out", without[0]) if without else ""
     return questions, [note] if note else []
 
 
-def _left_out(count: int, what: str, example: str) -> str:
-    return f"{count:,} {what}, such as {example!r}"
+def _left_out(count: int, noun: str, why: str, example: str) -> str:
+    return f"{counted(count, noun)} {why}, such as {example!r}"
 
 
 def _check_patterns(questions: Sequence[Question]) -> None:

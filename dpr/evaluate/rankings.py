@@ -16,6 +16,7 @@ from dpr.evaluate.questions import QuestionSet
 from dpr.evaluate.significance import Difference, Interval, mean_intervals, paired_differences
 from dpr.evaluate.trec_runs import read_run
 from dpr.formats.lexical_entry import SearchMode
+from dpr.plurals import counted
 
 if TYPE_CHECKING:
     from dpr.search.rerank import Reranker
@@ -87,7 +88,7 @@ def read_ranking(path: str, questions: QuestionSet, metrics: Metrics) -> tuple[R
     if absent := len(names - found.keys()):
         notes.append(f"{absent:,} of {len(names):,} questions have no answer in run {path}, and count as not answered")
     if others := len(found.keys() - names):
-        notes.append(f"{others:,} questions of run {path} are not among the questions, and are left out")
+        notes.append(f"{counted(others, 'question')} of run {path} left out, not among the questions")
     judged = tuple(judge(questions, [found.get(each.id, [])[: metrics.depth] for each in questions.questions]))
     return Ranking(path, metrics, judged, metrics.values(questions.questions, judged)), notes
 

@@ -11,6 +11,7 @@ import fsspec.core
 
 from dpr.corpus.signatures import UTF8_BOM
 from dpr.errors import RecipeError
+from dpr.store.reasons import unreadable
 
 _DAMAGED = (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError)
 
@@ -57,8 +58,7 @@ def is_folder(path: str) -> bool:
 def _unreadable(path: str, error: Exception) -> RecipeError:
     if isinstance(error, FileNotFoundError):
         return RecipeError(f"file {path} is not there; check its name, and the folder that it is relative to")
-    reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
-    return RecipeError(f"file {path} cannot be read: {reason}")
+    return RecipeError(f"file {path} cannot be read: {unreadable(path, error)}")
 
 
 def first_file(paths: Sequence[str]) -> str | None:

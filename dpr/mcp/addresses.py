@@ -1,6 +1,6 @@
 """The addresses under which a language model cites passages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from string import Formatter
 from urllib.parse import quote
@@ -30,6 +30,21 @@ class Addresses:
         names = [name for _, name, _, _ in pieces if name is not None]
         if not all(names) or not names or any(form or change for _, _, form, change in pieces):
             raise RecipeError(f"--cite {self.template!r} does not name parts of a passage in braces; {_ALLOWED}")
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the extra columns that the template names."""
+        names = (name for _, name, _, _ in Formatter().parse(self.template) if name is not None)
+        return [name for name in names if name != "id"]
+
+    def check_columns(self, lacked: Callable[[str], str | None]) -> None:
+        """Raise RecipeError if the passages lack a column that the template names.
+
+        `lacked` returns None for a column that they have, else which ones they have.
+        """
+        for name in self.columns:
+            if (known := lacked(name)) is not None:
+                raise RecipeError(f"--cite {self.template!r} names {name!r}, and the snapshot has no such; {known}")
 
     def of(self, id_: str, extra: Extra) -> str:
         """Return the address of a passage; a column that it does not have is replaced by nothing."""

@@ -11,7 +11,8 @@ from dpr.client import Client
 from dpr.closing import Closing
 from dpr.errors import RefusedError
 from dpr.operations.follow import Follower
-from dpr.search.filters import parse_filter
+from dpr.search.filter_values import known_columns
+from dpr.search.filters import CONNECTIVES, parse_filter
 from dpr.search.hits import Extra
 from dpr.store import open_store
 
@@ -38,6 +39,9 @@ class Source(Protocol):
 
     def passage(self, id_: str) -> Found | None:
         """Return a passage by its id, with all of its text; None if there is none."""
+
+    def lacked(self, column: str) -> str | None:
+        """Return None for an extra column that the passages have; for another one, which ones they have."""
 
 
 class StoreSource(Closing):
@@ -66,6 +70,12 @@ class StoreSource(Closing):
             if found is None:
                 return None
             return Found(retriever.number, found.id, found.title, joined(found.texts), found.extra)
+
+    def lacked(self, column: str) -> str | None:
+        """Look at the segments."""
+        with self.follower.snapshot() as retriever:
+            types = retriever.extra_types
+        return None if column in types else known_columns(types)
 
     def close(self) -> None:
         """Stop following, and close the snapshot."""
@@ -96,6 +106,18 @@ class ServiceSource(Closing):
                 return None
             raise
         return Found(found.snapshot, found.id, found.title, joined(found.texts), found.extra)
+
+    def lacked(self, column: str) -> str | None:
+        """Ask the service with a filter that names the column, since it refuses one that it does not have."""
+        if column in CONNECTIVES:  # no filter can name it
+            return None
+        try:
+            self._client.search("a passage", k=1, filter={column: None})
+        except RefusedError as error:
+            if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+                return str(error).rpartition("has no such; ")[2]
+            raise
+        return None
 
     def close(self) -> None:
         """Close the connections."""

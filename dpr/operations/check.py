@@ -19,6 +19,7 @@ from dpr.evaluate.questions import load_questions
 from dpr.formats.snapshots import latest_snapshot
 from dpr.index.choose import choose
 from dpr.operations.look import Look, look_at
+from dpr.plurals import counted
 from dpr.recipe import Recipe
 from dpr.recipe_service import RerankConfig
 from dpr.store import Store, open_store
@@ -111,8 +112,8 @@ class RecipeCheck:
         need = Need(segment_bytes, vector_bytes, memory_bytes=index.memory_bytes, smaller="index fewer passages")
         check_room(self._store, "check", "a first night", need)
         return (
-            f"enough disk and memory for {rows:,} passages: {vector_bytes / 1e6:,.1f} MB of vectors, and an index "
-            f"({index.factory}) of {index.memory_bytes / 1e6:,.1f} MB"
+            f"enough disk and memory for {counted(rows, 'passage')}: {vector_bytes / 1e6:,.1f} MB of vectors, and an "
+            f"index ({index.factory}) of {index.memory_bytes / 1e6:,.1f} MB"
         )
 
     def _questions(self) -> str:
@@ -120,7 +121,7 @@ class RecipeCheck:
         if questions is None:
             return "none; sentences of passages will stand in for them, which measures recall but not accuracy"
         answers = questions.passage_ids
-        described = "; ".join([f"{len(questions.questions):,} questions", *questions.notes])
+        described = "; ".join([counted(len(questions.questions), "question"), *questions.notes])
         if not answers or self._look is None:
             return described
         documents = {name.rpartition("#")[0] for name in self._look.ids}

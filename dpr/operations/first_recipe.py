@@ -16,6 +16,7 @@ from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError, OtherFileError, RecipeError
 from dpr.evaluate.questions import QuestionSet, read_questions
 from dpr.operations.look import Look, look_at
+from dpr.plurals import counted
 from dpr.recipe import Columns, CorpusConfig, GateConfig, Limits
 
 HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -84,7 +85,8 @@ class FirstRecipe:
         else:
             lines += [
                 "gate:",
-                f"  questions: {_quoted(gate.questions)}  # {len(self.questions.questions):,} questions with answers",
+                f"  questions: {_quoted(gate.questions)}  # "
+                f"{counted(len(self.questions.questions), 'question')} with answers",
                 f"  answers: {gate.answers}  # ids: of passages; strings: that occur in the passage",
                 "  # min_accuracy: {5: 0.7}  # publish only if this share is answered within the first 5",
             ]

@@ -11,6 +11,7 @@ from dpr.corpus.reading import read_slice
 from dpr.corpus.rows import Passage, Row, Slice
 from dpr.corpus.slices import plan_slices
 from dpr.errors import CorpusError
+from dpr.plurals import counted
 from dpr.recipe import CorpusConfig, Limits
 
 LOOK_ROWS = 20_000
@@ -65,9 +66,9 @@ class Look:
         """Describe the corpus, and how many of its rows cannot be used."""
         files = len({file.path for s in self.slices for file in s.files} | {s.path for s in self.slices if not s.files})
         formats = ", ".join(sorted({slice_.format for slice_ in self.slices}))
-        size = f"{files:,} file{'s' * (files != 1)}, {self.input_bytes / 1e6:,.1f} MB, {formats}"
+        size = f"{counted(files, 'file')}, {self.input_bytes / 1e6:,.1f} MB, {formats}"
         usable = self.describe_unusable() if self.reasons else "all can be used"
-        return f"{size}; {'all' if self.is_whole else 'a sample of'} {self.rows:,} rows read, {usable}"
+        return f"{size}; {'all' if self.is_whole else 'a sample of'} {counted(self.rows, 'row')} read, {usable}"
 
     def describe_unusable(self) -> str:
         """Say how many rows cannot be used, with the commonest reason and an example of it."""
@@ -77,7 +78,7 @@ class Look:
         unusable = self.reasons.total()
         return (
             f"{unusable:,} of {self.rows:,} rows ({unusable / self.rows:.1%}) cannot be used, most of them for "
-            f"{row.reason or reason!r} ({count:,} rows, such as {place})"
+            f"{row.reason or reason!r} ({counted(count, 'row')}, such as {place})"
         )
 
     def check(self, limits: Limits) -> None:

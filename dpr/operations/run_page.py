@@ -11,6 +11,7 @@ from dpr.operations.corpus_sections import files, quarantine, reasons, rows_in_a
 from dpr.operations.cost_sections import attempts, costs, requests
 from dpr.operations.estimate import duration
 from dpr.operations.run_report import IndexReport, RunReport
+from dpr.plurals import counted
 from dpr.stages.embed_meter import STEPS
 
 
@@ -153,10 +154,11 @@ def _gate(gate: GateReport) -> Section:
         rows.append(("fp8", "", gate.fp8.summary))
     if gate.modes is not None:
         rows.append(("mode", "", gate.modes.choice))
+    questions = counted(gate.questions, gate.question_kind.removesuffix("s"))
     return Section(
         name="gate",
         title="Gate",
-        description=f"Measured with {gate.questions:,} {gate.question_kind} before anything was published.",
+        description=f"Measured with {questions} before anything was published.",
         columns=("", "", ""),
         rows=rows,
         drawing=draw_bars("share of questions answered", bars) if bars else "",

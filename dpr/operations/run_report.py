@@ -14,6 +14,7 @@ from dpr.formats.records import Document
 from dpr.index.contents import Verification
 from dpr.operations.bill import Bill, all_requests, total
 from dpr.operations.estimate import Cost
+from dpr.plurals import counted
 from dpr.stages.drift import Drift
 from dpr.stages.embed_meter import STEPS, Encoding
 
@@ -143,24 +144,27 @@ class RunReport(Document):
         found, encoding, index = self.found, self.encoding, self.index
         lines = self._bill_lines()
         lines += [
-            f"corpus: {found.rows:,} rows, {found.passages:,} passages: {found.new:,} new, {found.embedded:,} to embed "
-            f"({found.borrowed:,} have the text of another), {found.dead:,} gone, {found.restored:,} back"
+            f"corpus: {counted(found.rows, 'row')}, {counted(found.passages, 'passage')}: {found.new:,} new, "
+            f"{found.embedded:,} to embed ({found.borrowed:,} have the text of another), {found.dead:,} gone, "
+            f"{found.restored:,} back"
         ]
         for what, why in (("embedded", found.why_embedded), ("copied", found.why_copied)):
             if why:
                 lines.append(f"{what}: " + ", ".join(f"{rows:,} {reason}" for reason, rows in why.items()))
         lines += [f"corpus: {note}" for note in self.notes]
         if self.trusted_files:
-            lines.append(f"scan: {self.trusted_files:,} files were not read: same size and time (or ETag) as before")
+            lines.append(
+                f"scan: {counted(self.trusted_files, 'file')} not read: same size and time (or ETag) as before"
+            )
         if found.quarantined:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.quarantined.items()))
-            lines.append(f"quarantine: {sum(found.quarantined.values()):,} rows: {reasons}")
+            lines.append(f"quarantine: {counted(sum(found.quarantined.values()), 'row')}: {reasons}")
         if self.unknown_answers:
             lines.append(f"gate: {self.unknown_answers:,} passage ids that answer questions are not in the corpus")
         if encoding.passages:
             seconds = ", ".join(f"{name} {encoding.seconds.get(step, 0.0):,.1f} s" for step, name in STEPS.items())
             lines.append(
-                f"embedding: {encoding.tokens:,} tokens; {seconds}; encoder busy {encoding.busy_share:.2f}; "
+                f"embedding: {counted(encoding.tokens, 'token')}; {seconds}; encoder busy {encoding.busy_share:.2f}; "
                 f"waited for {encoding.waits_for}"
             )
             lines += [f"encoder: {choice}" for choice in encoding.choices]
@@ -176,7 +180,7 @@ class RunReport(Document):
         if self.gate is not None:
             counts.append((self.gate.questions_cut, f"{self.gate.question_kind} of the gate", self.gate.questions))
         split, windows = self.found.split_passages, self.found.windows
-        lines = [f"long texts: {split:,} passages were split into {windows:,} windows"] if windows else []
+        lines = [f"long texts: {counted(split, 'passage')} split into {counted(windows, 'window')}"] if windows else []
         lines += [f"long texts: {cut.describe(what, texts)}" for cut, what, texts in counts if cut.texts]
         if self.encoding.cut.texts and self.long == "cut":
             lines.append("long texts: set corpus.long to split, and passages are read whole, in windows")
@@ -187,7 +191,7 @@ class RunReport(Document):
         lines = []
         if lost := sum(stage.lost_workers for stage in self.stages):
             again = sum(stage.repeated for stage in self.stages)
-            lines.append(f"workers: {lost:,} lost, {again:,} units begun again")
+            lines.append(f"workers: {lost:,} lost, {counted(again, 'unit')} begun again")
         if self.earlier:
             seconds = sum(each.seconds for each in self.earlier)
             lines.append(f"attempts: {len(self.earlier):,} before this one, which took {seconds:,.1f} s")

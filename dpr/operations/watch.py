@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from dpr.engine.run_state import Ending, RunState, StageReport
 from dpr.errors import MissingObjectError
 from dpr.operations.estimate import duration
+from dpr.plurals import counted
 from dpr.store import Store
 from dpr.store.lease_objects import Holder, LeaseState, read_claim, read_last_words, read_state
 
@@ -61,8 +62,9 @@ def describe_stage(stage: StageReport) -> str:
     done = stage.units - stage.waiting
     before = f" ({stage.done_before:,} before)" if stage.done_before else ""
     rows = stage.rows_before + stage.rows
-    of = f" of {stage.planned_rows:,}" if stage.planned_rows else ""
-    text = f"{stage.stage}: {done:,} of {stage.units:,} units{before}, {rows:,}{of} rows"
+    planned = stage.planned_rows
+    rows_done = f"{rows:,} of {counted(planned, 'row')}" if planned else counted(rows, "row")
+    text = f"{stage.stage}: {done:,} of {stage.units:,} units{before}, {rows_done}"
     if not stage.rows or not stage.seconds:
         return text
     left = f", about {duration(left_seconds(stage))} left" if stage.waiting else ""
@@ -99,7 +101,8 @@ class Watcher:
         return self._look() if sight is not None and sight.is_dead else sight
 
     def _look(self) -> Sight | None:
-        lease, last = read_state(self._store), self._last
+        # a listing that overlaps the moment in which the next holder removes the last one's objects may see none
+        lease, last = read_state(self._store) or read_state(self._store), self._last
         if lease is None:
             return None
         holder, run = (last.holder, last.run) if last is not None else (None, None)

@@ -59,11 +59,17 @@ def matching_rows(condition: Condition, values: BoundValues, column: ColumnOf, r
     return match(condition)
 
 
+def known_columns(types: Mapping[str, ExtraType]) -> str:
+    """Return which extra columns a snapshot has, in words."""
+    there = ", ".join(f"{name} ({type_})" for name, type_ in sorted(types.items()))
+    return f"its extra columns are {there}" if there else "it has none; name some in corpus.columns.extra"
+
+
 def _bound_values(leaf: Leaf, types: Mapping[str, ExtraType]) -> pa.Array:
     if leaf.column not in types:
-        there = ", ".join(f"{name} ({type_})" for name, type_ in sorted(types.items()))
-        known = f"its extra columns are {there}" if there else "it has none; name some in corpus.columns.extra"
-        raise RecipeError(f"filter names the extra column {shown(leaf.column)}, and the snapshot has no such; {known}")
+        raise RecipeError(
+            f"filter names the extra column {shown(leaf.column)}, and the snapshot has no such; {known_columns(types)}"
+        )
     type_ = types[leaf.column]
     is_range = isinstance(leaf, Bound)
     typed: list[ExtraValue] = []

@@ -25,6 +25,8 @@ EXAMPLE = '{"lang": "de", "year": {"gte": 1990}}'
 
 Value = str | int | float | bool | None
 Operator = Literal["gt", "gte", "lt", "lte"]
+CONNECTIVES = ("and", "or", "not")
+"""Names that join filters, and so name no columns."""
 _OPERATORS: dict[str, Operator] = {"gt": "gt", "gte": "gte", "lt": "lt", "lte": "lte"}
 
 

@@ -3,7 +3,7 @@
 Shapes: Q questions, K hits, D dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ from dpr.formats.lexical_entry import FusionSettings, SearchMode
 from dpr.formats.manifest import Snapshot
 from dpr.index.truth import Ids, Scores
 from dpr.lexical.fusion import Candidates
+from dpr.recipe import ExtraType
 from dpr.search.filtered_rows import FilteredRows
 from dpr.search.filters import Filter
 from dpr.search.hits import Hit, Passage, Side
@@ -91,6 +92,11 @@ class ModeSearch:
     def available(self) -> tuple[SearchMode, ...]:
         """Return the modes in which the snapshot can be searched."""
         return ("dense",) if self._lexical is None else ("dense", "bm25", "hybrid")
+
+    @property
+    def extra_types(self) -> Mapping[str, ExtraType]:
+        """Return the types of the extra columns of all segments."""
+        return self._vectors.segments.extra.types
 
     def check(self, mode: SearchMode) -> None:
         """Raise RecipeError if the snapshot cannot be searched in this mode."""

@@ -5,7 +5,7 @@ Shapes: Q questions, K hits.
 
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from dpr.formats.manifest import Snapshot
 from dpr.formats.markers import Marker
 from dpr.formats.snapshots import open_snapshot
 from dpr.index.truth import Scores
+from dpr.recipe import ExtraType
 from dpr.search.embeddings import Embedder
 from dpr.search.filters import Filter
 from dpr.search.hits import Hit, Passage
@@ -126,6 +127,11 @@ class Retriever(Closing):
     def passage(self, id_: str) -> Passage | None:
         """Return the passage with this id; None if there is none."""
         return self._modes.passage(id_)
+
+    @property
+    def extra_types(self) -> Mapping[str, ExtraType]:
+        """Return the types of the snapshot's extra columns, by name."""
+        return self._modes.extra_types
 
     def check_mode(self, mode: SearchMode) -> None:
         """Raise RecipeError if the snapshot cannot be searched in this mode."""

@@ -21,6 +21,8 @@ from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.kinds import list_count
 from dpr.index.loose_index import max_new
 from dpr.index.training import describe_training, imbalance_growth, list_imbalance, quantisation_error
+from dpr.plurals import counted
+from dpr.recipe_index import IndexConfig
 from dpr.run import Run
 from dpr.stages.load_ahead import warm_coders
 from dpr.stages.train import IndexContext, sample_vectors, train_codebook
@@ -83,6 +85,22 @@ def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoic
     return train_codebook(run, context, choice.plan), choice
 
 
+def check_rows(run: Run, rows: int) -> None:
+    """Raise IndexBuildError for an index that cannot be made of so many rows, before any of them is embedded.
+
+    Whether the drift asks for a new codebook is known only afterwards.
+    """
+    config, dim, base = run.recipe.index, run.spec.dim, run.base.body.codebook if run.base else None
+    if base is None:
+        choose(config, rows, dim)
+        return
+    _check_never(config, base, run.store.url)
+    if _reason_to_retrain(config, rows, dim, base, None) is not None:
+        choose(config, rows, dim)
+    else:
+        keep(config, base.factory, rows, dim)
+
+
 def choose_codebook(run: Run, context: IndexContext, base: CodebookEntry | None) -> CodebookChoice:
     """Decide between the base's codebook and training a new one, as `index.retrain` says.
 
@@ -92,23 +110,29 @@ def choose_codebook(run: Run, context: IndexContext, base: CodebookEntry | None)
     if base is None:
         plan = choose(config, rows, dim)
         return CodebookChoice(None, plan, None, "the store has no codebook of this encoder yet")
-    if config.retrain == "never" and factory_of(config) not in ("auto", base.factory):
-        raise IndexBuildError(
-            f"index.factory is {config.factory!r}, the codebook of {run.store.url} is {base.factory!r} and "
-            "index.retrain is never; set retrain to auto, or the factory to the codebook's"
-        )
+    _check_never(config, base, run.store.url)
     since = sum(entry.live_rows for entry in context.segments if entry.number > base.last_segment)
     drift = measure_drift(run, context, base) if since > max_new(rows) else None
-    reason = _reason_to_retrain(context, base, drift)
+    reason = _reason_to_retrain(config, rows, dim, base, drift)
     if reason is not None:
         return CodebookChoice(None, choose(config, rows, dim), drift, reason)
-    too_few = f"{since:,} rows were added since training, too few to measure drift (minimum {max_new(rows) + 1:,})"
+    too_few = f"{counted(since, 'row')} came since training, too few to measure drift (minimum {max_new(rows) + 1:,})"
     return CodebookChoice(base, keep(config, base.factory, rows, dim), drift, drift.description if drift else too_few)
 
 
-def _reason_to_retrain(context: IndexContext, base: CodebookEntry, drift: Drift | None) -> str | None:
+def _check_never(config: IndexConfig, base: CodebookEntry, store_url: str) -> None:
+    """Raise IndexBuildError if the recipe asks for another codebook and forbids to train one."""
+    if config.retrain == "never" and factory_of(config) not in ("auto", base.factory):
+        raise IndexBuildError(
+            f"index.factory is {config.factory!r}, the codebook of {store_url} is {base.factory!r} and "
+            "index.retrain is never; set retrain to auto, or the factory to the codebook's"
+        )
+
+
+def _reason_to_retrain(
+    config: IndexConfig, rows: int, dim: int, base: CodebookEntry, drift: Drift | None
+) -> str | None:
     """Return why a new codebook is needed; None if it is not."""
-    config, rows, dim = context.config, context.rows, context.dim
     if factory_of(config) not in ("auto", base.factory):
         return f"the recipe asks for {config.factory} instead of {base.factory}"
     if config.retrain == "always":

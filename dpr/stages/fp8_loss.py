@@ -31,6 +31,7 @@ from dpr.formats.stored_vectors import Vectors, as_stored
 from dpr.index.hardware import Hardware, faiss_threads
 from dpr.index.truth import Ids, Scores, exact_topk
 from dpr.lexical.tune_fusion import gain
+from dpr.plurals import counted
 from dpr.recipe import EncoderConfig
 from dpr.run import Run
 from dpr.search.hits import Hit
@@ -208,7 +209,7 @@ def _figure(exact_Q: Values, fp8_Q: Values, found: Difference) -> Fp8Figure:
 
 def _summary(losses: Sequence[Fp8Loss], passages: int, exact: str) -> str:
     figures = "; ".join(describe_fp8_loss(loss, exact) for loss in losses)
-    return f"{figures}; measured on {passages:,} passages that were encoded in both"
+    return f"{figures}; measured on {counted(passages, 'passage')} that were encoded in both"
 
 
 def describe_fp8_loss(loss: Fp8Loss, exact: str) -> str:

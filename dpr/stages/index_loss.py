@@ -17,6 +17,7 @@ from dpr.formats import MISSING
 from dpr.formats.gate_report import GateReport, IndexLoss
 from dpr.index.truth import Ids
 from dpr.index.tune import Tuned
+from dpr.plurals import counted
 from dpr.search.vector_search import VectorSearch
 from dpr.stages.find_truth import Truth
 from dpr.stages.question_halves import MIN_HALF
@@ -84,11 +85,12 @@ def describe_settings(report: GateReport, deeper: Tuned | None, at: int) -> str:
         sentences.append(f"for up to {more.at} hits nprobe {more.nprobe} and rescore {more.rescore}: {found}")
     if report.new_recall is not None:
         sentences.append(
-            f"recall of new passages {report.new_recall:.4f}, measured with {report.new_sentences} sentences"
+            f"recall of new passages {report.new_recall:.4f}, measured with {counted(report.new_sentences, 'sentence')}"
         )
     if report.questions < 2 * MIN_HALF:
         error = 2 * (report.recall * (1 - report.recall) / max(1, report.measured_on)) ** 0.5
         error = max(error, share_at_most(0, report.measured_on))  # if every one was found, this bound applies
-        sentences.append(f"only {report.questions} questions were asked, so recall is known to ± {error:.2f}")
+        questions = counted(report.questions, "question")
+        sentences.append(f"measured with only {questions}, so recall is known to ± {error:.2f}")
     sentences += [describe_loss(loss, at) for loss in report.losses]
     return "; ".join(sentences)

@@ -13,6 +13,7 @@ import numpy as np
 from dpr.evaluate.significance import MIN_QUESTIONS, Difference, paired_differences
 from dpr.formats.gate_report import GateReport
 from dpr.formats.manifest import Snapshot
+from dpr.plurals import counted
 from dpr.run import Run
 from dpr.stages.answer_ranks import read_ranks
 
@@ -53,8 +54,9 @@ def compare_with_live(run: Run, report: GateReport, live: Snapshot) -> list[Chan
     if len(common) < MIN_QUESTIONS:
         run.progress.message(
             "gate",
-            f"accuracy is not compared with that of live snapshot {live.number}: they have {len(common)} questions "
-            f"with the same answers in common, too few to compare (minimum {MIN_QUESTIONS})",
+            f"accuracy is not compared with that of live snapshot {live.number}: they have "
+            f"{counted(len(common), 'question')} with the same answers in common, too few to compare (minimum "
+            f"{MIN_QUESTIONS})",
         )
         return []
     now_QM, before_QM = (_within([found[question] for question in common], ranks) for found in (now, before))

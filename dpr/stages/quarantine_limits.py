@@ -11,6 +11,7 @@ from dpr.formats import layout
 from dpr.formats.objects import open_parts, put_object
 from dpr.formats.quarantine import Reasons, join_quarantine
 from dpr.formats.records import ObjectRef
+from dpr.plurals import counted
 from dpr.recipe import Limits
 from dpr.store import Store
 from dpr.store.temporary import temporary_folder
@@ -53,7 +54,9 @@ def max_unusable(rows: int, limits: Limits) -> int:
 
 def describe_limits(limits: Limits) -> str:
     """Describe how many unusable rows a recipe allows."""
-    return f"{limits.max_quarantine_share:.1%} and {limits.max_quarantine_rows:,} rows (limits.max_quarantine_…)"
+    return (
+        f"{limits.max_quarantine_share:.1%} and {counted(limits.max_quarantine_rows, 'row')} (limits.max_quarantine_…)"
+    )
 
 
 def check_quarantine(store: Store, found: Quarantine, passages: int, limits: Limits) -> None:
@@ -72,7 +75,7 @@ def check_quarantine(store: Store, found: Quarantine, passages: int, limits: Lim
     allowed = f", and the recipe allows {describe_limits(limits)}" if passages else ""
     raise error(
         f"{nothing}{found.rows:,} of {rows:,} corpus rows ({found.rows / rows:.1%}) cannot be used{allowed}; the "
-        f"commonest reason is {example.reason!r} ({count:,} row{'s' * (count != 1)}, the first is "
+        f"commonest reason is {example.reason!r} ({counted(count, 'row')}, the first is "
         f"{describe_place(example.source, example.position, example.raw)}); nothing was published, and all these rows "
         f"with their reasons are in {found.name} of {store.url}"
     )
@@ -92,6 +95,6 @@ def check_size(passages: int, before: int, limits: Limits, *, allow_shrink: bool
     lost = 1 - passages / before if before else 0.0
     if lost > limits.max_shrink and not allow_shrink:
         raise CorpusError(
-            f"the corpus shrank from {before} to {passages} passages ({lost:.0%} fewer, limits.max_shrink is "
-            f"{limits.max_shrink:.0%}); nothing was published: look at corpus.path, or pass --allow-shrink"
+            f"the corpus shrank from {before} to {counted(passages, 'passage')} ({lost:.0%} fewer, limits.max_shrink "
+            f"is {limits.max_shrink:.0%}); nothing was published: look at corpus.path, or pass --allow-shrink"
         )

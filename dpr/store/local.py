@@ -20,6 +20,7 @@ from dpr.store.base import (
     remove_unfinished,
     whole_copy,
 )
+from dpr.store.reasons import reason_of
 from dpr.store.temporary import is_full_disk
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -42,7 +43,7 @@ class LocalStore:
             RuntimeError,
             ValueError,
         ) as error:  # no permission, no such home folder, a null character
-            raise StoreError(f"store {os.fspath(folder)!r} cannot be opened ({_reason(error)})") from error
+            raise StoreError(f"store {os.fspath(folder)!r} cannot be opened ({reason_of(error)})") from error
         self.url = str(self._folder)
         if not is_folder:
             raise StoreError(f"store {self.url} is a file or lies below one; a store is a folder or s3://bucket/prefix")
@@ -99,7 +100,7 @@ class LocalStore:
             path.open("rb").close()
         except OSError as error:
             raise StoreError(
-                f"file {path} cannot be read, so it was not stored as {name} in store {self.url} ({_reason(error)})"
+                f"file {path} cannot be read, so it was not stored as {name} in store {self.url} ({reason_of(error)})"
             ) from error
         return not self.exists(name) and self._create(name, copy, _link)
 
@@ -141,7 +142,7 @@ class LocalStore:
     def _files(self, below: str) -> Iterator[ObjectInfo]:
         def refuse(error: OSError) -> None:
             if not isinstance(error, _ABSENT):  # no such folder: no such objects
-                raise StoreError(f"store {self.url} cannot be listed: {error.filename}: {_reason(error)}") from error
+                raise StoreError(f"store {self.url} cannot be listed: {error.filename}: {reason_of(error)}") from error
 
         for folder, _, files in os.walk(self._folder / below, onerror=refuse):
             for file in files:
@@ -173,7 +174,7 @@ class LocalStore:
         except OSError as error:
             advice = "; free disk space there, and start again" if is_full_disk(error) else ""
             raise StoreError(
-                f"object {name} cannot be created in store {self.url}: {_reason(error)}{advice}"
+                f"object {name} cannot be created in store {self.url}: {reason_of(error)}{advice}"
             ) from error
         finally:
             remove_unfinished(temporary)  # if that fails, `leftovers` finds it
@@ -182,7 +183,7 @@ class LocalStore:
     def _failure(self, name: str, error: OSError) -> StoreError:
         if isinstance(error, _ABSENT):
             return self._missing(name)
-        return StoreError(f"store {self.url}, object {name}: {_reason(error)}")
+        return StoreError(f"store {self.url}, object {name}: {reason_of(error)}")
 
     def _missing(self, name: str) -> MissingObjectError:
         return MissingObjectError(f"object {name} is not in store {self.url}")
@@ -202,11 +203,6 @@ def _link(temporary: Path, path: Path) -> bool:
 
 def _is_temporary(name: str) -> bool:
     return name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
-
-
-def _reason(error: Exception) -> str:
-    words = error.strerror if isinstance(error, OSError) else None
-    return words or str(error)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

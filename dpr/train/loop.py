@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dpr.engine.progress import Progress
 from dpr.errors import TrainingError
+from dpr.plurals import counted
 from dpr.store import open_store
 from dpr.train.all_vectors import AllVectors
 from dpr.train.batch_plan import Batch, BatchPlan
@@ -128,7 +129,9 @@ class TrainingLoop:
         self._loaded.set_training(on=True)
         self._plan = self._make_plan()
         found = len(self._negatives.rows_R)
-        self._progress.message("training", f"{found:,} new hard negatives found after {len(self._curve):,} steps")
+        self._progress.message(
+            "training", f"{found:,} new hard negatives found after {counted(len(self._curve), 'step')}"
+        )
 
     def _step(self, batch: Batch) -> None:
         # each step has random numbers of its own, so that a continued training draws the same ones

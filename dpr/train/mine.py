@@ -14,6 +14,7 @@ from typing import TextIO
 from dpr.evaluate.answers import has_answer
 from dpr.fingerprint import content_hash
 from dpr.formats.quarantine import QuarantinedRow
+from dpr.plurals import counted
 from dpr.search.hits import Hit
 from dpr.train.examples import Read, TrainingExample, TrainingPassage, no_example
 
@@ -52,11 +53,10 @@ class Mined:
     def describe(self) -> str:
         """Return all counts in one sentence."""
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
-        text = (
-            f"{self.negatives:,} hard negatives for {self.questions:,} questions, {self.without:,} of which have none"
-        )
+        negatives, questions = counted(self.negatives, "hard negative"), counted(self.questions, "question")
+        text = f"{negatives} for {questions}, {self.without:,} of them without any"
         text += f"; hits left out: {reasons}" if reasons else ""
-        return f"{text}; {self.unusable:,} unusable rows" if self.unusable else text
+        return f"{text}; {counted(self.unusable, 'unusable row')}" if self.unusable else text
 
 
 def mine(read: Iterable[Read], search: Search, mining: Mining, out: TextIO) -> Mined:

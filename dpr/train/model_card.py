@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import yaml
 
+from dpr.plurals import counted
 from dpr.train.checkpoints import Measured, best_of
 from dpr.train.training_job import TrainingJob
 from dpr.train.training_set import TrainingSet
@@ -64,13 +65,13 @@ def model_card(job: TrainingJob, measured: Sequence[Measured], steps: int, encod
 def _metrics(measured: Sequence[Measured], steps: int, keep: str) -> list[str]:
     best = best_of(list(measured))
     if best is None:
-        return [f"{steps:,} steps; no measurements were made."]
+        return [f"{counted(steps, 'step')}; no measurements were made."]
     kept = "those of the last step"
     if keep == "best":
         kept = f"those after step {best.step:,}, the best on the dev questions"
     shown = {*measured[:1], *measured[-MAX_ROWS:], best}
     return [
-        f"{steps:,} steps; the weights are {kept}. Each dev question was compared with all passages of",
+        f"{counted(steps, 'step')}; the weights are {kept}. Each dev question was compared with all passages of",
         "the dev questions, exactly; step 0 is the encoder that training started from.",
         "",
         "| step | accuracy of the first passage | average rank of the first right passage |",

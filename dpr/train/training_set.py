@@ -18,6 +18,7 @@ import numpy.typing as npt
 from dpr.encoder.spec import EncoderSpec
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
+from dpr.plurals import counted
 from dpr.train.examples import Read, TrainingExample, TrainingPassage, no_example
 
 KEPT_NEGATIVES = 30
@@ -74,9 +75,10 @@ class TrainingSet:
     def describe(self) -> str:
         """Describe the set, for people."""
         counts = self.counts
-        text = f"{len(self):,} questions and {len(self.passage_tokens):,} passages from {counts.examples:,} examples"
+        questions, passages = counted(len(self), "question"), counted(len(self.passage_tokens), "passage")
+        text = f"{questions} and {passages} from {counted(counts.examples, 'example')}"
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.quarantined.most_common())
-        return f"{text}; {counts.quarantined.total():,} unusable rows: {reasons}" if reasons else text
+        return f"{text}; {counted(counts.quarantined.total(), 'unusable row')}: {reasons}" if reasons else text
 
 
 def collect(read: Iterable[Read], spec: EncoderSpec, quarantine: Path, most: int | None = None) -> TrainingSet:

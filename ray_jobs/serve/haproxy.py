@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ray_jobs.serve.starting import BODY, RETRY_SECONDS
+from ray_jobs.serve.proxy_layer import BODY, RETRY_SECONDS
 from ray_jobs.serve.tls import OLDEST, Tls
 
 REPLICAS_ADDRESS = "127.0.0.1"

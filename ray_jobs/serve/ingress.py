@@ -12,7 +12,7 @@ from dpr.errors import ServeError
 from ray_jobs.output import console
 from ray_jobs.serve.haproxy import REPLICAS_ADDRESS, find_haproxy, haproxy_environment
 from ray_jobs.serve.listening import Place, bracketed
-from ray_jobs.serve.starting import proxy_environment
+from ray_jobs.serve.proxy_layer import proxy_environment
 
 READY_SECONDS = 60.0
 HttpOptions = Mapping[str, str | int]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dpr.errors import ServeError
+from dpr.store.reasons import reason_of
 
 Role = Literal["search", "admin"]
 """`admin` may also ask for exact search, which takes as long as there are passages."""
@@ -110,7 +111,7 @@ class KeyRing:
             self._seen = self._stamp()
             text = self._file.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise ServeError(f"the file of keys {self._file} cannot be read: {_reason(error)}") from error
+            raise ServeError(f"the file of keys {self._file} cannot be read: {reason_of(error)}") from error
         return parse_keys(text, str(self._file))
 
     def _stamp(self) -> tuple[int, int, int]:
@@ -134,12 +135,8 @@ def add_key(file: Path, name: str, role: Role) -> str:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as opened:
             opened.write(("" if text.endswith("\n") or not text else "\n") + line + "\n")
     except (OSError, ValueError) as error:
-        raise ServeError(f"the file of keys {file} cannot be written: {_reason(error)}") from error
+        raise ServeError(f"the file of keys {file} cannot be written: {reason_of(error)}") from error
     return key
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def key_ring(file: str | None, lines: str = "") -> KeyRing | None:

@@ -133,6 +133,40 @@ def test_a_refusal_has_the_service_s_sentence(service: Service, ask: Ask) -> Non
     assert ask(service.url, None, "ready").ready
 
 
+@pytest.mark.parametrize(
+    ("route", "value", "options", "sentence"),
+    [
+        ("search", 5, {}, r"^query is 5, of type int; give a question as str, or a list of them$"),
+        ("search", None, {}, r"^query is None, of type NoneType; give"),
+        ("search", b"a", {}, r"^query is b'a', of type bytes; give"),
+        ("search", {"a": 1}, {}, r"^query is \{'a': 1\}, of type dict; give"),
+        ("search", [], {}, r"^query holds no question; give"),
+        ("search", ["a", 5], {}, r"^query\[1\] is 5, of type int; give"),
+        ("search", "\ud800", {}, r"^the request to v1/search cannot be written as JSON \(.*surrogates.*\); correct"),
+        ("search", "a", {"k": np.int64(3)}, r"cannot be written as JSON \(.*int64.*\); correct one of query, k$"),
+        ("search", "a", {"filter": {"year": {"in": {1, 2}}}}, r"cannot be written as JSON \(.*set.*\); correct one of"),
+        ("search", "a", {"filter": {"year": {"gt": float("nan")}}}, r"cannot be written as JSON \(.*float.*\); "),
+        ("embed", None, {}, r"^texts is None, of type NoneType; give a text as str, or a list of them$"),
+        ("embed", [], {}, r"^texts holds no text; give"),
+        ("embed", ["a", None], {}, r"^texts\[1\] is None, of type NoneType; give"),
+        ("passage", 7, {}, r"^the id of a passage is 7, of type int; give a str$"),
+        ("passage", "\ud800", {}, r"which is no valid Unicode; correct it$"),
+    ],
+)
+def test_what_cannot_be_sent_is_one_sentence(
+    service: Service, ask: Ask, route: str, value: Any, options: Any, sentence: str
+) -> None:
+    with pytest.raises(ServeError, match=sentence):
+        ask(service.url, service.search_key, route, value, **options)
+
+
+def test_questions_may_come_from_anything_that_yields_them(service: Service, ask: Ask) -> None:
+    expected = ask(service.url, service.search_key, "search", ["w1", "w2"])
+    for questions in (("w1", "w2"), np.array(["w1", "w2"]), (word for word in ("w1", "w2"))):
+        found = ask(service.url, service.search_key, "search", questions)
+        assert found.results == expected.results
+
+
 def test_what_is_no_service_is_one_sentence(service: Service, ask: Ask) -> None:
     with pytest.raises(ServeError, match="in a form that this client does not know") as other:
         ask(f"{service.url}/page/page.css?", None, "ready")
@@ -140,6 +174,11 @@ def test_what_is_no_service_is_one_sentence(service: Service, ask: Ask) -> None:
     for url in ("", "localhost:8000", "ftp://host", "http://"):
         with pytest.raises(ServeError, match="is not the address of a service; give one such as"):
             Client(url)
+    for no_url in (None, 5, b"http://host"):
+        with pytest.raises(ServeError, match="is not an address"):
+            Client(no_url)  # type: ignore[arg-type]
+    with pytest.raises(ServeError, match="the key has characters"):
+        Client(service.url, 5)  # type: ignore[arg-type]
     for key in ("", "dpr_a\nb", "schlüssel"):
         with pytest.raises(ServeError, match="the key has characters") as caught:
             AsyncClient(service.url, key)

@@ -58,7 +58,7 @@ def test_what_cannot_be_read_is_named_and_a_strict_recipe_refuses_it(tmp_path: P
     }
     assert plan_slices(CorpusConfig(path=str(tmp_path)), found.kinds).left_out == found.left_out, "also when remembered"
     assert found.notes()[0].startswith("3 files left out: ")
-    with pytest.raises(CorpusError, match=r"3 files that are not read, and corpus\.strict is true: .*picture\.png"):
+    with pytest.raises(CorpusError, match=r"3 files left unread, and corpus\.strict is true: .*picture\.png"):
         plan(tmp_path, strict=True)
     (tmp_path / "b").write_bytes(gzip.compress(line("b").encode())[:-9])
     with pytest.raises(CorpusError, match=r"/b is damaged or cut short"):  # it could be data

@@ -14,10 +14,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 
 from dpr.corpus.reading import read_slice
 from dpr.corpus.slices import plan_slices
-from dpr.errors import CorpusError
+from dpr.errors import CorpusError, RecipeError
+from dpr.evaluate.text_files import is_folder
 from dpr.recipe import CorpusConfig
 from tests.corpus.reading import read
 from tests.services.endpoint import S3Endpoint
@@ -82,6 +84,55 @@ def test_nothing_there_on_s3_is_one_sentence(bucket: str, path: str) -> None:
     with pytest.raises(CorpusError, match=r"^corpus .*s3://") as caught:
         plan_slices(CorpusConfig(path=path.format(bucket=bucket)))
     assert "\n" not in str(caught.value)
+
+
+SETTINGS = {
+    "AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and that they may list bucket",
+    "AWS_SECRET_ACCESS_KEY": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and that they may list",
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("path", ["s3://{bucket}/c.jsonl", "s3://{bucket}/folder", "s3://{bucket}/*.jsonl"])
+def test_wrong_credentials_are_one_sentence(
+    ceph_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    ceph_endpoint.use(monkeypatch)
+    monkeypatch.setenv(name, "hush-hush-secret")
+    assert SETTINGS[name] in refusal(path.format(bucket="corpus"), ceph_endpoint.url)
+
+
+def test_no_credentials_are_one_sentence(moto_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    moto_endpoint.use(monkeypatch)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    assert "(The config profile (nobody) could not be found); correct it or AWS_PROFILE" in refusal("s3://b/c.jsonl")
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for path in ("s3://b/c.jsonl", "s3://b/folder", "s3://b/*.jsonl"):
+        assert "there are no complete AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS" in refusal(path)
+    with pytest.raises(RecipeError, match=r"^file s3://b/q\.jsonl cannot be read: .*; set AWS_ACCESS_KEY_ID and"):
+        is_folder("s3://b/q.jsonl")
+
+
+def test_an_endpoint_that_is_not_there_is_one_sentence(
+    moto_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moto_endpoint.use(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert "cannot connect to http://127.0.0.1:1; check AWS_ENDPOINT_URL" in refusal("s3://b/c.jsonl")
+
+
+def refusal(path: str, *parts: str) -> str:
+    """Return why a corpus on S3 cannot be read: in one sentence, with its address and without secrets."""
+    s3fs.S3FileSystem.clear_instance_cache()  # one that is kept has the settings that it was made with
+    with pytest.raises(CorpusError) as caught:
+        plan_slices(CorpusConfig(path=path))
+    message = str(caught.value)
+    assert all(part in message for part in (path, *parts))
+    assert "\n" not in message
+    assert "hush" not in message
+    s3fs.S3FileSystem.clear_instance_cache()
+    return message
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

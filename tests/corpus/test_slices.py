@@ -240,7 +240,7 @@ def test_a_file_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
         ({"a.jsonl": JSONL, "t.tsv": TSV}, {}, r"mixes formats: .*a\.jsonl is jsonl, .*t\.tsv is dpr-tsv; set corpus"),
         ({"a.jsonl": JSONL, "b.jsonl": BEIR}, {}, "mixes formats"),
         ({"a.jsonl": JSONL, "a.txt": b"a document"}, {}, r"mixes formats: .*a\.jsonl is jsonl, .*a\.txt is documents"),
-        ({"a.jsonl": JSONL, "b": b"?"}, {"strict": True}, r"has 1 files that are not read, .*strict is true: .*/b: "),
+        ({"a.jsonl": JSONL, "b": b"?"}, {"strict": True}, r"has 1 file left unread, .*strict is true: .*/b: "),
         ({"a.jsonl": JSONL, "a.jsonl.gz": b""}, {}, r"holds both .*a\.jsonl and the same with \.gz"),
     ],
 )

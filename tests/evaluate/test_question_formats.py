@@ -51,7 +51,7 @@ def test_dpr_training_files_have_strings_and_passages(tmp_path: Path, indent: in
     assert (by_default.answers, texts_and_answers(by_default)) == ("strings", [("a?", ["x"]), ("b?", ["y", "z"])])
     by_id = read_questions(str(path), None, "ids")
     assert texts_and_answers(by_id) == [("a?", ["12", "13"])]
-    assert by_id.notes == ("1 questions name no passage and are left out, such as '2'",)
+    assert by_id.notes == ("1 question without a passage left out, such as '2'",)
 
 
 def test_objects_of_nq_open_and_others_have_ids_of_their_own(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_topics_are_judged_by_qrels(tmp_path: Path, text: str) -> None:
         Question("foreign & minorities", ("p3",), "9", (1,)),
     )
     assert found.questions[0].relevance == {"p1": 2}
-    assert found.notes == ("1 queries that qrels judge are not among the questions, such as '8'",)
+    assert found.notes == ("1 judged query id of qrels not among the questions, such as '8'",)
     with pytest.raises(RecipeError, match=r"has no qrels file .* or with --qrels"):
         read_questions(str(tmp_path / "topics"), None)
 

@@ -191,3 +191,21 @@ def test_addresses_are_made_of_ids_and_columns(template: str, expected: str) -> 
 def test_a_template_that_names_nothing_is_one_sentence(template: str) -> None:
     with pytest.raises(RecipeError, match=r"^--cite '.*; give an address with \{id\}"):
         Addresses(template)
+
+
+def test_a_column_to_cite_must_be_there(source: Source) -> None:
+    for template in ("https://example.org/{id}?lang={lang}", "{year}", "{id}"):
+        Addresses(template).check_columns(source.lacked)
+    for template in ("{link}", "https://example.org/{id}/{link}"):
+        with pytest.raises(RecipeError) as caught:
+            Addresses(template).check_columns(source.lacked)
+        assert str(caught.value) == (
+            f"--cite '{template}' names 'link', and the snapshot has no such; its extra columns are lang (string), "
+            "year (integer)"
+        )
+
+
+def test_a_store_without_extra_columns_says_so(first_nights: FirstNights, tmp_path: Path) -> None:
+    collection = first_nights.copy(tmp_path / "plain", random_texts(20))
+    with StoreSource(collection.store.url) as source, pytest.raises(RecipeError, match="it has none; name some in"):
+        Addresses("{link}").check_columns(source.lacked)

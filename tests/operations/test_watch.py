@@ -1,6 +1,7 @@
 """Following a run by reading its store: what a watcher sees when the run works, ends, fails, dies or falls silent."""
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ from dpr.engine.executor import LocalExecutor
 from dpr.engine.run_state import StageReport
 from dpr.engine.stage import Work
 from dpr.errors import UnitError
+from dpr.operations.gc import collect
 from dpr.operations.watch import Sight, Watcher, describe_stage, follow, left_seconds
 from dpr.run import Plan
 from dpr.run_recipe import run_plan
 from dpr.store import LocalStore, Store, open_store
+from dpr.store.base import ObjectInfo
 from dpr.store.lease import Lease
+from dpr.store.lease_objects import PREFIX
 from tests.collection import Collection
 from tests.services.fault_proxy import FaultProxy
 from tests.store.test_lease import Process, claim_of_another_machine
@@ -64,6 +68,44 @@ def wait_for(watcher: Watcher, wanted: Callable[[Sight], bool]) -> Sight:
             return sight
         threading.Event().wait(0.05)
     raise AssertionError(f"this was never seen; the last is {sight}")
+
+
+class HandsOver(LocalStore):
+    """Lets another process take the lease while its objects are listed, and so finds those of neither."""
+
+    taken: Lease | None = None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        found = list(super().list(prefix))
+        if self.taken is None and prefix == PREFIX:
+            self.taken = Lease.acquire(LocalStore(self.url), "gc")
+            gone = {info.name for info in found} - {info.name for info in super().list(prefix)}
+            found = [info for info in found if info.name not in gone]
+        return iter(found)
+
+
+def test_a_lease_that_is_taken_while_it_is_looked_at_is_not_nobody_s(tmp_path: Path) -> None:
+    with Lease.acquire(LocalStore(tmp_path), "run 1"):
+        pass
+    store = HandsOver(tmp_path)
+    with contextlib.ExitStack() as stack:
+        sight = next(follow(store, 0.0), None)
+        assert store.taken is not None
+        stack.enter_context(store.taken)
+        assert sight is not None
+        assert "gc (host" in sight.describe()
+
+
+def test_garbage_collection_after_the_run_that_is_watched_is_told(collection: Collection) -> None:
+    assert collection.night().published
+    sights = follow(collection.store, 0.0)
+    assert next(sights).describe() == "published snapshot 1 with 50 passages"
+    with Lease.acquire(collection.store, "gc") as lease:
+        collect(collection.store, 1, lease)
+        assert "gc (host" in next(follow(collection.store, 0.0)).describe()
+    (over,) = follow(collection.store, 0.0)
+    assert over.is_over
+    assert re.fullmatch(r"gc \(host .*\) has ended, and did not say how", over.describe())
 
 
 def in_embed(sight: Sight) -> bool:

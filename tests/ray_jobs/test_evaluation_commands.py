@@ -125,7 +125,7 @@ def test_what_was_left_out_is_counted_and_listed(nights: Collection, dpr: Dpr) -
     assert document["absent_passages"] == [f"p{n:03d}" for n in range(10)]
     assert set(document["unanswered"]) >= {f"q{n}" for n in range(9)}
     assert document["notes"] == [
-        "1 queries that qrels judge are not among the questions, such as 'q99'",
+        "1 judged query id of qrels not among the questions, such as 'q99'",
         "10 of 41 passage ids that answer questions are not in the corpus, such as 'p000'; questions that have no "
         "other answer count as not answered",
     ]

@@ -146,6 +146,13 @@ def test_without_keys_it_answers_at_loopback_only(collection: Collection, dpr: D
     assert "0.0.0.0 can be reached from other machines, and the service has no keys" in err
 
 
+def test_a_column_that_is_not_there_is_one_sentence(collection: Collection, dpr: Dpr) -> None:
+    for options in ([], ["--http", "--port", free_ports(1)[0]]):
+        code, out, err = dpr("mcp", collection.store.url, "--cite", "https://example.org/{link}", *options)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "names 'link', and the snapshot has no such; it has none; name some in corpus.columns.extra" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [

@@ -45,7 +45,7 @@ from ray_jobs.connect import connected
 from ray_jobs.serve.app import make_app
 from ray_jobs.serve.haproxy import find_haproxy
 from ray_jobs.serve.keys import add_key
-from ray_jobs.serve.starting import middlewares, proxy_environment
+from ray_jobs.serve.proxy_layer import middlewares, proxy_environment
 from tests.collection import Collection
 from tests.encoder.models import save_to_hub_cache
 from tests.ray_jobs.certificates import make_certificate

@@ -114,7 +114,7 @@ def test_verify_names_what_is_damaged(nights: Collection, dpr: Dpr) -> None:
     code, out, err = dpr("verify", nights.store.url, "--all")
     assert code == 6
     assert f"snapshot 2: {named['name']}: " in out
-    assert err.endswith("has 1 problems; roll back to a snapshot without any\n")
+    assert err.endswith("has 1 problem; roll back to a snapshot without any\n")
     code, out, _ = dpr("verify", nights.store.url, "--all", "--json")
     assert code == 6
     assert [problem["object"] for problem in json.loads(out)["problems"]] == [named["name"]]
@@ -123,18 +123,18 @@ def test_verify_names_what_is_damaged(nights: Collection, dpr: Dpr) -> None:
 def test_verify_finds_a_corpus_file_that_changed_without_a_sign(nights: Collection, dpr: Dpr) -> None:
     recipe = nights.write_recipe()
     code, out, _ = dpr("verify", nights.store.url, "--deep", "--recipe", recipe)
-    assert (code, out.splitlines()[-1]) == (0, "1 scanned slices of the corpus read again, 0 files differ")
+    assert (code, out.splitlines()[-1]) == (0, "1 scanned slice of the corpus read again, 0 changed files")
     status, data = nights.path.stat(), nights.path.read_bytes()
     nights.path.write_bytes(data.replace(b"w3 w3 w3", b"w4 w4 w4"))
     os.utime(nights.path, ns=(status.st_atime_ns, status.st_mtime_ns))
     code, out, err = dpr("verify", nights.store.url, "--deep", "--recipe", recipe)
     assert code == 6
     assert f"corpus file {nights.path}: it was changed after it was scanned, though its size and time (or ETag)" in out
-    assert err == "error: 1 corpus files changed without a sign; write them again and run the recipe\n"
+    assert err == "error: 1 corpus file changed without a sign; write them again and run the recipe\n"
     nights.path.touch()
     assert dpr("verify", nights.store.url, "--deep", "--recipe", recipe)[0] == 0  # the next run reads it anyway
     code, _, err = dpr("verify", nights.store.url, "--recipe", recipe)
-    assert (code, "--recipe reads the whole corpus, so it needs --deep" in err) == (2, True)
+    assert (code, "reads the whole corpus, so it needs --deep" in err) == (2, True)
 
 
 def test_a_foreign_file_among_snapshots_is_told_and_breaks_no_command(nights: Collection, dpr: Dpr) -> None:

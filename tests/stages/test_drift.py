@@ -109,14 +109,14 @@ def test_few_rows_decide_nothing_and_many_small_nights_add_up(first: Collection,
     assert second.codebook == old.codebook
     assert nights.report.drift is None
     assert "drift" not in nights.rows
-    assert "400 rows were added since training, too few to measure drift (minimum 427)" in nights.report.reason
+    assert "400 rows came since training, too few to measure drift (minimum 427)" in nights.report.reason
     third = nights.night(LONG | SHORT)  # 700 more
     assert third.codebook.codebook_id != old.codebook.codebook_id
     assert nights.report.drift is not None
     assert nights.report.drift.rows == 1100
     nights.night(LONG | SHORT | long_texts("more", 10, 5))
     assert not nights.report.trained
-    assert "10 rows were added since training" in nights.report.reason
+    assert "10 rows came since training" in nights.report.reason
 
 
 @pytest.mark.slow

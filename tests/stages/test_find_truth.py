@@ -123,7 +123,7 @@ def test_questions_of_the_recipe_are_encoded_once_and_asked_of_every_night(
     collection.change(gate={"questions": str(tmp_path / "questions.jsonl"), "at": [1]})
     first = collection.night()
     assert first.snapshot.body.gate.accuracy_exact == {"1": 1.0}
-    assert "only 3 questions were asked, so recall is known to ± " in first.snapshot.body.gate.settings
+    assert "measured with only 3 questions, so recall is known to ± " in first.snapshot.body.gate.settings
     tower = resolve(collection.recipe.encoder).question
     expected_QD = QuestionEncoder(tower, Compute()).encode([question["question"] for question in questions])
     assert np.array_equal(stored_questions(collection, first.snapshot.body), expected_QD)

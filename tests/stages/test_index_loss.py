@@ -190,6 +190,6 @@ def test_a_few_questions_that_all_find_everything_still_say_how_little_that_tell
     collection.change(index={"nprobe": 8})
     report = collection.night(progress=Quiet()).snapshot.body.gate
     assert report.recall == 1.0
-    found = re.search(r"only 5 questions were asked, so recall is known to ± (0\.\d\d)", report.settings)
+    found = re.search(r"measured with only 5 questions, so recall is known to ± (0\.\d\d)", report.settings)
     assert found
     assert float(found[1]) == pytest.approx(1 - 0.05 ** (1 / 5), abs=0.005)  # the rule of three, exactly

@@ -106,7 +106,7 @@ def test_windows_are_rows_and_answers_name_each_passage_once(split: Collection) 
     assert (report.found.split_passages, report.found.windows) == (8, len(windows))
     assert report.encoding.cut.texts == 0
     assert all(len(window.split()) <= LIMIT - 2 for window in windows)
-    assert f"long texts: 8 passages were split into {len(windows)} windows" in report.lines()
+    assert f"long texts: 8 passages split into {len(windows)} windows" in report.lines()
     for id_, text in split.corpus.items():
         own = [window for other, window, _ in rows if other == id_]
         assert {word for window in own for word in window.split()} == set(text.split())
