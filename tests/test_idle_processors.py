@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts what runs"),
 ]
 ALL = os.cpu_count() or 1
+knows = pytest.mark.skipif(IdleProcessors()._file is None, reason="this process may not use every processor")
 ENDLESS = "print(flush=True)\nwhile True: pass"
 
 
@@ -20,7 +22,7 @@ def test_who_asks_is_not_idle() -> None:
     assert not IdleProcessors().are_there(ALL)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < ALL, reason="this process may not use every processor")
+@knows
 def test_no_processor_is_idle_while_each_has_work() -> None:
     processors = IdleProcessors()
     assert processors.are_there(-1_000_000)  # the number is read
@@ -48,10 +50,28 @@ def test_the_numbers_say_nothing_to_a_process_that_may_not_use_every_processor()
     assert done.stdout == "False\n"
 
 
+@knows
 def test_its_file_is_closed_with_it() -> None:
     processors = IdleProcessors()
     file = processors._file
+    assert file is not None
     del processors
-    if file is not None:
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(file)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+
+
+@pytest.mark.parametrize("quota", ["100000 100000\n", "50000 100000\n"])
+def test_the_numbers_say_nothing_to_a_process_with_a_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str
+) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(quota)
+    monkeypatch.setattr("dpr.idle_processors._QUOTA", file)
+    assert not IdleProcessors().are_there(-1_000_000)
+
+
+def test_a_machine_that_hides_the_numbers_has_no_idle_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpr.idle_processors._LOADAVG", str(tmp_path / "hidden"))
+    assert not IdleProcessors().are_there(-1_000_000)

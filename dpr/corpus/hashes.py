@@ -1,9 +1,10 @@
 """Operations on whole arrays of 128-bit hashes: membership, repetition, and the position of each hash in another array.
 
 An array holds N hashes as Arrow's `fixed_size_binary[16]` (`dpr.formats.segment.HASH`), without nulls. Large arrays are
-worked on by all CPUs: hashes are uniform, so each thread takes a range of values.
+worked on by all CPUs: hashes are uniform, so each thread takes a range of values. Others would take longer.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -194,8 +195,8 @@ def _in_pieces(work: Callable[[Halves], Rows], hashes: pa.FixedSizeBinaryArray) 
 
 
 def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Do some work for each item; numpy releases Python's lock while it sorts, searches and gathers."""
+    """Do some work for each item, on all CPUs; numpy releases Python's lock while it sorts, searches and gathers."""
     if len(items) <= 1:
         return [work(item) for item in items]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(work, items))

@@ -119,8 +119,12 @@ def part(codebook_sha256: str, segment_sha256: str) -> str:
     return f"{PARTS}{codebook_sha256[:SHORT_DIGEST]}/{segment_sha256[:SHORT_DIGEST]}"
 
 
+def lexical_parts(analysis_id: str) -> str:
+    return f"{LEXICAL}{analysis_id}/"
+
+
 def lexical_part(analysis_id: str, segment_sha256: str) -> str:
-    return f"{LEXICAL}{analysis_id}/{segment_sha256[:SHORT_DIGEST]}"
+    return f"{lexical_parts(analysis_id)}{segment_sha256[:SHORT_DIGEST]}"
 
 
 def index(shard_id: str) -> str:

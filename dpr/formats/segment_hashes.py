@@ -47,5 +47,6 @@ def gather_hashes(
         return pa.table(segment_hashes(store, segments[number].object))
 
     schema = pa.schema([pa.field(name, HASH, nullable=False) for name in columns])
-    table = gather_table([entry.rows for entry in segments], read, schema)
+    names = [entry.object.name for entry in segments]
+    table = gather_table([entry.rows for entry in segments], read, schema, names.__getitem__)
     return [table[name].chunk(0) for name in columns]

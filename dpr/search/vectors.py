@@ -31,9 +31,8 @@ MAPPED_BYTES = KEPT_BYTES
 """Vectors that take no more stay mapped."""
 FEW_ROWS = 1024
 """As many vectors at most are read one by one, each in half a microsecond."""
-MAX_GAP_BYTES, WINDOW_BYTES = 512 << 10, 8 << 20
-"""Rows closer than this are read from an object store in one request, if they begin in the same window of the file: to
-read what lies between takes less time than another request."""
+MAX_GAP_BYTES, WINDOW_BYTES = 64 << 10, 8 << 20
+"""Rows closer than this are read from an object store in one request, if they begin in the same window of the file."""
 
 
 class SegmentVectors:

@@ -145,7 +145,7 @@ def _add_living(
 
 def read_neighbours(store: Store, results: Sequence[TruthResult], questions: int) -> Iterator[tuple[Scores, Ids]]:
     """Read what results hold, a few at a time: the driver has no memory for all. Several files are fetched at once."""
-    unpacked = max(1, UNPACKED_NEIGHBOURS // (questions * CACHED_DEPTH))
+    unpacked = max(1, UNPACKED_NEIGHBOURS // max(1, questions * CACHED_DEPTH))
     for first in range(0, len(results), PARALLEL_READS):
         with temporary_folder() as folder, ThreadPoolExecutor(PARALLEL_READS) as pool:
             files = list(pool.map(partial(_fetch_truth, store, Path(folder)), results[first : first + PARALLEL_READS]))

@@ -98,7 +98,9 @@ def diff_need(corpus_rows: int, segments: Sequence[SegmentEntry]) -> Need:
 def read_corpus_rows(store: Store, scans: Sequence[ScanResult]) -> CorpusRows:
     """Read the keys of all scanned slices, in the order of the slices."""
     counts = [scanned.rows for scanned in scans]
-    table = gather_table(counts, lambda number: read_keys(store, scans[number]), KEYS_SCHEMA)
+    table = gather_table(
+        counts, lambda number: read_keys(store, scans[number]), KEYS_SCHEMA, lambda number: scans[number].keys.name
+    )
     return CorpusRows(
         np.repeat(np.arange(len(scans), dtype=np.int32), counts),
         table["position"].chunk(0).to_numpy(),

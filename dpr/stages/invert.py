@@ -69,9 +69,17 @@ def index_words(run: Run, settled: Settled) -> LexicalEntry | None:
 
 
 def _known_parts(run: Run, settled: Settled, analysis_id: str) -> dict[str, ObjectRef]:
-    """Return the parts that exist already, by segment checksum: those of snapshots, and those written with segments."""
+    """Return the parts that exist already, by segment checksum: those of snapshots, and those written with segments.
+
+    The result of a segment outlives its words if another run has published it with words by another rule.
+    """
     known = [*((sha256, part) for (sha256, _), part in run.words.items()), *settled.words.items()]
-    return {sha256: part for sha256, part in known if part.name.startswith(layout.lexical_part(analysis_id, sha256))}
+    there = {info.name for info in run.store.list(layout.lexical_parts(analysis_id))}
+    return {
+        sha256: part
+        for sha256, part in known
+        if part.name in there and part.name.startswith(layout.lexical_part(analysis_id, sha256))
+    }
 
 
 def plan_invert(segments: Sequence[SegmentEntry], analysis_id: str, vector_bytes: int) -> list[InvertUnit]:

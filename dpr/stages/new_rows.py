@@ -35,7 +35,7 @@ def read_new_rows(
     def read(place: int) -> pa.Table:
         return passages_at(store, config, sources[numbers[place]], positions[place], HASHES.names)
 
-    hashes = gather_table(counts, read, HASHES)
+    hashes = gather_table(counts, read, HASHES, lambda place: sources[numbers[place]].slice.path)
     slices_N = np.repeat(numbers, counts)
     keys = hashes["key"].chunk(0)
     return Rows(

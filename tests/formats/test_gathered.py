@@ -34,7 +34,7 @@ def test_rows_come_in_the_order_of_the_tables(
     tables: list[list[tuple[int, bytes]]], chunk: int, stored_as: pa.DataType
 ) -> None:
     pieces = [table(rows, chunk, stored_as) for rows in tables]
-    found = gather_table([len(rows) for rows in tables], lambda number: pieces[number], SCHEMA)
+    found = gather_table([len(rows) for rows in tables], lambda number: pieces[number], SCHEMA, str)
     expected = pa.concat_tables(
         [SCHEMA.empty_table(), *(piece.select(["position", "key"]).cast(SCHEMA) for piece in pieces)]
     )
@@ -45,5 +45,11 @@ def test_rows_come_in_the_order_of_the_tables(
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_table_of_another_size_is_refused(rows: int) -> None:
     pieces = [table([(1, b"a" * 16)] * 2, 2, HASH), table([(1, b"a" * 16)] * rows, 2, HASH)]
-    with pytest.raises(IntegrityError, match=f"table 2 of 2 has {rows} rows in place of 2"):
-        gather_table([2, 2], lambda number: pieces[number], SCHEMA)
+    with pytest.raises(IntegrityError, match=f"file-1 has {rows} rows in place of 2"):
+        gather_table([2, 2], lambda number: pieces[number], SCHEMA, "file-{}".format)
+
+
+def test_a_table_that_lacks_values_is_refused() -> None:
+    lacking = pa.table({"position": pa.array([1, None], pa.int64()), "key": pa.array([b"a" * 16] * 2, HASH)})
+    with pytest.raises(IntegrityError, match="file-0 lacks values in column position"):
+        gather_table([2], lambda _: lacking, SCHEMA, "file-{}".format)

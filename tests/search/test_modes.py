@@ -8,12 +8,15 @@ import pytest
 from dpr.encoder.compute import Compute
 from dpr.encoder.question_encoder import QuestionEncoder
 from dpr.encoder.spec import resolve
+from dpr.engine.executor import LocalExecutor
 from dpr.errors import IntegrityError, RecipeError
 from dpr.formats.snapshots import live_snapshot
+from dpr.nightly import make_segments
 from dpr.operations.gc import collect
 from dpr.operations.rollback import rollback
 from dpr.operations.verify import verify
 from dpr.recipe_index import LexicalConfig
+from dpr.run import Plan, Run
 from dpr.search.retrieve import Retriever
 from dpr.store.lease import Lease
 from tests.collection import Collection, FirstNights, let_pass
@@ -111,6 +114,23 @@ def test_another_rule_makes_new_parts_and_embeds_nothing(collection: Collection)
     assert second is not None
     assert third is not None
     assert [p.object for p in second.parts] == [p.object for p in third.parts] != [p.object for p in first.parts]
+
+
+def test_a_run_that_goes_on_under_another_rule_makes_its_own_words(collection: Collection) -> None:
+    collection.corpus["new"] = "w1 w2 w3 w150"
+    collection.write_corpus()
+    made = make_segments(Run(Plan.of(collection.recipe), LocalExecutor(), Quiet())).settled.words
+    assert len(made) == 1
+    collection.change(lexical={"stemming": False})
+    collection.night()
+    for part in made.values():
+        collection.store.delete(part.name)  # as garbage collection does, since no snapshot names it
+    collection.change(lexical={"stemming": True})
+    progress = Quiet()
+    collection.night(progress=progress)
+    assert (progress.rows["embed"], progress.rows["invert"]) == (0, 1)
+    assert verify(collection.store, [3], deep=True)[1] == []
+    assert_answers_are_right(collection)
 
 
 def test_words_come_back_with_their_segments(collection: Collection) -> None:
