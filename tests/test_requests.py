@@ -145,7 +145,6 @@ def test_a_small_night_sends_requests_for_what_changed(tmp_path: Path, encoder: 
     assert {stage.stage: stage.units - stage.done_before for stage in report.stages if stage.units > 1} == {
         "scan": slices,
         "build": made,
-        "invert": 0,  # the units that wrote the segments wrote the lexical parts
         "truth": made,
         "sentences": made,
     }

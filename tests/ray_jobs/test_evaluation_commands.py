@@ -210,7 +210,7 @@ def test_the_page_shows_figures_and_examples(nights: Collection, dpr: Dpr, tmp_p
         (("compare", "{}@9", "{}"), 5, "has no snapshot 9; it has 1 to 2"),
         (("compare", "{}/../qrels.tsv", "{}"), 2, "qrels.tsv, line 1 is not one of a TREC run, which has 6 columns"),
         (("eval", "{}", "--answers", "nothing"), 2, "'nothing'"),
-        (("eval", "{}", "-k", "0"), 2, "Error"),
+        (("eval", "{}", "-k", "0"), 2, "-k is '0'; it takes a number from 1 to 1000"),
     ],
 )
 def test_bad_commands_are_one_sentence(
