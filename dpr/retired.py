@@ -23,16 +23,16 @@ def retired_segments(store: Store, snapshots: list[Snapshot]) -> list[SegmentEnt
     return as_retired([entry for name, entry in sorted(older.items()) if name in there])
 
 
-def words_of(snapshots: Sequence[Snapshot], segments: Sequence[SegmentEntry]) -> dict[tuple[str, str], ObjectRef]:
-    """Return the lexical parts of some segments that the snapshots name, by segment checksum and name of the part."""
-    wanted = {entry.object.sha256 for entry in segments}
+def words_of(snapshots: Sequence[Snapshot], segments: Sequence[SegmentEntry]) -> list[ObjectRef]:
+    """Return the lexical parts of some segments that the snapshots name, also those by several rules, each once."""
+    wanted = {entry.object.name for entry in segments}
     found = {}
     for body in (snapshot.body for snapshot in snapshots):
-        checksums = {entry.number: entry.object.sha256 for entry in body.segments}
+        names = {entry.number: entry.object.name for entry in body.segments}
         for part in body.lexical.parts if body.lexical else ():
-            if (sha256 := checksums[part.segment]) in wanted:
-                found[sha256, part.object.name] = part.object
-    return found
+            if names[part.segment] in wanted:
+                found[part.object.name] = part.object
+    return list(found.values())
 
 
 def as_retired(entries: Sequence[SegmentEntry]) -> list[SegmentEntry]:

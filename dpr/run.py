@@ -133,7 +133,7 @@ class Run:
         self.retired = retired_segments(self.store, snapshots)
         """Segments of older kept snapshots that the base does not hold: what they hold is not embedded again."""
         self.words = words_of(snapshots, [*self.base_segments, *self.retired])
-        """The lexical parts that snapshots name for the segments of the base and the retired ones; see `words_of`."""
+        """The lexical parts that snapshots name for the segments of the base and the retired ones."""
         self.converts = False
         """Whether the retired segments have another form than this run stores, so that none is reused unchanged."""
         if self.base is None and self.spec.store_as == "int8":

@@ -6,6 +6,7 @@ import sys
 from typing import Any, get_args
 
 import typer
+from pydantic_core import ErrorDetails
 
 from dpr.errors import RecipeError
 
@@ -70,7 +71,7 @@ def _name(parameter: Any) -> str:
 
 def _refusal(error: Any) -> str:
     """Return the value that was refused, and what is allowed."""
-    problems: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()  # Pydantic's, which know the value
+    problems: list[ErrorDetails] = getattr(error.__cause__, "errors", list)()  # Pydantic's, which know the value
     if not problems:
         return f"is wrong: {' '.join(error.message.split())}"
     value, reason = problems[0]["input"], str(problems[0]["msg"])

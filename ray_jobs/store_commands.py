@@ -255,7 +255,7 @@ def _segment_rows(store: Store, snapshot: Snapshot) -> list[Fields]:
 def _shard_rows(store: Store, snapshot: Snapshot) -> list[Fields]:
     rows: list[Fields] = []
     for shard in snapshot.body.index.shards:
-        merged = read_record(store, layout.record(shard.object.name.rpartition("-")[0]), ShardResult)
+        merged = read_record(store, layout.record(layout.stem_of(shard.object.name)), ShardResult)
         rows.append(
             {
                 "segments": len(shard.segments),

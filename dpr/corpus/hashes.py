@@ -52,7 +52,7 @@ class SortedHashes:
 
     def places(self, hashes: pa.FixedSizeBinaryArray) -> Rows:
         """Return the place (M,) of each of M hashes in sorted order: the first if there are several, or MISSING."""
-        return _in_pieces(lambda halves_M2: _sorted_places(self.high_N, self.low_N, halves_M2), hashes)
+        return _places_in(self.high_N, self.low_N, hashes)
 
     def rows(self, hashes: pa.FixedSizeBinaryArray) -> Rows:
         """Return the row (M,) at which each of M hashes first occurs among the N, or MISSING."""
@@ -76,7 +76,7 @@ class KnownKeys:
 
     def contains(self, keys: pa.FixedSizeBinaryArray) -> npt.NDArray[np.bool_]:
         """Return which of the M `keys` are in the set, as a mask (M,)."""
-        return _in_pieces(lambda halves_M2: _sorted_places(self.high_N, self.low_N, halves_M2), keys) >= 0
+        return _places_in(self.high_N, self.low_N, keys) >= 0
 
 
 class _Ranges:
@@ -105,6 +105,11 @@ class _Ranges:
         """Return the rows of a range, ascending."""
         some = [rows_M[bounds[number] : bounds[number + 1]] for rows_M, bounds in self._pieces]
         return np.concatenate([np.empty(0, np.int64), *some])
+
+
+def _places_in(high_N: Halves, low_N: Halves, hashes: pa.FixedSizeBinaryArray) -> Rows:
+    """Return the same for hashes (M,) as `_sorted_places`, on all CPUs."""
+    return _in_pieces(lambda halves_M2: _sorted_places(high_N, low_N, halves_M2), hashes)
 
 
 def _sorted_places(high_N: Halves, low_N: Halves, halves_M2: Halves) -> Rows:

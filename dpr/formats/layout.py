@@ -119,6 +119,11 @@ def part(codebook_sha256: str, segment_sha256: str) -> str:
     return f"{PARTS}{codebook_sha256[:SHORT_DIGEST]}/{segment_sha256[:SHORT_DIGEST]}"
 
 
+def stem_of(name: str) -> str:
+    """Return what an object's name begins with: STEM-DIGEST.SUFFIX."""
+    return name.rpartition("-")[0]
+
+
 def lexical_parts(analysis_id: str) -> str:
     return f"{LEXICAL}{analysis_id}/"
 

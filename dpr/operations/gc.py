@@ -100,7 +100,7 @@ def _snapshot_stems(store: Store, snapshot: Snapshot) -> Iterator[str]:
     yield layout.run(snapshot.run_id)
     yield from (ref.name for ref in body.objects())
     yield layout.codebook(body.encoder_id, body.codebook.codebook_id)
-    yield from (shard.object.name.rpartition("-")[0] for shard in body.index.shards)
+    yield from (layout.stem_of(shard.object.name) for shard in body.index.shards)
     questions = layout.questions(body.encoder_id, body.gate.questions_id)
     yield questions
     folder = questions.rpartition("/")[0]
@@ -108,7 +108,7 @@ def _snapshot_stems(store: Store, snapshot: Snapshot) -> Iterator[str]:
     yield f"{folder}/modes"
     yield f"{folder}/fp8"
     for part in body.lexical.parts if body.lexical else ():
-        yield part.object.name.rpartition("-")[0]
+        yield layout.stem_of(part.object.name)
     for entry in body.segments:
         yield layout.segment(body.encoder_id, entry.segment_id)
         yield layout.part(body.codebook.object.sha256, entry.object.sha256)

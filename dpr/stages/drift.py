@@ -90,15 +90,7 @@ def check_rows(run: Run, rows: int) -> None:
 
     Whether the drift asks for a new codebook is known only afterwards.
     """
-    config, dim, base = run.recipe.index, run.spec.dim, run.base.body.codebook if run.base else None
-    if base is None:
-        choose(config, rows, dim)
-        return
-    _check_never(config, base, run.store.url)
-    if _reason_to_retrain(config, rows, dim, base, None) is not None:
-        choose(config, rows, dim)
-    else:
-        keep(config, base.factory, rows, dim)
+    _decide(run, rows, run.base.body.codebook if run.base else None, None)
 
 
 def choose_codebook(run: Run, context: IndexContext, base: CodebookEntry | None) -> CodebookChoice:
@@ -106,27 +98,28 @@ def choose_codebook(run: Run, context: IndexContext, base: CodebookEntry | None)
 
     Raises IndexBuildError if the recipe forbids the training that it needs, or for an impossible index.
     """
-    config, rows, dim = context.config, context.rows, context.dim
+    rows, drift, kept = context.rows, None, ""
+    if base is not None:
+        since = sum(entry.live_rows for entry in context.segments if entry.number > base.last_segment)
+        drift = measure_drift(run, context, base) if since > max_new(rows) else None
+        too_few = f"too few to measure drift (minimum {max_new(rows) + 1:,})"
+        kept = drift.description if drift else f"{counted(since, 'row')} came since training, {too_few}"
+    plan, reason = _decide(run, rows, base, drift)
+    return CodebookChoice(base if reason is None else None, plan, drift, reason or kept)
+
+
+def _decide(run: Run, rows: int, base: CodebookEntry | None, drift: Drift | None) -> tuple[IndexPlan, str | None]:
+    """Return the index to make, and why it needs a new codebook; None if it keeps the base's."""
+    config, dim = run.recipe.index, run.spec.dim
     if base is None:
-        plan = choose(config, rows, dim)
-        return CodebookChoice(None, plan, None, "the store has no codebook of this encoder yet")
-    _check_never(config, base, run.store.url)
-    since = sum(entry.live_rows for entry in context.segments if entry.number > base.last_segment)
-    drift = measure_drift(run, context, base) if since > max_new(rows) else None
-    reason = _reason_to_retrain(config, rows, dim, base, drift)
-    if reason is not None:
-        return CodebookChoice(None, choose(config, rows, dim), drift, reason)
-    too_few = f"{counted(since, 'row')} came since training, too few to measure drift (minimum {max_new(rows) + 1:,})"
-    return CodebookChoice(base, keep(config, base.factory, rows, dim), drift, drift.description if drift else too_few)
-
-
-def _check_never(config: IndexConfig, base: CodebookEntry, store_url: str) -> None:
-    """Raise IndexBuildError if the recipe asks for another codebook and forbids to train one."""
+        return choose(config, rows, dim), "the store has no codebook of this encoder yet"
     if config.retrain == "never" and factory_of(config) not in ("auto", base.factory):
         raise IndexBuildError(
-            f"index.factory is {config.factory!r}, the codebook of {store_url} is {base.factory!r} and "
+            f"index.factory is {config.factory!r}, the codebook of {run.store.url} is {base.factory!r} and "
             "index.retrain is never; set retrain to auto, or the factory to the codebook's"
         )
+    reason = _reason_to_retrain(config, rows, dim, base, drift)
+    return (keep(config, base.factory, rows, dim) if reason is None else choose(config, rows, dim)), reason
 
 
 def _reason_to_retrain(

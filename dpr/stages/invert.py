@@ -54,14 +54,18 @@ def index_words(run: Run, settled: Settled) -> LexicalEntry | None:
     if not config.build:
         return None
     analysis_id = Analyzer(config).analysis_id
+    stems = [layout.lexical_part(analysis_id, entry.object.sha256) for entry in segments]
     part_of = _known_parts(run, settled, analysis_id)
-    lacking = [entry for entry in segments if entry.object.sha256 not in part_of]
+    lacking = [entry for stem, entry in zip(stems, segments, strict=True) if stem not in part_of]
     step = Step("invert", partial(InvertSegment, run.store.url, config))
     work = Work.of(recorded(run.store.url, LexicalPartResult, step))
     units = plan_invert(lacking, analysis_id, run.spec.stored_bytes)
     results = run.results(Stage("invert", units, LexicalPartResult, work))
-    part_of |= {entry.object.sha256: result.part for entry, result in zip(lacking, results, strict=True)}
-    parts = [LexicalPartEntry(segment=entry.number, object=part_of[entry.object.sha256]) for entry in segments]
+    part_of |= {layout.stem_of(result.part.name): result.part for result in results}
+    parts = [
+        LexicalPartEntry(segment=entry.number, object=part_of[stem])
+        for stem, entry in zip(stems, segments, strict=True)
+    ]
     towers = run.spec.passage, run.spec.question
     hybrid = fixed_settings(config, unit_length=all(tower.normalize for tower in towers))
     mode = "dense" if config.mode == "auto" else config.mode
@@ -69,17 +73,12 @@ def index_words(run: Run, settled: Settled) -> LexicalEntry | None:
 
 
 def _known_parts(run: Run, settled: Settled, analysis_id: str) -> dict[str, ObjectRef]:
-    """Return the parts that exist already, by segment checksum: those of snapshots, and those written with segments.
+    """Return the parts by this rule that are there, by stem: those of snapshots, and those written with segments.
 
     The result of a segment outlives its words if another run has published it with words by another rule.
     """
-    known = [*((sha256, part) for (sha256, _), part in run.words.items()), *settled.words.items()]
     there = {info.name for info in run.store.list(layout.lexical_parts(analysis_id))}
-    return {
-        sha256: part
-        for sha256, part in known
-        if part.name in there and part.name.startswith(layout.lexical_part(analysis_id, sha256))
-    }
+    return {layout.stem_of(part.name): part for part in (*run.words, *settled.words) if part.name in there}
 
 
 def plan_invert(segments: Sequence[SegmentEntry], analysis_id: str, vector_bytes: int) -> list[InvertUnit]:

@@ -1,7 +1,7 @@
 """Between embedding and indexing: the segments of the new state, and the rows that no segment holds."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpr.formats.manifest import SegmentEntry
@@ -21,8 +21,8 @@ class Settled:
     """Ascending by number."""
     reasons: Counter[str]
     """Unusable rows of the whole run by reason."""
-    words: Mapping[str, ObjectRef]
-    """The lexical parts of the segments that were made, by the checksum of the segment."""
+    words: tuple[ObjectRef, ...]
+    """The lexical parts of the segments that were made."""
 
 
 def settle(run: Run, scans: Sequence[ScanResult], changes: Changes, made: Sequence[MadeSegment]) -> Settled:
@@ -38,6 +38,5 @@ def settle(run: Run, scans: Sequence[ScanResult], changes: Changes, made: Sequen
     found = collect_quarantine(run.store, run.run_id, files)
     entries = [*changes.kept, *(entry for segment in made for entry in segment.entries())]
     check_quarantine(run.store, found, sum(entry.live_rows for entry in entries), run.recipe.limits)
-    results = [segment.result for segment in made]
-    words = {result.segment.sha256: result.words for result in results if result.segment and result.words}
+    words = tuple(segment.result.words for segment in made if segment.result.words)
     return Settled(tuple(sorted(entries, key=lambda entry: entry.number)), found.reasons.counts, words)

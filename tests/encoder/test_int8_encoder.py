@@ -21,6 +21,7 @@ from dpr.encoder.tokens import TokenBatch
 from dpr.encoder.tower import TowerSpec
 from dpr.recipe import EncoderConfig
 from tests.encoder.models import TEXTS, save_bert
+from tests.processors import Processors
 
 pytest.importorskip("openvino")
 pytestmark = pytest.mark.skipif(not int8_encoder._multiplies_int8(), reason="no products of eight bits")
@@ -80,23 +81,13 @@ def test_a_question_has_the_same_vector_alone_and_beside_another(tmp_path: Path)
         np.testing.assert_array_equal(encoder.encode(both, np.float32), np.tile(alone_1D, (2, 1)))
 
 
-class Answering:
-    """Says of the machine's processors whatever it is told to say."""
-
-    def __init__(self, *, idle: bool) -> None:
-        self.idle = idle
-
-    def are_there(self, processors: int) -> bool:  # noqa: ARG002
-        return self.idle
-
-
 def test_a_question_has_the_same_vector_by_one_thread_and_by_two(tmp_path: Path) -> None:
     tower = tower_of(save_bert(tmp_path, num_attention_heads=4, num_hidden_layers=4, **SIZES))
     bert = read_bert(tower.folder, tower.reference)
     assert bert is not None
     found = [OpenVinoBert(tower, bert, 2, rounded=True) for _ in range(2)]
     for each, idle in zip(found, (True, False), strict=True):
-        each._idle_processors = Answering(idle=idle)  # type: ignore[assignment]
+        each._idle_processors = Processors(idle=idle)
     for tokens in range(1, 80, 3):
         ids_T = np.arange(10, 10 + tokens, dtype=np.int32) % 30
         batch = TokenBatch(ids_T, ids_T.astype(np.uint8) * 0, np.array([0, tokens]))

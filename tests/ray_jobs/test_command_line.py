@@ -12,7 +12,7 @@ pytestmark = pytest.mark.without_ray
 
 
 @pytest.mark.parametrize(
-    ("arguments", "where", "said"),
+    ("arguments", "command", "complaint"),
     [
         (["search", "s", "q", "--k", "x"], "dpr search", "there is no option '--k'; choose one of -k, --mode, "),
         (["search", "s", "q", "-k", "x"], "dpr search", "-k is 'x'; it takes a whole number from 1 to 1000"),
@@ -35,10 +35,10 @@ pytestmark = pytest.mark.without_ray
         (["--foo"], "dpr", "there is no option '--foo'; there is only --help"),
     ],
 )
-def test_a_wrong_command_line_is_one_sentence(dpr: Dpr, arguments: list[str], where: str, said: str) -> None:
+def test_a_wrong_command_line_is_one_sentence(dpr: Dpr, arguments: list[str], command: str, complaint: str) -> None:
     code, out, err = dpr(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"error: {where}: {said}")
+    assert err.startswith(f"error: {command}: {complaint}")
 
 
 @pytest.mark.parametrize("module", ["nightly", "train", "submit"])

@@ -3,17 +3,17 @@
 import asyncio
 import threading
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 
 from dpr.formats.lexical_entry import SearchMode
-from dpr.idle_processors import IdleProcessors
 from dpr.search.filters import Filter, parse_filter
 from dpr.search.hits import Hit
 from dpr.search.retrieve import Answer
 from ray_jobs.serve.answer_cache import SearchOptions
 from ray_jobs.serve.batch import BATCH_QUESTIONS, QUICK_CHARACTERS, Batcher
+from tests.processors import Processors
 
 pytestmark = pytest.mark.without_ray
 
@@ -49,15 +49,19 @@ class Echo:
         )
 
 
-class Idle(IdleProcessors):
-    """A machine with nothing else to do, or with much."""
+@dataclass(frozen=True)
+class Second:
+    """A question that follows a first one, and how things are when it comes."""
 
-    def __init__(self, *, idle: bool) -> None:
-        super().__init__()
-        self.idle = idle
-
-    def are_there(self, processors: int) -> bool:  # noqa: ARG002
-        return self.idle
+    questions: tuple[str, ...] = ("second",)
+    k: int = 1
+    number: int = 1
+    """The snapshot in use."""
+    seconds: float = 0.001
+    """What the first question took."""
+    idle: bool = True
+    """Whether the processors are idle."""
+    is_here: bool = True
 
 
 async def busy(echo: Echo, batcher: Batcher) -> asyncio.Task[Answer]:
@@ -214,47 +218,43 @@ def test_a_client_that_has_gone_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("second", "expected"),
     [
-        ({}, True),
-        ({"idle": False}, False),
-        ({"seconds": 0.01}, False),
-        ({"number": 2}, False),
-        ({"is_here": False}, False),
-        ({"options": SearchOptions(2)}, False),
-        ({"questions": ["a", "b"]}, False),
-        ({"questions": ["a" * (QUICK_CHARACTERS + 1)]}, False),
+        (Second(), True),
+        (Second(idle=False), False),
+        (Second(seconds=0.01), False),
+        (Second(number=2), False),
+        (Second(is_here=False), False),
+        (Second(k=2), False),
+        (Second(questions=("a", "b")), False),
+        (Second(questions=("a" * (QUICK_CHARACTERS + 1),)), False),
     ],
 )
-def test_the_event_loop_answers_a_quick_question_that_comes_alone(change: dict[str, Any], expected: bool) -> None:
+def test_the_event_loop_answers_a_quick_question_that_comes_alone(second: Second, expected: bool) -> None:
     async def ask() -> list[set[int]]:
-        echo, processors = Echo(), Idle(idle=change.get("idle", True))
-        echo.seconds, echo.is_here = change.get("seconds", 0.001), change.get("is_here", True)
-        batcher = Batcher(echo, processors=processors)
+        echo = Echo()
+        echo.seconds, echo.is_here = second.seconds, second.is_here
+        batcher = Batcher(echo, processors=Processors(idle=second.idle))
         echo.go.release(10)
-        asked = [
-            (["first"], SearchOptions(1)),
-            (change.get("questions", ["second"]), change.get("options", SearchOptions(1))),
-        ]
         threads = []
-        for questions, options in asked:
+        for questions, k in ((("first",), 1), (second.questions, second.k)):
             echo.threads = set()
-            answer = await batcher.search(questions, options)
-            assert [hits[0].id for hits in answer.hits] == questions
+            answer = await batcher.search(questions, SearchOptions(k))
+            assert [hits[0].id for hits in answer.hits] == list(questions)
             threads.append(echo.threads)
-            echo.number = change.get("number", 1)
+            echo.number = second.number
         return threads
 
-    first, second = asyncio.run(ask())
-    assert threading.get_ident() not in first
-    assert (threading.get_ident() in second) == expected
+    of_first, of_second = asyncio.run(ask())
+    assert threading.get_ident() not in of_first
+    assert (threading.get_ident() in of_second) == expected
 
 
 def test_the_event_loop_answers_nothing_itself_while_a_batch_is_answered() -> None:
     async def ask() -> Echo:
         echo = Echo()
         echo.seconds = 0.001
-        batcher = Batcher(echo, processors=Idle(idle=True))
+        batcher = Batcher(echo, processors=Processors(idle=True))
         echo.go.release()
         await batcher.search(["quick"], SearchOptions(1))
         under_way = asyncio.create_task(batcher.search(["a", "b"], SearchOptions(1)))

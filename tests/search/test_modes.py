@@ -123,7 +123,7 @@ def test_a_run_that_goes_on_under_another_rule_makes_its_own_words(collection: C
     assert len(made) == 1
     collection.change(lexical={"stemming": False})
     collection.night()
-    for part in made.values():
+    for part in made:
         collection.store.delete(part.name)  # as garbage collection does, since no snapshot names it
     collection.change(lexical={"stemming": True})
     progress = Quiet()
