@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dpr.errors import OutputError
 from dpr.plurals import counted
+from dpr.store.reasons import reason_of
 from ray_jobs.cli_common import Fields, Json, Model, RecipeArgument, SnapshotNumber, StoreArgument, show
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def writing(path: Path) -> Iterator[TextIO]:
             yield file
         unfinished.replace(path)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; name another file") from error
+        raise OutputError(f"{path} cannot be written: {reason_of(error)}; name another file") from error
     finally:
         unfinished.unlink(missing_ok=True)
 

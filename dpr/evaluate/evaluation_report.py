@@ -12,6 +12,7 @@ from dpr.evaluate.questions import QuestionSet
 from dpr.evaluate.rankings import Comparison, Ranking, unanswered
 from dpr.evaluate.report_page import Section, render
 from dpr.evaluate.significance import Interval, mean_intervals
+from dpr.store.reasons import reason_of
 
 EXAMPLES = 10
 """How many questions of each kind are shown."""
@@ -39,7 +40,7 @@ def write_page(
                 (folder / f"{section.name}{'' if theme == 'light' else '-dark'}.png").write_bytes(png)
         page.write_text(render(title, facts, sections), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"report {folder} cannot be written: {error.strerror}; name another folder") from error
+        raise OutputError(f"report {folder} cannot be written: {reason_of(error)}; name another folder") from error
     return page
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dpr.errors import StoreError
 from dpr.evaluate import bars
+from dpr.store.reasons import reason_of
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --faint: #d5d9de; }
@@ -104,7 +105,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             (folder / name).write_bytes(data)
     except OSError as error:
-        raise StoreError(f"report {folder} cannot be written: {error.strerror}; name another folder") from error
+        raise StoreError(f"report {folder} cannot be written: {reason_of(error)}; name another folder") from error
 
 
 def _section(section: Section) -> str:

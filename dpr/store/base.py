@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dpr.errors import StoreError
+from dpr.store.reasons import reason_of
 from dpr.store.temporary import OTHER_CACHE, OTHER_TEMPORARY, is_full_disk
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -119,7 +120,7 @@ def whole_copy(url: str, name: str, path: Path) -> Iterator[Path]:
     except OSError as error:
         advice = f"; free disk space, or {OTHER_TEMPORARY}, and {OTHER_CACHE}" if is_full_disk(error) else ""
         raise StoreError(
-            f"object {name} of store {url} cannot be copied to {path} ({error.strerror or error}){advice}"
+            f"object {name} of store {url} cannot be copied to {path} ({reason_of(error)}){advice}"
         ) from error
     finally:
         remove_unfinished(temporary)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dpr.errors import StoreError
+from dpr.store.reasons import reason_of
 
 _TEMPORARY = "temporary"
 _OWN_NAME = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}\.lock")
@@ -86,7 +87,7 @@ class CacheFolder:
             yield
         except OSError as error:
             raise StoreError(
-                f"the cache folder {self.path} cannot be used ({error.strerror or error}); set DPR_CACHE to a folder "
+                f"the cache folder {self.path} cannot be used ({reason_of(error)}); set DPR_CACHE to a folder "
                 "that can be written"
             ) from error
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dpr.errors import MissingObjectError, StoreError
 from dpr.store.cache_folder import CacheFolder
+from dpr.store.reasons import reason_of
 
 _DIGESTS = "digests"
 MAX_RECORDS_PER_FOLDER = 64
@@ -43,7 +44,7 @@ class DigestMemory:
         except FileNotFoundError as error:
             raise MissingObjectError(f"file {path} is not there (any more)") from error
         except OSError as error:
-            raise StoreError(f"file {path} cannot be read ({error.strerror or error})") from error
+            raise StoreError(f"file {path} cannot be read ({reason_of(error)})") from error
 
     def _recall(self, path: Path) -> str | None:
         """Return the digest of the file as it is now, or None if it is not remembered."""

@@ -17,6 +17,7 @@ from botocore.parsers import ResponseParserError
 
 from dpr.errors import MissingObjectError, StoreError
 from dpr.store.base import ObjectInfo, check_name, check_prefix, check_range, whole_copy
+from dpr.store.reasons import reason_of
 from dpr.store.requests import count_read
 from dpr.store.s3_bucket import Attempt, S3Bucket
 from dpr.store.s3_failures import Patience, error_code
@@ -96,8 +97,7 @@ class S3Store:
                 return not self.exists(name) and upload.put_in_parts_if_absent(size_bytes, read)
         except OSError as error:
             raise StoreError(
-                f"file {path} cannot be read, so it was not stored as {name} in store {self.url} "
-                f"({error.strerror or error})"
+                f"file {path} cannot be read, so it was not stored as {name} in store {self.url} ({reason_of(error)})"
             ) from error
 
     def fetch(self, name: str, path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpr.errors import IntegrityError, StoreError
+from dpr.store.reasons import reason_of
 
 MAX_SHARE = 0.25
 """Of the files that this process may have open, at most so many are opened here."""
@@ -53,7 +54,7 @@ class SmallReads:
         try:
             read = [os.pread(file, size, offset) for file, offset in places]
         except OSError as error:
-            raise StoreError(f"a file that holds vectors cannot be read ({error.strerror or error})") from error
+            raise StoreError(f"a file that holds vectors cannot be read ({reason_of(error)})") from error
         data = b"".join(read)
         if len(data) != len(files_N) * size:
             place = next(place for place, piece in enumerate(read) if len(piece) != size)

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass
 
 from dpr.errors import ServeError
+from dpr.store.reasons import reason_of
 from ray_jobs.serve.keys import KEYS_VARIABLE, KeyRing, key_ring
 from ray_jobs.serve.tls import Tls
 
@@ -49,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
             errno.EADDRINUSE: f"{where} is in use; stop what listens there, or choose another port with --port",
             errno.EADDRNOTAVAIL: f"{host} is not an address of this machine; name one of its own with --host",
             errno.EACCES: f"{where} may not be used by this user; choose a port from 1024 on with --port",
-        }.get(error.errno or 0, f"{where} cannot be listened at: {error.strerror or error}; choose another")
+        }.get(error.errno or 0, f"{where} cannot be listened at: {reason_of(error)}; choose another")
         raise ServeError(reason) from error
 
 
