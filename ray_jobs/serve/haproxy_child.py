@@ -4,8 +4,10 @@ Before that, it lets HAProxy take requests at `BIND`, an address with a port and
 certificate. It moves the listeners that Serve's template opens on all interfaces (statistics, metrics) to loopback, and
 asks the kernel to end the process with its parent: a service that is killed would leave HAProxy on its port. As long as
 there is no application, or no replica of it, HAProxy shall answer 503 with the JSON `BODY`, and that one may ask again
-after so many seconds; Serve's template has it answer 404 and 500 as plain text. And each request tells Ray Serve not to
-watch whether its client hangs up, for which Serve makes two tasks a request: `ray_jobs.serve.limits` watches.
+after so many seconds; Serve's template has it answer 404 and 500 as plain text. Nor does HAProxy send the system's log
+a line for each request, as the template has it: the line would hold the whole address. And each request tells Ray
+Serve not to watch whether its client hangs up, for which Serve makes two tasks a request: `ray_jobs.serve.limits`
+watches.
 """
 
 import ctypes
@@ -16,6 +18,7 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+REQUEST_LOG = r"^\s*log .* local0 .*\n"
 UNWATCHED = "http-request set-header x-request-disconnect-disabled ?1"
 
 
@@ -37,6 +40,7 @@ def main() -> None:
         flags=re.MULTILINE,
     )
     text = re.sub(r"^(\s*)errorfile 503 .*", lambda m: f"{m[1]}http-error {answer}", text, flags=re.MULTILINE)
+    text = re.sub(REQUEST_LOG, "", text, flags=re.MULTILINE)
     config.write_text(text, encoding="utf-8")
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     os.execv(binary, [binary, *arguments])

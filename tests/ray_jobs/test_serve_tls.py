@@ -2,8 +2,11 @@
 
 import asyncio
 import re
+import socket
 import ssl
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from dpr.errors import ServeError
 from dpr.recipe_service import ServeConfig
 from ray_jobs.serve.haproxy import find_haproxy, haproxy_environment
+from ray_jobs.serve.haproxy_child import REQUEST_LOG
 from ray_jobs.serve.ingress import Place, own_proxy_options
 from ray_jobs.serve.tls import Tls, tls_of
 from tests.ray_jobs.certificates import make_certificate
@@ -105,27 +109,56 @@ def test_haproxy_listens_where_the_service_shall(tmp_path: Path, address: str, s
     assert ("ssl crt" in bind) == speaks_tls
 
 
-def test_haproxy_shows_the_certificate(tmp_path: Path) -> None:
+@contextmanager
+def haproxy_that_answers(written: Path, template: str, tls: Tls | None = None) -> Iterator[int]:
+    """Run HAProxy on a template like Ray Serve's, as the service would have it; gives the port at which it answers."""
     if (binary := find_haproxy()) is None:
         pytest.skip("HAProxy does not run here")
-    certificate, key = make_certificate(tmp_path, "localhost")
     (port,) = free_ports(1)
-    written = tmp_path / "haproxy.cfg"
     written.write_text(
-        "defaults\n    mode http\n    timeout client 5s\nfrontend http_frontend\n    bind 127.0.0.1:1\n"
+        f"{template}frontend http_frontend\n    bind 127.0.0.1:1\n"
         "    http-request return status 200 content-type text/plain string answered\n"
     )
-    trusting = ssl.create_default_context(cafile=certificate)
-    transport = httpx.HTTPTransport(verify=trusting, retries=8)  # until it listens
-    with haproxy_environment(binary, f"127.0.0.1:{port}", Tls(certificate, key)) as environment:
+    with haproxy_environment(binary, f"127.0.0.1:{port}", tls) as environment:
         launcher = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
-        with (
-            subprocess.Popen([launcher, "-db", "-f", written]) as running,
-            httpx.Client(transport=transport) as client,
-        ):
+        with subprocess.Popen([launcher, "-db", "-f", written]) as running:
             try:
-                assert client.get(f"https://localhost:{port}/").text == "answered"
-                with pytest.raises(httpx.TransportError):
-                    httpx.get(f"http://localhost:{port}/")
+                yield port
             finally:
                 running.terminate()
+
+
+def test_haproxy_shows_the_certificate(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path, "localhost")
+    trusting = ssl.create_default_context(cafile=certificate)
+    transport = httpx.HTTPTransport(verify=trusting, retries=8)  # until it listens
+    template = "defaults\n    mode http\n    timeout client 5s\n"
+    with (
+        haproxy_that_answers(tmp_path / "haproxy.cfg", template, Tls(certificate, key)) as port,
+        httpx.Client(transport=transport) as client,
+    ):
+        assert client.get(f"https://localhost:{port}/").text == "answered"
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://localhost:{port}/")
+
+
+def test_haproxy_sends_no_addresses_to_the_systems_log(tmp_path: Path) -> None:
+    """Ray Serve's template does; the access log of the service leaves out what follows a question mark."""
+    from ray.serve._private import haproxy_templates
+
+    assert re.search(REQUEST_LOG, haproxy_templates.HAPROXY_CONFIG_TEMPLATE, re.MULTILINE)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as system_log:
+        system_log.bind(("127.0.0.1", 0))
+        template = (
+            f"global\n    log 127.0.0.1:{system_log.getsockname()[1]} local0 info\n"
+            "defaults\n    mode http\n    log global\n    option httplog\n    timeout client 5s\n"
+        )
+        transport = httpx.HTTPTransport(retries=8)
+        with (
+            haproxy_that_answers(tmp_path / "haproxy.cfg", template) as port,
+            httpx.Client(transport=transport) as client,
+        ):
+            assert client.get(f"http://127.0.0.1:{port}/v1/passages?q=private").text == "answered"
+        system_log.setblocking(False)  # HAProxy has ended, so all that it sent is there
+        with pytest.raises(BlockingIOError):
+            system_log.recv(65_536)
