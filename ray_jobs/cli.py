@@ -6,9 +6,11 @@ from importlib import import_module
 
 from ray_jobs.guard import guarded
 
-EXIT_CODES = """Exit codes: 0 done; 1 a bug; 2 recipe or command line; 3 the gate; 4 encoder; 5 store; 6
-checksum or count; 7 index; 8 another run is first; 9 corpus; 10 service; 11 a unit failed, start the run again; 12
-cluster; 13 disk or memory; 14 stdout; 15 training."""
+EXIT_CODES = (  # one line: the help keeps the line ends of its end
+    "Exit codes: 0 done; 1 a bug; 2 recipe or command line; 3 gate; 4 encoder; 5 store; 6 checksum, count or format; "
+    "7 index; 8 another run or publisher came first; 9 corpus; 10 service; 11 a unit of work failed, start the run "
+    "again; 12 cluster; 13 disk or memory; 14 stdout; 15 training."
+)
 
 
 COMMANDS = {

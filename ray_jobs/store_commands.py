@@ -117,7 +117,7 @@ def rollback(
 @app.command()
 def verify(
     store: StoreArgument,
-    deep: Annotated[bool, typer.Option("--deep", help="Also every checksum, key and id.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also every checksum, key, id and vector.")] = False,
     every: Annotated[bool, typer.Option("--all", help="All snapshots, not only the live one.")] = False,
     recipe: Annotated[
         str | None,
