@@ -19,7 +19,7 @@ from dpr.recipe import ExtraType
 from dpr.search.filters import Bound, Condition, Either, Every, Filter, Not, OneOf, Value, shown
 
 Leaf = OneOf | Bound
-BoundValues = Mapping[Leaf, pa.Array]
+Operands = Mapping[Leaf, pa.Array]
 """The operands of each comparison, in the type of its column."""
 ColumnOf = Callable[[str], pa.Array | None]
 """Maps the name of an extra column to its values (N,); None: the segment does not have it."""
@@ -34,15 +34,15 @@ _KINDS: dict[ExtraType, tuple[tuple[type, ...], str]] = {
 _COMPARISONS = {"gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal}
 
 
-def bind(where: Filter, types: Mapping[str, ExtraType]) -> BoundValues:
+def operands_of(where: Filter, types: Mapping[str, ExtraType]) -> Operands:
     """Return the operands of a filter, for columns of these types.
 
     Raises RecipeError for an unknown column, listing the known ones, and for a value of another type.
     """
-    return {leaf: _bound_values(leaf, types) for leaf in where.leaves()}
+    return {leaf: _operands(leaf, types) for leaf in where.leaves()}
 
 
-def matching_rows(condition: Condition, values: BoundValues, column: ColumnOf, rows: int) -> Mask:
+def matching_rows(condition: Condition, operands: Operands, column: ColumnOf, rows: int) -> Mask:
     """Return which of the N rows of a segment match."""
 
     def match(part: Condition) -> Mask:
@@ -54,7 +54,7 @@ def matching_rows(condition: Condition, values: BoundValues, column: ColumnOf, r
             case Not(negated):
                 return ~match(negated)
             case leaf:
-                return _compare(leaf, values[leaf], column(leaf.column), rows)
+                return _compare(leaf, operands[leaf], column(leaf.column), rows)
 
     return match(condition)
 
@@ -65,7 +65,7 @@ def known_columns(types: Mapping[str, ExtraType]) -> str:
     return f"its extra columns are {there}" if there else "it has none; name some in corpus.columns.extra"
 
 
-def _bound_values(leaf: Leaf, types: Mapping[str, ExtraType]) -> pa.Array:
+def _operands(leaf: Leaf, types: Mapping[str, ExtraType]) -> pa.Array:
     if leaf.column not in types:
         raise RecipeError(
             f"filter names the extra column {shown(leaf.column)}, and the snapshot has no such; {known_columns(types)}"

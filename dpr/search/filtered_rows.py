@@ -22,7 +22,7 @@ from dpr.index.loose_index import LooseIndex
 from dpr.index.row_bits import RowBits
 from dpr.index.serving_index import ServingIndex
 from dpr.index.truth import Ids
-from dpr.search.filter_values import bind, matching_rows
+from dpr.search.filter_values import matching_rows, operands_of
 from dpr.search.filters import Filter
 from dpr.search.segment_set import SegmentSet
 
@@ -94,9 +94,9 @@ class RowFilters:
 
     def _evaluate(self, where: Filter) -> FilteredRows:
         extra = self._segments.extra
-        values = bind(where, extra.types)
+        operands = operands_of(where, extra.types)
         masks = {
-            number: live_N & matching_rows(where.condition, values, partial(extra.column, number), len(live_N))
+            number: live_N & matching_rows(where.condition, operands, partial(extra.column, number), len(live_N))
             for number, live_N in self._segments.live_masks()
         }
         found = FilteredRows(RowBits(masks), where)

@@ -25,8 +25,6 @@ EXAMPLE = '{"lang": "de", "year": {"gte": 1990}}'
 
 Value = str | int | float | bool | None
 Operator = Literal["gt", "gte", "lt", "lte"]
-CONNECTIVES = ("and", "or", "not")
-"""Names that join filters, and so name no columns."""
 _OPERATORS: dict[str, Operator] = {"gt": "gt", "gte": "gte", "lt": "lt", "lte": "lte"}
 
 
@@ -69,6 +67,10 @@ class Not:
 
 
 Condition = OneOf | Bound | Every | Either | Not
+_JOINS: dict[str, type[Every | Either]] = {"and": Every, "or": Either}
+_NOT = "not"
+CONNECTIVES = (*_JOINS, _NOT)
+"""Names that join filters, and so name no columns."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +140,13 @@ class _Parser:
         return parts[0] if len(parts) == 1 else Every(tuple(parts))
 
     def _condition(self, name: str, value: object, where: str, depth: int) -> Condition:
-        match name:
-            case "and" | "or":
-                if not isinstance(value, list) or not value:
-                    raise _wrong(value, where, "a list of filters")
-                parts = tuple(self.filter(part, f"{where}.{n}", depth + 1) for n, part in enumerate(value))
-                return Every(parts) if name == "and" else Either(parts)
-            case "not":
-                return Not(self.filter(value, where, depth + 1))
-        return _comparison(name, value, where)
+        if name == _NOT:
+            return Not(self.filter(value, where, depth + 1))
+        if name not in _JOINS:
+            return _comparison(name, value, where)
+        if not isinstance(value, list) or not value:
+            raise _wrong(value, where, "a list of filters")
+        return _JOINS[name](tuple(self.filter(part, f"{where}.{n}", depth + 1) for n, part in enumerate(value)))
 
 
 def _comparison(column: str, value: object, where: str) -> Condition:

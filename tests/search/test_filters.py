@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpr.errors import RecipeError
-from dpr.search.filter_values import bind
+from dpr.search.filter_values import operands_of
 from dpr.search.filters import MAX_DEPTH, MAX_VALUES, parse_filter, parse_filter_text
 from tests.search.filter_oracle import FILTERS, TYPES
 
@@ -93,13 +93,13 @@ def test_what_is_no_json_is_one_sentence(text: str) -> None:
 )
 def test_another_column_or_type_is_one_sentence(document: Any, message: str) -> None:
     with pytest.raises(RecipeError) as error:
-        bind(parse_filter(document), TYPES)  # type: ignore[arg-type]
+        operands_of(parse_filter(document), TYPES)  # type: ignore[arg-type]
     assert str(error.value) == message
 
 
 def test_a_snapshot_without_extra_columns_says_so() -> None:
     with pytest.raises(RecipeError, match=r"it has none; name some in corpus\.columns\.extra"):
-        bind(parse_filter({"lang": "de"}), {})
+        operands_of(parse_filter({"lang": "de"}), {})
 
 
 def test_one_and_true_are_not_the_same_filter() -> None:
@@ -112,7 +112,7 @@ def test_one_and_true_are_not_the_same_filter() -> None:
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(FILTERS)
 def test_every_right_filter_is_taken(document: Any) -> None:
-    bind(parse_filter(document), TYPES)  # type: ignore[arg-type]
+    operands_of(parse_filter(document), TYPES)  # type: ignore[arg-type]
 
 
 JSON = st.recursive(
@@ -130,7 +130,7 @@ JSON = st.recursive(
 def test_whatever_json_it_is_nothing_but_one_sentence_is_raised(document: Any) -> None:
     sentence = "filter"
     try:
-        bind(parse_filter(document), TYPES)  # type: ignore[arg-type]
+        operands_of(parse_filter(document), TYPES)  # type: ignore[arg-type]
     except RecipeError as error:
         sentence = str(error)
     assert sentence.startswith("filter")
