@@ -240,7 +240,8 @@ def lines(options: argparse.Namespace, nights: Sequence[Night]) -> Iterator[str]
     for name in dict.fromkeys(part for night in nights for part in night.written):
         yield f"| MB in {name} | " + " | ".join(f"{night.written[name] / 1e6:,.1f}" for night in nights) + " |"
     total = [sum(night.written.values()) for night in nights]
-    yield "| MB written | " + " | ".join(f"{size / 1e6:,.1f} ({size / total[0]:.2%})" for size in total) + " |"
+    first = total[0] or 1  # a first night with nothing to do writes nothing
+    yield "| MB written | " + " | ".join(f"{size / 1e6:,.1f} ({size / first:.2%})" for size in total) + " |"
     for name in dict.fromkeys(name for night in nights for name in night.peaks):
         if any(night.peaks[name] > 300e6 for night in nights):
             yield f"| peak of {name}, MB | " + " | ".join(f"{night.peaks[name] / 1e6:,.0f}" for night in nights) + " |"
