@@ -53,7 +53,7 @@ def mcp(
 
     addresses = Addresses() if cite is None else Addresses(cite)
     with _opened(store, model) as source:
-        addresses.check_columns(source.lacked)
+        addresses.check_columns(source.why_lacked)
         server = make_server(source, addresses)
         if http:
             _serve_http(server, store, host, port, keys)

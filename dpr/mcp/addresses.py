@@ -37,14 +37,14 @@ class Addresses:
         names = (name for _, name, _, _ in Formatter().parse(self.template) if name is not None)
         return [name for name in names if name != "id"]
 
-    def check_columns(self, lacked: Callable[[str], str | None]) -> None:
+    def check_columns(self, why_lacked: Callable[[str], str | None]) -> None:
         """Raise RecipeError if the passages lack a column that the template names.
 
-        `lacked` returns None for a column that they have, else which ones they have.
+        `why_lacked` returns None for a column that they have, else a sentence that names those that they have.
         """
         for name in self.columns:
-            if (known := lacked(name)) is not None:
-                raise RecipeError(f"--cite {self.template!r} names {name!r}, and the snapshot has no such; {known}")
+            if (reason := why_lacked(name)) is not None:
+                raise RecipeError(f"--cite {self.template!r} names the extra column {name!r}, and {reason}")
 
     def of(self, id_: str, extra: Extra) -> str:
         """Return the address of a passage; a column that it does not have is replaced by nothing."""

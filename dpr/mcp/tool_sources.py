@@ -40,8 +40,8 @@ class Source(Protocol):
     def passage(self, id_: str) -> Found | None:
         """Return a passage by its id, with all of its text; None if there is none."""
 
-    def lacked(self, column: str) -> str | None:
-        """Return None for an extra column that the passages have; for another one, which ones they have."""
+    def why_lacked(self, column: str) -> str | None:
+        """Return None for an extra column that the passages have; for another one, a sentence that names those."""
 
 
 class StoreSource(Closing):
@@ -71,11 +71,11 @@ class StoreSource(Closing):
                 return None
             return Found(retriever.number, found.id, found.title, joined(found.texts), found.extra)
 
-    def lacked(self, column: str) -> str | None:
+    def why_lacked(self, column: str) -> str | None:
         """Look at the segments."""
         with self.follower.snapshot() as retriever:
             types = retriever.extra_types
-        return None if column in types else known_columns(types)
+        return None if column in types else f"the snapshot has no such column; {known_columns(types)}"
 
     def close(self) -> None:
         """Stop following, and close the snapshot."""
@@ -107,7 +107,7 @@ class ServiceSource(Closing):
             raise
         return Found(found.snapshot, found.id, found.title, joined(found.texts), found.extra)
 
-    def lacked(self, column: str) -> str | None:
+    def why_lacked(self, column: str) -> str | None:
         """Ask the service with a filter that names the column, since it refuses one that it does not have."""
         if column in CONNECTIVES:  # no filter can name it
             return None
@@ -115,7 +115,7 @@ class ServiceSource(Closing):
             self._client.search("a passage", k=1, filter={column: None})
         except RefusedError as error:
             if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
-                return str(error).rpartition("has no such; ")[2]
+                return f"the service answers: {error}"
             raise
         return None
 

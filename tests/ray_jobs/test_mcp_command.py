@@ -150,7 +150,7 @@ def test_a_column_that_is_not_there_is_one_sentence(collection: Collection, dpr:
     for options in ([], ["--http", "--port", free_ports(1)[0]]):
         code, out, err = dpr("mcp", collection.store.url, "--cite", "https://example.org/{link}", *options)
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert "names 'link', and the snapshot has no such; it has none; name some in corpus.columns.extra" in err
+        assert "names the extra column 'link', and the snapshot has no such column; it has none; name some in" in err
 
 
 @pytest.mark.parametrize(
