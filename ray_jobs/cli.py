@@ -11,15 +11,14 @@ EXIT_CODES = (  # one line: the help keeps the line ends of its end
     "7 index; 8 another run or publisher came first; 9 corpus; 10 service; 11 a unit of work failed, start the run "
     "again; 12 cluster; 13 disk or memory; 14 stdout; 15 training."
 )
-
-
 COMMANDS = {
     "run_commands": ("init", "check", "doctor", "run", "plan"),
     "search_commands": ("search", "serve", "key"),
     "mcp_command": ("mcp",),
     "evaluation_commands": ("eval", "compare"),
     "state_commands": ("status", "why"),
-    "store_commands": ("inspect", "report", "history", "rollback", "verify", "gc", "diff"),
+    "inspect_command": ("inspect",),
+    "store_commands": ("report", "history", "rollback", "verify", "gc", "diff"),
     "train_commands": ("train", "mine"),
 }
 """The commands of each module; the modules of other commands than the one that is called need not be imported."""

@@ -1,4 +1,4 @@
-"""The commands of `dpr` that maintain a store: inspect, report, history, rollback, verify, gc, diff."""
+"""The commands of `dpr` that maintain a store: report, history, rollback, verify, gc, diff."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +7,6 @@ import typer
 from rich.console import Console
 
 from dpr.errors import IntegrityError, RecipeError
-from dpr.formats import layout
-from dpr.formats.manifest import Snapshot
-from dpr.formats.records import read_record
 from dpr.formats.snapshots import foreign_names, live_snapshot, numbers, open_snapshot, read_snapshot
 from dpr.operations.compare import compare
 from dpr.operations.gc import collect, find_garbage
@@ -19,41 +16,12 @@ from dpr.operations.verify import verify as verify_store
 from dpr.operations.verify_corpus import ChangedFile, verify_corpus
 from dpr.plurals import counted
 from dpr.recipe_file import load_recipe
-from dpr.stages.build import PartResult
-from dpr.stages.merge import ShardResult
 from dpr.store import Store, open_store
 from dpr.store.lease import Lease
-from ray_jobs.cli_common import (
-    Fields,
-    Json,
-    SnapshotNumber,
-    StoreArgument,
-    field_table,
-    show,
-    snapshot_table,
-    summary,
-    table,
-)
+from ray_jobs.cli_common import Json, SnapshotNumber, StoreArgument, show, snapshot_table, summary
 from ray_jobs.output import console
 
 app = typer.Typer()
-
-
-@app.command()
-def inspect(store: StoreArgument, snapshot: SnapshotNumber = None, json_: Json = False) -> None:
-    """Show segments, parts, snapshots and the verification of the index as tables."""
-    opened = open_store(store)
-    shown = live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot)
-    history = [summary(read_snapshot(opened, number)) for number in numbers(opened)]
-    segments, shards = _segment_rows(opened, shown), _shard_rows(opened, shown)
-
-    def draw(console: Console) -> None:
-        console.print(snapshot_table("snapshots", history))
-        console.print(table(f"segments and parts of snapshot {shown.number}", segments))
-        for number, shard in enumerate(shards):
-            console.print(field_table(f"shard {number} of snapshot {shown.number}, as verified when merged", shard))
-
-    show(json_, {"snapshots": history, "segments": segments, "shards": shards}, draw)
 
 
 @app.command()
@@ -232,37 +200,3 @@ def diff(
         )
 
     show(json_, vars(difference), draw)
-
-
-def _segment_rows(store: Store, snapshot: Snapshot) -> list[Fields]:
-    codebook = snapshot.body.codebook.object.sha256
-    rows: list[Fields] = []
-    for entry in snapshot.body.segments:
-        part = read_record(store, layout.record(layout.part(codebook, entry.object.sha256)), PartResult)
-        rows.append(
-            {
-                "number": entry.number,
-                "segment": entry.segment_id,
-                "rows": entry.rows,
-                "live": entry.live_rows,
-                "bytes": entry.object.size_bytes,
-                "part_bytes": part.part.size_bytes if part else 0,
-            }
-        )
-    return rows
-
-
-def _shard_rows(store: Store, snapshot: Snapshot) -> list[Fields]:
-    rows: list[Fields] = []
-    for shard in snapshot.body.index.shards:
-        merged = read_record(store, layout.record(layout.stem_of(shard.object.name)), ShardResult)
-        rows.append(
-            {
-                "segments": len(shard.segments),
-                "rows": shard.rows,
-                "live": shard.live_rows,
-                "bytes": shard.object.size_bytes,
-                **(merged.verification.model_dump(mode="json") if merged else {}),
-            }
-        )
-    return rows

@@ -54,6 +54,7 @@ LAYERS = (
         "ray_jobs.embed",
         "ray_jobs.evaluation_commands",
         "ray_jobs.index",
+        "ray_jobs.inspect_command",
         "ray_jobs.mcp_command",
         "ray_jobs.nightly",
         "ray_jobs.run_commands",
