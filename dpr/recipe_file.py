@@ -1,7 +1,6 @@
 """Read a recipe from its YAML file, with problems explained in one sentence and paths made absolute."""
 
 import os
-import re
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
@@ -11,7 +10,6 @@ from typing import TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from dpr.errors import RecipeError
-from dpr.hidden_names import is_hidden_name
 from dpr.plurals import counted
 from dpr.recipe import Recipe
 from dpr.recipe_yaml import read_yaml
@@ -19,8 +17,6 @@ from dpr.recipe_yaml import read_yaml
 M = TypeVar("M", bound=BaseModel)
 _SHOWN = 3
 """Problems that a message names, at most."""
-_NAMING = re.compile(r"corpus\.jsonl(\..*)?|state\.json|_delta_log|metadata|_versions")
-"""A folder with one of these names its own files, and no other file in it is part of the corpus."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
@@ -126,12 +122,10 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     corpus_path = (
         [resolve_path(path, folder) for path in paths] if isinstance(paths, list) else resolve_path(paths, folder)
     )
-    store = resolve_path(recipe.store, folder)
-    _check_apart(store, corpus_path)
     questions, qrels = recipe.gate.questions, recipe.gate.qrels
     return recipe.model_copy(
         update={
-            "store": store,
+            "store": resolve_path(recipe.store, folder),
             "corpus": recipe.corpus.model_copy(update={"path": corpus_path}),
             "encoder": recipe.encoder.model_copy(
                 update={
@@ -150,26 +144,6 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
             ),
         }
     )
-
-
-def _check_apart(store: str, corpus: str | list[str]) -> None:
-    """Raise RecipeError if a store lies in a folder of the corpus, where the next run would read it as passages."""
-    for path in [corpus] if isinstance(corpus, str) else corpus:
-        if "://" in store + path or not os.path.isdir(path) or _names_its_files(path):
-            continue
-        inside = os.path.relpath(os.path.realpath(store), os.path.realpath(path)).split(os.sep)
-        if inside[0] != os.pardir and not any(is_hidden_name(name) for name in inside if name != os.curdir):
-            raise RecipeError(
-                f"field store is {store}, which is in the folder {path} of corpus.path, so the next run would read it "
-                "as passages; name a folder outside of it"
-            )
-
-
-def _names_its_files(folder: str) -> bool:
-    try:
-        return any(map(_NAMING.fullmatch, os.listdir(folder)))
-    except OSError:  # the corpus cannot be read either, and reading it says why
-        return True
 
 
 def resolve_model(reference: str, folder: Path) -> str:

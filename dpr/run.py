@@ -72,7 +72,7 @@ class Plan:
 
             check_factory(recipe.index, spec.dim)
         windows = Windows(encoder=spec.config, encoder_id=spec.encoder_id)
-        corpus = plan_slices(recipe.corpus, before.kinds if before else {}, windows)
+        corpus = plan_slices(recipe.corpus, before.kinds if before else {}, windows, recipe.store)
         return cls(recipe, spec, corpus, questions, frozenset(before.scans if before else ()))
 
     @property

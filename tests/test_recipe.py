@@ -103,39 +103,6 @@ def test_a_misspelt_field_is_not_said_to_be_missing_too(tmp_path: Path) -> None:
     assert "missing" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("store", "corpus", "refused"),
-    [
-        ("docs/store", "docs", True),
-        ("docs", "docs", True),
-        (".", ".", True),
-        ("link/store", "docs", True),
-        ("docs/.store", "docs", False),  # hidden from a corpus
-        ("docs/_store", "docs", False),
-        ("docs/_year=2024/store", "docs", True),  # a key of a Hive folder, which is not hidden
-        ("docs-store", "docs", False),
-        ("store", "docs", False),
-        (".", "docs", False),
-        ("docs/store", "docs/*.jsonl", False),
-        ("s3://bucket/docs", "docs", False),
-    ],
-)
-def test_a_store_is_not_part_of_its_corpus(tmp_path: Path, store: str, corpus: str, *, refused: bool) -> None:
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "docs")
-    path = write(tmp_path, f"store: {store}\ncorpus: {{path: '{corpus}'}}\nencoder: {{model: ./model}}\n")
-    if not refused:
-        assert load_recipe(path).store.endswith(store.removeprefix("."))
-        return
-    with pytest.raises(RecipeError, match=r"field store is .* in the folder .* of corpus\.path"):
-        load_recipe(path)
-
-
-def test_a_folder_that_names_its_files_may_hold_the_store(tmp_path: Path) -> None:
-    (tmp_path / "corpus.jsonl").touch()  # as BEIR has it
-    assert load_recipe(write(tmp_path, "store: store\ncorpus: {path: .}\nencoder: {model: ./model}\n")).store
-
-
 def test_the_fields_of_a_section_are_listed_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"field dev is unknown .*; remove it") as refused:
         load_recipe(write(tmp_path, GOOD + "data: {path: pairs}\ndev: {path: dev}\n"))

@@ -1,17 +1,32 @@
 """Checks of a corpus as a whole, once its files are known."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from dpr.corpus.fields import missing_extra
 from dpr.corpus.folders import name_some
 from dpr.corpus.rows import FileKind, LeftOut, Slice
-from dpr.errors import CorpusError
+from dpr.errors import CorpusError, RecipeError
+from dpr.hidden_names import is_hidden_name
 from dpr.plurals import counted
 from dpr.recipe import CorpusConfig
 
 NO_FORMAT: Final = ("empty", "unreadable")
 """Values of `FileKind.format` for files that hold no rows for us."""
+
+
+def check_apart(store: str, folders: Iterable[str]) -> None:
+    """Raise RecipeError if a store lies in one of the folders whose files are read, unless it is hidden there."""
+    for folder in folders:
+        if "://" in store + folder:
+            continue
+        inside = os.path.relpath(os.path.realpath(store), os.path.realpath(folder)).split(os.sep)
+        if inside[0] != os.pardir and not any(is_hidden_name(name) for name in inside if name != os.curdir):
+            raise RecipeError(
+                f"field store is {store}, which is in the folder {folder} of corpus.path, so the next run would read "
+                "it as passages; name a folder outside of it"
+            )
 
 
 def check_left_out(

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 from dpr.corpus.detect import DOCUMENT_SUFFIXES, PARQUET_SUFFIXES
 from dpr.corpus.input_files import Found
@@ -32,16 +32,29 @@ _ABOUT: Final = ("readme", "license", "licence", "changelog", "contributing", "c
 MAX_NAMED: Final = 5
 
 
-def choose_files(path: str, found: Found, format_: CorpusFormat) -> tuple[list[InputFile], list[LeftOut]]:
-    """Divide the files of a folder into those to try, and those to leave out without opening them."""
+class Chosen(NamedTuple):
+    """The files of a folder, divided."""
+
+    files: list[InputFile]
+    """Those to try."""
+    left_out: list[LeftOut]
+    """Those to leave out without opening them."""
+    is_listed: bool
+    """Whether the folder says itself which files belong to it, so that others may lie in it, too."""
+
+
+def choose_files(path: str, found: Found, format_: CorpusFormat) -> Chosen:
+    """Divide the files of a folder. Raises CorpusError if none is to be tried."""
     saved = data_files(found)
     if saved is not None:
         named = {file.path for file in saved}
         others = [file for file in found.files if file.path not in named and not file.path.endswith(DESCRIPTIONS)]
-        return saved, [LeftOut(path=file.path, reason="it is not named in state.json") for file in others]
+        left_out = [LeftOut(path=file.path, reason="it is not named in state.json") for file in others]
+        return Chosen(saved, left_out, is_listed=True)
     # a BEIR folder also holds queries, which are JSONL, too
     beir = {f"{found.root}/corpus.jsonl{packed}" for packed in ("", *COMPRESSED_SUFFIXES)}
-    if format_ in ("auto", "beir") and any(file.path in beir for file in found.files):
+    is_beir = format_ in ("auto", "beir") and any(file.path in beir for file in found.files)
+    if is_beir:
         chosen = [file for file in found.files if file.path in beir]
         left_out = [
             LeftOut(
@@ -61,7 +74,7 @@ def choose_files(path: str, found: Found, format_: CorpusFormat) -> tuple[list[I
             "give a file or a glob to read files whatever their names"
         )
     _check_packed({file.path for file in chosen}, path)
-    return chosen, left_out
+    return Chosen(chosen, left_out, is_listed=is_beir)
 
 
 def without_abouts(files: Collection[InputFile], documents: Collection[str]) -> list[LeftOut]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, cast
 
-from dpr.corpus.corpus_checks import NO_FORMAT, check_extra, check_left_out, check_one_format
+from dpr.corpus.corpus_checks import NO_FORMAT, check_apart, check_extra, check_left_out, check_one_format
 from dpr.corpus.detect import detect, document_kind, is_document
 from dpr.corpus.documents import document_slices
 from dpr.corpus.folders import choose_files, is_data, name_some, without_abouts
@@ -63,6 +63,8 @@ class _Source:
     files: list[InputFile]
     """Sorted by path."""
     is_folder: bool = False
+    takes_all: bool = False
+    """Whether it is a folder to which every file belongs that comes into it."""
     left_out: list[LeftOut] = field(default_factory=list)
     hidden: int = 0
     table: str = ""
@@ -72,11 +74,15 @@ class _Source:
 
 
 def plan_slices(
-    corpus: CorpusConfig, known: Mapping[str, FileKind] = _NOTHING_KNOWN, windows: Windows | None = None
+    corpus: CorpusConfig,
+    known: Mapping[str, FileKind] = _NOTHING_KNOWN,
+    windows: Windows | None = None,
+    store: str | None = None,
 ) -> CorpusPlan:
     """List the corpus, find the kind of each file, and cut the files into slices.
 
-    `windows` says how long texts are split, if the recipe wants that.
+    `windows` says how long texts are split, if the recipe wants that. `store` is where the collection is to lie: raises
+    RecipeError if that is in a folder whose files are read.
 
     A file whose kind is in `known` (`CorpusPlan.kinds` of an earlier night) is listed and not opened. Of every other
     file the beginning is read, or the footer if it is Parquet. Raises CorpusError if there is no row, a file cannot be
@@ -84,6 +90,8 @@ def plan_slices(
     that cannot be read and is not named as data is left out, unless the recipe is strict.
     """
     sources = _list_sources(corpus)
+    if store is not None:
+        check_apart(store, [source.root for source in sources if source.takes_all])
     files = [file for source in sources for file in source.files]
     keys = {file.path: kind_key(file, corpus) for file in files if not is_document(file, corpus)}
     may_fail = {file.path for source in sources if source.is_folder for file in source.files if not is_data(file.path)}
@@ -139,8 +147,9 @@ def _source(path: str, corpus: CorpusConfig) -> _Source:
     found = find_files(path)
     if not found.is_folder:
         return _Source(found.root, found.files, hidden=found.hidden)
-    files, left_out = choose_files(path, found, corpus.format)
-    return _Source(found.root, files, is_folder=True, left_out=left_out, hidden=found.hidden)
+    files, left_out, is_listed = choose_files(path, found, corpus.format)
+    takes_all = not is_listed
+    return _Source(found.root, files, is_folder=True, takes_all=takes_all, left_out=left_out, hidden=found.hidden)
 
 
 def _detect_all(files: list[InputFile], corpus: CorpusConfig, may_fail: Set[str]) -> dict[str, FileKind]:

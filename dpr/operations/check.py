@@ -68,7 +68,7 @@ class RecipeCheck:
         return [Finding.of(topic, look) for topic, look in topics.items()]
 
     def _corpus(self) -> str:
-        self._look = look_at(self._recipe.corpus)
+        self._look = look_at(self._recipe.corpus, store=self._recipe.store)
         self._look.check(self._recipe.limits)
         return self._look.describe()
 

@@ -92,12 +92,13 @@ class Look:
             )
 
 
-def look_at(corpus: CorpusConfig, seconds: float = LOOK_SECONDS) -> Look:
+def look_at(corpus: CorpusConfig, seconds: float = LOOK_SECONDS, store: str | None = None) -> Look:
     """Read rows from the beginning of many slices, in random order, for at most about `seconds`.
 
-    Raises CorpusError for a corpus that cannot be planned, or a file that cannot be read.
+    Raises CorpusError for a corpus that cannot be planned, or a file that cannot be read; and, as `plan_slices` does,
+    RecipeError for a `store` that lies among the files.
     """
-    slices = plan_slices(corpus).slices
+    slices = plan_slices(corpus, store=store).slices
     look, give_up = Look(slices), time.monotonic() + seconds
     most = max(MIN_ROWS_PER_SLICE, LOOK_ROWS // len(slices))
     whole = 0

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpr.corpus.slices import CorpusPlan, plan_slices
-from dpr.errors import CorpusError
+from dpr.errors import CorpusError, RecipeError
+from dpr.operations.check import RecipeCheck
 from dpr.recipe import Columns, CorpusConfig
+from dpr.run import Plan
 from tests.collection import Collection
 from tests.corpus.reading import read
 from tests.tiny import Quiet
@@ -205,3 +207,61 @@ def test_data_sets_saved_to_disk_are_the_files_that_their_state_names(tmp_path: 
     state.write_text(json.dumps(document | {"_data_files": [{"filename": "gone.arrow"}]}))
     with pytest.raises(CorpusError, match=r"gone\.arrow is not there, but .*state\.json names it"):
         plan(saved)
+
+
+@pytest.mark.parametrize(
+    ("store", "corpus", "refused"),
+    [
+        ("docs/store", "docs", True),
+        ("docs", "docs", True),
+        (".", ".", True),
+        ("link/store", "docs", True),
+        ("docs/.store", "docs", False),  # hidden from a corpus
+        ("docs/_store", "docs", False),
+        ("docs/_year=2024/store", "docs", True),  # a key of a Hive folder, which is not hidden
+        ("docs-store", "docs", False),
+        ("store", "docs", False),
+        (".", "docs", False),
+        ("docs/store", "docs/*.jsonl", False),
+        ("s3://bucket/docs", "docs", False),
+    ],
+)
+def test_a_store_is_not_part_of_its_corpus(tmp_path: Path, store: str, corpus: str, *, refused: bool) -> None:
+    write(tmp_path / "docs" / "a.jsonl", "a")
+    (tmp_path / "link").symlink_to(tmp_path / "docs")
+    config = CorpusConfig(path=str(tmp_path / corpus))
+    place = store if "://" in store else str(tmp_path / store)
+    if not refused:
+        assert plan_slices(config, store=place).slices
+        return
+    with pytest.raises(
+        RecipeError, match=r"^field store is .*, which is in the folder .*; name a folder outside of it$"
+    ):
+        plan_slices(config, store=place)
+
+
+@pytest.mark.parametrize("others", ["metadata", "_versions"])
+def test_a_folder_that_only_resembles_a_table_may_not_hold_the_store(tmp_path: Path, others: str) -> None:
+    """Of a table, only the files that its log names are read; here it is all of them."""
+    write(tmp_path / "a.jsonl", "a")
+    write(tmp_path / others / "b.jsonl", "b")
+    with pytest.raises(RecipeError, match="field store is"):
+        plan_slices(CorpusConfig(path=str(tmp_path)), store=str(tmp_path / "store"))
+
+
+def test_a_folder_that_names_its_files_may_hold_the_store(tmp_path: Path) -> None:
+    write(tmp_path / "corpus.jsonl", "a")  # as BEIR has it
+    store = str(tmp_path / "store")
+    assert plan_slices(CorpusConfig(path=str(tmp_path)), store=store).slices
+    with pytest.raises(RecipeError, match="field store is"):
+        plan_slices(CorpusConfig(path=str(tmp_path), format="jsonl"), store=store)
+
+
+def test_a_run_and_a_check_refuse_a_store_in_its_corpus(tmp_path: Path, encoder: Path) -> None:
+    collection = Collection(tmp_path / "docs", encoder, {"a": "w1 w2"})
+    collection.write_corpus()
+    collection.change(corpus={"path": str(tmp_path / "docs"), "format": "jsonl"})
+    with pytest.raises(RecipeError, match="field store is"):
+        Plan.of(collection.recipe)
+    findings = RecipeCheck(collection.recipe).findings()
+    assert [found.topic for found in findings if "field store is" in found.sentence] == ["corpus"]
