@@ -31,8 +31,11 @@ MAPPED_BYTES = KEPT_BYTES
 """Vectors that take no more stay mapped."""
 FEW_ROWS = 1024
 """As many vectors at most are read one by one, each in half a microsecond."""
-MAX_GAP_BYTES, WINDOW_BYTES = 64 << 10, 8 << 20
+MAX_GAP_BYTES = 64 << 10
 """Rows closer than this are read from an object store in one request, if they begin in the same window of the file."""
+WINDOW_BYTES = 8 << 20
+"""`PARALLEL_READS` requests are in memory at once, each with hardly more bytes than a window. The vectors of a row
+group, which lie together, take 12.6 MB with 768 dimensions, and 67 MB with 4,096."""
 
 
 class SegmentVectors:
