@@ -135,8 +135,7 @@ def _plan_gate(run: Run, context: IndexContext, index: IndexEntry, truth: Truth,
     names = context.encoder_id, truth.questions_id, measure_id
     record, ranks_stem = layout.record(layout.measured(*names)), layout.answer_ranks(*names)
     rows, windows = len(truth.ids_QK), run.recipe.corpus.splits_long
-    unit = partial(GateUnit, record, ranks_stem, context, index, truth, questions, new)
-    return unit(rows, index.size_bytes, windows=windows)
+    return GateUnit(record, ranks_stem, context, index, truth, questions, new, rows, index.size_bytes, windows)
 
 
 class MeasureIndex:
