@@ -12,7 +12,7 @@ import ray.data
 from dpr.engine.stage import Work
 from ray_jobs.feed import Feed, start_feed
 from ray_jobs.heartbeats import Handle
-from ray_jobs.transport import ROWS, Row, all_with_work
+from ray_jobs.transport import ROWS, Row, run_all
 
 WAITING_CPUS = 0
 """CPUs of the task that waits for units."""
@@ -54,7 +54,7 @@ def start_for_all(
 
     `options` are those of the Ray task.
     """
-    return ray.remote(all_with_work).options(**options).remote(ray.put(work), wait_for_units, heartbeats)
+    return ray.remote(run_all).options(**options).remote(ray.put(work), wait_for_units, heartbeats)
 
 
 class BegunDataset:

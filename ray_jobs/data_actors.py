@@ -10,7 +10,7 @@ from ray.data._internal.execution.node_trackers.actor_location import ActorLocat
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 CALLS_AT_ONCE = 8
-"""Of the tracker of locations, as Ray Data has it."""
+"""Calls that the tracker of locations answers at once, as Ray Data has it."""
 
 
 def start_data_actors() -> None:

@@ -87,9 +87,9 @@ class Heartbeats:
 
     def start(self, actor_id: str, node_id: str) -> bool:
         """Note that a process of an actor starts; return False if too many of them have died."""
-        starts = self._starts[actor_id]
+        starts, most = self._starts[actor_id], 1 + 2 * self._retries
         starts.append(node_id)
-        return len(starts) <= 1 + 2 * self._retries or len(_there(starts)) <= 1 + 2 * self._retries
+        return len(starts) <= most or len(_there(starts)) <= most
 
     def begin(self, call: Call, cpu_seconds: float) -> tuple[str, ...]:
         """Note that a call begins; return () if it may go on.

@@ -174,7 +174,7 @@ class UnitsUnderWay:
 
 
 def end_worker(pid: int) -> bool:
-    """Kill a worker of the Ray node that this task runs on, unless it has ended already; returns whether it did."""
+    """Kill a worker of the Ray node that this task runs on; returns False if it had ended already."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         state, parent = status.rpartition(")")[2].split()[:2]

@@ -84,7 +84,7 @@ def run_work(work: Work[Any, Any], unit: Any, heartbeats: Handle) -> Row:
     return pack(unit, take_counts())
 
 
-def all_with_work(work: Work[Any, Any], wait_for_units: Callable[[], Sequence[Row]], heartbeats: Handle) -> list[Row]:
+def run_all(work: Work[Any, Any], wait_for_units: Callable[[], Sequence[Row]], heartbeats: Handle) -> list[Row]:
     """Make all steps once, wait for units, and send each through; returns the packed results."""
     operators = [(step.name, step.make()) for step in work.steps]
     results = []

@@ -66,10 +66,10 @@ class SegmentSet:
     ) -> None:
         self._store, self._living = store, living
         self._entries = {entry.number: entry for entry in entries}
-        self._vectors = {entry.number: opened for entry, opened in zip(entries, vectors, strict=True)}
+        self._vectors = {entry.number: each for entry, each in zip(entries, vectors, strict=True)}
         self.dim = vectors[0].dim if vectors else 0
         _check_one_form(entries, vectors)
-        self.is_remote = any(opened.is_remote for opened in vectors)
+        self.is_remote = any(each.is_remote for each in vectors)
         self._local = LocalVectors(self._vectors) if sum(map(len, vectors)) and not self.is_remote else None
         self._cache = opened.take("remote vectors", "", VectorCache) if self.is_remote else None
         self.rows = sum(entry.rows for entry in entries)
@@ -228,7 +228,7 @@ class SegmentSet:
 
 def _check_one_form(entries: Sequence[SegmentEntry], vectors: Sequence[SegmentVectors]) -> None:
     """Raise IntegrityError if vectors of several widths or forms would meet."""
-    forms = {(opened.dim, opened.store_as): entry.object.name for entry, opened in zip(entries, vectors, strict=True)}
+    forms = {(each.dim, each.store_as): entry.object.name for entry, each in zip(entries, vectors, strict=True)}
     if len(forms) > 1:
         found = " and ".join(f"{dim} numbers of {form} ({name})" for (dim, form), name in forms.items())
         raise IntegrityError(
