@@ -26,7 +26,10 @@ from dpr.formats.records import ObjectRef, Result
 from dpr.recipe import CorpusConfig
 from dpr.run import Run
 from dpr.stages.held_rows import (
+    CorpusRows,
+    HeldRows,
     KeptSegments,
+    Mask,
     diff_need,
     first_with_id,
     keep_segments,
@@ -181,19 +184,12 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
     if duplicates > unit.max_duplicates:
         raise too_many_duplicates(corpus, unit.slices, repeated, int(first.sum()) + duplicates)
     held = read_held_rows(store, unit.base, unit.retired, unit.base_deletions)
-    row_of_held = places(held.key, corpus.key)
-    alive = row_of_held >= 0
-    alive[alive] = first[row_of_held[alive]]
-    is_new = first.copy()
-    is_new[row_of_held[alive]] = False
-    if (alive & ~held.lived).any():  # such a row may live in another segment already; rows that lived are distinct
-        alive[alive] = first_of_each(held.key.filter(pa.array(alive)))
+    alive, is_new = _compare(corpus, first, held)
     kept = KeptSegments([], {}, np.ones(len(alive), np.bool_), unit.next_segment_number)
     if not unit.converts:
         kept = keep_segments(
             unit.base, unit.retired, alive, unit.segment_rows, unit.compact_below, unit.next_segment_number
         )
-
     sources = [text_source(unit.slices, unit.scans, number) for number in range(len(unit.slices))]
     new = read_new_rows(store, unit.corpus, sources, corpus, is_new, unit.before)
     tables, next_number = plan_segments(
@@ -218,3 +214,18 @@ def find_changes(store: Store, unit: DiffUnit) -> Changes:
         why_embedded=count_reasons(table for planned, table in tables if planned.kind == "embed"),
         why_copied=count_reasons(table for planned, table in tables if planned.kind == "copy"),
     )
+
+
+def _compare(corpus: CorpusRows, first: Mask, held: HeldRows) -> tuple[Mask, Mask]:
+    """Return which of the held rows live, and which of the corpus rows no segment holds. Pure.
+
+    `first`: the corpus rows that count, those of the first passage with their id.
+    """
+    row_of_held = places(held.key, corpus.key)
+    alive = row_of_held >= 0
+    alive[alive] = first[row_of_held[alive]]
+    is_new = first.copy()
+    is_new[row_of_held[alive]] = False
+    if (alive & ~held.lived).any():  # such a row may live in another segment already; rows that lived are distinct
+        alive[alive] = first_of_each(held.key.filter(pa.array(alive)))
+    return alive, is_new
