@@ -42,7 +42,7 @@ def make_segments(run: Run, *, allow_shrink: bool = False) -> Segments:
 def make_index(run: Run, made: Segments) -> Indexed:
     """Train the codebook or keep the base's, code each segment once, merge the parts; index the words, too."""
     context = train.index_context(run, made.settled.segments, made.changes.deletions)
-    codebook, choice = drift.train(run, context)
+    codebook, choice = drift.keep_or_train(run, context)
     gate.begin_gate(run)
     parts = build.build(run, made.settled.segments, codebook, choice)
     index, shards = merge.merge_index(run, context, codebook, choice, parts)

@@ -72,7 +72,7 @@ class CodebookChoice:
         return f"{self.plan.factory}: {'; '.join(self.plan.reasons)}; {codebook}: {self.reason}"
 
 
-def train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoice]:
+def keep_or_train(run: Run, context: IndexContext) -> tuple[CodebookEntry, CodebookChoice]:
     """Return the codebook to use, the base's or a newly trained one, and why."""
     choice = choose_codebook(run, context, run.base.body.codebook if run.base else None)
     if choice.reuse is None:
