@@ -3,8 +3,6 @@
 Shapes: N rows of a segment.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,31 +16,18 @@ from dpr.formats.manifest import SegmentEntry
 from dpr.formats.objects import damage_explained
 from dpr.formats.segment import iter_groups
 from dpr.recipe import ExtraType
+from dpr.search.recently_used import RecentlyUsed
 
 KEPT_BYTES = 256 * 2**20
 """Size limit of columns in memory: 8 bytes a row for numbers and times, and 4 for texts, if many are equal."""
 _TYPES = {arrow_type: type_ for type_, arrow_type in ARROW_TYPES.items()}
 
 
-class ColumnCache:
-    """Columns of segments, shared by the open snapshots; the least recently used are dropped."""
+class ColumnCache(RecentlyUsed[tuple[str, str], pa.Array]):
+    """Columns by the digest of their segment and their name, shared by the open snapshots."""
 
     def __init__(self) -> None:
-        self._columns: OrderedDict[tuple[str, str], pa.Array] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def take(self, sha256: str, name: str, read: Callable[[], pa.Array]) -> pa.Array:
-        """Return a column of the segment with this digest; `read` reads it if it is not here."""
-        with self._lock:
-            if (found := self._columns.get((sha256, name))) is not None:
-                self._columns.move_to_end((sha256, name))
-                return found
-        column = read()
-        with self._lock:
-            self._columns[sha256, name] = column
-            while sum(kept.nbytes for kept in self._columns.values()) > KEPT_BYTES and len(self._columns) > 1:
-                self._columns.popitem(last=False)
-        return column
+        super().__init__(KEPT_BYTES, lambda column: column.nbytes)
 
 
 class ExtraColumns:
@@ -82,7 +67,7 @@ class ExtraColumns:
         """
         if self._fields[number].get(name) != self.types[name]:
             return None
-        return self._cache.take(self._entries[number].object.sha256, name, lambda: self._read(number, name))
+        return self._cache.take((self._entries[number].object.sha256, name), lambda: self._read(number, name))
 
     def _read(self, number: int, name: str) -> pa.Array:
         groups = iter_groups(self._file(number), [f"{EXTRA}.{name}"])

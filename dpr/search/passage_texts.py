@@ -6,10 +6,8 @@ in a thread beside the work where questions must not wait.
 """
 
 import logging
-import threading
 import weakref
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,6 +26,7 @@ from dpr.formats.segment import iter_groups
 from dpr.formats.vector_layout import ROW_GROUP_ROWS
 from dpr.search.hits import Passage
 from dpr.search.opened import OpenObjects
+from dpr.search.recently_used import RecentlyUsed
 from dpr.store.cache import local_cache
 from dpr.store.mapped_files import map_file, touch
 
@@ -72,31 +71,11 @@ class Texts:
         return Passage(id_, title, [text], {name: shown(value) for name, value in fields.items()})
 
 
-class GroupCache:
-    """Row groups of texts that were read, shared by the open snapshots; the oldest ones are dropped."""
+class GroupCache(RecentlyUsed[tuple[str, int], Texts]):
+    """Row groups of texts by the digest of their segment and their number, shared by the open snapshots."""
 
     def __init__(self) -> None:
-        self._groups: OrderedDict[tuple[str, int], Texts] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def take(self, sha256: str, group: int, read: Callable[[], Texts]) -> Texts:
-        """Return a row group of the segment with this digest; `read` reads it if it is not here."""
-        with self._lock:
-            if (found := self._groups.get((sha256, group))) is not None:
-                self._groups.move_to_end((sha256, group))
-                return found
-        found = read()
-        with self._lock:
-            self._groups[sha256, group] = found
-            while sum(kept.size_bytes for kept in self._groups.values()) > KEPT_BYTES and len(self._groups) > 1:
-                self._groups.popitem(last=False)
-        return found
-
-    def drop(self, sha256: str) -> None:
-        """Drop the row groups of a segment, whose texts are unpacked now."""
-        with self._lock:
-            for key in [key for key in self._groups if key[0] == sha256]:
-                del self._groups[key]
+        super().__init__(KEPT_BYTES, lambda texts: texts.size_bytes)
 
 
 class PassageTexts:
@@ -127,7 +106,7 @@ class PassageTexts:
             return unpacked.row(row)
         group, place = divmod(row, ROW_GROUP_ROWS)
         read = partial(self._read_group, number, group)
-        return self._groups.take(self._entries[number].object.sha256, group, read).row(place)
+        return self._groups.take((self._entries[number].object.sha256, group), read).row(place)
 
     def prepare(self, like: "PassageTexts") -> None:
         """Unpack now what `like` has unpacked, and the texts of segments that it does not have.
@@ -161,7 +140,7 @@ class PassageTexts:
     def _unpack(self, number: int) -> Texts:
         sha256 = self._entries[number].object.sha256
         found = self._unpacked[number] = self._opened.take("texts", sha256, lambda: self._map_unpacked(number))
-        self._groups.drop(sha256)
+        self._groups.drop(lambda key: key[0] == sha256)  # its texts are mapped now
         return found
 
     def _map_unpacked(self, number: int) -> Texts:

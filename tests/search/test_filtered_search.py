@@ -217,10 +217,14 @@ def test_rows_are_kept_and_columns_read_once(stored: Stored, monkeypatch: pytest
     later.filters.rows(parse_filter({"lang": {"in": ["en"]}}))
     later.filters.rows(parse_filter({"lang": {"gt": "e"}}))
     assert read == [f"{EXTRA}.lang"] * 3
-    monkeypatch.setattr("dpr.search.extra_columns.KEPT_BYTES", 1)
     later.filters.rows(parse_filter({"year": 1984}))
-    assert read == [f"{EXTRA}.lang"] * 3 + [f"{EXTRA}.year"] * 2
     later.filters.rows(parse_filter({"lang": "fr"}))
+    assert read == [f"{EXTRA}.lang"] * 3 + [f"{EXTRA}.year"] * 2
+    monkeypatch.setattr("dpr.search.extra_columns.KEPT_BYTES", 1)
+    read.clear()
+    small = VectorSearch.open(stored.store, stored.body, OpenObjects())
+    for where in ({"lang": "de"}, {"year": 1984}, {"lang": "fr"}):
+        small.filters.rows(parse_filter(where))
     assert read == [f"{EXTRA}.lang"] * 3 + [f"{EXTRA}.year"] * 2 + [f"{EXTRA}.lang"] * 3
 
 

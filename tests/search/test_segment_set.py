@@ -183,6 +183,9 @@ def test_row_groups_of_texts_that_were_read_are_kept_up_to_a_bound(
     assert reads_of(ROW_GROUP_ROWS) > 0
     assert reads_of(7) == 0
     monkeypatch.setattr("dpr.search.passage_texts.KEPT_BYTES", 1)
+    segments = SegmentSet.open(store, stored.entries, stored.deletions, verify=False)
+    assert reads_of(5) > 0
+    assert reads_of(6) == 0
     assert segments.hits(one, np.array([id_of(0, 1)]))[0].id == "id-1"
     assert reads_of(5) > 0
 
