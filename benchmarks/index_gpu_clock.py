@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dpr.engine.stage import A, B, Step, Work
+from dpr.engine.stage import A, B, Recorded, Step, Work
 from dpr.recipe import Resources
 from ray_jobs.ray_executor import RayExecutor
 
@@ -56,7 +56,8 @@ class Clocked:
     def __init__(self, make: Callable[[], Callable[[Any], Any]], stage: str, folder: Path) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
         self._stage, self._folder = stage, folder
-        operator = getattr(make, "make", make)  # within `MakeRecorded`, if it is the last step
+        is_last = isinstance(make, partial) and make.func is Recorded
+        operator = make.args[-1] if is_last else make  # the last step is within `Recorded`
         module = sys.modules[getattr(operator, "func", operator).__module__]  # of a class, with or without arguments
         for name in CLOCKED:
             owner, _, own_name = name.rpartition(".")

@@ -6,6 +6,7 @@ adapter in `ray_jobs` knows how values travel between processes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from dpr.formats.records import Result, read_record, write_record
@@ -110,18 +111,6 @@ class Recorded(Generic[A, R]):
         return Done(unit.record, result)
 
 
-@dataclass(frozen=True)
-class MakeRecorded(Generic[A, R]):
-    """Makes a `Recorded` in the process in which the step runs."""
-
-    store_url: str
-    kind: type[R]
-    make: Callable[[], Callable[[A], R]]
-
-    def __call__(self) -> Recorded[A, R]:
-        return Recorded(self.store_url, self.kind, self.make)
-
-
 def recorded(store_url: str, kind: type[R], step: Step[A, R]) -> Step[A, Done[R]]:
     """Return `step` as the last one of a stage: it also writes the unit's record."""
-    return Step(step.name, MakeRecorded(store_url, kind, step.make), step.on)
+    return Step(step.name, partial(Recorded, store_url, kind, step.make), step.on)
