@@ -208,11 +208,10 @@ class Run:
         if self._lease is not None:
             self._lease.beat_soon()
         try:
-            results, _ = run_units(self.store, self.executor, self.progress, stage, meter)
+            return run_units(self.store, self.executor, self.progress, stage, meter)
         finally:
             self._meter = None
             self.stage_reports.append(meter.report())
-        return results
 
     def check_lease(self) -> None:
         """Raise ConflictError if this run has lost the store's lease."""

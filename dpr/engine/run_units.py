@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dpr.engine.executor import Executor
 from dpr.engine.progress import Progress
-from dpr.engine.run_state import StageReport
 from dpr.engine.stage import R, Stage, U
 from dpr.engine.stage_meter import StageMeter
 from dpr.errors import UnitError
@@ -14,21 +13,17 @@ from dpr.store import PARALLEL_READS, Store
 from dpr.store.requests import move_outside, take_counts
 
 
-def run_units(
-    store: Store, executor: Executor, progress: Progress, stage: Stage[U, R], meter: StageMeter | None = None
-) -> tuple[list[R], StageReport]:
+def run_units(store: Store, executor: Executor, progress: Progress, stage: Stage[U, R], meter: StageMeter) -> list[R]:
     """Run the units that have no record yet, and return the results of all, in the order of the units.
 
     `meter` measures the progress of the stage, also if it fails. Raises UnitError unless each unit has exactly one
     result.
     """
-    meter = meter or StageMeter(stage.name)
     move_outside()  # requests before this belong to no stage
     try:
-        results = _run(store, executor, progress, stage, meter)
+        return _run(store, executor, progress, stage, meter)
     finally:
         meter.end(executor.take_lost(), take_counts())
-    return results, meter.report()
 
 
 def _run(store: Store, executor: Executor, progress: Progress, stage: Stage[U, R], meter: StageMeter) -> list[R]:

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from dpr.engine.executor import LocalExecutor
+from dpr.engine.executor import Executor, LocalExecutor
+from dpr.engine.progress import Progress
+from dpr.engine.run_state import StageReport
 from dpr.engine.run_units import run_units
 from dpr.engine.stage import Done, Stage, Step, Work, recorded
+from dpr.engine.stage_meter import StageMeter
 from dpr.errors import IntegrityError, UnitError
 from dpr.formats.objects import put_object
 from dpr.formats.records import ObjectRef, Result, read_record
@@ -92,13 +95,21 @@ def shouting(store: LocalStore, worker: str = "", units: Sequence[Letters] = UNI
     return Stage("letters", units, Stored, Work.of(first).then(recorded(store.url, Stored, last)))
 
 
+def run(
+    store: LocalStore, executor: Executor, progress: Progress, stage: Stage[Letters, Stored]
+) -> tuple[list[Stored], StageReport]:
+    """Run the units of a stage; return their results, and what was counted."""
+    meter = StageMeter(stage.name)
+    return run_units(store, executor, progress, stage, meter), meter.report()
+
+
 def text_of(store: LocalStore, result: Stored) -> str:
     return store.get(result.text.name).decode()
 
 
 def test_results_are_in_the_order_of_units_whatever_order_they_come_in(store: LocalStore) -> None:
     progress = Quiet()
-    results, report = run_units(store, Rearranged(reversed), progress, shouting(store))
+    results, report = run(store, Rearranged(reversed), progress, shouting(store))
     assert [text_of(store, result) for result in results] == ["A", "BB", "CCC", "DDDD"]
     assert [read_record(store, unit.record, Stored) for unit in UNITS] == results
     assert progress.rows == {"letters": 10}
@@ -107,21 +118,21 @@ def test_results_are_in_the_order_of_units_whatever_order_they_come_in(store: Lo
 
 
 def test_units_that_have_a_record_are_not_done_again(store: LocalStore) -> None:
-    run_units(store, LocalExecutor(), Quiet(), shouting(store, units=UNITS[1:3]))
+    run(store, LocalExecutor(), Quiet(), shouting(store, units=UNITS[1:3]))
     progress = Quiet()
-    results, report = run_units(store, LocalExecutor(), progress, shouting(store, "another"))
+    results, report = run(store, LocalExecutor(), progress, shouting(store, "another"))
     assert [text_of(store, result) for result in results] == ["Aanother", "BB", "CCC", "DDDDanother"]
     assert progress.rows == {"letters": 5}
     assert (report.units, report.done_before, report.rows, report.read_bytes) == (4, 2, 5, 14)
-    nothing, report = run_units(store, LocalExecutor(), Quiet(), shouting(store, units=[]))
+    nothing, report = run(store, LocalExecutor(), Quiet(), shouting(store, units=[]))
     assert (nothing, report.units) == ([], 0)
 
 
 def test_a_stage_shows_each_new_result_to_its_watch(store: LocalStore) -> None:
-    run_units(store, LocalExecutor(), Quiet(), shouting(store, units=UNITS[:1]))
+    run(store, LocalExecutor(), Quiet(), shouting(store, units=UNITS[:1]))
     progress, stage = Quiet(), shouting(store)
     watched = Stage(stage.name, stage.units, stage.kind, stage.work, lambda result: f"{result.rows} letters")
-    run_units(store, LocalExecutor(), progress, watched)
+    run(store, LocalExecutor(), progress, watched)
     assert progress.details == ["2 letters", "3 letters", "4 letters"]
 
 
@@ -143,29 +154,29 @@ def test_an_executor_that_gives_other_results_than_one_a_unit_is_refused(
     store: LocalStore, change: Callable[[list[Any]], list[Any]], message: str
 ) -> None:
     with pytest.raises(UnitError, match=message):
-        run_units(store, Rearranged(change), Quiet(), shouting(store))
+        run(store, Rearranged(change), Quiet(), shouting(store))
     # nothing is lost: what has its record is done
-    results, report = run_units(store, LocalExecutor(), Quiet(), shouting(store))
+    results, report = run(store, LocalExecutor(), Quiet(), shouting(store))
     assert [text_of(store, result) for result in results] == ["A", "BB", "CCC", "DDDD"]
     assert report.done_before == 4
 
 
 def test_a_result_of_a_unit_that_was_done_before_counts_as_one_too_many(store: LocalStore) -> None:
-    before, _ = run_units(store, LocalExecutor(), Quiet(), shouting(store, units=UNITS[:1]))
+    before, _ = run(store, LocalExecutor(), Quiet(), shouting(store, units=UNITS[:1]))
     again = Rearranged(lambda done: [*done, Done(UNITS[0].record, before[0])])
     with pytest.raises(UnitError, match=r"returned letters/a\.json, which is not one"):
-        run_units(store, again, Quiet(), shouting(store))
+        run(store, again, Quiet(), shouting(store))
 
 
 def test_a_record_that_cannot_be_read_is_named(store: LocalStore) -> None:
     store.put(UNITS[2].record, b'{"rows": 1}')
     with pytest.raises(IntegrityError, match=r"object letters/c\.json in .* is not a record of this version"):
-        run_units(store, LocalExecutor(), Quiet(), shouting(store))
+        run(store, LocalExecutor(), Quiet(), shouting(store))
 
 
 def test_a_unit_that_is_sent_again_after_its_record_was_written_is_not_computed_again(store: LocalStore) -> None:
     """As Ray does with a unit whose worker was lost between writing the record and answering."""
-    before, _ = run_units(store, LocalExecutor(), Quiet(), shouting(store))
+    before, _ = run(store, LocalExecutor(), Quiet(), shouting(store))
     again = list(LocalExecutor().run("letters", shouting(store, "again").work, UNITS))
     assert again == [Done(unit.record, result) for unit, result in zip(UNITS, before, strict=True)]
     assert len(list(store.list("letters/"))) == 2 * len(UNITS)
@@ -189,7 +200,7 @@ def test_of_two_workers_with_different_bytes_the_first_record_counts_for_both(
     monkeypatch.setattr("dpr.store.LocalStore", MeetsAtRecords)
 
     def work(worker: str) -> tuple[str, list[Stored]]:
-        return worker, run_units(store, LocalExecutor(), Quiet(), shouting(store, worker))[0]
+        return worker, run(store, LocalExecutor(), Quiet(), shouting(store, worker))[0]
 
     with ThreadPoolExecutor(2) as pool:
         found = dict(pool.map(work, ["-one", "-two"]))
@@ -213,4 +224,4 @@ def test_a_worker_whose_record_vanishes_under_it_ends_in_a_sentence(
 
     monkeypatch.setattr("dpr.store.LocalStore", Refuses)
     with pytest.raises(IntegrityError, match=r"record letters/a\.json of .* was deleted while a run was using it"):
-        run_units(store, LocalExecutor(), Quiet(), shouting(store))
+        run(store, LocalExecutor(), Quiet(), shouting(store))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from dpr.engine.executor import LocalExecutor
 from dpr.engine.run_units import run_units
 from dpr.engine.stage import Stage, Work
+from dpr.engine.stage_meter import StageMeter
 from dpr.errors import CorpusError, EncoderError, IntegrityError
 from dpr.formats import layout
 from dpr.formats.records import ObjectRef, read_record
@@ -42,7 +43,7 @@ class Overtaken(LocalStore):
 
     def put_if_absent(self, name: str, data: bytes) -> bool:
         if (other := self.others.pop(name, None)) is not None:
-            run_units(LocalStore(self.url), LocalExecutor(), Quiet(), other)
+            run_units(LocalStore(self.url), LocalExecutor(), Quiet(), other, StageMeter(other.name))
         return super().put_if_absent(name, data)
 
 
