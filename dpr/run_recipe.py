@@ -1,5 +1,7 @@
 """A whole run of a recipe, with the store's lease held, until a snapshot is published or there is nothing to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from dpr.engine.executor import Executor
@@ -91,16 +93,27 @@ def run_plan(
 def _hold_lease_and_run(
     plan: Plan, executor: Executor, progress: Progress, allowed: Allowed, lease_seconds: float
 ) -> Outcome:
-    store = open_store(plan.recipe.store)
-    with Lease.acquire(store, f"run of {plan.recipe.store}", lease_seconds) as lease:
-        prove_put_if_absent(store)
-        report_of_dead(store, lease.predecessor)
+    with leased(plan, f"run of {plan.recipe.store}", lease_seconds) as lease:
         for _ in range(PUBLISH_ATTEMPTS - 1):
             try:
                 return _attempt(Run(plan, executor, progress, lease), allowed)
             except PublishRaceError:
                 plan = Plan.of(plan.recipe)
         return _attempt(Run(plan, executor, progress, lease), allowed)
+
+
+@contextmanager
+def leased(plan: Plan, owner: str, lease_seconds: float) -> Iterator[Lease]:
+    """Hold the lease of a plan's store within the block, as `owner`.
+
+    Before, the store has to prove that it refuses to replace an object, and the report of a run that held the lease and
+    died is stored. Raises ConflictError as `Lease.acquire` does, StoreError as `prove_put_if_absent` does.
+    """
+    store = open_store(plan.recipe.store)
+    with Lease.acquire(store, owner, lease_seconds) as lease:
+        prove_put_if_absent(store)
+        report_of_dead(store, lease.predecessor)
+        yield lease
 
 
 def _attempt(run: Run, allowed: Allowed) -> Outcome:

@@ -10,17 +10,14 @@ import typer
 from dpr.engine.executor import Executor, LocalExecutor
 from dpr.engine.run_state import Ending
 from dpr.nightly import make_index, make_segments
-from dpr.operations.make_report import Parts, end_attempt, report_of_dead, reported_if_it_fails
+from dpr.operations.make_report import Parts, end_attempt, reported_if_it_fails
 from dpr.plurals import counted
 from dpr.recipe import Recipe
 from dpr.recipe_file import load_recipe
 from dpr.run import Plan, Run
-from dpr.run_recipe import Allowed, Outcome, finished_run, run_plan
+from dpr.run_recipe import Allowed, Outcome, finished_run, leased, run_plan
 from dpr.stages.diff import diff
 from dpr.stages.scan import scan
-from dpr.store import open_store
-from dpr.store.lease import Lease
-from dpr.store.proof import prove_put_if_absent
 from ray_jobs.command_line import call
 from ray_jobs.console import ConsoleProgress
 from ray_jobs.output import console
@@ -62,11 +59,9 @@ def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local:
     owner, lease_seconds = f"run of {plan.recipe.store} up to {stop}", plan.recipe.limits.lease_seconds
     with (
         ConsoleProgress(console(stderr=True)) as progress,
-        Lease.acquire(open_store(plan.recipe.store), owner, lease_seconds) as lease,
+        leased(plan, owner, lease_seconds) as lease,
         executor_for(plan, progress, local=local) as executor,
     ):
-        prove_put_if_absent(open_store(plan.recipe.store))
-        report_of_dead(open_store(plan.recipe.store), lease.predecessor)
         if not local:
             _inspect_cluster(plan, progress)
         run = Run(plan, executor, progress, lease)
