@@ -103,7 +103,7 @@ class CopyVectors:
         return read_rows(open_parts(self._store, segment), [*columns, "embedding"], rows)
 
     def _borrow(self, segment: ObjectRef | None, wanted: pa.Table) -> tuple[Vectors, list[int]]:
-        """Vectors (N, D) for `wanted` by content hash, and the row numbers of those that are not there (zeros)."""
+        """Return vectors (N, D) for `wanted` by content hash, and the numbers of the rows that have none (zeros)."""
         if segment is None:
             return np.zeros((wanted.num_rows, 1), np.float16), list(range(wanted.num_rows))
         table = self._rows_with(segment, "content_hash", wanted, ["content_hash"])

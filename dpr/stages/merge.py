@@ -107,7 +107,7 @@ def _unit(
     part_of: Mapping[int, PartResult],
     choice: CodebookChoice,
 ) -> MergeUnit:
-    """The unit of a shard; its record is named by everything that the shard depends on."""
+    """Return the unit of a shard; its record is named by everything that the shard depends on."""
     segments = tuple(entry for entry in context.segments if entry.number in masks)
     left_out, rows = {}, 0
     for number, mask in masks.items():

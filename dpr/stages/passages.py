@@ -77,7 +77,7 @@ def passages_at(
 def _stored(
     store: Store, source: TextSource, positions_N: Positions, schema: pa.Schema
 ) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
-    """The passages that the scan stored, and which of the positions (N,) those are."""
+    """Return the passages that the scan stored, and which of the positions (N,) those are."""
     columns = schema.names
     has_texts = "text" in columns
     try:

@@ -181,7 +181,7 @@ def sample_vectors(
 def _training_sample(
     store: Store, context: IndexContext, plan: IndexPlan
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-    """Vectors to train on, and vectors held out so that drift is compared with an error not seen in training.
+    """Return vectors to train on, and others held out, so that drift is compared with an error not seen in training.
 
     Equal vectors are trained on once, if enough vectors are left for training.
     """
