@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dpr.errors import IntegrityError
 from dpr.formats import MISSING
 from dpr.formats.deletions import read_deletions
 from dpr.formats.manifest import SegmentEntry
-from dpr.formats.objects import damage_explained, open_parts
+from dpr.formats.objects import open_parts
 from dpr.formats.records import ObjectRef
-from dpr.formats.segment import iter_groups
+from dpr.formats.segment import iter_groups, read_rows
 from dpr.formats.stored_vectors import FLOAT16_BYTES, Vectors, from_rows
-from dpr.formats.vector_layout import ROW_GROUP_ROWS
 from dpr.index.live_rows import LiveRows, Mask
 from dpr.index.row_ids import ROW_BITS, ROW_MASK
 from dpr.index.truth import Ids, Scores
@@ -210,20 +207,11 @@ class SegmentSet:
         numbers_N = sorted_N >> ROW_BITS
         for number in np.unique(numbers_N).tolist():
             places = np.flatnonzero(numbers_N == number)
-            rows = sorted_N[places] & ROW_MASK
-            for place, value in zip(order_N[places].tolist(), self._column_of(number, name, rows), strict=True):
+            file = open_parts(self._store, self._entries[number].object)
+            values = read_rows(file, [name], sorted_N[places] & ROW_MASK)[name].to_pylist()
+            for place, value in zip(order_N[places].tolist(), values, strict=True):
                 found[place] = value
         return found
-
-    def _column_of(self, number: int, name: str, rows_n: Ids) -> Iterator[str]:
-        """Yield the values of a column at ascending rows (n,) of a segment."""
-        file = open_parts(self._store, self._entries[number].object)
-        groups_n = rows_n // ROW_GROUP_ROWS
-        with damage_explained(file):
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            for group in np.unique(groups_n).tolist():
-                values = parquet.read_row_group(group, columns=[name])[name].combine_chunks()
-                yield from values.take(pa.array(rows_n[groups_n == group] % ROW_GROUP_ROWS)).to_pylist()
 
 
 def _check_one_form(entries: Sequence[SegmentEntry], vectors: Sequence[SegmentVectors]) -> None:
