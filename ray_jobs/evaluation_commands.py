@@ -154,7 +154,7 @@ def evaluate(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="STORE[@SNAPSHOT][:MODE], or a TREC run.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=r"STORE\[@SNAPSHOT][:MODE], or a TREC run.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The same; B minus A is shown.")],
     questions: Questions,
     qrels: QrelsFile = None,

@@ -45,7 +45,7 @@ def mcp(
         typer.Option(metavar="TEMPLATE", help="Address under which passages are cited: https://example.org/{id}."),
     ] = None,
 ) -> None:
-    """Let language models search a store, by the tools `search` and `fetch` of an MCP server."""
+    """Let agents search a store, by the tools `search` and `fetch` of an MCP server."""
     if find_spec("mcp") is None:
         raise RecipeError("dpr mcp needs the package mcp, which is not here; install it with: pip install 'dpr[mcp]'")
     from dpr.mcp.addresses import Addresses

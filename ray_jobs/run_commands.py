@@ -79,7 +79,9 @@ def run(
     recipe: RecipeArgument,
     json_: Json = False,
     local: Local = False,
-    allow_shrink: Annotated[bool, typer.Option(help="Accept a corpus that lost more than limits.max_shrink.")] = False,
+    allow_shrink: Annotated[
+        bool, typer.Option("--allow-shrink", help="Accept a corpus that lost more than limits.max_shrink.")
+    ] = False,
     force: Annotated[str | None, typer.Option(metavar="REASON", help="Publish what the gate refuses.")] = None,
     until: Annotated[Stop | None, typer.Option(help="Stop there; publish nothing.")] = None,
 ) -> None:
