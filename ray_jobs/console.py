@@ -80,7 +80,7 @@ class ConsoleProgress:
             self._log(every_seconds)
 
     def message(self, topic: str, text: str) -> None:
-        self._console.print(f"{topic:<9} {text}", highlight=False, markup=False, soft_wrap=True)
+        self._console.print(f"{topic:<9} {text}", highlight=False)
 
     def finish(self, summary: str) -> None:
         seconds = time.monotonic() - self._started

@@ -95,4 +95,4 @@ def sentence(comparison: "Comparison") -> str:
 
 def print_line(console: Console, line: str) -> None:
     """Print a line as it is, however long."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(line, highlight=False)

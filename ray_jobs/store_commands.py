@@ -68,7 +68,7 @@ def history(
     def draw(console: Console) -> None:
         console.print(snapshot_table(f"snapshots of {opened.url}", rows))
         if page is not None:
-            console.print(str(page), soft_wrap=True, highlight=False, markup=False)
+            console.print(str(page), highlight=False)
 
     show(json_, rows, draw)
 
@@ -112,11 +112,11 @@ def verify(
 
     def draw(console: Console) -> None:
         for problem in problems:
-            console.print(f"snapshot {problem.snapshot}: {problem.object}: {problem.reason}", markup=False)
+            console.print(f"snapshot {problem.snapshot}: {problem.object}: {problem.reason}")
         for name in foreign:
-            console.print(f"{name} is not a snapshot, and no command reads it; it does no harm", markup=False)
+            console.print(f"{name} is not a snapshot, and no command reads it; it does no harm")
         for file in changed:
-            console.print(f"corpus file {file.path}: {file.reason}", markup=False)
+            console.print(f"corpus file {file.path}: {file.reason}")
         console.print(
             f"{counted(checked, 'object')} of {counted(len(chosen), 'snapshot')} checked, "
             f"{counted(len(problems), 'problem')}"
@@ -194,7 +194,7 @@ def diff(
     def draw(console: Console) -> None:
         for sign, ids in (("+", difference.added), ("-", difference.removed), ("~", difference.changed)):
             for passage_id in ids:
-                console.print(f"{sign} {passage_id}", markup=False, highlight=False)
+                console.print(f"{sign} {passage_id}", highlight=False)
         console.print(
             f"{len(difference.added):,} added, {len(difference.removed):,} removed, {len(difference.changed):,} changed"
         )

@@ -34,7 +34,7 @@ def print_report(console: Console, report: RunReport) -> None:
     if report.cost.gpu_hours or report.estimate is not None:
         console.print(cost_table("cost", costs))
     for line in (*report.lines(), f"report: {layout.run_page(report.run)} of the store"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False)
 
 
 def print_requests(console: Console, report: RunReport) -> None:
@@ -133,4 +133,4 @@ def print_forecast(console: Console, forecast: Forecast) -> None:
         what = "new passages, drawn at random,"
         lines.append(f"long texts: {forecast.cut.describe(what, forecast.sampled)}")
     for line in [*lines, *(f"assumed: {line}" for line in forecast.assumed)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False)
