@@ -17,6 +17,7 @@ from demo.python_docs import write_corpus
 from dpr.errors import DprError
 from dpr.recipe_file import load_recipe
 from dpr.run_recipe import Allowed
+from ray_jobs import output
 from ray_jobs.jobs import run_whole
 from ray_jobs.serve.service import serve_store, wait_for_interrupt
 from ray_jobs.tables import print_outcome
@@ -42,7 +43,7 @@ def demo(is_kept: bool) -> None:
     console = Console(soft_wrap=True, highlight=False)
     started = time.perf_counter()
     write_corpus(CORPUS)
-    print_outcome(console, run_whole(str(RECIPE), Allowed()))
+    print_outcome(output.console(), run_whole(str(RECIPE), Allowed()))
     recipe = load_recipe(RECIPE)
     with serve_store(recipe.store, recipe.serve, None, recipe.rerank) as url:
         for question in QUESTIONS:
