@@ -32,7 +32,8 @@ class CutTexts(Document):
 
     def describe(self, what: str, texts: int) -> str:
         """Return a sentence on `texts` texts, which `what` names in the plural, such as `passages`."""
+        are, them = ("is", "it") if self.texts == 1 else ("are", "them")
         return (
-            f"{self.texts:,} of {texts:,} {what} are longer than the encoder's token limit; cutting them loses "
+            f"{self.texts:,} of {texts:,} {what} {are} longer than the encoder's token limit; cutting {them} loses "
             f"{self.lost_tokens:,} of {self.tokens:,} tokens ({self.lost_share:.1%})"
         )

@@ -53,7 +53,7 @@ def test_what_long_texts_lose_is_counted(tmp_path: Path, encoder: Path, monkeypa
     assert [
         f"2 of 12 embedded passages are longer than the encoder's token limit; cutting them loses 87 of "
         f"{words + 24:,} tokens" in lines[0],
-        "1 of 2 questions" in lines[1],
+        "1 of 2 questions of the gate is longer than the encoder's token limit; cutting it loses 6 of " in lines[1],
     ] == [True, True]
 
     with Retriever.open(collection.store) as retriever:
