@@ -1,4 +1,4 @@
-"""Check that a snapshot answers no fewer questions than the live one than the recipe allows or chance explains."""
+"""Check that a snapshot does not answer fewer questions than the live one, beyond what the recipe allows and chance."""
 
 import json
 from collections.abc import Sequence

@@ -16,10 +16,11 @@ from dpr.formats.deletions import RowSet
 from dpr.formats.loose import LooseRows, read_loose, read_loose_file
 from dpr.formats.manifest import IndexEntry
 from dpr.formats.objects import fetch_object
+from dpr.index.live_rows import Mask
 from dpr.index.loose_index import max_far, max_new
 from dpr.search.vectors import SegmentVectors
 from dpr.stages.build import PartResult
-from dpr.stages.shard_rows import Mask, Masks, RowsNow, ShardRows, count
+from dpr.stages.shard_rows import Masks, RowsNow, ShardRows, count
 from dpr.stages.train import IndexContext
 from dpr.store import PARALLEL_READS, Store
 

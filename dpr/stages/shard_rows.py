@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 
 from dpr.formats.deletions import read_deletions, read_row_set
 from dpr.formats.manifest import SegmentEntry, ShardEntry
+from dpr.index.live_rows import Mask
 from dpr.stages.shard_plan import Group, ShardSize, plan_tiers
 from dpr.stages.train import IndexContext
 from dpr.store import Store
 
-Mask = npt.NDArray[np.bool_]
 ShardRows = Mapping[int, Mask]
 """Segment number → which of its rows (N,) a shard holds."""
 
