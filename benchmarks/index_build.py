@@ -30,7 +30,7 @@ from dpr.index.sample import sample_rows
 from dpr.recipe import Recipe
 from dpr.run import Plan, Run
 from dpr.stages.build import PartResult, build
-from dpr.stages.drift import train
+from dpr.stages.drift import keep_or_train
 from dpr.stages.merge import merge_index
 from dpr.stages.train import index_context
 from dpr.store import open_store
@@ -116,7 +116,7 @@ def ours(segments: Path, built: Path, factory: str, *, with_ray: bool = True) ->
         run = Run(Plan.of(recipe), executor, Quiet())
         ray_seconds = time.perf_counter() - started
         context = index_context(run, entries, None)
-        codebook, choice = steps("sample, train", lambda: train(run, context))
+        codebook, choice = steps("sample, train", lambda: keep_or_train(run, context))
         parts = steps("build parts", lambda: build(run, entries, codebook, choice))
         index, _ = steps("merge, verify", lambda: merge_index(run, context, codebook, choice, parts))
     found = {"codebook": codebook.model_dump(mode="json"), "index": index.model_dump(mode="json")}

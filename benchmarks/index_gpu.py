@@ -33,7 +33,7 @@ from dpr.index.choose import IndexPlan
 from dpr.recipe import CorpusConfig, EncoderConfig, Recipe, Resources
 from dpr.run import Plan, Run
 from dpr.stages.build import build
-from dpr.stages.drift import train
+from dpr.stages.drift import keep_or_train
 from dpr.stages.merge import merge_index
 from dpr.stages.train import index_context
 from ray_jobs.connect import connected
@@ -187,7 +187,7 @@ def run_stages(run: Run, segments: list[SegmentEntry], report: Report, clocked: 
     machine = Machine(os.cpu_count() or 1, torch.cuda.device_count())
     context = index_context(run, segments, None)
     with clock() as seconds:
-        codebook, choice = train(run, context)
+        codebook, choice = keep_or_train(run, context)
     expected = predicted(machine, choice.plan)
     report.note("The plan:\n\n" + "\n".join(f"- {reason}" for reason in choice.plan.reasons))
     report.add("sample and train", expected["train"], seconds[0], inside(clocked, "train")[0])

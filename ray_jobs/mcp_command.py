@@ -1,4 +1,4 @@
-"""The command of `dpr` that lets language models search: mcp."""
+"""The command of `dpr` that lets agents search: mcp."""
 
 import os
 import signal

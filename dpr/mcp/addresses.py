@@ -1,4 +1,4 @@
-"""The addresses under which a language model cites passages."""
+"""The addresses under which agents cite passages."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
