@@ -46,7 +46,7 @@ def _run() -> None:
     app.callback()(lambda: None)  # without this, typer would call a single command without its name
     for module in modules_for(sys.argv[1:]):
         app.add_typer(import_module(f"ray_jobs.{module}").app)
-    call(app)
+    call(app, "dpr")
 
 
 def modules_for(arguments: list[str]) -> list[str]:

@@ -15,11 +15,14 @@ _ANY_COMPLAINT: Any = typer.BadParameter.__bases__[0].__bases__[0]
 _SURPLUS = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", re.DOTALL)
 
 
-def call(app: typer.Typer) -> None:
-    """Run the command that the command line names. Raises RecipeError for a command line that Typer refuses."""
+def call(app: typer.Typer, name: str | None = None) -> None:
+    """Run the command that the command line names. Raises RecipeError for a command line that Typer refuses.
+
+    `name` is that of the program, in its help and its complaints; None: as it was started.
+    """
     command = typer.main.get_command(app)
     try:
-        code = command(standalone_mode=False)
+        code = command(standalone_mode=False, prog_name=name)
     except _ANY_COMPLAINT as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
