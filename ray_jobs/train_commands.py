@@ -84,12 +84,13 @@ def mine(
     """Write training data with hard negatives: passages that a published snapshot finds, and that do not answer."""
     from dpr.search.retrieve import Retriever
     from dpr.store import open_store
+    from dpr.store.mapped_files import keeping_more
     from dpr.train.example_files import read_examples
     from dpr.train.mine import Mining, mine
     from dpr.train.train_recipe import TrainingData
 
     examples = read_examples(TrainingData(path=data, qrels=qrels, corpus=corpus))
-    with Retriever.open(open_store(store), snapshot, model) as retriever, writing(out) as file:
+    with Retriever.open(open_store(store), snapshot, model) as retriever, writing(out) as file, keeping_more():
         retriever.check_mode(mode.value)
         mined = mine(
             examples,

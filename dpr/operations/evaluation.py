@@ -15,6 +15,7 @@ from dpr.formats.manifest import SnapshotBody
 from dpr.search.rerank import Reranker
 from dpr.search.retrieve import Retriever
 from dpr.store import open_store
+from dpr.store.mapped_files import keeping_more
 
 MODES: tuple[SearchMode, ...] = ("dense", "bm25", "hybrid")
 _CONTENDER = re.compile(r"(?P<place>.+?)(?:@(?P<snapshot>\d+))?(?::(?P<mode>[a-z0-9]+))?", re.DOTALL)
@@ -93,7 +94,8 @@ class Evaluator:
             notes = [describe_unknown(absent, len(answers))] if absent else []
             rerankers = [None] if self.reranker is None else [None, self.reranker]
             rankers = [RankedBy(mode, self.exact, reranker) for reranker in rerankers for mode in modes]
-            rankings = [search_all(retriever, self.questions, self.metrics, by) for by in rankers]
+            with keeping_more():
+                rankings = [search_all(retriever, self.questions, self.metrics, by) for by in rankers]
         return Measurement(tuple(rankings), retriever.number, tuple(absent), tuple(notes))
 
     def measure_both(self, a: Contender, b: Contender) -> tuple[Ranking, Ranking, list[str]]:

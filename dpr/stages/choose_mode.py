@@ -38,6 +38,7 @@ from dpr.stages.question_halves import MIN_HALF, split_questions
 from dpr.stages.question_vectors import QuestionVectors, read_questions
 from dpr.stages.train import IndexContext
 from dpr.store import open_store
+from dpr.store.mapped_files import keeping_more
 
 MODES: tuple[SearchMode, ...] = ("dense", "bm25", "hybrid")
 
@@ -118,7 +119,7 @@ class MeasureModes:
         check_room(store, "modes", unit.record, serving_need(unit.index.files))
         segments = SegmentSet.open(store, context.segments, context.deletions, verify=False)
         most = max(*CANDIDATES, unit.lexical.config.candidates or 0)
-        with faiss_threads(self._hardware.threads):
+        with faiss_threads(self._hardware.threads), keeping_more():
             few, deeper = search_settings(unit.index)
             index = open_index(store, unit.index, segments)
             vectors = VectorSearch(index, few, segments, deeper, windows=unit.windows)

@@ -41,6 +41,7 @@ from dpr.stages.question_halves import split_questions
 from dpr.stages.question_vectors import read_questions
 from dpr.stages.train import IndexContext
 from dpr.store import Store, open_store
+from dpr.store.mapped_files import keeping_more
 
 LOADED_SHARE = 0.9
 """Memory that an opened shard takes at least, as a share of its file; 0.96 was measured."""
@@ -160,7 +161,7 @@ class MeasureIndex:
         segments = SegmentSet.open(store, context.segments, context.deletions, verify=False)
         own = len(unit.questions.questions) if unit.questions else len(questions_QD)
         tuning, held_out = split_questions(own, context.config.seed)
-        with faiss_threads(self._hardware.threads):
+        with faiss_threads(self._hardware.threads), keeping_more():
             index = open_index(store, unit.index, segments, self._opened)
             known = KnownQuestions(questions_QD, truth.scores_QK, truth.ids_QK, segments.fetching)
             tuned, deeper = self._tune(index, known.some(tuning), context.config)

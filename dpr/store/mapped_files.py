@@ -4,12 +4,16 @@ Pages of a mapped file belong to the system's cache, which all processes of a ma
 by itself. Yet the pages that a process has touched count as its memory, in the end nearly the whole of a large file. So
 after a number of bytes were touched, the process gives all pages back, unless all files together are smaller than that.
 The next access finds them in the system's cache, which takes about a microsecond for every 64 KiB.
+
+Work that asks thousands of questions at once keeps more, since to give pages back stops all of its threads
+(docs/log.md).
 """
 
 import mmap
 import threading
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +21,16 @@ import numpy.typing as npt
 
 KEPT_BYTES = 48 * 2**20
 """Bytes of pages in this process, of all mapped files together."""
+MOST_KEPT_BYTES = 2 * 2**30
+"""The same within `keeping_more`."""
 TOUCH_BYTES = 64 * 2**10
 """Linux maps this many bytes at once around a byte that is read, as far as they are in the system's cache."""
 
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
 _lock = threading.Lock()
 _touched_bytes = 0
+_keeping_more = 0
+"""Blocks of `keeping_more` that have not ended."""
 
 
 def map_file(path: Path) -> npt.NDArray[np.uint8]:
@@ -36,15 +44,33 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
     return np.frombuffer(mapped, np.uint8)
 
 
+@contextmanager
+def keeping_more() -> Iterator[None]:
+    """Keep `MOST_KEPT_BYTES` of pages in this process within the block."""
+    _count_keeping(1)
+    try:
+        yield
+    finally:
+        _count_keeping(-1)
+        touch(0, 0)
+
+
+def _count_keeping(more: int) -> None:
+    global _keeping_more
+    with _lock:
+        _keeping_more += more
+
+
 def touch(size_bytes: int, places: int = 1) -> None:
     """Note how many bytes of mapped files were read, and from how many places; give pages back if they are many."""
     global _touched_bytes
     with _lock:
+        kept_bytes = MOST_KEPT_BYTES if _keeping_more else KEPT_BYTES
         _touched_bytes += size_bytes + TOUCH_BYTES * places
-        if _touched_bytes < KEPT_BYTES:
+        if _touched_bytes < kept_bytes:
             return
         _touched_bytes, maps = 0, list(_maps)
-    if sum(map(len, maps)) < KEPT_BYTES:
+    if sum(map(len, maps)) < kept_bytes:
         return
     for mapped in maps:
         mapped.madvise(mmap.MADV_DONTNEED)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpr.store.mapped_files import map_file, touch
+from dpr.store.mapped_files import keeping_more, map_file, touch
 
 SIZE_BYTES = 32 * 2**20
 
@@ -35,6 +35,30 @@ def test_pages_are_given_back_after_so_much_was_touched(tmp_path: Path, monkeypa
     touch(SIZE_BYTES // 2)
     assert rss_of(path) == 0
     np.testing.assert_array_equal(mapped, expected)
+
+
+def test_work_of_many_questions_keeps_more_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpr.store.mapped_files.KEPT_BYTES", SIZE_BYTES)
+    monkeypatch.setattr("dpr.store.mapped_files.MOST_KEPT_BYTES", 4 * SIZE_BYTES)
+    monkeypatch.setattr("dpr.store.mapped_files._touched_bytes", 0)
+    paths = [tmp_path / str(number) for number in range(4)]
+    for path in paths:
+        np.full(SIZE_BYTES, 7, np.uint8).tofile(path)
+    mapped = [map_file(path) for path in paths]
+
+    def read_all() -> int:
+        assert all((each == 7).all() for each in mapped)
+        return sum(map(rss_of, paths))
+
+    with keeping_more(), keeping_more():
+        assert read_all() == 4 * SIZE_BYTES
+        touch(3 * SIZE_BYTES, 0)
+        assert sum(map(rss_of, paths)) == 4 * SIZE_BYTES
+        touch(SIZE_BYTES, 0)
+        assert sum(map(rss_of, paths)) == 0
+        assert read_all() == 4 * SIZE_BYTES
+        touch(SIZE_BYTES, 0)
+    assert sum(map(rss_of, paths)) == 0
 
 
 def test_a_file_is_unmapped_with_its_last_view(tmp_path: Path) -> None:
