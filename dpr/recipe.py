@@ -157,7 +157,7 @@ class GateConfig(Section):
     `qrels/test.tsv`, `qrels.test.tsv` or `qrels.tsv` of the BEIR folder, or else those of another split."""
     max_questions: Annotated[int, Field(ge=1)] = 1000
     """Questions used; a larger set is sampled with the index seed."""
-    at: list[Annotated[int, Field(ge=1, le=1000)]] = Field(default=[1, 5, 20, 100])
+    at: list[Annotated[int, Field(ge=1, le=1000)]] = Field(default=[1, 5, 20, 100], min_length=1)
     """Ranks at which accuracy is reported."""
     min_recall: Share = 0.9
     """Recall of the index against exact search that it must reach: of the first `index.recall_at` hits."""
@@ -179,6 +179,19 @@ class GateConfig(Section):
     after_publish: str | None = None
     """Shell command that checks the new snapshot once it is published, with its store and number in DPR_STORE and
     DPR_SNAPSHOT. If it fails, the previous snapshot becomes live again. null: none."""
+
+    @model_validator(mode="after")
+    def _demands_can_be_measured(self) -> Self:
+        for field in ("qrels", "min_accuracy"):
+            if getattr(self, field) and self.questions is None:
+                raise ValueError(
+                    f"{field} is {getattr(self, field)!r}, and there are no questions; name them in questions"
+                )
+        if unmeasured := sorted(set(self.min_accuracy) - set(self.at)):
+            raise ValueError(
+                f"min_accuracy demands rank {unmeasured[0]}, which is not among at {self.at}; add it there"
+            )
+        return self
 
 
 class Limits(Section):
@@ -221,6 +234,12 @@ class Resources(Section):
     """Segments with a smaller share of live rows are compacted."""
     cache_gb: Annotated[float, Field(gt=0.0)] | None = None
     """Size limit of this machine's cache, in 10⁹ bytes; null: $DPR_CACHE_GB, or 50."""
+
+    @model_validator(mode="after")
+    def _encoders_grow(self) -> Self:
+        if self.max_encoders is not None and self.max_encoders < self.encoders:
+            raise ValueError(f"max_encoders is {self.max_encoders}; it must be at least encoders ({self.encoders})")
+        return self
 
 
 class Recipe(Section):

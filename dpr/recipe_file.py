@@ -17,6 +17,9 @@ from dpr.recipe_yaml import read_yaml
 M = TypeVar("M", bound=BaseModel)
 _SHOWN = 3
 """Problems that a message names, at most."""
+_KINDS = ("str", "int", "list[str]")
+"""Parts of pydantic's locations that are no fields: the kinds of value that one field may have."""
+_MAPPING = "input should be a mapping of fields"
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
@@ -51,7 +54,7 @@ def _problems(error: ValidationError, kind: type[BaseModel]) -> str:
     """Describe the first problems of a document; unknown fields first, since a missing field may be a misspelt one."""
     known, found, named = list(_field_names(kind)), list[str](), set[str]()
     for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
-        field = ".".join(map(str, problem["loc"]))[:200] or "recipe"
+        field = ".".join(str(part) for part in problem["loc"] if part not in _KINDS)[:200] or "recipe"
         value = _SHORT.repr(problem["input"])
         if problem["type"] == "extra_forbidden":
             meant, section = _meant(field, known), field.rpartition(".")[0]
@@ -67,6 +70,11 @@ def _problems(error: ValidationError, kind: type[BaseModel]) -> str:
                 found.append(f"field {field} is missing; add it")
         elif problem["type"] == "value_error":
             found.append(f"field {field}: {problem['msg'].removeprefix('Value error, ')}")
+        elif problem["type"] in ("model_type", "dict_type"):
+            what = "empty; write fields below it, or remove it" if problem["input"] is None else f"{value}: {_MAPPING}"
+            found.append(f"field {field} is {what}")
+        elif found and found[-1].startswith(f"field {field} is {value}: "):  # another kind that it may have
+            found[-1] += f", or {problem['msg'].removeprefix('Input should be ')}"
         else:
             found.append(f"field {field} is {value}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     more = len(found) - _SHOWN

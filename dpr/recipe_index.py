@@ -1,8 +1,8 @@
 """Sections of a recipe on how passages become searchable: by their vectors and by their words."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dpr.recipe_section import Section, Share
 
@@ -30,7 +30,7 @@ class IndexConfig(Section):
     bound."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
     """Vectors sampled for training; null: a rule of the number of lists."""
-    seed: int = 7
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
     """Seed of sampling and k-means."""
     retrain: Literal["auto", "always", "never"] = "auto"
     """When a new codebook is trained; `auto`: when drift says so."""
@@ -64,3 +64,11 @@ class LexicalConfig(Section):
     """Hybrid: factor of the inner product before BM25 is added; null: tuned by the gate."""
     candidates: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Hybrid: how many of the best of each kind of search are compared; null: tuned by the gate."""
+
+    @model_validator(mode="after")
+    def _mode_needs_words(self) -> Self:
+        if self.mode in ("bm25", "hybrid") and not self.build:
+            raise ValueError(
+                f"mode is {self.mode}, which needs the index of words; set build to true, or mode to dense"
+            )
+        return self

@@ -4,7 +4,7 @@ import os
 import sys
 from importlib import import_module
 
-from ray_jobs.guard import guarded
+from ray_jobs.leaving import run_and_exit
 
 EXIT_CODES = (  # one line: the help keeps the line ends of its end
     "Exit codes: 0 done; 1 a bug; 2 recipe or command line; 3 gate; 4 encoder; 5 store; 6 checksum, count or format; "
@@ -25,11 +25,12 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command line; an error of the project becomes one line on stderr and its exit code."""
-    sys.exit(guarded(_run))
+    """Run the command line and end the process; an error becomes one line on stderr and its exit code."""
+    run_and_exit(run)
 
 
-def _run() -> None:
+def run() -> None:
+    """Run the command line in this process, which lives on; errors are raised."""
     os.environ.pop("MPLBACKEND", None)  # Jupyter's may not be installed here, and pictures are drawn without any
     # imported here, so that an error names a file that shadows a library
     import typer

@@ -1,8 +1,6 @@
 """Job: everything up to the index, without publishing. `python -m ray_jobs.index --recipe R`"""
 
-import sys
-
-from ray_jobs.guard import guarded
+from ray_jobs.leaving import run_and_exit
 
 
 def run() -> None:
@@ -13,4 +11,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(run))
+    run_and_exit(run)

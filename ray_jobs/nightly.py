@@ -1,8 +1,6 @@
 """Job: the whole run; `ray job submit` runs it. `python -m ray_jobs.nightly --recipe R`"""
 
-import sys
-
-from ray_jobs.guard import guarded
+from ray_jobs.leaving import run_and_exit
 
 
 def run() -> None:
@@ -13,4 +11,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(run))
+    run_and_exit(run)

@@ -22,7 +22,7 @@ from ray.job_submission import JobSubmissionClient
 
 from dpr.errors import ClusterError
 from ray_jobs.command_line import call
-from ray_jobs.guard import guarded
+from ray_jobs.leaving import run_and_exit
 from ray_jobs.output import console
 
 LOOK_SECONDS = 5.0
@@ -152,4 +152,4 @@ def job(
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(partial(call, app)))
+    run_and_exit(partial(call, app))

@@ -3,10 +3,9 @@
 `python -m ray_jobs.train --recipe R`, or `--recipe R --then RUN_RECIPE`
 """
 
-import sys
 from typing import Annotated
 
-from ray_jobs.guard import guarded
+from ray_jobs.leaving import run_and_exit
 
 
 def run() -> None:
@@ -35,4 +34,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(run))
+    run_and_exit(run)

@@ -45,7 +45,7 @@ LAYERS = (
         "ray_jobs.tables",
         "ray_jobs.transport",
     ),
-    ("ray_jobs.connect", "ray_jobs.data_actors", "ray_jobs.evaluation_tables", "ray_jobs.feed"),
+    ("ray_jobs.connect", "ray_jobs.data_actors", "ray_jobs.evaluation_tables", "ray_jobs.feed", "ray_jobs.leaving"),
     ("ray_jobs.ahead", "ray_jobs.doctor", "ray_jobs.inspection"),
     ("ray_jobs.ray_executor",),
     ("ray_jobs.jobs", "ray_jobs.serve", "ray_jobs.torch_trainer"),

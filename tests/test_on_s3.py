@@ -19,6 +19,7 @@ from dpr.store import Store
 from dpr.store.lease import Lease
 from dpr.store.s3_failures import Patience
 from ray_jobs import cli
+from ray_jobs.guard import guarded
 from tests.collection import Collection, FirstNights
 from tests.faulty_store import FaultyStore
 from tests.services.endpoint import S3Endpoint
@@ -120,7 +121,7 @@ def test_the_commands_on_a_bucket(
     def dpr_(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["dpr", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            sys.exit(guarded(cli.run))
         out, err = capsys.readouterr()
         assert not ended.value.code, err
         return out
@@ -145,7 +146,7 @@ def test_an_endpoint_that_ignores_if_none_match_is_refused(
     collection = Collection(tmp_path, encoder, {"a": "w1"}, store="s3://refused/x")
     monkeypatch.setattr(sys, "argv", ["dpr", "run", str(collection.write_recipe()), "--local"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        sys.exit(guarded(cli.run))
     assert ended.value.code == 5
     err = capsys.readouterr().err
     assert "error: store s3://refused/x ignores If-None-Match: * and lets a second writer replace an object" in err

@@ -18,6 +18,7 @@ from dpr.operations.verify import verify
 from dpr.run import Plan
 from dpr.run_recipe import Outcome, run_plan
 from ray_jobs import cli
+from ray_jobs.guard import guarded
 from tests.collection import Collection, FirstNights
 from tests.stopping import run_stopped_before
 from tests.tiny import Quiet
@@ -108,7 +109,7 @@ def test_of_two_nightly_runs_one_works_and_the_other_names_it(
     def nightly() -> tuple[object, str, str]:
         monkeypatch.setattr(sys, "argv", ["dpr", "run", str(recipe), "--local"])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            sys.exit(guarded(cli.run))
         out, err = capsys.readouterr()
         return ended.value.code, out, err
 

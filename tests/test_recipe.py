@@ -56,6 +56,35 @@ def test_urls_packages_and_hub_ids_stay(tmp_path: Path) -> None:
         (GOOD + "index: {a: 1, b: 1, c: 1, d: 1}\n", ["index.a", "index.b", "index.c", "(and 1 more problem)"]),
         (GOOD + "resources: {segment_rows: 0}\n", ["resources.segment_rows", "0", "greater than or equal to 1"]),
         (GOOD + "index: {retrain: maybe}\n", ["index.retrain", "'maybe'", "'auto', 'always' or 'never'"]),
+        (GOOD + "index: {seed: -1}\n", ["field index.seed is -1: input should be greater than or equal to 0"]),
+        (GOOD + "gate: {at: []}\n", ["field gate.at is []: list should have at least 1 item"]),
+        (
+            GOOD + "gate: {questions: q, min_accuracy: {7: 0.5}}\n",
+            ["field gate: min_accuracy demands rank 7, which is not among at [1, 5, 20, 100]; add it there"],
+        ),
+        (
+            GOOD + "gate: {min_accuracy: {5: 0.5}}\n",
+            ["field gate: min_accuracy is {5: 0.5}, and there are no questions; name them in questions"],
+        ),
+        (GOOD + "gate: {qrels: q.tsv}\n", ["qrels is 'q.tsv', and there are no questions; name them in questions"]),
+        (
+            GOOD + "lexical: {build: false, mode: bm25}\n",
+            ["field lexical: mode is bm25, which needs the index of words; set build to true, or mode to dense"],
+        ),
+        (
+            GOOD + "resources: {encoders: 3, max_encoders: 2}\n",
+            ["field resources: max_encoders is 2; it must be at least encoders (3)"],
+        ),
+        (GOOD + "index:\n", ["recipe.yaml: field index is empty; write fields below it, or remove it"]),
+        (GOOD + "index: [1]\n", ["field index is [1]: input should be a mapping of fields"]),
+        (
+            GOOD.replace("corpus.jsonl", "5"),
+            ["yaml: field corpus.path is 5: input should be a valid string, or a valid list"],
+        ),
+        (
+            GOOD.replace("corpus.jsonl", "c, columns: {id: null}"),
+            ["yaml: field corpus.columns.id is None: input should be a valid string, or a valid integer"],
+        ),
         ("store: out\nencoder: {model: m}\n", ["corpus", "missing"]),
         ("store: out\ncorpus: {}\nencoder: {model: m}\n", ["corpus.path", "missing"]),
         (GOOD.replace("corpus.jsonl", "''"), ["corpus", "path is empty", "name a file"]),

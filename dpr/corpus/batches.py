@@ -82,9 +82,8 @@ def values_of(column: pa.Array) -> list[Any]:
             return list(column.cast(pa.large_string()).to_pylist())
         except (UnicodeDecodeError, pa.ArrowInvalid):  # at least one value is not UTF-8
             return [None if data is None else _decoded(data) for data in column.cast(pa.large_binary()).to_pylist()]
-    if pa.types.is_decimal(column.type):  # SQL's NUMBER: integers have no digits after the point
-        is_whole = column.type.scale == 0
-        return [None if value is None else int(value) if is_whole else float(value) for value in column.to_pylist()]
+    if pa.types.is_decimal(column.type) and column.type.scale == 0:  # SQL's NUMBER for integers
+        return [None if value is None else int(value) for value in column.to_pylist()]
     if pa.types.is_timestamp(column.type):  # Python has no nanoseconds
         micros = column.cast(pa.timestamp("us", column.type.tz), safe=False)
         return list((micros.cast(pa.timestamp("us", "UTC")) if column.type.tz else micros).to_pylist())

@@ -3,12 +3,14 @@
 import datetime
 import math
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Final
 
 from dpr.formats.extra import ExtraValue
 from dpr.recipe import ExtraType
 
 _TRUTHS: Final = {"true": True, "false": False}
+_KINDS: Final[dict[type, str]] = {str: "a string", int: "an integer", dict: "an object"}
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -34,35 +36,41 @@ def _usable(name: str, type_: ExtraType, value: object) -> ExtraValue:
             return None
     try:
         return _CONVERSIONS[type_](value)
-    except (ValueError, TypeError, OverflowError):
-        what = "a string" if isinstance(value, str) else f"a {type(value).__name__}"
+    except OverflowError:
+        raise UnusableValueError(f"{name} is beyond the range of type {type_}") from None
+    except (ValueError, TypeError):
+        what = _KINDS.get(type(value)) or f"a {type(value).__name__}"
         raise UnusableValueError(f"{name} is {what} that is not of type {type_}") from None
 
 
 def _string(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         raise TypeError
-    text = str(value)
+    text = f"{value:f}" if isinstance(value, Decimal) else str(value)  # all digits, and no exponent
     text.encode()  # half of a surrogate pair: UnicodeEncodeError, which is a ValueError
     return text
 
 
 def _integer(value: object) -> int:
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, (float, Decimal)) and value == value // 1:
         value = int(value)
     if isinstance(value, str):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value not in _INT64:
+    if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError
+    if value not in _INT64:
+        raise OverflowError
     return value
 
 
 def _float(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         raise TypeError
     number = float(value)
-    if not math.isfinite(number):
+    if math.isnan(number):
         raise ValueError
+    if math.isinf(number):
+        raise OverflowError
     return number + 0.0  # -0.0 becomes 0.0, since they are equal
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -185,8 +186,8 @@ def checked_row(
         passage_id = str(passage_id)
     if title is None or title != title:  # pandas writes NaN for a missing value
         title = ""
-    elif type(title) in (int, float):
-        title = str(title)
+    elif type(title) in (int, float, Decimal):
+        title = str(title) if type(title) is not Decimal else f"{title:f}"
     if isinstance(text, list) and corpus.columns.join is not None and all(isinstance(part, str) for part in text):
         text = corpus.columns.join.join(text)
     if not (isinstance(passage_id, str) and isinstance(title, str) and isinstance(text, str)):

@@ -18,6 +18,7 @@ from dpr.errors import DprError, EncoderError, RecipeError
 from dpr.evaluate.questions import load_questions
 from dpr.formats.snapshots import latest_snapshot
 from dpr.index.choose import choose
+from dpr.lexical.analysis import check_language
 from dpr.operations.look import Look, look_at
 from dpr.plurals import counted
 from dpr.recipe import Recipe
@@ -61,6 +62,7 @@ class RecipeCheck:
             "encoder": self._encoder,
             "store": self._open_store,
             "room": self._room,
+            "words": self._words,
             "questions": self._questions,
         }
         if (rerank := self._recipe.rerank) is not None:
@@ -101,6 +103,13 @@ class RecipeCheck:
             "of this encoder" if self._spec and live.body.encoder_id == self._spec.encoder_id else "of another encoder"
         )
         return f"{store.url} can be written, and refuses to replace an object; snapshot {live.number} is live, {same}"
+
+    def _words(self) -> str:
+        config = self._recipe.lexical
+        if not config.build:
+            return "no index of words; only dense search will be possible"
+        check_language(config)
+        return f"BM25 over passages in {config.language}"
 
     def _room(self) -> str:
         if not (self._look and self._look.ids and self._spec and self._store):

@@ -36,6 +36,7 @@ class LocalStore:
             is_folder = stat.S_ISDIR(self._folder.stat().st_mode)
         except FileNotFoundError:
             is_folder = True  # it is made on the first write
+            _refuse_broken_links(self._folder)
         except NotADirectoryError:
             is_folder = False
         except (
@@ -187,6 +188,16 @@ class LocalStore:
 
     def _missing(self, name: str) -> MissingObjectError:
         return MissingObjectError(f"object {name} is not in store {self.url}")
+
+
+def _refuse_broken_links(folder: Path) -> None:
+    """Raise StoreError if a folder that is not there is named by a link, or lies below one, whose target is missing."""
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise StoreError(
+                f"store {folder} cannot be opened: {path} is a link to {os.readlink(path)}, which is not there; mount "
+                "or create that, or correct the link"
+            )
 
 
 def _link(temporary: Path, path: Path) -> bool:

@@ -81,9 +81,28 @@ def test_decimals_are_numbers_and_nan_is_a_missing_title(tmp_path: Path) -> None
         (Passage("1", "7.5", "x"), (1.5,)),
         (Passage("2", "", "y"), (None,)),
     ]
-    assert [row.passage and row.passage.title for row in read(tmp_path, columns=Columns(title="price"))] == ["1.5", ""]
+    assert [row.passage and row.passage.title for row in read(tmp_path, columns=Columns(title="price"))] == ["1.50", ""]
     with pytest.raises(CorpusError, match=r"has decimal128\(5, 2\) in column 'price'; columns.id must name one of str"):
         read(tmp_path, columns=Columns(id="price"))
+
+
+@pytest.mark.parametrize(
+    ("type_", "expected"),
+    [
+        ("string", ["12345678901234567.01", "0.10", "9007199254740993.00"]),
+        ("integer", [None, None, 9007199254740993]),
+        ("float", [12345678901234567.01, 0.1, 9007199254740992.0]),
+    ],
+)
+def test_decimals_keep_all_their_digits(tmp_path: Path, type_: str, expected: list[object]) -> None:
+    texts = ["12345678901234567.01", "0.10", "9007199254740993.00"]
+    decimals = pa.array(map(Decimal, texts), pa.decimal128(38, 2))
+    pq.write_table(pa.table({"id": texts, "title": decimals, "text": texts, "n": decimals}), tmp_path / "c.parquet")
+    found = read(tmp_path, columns=Columns.model_validate({"extra": {"n": type_}}))
+    assert [row.extra[0] if row.passage else None for row in found] == expected
+    assert [row.passage.title if row.passage else None for row in found] == [
+        None if value is None else text for value, text in zip(expected, texts, strict=True)
+    ]
 
 
 def test_bad_rows_are_set_aside_with_their_reason(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import cli
+from ray_jobs.guard import guarded
 from tests.ray_jobs.local_ray import LocalRay
 
 STAGES = "scan|diff|encoder|embed|copy|index|train|build|merge|invert|questions|truth|sentences|gate|search|modes"
@@ -48,7 +49,7 @@ def dpr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dpr", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            sys.exit(guarded(cli.run))
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 

@@ -17,6 +17,7 @@ import dpr.encoder.encode
 import dpr.encoder.trainable  # noqa: F401
 import ray_jobs.train_jobs  # noqa: F401
 from ray_jobs import cli
+from ray_jobs.guard import guarded
 
 
 def attempt(train: str, run: str, pattern: str) -> int:
@@ -34,7 +35,7 @@ def attempt(train: str, run: str, pattern: str) -> int:
         torch.set_num_threads(1)
         threading.Thread(target=kill, daemon=True).start()
         sys.argv = ["dpr", "train", train, "--then", run, "--local"]
-        cli.main()
+        sys.exit(guarded(cli.run))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

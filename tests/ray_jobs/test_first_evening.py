@@ -86,7 +86,7 @@ def test_a_recipe_of_init_passes_the_check_and_runs(
     code, out, _ = dpr("check", "recipe.yaml")
     assert (code, [line.split()[:2] for line in out.splitlines()]) == (
         0,
-        [["ok", topic] for topic in ("corpus", "encoder", "store", "room", "questions")],
+        [["ok", topic] for topic in ("corpus", "encoder", "store", "room", "words", "questions")],
     )
     assert not Path("store").exists()  # nothing is left of the probe
     assert ("1 of 1 passage ids that answer them" in out) == (kind == "beir")
@@ -136,18 +136,25 @@ def test_check_says_all_that_is_wrong_and_ends_with_the_code_of_the_first(tmp_pa
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "store: store\ncorpus: {path: c.jsonl}\nencoder: {model: ./none}\n"
-        "gate: {questions: q.jsonl}\nlimits: {max_quarantine_share: 0.2}\n"
+        "gate: {questions: q.jsonl}\nlimits: {max_quarantine_share: 0.2}\nlexical: {language: klingon}\n"
     )
     code, out, err = dpr("check", recipe, "--json")
     found = {row["topic"]: row for row in json.loads(out)}
     assert (code, err) == (CorpusError.exit_code, "")
-    assert [topic for topic, row in found.items() if not row["ok"]] == ["corpus", "encoder", "store", "questions"]
+    assert [topic for topic, row in found.items() if not row["ok"]] == [
+        "corpus",
+        "encoder",
+        "store",
+        "words",
+        "questions",
+    ]
     assert (
         "9 of 10 rows (90.0%) cannot be used, most of them for 'duplicate id' (6 rows, such as line 5 of "
         in (found["corpus"]["found"])
     )
     assert "none does not exist" in found["encoder"]["found"]
     assert "is a file" in found["store"]["found"]
+    assert "'klingon', which has no stemmer and no stop words here; set " in found["words"]["found"]
     assert "0 of 1 passage ids" in found["questions"]["found"]
 
 

@@ -267,3 +267,17 @@ def test_folders_that_no_system_has(folder: str) -> None:
     with pytest.raises(StoreError, match="cannot be opened") as caught:
         open_store(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("below", ["", "/store", "/a/b"])
+def test_a_link_to_a_disk_that_is_not_mounted_is_one_sentence(tmp_path: Path, below: str) -> None:
+    """To a reader, its store would be one without snapshots, and the next run would fail in other words."""
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with pytest.raises(StoreError) as refused:
+        LocalStore(f"{tmp_path}/link{below}")
+    assert str(refused.value) == (
+        f"store {tmp_path}/link{below} cannot be opened: {tmp_path}/link is a link to {tmp_path}/disk, which is not "
+        "there; mount or create that, or correct the link"
+    )
+    (tmp_path / "disk").mkdir()
+    assert LocalStore(f"{tmp_path}/link{below}").put_if_absent("a", b"1")
