@@ -154,7 +154,7 @@ def serve(
     )
     with serve_store(store, config, model, rerank) as url:
         console().print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
-        wait_for_interrupt()
+        wait_for_interrupt(url)
 
 
 @app.command()

@@ -22,14 +22,14 @@ async function look() {
   looking = true;
   try {
     const latest = await askReplicas();
+    showState(latest); // before the snapshots, since it may say why they cannot be listed
+    showReplicas();
+    showLatency();
     if (newest !== latest.health.live) {
       snapshots = (await ask(`/v1/snapshots?limit=${SNAPSHOTS}`)).snapshots.reverse();
       newest = latest.health.live;
       showSnapshots();
     }
-    showState(latest);
-    showReplicas();
-    showLatency();
     byId("error").hidden = true;
     byId("status").textContent = `as of ${new Date().toLocaleTimeString()}`;
   } catch (error) {
@@ -80,8 +80,9 @@ function ago(moment) {
 
 function showState({ health, published_at: publishedAt, replicas: states, shards }) {
   const behind = health.snapshot !== health.live;
-  const news = health.problem || (health.loading ? `snapshot ${health.loading} is being opened` : "");
-  byId("state").className = health.problem ? "bad" : behind ? "" : "good";
+  const opening = health.loading ? `snapshot ${health.loading} is being opened` : "";
+  const news = [health.problem || opening, health.keys_problem].filter(Boolean).join("; ");
+  byId("state").className = health.problem || health.keys_problem ? "bad" : behind ? "" : "good";
   byId("state").textContent = `snapshot ${health.snapshot} is served${behind ? "" : ", the newest"}${news && `: ${news}`}`;
   const compared = added((each) => each.shadow.compared);
   const recall = added((each) => each.shadow.compared * (each.shadow.recall ?? 0)) / compared;
