@@ -109,7 +109,9 @@ def serve(
     shards: Annotated[int, typer.Option(min=1, help="Number of these processes, with --topology sharded.")] = 2,
     shard_deadline: Annotated[
         float,
-        typer.Option(min=0.001, metavar="SECONDS", help="Seconds; shards that take longer are left out of an answer."),
+        typer.Option(
+            min=0.001, max=60.0, metavar="SECONDS", help="Seconds; shards that take longer are left out of an answer."
+        ),
     ] = 1.0,
     model: Model = None,
     recipe: Annotated[
@@ -131,7 +133,7 @@ def serve(
     ] = 0.01,
     cache_mb: Annotated[
         float,
-        typer.Option(min=0.0, help="Memory for the answer cache of a replica, in 10⁶ bytes; 0: no cache."),
+        typer.Option(min=0.0, max=1e6, help="Memory for the answer cache of a replica, in 10⁶ bytes; 0: no cache."),
     ] = 32.0,
 ) -> None:
     """Serve the live snapshot over HTTP until interrupted."""

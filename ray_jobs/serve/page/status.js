@@ -22,21 +22,31 @@ async function look() {
   looking = true;
   try {
     const latest = await askReplicas();
-    showState(latest); // before the snapshots, since it may say why they cannot be listed
+    const unlisted = await listSnapshots(latest.health.live);
+    showState(latest);
     showReplicas();
     showLatency();
-    if (newest !== latest.health.live) {
-      snapshots = (await ask(`/v1/snapshots?limit=${SNAPSHOTS}`)).snapshots.reverse();
-      newest = latest.health.live;
-      showSnapshots();
-    }
-    byId("error").hidden = true;
+    byId("error").textContent = unlisted;
+    byId("error").hidden = !unlisted;
     byId("status").textContent = `as of ${new Date().toLocaleTimeString()}`;
   } catch (error) {
     byId("error").textContent = error.message; // the old figures stay, with their time
     byId("error").hidden = false;
   }
   looking = false;
+}
+
+/** List the snapshots again if there is another one; return why they cannot be listed, which hides nothing else. */
+async function listSnapshots(live) {
+  if (newest === live) return "";
+  try {
+    snapshots = (await ask(`/v1/snapshots?limit=${SNAPSHOTS}`)).snapshots.reverse();
+  } catch (error) {
+    return error.message;
+  }
+  newest = live;
+  showSnapshots();
+  return "";
 }
 
 /** Ask for the status until each replica that runs has answered, or as often as makes that likely. */
