@@ -413,7 +413,13 @@ def test_a_bad_request_is_refused_with_a_sentence(client: httpx.Client, body: An
         (b"\xff", "application/json", 422, "the body is not JSON"),
         (b"[" * 100_000, "application/json", 422, "the body is not JSON"),
         (b"", "application/json", 422, "the body is not a JSON object"),
-        (b'{"query": "a"}', "text/plain", 422, "the body is not a JSON object; send one such as"),
+        (
+            b'{"query": "a"}',
+            "application/x-www-form-urlencoded",  # what curl sends without -H
+            422,
+            f'the body came as "application/x-www-form-urlencoded"; send JSON such as {EXAMPLE} with the header '
+            "Content-Type: application/json",
+        ),
         (b" " * (16 * 2**20 + 1), "application/json", 413, "the body is larger than 16,777,216 bytes"),
     ],
 )

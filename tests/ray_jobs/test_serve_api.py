@@ -330,6 +330,14 @@ INPUT = "a text of 1 to 100,000 characters that is not blank and holds no NUL, o
         ({"input": [], "model": "question"}, f"field input is []; it must be {INPUT}"),
         ({"input": " ", "model": "question"}, f'field input is " "; it must be {INPUT}'),
         ({"input": ["a", 5], "model": "question"}, f'field input is ["a", 5]; it must be {INPUT}'),
+        *(
+            (
+                {"input": tokens, "model": "question"},
+                "field input holds numbers, and texts alone are encoded, since another tokenizer may have made them; "
+                "send the texts themselves (in LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)",
+            )
+            for tokens in ([1, 2], [[1, 2], [3]], 5)
+        ),
         ({"input": "a", "model": "gpt"}, 'field model is "gpt"; it must be question or passage'),
         (
             {"input": "a", "model": "question", "dimensions": 0},
