@@ -52,7 +52,7 @@ def demo(is_kept: bool) -> None:
         if is_kept:
             console.print(f"\ndone in {seconds:.0f} s; the service runs until Ctrl-C. Search, and look at its status:")
             console.print(f"  {url}/\n  {url}/status")
-            wait_for_interrupt()
+            wait_for_interrupt(url)
             return
     console.print(f"\ndone in {seconds:.0f} s; everything that was started is stopped. Try next:{NEXT_STEPS}")
     console.print(f"  {url}/")

@@ -6,14 +6,14 @@ import re
 import secrets
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 from ray._common.network_utils import parse_address
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import node, ray_constants, services
+from ray._private import node, ray_constants, services, worker
 from ray.job_config import JobConfig
 
 from dpr.errors import ClusterError
@@ -71,6 +71,12 @@ def named_cluster() -> str | None:
     """Return the address of the cluster that this process joins; None: it starts a Ray of its own."""
     address = os.environ.get("RAY_ADDRESS")
     return None if address in ("", "local") else address
+
+
+def lost_processes() -> Sequence[str]:
+    """Return the names of the processes of a Ray of our own that ended without being asked; none for a cluster."""
+    started = worker._global_node
+    return [] if started is None else [name for name, _ in started.dead_processes()]
 
 
 def _join(address: str) -> None:

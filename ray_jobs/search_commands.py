@@ -109,7 +109,9 @@ def serve(
     shards: Annotated[int, typer.Option(min=1, help="Number of these processes, with --topology sharded.")] = 2,
     shard_deadline: Annotated[
         float,
-        typer.Option(min=0.001, metavar="SECONDS", help="Seconds; shards that take longer are left out of an answer."),
+        typer.Option(
+            min=0.001, max=60.0, metavar="SECONDS", help="Seconds; shards that take longer are left out of an answer."
+        ),
     ] = 1.0,
     model: Model = None,
     recipe: Annotated[
@@ -131,7 +133,7 @@ def serve(
     ] = 0.01,
     cache_mb: Annotated[
         float,
-        typer.Option(min=0.0, help="Memory for the answer cache of a replica, in 10⁶ bytes; 0: no cache."),
+        typer.Option(min=0.0, max=1e6, help="Memory for the answer cache of a replica, in 10⁶ bytes; 0: no cache."),
     ] = 32.0,
 ) -> None:
     """Serve the live snapshot over HTTP until interrupted."""
@@ -154,7 +156,7 @@ def serve(
     )
     with serve_store(store, config, model, rerank) as url:
         console().print(f"serving {store} at {url} (API: {url}/docs); stop with Ctrl-C", highlight=False)
-        wait_for_interrupt()
+        wait_for_interrupt(url)
 
 
 @app.command()

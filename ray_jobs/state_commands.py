@@ -25,7 +25,9 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow the run that works on it, and end with its exit code.")
     ] = False,
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two checks.")] = 5.0,
+    poll_seconds: Annotated[
+        float, typer.Option(min=0.1, max=3600.0, help="With --watch: seconds between two checks.")
+    ] = 5.0,
     json_: Json = False,
 ) -> None:
     """Show what a store holds: its live snapshot, encoder, index and the gate's figures; or follow a run."""

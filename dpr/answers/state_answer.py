@@ -24,6 +24,8 @@ class Health(Answered):
     """Number of the snapshot that it is opening, to answer from it next."""
     problem: str
     """Why it does not answer from the newest snapshot; empty: it does."""
+    keys_problem: str = ""
+    """Why the file of keys is not used as it is now, so that keys it no longer has are still taken; empty: it is."""
     fetched: bool
     """Whether all that it answers from is on its machine; else vectors and texts are read from the store by range."""
     timings_ms: StepTimings

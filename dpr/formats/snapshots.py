@@ -1,6 +1,7 @@
 """Snapshots: read and publish. Each is created once, exclusively, under the next number; the highest number is live."""
 
 import datetime
+import json
 import uuid
 
 from pydantic import ValidationError
@@ -10,6 +11,7 @@ from dpr.formats import layout
 from dpr.formats.manifest import Snapshot, SnapshotBody
 from dpr.formats.markers import Marker
 from dpr.store import Store
+from dpr.store.reasons import reason_of
 
 
 def numbers(store: Store) -> list[int]:
@@ -29,15 +31,30 @@ def read_snapshot(store: Store, number: int) -> Snapshot:
     Raises MissingObjectError if there is none, IntegrityError if it is not a snapshot document.
     """
     try:
-        return Snapshot.model_validate_json(store.get(layout.snapshot(number)))
+        content = store.get(layout.snapshot(number))
+        return Snapshot.model_validate_json(content)
     except MissingObjectError as error:
         there = numbers(store)
         known = f"it has {there[0]} to {there[-1]}" if there else "it has none yet; `dpr run RECIPE` makes the first"
         raise MissingObjectError(f"store {store.url} has no snapshot {number}; {known}") from error
     except ValidationError as error:
-        raise IntegrityError(
-            f"snapshot {number} of {store.url} is not a snapshot document of this version; use a new store"
-        ) from error
+        raise IntegrityError(f"snapshot {number} of {store.url} {_no_snapshot(number, content)}") from error
+
+
+def _no_snapshot(number: int, content: bytes) -> str:
+    """Return what is wrong with a document that cannot be read, and what to do."""
+    name = layout.snapshot(number)
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError) as error:
+        return (
+            f"is damaged: its document {name} is not JSON ({reason_of(error)}); restore it from a backup, or remove "
+            "it, and the snapshot before it is live again"
+        )
+    return (
+        "is not a snapshot document of this version; if another version of dpr made the store, use that version or a "
+        f"new store, else restore {name} from a backup"
+    )
 
 
 def latest_snapshot(store: Store) -> Snapshot | None:

@@ -17,6 +17,7 @@ from dpr import __version__
 from dpr.errors import DprError
 from dpr.mcp.addresses import Addresses
 from dpr.mcp.tool_sources import Found, Source
+from dpr.search.hits import Extra
 
 MAX_K, MAX_QUERY_CHARS, MAX_SHOWN_CHARS = 100, 10_000, 1000
 _INSTRUCTIONS = "Search the collection first, then fetch passages by their ids where the shown text is not enough."
@@ -40,7 +41,10 @@ class Result(BaseModel):
     text: str
     """Its text; cut with … if it is long."""
     metadata: Mapping[str, str | int | float | bool | None]
-    """Its score, higher is better; the snapshot it was read from; and its extra columns, which filters may name."""
+    """Its extra columns, which filters may name; its `score`, higher is better; and the `snapshot` it was read from.
+
+    If an extra column is named `score` or `snapshot`, the other value is `search_score` or `search_snapshot`.
+    """
 
 
 class Results(BaseModel):
@@ -113,5 +117,12 @@ def _result(found: Found, addresses: Addresses, max_chars: int) -> Result:
         title=found.title or found.id,
         url=addresses.of(found.id, found.extra),
         text=text,
-        metadata={**about, **found.extra},
+        metadata={**{_beside(found.extra, name): value for name, value in about.items()}, **found.extra},
     )
+
+
+def _beside(extra: Extra, name: str) -> str:
+    """Return a name for a value of the search that no extra column has."""
+    while name in extra:
+        name = f"search_{name}"
+    return name

@@ -121,6 +121,8 @@ class Follower(Closing):
         if not there:
             return self._stay("the store cannot be read", "it holds no snapshot any more")
         live = there[-1]
+        if live != self.state.live:  # the number may come again with another snapshot: what was wrong before is over
+            self._refused, self._delayed = None, 0
         if live == self._in_use.retriever.number:
             self.state = replace(self.state, live=live, problem="")
             return False

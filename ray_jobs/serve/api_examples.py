@@ -104,6 +104,7 @@ HEALTH = Health(
     live=8,
     loading=8,
     problem="",
+    keys_problem="",
     fetched=True,
     timings_ms=_STEPS,
 )

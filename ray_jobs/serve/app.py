@@ -51,6 +51,7 @@ def make_app(
         description=_DESCRIPTION,
         docs_url=None,  # FastAPI's own page loads its scripts from another host: blank behind a closed network
         redoc_url=None,
+        redirect_slashes=False,  # behind TLS it would send clients, and their keys, to http://
         telemetry={"tracing": False, "metrics": False, "logs": False},  # `Traces` and `Metrics` do this
         exception_handlers=dict(handlers()),
         # only for the API's description: `Doors` checks keys before anything else
@@ -69,8 +70,8 @@ def make_app(
     shadow = Shadow(follower, metrics, watch.shadow_share)
     add_search(app, Searching(follower, batcher, RerankQueue(reranker), FilterQueue(follower), shadow, metrics))
     add_embeddings(app, follower, batcher)
-    add_store_routes(app, follower)
-    add_status(app, follower, metrics, watch)
+    add_store_routes(app, follower, keys)
+    add_status(app, follower, metrics, watch, keys)
     _add_documents(app, follower, metrics)
     add_pages(app)
     return app

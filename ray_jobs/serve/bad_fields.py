@@ -31,8 +31,8 @@ _ALLOWED = {"/v1/search": (_SEARCH, EXAMPLE), "/v1/embeddings": (_EMBED, EMBED_E
 """The values that the fields of a route's body may have, and an example of a body."""
 
 
-def sentence(problem: Mapping[str, Any], path: str) -> str:
-    """Return one sentence on the first of pydantic's problems with a request to this path."""
+def sentence(problem: Mapping[str, Any], path: str, content_type: str) -> str:
+    """Return one sentence on the first of pydantic's problems with a request to this path, whose body has this type."""
     kind, where, value = problem["type"], [str(part) for part in problem["loc"][1:]], problem["input"]
     allowed, example = _ALLOWED.get(path, (_OTHER, ""))
     if kind == "json_invalid":
@@ -41,8 +41,16 @@ def sentence(problem: Mapping[str, Any], path: str) -> str:
         return str(problem["ctx"]["error"])
     if kind == "extra_forbidden":
         return f"field {shown('.'.join(where))} is unknown; the fields are {', '.join(allowed)}"
+    if not where and "json" not in content_type.lower():  # so FastAPI does not read it as JSON; curl sends a form
+        came = shown(content_type) if content_type else "no type"
+        return f"the body came as {came}; send JSON such as {example} with the header Content-Type: application/json"
     if not where:
         return f"the body is not a JSON object; send one such as {example} as Content-Type application/json"
+    if where[0] == "input" and _are_tokens(value):
+        return (
+            "field input holds numbers, and texts alone are encoded, since another tokenizer may have made them; send "
+            "the texts themselves (in LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)"
+        )
     if where == ["query"] and isinstance(value, list):
         return f"field query is a list; several questions are sent as queries, {_SEARCH['queries']}"
     if where[0] == "input":  # it also names the types that were tried
@@ -50,3 +58,10 @@ def sentence(problem: Mapping[str, Any], path: str) -> str:
     if kind == "missing":
         return f"the body has no field {where[0]}; send one such as {example}"
     return f"field {'.'.join(where)} is {shown(value)}; it must be {allowed[where[0]] if len(where) == 1 else _TEXT}"
+
+
+def _are_tokens(value: object) -> bool:
+    """Return whether a value is a list of token numbers, or of such lists, which OpenAI's own service takes."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dpr.errors import ServeError
+from dpr.store.reasons import reason_of
 from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import refusal
 
@@ -33,14 +35,33 @@ _log = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """A file to which each request adds a line."""
+    """A file to which each request adds a line. The service's log says when lines cannot be written, and are lost."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        """Raises ServeError for a file that cannot be written."""
+        try:
+            self._file = path.open("ab", buffering=0)
+        except (OSError, ValueError) as error:
+            raise ServeError(
+                f"the access log {path} cannot be written: {reason_of(error)}; name another file with --access-log, or "
+                "leave it out"
+            ) from error
+        self._path, self._is_written = path, True
 
     def write(self, **fields: str | int | float | None) -> None:
         """Add a line."""
-        self._file.write(json.dumps(fields) + "\n")
+        try:
+            self._file.write(f"{json.dumps(fields)}\n".encode())
+        except OSError as error:  # such as a full disk: the request was answered all the same
+            if self._is_written:
+                _log.warning("lines of the access log %s are lost: %s", self._path, reason_of(error))
+            self._is_written = False
+        else:
+            self._is_written = True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class Front:

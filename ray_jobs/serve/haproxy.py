@@ -7,6 +7,7 @@ Serve is told loopback, and `haproxy_child.py`, which it starts in HAProxy's pla
 It also closes the other interfaces, and ends HAProxy with a service that is killed.
 """
 
+import json
 import os
 import random
 import shlex
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ray_jobs.serve.proxy_layer import BODY, RETRY_SECONDS
+from ray_jobs.serve.proxy_layer import NOT_READY, RETRY_SECONDS
 from ray_jobs.serve.tls import OLDEST, Tls
 
 REPLICAS_ADDRESS = "127.0.0.1"
@@ -36,6 +37,14 @@ PORTS = range(20_000, 30_000)
 Linux gives ports from 32,768 on to connections, Ray those below 20,000 to its workers, and Serve those from 30,000 on
 to replicas: one of these could be taken before HAProxy listens at it.
 """
+
+HEADER_SECONDS = 20
+"""Seconds for sending the headers of a request, as for its body (`ray_jobs.serve.limits`)."""
+SILENT_SECONDS = 90
+"""Seconds after which a client that says nothing is cut off, also before TLS begins; Serve's setting is an hour."""
+LOST = "the process that had the request ended before it answered; ask again"
+_REFUSALS = {status: json.dumps({"error": why}) for status, why in ((502, LOST), (503, NOT_READY), (504, LOST))}
+"""What it says, by status, if no replica answers. What is not HTTP it refuses in words that no setting changes."""
 
 THREAD_CPUS, MAX_THREADS = 8, 4
 """CPUs for each of its threads, and the number of threads that Serve would give it. One passes on 14,000 requests a
@@ -70,7 +79,8 @@ def haproxy_environment(binary: str, place: str, tls: Tls | None) -> Iterator[Ma
         launcher = Path(folder, "haproxy")
         child = Path(__file__).with_name("haproxy_child.py")
         bind = place if tls is None else f"{place} {_certificate(Path(folder), tls)}"
-        command = shlex.join([sys.executable, "-I", str(child), bind, BODY, str(RETRY_SECONDS), binary])
+        seconds = [str(each) for each in (RETRY_SECONDS, HEADER_SECONDS, SILENT_SECONDS)]
+        command = shlex.join([sys.executable, "-I", str(child), bind, json.dumps(_REFUSALS), *seconds, binary])
         launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
         launcher.chmod(0o700)
         stats_port, metrics_port, fallback_port = _free_ports(3)

@@ -1,12 +1,14 @@
 """The way into the service: HAProxy if it runs here, else Ray Serve's own proxy; and whether it answers."""
 
 import os
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from urllib.parse import urlsplit
 
 from dpr.errors import ServeError
 from ray_jobs.output import console
@@ -14,7 +16,7 @@ from ray_jobs.serve.haproxy import REPLICAS_ADDRESS, find_haproxy, haproxy_envir
 from ray_jobs.serve.listening import Place, bracketed
 from ray_jobs.serve.proxy_layer import proxy_environment
 
-READY_SECONDS = 60.0
+READY_SECONDS, CONNECT_SECONDS = 60.0, 5.0
 HttpOptions = Mapping[str, str | int]
 """Fields of Ray Serve's own HTTPOptions."""
 
@@ -70,6 +72,18 @@ def wait_until_ready(place: Place) -> None:
                 "again"
             )
         time.sleep(0.1)
+
+
+def is_open(url: str) -> bool:
+    """Return whether something listens at a URL of the service."""
+    address = urlsplit(url)
+    try:
+        socket.create_connection((address.hostname or "", address.port or 0), CONNECT_SECONDS).close()
+    except TimeoutError:  # it is too busy to take one more
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _answers(place: Place) -> bool:

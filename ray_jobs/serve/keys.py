@@ -81,6 +81,8 @@ class KeyRing:
         """Raises ServeError as `parse_keys` does, and for a file that cannot be read."""
         self._file, self._seen, self._look_again = file, (0, 0, 0), 0.0
         self._lock = threading.Lock()
+        self.problem = ""
+        """Why the file is not used as it is now; empty: it is."""
         self._keys = self._read() if file is not None else parse_keys(lines, f"environment variable {KEYS_VARIABLE}")
 
     def find(self, presented: str) -> Key | None:
@@ -101,17 +103,32 @@ class KeyRing:
             try:
                 if self._stamp() != self._seen:
                     self._keys = self._read()
+                    self.problem = ""
             except (OSError, ServeError) as error:
-                _log.warning("keys stay as they are: %s", error)
+                self._stay(error)
+
+    def _stay(self, error: OSError | ServeError) -> None:
+        """Note why a changed file is not used; the log gets each reason once."""
+        reason = str(error) if isinstance(error, ServeError) else f"the file of keys {self._file}: {reason_of(error)}"
+        problem = f"keys stay as they were, also those that were removed: {reason}"
+        if problem != self.problem:
+            _log.warning("%s", problem)
+        self.problem = problem
+        if isinstance(error, OSError):
+            self._seen = (0, 0, 0)  # when it is there again, it is read, even if it is the same
 
     def _read(self) -> Sequence[Key]:
         if self._file is None:
             return self._keys
         try:
-            self._seen = self._stamp()
-            text = self._file.read_text(encoding="utf-8")
+            seen = self._stamp()
+            text = self._file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
         except (OSError, ValueError) as error:
-            raise ServeError(f"the file of keys {self._file} cannot be read: {reason_of(error)}") from error
+            raise ServeError(
+                f"the file of keys {self._file} cannot be read: {reason_of(error)}; name a text file that "
+                "`dpr key NAME --file FILE` has written"
+            ) from error
+        self._seen = seen  # a file that could not be read is tried again, since its rights leave no mark here
         return parse_keys(text, str(self._file))
 
     def _stamp(self) -> tuple[int, int, int]:
@@ -129,7 +146,7 @@ def add_key(file: Path, name: str, role: Role) -> str:
     key = new_key()
     line = key_line(name, role, key)
     try:
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        text = file.read_text(encoding="utf-8-sig") if file.exists() else ""
         if text.strip() and any(known.name == name for known in parse_keys(text, str(file))):
             raise ServeError(f"{file} has a key named {name}; take its line out first, or choose another name")
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as opened:

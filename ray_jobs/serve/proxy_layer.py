@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-BODY = json.dumps({"error": "the service is not ready; ask again in a moment"})
+NOT_READY = "the service is not ready; ask again in a moment"
+BODY = json.dumps({"error": NOT_READY})
 RETRY_SECONDS = 1
 Headers = list[tuple[bytes, bytes]]
 

@@ -47,7 +47,7 @@ def refusal(status: int, message: str, headers: Mapping[str, str] | None = None)
 
 
 async def _bad_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    return refusal(422, sentence(error.errors()[0], request.url.path))
+    return refusal(422, sentence(error.errors()[0], request.url.path, request.headers.get("content-type", "")))
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:

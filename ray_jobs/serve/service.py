@@ -5,8 +5,10 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import ray
 from ray import serve
@@ -19,10 +21,11 @@ from dpr.formats.snapshots import live_snapshot
 from dpr.recipe_service import RerankConfig, ServeConfig
 from dpr.search.retrieve import question_tower
 from dpr.store import Store, open_store
-from ray_jobs.connect import connected, named_cluster
+from ray_jobs.connect import connected, lost_processes, named_cluster
 from ray_jobs.failures import quoted_error
 from ray_jobs.serve.deployment import Arguments, sized_application
-from ray_jobs.serve.ingress import HttpOptions, ingress, own_proxy_options, wait_until_ready
+from ray_jobs.serve.front import AccessLog
+from ray_jobs.serve.ingress import HttpOptions, ingress, is_open, own_proxy_options, wait_until_ready
 from ray_jobs.serve.keys import KEYS_VARIABLE
 from ray_jobs.serve.listening import Place, checked_keys, listen, numeric_address
 from ray_jobs.serve.shard_deployment import LOGGING
@@ -32,6 +35,9 @@ from ray_jobs.signals import on_signals, signals_restored
 _TAKEN = re.compile(r"cannot bind socket \((.+?)\) for \[(.+?)\]")
 """HAProxy's message about a port that another process took after this one had found it free."""
 STOP_SECONDS = 15.0
+LOOK_SECONDS, MAX_CLOSED = 5.0, 12
+"""Between two looks at whether the service takes connections, and how many in a row may find that it does not: Ray
+starts an HAProxy that was killed again within half a minute."""
 
 
 @contextmanager
@@ -42,14 +48,16 @@ def serve_store(
 
     Starts a Ray of its own unless this process is connected to one. Everything it started is stopped with the block,
     also when the block ends by Ctrl-C or SIGTERM. Before anything is started, it raises StoreError for a store without
-    a snapshot, ServeError for an address it cannot listen at, and EncoderError for another model than the snapshot's,
-    or a `rerank` model that cannot re-rank.
+    a snapshot, ServeError for an address it cannot listen at or a file it cannot use, and EncoderError for another
+    model than the snapshot's, or a `rerank` model that cannot re-rank.
     """
     store = open_store(store_url)
     snapshot = live_snapshot(store)
     with listen(config.host, config.port) as listening:  # only to find out whether a server can listen there
         place = Place(numeric_address(listening), config.port, tls_of(config))
     checked_keys(config.keys_file, config.host, place.address)
+    if config.access_log is not None:
+        AccessLog(Path(config.access_log).absolute()).close()  # only to find out whether it can be written
     model = _absolute(model) if model else None
     question_tower(snapshot, model)
     if config.topology == "sharded":
@@ -78,7 +86,8 @@ def serve_store(
         finally:
             # a further Ctrl-C now would leave processes behind
             on_signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
-            _stop(own_ray)
+            if not lost_processes():  # otherwise Serve answers nothing, and all ends with Ray
+                _stop(own_ray)
 
 
 def replica_arguments(store: Store, config: ServeConfig, model: str | None, rerank: RerankConfig | None) -> Arguments:
@@ -104,13 +113,25 @@ def replica_arguments(store: Store, config: ServeConfig, model: str | None, rera
     )
 
 
-def wait_for_interrupt() -> None:
-    """Wait until the user or the system ends this process: Ctrl-C or SIGTERM."""
+def wait_for_interrupt(url: str) -> None:
+    """Wait until the user or the system ends this process: Ctrl-C or SIGTERM.
+
+    Raises ServeError if a process of Ray was ended from outside, or if the service at `url` takes no connections any
+    more. Otherwise this process would go on for ever, and nobody would start the service again.
+    """
+    closed = 0
     try:
-        while True:
-            signal.pause()
+        while closed < MAX_CLOSED and not (lost := lost_processes()):
+            time.sleep(LOOK_SECONDS)
+            closed = 0 if is_open(url) else closed + 1
     except KeyboardInterrupt:
         return
+    what = (
+        f"{lost[0]}, a process of Ray without which nothing that fails is replaced, was ended from outside"
+        if lost
+        else f"the service at {url} has taken no connection for {MAX_CLOSED * LOOK_SECONDS:.0f} s"
+    )
+    raise ServeError(f"{what}; see whether this machine ran out of memory, and start the service again")
 
 
 def _check_files(snapshot: Snapshot, shards: int) -> None:

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from dpr.answers.state_answer import Health, LatencyBucket, ShadowSample, ShardStatus, Status
 from dpr.operations.follow import Follower
 from ray_jobs.serve.api_examples import STATUS, answers
+from ray_jobs.serve.keys import KeyRing
 from ray_jobs.serve.prometheus import Metrics
 from ray_jobs.serve.refusals import ERRORS
 from ray_jobs.serve.shadow import SHARE
@@ -35,8 +36,8 @@ class Watch:
 DEFAULT_WATCH = Watch()
 
 
-def add_status(app: FastAPI, follower: Follower, metrics: Metrics, watch: Watch) -> None:
-    """Add the route."""
+def add_status(app: FastAPI, follower: Follower, metrics: Metrics, watch: Watch, keys: KeyRing | None = None) -> None:
+    """Add the route; `keys` as for `add_store_routes`."""
 
     @app.get("/v1/status", responses=ERRORS | answers(STATUS))
     async def status() -> Status:
@@ -45,7 +46,7 @@ def add_status(app: FastAPI, follower: Follower, metrics: Metrics, watch: Watch)
         counted = None if watch.replicas is None else await asyncio.to_thread(watch.replicas)
         shards = None if watch.shards is None else list(watch.shards())
         with follower.snapshot() as retriever:
-            health, published_at = health_of(follower.state, retriever, started), retriever.published_at
+            health, published_at = health_of(follower.state, retriever, keys, started), retriever.published_at
         return _status(metrics, counted, health, published_at).model_copy(update={"shards": shards})
 
 

@@ -10,12 +10,14 @@ from fastapi import FastAPI, Path, Query, Response
 from dpr.answers.answered import StepTimings
 from dpr.answers.search_answer import PassageAnswer
 from dpr.answers.state_answer import Health, Ready, SnapshotList, SnapshotSummary
+from dpr.errors import StoreError
 from dpr.formats.snapshots import numbers, read_snapshot
 from dpr.operations.follow import Follower, Following
 from dpr.search.hits import Passage
 from dpr.search.retrieve import Retriever
 from dpr.store import Store
 from ray_jobs.serve.api_examples import HEALTH, PASSAGE, READY, SNAPSHOTS, answers
+from ray_jobs.serve.keys import KeyRing
 from ray_jobs.serve.messages import ErrorBody, milliseconds
 from ray_jobs.serve.refusals import ERRORS, Responses, refusal
 
@@ -23,9 +25,9 @@ MAX_LISTED = 100
 _NO_PASSAGE: Responses = {404: {"model": ErrorBody, "description": "There is no passage with this id."}}
 
 
-def add_store_routes(app: FastAPI, follower: Follower) -> None:
-    """Add the routes."""
-    _add_health(app, follower)
+def add_store_routes(app: FastAPI, follower: Follower, keys: KeyRing | None = None) -> None:
+    """Add the routes; `keys`: who may ask, None: everybody."""
+    _add_health(app, follower, keys)
 
     @app.get(
         "/v1/passages/{passage_id:path}",
@@ -68,7 +70,13 @@ def add_store_routes(app: FastAPI, follower: Follower) -> None:
         started = time.perf_counter()
 
         def read() -> list[SnapshotSummary]:
-            return [summary(number) for number in reversed(numbers(follower.store)[-limit:])]
+            there = numbers(follower.store)
+            if not there:
+                raise StoreError(
+                    f"store {follower.store.url} holds no snapshot any more, so none can be listed; answers still come "
+                    f"from snapshot {follower.number}"
+                )
+            return [summary(number) for number in reversed(there[-limit:])]
 
         found = await asyncio.to_thread(read)
         with follower.snapshot() as retriever:
@@ -80,14 +88,14 @@ def add_store_routes(app: FastAPI, follower: Follower) -> None:
             )
 
 
-def _add_health(app: FastAPI, follower: Follower) -> None:
+def _add_health(app: FastAPI, follower: Follower, keys: KeyRing | None) -> None:
     @app.get("/v1/health", responses=answers(HEALTH))
     async def health() -> Health:
         """Tell what is served, and whether it is the newest. Answers as soon as a replica is ready."""
         started = time.perf_counter()
         state = follower.state
         with follower.snapshot() as retriever:
-            return health_of(state, retriever, started)
+            return health_of(state, retriever, keys, started)
 
     @app.get("/v1/ready", responses=answers(READY))
     async def ready() -> Ready:
@@ -96,7 +104,7 @@ def _add_health(app: FastAPI, follower: Follower) -> None:
             return Ready(ready=True, snapshot=retriever.number)
 
 
-def health_of(state: Following, retriever: Retriever, started: float) -> Health:
+def health_of(state: Following, retriever: Retriever, keys: KeyRing | None, started: float) -> Health:
     """Return what a replica serves, and whether it is the newest; `started` is when the request came."""
     return Health(
         ready=True,
@@ -107,6 +115,7 @@ def health_of(state: Following, retriever: Retriever, started: float) -> Health:
         live=state.live,
         loading=state.loading,
         problem=state.problem,
+        keys_problem="" if keys is None else keys.problem,
         fetched=state.is_fetched,
         timings_ms=_taken_since(started),
     )

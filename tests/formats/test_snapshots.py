@@ -228,6 +228,21 @@ def test_a_document_of_another_version_is_not_read(store: LocalStore, place: str
         read_snapshot(store, 2)
 
 
+@pytest.mark.parametrize("content", [b"", b"{bad", b'{"number": 2, "par', b"\xff\xfe\x00", b"[" * 100_000])
+def test_a_damaged_document_is_said_to_be_damaged_and_can_be_removed(store: LocalStore, content: bytes) -> None:
+    """Whoever reads "use a new store" embeds everything again."""
+    before = publish_some(store, None)
+    store.put(layout.snapshot(2), content)
+    sentence = (
+        r"^snapshot 2 of \S+ is damaged: its document snapshots/00000002\.json is not JSON \(.+\); restore it from a "
+        r"backup, or remove it, and the snapshot before it is live again$"
+    )
+    with pytest.raises(IntegrityError, match=sentence):
+        live_snapshot(store)
+    store.delete(layout.snapshot(2))
+    assert live_snapshot(store) == before
+
+
 def of_another_encoder(body: SnapshotBody) -> dict[str, object]:
     return {"segments": [body.segments[0].model_copy(update={"object": some_ref("segments/f/s-0.parquet")})]}
 

@@ -101,6 +101,23 @@ async def test_fetch_gives_a_passage_with_its_columns(source: Source, retriever:
     }
 
 
+async def test_columns_named_as_what_the_search_adds_hide_nothing(encoder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"id": f"p{n}", "text": f"w{n} w1 w2", "score": n + 1000, "snapshot": "old"} for n in range(5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"title": None, "extra": {"score": "integer", "snapshot": "string"}}
+    collection = Collection(tmp_path / "night", encoder, corpus={"path": str(path), "columns": columns})
+    collection.night()
+    with StoreSource(collection.store.url) as source, Retriever.open(collection.store) as retriever:
+        (hits,) = retriever.search(["w1 w2"], 5).hits
+        found = await call(source, "search", query="w1 w2", k=5, filter={"score": {"gte": 1000}})
+        assert [result["metadata"] for result in found["results"]] == [
+            {"search_snapshot": 1, "search_score": pytest.approx(hit.score, abs=1e-6), **hit.extra} for hit in hits
+        ]
+        fetched = await call(source, "fetch", id="p3")
+        assert fetched["metadata"] == {"search_snapshot": 1, "score": 1003, "snapshot": "old"}
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "sentence"),
     [

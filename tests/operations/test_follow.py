@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import dpr.engine.room
+from dpr.formats import layout
 from dpr.formats.manifest import SnapshotBody
 from dpr.operations.follow import Follower
 from dpr.operations.gc import collect
@@ -117,6 +118,22 @@ def test_a_damaged_snapshot_is_refused_and_a_rollback_is_followed(collection: Co
         rollback(collection.store, 1)
         assert follower.look()
         assert (follower.search(["w1"], 1).snapshot, follower.state.problem) == (3, "")
+
+
+def test_a_number_that_comes_again_with_another_snapshot_is_followed(collection: Collection) -> None:
+    """Someone removes a snapshot that cannot be opened, and the next run publishes under the same number."""
+    with Follower(collection.store, poll_seconds=SLOW) as follower:
+        document = collection.file(layout.snapshot(2))
+        document.write_bytes(b"{bad")
+        assert not follower.look()
+        assert follower.state.problem.startswith("snapshot 2 is refused: ")
+        document.unlink()
+        assert not follower.look()
+        assert (follower.state.live, follower.state.problem) == (1, "")
+        collection.corpus |= random_texts(20, "new")
+        assert collection.night().snapshot.number == 2
+        assert follower.look()
+        assert (follower.search(["w1"], 1).snapshot, follower.state.live, follower.state.problem) == (2, 2, "")
 
 
 def test_a_store_that_vanishes_is_reported_and_answers_go_on(collection: Collection) -> None:

@@ -28,6 +28,13 @@ pytestmark = pytest.mark.without_ray
         (["serve", "s", "--port"], "dpr serve", "--port has no value; give a whole number from 1 to 65535 after it"),
         (["serve", "s", "--prt", "3"], "dpr serve", "there is no option '--prt'; did you mean --port?"),
         (["serve", "s", "--shadow-share", "1e"], "dpr serve", "--shadow-share is '1e'; it takes a number from 0.0 to"),
+        (
+            ["serve", "s", "--cache-mb", "inf"],
+            "dpr serve",
+            "--cache-mb is 'inf'; it takes a number from 0.0 to 1000000.0",
+        ),
+        (["serve", "s", "--shard-deadline", "inf"], "dpr serve", "--shard-deadline is 'inf'; it takes a number from 0"),
+        (["status", "s", "--poll-seconds", "inf"], "dpr status", "--poll-seconds is 'inf'; it takes a number from 0.1"),
         (["gc", "s", "--keep", "-1"], "dpr gc", "--keep is '-1'; it takes a whole number from 1 up"),
         (["rollback", "s", "x"], "dpr rollback", "N is 'x'; it takes a whole number"),
         (["key", "a"], "dpr key", "--file is missing; give it (File of keys"),

@@ -214,7 +214,7 @@ def test_health_says_what_is_served(client: httpx.Client, retriever: Retriever) 
     assert datetime.timedelta() <= datetime.datetime.now(datetime.UTC) - since < datetime.timedelta(hours=1)
     served = {"ready": True, "snapshot": 1, "encoder_id": retriever.body.encoder_id, "passages": PASSAGES}
     assert health.pop("timings_ms")["total"] > 0
-    assert health == served | {"live": 1, "loading": None, "problem": "", "fetched": True}
+    assert health == served | {"live": 1, "loading": None, "problem": "", "keys_problem": "", "fetched": True}
 
 
 def test_before_it_is_ready_it_says_when_to_ask_again(service: Service) -> None:
@@ -413,7 +413,13 @@ def test_a_bad_request_is_refused_with_a_sentence(client: httpx.Client, body: An
         (b"\xff", "application/json", 422, "the body is not JSON"),
         (b"[" * 100_000, "application/json", 422, "the body is not JSON"),
         (b"", "application/json", 422, "the body is not a JSON object"),
-        (b'{"query": "a"}', "text/plain", 422, "the body is not a JSON object; send one such as"),
+        (
+            b'{"query": "a"}',
+            "application/x-www-form-urlencoded",  # what curl sends without -H
+            422,
+            f'the body came as "application/x-www-form-urlencoded"; send JSON such as {EXAMPLE} with the header '
+            "Content-Type: application/json",
+        ),
         (b" " * (16 * 2**20 + 1), "application/json", 413, "the body is larger than 16,777,216 bytes"),
     ],
 )
@@ -629,7 +635,7 @@ def test_its_log_says_what_happened(open_service: OpenService) -> None:
     keys = open_service.folder / "keys"
     before, give_up = keys.read_text(), time.monotonic() + 60
     keys.write_text("broken\n")
-    while not any("keys stay as they are" in log.read_text() for log in replica_logs(open_service)):
+    while not any("keys stay as they were" in log.read_text() for log in replica_logs(open_service)):
         assert time.monotonic() < give_up
         status = httpx.get(
             f"{open_service.service.url}/v1/health", headers={"X-API-Key": open_service.key}, verify=False
@@ -664,6 +670,22 @@ def test_killed_it_leaves_nothing_that_listens_for_requests(open_service: OpenSe
     open_service.service.process.kill()
     # Ray's agents end by themselves, later
     wait_until_ended(open_service.service, {"ray::DashboardA", "ray::RuntimeEnv"})
+
+
+@pytest.mark.slow
+def test_it_ends_with_a_sentence_when_a_process_of_ray_is_killed(store: LocalStore) -> None:
+    """It would go on as long as nothing else fails, and for ever without answering if something does."""
+    with serving(store) as started:
+        (raylet,) = [pid for pid, name in started.processes().items() if name == "raylet"]
+        os.kill(raylet, signal.SIGKILL)
+        _, err = started.process.communicate(timeout=120)
+        assert started.process.returncode == ServeError.exit_code
+        sentence = (
+            "error: raylet, a process of Ray without which nothing that fails is replaced, was ended from outside; see "
+            "whether this machine ran out of memory, and start the service again"
+        )
+        assert err.splitlines()[-1] == sentence
+        wait_until_ended(started, set())
 
 
 def wait_until_ended(service: Service, names: set[str]) -> None:

@@ -85,6 +85,26 @@ def test_a_wrong_filter_is_one_sentence(client: TestClient, document: Any, messa
     assert (response.status_code, response.json()) == (422, {"error": message})
 
 
+@pytest.mark.parametrize("path", ["/v1/search/", "/v1/health/", "/v1/passages"])
+def test_nobody_is_sent_elsewhere(client: TestClient, path: str) -> None:
+    """A replica knows nothing of TLS before it: its redirects would send keys over plain HTTP."""
+    answer = client.get(path, follow_redirects=False)
+    message = f"there is nothing at {path}; /docs shows what there is"
+    assert (answer.status_code, answer.json()) == (404, {"error": message})
+
+
+def test_a_store_without_snapshots_is_no_empty_list(first_nights: FirstNights, tmp_path: Path) -> None:
+    collection = first_nights.copy(tmp_path / "vanishing")
+    with client_of(collection.store) as client:
+        collection.file("snapshots").rename(collection.folder / "away")
+        answer = client.get("/v1/snapshots")
+        message = (
+            f"store {collection.store.url} holds no snapshot any more, so none can be listed; answers still come from "
+            "snapshot 1"
+        )
+        assert (answer.status_code, answer.json()) == (503, {"error": message})
+
+
 def test_every_field_is_described(client: TestClient) -> None:
     page, document = client.get("/docs").text, client.get("/openapi.json").json()
     for name, schema in document["components"]["schemas"].items():
@@ -310,6 +330,14 @@ INPUT = "a text of 1 to 100,000 characters that is not blank and holds no NUL, o
         ({"input": [], "model": "question"}, f"field input is []; it must be {INPUT}"),
         ({"input": " ", "model": "question"}, f'field input is " "; it must be {INPUT}'),
         ({"input": ["a", 5], "model": "question"}, f'field input is ["a", 5]; it must be {INPUT}'),
+        *(
+            (
+                {"input": tokens, "model": "question"},
+                "field input holds numbers, and texts alone are encoded, since another tokenizer may have made them; "
+                "send the texts themselves (in LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)",
+            )
+            for tokens in ([1, 2], [[1, 2], [3]], 5)
+        ),
         ({"input": "a", "model": "gpt"}, 'field model is "gpt"; it must be question or passage'),
         (
             {"input": "a", "model": "question", "dimensions": 0},

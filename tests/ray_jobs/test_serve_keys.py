@@ -18,6 +18,7 @@ from ray_jobs.serve.front import AccessLog
 from ray_jobs.serve.keys import KEYS_VARIABLE, KeyRing, add_key, key_ring, parse_keys
 from tests.collection import Collection, FirstNights
 from tests.ray_jobs.conftest import Dpr
+from tests.services.endpoint import free_ports
 
 pytestmark = pytest.mark.without_ray
 BODY = {"query": "w1 w2", "k": 2}
@@ -106,6 +107,60 @@ def test_a_file_that_changes_is_read_again(follower: Follower, file: Path, monke
     assert statuses(first, second, third) == [401, 401, 200]
 
 
+def test_why_a_changed_file_is_not_used_is_in_health(
+    follower: Follower, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever takes out a key and makes a slip elsewhere learns that the key is still taken."""
+    monkeypatch.setattr("ray_jobs.serve.keys.LOOK_SECONDS", 0.0)
+    key = add_key(file, "alice", "search")
+    lines = file.read_text()
+    client = TestClient(make_app(follower, keys=KeyRing(file)))
+
+    def problem() -> str:
+        health: dict[str, str] = client.get("/v1/health", headers=bearer(key)).json()
+        status = client.get("/v1/status", headers=bearer(key)).json()["health"]
+        assert status["keys_problem"] == health["keys_problem"]
+        return health["keys_problem"]
+
+    assert problem() == ""
+    file.write_text(f"{lines}bob\n")
+    assert problem().startswith(
+        f"keys stay as they were, also those that were removed: line 2 of {file} is not a name, a role"
+    )
+    file.write_text(lines)
+    assert problem() == ""
+    caplog.clear()
+    away = file.rename(file.with_name("away"))
+    for _ in range(3):
+        assert problem().endswith(f"the file of keys {file}: No such file or directory")
+    assert len(caplog.records) == 1
+    away.rename(file)  # it is exactly the one that was read
+    assert problem() == ""
+
+
+@pytest.mark.parametrize("form", ["\ufeff{}", "\ufeff# who may ask\r\n{}", "{}\r\n"])
+def test_files_of_editors_on_windows_are_read(file: Path, form: str) -> None:
+    key = add_key(file, "alice", "search")
+    file.write_bytes(form.format(file.read_text().strip()).encode())
+    assert (found := KeyRing(file).find(key)) is not None
+    assert found.name == "alice"
+    second = add_key(file, "bob", "admin")
+    assert (found := KeyRing(file).find(second)) is not None
+    assert found.name == "bob"
+    with pytest.raises(ServeError, match="has a key named alice"):
+        add_key(file, "alice", "search")
+
+
+def test_a_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for name, reason in (("", "Is a directory"), ("binary", "'utf-8' codec .*"), ("none", "No such file or directory")):
+        message = (
+            rf"^the file of keys \S+ cannot be read: {reason}; name a text file that `dpr key NAME --file FILE` has"
+        )
+        with pytest.raises(ServeError, match=message):
+            KeyRing(tmp_path / name)
+
+
 def test_a_file_holds_hashes_and_only_its_owner_reads_it(file: Path) -> None:
     key = add_key(file, "alice", "admin")
     assert file.read_text() == f"alice admin {hashlib.sha256(key.encode()).hexdigest()}\n"
@@ -177,6 +232,26 @@ def test_the_access_log_names_requests_and_holds_nothing_secret(follower: Follow
         "status": 200,
     }
     assert (second["request_id"], second["key"], second["status"]) == (made, None, 401)
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`:DeprecationWarning")  # Ray Serve's own
+def test_an_access_log_that_cannot_be_written_is_found_before_anything_starts(
+    collection: Collection, tmp_path: Path, dpr: Dpr
+) -> None:
+    (port,) = free_ports(1)
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "no/log", "No such file or directory")):
+        code, out, err = dpr("serve", collection.store.url, "--port", port, "--access-log", path)
+        message = f"the access log {path} cannot be written: {reason}; name another file with --access-log, or leave it"
+        assert (code, out, err) == (10, "", f"error: {message} out\n")
+
+
+def test_a_full_disk_takes_lines_of_the_access_log_and_no_answers(
+    follower: Follower, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = TestClient(make_app(follower, access_log=AccessLog(Path("/dev/full"))))
+    assert [client.post("/v1/search", json=BODY).status_code for _ in range(3)] == [200] * 3
+    (record,) = caplog.records
+    assert record.getMessage() == "lines of the access log /dev/full are lost: No space left on device"
 
 
 def test_a_bug_is_a_sentence_with_a_request_id(

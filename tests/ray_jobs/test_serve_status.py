@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from dpr.formats import layout
 from dpr.formats.snapshots import publish_body
 from dpr.operations.follow import Follower
 from ray_jobs.serve.app import make_app
@@ -140,6 +141,24 @@ def test_it_shows_a_new_snapshot_and_a_service_that_ended(
         page.keyboard.press("r")
         wait_for(page, "#error", "the service does not answer")
         assert "snapshot 4" in page.inner_text("#state")
+
+
+def test_snapshots_that_cannot_be_listed_hide_nothing_else(
+    browser: Any, collection: Collection, follower: Follower
+) -> None:
+    damaged = collection.file(layout.snapshot(follower.state.live + 1))
+    damaged.write_bytes(b"{bad")
+    try:
+        with served(make_app(follower)) as url, page_of(browser, f"{url}/status") as page:
+            wait_for(page, "#state", "is refused: snapshot")
+            wait_for(page, "#error", "is damaged: its document snapshots/")
+            page.wait_for_selector("#latency svg")
+            damaged.unlink()
+            wait_for(page, "#state", "is served, the newest")
+            page.wait_for_selector("#error", state="hidden")
+            assert page.locator("#snapshots tbody tr").count() == follower.number
+    finally:
+        damaged.unlink(missing_ok=True)
 
 
 def test_a_phone_in_the_dark_needs_no_scrolling_sideways(browser: Any, follower: Follower) -> None:

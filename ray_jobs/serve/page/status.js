@@ -22,21 +22,31 @@ async function look() {
   looking = true;
   try {
     const latest = await askReplicas();
-    if (newest !== latest.health.live) {
-      snapshots = (await ask(`/v1/snapshots?limit=${SNAPSHOTS}`)).snapshots.reverse();
-      newest = latest.health.live;
-      showSnapshots();
-    }
+    const unlisted = await listSnapshots(latest.health.live);
     showState(latest);
     showReplicas();
     showLatency();
-    byId("error").hidden = true;
+    byId("error").textContent = unlisted;
+    byId("error").hidden = !unlisted;
     byId("status").textContent = `as of ${new Date().toLocaleTimeString()}`;
   } catch (error) {
     byId("error").textContent = error.message; // the old figures stay, with their time
     byId("error").hidden = false;
   }
   looking = false;
+}
+
+/** List the snapshots again if there is another one; return why they cannot be listed, which hides nothing else. */
+async function listSnapshots(live) {
+  if (newest === live) return "";
+  try {
+    snapshots = (await ask(`/v1/snapshots?limit=${SNAPSHOTS}`)).snapshots.reverse();
+  } catch (error) {
+    return error.message;
+  }
+  newest = live;
+  showSnapshots();
+  return "";
 }
 
 /** Ask for the status until each replica that runs has answered, or as often as makes that likely. */
@@ -80,8 +90,9 @@ function ago(moment) {
 
 function showState({ health, published_at: publishedAt, replicas: states, shards }) {
   const behind = health.snapshot !== health.live;
-  const news = health.problem || (health.loading ? `snapshot ${health.loading} is being opened` : "");
-  byId("state").className = health.problem ? "bad" : behind ? "" : "good";
+  const opening = health.loading ? `snapshot ${health.loading} is being opened` : "";
+  const news = [health.problem || opening, health.keys_problem].filter(Boolean).join("; ");
+  byId("state").className = health.problem || health.keys_problem ? "bad" : behind ? "" : "good";
   byId("state").textContent = `snapshot ${health.snapshot} is served${behind ? "" : ", the newest"}${news && `: ${news}`}`;
   const compared = added((each) => each.shadow.compared);
   const recall = added((each) => each.shadow.compared * (each.shadow.recall ?? 0)) / compared;
