@@ -30,7 +30,7 @@ class IndexConfig(Section):
     bound."""
     train_rows: Annotated[int, Field(ge=1)] | None = None
     """Vectors sampled for training; null: a rule of the number of lists."""
-    seed: int = 7
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
     """Seed of sampling and k-means."""
     retrain: Literal["auto", "always", "never"] = "auto"
     """When a new codebook is trained; `auto`: when drift says so."""
