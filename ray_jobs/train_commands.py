@@ -1,6 +1,7 @@
 """The commands of `dpr` that train encoders: train, mine."""
 
 import enum
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 from rich.console import Console
 
 from dpr.errors import OutputError
@@ -68,7 +71,10 @@ def train(
 def mine(
     store: StoreArgument,
     data: Annotated[str, typer.Option("--data", help="Training data: BEIR folder, or JSON, JSONL or Parquet.")],
-    out: Annotated[Path, typer.Option("--out", help="DPR training file (JSON) to write.")],
+    out: Annotated[
+        str,
+        typer.Option("--out", help="DPR training file (JSON) to write; packed if its name ends in .gz, .bz2 or .xz."),
+    ],
     qrels: Annotated[str | None, typer.Option(help="BEIR: qrels; default: those of the train questions.")] = None,
     corpus: Annotated[str | None, typer.Option(help="BEIR: the passages, if they are not in the folder.")] = None,
     mode: Annotated[MiningMode, typer.Option(help="How passages are searched.")] = MiningMode.BM25,
@@ -103,11 +109,21 @@ def mine(
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[TextIO]:
-    """Open a file to be written within the block; it gets its name only when it is complete."""
+def writing(name: str) -> Iterator[TextIO]:
+    """Open a file to be written within the block; it gets its name only when it is complete.
+
+    It is packed as its name says, since that is how it is read. Raises OutputError if it cannot be written.
+    """
+    if "://" in name:
+        raise OutputError(f"{name} is a URL, and a file of this machine is written; name a path, and copy the file")
+    path = Path(name)
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
+        with (
+            unfinished.open("wb") as raw,
+            compr[infer_compression(name)](raw, mode="wb") as packed,
+            io.TextIOWrapper(packed, encoding="utf-8") as file,
+        ):
             yield file
         unfinished.replace(path)
     except OSError as error:

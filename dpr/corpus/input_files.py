@@ -46,12 +46,12 @@ class Found:
     """How many files are not listed since their names, or those of their folders, begin with `_` or `.`."""
 
 
-def find_files(path: str) -> Found:
+def find_files(path: str, what: str = "corpus") -> Found:
     """List the files that a path, glob or URL of the recipe stands for, without hidden ones below it.
 
     A name that begins with `_` or `.` is hidden, with all that is below it, as Spark, Hive and Arrow have it. Linked
     files and folders are followed. Raises CorpusError if there is no file, if they cannot be listed, or if a name is
-    not UTF-8.
+    not UTF-8. `what` the files are is said if there is none.
     """
     with corpus_errors(path):
         filesystem, root = fsspec.core.url_to_fs(path)
@@ -69,7 +69,7 @@ def find_files(path: str) -> Found:
         ]
     if not files:
         hidden = f" except {counted(len(listed), 'hidden file')} (names that begin with _ or .)" if listed else ""
-        raise CorpusError(f"corpus {path} is {_nothing_at(path, is_folder=is_folder, hidden=hidden)}")
+        raise CorpusError(f"{what} {path} is {_nothing_at(path, is_folder=is_folder, hidden=hidden)}")
     files.sort(key=lambda file: file.path)
     return Found(_url(filesystem, root), _with_utf8_names(files), is_folder, len(listed) - len(files))
 
@@ -85,7 +85,7 @@ def refuse_database(path: str) -> None:
 
 def _nothing_at(path: str, *, is_folder: bool, hidden: str) -> str:
     """Describe a path that stands for no file, and say what to give instead."""
-    advice = "give a file, a folder, a glob or a URL that holds passages"
+    advice = "give a file, a folder, a glob or a URL of files"
     if is_folder or _is_glob(path):
         return f"{'an empty folder' if is_folder else 'a glob that matches no file'}{hidden}; {advice}"
     return f"not there; {advice}; a data set of the Hugging Face hub is hf://datasets/ORG/NAME"

@@ -7,7 +7,7 @@ passage, or its document, is the one named.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 import regex
@@ -24,7 +24,7 @@ def words(text: str) -> list[str]:
     return [match.lower() for match in _WORD.findall(unicodedata.normalize("NFD", text))]
 
 
-def has_answer(answers: Sequence[str], text: str) -> bool:
+def has_answer(answers: Collection[str], text: str) -> bool:
     """Return whether the words of any answer occur consecutively in `text`."""
     # a space around every word makes a run of words a substring
     haystack = f" {' '.join(words(text))} "
@@ -43,7 +43,7 @@ def _compiled(pattern: str) -> regex.Pattern[str]:
     return regex.compile(unicodedata.normalize("NFD", pattern), flags)
 
 
-def names_passage(answers: Sequence[str], passage_id: str) -> bool:
+def names_passage(answers: Collection[str], passage_id: str) -> bool:
     """Return whether the answers name the passage, or the document that it is a numbered part of (`document#3`)."""
     return passage_id in answers or document_of(passage_id) in answers
 

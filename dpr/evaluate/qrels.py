@@ -9,7 +9,7 @@ SPLITS = ("test", "dev", "validation", "val", "train")
 """The order in which splits are looked for; the first that exists is used."""
 BEIR_HEADER = ("query-id", "corpus-id", "score")
 Qrels = dict[str, dict[str, int]]
-"""Query id → id of a relevant passage → how relevant it is, from 1."""
+"""Query id → id of a relevant passage → how relevant it is, from 1; empty for a query without any."""
 
 
 def find_qrels(folder: str, named: str | None) -> str:
@@ -53,6 +53,7 @@ def read_qrels(path: str) -> Qrels:
                 f"{path}, line {number} is not one of a BEIR qrels file (query-id, corpus-id, score) or a TREC one "
                 f"(query 0 passage score), whose score is a whole number: {line[:70]!r}"
             ) from error
+        passages = relevant[query]
         if grade > 0:
-            relevant[query][passage] = max(grade, relevant[query].get(passage, 0))
+            passages[passage] = max(grade, passages.get(passage, 0))
     return dict(relevant)

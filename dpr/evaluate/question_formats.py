@@ -99,6 +99,10 @@ def _from_json(text: str, place: str) -> FileQuestion:
     answers = _first(document, "answers", "answer")
     answers = inside.get("answers", []) if answers is None else answers
     contexts = document.get("positive_ctxs")
+    if isinstance(answers, list) and not all(map(_is_answer, answers)):
+        raise RecipeError(
+            f"{place}: an answer is a text that is not blank, or a number; got {json.dumps(answers)[:70]}"
+        )
     if not isinstance(question, str) or not question.strip() or not is_utf8(question) or not isinstance(answers, list):
         raise RecipeError(
             f'{place}: a question is {{"question": text, "answers": […]}}, and a query of BEIR {{"_id": id, "text": '
@@ -116,6 +120,11 @@ def _from_json(text: str, place: str) -> FileQuestion:
 
 def _first(document: dict[str, object], *names: str) -> object:
     return next((document[name] for name in names if document.get(name) is not None), None)
+
+
+def _is_answer(value: object) -> bool:
+    """Return whether a value can be an answer. A blank one would be in every passage, or in none."""
+    return isinstance(value, (int, float)) or (isinstance(value, str) and bool(value.strip()))
 
 
 def _name(value: object) -> str:
@@ -156,8 +165,10 @@ def _literal_list(text: str, place: str) -> tuple[str, ...]:
         answers = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise RecipeError(f"{place}: the answers are not a list like ['one', 'two']: {text[:70]!r}") from error
-    if not isinstance(answers, list) or not all(isinstance(answer, (str, int, float)) for answer in answers):
-        raise RecipeError(f"{place}: the answers are not a list of texts like ['one', 'two']: {text[:70]!r}")
+    if not isinstance(answers, list) or not all(map(_is_answer, answers)):
+        raise RecipeError(
+            f"{place}: the answers are not a list of texts like ['one', 'two'], none of which is blank: {text[:70]!r}"
+        )
     return tuple(map(str, answers))
 
 

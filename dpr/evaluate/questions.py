@@ -105,7 +105,8 @@ def read_questions(path: str, qrels: str | None, answers: AnswerKind | None = No
     else:
         questions, notes = _answered(found, kind)
     if not questions:
-        raise RecipeError(f"questions {path} hold no question with an answer; give at least one")
+        why = "".join(f"; {note}" for note in notes)
+        raise RecipeError(f"questions {path} hold no question with an answer{why}; give at least one")
     if kind == "regex":
         _check_patterns(questions)
     return QuestionSet(tuple(questions), kind, tuple(notes))
@@ -114,22 +115,28 @@ def read_questions(path: str, qrels: str | None, answers: AnswerKind | None = No
 def _judged(entries: Sequence[FileQuestion], qrels: Qrels, kind: AnswerKind) -> tuple[list[Question], list[str]]:
     """Return the questions that qrels judge; their answers are those that the qrels name, or strings of their own."""
     questions: dict[str, Question] = {}
-    without = []
+    without, irrelevant = [], []
     for each in entries:
         if each.id not in qrels:
             continue
         if each.id in questions:
             raise RecipeError(f"{each.place}: an earlier question has the id {each.id!r}, too; ids must be distinct")
         passages = qrels[each.id]
-        if kind == "ids":
+        if not passages:
+            irrelevant.append(each.id)
+        elif kind == "ids":
             questions[each.id] = Question(each.text, tuple(passages), each.id, tuple(passages.values()))
         elif each.answers:
             questions[each.id] = Question(each.text, each.answers, each.id)
         else:
             without.append(each.id)
     notes = []
-    if absent := [name for name in qrels if name not in questions and name not in without]:
+    found = questions.keys() | {*without, *irrelevant}
+    if absent := [name for name in qrels if name not in found]:
         notes.append(_left_out(len(absent), "judged query id", "of qrels not among the questions", absent[0]))
+    if irrelevant:
+        why = "left out, since qrels judge no passage relevant (score above 0)"
+        notes.append(_left_out(len(irrelevant), "question", why, irrelevant[0]))
     if without:
         notes.append(_left_out(len(without), "question", "without an answer left out", without[0]))
     return list(questions.values()), notes

@@ -78,10 +78,12 @@ def read_ranking(path: str, questions: QuestionSet, metrics: Metrics) -> tuple[R
     if questions.answers != "ids":
         raise RecipeError(f"run {path} has no texts, so answers cannot be {questions.answers}; give qrels, or ids")
     found = read_run(path)
+    if not found:
+        raise RecipeError(f"run {path} is empty; name one that answers the questions")
     names = {question.id for question in questions.questions}
     if not names & found.keys():
         raise RecipeError(
-            f"run {path} answers none of the {len(names):,} questions; its first is {next(iter(found), None)!r}, and "
+            f"run {path} answers none of the {len(names):,} questions; its first is {next(iter(found))!r}, and "
             f"the first question is {questions.questions[0].id!r}"
         )
     notes = []

@@ -1,5 +1,6 @@
 """Runs as TREC's tools exchange them: a line for each hit, `question Q0 passage rank score tag`."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -25,11 +26,11 @@ def read_run(path: str) -> dict[str, list[Hit]]:
         fields = line.split("\t") if line.count("\t") == COLUMNS - 1 else line.split()
         try:
             question, _, passage, rank, score, _ = fields
-            lines[question].append((-float(score), int(rank), passage))
+            lines[question].append((-_number(score), int(rank), passage))
         except ValueError as error:
             raise RecipeError(
                 f"{path}, line {number} is not one of a TREC run, which has {COLUMNS} columns (question Q0 passage "
-                f"rank score tag): {line[:70]!r}"
+                f"rank score tag), where a rank is a whole number and a score is a number: {line[:70]!r}"
             ) from error
     found = {}
     for question, hits in lines.items():
@@ -39,6 +40,14 @@ def read_run(path: str) -> dict[str, list[Hit]]:
         ranked = enumerate(sorted(hits), 1)
         found[question] = [Hit(rank, -negative, passage, "", "") for rank, (negative, _, passage) in ranked]
     return found
+
+
+def _number(text: str) -> float:
+    """Return a score; ValueError for one that cannot be ranked."""
+    value = float(text)
+    if math.isnan(value):
+        raise ValueError("not a number")
+    return value
 
 
 def write_run(path: str, tag: str, questions: Sequence[Question], judged: Sequence[Judged]) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 
 from dpr.errors import StoreError
 from dpr.store.base import PARALLEL_READS, ObjectInfo, Store
@@ -10,6 +11,7 @@ from dpr.store.local import LocalStore
 __all__ = ["PARALLEL_READS", "LocalStore", "ObjectInfo", "Store", "open_store"]
 
 _MAX_SHARED_STORES = 8
+_SCHEME_IN_PATH = re.compile(r"(^|/)s3a?:", re.IGNORECASE)
 
 
 def open_store(url: str) -> Store:
@@ -24,6 +26,8 @@ def open_store(url: str) -> Store:
         raise StoreError(
             f"store {url} has the scheme {url.split('://')[0]!r}; a store is a folder or s3://bucket/prefix"
         )
+    if _SCHEME_IN_PATH.search(url):  # s3:/bucket/prefix, perhaps below the folder of a recipe
+        raise StoreError(f"store {url} is neither a folder nor a URL of S3; write s3://bucket/prefix, with two slashes")
     return LocalStore(url)
 
 

@@ -42,7 +42,14 @@ class S3Store:
             # the message does not repeat such a URL: it may hold a secret (s3://key:secret@bucket)
             raise StoreError("the store's URL names no plain bucket; write s3://bucket/prefix and nothing else in it")
         prefix = prefix.strip("/")
-        self._prefix = f"{check_name(prefix)}/" if prefix else ""
+        try:
+            check_name(prefix or "none")
+        except StoreError as error:
+            raise StoreError(
+                f"the store's prefix {prefix!r} in bucket {bucket} is not a plain path such as nightly/wiki: no part "
+                "of it may be empty, `.` or `..`, nor may it have backslashes or unprintable characters; correct it"
+            ) from error
+        self._prefix = f"{prefix}/" if prefix else ""
         self._bucket = S3Bucket(bucket, patience or Patience())
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
 

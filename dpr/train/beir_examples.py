@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from dpr.corpus.reading import read_slice
 from dpr.corpus.slices import plan_slices
@@ -60,9 +61,12 @@ def _example(
 ) -> Read:
     positives = [passages[name] for name in judged if name in passages]
     try:
+        if not judged:
+            raise UnusableExampleError("no passage is judged relevant (score above 0)")
         if not positives:
             raise UnusableExampleError("none of its judged passages is in the corpus")
-        return checked(question.text, positives, (), question.answers)
+        example = checked(question.text, positives, (), question.answers)
+        return replace(example, absent=len(judged) - len(positives))
     except UnusableExampleError as error:
         raw = json.dumps({"_id": question.id, "text": question.text, "judged": list(judged)}, ensure_ascii=False)
         return unusable((source, number), str(error), raw.encode())

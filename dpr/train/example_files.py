@@ -21,7 +21,7 @@ def read_examples(data: TrainingData) -> Iterator[Read]:
         if is_beir(path):
             yield from read_beir_examples(path, data.qrels, data.corpus)
             continue
-        for file in find_files(path).files:
+        for file in find_files(path, "training data").files:
             yield from (read_parquet_examples if _is_parquet(file.path) else read_json_examples)(file.path)
 
 

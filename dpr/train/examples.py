@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from dpr.corpus.rows import MAX_RAW_BYTES, is_utf8
 from dpr.errors import RecipeError
@@ -37,6 +38,8 @@ class TrainingExample:
     answers: tuple[str, ...] = ()
     left_out: int = 0
     """Passages of the input that have no text."""
+    absent: int = 0
+    """Passages that are judged relevant and are not in the corpus."""
 
 
 Read = TrainingExample | QuarantinedRow
@@ -45,10 +48,10 @@ Place = tuple[str, int]
 """A file, and the position in it: byte offset or row number."""
 
 
-def no_example(reasons: Counter[str]) -> RecipeError:
-    """Return the error of training data of which no row is usable, with the commonest of the `reasons`."""
-    why = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3)) or "it has no rows"
-    return RecipeError(f"the training data hold no usable example: {why}; docs/formats.md says what is read")
+def no_example(source: str, reasons: Counter[str]) -> RecipeError:
+    """Return the error of data from `source` of which no row is usable, with the commonest of the `reasons`."""
+    why = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3)) or "there are no rows"
+    return RecipeError(f"{source} hold no usable example: {why}; docs/formats.md says what is read")
 
 
 class UnusableExampleError(Exception):
@@ -71,16 +74,17 @@ def checked(
         raise UnusableExampleError("no question")
     if not positives:
         raise UnusableExampleError("no positive passage")
+    passages = (*positives, *negatives)
+    if not all(map(is_utf8, chain((question, *answers), *((each.title, each.text) for each in passages)))):
+        raise UnusableExampleError("half of a surrogate pair")
     usable, against = _distinct(positives), _distinct(negatives)
     if not usable:
         raise UnusableExampleError("no positive passage has a text")
-    if not all(map(is_utf8, (question, *(f"{each.title}{each.text}" for each in (*usable, *against))))):
-        raise UnusableExampleError("half of a surrogate pair")
     if {each.hash for each in usable} & {each.hash for each in against}:
         raise UnusableExampleError("a passage is both positive and negative")
     if any(_same(question, each.text) for each in against):
         raise UnusableExampleError("the question is its own negative")
-    left_out = sum(not each.text.strip() for each in (*positives, *negatives))
+    left_out = sum(not each.text.strip() for each in passages)
     return TrainingExample(question, usable, against, answers, left_out)
 
 
@@ -91,7 +95,7 @@ def unusable(place: Place, reason: str, raw: bytes) -> QuarantinedRow:
 
 def _distinct(passages: Sequence[TrainingPassage]) -> tuple[TrainingPassage, ...]:
     """Return the passages that have a text, each once."""
-    return tuple({each.hash: each for each in passages if each.text.strip() and is_utf8(each.text)}.values())
+    return tuple({each.hash: each for each in passages if each.text.strip()}.values())
 
 
 def _same(a: str, b: str) -> bool:

@@ -11,13 +11,15 @@ wherever the other may.
 
 import json
 from collections.abc import Iterator, Mapping
-from itertools import chain
-from typing import Any
+from itertools import chain, islice
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dpr.corpus.json_values import iter_values
+from dpr.corpus.lines import iter_lines
+from dpr.corpus.signatures import UTF8_BOM
 from dpr.errors import RecipeError
 from dpr.evaluate.text_files import open_bytes
 from dpr.train.examples import Place, Read, TrainingExample, TrainingPassage, UnusableExampleError, checked, unusable
@@ -29,22 +31,57 @@ _POSITIVES = ("positive_ctxs", "positive_passages", "positives", "positive", "po
 _NEGATIVES = ("hard_negative_ctxs", "negative_passages", "negatives", "negative", "neg", "negative_ctxs")
 _IDS = ("passage_id", "psg_id", "docid", "id", "_id")
 _BATCH_ROWS = 1024
+_SAMPLE_LINES = 10
 
 
 def read_json_examples(path: str) -> Iterator[Read]:
-    """Yield the result of each object of a JSON or JSONL file, plain or compressed, in bounded memory."""
+    """Yield the result of each object of a JSON or JSONL file, plain or compressed, in bounded memory.
+
+    A line of a JSONL file that is broken affects no other line. Raises RecipeError if a document ends within a value:
+    then nobody knows how many examples are missing.
+    """
     with open_bytes(path) as file:
-        for offset, data, is_cut in iter_values(file, MAX_VALUE_BYTES):
+        is_lines = _is_lines(file)
+    with open_bytes(path) as file:
+        values = iter_lines(file, 0, None, MAX_VALUE_BYTES) if is_lines else iter_values(file, MAX_VALUE_BYTES)
+        for offset, data, is_cut in values:
             place = (path, offset)
             if is_cut:
                 yield unusable(place, f"longer than {MAX_VALUE_BYTES:,} bytes", data)
                 continue
             try:
-                document = json.loads(data)
+                document = json.loads(data if offset else data.removeprefix(UTF8_BOM))
             except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+                if not is_lines and file.tell() == offset + len(data):
+                    raise _unfinished(path, offset, data) from None
                 yield unusable(place, "broken JSON", data)
                 continue
             yield _read(place, document, data)
+
+
+def _is_lines(file: IO[bytes]) -> bool:
+    """Return whether a file has an example a line: one of its first lines is a whole object with a question.
+
+    Objects that are printed over several lines, and arrays, are not read by lines.
+    """
+    for number, (_, line, _) in enumerate(islice(iter_lines(file, 0, None, MAX_VALUE_BYTES), _SAMPLE_LINES)):
+        text = line.removeprefix(UTF8_BOM).strip()
+        if number == 0 and not text.startswith(b"{"):
+            return False
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(document, dict) and _first(document, _QUESTIONS) is not None:
+            return True
+    return False
+
+
+def _unfinished(path: str, offset: int, data: bytes) -> RecipeError:
+    return RecipeError(
+        f"training data {path} end within the JSON value that begins at byte {offset:,}, {data[:60]!r}: the file was "
+        "cut off, or a bracket or a quotation mark is missing there; fetch it again, or mend that value"
+    )
 
 
 def read_parquet_examples(path: str) -> Iterator[Read]:

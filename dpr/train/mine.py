@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TextIO
 
-from dpr.evaluate.answers import has_answer
+from dpr.evaluate.answers import has_answer, names_passage
 from dpr.fingerprint import content_hash
 from dpr.formats.quarantine import QuarantinedRow
 from dpr.plurals import counted
@@ -59,6 +59,26 @@ class Mined:
         return f"{text}; {counted(self.unusable, 'unusable row')}" if self.unusable else text
 
 
+@dataclass
+class _Known:
+    """What answers a question, as all of its examples say."""
+
+    hashes: set[bytes] = field(default_factory=set)
+    """Content hashes of passages."""
+    ids: set[str] = field(default_factory=set)
+    """Ids of passages, or of documents that were split into passages."""
+    answers: dict[str, None] = field(default_factory=dict)
+
+    def add(self, example: TrainingExample) -> None:
+        self.hashes |= {passage.hash for passage in example.positives}
+        self.ids |= {passage.id for passage in example.positives if passage.id is not None}
+        self.answers |= dict.fromkeys(example.answers)
+
+    def is_right(self, hit: Hit) -> bool:
+        """Return whether a hit is a passage that is known to answer, or a part of such a document."""
+        return names_passage(self.ids, hit.id) or content_hash(hit.title, hit.text) in self.hashes
+
+
 def mine(read: Iterable[Read], search: Search, mining: Mining, out: TextIO) -> Mined:
     """Write each example with hard negatives as DPR's training JSON; those that it has already are replaced.
 
@@ -73,10 +93,10 @@ def mine(read: Iterable[Read], search: Search, mining: Mining, out: TextIO) -> M
         else:
             examples.append(replace(each, negatives=()))  # those of DPR's files are many
     if not examples:
-        raise no_example(reasons)
-    known: dict[str, set[bytes]] = defaultdict(set)
+        raise no_example("training data", reasons)
+    known: dict[str, _Known] = defaultdict(_Known)
     for example in examples:
-        known[example.question] |= {passage.hash for passage in example.positives}
+        known[example.question].add(example)
     separator = "[\n"
     for first in range(0, len(examples), QUESTIONS_AT_ONCE):
         some = examples[first : first + QUESTIONS_AT_ONCE]
@@ -92,23 +112,18 @@ def mine(read: Iterable[Read], search: Search, mining: Mining, out: TextIO) -> M
 
 
 def _negatives(
-    example: TrainingExample, hits: Sequence[Hit], known: set[bytes], mining: Mining, mined: Mined
+    example: TrainingExample, hits: Sequence[Hit], known: _Known, mining: Mining, mined: Mined
 ) -> Iterator[Hit]:
     """Yield the hits that are hard negatives of an example, at most `mining.most`; count those left out before them."""
-    ids = {each.id for each in example.positives if each.id is not None}
-
-    def is_known(hit: Hit) -> bool:
-        return hit.id in ids or content_hash(hit.title, hit.text) in known
-
-    best = max((hit.score for hit in hits if is_known(hit)), default=-math.inf)
+    best = max((hit.score for hit in hits if known.is_right(hit)), default=-math.inf)
     found = 0
     for hit in hits:
         if found == mining.most:
             break
         reason = ""
-        if is_known(hit):
+        if known.is_right(hit):
             reason = "known to answer"
-        elif has_answer(example.answers, hit.text):
+        elif has_answer(known.answers, hit.text):
             reason = "with an answer in them"
         elif hit.text.split() == example.question.split():
             reason = "that are the question"

@@ -34,9 +34,8 @@ def train_as(recipe: TrainRecipe, workers: Workers, device: torch.device, progre
     """
     store = open_store(recipe.store)
     job = prepare(recipe, keeps_quarantine=workers.rank == 0)
-    progress.message("training", job.examples.describe())
-    for note in job.examples.counts.notes:
-        progress.message("training", note)
+    for sentence in job.describe_data():
+        progress.message("training", sentence)
     if workers.rank == 0:
         begin(store, job.plan)
     if read_model(store) is None:

@@ -66,7 +66,7 @@ class Optimiser(Section):
     """Longest gradient; longer ones are scaled to this length."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Share of values that are dropped; null: as config.json of the model says."""
-    seed: int = 7
+    seed: Annotated[int, Field(ge=0)] = 7
     """Seed of the order of questions, of drawn passages, and of dropout."""
 
 

@@ -1,6 +1,7 @@
 """A training as one process prepares it: recipe, encoder, data, towers on a device."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,11 +11,12 @@ from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.encoder.trainable import TrainableNetwork, TrainableTower, training_dtype
 from dpr.formats import layout
 from dpr.formats.objects import put_object
+from dpr.plurals import counted
 from dpr.store import open_store
 from dpr.store.temporary import temporary_folder
 from dpr.train.checkpoints import TrainingPlan
 from dpr.train.example_files import read_examples
-from dpr.train.train_recipe import TrainRecipe
+from dpr.train.train_recipe import TrainingData, TrainRecipe
 from dpr.train.training_set import TrainingSet, collect
 from dpr.train.training_step import Towers
 
@@ -37,6 +39,21 @@ class TrainingJob:
         dev = self.dev.digest if self.dev else None
         return TrainingPlan(recipe=self.recipe, encoder_id=self.spec.encoder_id, data=self.examples.digest, dev=dev)
 
+    def describe_data(self) -> Iterator[str]:
+        """Yield sentences on the data, for people: what there is, and what was left out."""
+        yield self.examples.describe()
+        yield from self.examples.counts.notes
+        if self.dev is None:
+            return
+        yield f"dev: {self.dev.describe()}"
+        yield from (f"dev: {note}" for note in self.dev.counts.notes)
+        common = len(set(self.dev.questions).intersection(self.examples.questions))
+        if common:
+            yield (
+                f"dev: {common:,} of {counted(len(self.dev), 'question')} are trained on, too, so the accuracy on them "
+                "does not show how well other questions are answered"
+            )
+
     @property
     def temperature(self) -> float:
         default = UNIT_TEMPERATURE if self.spec.passage.normalize else 1.0
@@ -44,18 +61,30 @@ class TrainingJob:
 
 
 def prepare(recipe: TrainRecipe, *, keeps_quarantine: bool = True) -> TrainingJob:
-    """Find the encoder and read the data; one worker also stores the rows that give no example."""
+    """Find the encoder and read the data; one worker also stores the rows that give no example.
+
+    Raises RecipeError if no example is usable.
+    """
     spec = resolve(recipe.encoder)
     saved_format(recipe.save_as, spec.passage)  # a model that cannot be saved so is refused before training
     with temporary_folder() as folder:
-        bad = Path(folder) / "quarantine.parquet"
-        examples = collect(read_examples(recipe.data), spec, bad, recipe.data.max_questions)
-        if keeps_quarantine and bad.exists():
-            put_object(open_store(recipe.store), layout.TRAINING_QUARANTINE, bad)
-        dev = None
-        if recipe.dev is not None:
-            dev = collect(read_examples(recipe.dev), spec, Path(folder) / "dev.parquet", recipe.dev.max_questions)
-    return TrainingJob(recipe, spec, examples, dev)
+        sets = [
+            _collected(data, what, spec, Path(folder) / f"{what}.parquet", recipe.store if keeps_quarantine else None)
+            for what, data in (("training", recipe.data), ("dev", recipe.dev))
+            if data is not None
+        ]
+    return TrainingJob(recipe, spec, sets[0], sets[1] if len(sets) == 2 else None)
+
+
+def _collected(data: TrainingData, what: str, spec: EncoderSpec, bad: Path, store: str | None) -> TrainingSet:
+    """Return the set of some data; its unusable rows are kept in `store`, if it is given, and a note says where."""
+    paths = ", ".join([data.path] if isinstance(data.path, str) else data.path)
+    found = collect(read_examples(data), spec, bad, data.max_questions, f"{what} data {paths}")
+    if store is None or not bad.exists():
+        return found
+    kept = put_object(open_store(store), layout.TRAINING_QUARANTINE, bad)
+    note = f"the unusable rows are kept in {kept.name} of the store, each with its reason"
+    return replace(found, counts=replace(found.counts, notes=(*found.counts.notes, note)))
 
 
 class LoadedTowers:

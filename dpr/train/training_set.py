@@ -81,10 +81,13 @@ class TrainingSet:
         return f"{text}; {counted(counts.quarantined.total(), 'unusable row')}: {reasons}" if reasons else text
 
 
-def collect(read: Iterable[Read], spec: EncoderSpec, quarantine: Path, most: int | None = None) -> TrainingSet:
+def collect(
+    read: Iterable[Read], spec: EncoderSpec, quarantine: Path, most: int | None = None, source: str = "training data"
+) -> TrainingSet:
     """Return the training set that examples make, at most the first `most` questions.
 
-    Unusable rows are written to the file `quarantine`, if there are any. Raises RecipeError if no example is usable.
+    Unusable rows are written to the file `quarantine`, if there are any. Raises RecipeError, which says what the
+    `source` of the examples is, if no example is usable.
     """
     collector = _Collector(spec)
     reasons: Counter[str] = Counter()
@@ -98,7 +101,7 @@ def collect(read: Iterable[Read], spec: EncoderSpec, quarantine: Path, most: int
             else:
                 break
     if not collector.examples:
-        raise no_example(reasons)
+        raise no_example(source, reasons)
     return collector.finished(reasons)
 
 
@@ -113,7 +116,7 @@ class _Collector:
         self._answers: list[dict[str, None]] = []
         self._passages = _Passages(TowerTokenizer(spec.passage))
         self._question_tokenizer = TowerTokenizer(spec.question)
-        self._left_out = self._too_many = 0
+        self._left_out = self._absent = self._too_many = 0
 
     def may_add(self, example: TrainingExample, most: int | None) -> bool:
         """Return whether an example belongs to the first `most` questions."""
@@ -122,6 +125,7 @@ class _Collector:
     def add(self, example: TrainingExample) -> None:
         self.examples += 1
         self._left_out += example.left_out
+        self._absent += example.absent
         row = self._questions.setdefault(example.question, len(self._questions))
         if row == len(self._positives):
             self._positives.append({})
@@ -143,9 +147,10 @@ class _Collector:
         positives, negatives = belonging(self._positives), belonging(self._negatives)
         answers = tuple(map(tuple, self._answers))
         notes = {
-            "passages without text are left out": self._left_out,
-            f"hard negatives beyond {KEPT_NEGATIVES} of a question are left out": self._too_many,
-            "hard negatives are positives in another example of their question, and are left out": contradicted,
+            "passages left out because they have no text": self._left_out,
+            "judged passages left out because the corpus lacks them": self._absent,
+            f"hard negatives left out because their question has {KEPT_NEGATIVES} others": self._too_many,
+            "hard negatives left out because another example of their question has them as positives": contradicted,
         }
         return TrainingSet(
             questions=texts,
@@ -155,7 +160,9 @@ class _Collector:
             negatives=negatives,
             answers=answers,
             digest=_digest([*texts, *chain.from_iterable(answers)], self._passages.hashes, positives, negatives),
-            counts=Counts(self.examples, reasons, tuple(f"{count:,} {what}" for what, count in notes.items() if count)),
+            counts=Counts(
+                self.examples, reasons, tuple(f"{what}: {count:,}" for what, count in notes.items() if count)
+            ),
         )
 
 

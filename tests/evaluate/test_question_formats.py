@@ -142,6 +142,12 @@ def test_questions_lie_on_s3(moto_endpoint: S3Endpoint, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('{"question": "a?", "answers": ["x"]}\n{"question": "b?", "answers": [""]}', "line 2: an answer is a text"),
+        (
+            '{"question": "b?", "answers": ["x", null]}',
+            'line 1: an answer is .* or a number; got .*"x", null',
+        ),
+        ("a\t['x', ' ']\n", "line 1: the answers are not a list of texts like .*, none of which is blank"),
         ("just a sentence\n", "line 1 is not JSON, nor another format"),
         ("a\t['x']\nb\tc\td\n", "line 2: a line is `question TAB list of answers`"),
         ("a\t['x'\n", r"line 1: the answers are not a list like"),

@@ -22,7 +22,9 @@ def test_a_beir_folder_gives_ids_or_strings(tmp_path: Path) -> None:
     qrels = tmp_path / "qrels.dev.tsv"
     qrels.write_text("query-id\tcorpus-id\tscore\nq1\tp1\t1\nq1\tp2\t2\nq3\tp9\t0\n")
     gate = GateConfig(questions=str(tmp_path), qrels=str(qrels))
-    assert load_questions(gate, 0).questions == (Question("who?", ("p1", "p2"), "q1", (1, 2)),)
+    found = load_questions(gate, 0)
+    assert found.questions == (Question("who?", ("p1", "p2"), "q1", (1, 2)),)
+    assert found.notes == ("1 question left out, since qrels judge no passage relevant (score above 0), such as 'q3'",)
     assert load_questions(gate.model_copy(update={"answers": "strings"}), 0).questions == (
         Question("who?", ("Ada",), "q1"),
     )

@@ -58,7 +58,8 @@ def test_the_score_decides_and_then_the_rank(tmp_path: Path) -> None:
         ("q1 Q0 p1 1 0.5 t\nq1 Q0 p2 first 0.4 t\n", "line 2 is not one of a TREC run"),
         ("q1 Q0 p1 1 0.5 t\nq1 Q0 p1 2 0.4 t\n", "has a passage twice for the question 'q1'"),
         ("other Q0 p1 1 0.5 t\n", "answers none of the 2 questions; its first is 'other'"),
-        ("", "answers none of the 2 questions; its first is None"),
+        ("q1 Q0 p1 1 nan t\n", "line 1 is not one of a TREC run, .* a score is a number"),
+        ("", "run .* is empty; name one that answers the questions"),
     ],
 )
 def test_other_files_are_one_sentence(tmp_path: Path, text: str, message: str) -> None:

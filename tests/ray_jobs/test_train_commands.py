@@ -1,6 +1,8 @@
 """`dpr train` and `dpr mine`, as people call them; on Ray with two workers, one of which is killed."""
 
+import gzip
 import json
+import lzma
 import os
 import signal
 import threading
@@ -14,7 +16,8 @@ import yaml
 from dpr.errors import ClusterError, TrainingError
 from dpr.store import open_store
 from dpr.train.checkpoints import latest_checkpoint
-from dpr.train.train_recipe import TrainingResources
+from dpr.train.example_files import read_examples
+from dpr.train.train_recipe import TrainingData, TrainingResources
 from dpr.train.trained_model import read_model
 from tests.collection import FirstNights
 from tests.process_tree import children, name_of, title
@@ -52,16 +55,21 @@ def test_a_trained_model_goes_straight_into_a_recipe(
 def test_mined_negatives_are_training_data(dpr: Dpr, tmp_path: Path, encoder: Path, first_nights: FirstNights) -> None:
     collection = first_nights.copy(tmp_path / "collection")
     recipe = make_recipe(tmp_path, encoder)
-    for mode in ("bm25", "dense"):
-        out = tmp_path / f"{mode}.json"
+    for mode, name in (("bm25", "plain.json"), ("dense", "packed.json.gz"), ("dense", "packed.json.xz")):
+        out = tmp_path / name
         code, shown, _ = dpr("mine", collection.recipe.store, "--data", recipe.data.path, "--out", out, "--mode", mode)
         assert code == 0
         assert f"{out}: " in shown
-        documents = json.loads(out.read_text())
+        unpack = {".gz": gzip.decompress, ".xz": lzma.decompress}.get(out.suffix, bytes)
+        documents = json.loads(unpack(out.read_bytes()))
+        assert len(list(read_examples(TrainingData(path=str(out))))) == 24
         assert len(documents) == 24
         stored = set(collection.corpus.values())
         assert all(each["text"] in stored for document in documents for each in document["hard_negative_ctxs"])
         assert any(document["hard_negative_ctxs"] for document in documents)
+    code, _, err = dpr("mine", collection.recipe.store, "--data", recipe.data.path, "--out", "s3://bucket/out.json")
+    assert (code, err.count("\n")) == (14, 1)
+    assert "s3://bucket/out.json is a URL" in err
     missing = tmp_path / "no" / "folder.json"
     code, _, err = dpr("mine", collection.recipe.store, "--data", recipe.data.path, "--out", missing)
     assert (code, err.count("\n")) == (14, 1)
@@ -76,7 +84,7 @@ def test_mining_that_fails_leaves_the_file_as_it_was(dpr: Dpr, tmp_path: Path, f
     out.write_text("[]")
     code, _, err = dpr("mine", store, "--data", data, "--out", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert "the training data hold no usable example: no question (1)" in err
+    assert "training data hold no usable example: no question (1)" in err
     assert {path.name: path.read_text() for path in out.parent.iterdir()} == {"negatives.json": "[]"}
 
 
@@ -97,6 +105,22 @@ def test_what_ends_a_training_is_one_sentence_and_nothing_is_lost(dpr: Dpr, tmp_
     assert code == 2
     assert "holds the training of another recipe" in line
     assert sorted(path for path in tmp_path.rglob("training/checkpoints/*")) == kept
+
+    copied = {"data": {"path": str(tmp_path / "train.jsonl")}, "dev": {"path": str(tmp_path / "mixed.jsonl")}}
+    some = (tmp_path / "train.jsonl").read_text().splitlines()[:3]
+    (tmp_path / "mixed.jsonl").write_text("\n".join([*some, "{", (tmp_path / "dev.jsonl").read_text()]))
+    code, _, err = dpr("train", write_recipe(tmp_path, encoder, store=str(tmp_path / "told"), **copied), "--local")
+    assert code == 0
+    assert "dev: 11 questions and" in err
+    assert "1 unusable row: broken JSON 1" in err
+    assert "dev: 3 of 11 questions are trained on, too" in err
+    (kept_rows,) = (tmp_path / "told" / "training").glob("quarantine-*.parquet")
+    assert f"dev: the unusable rows are kept in training/{kept_rows.name} of the store" in err
+
+    (tmp_path / "none.jsonl").write_text("")
+    path = write_recipe(tmp_path, encoder, dev={"path": str(tmp_path / "none.jsonl")}, store=str(tmp_path / "more"))
+    code, _, err = dpr("train", path, "--local")
+    assert (code, f"dev data {tmp_path / 'none.jsonl'} hold no usable example: there are no rows" in err) == (2, True)
 
     for name, document, message in (
         ("blank.jsonl", {"question": "w1", "positive": ["", " "]}, "no positive passage has a text (1)"),

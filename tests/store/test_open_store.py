@@ -2,14 +2,34 @@
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from dpr.errors import StoreError
 from dpr.store import open_store
 from dpr.store.s3_bucket import S3Bucket
 from tests.services.endpoint import S3Endpoint
 
 pytestmark = pytest.mark.s3
+
+
+@pytest.mark.parametrize("url", ["s3:/bucket/prefix", "S3:/bucket", "s3:bucket", "/recipes/s3:/bucket/x"])
+def test_an_address_of_s3_that_lacks_a_slash_makes_no_folder(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night would otherwise be published into a folder of that name on one machine."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=f"store {url} is neither a folder nor a URL of S3; write s3://bucket/prefix"):
+        open_store(url)
+    assert open_store("./s3").url == str(tmp_path / "s3")
+
+
+@pytest.mark.parametrize("prefix", ["a//b", "a/../b", "./a", "a\\b", "a\x7f"])
+def test_a_prefix_that_names_no_objects_is_refused_by_its_name(prefix: str) -> None:
+    with pytest.raises(StoreError) as refused:
+        open_store(f"s3://bucket/{prefix}")
+    assert f"the store's prefix {prefix!r} in bucket bucket is not a plain path" in str(refused.value)
 
 
 @pytest.fixture

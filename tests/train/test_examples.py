@@ -11,7 +11,7 @@ import pytest
 
 from dpr.encoder.spec import EncoderSpec, resolve
 from dpr.encoder.tokens import TowerTokenizer
-from dpr.errors import RecipeError
+from dpr.errors import CorpusError, RecipeError
 from dpr.formats.quarantine import QuarantinedRow
 from dpr.recipe import EncoderConfig
 from dpr.train.example_files import read_examples
@@ -84,6 +84,9 @@ def test_layouts_of_the_field_give_the_same_example(tmp_path: Path, document: di
         (PLAIN | {"pos": []}, "no positive passage"),
         (PLAIN | {"query": " "}, "no question"),
         (PLAIN | {"pos": [7]}, "a passage is a int, not a text or an object"),
+        (DPR | {"answers": ["\ud83d"]}, "half of a surrogate pair"),
+        (DPR | {"positive_ctxs": [{"title": "\ud83d", "text": "w3"}]}, "half of a surrogate pair"),
+        (DPR | {"hard_negative_ctxs": [{"title": "", "text": "\ud83d"}]}, "half of a surrogate pair"),
         (DPR | {"positive_ctxs": [{"text": 7}]}, "the text or the title of a passage is not a string"),
         ([1], "a JSON list, not an object"),
     ],
@@ -95,14 +98,52 @@ def test_an_unusable_row_has_a_reason_and_its_bytes(tmp_path: Path, document: ob
     assert (bad.reason, json.loads(bad.raw)) == (reason, document)
 
 
+CUT_OFF = ['{"question": "w1", "positive_ctxs": [}', '{"question": "w1, "pos": []}', '{"query": "w1']
+BROKEN_LINES = [(line, before) for line in CUT_OFF for before in (0, 1, 3)] + [(mark, 3) for mark in '["}']
+
+
+@pytest.mark.parametrize(("broken", "before"), BROKEN_LINES)
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_broken_line_takes_no_other_line_with_it(tmp_path: Path, broken: str, ending: str, before: int) -> None:
+    good = [json.dumps(DPR | {"question": f"w{number} w1"}) for number in range(8)]
+    lines = [*good[:before], broken, *good[before:]]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + ending.join(lines).encode())
+    found = read(path)
+    assert [each.question for each in found if isinstance(each, TrainingExample)] == [f"w{n} w1" for n in range(8)]
+    (bad,) = (each for each in found if isinstance(each, QuarantinedRow))
+    assert (bad.reason, bad.raw.decode().strip().removeprefix("\ufeff")) == ("broken JSON", broken)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_that_was_cut_off_is_refused(tmp_path: Path, indent: int | None) -> None:
+    text = json.dumps([DPR, DPR, DPR], indent=indent)
+    path = tmp_path / "train.json"
+    path.write_text(text[: text.rindex("w6")])
+    with pytest.raises(RecipeError, match=r"train.json end within .* begins at byte [\d,]+, b'{.*cut off"):
+        read(path)
+    path.write_text(text.replace("w3 w5", 'w3" w5', 1))  # a quotation mark too many: what follows cannot be told apart
+    with pytest.raises(RecipeError, match="a bracket or a quotation mark is missing there"):
+        read(path)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_objects_one_after_another_are_read_however_they_are_printed(tmp_path: Path, indent: int | None) -> None:
+    path = tmp_path / "train.json"
+    path.write_text("\n".join(json.dumps(DPR | {"question": f"w{n}"}, indent=indent) for n in range(3)))
+    assert [each.question for each in read(path) if isinstance(each, TrainingExample)] == ["w0", "w1", "w2"]
+
+
 def test_a_beir_folder_joins_queries_and_passages_by_its_qrels(tmp_path: Path) -> None:
     write(tmp_path / "queries.jsonl", *({"_id": f"q{n}", "text": f"w{n}"} for n in range(4)))
     write(tmp_path / "corpus.jsonl", *({"_id": f"p{n}", "title": "w9", "text": f"w{n}"} for n in range(3)))
     lines = ["query-id\tcorpus-id\tscore", "q0\tp0\t1", "q0\tp1\t2", "q1\tp2\t0", "q2\tp2\t1", "q3\tp9\t1", "q8\tp0\t1"]
     (tmp_path / "qrels.train.tsv").write_text("\n".join(lines))
     (tmp_path / "qrels.dev.tsv").write_text("\n".join(["q1 0 p1 1"]))
-    first, second, *bad = read(tmp_path)
+    first, irrelevant, second, *bad = read(tmp_path)
     assert isinstance(first, TrainingExample)
+    assert isinstance(irrelevant, QuarantinedRow)
+    assert irrelevant.reason == "no passage is judged relevant (score above 0)"
     assert isinstance(second, TrainingExample)
     assert (first.question, [each.id for each in first.positives]) == ("w0", ["p0", "p1"])
     assert (second.question, second.positives) == ("w2", (TrainingPassage("w2", "w9", "p2"),))
@@ -153,5 +194,27 @@ def test_the_digest_changes_with_what_belongs_together(tmp_path: Path, spec: Enc
 
 
 def test_data_without_any_example_are_refused_with_the_reason(tmp_path: Path, spec: EncoderSpec) -> None:
-    with pytest.raises(RecipeError, match=r"no usable example: no question \(2\)"):
+    with pytest.raises(RecipeError, match=r"training data hold no usable example: no question \(2\)"):
         collected(tmp_path, spec, {"query": ""}, {"pos": ["w1"]})
+
+
+def test_files_that_are_missing_are_not_called_a_corpus(tmp_path: Path) -> None:
+    for name, reason in (
+        ("gone.json", "not there"),
+        ("*.json", "a glob that matches no file"),
+        ("", "an empty folder"),
+    ):
+        path = str(tmp_path / name)
+        with pytest.raises(CorpusError) as refused:
+            read(path)
+        assert str(refused.value).startswith(
+            f"training data {path} is {reason}; give a file, a folder, a glob or a URL"
+        )
+
+
+def test_judged_passages_that_the_corpus_lacks_are_counted(tmp_path: Path, spec: EncoderSpec) -> None:
+    write(tmp_path / "queries.jsonl", {"_id": "q0", "text": "w0"})
+    write(tmp_path / "corpus.jsonl", {"_id": "p0", "title": "w9", "text": "w0"})
+    (tmp_path / "qrels.train.tsv").write_text("q0 0 p0 1\nq0 0 p8 1\nq0 0 p9 2\n")
+    found = collect(read(tmp_path), spec, tmp_path / "bad.parquet")
+    assert found.counts.notes == ("judged passages left out because the corpus lacks them: 2",)

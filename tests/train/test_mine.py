@@ -53,6 +53,23 @@ def test_what_answers_or_scores_too_high_is_left_out(settings: dict[str, Any], i
     assert (counts.questions, counts.negatives, counts.without) == (1, len(ids), int(not ids))
 
 
+def test_a_passage_of_a_document_that_answers_is_no_negative() -> None:
+    """Documents are split into passages, whose ids are the document's with a number; judgements name either."""
+    document = TrainingExample("q one", (TrainingPassage("near far farther", "", "doc"),))
+    hits = [Hit(1, 9.0, "doc#0", "", "near"), Hit(2, 8.0, "other#0", "", "far"), Hit(3, 7.0, "doc#1", "", "farther")]
+    out = io.StringIO()
+    counts = mine([document], lambda questions, k: [hits[:k] for _ in questions], Mining(), out)
+    (written,) = json.loads(out.getvalue())
+    assert [each["passage_id"] for each in written["hard_negative_ctxs"]] == ["other#0"]
+    assert counts.left_out == {"known to answer": 2}
+
+
+def test_answers_and_ids_of_all_examples_of_a_question_count() -> None:
+    other = TrainingExample("q one", (TrainingPassage("a longer text of it", "", "p4"),))
+    documents, _ = mined(EXAMPLE, other)
+    assert [[each["text"] for each in d["hard_negative_ctxs"]] for d in documents] == [["near", "farther"]] * 2
+
+
 def test_all_examples_of_a_question_say_what_answers_it() -> None:
     other = TrainingExample("q one", (TrainingPassage("far", "", None),), answers=("Nile",))
     documents, counts = mined(EXAMPLE, other)

@@ -37,6 +37,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
             GOOD + "optimiser: {learning_rate: 0}\n",
             "field optimiser.learning_rate is 0: input should be greater than 0",
         ),
+        (GOOD + "optimiser: {seed: -1}\n", "field optimiser.seed is -1: input should be greater than or equal to 0"),
         (GOOD + "save_as: dpr\n", "DPR checkpoints are one network a side; set towers: two, or another save_as"),
         (
             GOOD.replace("./m", "./m, question_model: ./q"),
