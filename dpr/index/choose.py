@@ -4,9 +4,10 @@ The rule, with N vectors of D dimensions:
 
 - N < 1,000: `Flat`, which is exact. Scanning so few takes less time than encoding the question.
 - else `IVF{lists},PQ{M}x4`. `lists` is the power of two nearest to 16 * sqrt(N), at most 16,384, or the one nearest to
-  4 * sqrt(N) where that is more; and at most N / 39 (what k-means needs for each centroid) and 65,536. M is the number
-  of subspaces, of four bits each: the largest divisor of D that leaves at least two dimensions to a subspace, so a code
-  is 16 times smaller than float32. If that leaves more than four, `SQ8` (4 times smaller) is used instead of PQ.
+  4 * sqrt(N) where that is more; and at most 65,536, and N / 39 / `shards`: k-means needs 39 vectors for a centroid,
+  and the shortest list of a shard takes the room of 32 vectors. M is the number of subspaces, of four bits each: the
+  largest divisor of D that leaves at least two dimensions to a subspace, so a code is 16 times smaller than float32. If
+  that leaves more than four, `SQ8` (4 times smaller) is used instead of PQ.
 - `memory_gb`: if the index would not fit, M is the largest divisor of D with which it fits, with at most 16 dimensions
   to a subspace. More memory never widens a code beyond the rule: re-scoring from stored vectors restores what a code
   loses, and a wider code is slower to scan.
@@ -72,7 +73,7 @@ def choose(config: IndexConfig, rows: int, dim: int) -> IndexPlan:
         raise IndexBuildError("there are 0 vectors to index; give a corpus with at least one passage")
     factory = factory_of(config)
     if factory == "auto":
-        factory, reasons = _within_memory(config, rows, dim, _by_rule(rows, dim))
+        factory, reasons = _within_memory(config, rows, dim, _by_rule(rows, dim, config.shards))
     else:
         reasons = [f"the recipe names factory {config.factory}"]
     if factory_of(config) != config.factory:
@@ -157,17 +158,19 @@ def new_index(factory: str, dim: int) -> faiss.Index:
     return index
 
 
-def _by_rule(rows: int, dim: int) -> tuple[str, list[str]]:
+def _by_rule(rows: int, dim: int, shards: int) -> tuple[str, list[str]]:
     """Return the factory string of the rule, without regard to memory, and its reasons."""
     if rows < EXACT_BELOW_ROWS:
         return "Flat", [f"{rows} vectors are below {EXACT_BELOW_ROWS}, so search is exact"]
     root = math.sqrt(rows)
     ideal = max(min(LISTS_PER_ROOT * root, SHORT_LISTS), LEAST_PER_ROOT * root)
-    bound = min(rows / ROWS_PER_CENTROID, MAX_LISTS)
+    bound = max(1.0, min(rows / ROWS_PER_CENTROID / shards, MAX_LISTS))
     lists = 2 ** min(round(math.log2(ideal)), math.floor(math.log2(bound)))
+    in_shards = "" if shards == 1 else f" / {shards} shards"
     reasons = [
         f"{lists} lists: the power of two near {LISTS_PER_ROOT} * sqrt({rows}), at most {SHORT_LISTS}, or near "
-        f"{LEAST_PER_ROOT} * sqrt({rows}) if that is more; at most {rows} / {ROWS_PER_CENTROID} and {MAX_LISTS}"
+        f"{LEAST_PER_ROOT} * sqrt({rows}) if that is more; at most {rows} / {ROWS_PER_CENTROID}{in_shards} and "
+        f"{MAX_LISTS}"
     ]
     numbers = max((m for m in range(1, dim // MIN_GROUP + 1) if dim % m == 0), default=0)
     if numbers * 2 * MIN_GROUP < dim:

@@ -32,12 +32,8 @@ from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids, Scores, empty_topk
 from dpr.lexical.analysis import Hashes, short_hashes
 from dpr.lexical.postings import Postings
-from dpr.store.mapped_files import touch
 
 Floats = npt.NDArray[np.float32]
-NEAR_TERMS = 4
-"""Number of a question's terms that need no page of their own: they lie near another term of the segment, or were used
-before."""
 MIN_K1 = 1e-30
 """In place of 0, since 0 times the infinite norm of a dead row is not a number."""
 _ALL: Bits = np.empty(0, np.uint8)
@@ -144,8 +140,6 @@ class Bm25:
             postings = segment.postings
             spans_T2 = kernels.find_spans(postings.terms, postings.starts, terms_T)
             spans.append(spans_T2)
-            found = int((spans_T2[:, 1] - spans_T2[:, 0]).sum())
-            touch(found * (postings.rows.itemsize + postings.counts.itemsize), -(-len(terms_T) // NEAR_TERMS))
             if segment.has_dead:
                 frequencies_T += kernels.count_living(segment.norm_N, postings.rows, spans_T2)
             else:
@@ -182,6 +176,5 @@ class Bm25:
             if postings.order is None or postings.ends is None:
                 raise IntegrityError("a lexical part does not hold the order of its terms; run again")
             texts = np.float32(k1), segment.norm_N, postings.order, postings.ends
-            rows, terms = kernels.sum_pairs(*texts, pairs_A, weights_A, segment.first_id, ids_U, scores_U)
-            touch(terms * postings.order.itemsize, rows)
+            kernels.sum_pairs(*texts, pairs_A, weights_A, segment.first_id, ids_U, scores_U)
         return scores_U[places_C]

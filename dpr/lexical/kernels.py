@@ -111,20 +111,18 @@ def sum_pairs(
     first_id: int,
     ids_C: NDArray[np.int64],
     scores_C: NDArray[np.float32],
-) -> tuple[int, int]:
+) -> None:
     """Add weight * count / (count + k1 * norm) over the pairs to the scores of those ids that are rows of this segment.
 
     A pair is two terms by their short hashes, the first in the upper half of the number; pairs ascend, each once. Its
-    count is how often the row has them side by side, in this order. Return how many rows were read, and how many terms.
+    count is how often the row has them side by side, in this order.
     """
-    rows, terms = 0, 0
     counts_A = np.zeros(len(pairs_A), np.int64)
     for place in range(len(ids_C)):
         row = ids_C[place] - first_id
         if row < 0 or row >= len(norm_N) or len(pairs_A) == 0:
             continue
         start, end = int(ends_N[row - 1]) if row else 0, int(ends_N[row])
-        rows, terms = rows + 1, terms + end - start
         counts_A[:] = 0
         for at in range(start, end - 1):
             both = np.uint32(order_M[at]) << np.uint32(16) | np.uint32(order_M[at + 1])
@@ -140,4 +138,3 @@ def sum_pairs(
         for pair in range(len(pairs_A)):
             if counts_A[pair]:
                 scores_C[place] += weights_A[pair] * counts_A[pair] / (counts_A[pair] + k1 * norm_N[row])
-    return rows, terms

@@ -29,7 +29,7 @@ from dpr.store.small_reads import SmallReads
 
 MAPPED_BYTES = KEPT_BYTES
 """Vectors that take no more stay mapped."""
-FEW_ROWS = 1024
+FEW_ROWS = 2048
 """As many vectors at most are read one by one, each in half a microsecond."""
 MAX_GAP_BYTES = 64 << 10
 """Rows closer than this are read from an object store in one request, if they begin in the same window of the file."""

@@ -33,14 +33,18 @@ _keeping_more = 0
 """Blocks of `keeping_more` that have not ended."""
 
 
-def map_file(path: Path) -> npt.NDArray[np.uint8]:
-    """Return the bytes of a file that is not empty, mapped; it stays mapped as long as any view of them lives."""
+def map_file(path: Path, *, is_given_back: bool = True) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a file that is not empty, mapped; it stays mapped as long as any view of them lives.
+
+    `is_given_back`: whether its pages are among those that this process gives back. Not if every question needs them.
+    """
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with suppress(OSError):  # a system without huge pages
         mapped.madvise(mmap.MADV_NOHUGEPAGE)  # else a byte of a file just written maps two megabytes
-    with _lock:
-        _maps.add(mapped)
+    if is_given_back:
+        with _lock:
+            _maps.add(mapped)
     return np.frombuffer(mapped, np.uint8)
 
 

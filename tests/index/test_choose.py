@@ -44,6 +44,16 @@ def test_auto_is_the_documented_rule(rows: int, dim: int, factory: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "shards", "factory"),
+    [(1_000_000, 4, "IVF4096,PQ192x4"), (1_000_000, 1, "IVF16384,PQ192x4"), (1_000, 64, "IVF1,PQ192x4")],
+)
+def test_a_list_of_a_shard_is_long_enough_for_the_room_that_it_takes(rows: int, shards: int, factory: str) -> None:
+    plan = choose(IndexConfig(shards=shards), rows, 384)
+    assert plan.factory == factory
+    assert any(f" / {shards} shards" in reason for reason in plan.reasons) == (shards > 1)
+
+
+@pytest.mark.parametrize(
     ("factory", "mergeable"),
     [
         ("Flat", True),

@@ -37,6 +37,18 @@ def test_pages_are_given_back_after_so_much_was_touched(tmp_path: Path, monkeypa
     np.testing.assert_array_equal(mapped, expected)
 
 
+def test_pages_that_every_question_needs_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpr.store.mapped_files.KEPT_BYTES", SIZE_BYTES)
+    monkeypatch.setattr("dpr.store.mapped_files._touched_bytes", 0)
+    words, vectors = tmp_path / "words", tmp_path / "vectors"
+    for path in (words, vectors):
+        np.full(SIZE_BYTES, 7, np.uint8).tofile(path)
+    mapped = map_file(words, is_given_back=False), map_file(vectors)
+    assert all((each == 7).all() for each in mapped)
+    touch(SIZE_BYTES)
+    assert (rss_of(words), rss_of(vectors)) == (SIZE_BYTES, 0)
+
+
 def test_work_of_many_questions_keeps_more_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpr.store.mapped_files.KEPT_BYTES", SIZE_BYTES)
     monkeypatch.setattr("dpr.store.mapped_files.MOST_KEPT_BYTES", 4 * SIZE_BYTES)
