@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from train import cpu_name
@@ -46,6 +45,7 @@ from dpr.train.mine import Mining, mine
 from dpr.train.run_training import train_here
 from dpr.train.train_recipe import Objective, Optimiser, Stopping, TrainingData, TrainingResources, TrainRecipe
 from ray_jobs.console import ConsoleProgress
+from ray_jobs.output import console
 
 AT = (1, 20, 100)
 """Ranks of accuracy."""
@@ -91,7 +91,7 @@ def main() -> None:
     found["the body before training"] = measured(
         given.folder / "before.json", lambda: dense(searched, encoder_of(given, str(body)))
     )
-    with ConsoleProgress(Console(stderr=True, soft_wrap=True)) as progress:
+    with ConsoleProgress(console(stderr=True)) as progress:
         for batch, learning_rate in zip(given.batches, given.learning_rates, strict=True):
             for pairs, epochs in zip(given.pairs, given.epochs, strict=True):
                 recipe = recipe_of(given, str(body), Cell(pairs, batch, epochs, learning_rate))

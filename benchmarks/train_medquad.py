@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from rich.console import Console
 from train import cpu_name
 
 from dpr.corpus.reading import read_slice
@@ -51,6 +50,7 @@ from dpr.train.train_recipe import (
     TrainRecipe,
 )
 from ray_jobs.console import ConsoleProgress
+from ray_jobs.output import console
 
 DEPTH = 100
 QUESTIONS_AT_ONCE = 512
@@ -124,7 +124,7 @@ def main() -> None:
         write_negatives(arguments, before, negatives)
     recipe = recipe_of(arguments, start, negatives)
     started = time.monotonic()
-    with ConsoleProgress(Console(stderr=True, soft_wrap=True)) as progress:
+    with ConsoleProgress(console(stderr=True)) as progress:
         model = train_here(recipe, progress)
     seconds = time.monotonic() - started
     after = ExactSearch(passages, model.encoder_in(open_store(recipe.store)), device)

@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dpr.engine.stage import A, B, Step, Work
 from dpr.recipe_file import load_recipe
 from dpr.run import Plan
@@ -21,6 +19,7 @@ from dpr.run_recipe import run_plan
 from ray_jobs.connect import connected
 from ray_jobs.console import ConsoleProgress
 from ray_jobs.guard import guarded
+from ray_jobs.output import console
 from ray_jobs.ray_executor import RayExecutor
 from tests.ray_jobs.stops import MakeStopping
 
@@ -46,7 +45,7 @@ def main(recipe: str, lease_seconds: str, folder: str, step: str, pattern: str) 
 
     def run() -> None:
         plan = Plan.of(load_recipe(recipe))
-        with ConsoleProgress(Console(stderr=True)) as progress, connected():
+        with ConsoleProgress(console(stderr=True)) as progress, connected():
             executor = StoppingExecutor(plan.recipe.resources, progress)
             executor.step, executor.pattern, executor.folder = step, pattern, Path(folder)
             run_plan(plan, executor, progress, lease_seconds=float(lease_seconds))

@@ -2,12 +2,14 @@
 
 import _thread
 import re
+import signal
 import socket
 import threading
 
 import pytest
 
 from dpr.errors import ServeError
+from ray_jobs.signals import on_signals, signals_restored
 
 pytestmark = [
     pytest.mark.without_ray,
@@ -57,6 +59,7 @@ def test_a_service_that_listens_is_waited_for_until_the_user_ends_it(monkeypatch
         return looks[-1]
 
     monkeypatch.setattr(service, "is_open", is_open)
-    with socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=64) as listening:
+    with signals_restored(), socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=64) as listening:
+        on_signals(signal.default_int_handler, signal.SIGINT)  # a test of Ray Train may have left another handler
         service.wait_for_interrupt(f"https://[::1]:{listening.getsockname()[1]}")
     assert looks == [True] * 20
