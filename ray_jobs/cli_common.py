@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dpr.errors import RecipeError
 from dpr.formats.manifest import Snapshot
 from dpr.recipe_service import MAX_RERANKED, RerankConfig
 from ray_jobs.output import console, print_json
@@ -42,6 +43,15 @@ class Stop(enum.StrEnum):
     SCAN = "scan"
     EMBED = "embed"
     INDEX = "index"
+
+
+def check_effect(context: typer.Context, names: Sequence[str], needs: str) -> None:
+    """Raise RecipeError if one of these parameters was given, which have no effect without `needs`."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise RecipeError(f"{option} has no effect without {needs}; add that, or leave {option} out")
 
 
 def opened_reranker(model: str, top: int, label: int | None, k: int) -> "Reranker":

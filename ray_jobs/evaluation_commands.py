@@ -21,6 +21,7 @@ from ray_jobs.cli_common import (
     RerankTop,
     SnapshotNumber,
     StoreArgument,
+    check_effect,
     opened_reranker,
     reranker_fields,
     show,
@@ -74,6 +75,7 @@ Report = Annotated[Path | None, typer.Option("--report", help="Folder for a page
 
 @app.command(name="eval")
 def evaluate(
+    context: typer.Context,
     store: StoreArgument,
     questions: Questions,
     qrels: QrelsFile = None,
@@ -95,6 +97,8 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Measure how well a snapshot answers questions, in each mode, with 95% intervals."""
+    if rerank is None:
+        check_effect(context, ("rerank_top", "rerank_label"), "--rerank")
     from dpr.evaluate.evaluation_report import write_page
     from dpr.evaluate.metrics import Metrics
     from dpr.evaluate.rankings import Comparison, unanswered

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpr.errors import RecipeError
-from ray_jobs.cli_common import Model
+from ray_jobs.cli_common import Model, check_effect
 from ray_jobs.output import console
 from ray_jobs.serve.doors import Doors
 from ray_jobs.serve.listening import Place, checked_keys, listen, numeric_address
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from dpr.mcp.tool_sources import ServiceSource, StoreSource
 
 KEY_VARIABLE = "DPR_KEY"
+SERVICE = ("http://", "https://")
+"""How the address of a service begins."""
 STOP_SECONDS = 5
 app = typer.Typer()
 
 
 @app.command()
 def mcp(
+    context: typer.Context,
     store: Annotated[
         str,
         typer.Argument(
@@ -46,6 +49,10 @@ def mcp(
     ] = None,
 ) -> None:
     """Let agents search a store, by the tools `search` and `fetch` of an MCP server."""
+    if not http:
+        check_effect(context, ("host", "port", "keys"), "--http")
+    if store.startswith(SERVICE) and model is not None:
+        raise RecipeError(f"--model has no effect, since the service at {store} has its own model; leave --model out")
     if find_spec("mcp") is None:
         raise RecipeError("dpr mcp needs the package mcp, which is not here; install it with: pip install 'dpr[mcp]'")
     from dpr.mcp.addresses import Addresses
@@ -64,7 +71,7 @@ def mcp(
 def _opened(store: str, model: str | None) -> "StoreSource | ServiceSource":
     from dpr.mcp.tool_sources import ServiceSource, StoreSource
 
-    if store.startswith(("http://", "https://")):
+    if store.startswith(SERVICE):
         return ServiceSource(store, os.environ.get(KEY_VARIABLE))
     return StoreSource(store, model)
 

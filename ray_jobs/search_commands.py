@@ -24,6 +24,7 @@ from ray_jobs.cli_common import (
     RerankTop,
     SnapshotNumber,
     StoreArgument,
+    check_effect,
     opened_reranker,
     reranker_fields,
     show,
@@ -35,6 +36,7 @@ app = typer.Typer()
 
 @app.command()
 def search(
+    context: typer.Context,
     store: StoreArgument,
     question: Annotated[str, typer.Argument(help="What to ask.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of hits.")] = 5,
@@ -56,6 +58,8 @@ def search(
     """Ask a question, without a service."""
     from dpr.search.retrieve import Retriever
 
+    if rerank is None:
+        check_effect(context, ("rerank_top", "rerank_label"), "--rerank")
     if not question.strip():
         raise RecipeError("the question is empty; ask one with words")
     where = None if filter_ is None else parse_filter_text(filter_)
@@ -98,6 +102,7 @@ def _side(name: str, side: Side) -> str:
 
 @app.command()
 def serve(
+    context: typer.Context,
     store: StoreArgument,
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind to.")] = 8000,
@@ -137,6 +142,8 @@ def serve(
     ] = 32.0,
 ) -> None:
     """Serve the live snapshot over HTTP until interrupted."""
+    if topology != "sharded":
+        check_effect(context, ("shards", "shard_deadline"), "--topology sharded")
     from ray_jobs.serve.service import serve_store, wait_for_interrupt
 
     rerank = _rerank_section(recipe) if recipe is not None else None

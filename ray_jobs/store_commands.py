@@ -19,7 +19,6 @@ from dpr.recipe_file import load_recipe
 from dpr.store import Store, open_store
 from dpr.store.lease import Lease
 from ray_jobs.cli_common import Json, SnapshotNumber, StoreArgument, show, snapshot_table, summary
-from ray_jobs.output import console
 
 app = typer.Typer()
 
@@ -75,11 +74,14 @@ def history(
 
 @app.command()
 def rollback(
-    store: StoreArgument, number: Annotated[int, typer.Argument(metavar="N", help="Snapshot to go back to.")]
+    store: StoreArgument,
+    number: Annotated[int, typer.Argument(metavar="N", help="Snapshot to go back to.")],
+    json_: Json = False,
 ) -> None:
     """Publish an old snapshot's body again, under a new number; nothing is deleted."""
     new = rollback_to(open_store(store), number)
-    console().print(f"snapshot {new.number} is live, with the body of snapshot {number}", highlight=False)
+    done = f"snapshot {new.number} is live, with the body of snapshot {number}"
+    show(json_, {"snapshot": new.number, "body_of": number}, lambda console: console.print(done, highlight=False))
 
 
 @app.command()

@@ -48,6 +48,26 @@ def test_a_wrong_command_line_is_one_sentence(dpr: Dpr, arguments: list[str], co
     assert err.startswith(f"error: {command}: {complaint}")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            ["serve", "s", "--shards", "2"],
+            "--shards has no effect without --topology sharded; add that, or leave --shards",
+        ),
+        (["serve", "s", "--shard-deadline", "1"], "--shard-deadline has no effect without --topology sharded"),
+        (["search", "s", "q", "--rerank-top", "50"], "--rerank-top has no effect without --rerank; add that, or l"),
+        (["eval", "s", "--questions", "q", "--rerank-label", "0"], "--rerank-label has no effect without --rerank"),
+        (["mcp", "s", "--port", "8001"], "--port has no effect without --http; add that, or leave --port out"),
+        (["mcp", "http://x", "--model", "m"], "--model has no effect, since the service at http://x has its own"),
+    ],
+)
+def test_an_option_without_effect_is_refused(dpr: Dpr, arguments: list[str], complaint: str) -> None:
+    code, out, err = dpr(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {complaint}")
+
+
 @pytest.mark.parametrize("module", ["nightly", "train", "submit"])
 def test_so_is_that_of_a_job(module: str) -> None:
     command = [sys.executable, "-m", f"ray_jobs.{module}"]

@@ -86,6 +86,8 @@ def test_rollback_brings_the_old_answers_back_and_the_next_night_the_new(nights:
     code, _, err = dpr("rollback", nights.store.url, 9)
     assert code == 5
     assert "it has 1 to 5" in err
+    code, out, _ = dpr("rollback", nights.store.url, 1, "--json")
+    assert (code, json.loads(out)) == (0, {"snapshot": 6, "body_of": 1})
 
 
 def test_diff_shows_what_changed(nights: Collection, dpr: Dpr) -> None:
