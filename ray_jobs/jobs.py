@@ -9,6 +9,7 @@ import typer
 
 from dpr.engine.executor import Executor, LocalExecutor
 from dpr.engine.run_state import Ending
+from dpr.errors import RecipeError
 from dpr.nightly import make_index, make_segments
 from dpr.operations.make_report import Parts, end_attempt, reported_if_it_fails
 from dpr.plurals import counted
@@ -53,8 +54,15 @@ def run_planned(plan: Plan, allowed: Allowed, *, local: bool = False) -> Outcome
         return run_plan(plan, executor, progress, allowed)
 
 
-def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local: bool = False) -> str:
-    """Run a recipe up to `scan`, `embed` or `index`, without publishing; returns one line on the result."""
+def run_until(recipe_path: str, stop: str, allowed: Allowed, *, local: bool = False) -> str:
+    """Run a recipe up to `scan`, `embed` or `index`, without publishing; returns one line on the result.
+
+    Raises RecipeError if publishing is to be forced.
+    """
+    if allowed.force is not None:
+        raise RecipeError(
+            f"--force has no effect on a run up to {stop}, which publishes nothing; leave it out, or run all stages"
+        )
     plan = plan_of(recipe_path)
     owner, lease_seconds = f"run of {plan.recipe.store} up to {stop}", plan.recipe.limits.lease_seconds
     with (
@@ -66,7 +74,7 @@ def run_until(recipe_path: str, stop: str, *, allow_shrink: bool = False, local:
             _inspect_cluster(plan, progress)
         run = Run(plan, executor, progress, lease)
         with reported_if_it_fails(run, Parts()):
-            line = _STOPS[stop](run, allow_shrink)
+            line = _STOPS[stop](run, allowed.shrink)
             end_attempt(run, Parts(), Ending(kind="stopped early", exit_code=0, sentence=f"up to {stop}: {line}"))
         return line
 
@@ -131,9 +139,7 @@ def main(stop: str | None, description: str) -> None:
         ] = False,
         force: Annotated[str | None, typer.Option(help="Why to publish a snapshot that the gate refuses.")] = None,
     ) -> None:
-        if stop is None:
-            print(describe(run_whole(recipe, Allowed(allow_shrink, force))))
-        else:
-            print(run_until(recipe, stop, allow_shrink=allow_shrink))
+        allowed = Allowed(allow_shrink, force)
+        print(describe(run_whole(recipe, allowed)) if stop is None else run_until(recipe, stop, allowed))
 
     call(app)

@@ -89,11 +89,12 @@ def run(
     from dpr.run_recipe import Allowed
     from ray_jobs import jobs, tables
 
+    allowed = Allowed(allow_shrink, force)
     if until is not None:
-        line = jobs.run_until(recipe, until, allow_shrink=allow_shrink, local=local)
+        line = jobs.run_until(recipe, until, allowed, local=local)
         show(json_, {"until": until, "made": line}, lambda console: console.print(line, highlight=False))
         return
-    outcome = jobs.run_whole(recipe, Allowed(allow_shrink, force), local=local)
+    outcome = jobs.run_whole(recipe, allowed, local=local)
     gate, report = outcome.snapshot.body.gate, outcome.report
     document: Fields = {"snapshot": outcome.snapshot.number, "published": outcome.published}
     document |= report.model_dump(mode="json") if report else {"gate": gate.model_dump(mode="json")}

@@ -11,7 +11,7 @@ from dpr.formats.snapshots import live_snapshot, numbers
 from dpr.operations.watch import Sight, follow
 from dpr.operations.why import why as why_passage
 from dpr.store import Store, open_store
-from ray_jobs.cli_common import Fields, Json, SnapshotNumber, StoreArgument, field_table, show, summary
+from ray_jobs.cli_common import Fields, Json, SnapshotNumber, StoreArgument, check_effect, field_table, show, summary
 from ray_jobs.output import console
 
 app = typer.Typer()
@@ -21,6 +21,7 @@ QUIET_SECONDS = 60.0
 
 @app.command()
 def status(
+    context: typer.Context,
     store: StoreArgument,
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow the run that works on it, and end with its exit code.")
@@ -31,6 +32,8 @@ def status(
     json_: Json = False,
 ) -> None:
     """Show what a store holds: its live snapshot, encoder, index and the gate's figures; or follow a run."""
+    if not watch:
+        check_effect(context, ("poll_seconds",), "--watch")
     opened = open_store(store)
     if watch:
         raise typer.Exit(_watch(opened, poll_seconds, as_json=json_))

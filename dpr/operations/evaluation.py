@@ -99,7 +99,14 @@ class Evaluator:
         return Measurement(tuple(rankings), retriever.number, tuple(absent), tuple(notes))
 
     def measure_both(self, a: Contender, b: Contender) -> tuple[Ranking, Ranking, list[str]]:
-        """Ask two contenders, and return their rankings with distinct names, and notes on both."""
+        """Ask two contenders, and return their rankings with distinct names, and notes on both.
+
+        Raises RecipeError as `measure`, and if two run files are to be searched exactly.
+        """
+        if self.exact and isfile(a.place) and isfile(b.place):
+            raise RecipeError(
+                f"--exact has no effect on {a.place} and {b.place}, since run files are not searched; leave it out"
+            )
         rankings, notes = [], list[str]()
         for contender in (a, b):
             measured = self.measure(contender)

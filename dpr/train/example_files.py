@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from dpr.corpus.input_files import find_files
+from dpr.errors import RecipeError
 from dpr.evaluate.text_files import open_bytes
 from dpr.train.beir_examples import is_beir, read_beir_examples
 from dpr.train.examples import Read
@@ -15,10 +16,18 @@ _PARQUET = b"PAR1"
 def read_examples(data: TrainingData) -> Iterator[Read]:
     """Yield the result of each row of the training data: an example, or the reason why it gives none.
 
-    Raises RecipeError or CorpusError for files that cannot be read at all.
+    Raises RecipeError or CorpusError for files that cannot be read at all, and RecipeError for what only BEIR has.
     """
-    for path in [data.path] if isinstance(data.path, str) else data.path:
-        if is_beir(path):
+    paths = [data.path] if isinstance(data.path, str) else data.path
+    folders = {path for path in paths if is_beir(path)}
+    for name, value in (("qrels", data.qrels), ("corpus", data.corpus)):
+        if value is not None and not folders:
+            raise RecipeError(
+                f"{name} {value} has no effect, since {', '.join(paths)} is no BEIR folder, which has queries.jsonl; "
+                f"leave {name} out, or name such a folder"
+            )
+    for path in paths:
+        if path in folders:
             yield from read_beir_examples(path, data.qrels, data.corpus)
             continue
         for file in find_files(path, "training data").files:

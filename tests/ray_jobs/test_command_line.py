@@ -58,6 +58,8 @@ def test_a_wrong_command_line_is_one_sentence(dpr: Dpr, arguments: list[str], co
         (["serve", "s", "--shard-deadline", "1"], "--shard-deadline has no effect without --topology sharded"),
         (["search", "s", "q", "--rerank-top", "50"], "--rerank-top has no effect without --rerank; add that, or l"),
         (["eval", "s", "--questions", "q", "--rerank-label", "0"], "--rerank-label has no effect without --rerank"),
+        (["status", "s", "--poll-seconds", "5"], "--poll-seconds has no effect without --watch; add that, or leave"),
+        (["run", "r", "--until", "scan", "--force", "x"], "--force has no effect on a run up to scan, which publishes"),
         (["mcp", "s", "--port", "8001"], "--port has no effect without --http; add that, or leave --port out"),
         (["mcp", "http://x", "--model", "m"], "--model has no effect, since the service at http://x has its own"),
     ],

@@ -207,6 +207,11 @@ def test_the_page_shows_figures_and_examples(nights: Collection, dpr: Dpr, tmp_p
         (("eval", "{}", "--questions", "nowhere.jsonl"), 2, "file nowhere.jsonl is not there; check its name"),
         (("compare", "{}:nonsense", "{}"), 2, "is not STORE, STORE@SNAPSHOT, STORE:MODE"),
         (("compare", "{}", "nowhere.run"), 2, "nowhere.run does not exist; name a store or a TREC run file"),
+        (
+            ("compare", "{}/../qrels.tsv", "{}/../qrels.tsv", "--exact"),
+            2,
+            "since run files are not searched; leave it out",
+        ),
         (("compare", "{}@9", "{}"), 5, "has no snapshot 9; it has 1 to 2"),
         (("compare", "{}/../qrels.tsv", "{}"), 2, "qrels.tsv, line 1 is not one of a TREC run, which has 6 columns"),
         (("eval", "{}", "--answers", "nothing"), 2, "'nothing'"),

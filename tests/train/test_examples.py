@@ -218,3 +218,14 @@ def test_judged_passages_that_the_corpus_lacks_are_counted(tmp_path: Path, spec:
     (tmp_path / "qrels.train.tsv").write_text("q0 0 p0 1\nq0 0 p8 1\nq0 0 p9 2\n")
     found = collect(read(tmp_path), spec, tmp_path / "bad.parquet")
     assert found.counts.notes == ("judged passages left out because the corpus lacks them: 2",)
+
+
+@pytest.mark.parametrize("name", ["qrels", "corpus"])
+def test_what_only_a_beir_folder_has_is_refused_for_files(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "train.jsonl", PLAIN)
+    with pytest.raises(RecipeError) as caught:
+        read(path, **{name: "elsewhere"})
+    assert str(caught.value) == (
+        f"{name} elsewhere has no effect, since {path} is no BEIR folder, which has queries.jsonl; leave {name} out, "
+        "or name such a folder"
+    )
