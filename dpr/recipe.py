@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from dpr.recipe_index import IndexConfig, LexicalConfig
-from dpr.recipe_section import Name, Section, Share
+from dpr.recipe_section import Name, Processors, Section, Share
 from dpr.recipe_service import RerankConfig, ServeConfig
 
 CorpusFormat = Literal[
@@ -217,8 +217,8 @@ class Resources(Section):
     """Encoder actors at the start."""
     max_encoders: Annotated[int, Field(ge=1)] | None = None
     """Encoder actors at most; null: as at the start."""
-    cpus_per_encoder: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads an encoder actor uses; null: 1 with a GPU, else all CPUs divided among the encoders."""
+    cpus_per_encoder: Processors | None = None
+    """CPU threads an encoder actor uses, 1024 at most; null: 1 with a GPU, else all CPUs divided among the encoders."""
     gpus_per_encoder: Annotated[float, Field(ge=0.0)] | None = None
     """GPUs an encoder actor holds; null: 1 where the cluster has any, else 0."""
     idle_seconds: Annotated[float, Field(ge=20.0)] = 1800.0

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dpr.recipe_section import Name, Section
+from dpr.recipe_section import Name, Processors, Section
 
 MAX_RERANKED = 1000
 """Passages that a cross-encoder reads for one question, at most: each costs a forward pass."""
@@ -36,11 +36,11 @@ class ServeConfig(Section):
     """Address it binds to."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8000
     """Port it binds to."""
-    replicas: Annotated[int, Field(ge=1)] = 1
+    replicas: Processors = 1
     """Processes that each hold encoder and index."""
     topology: Topology = "single"
     """`sharded`: the replicas hold no index; other processes hold its files, each some of them, and all are asked."""
-    shards: Annotated[int, Field(ge=1)] = 2
+    shards: Processors = 2
     """Number of these processes, with `topology: sharded`; the index must have as many files (`index.shards`)."""
     shard_deadline_seconds: Annotated[float, Field(gt=0.0)] = 1.0
     """Seconds in which they must answer; an answer without some of them is partial, and names the missing ones."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from dpr.errors import RecipeError
 from dpr.formats.lexical_entry import SearchMode
 from dpr.recipe_file import load_recipe
+from dpr.recipe_section import MAX_PROCESSORS
 from dpr.recipe_service import RerankConfig, ServeConfig, Topology
 from dpr.search.filters import EXAMPLE as FILTER_EXAMPLE
 from dpr.search.filters import parse_filter_text
@@ -106,12 +107,16 @@ def serve(
     store: StoreArgument,
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind to.")] = 8000,
-    replicas: Annotated[int, typer.Option(min=1, help="Processes that each hold encoder and index.")] = 1,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=MAX_PROCESSORS, help="Processes that each hold encoder and index.")
+    ] = 1,
     topology: Annotated[
         Topology,
         typer.Option(help="single: each replica holds the index; sharded: separate processes each hold a part of it."),
     ] = "single",
-    shards: Annotated[int, typer.Option(min=1, help="Number of these processes, with --topology sharded.")] = 2,
+    shards: Annotated[
+        int, typer.Option(min=1, max=MAX_PROCESSORS, help="Number of these processes, with --topology sharded.")
+    ] = 2,
     shard_deadline: Annotated[
         float,
         typer.Option(

@@ -94,6 +94,11 @@ def test_urls_packages_and_hub_ids_stay(tmp_path: Path) -> None:
         (GOOD.replace("out", "''"), ["store", "at least 1 character"]),
         (GOOD + "gate: {questions: ''}\n", ["gate.questions", "at least 1 character"]),
         (GOOD + "gate: {min_recall: 1.5}\n", ["gate.min_recall", "1.5", "less than or equal to 1"]),
+        (
+            GOOD + "resources: {cpus_per_encoder: 1000000}\n",
+            ["field resources.cpus_per_encoder is 1000000: input should be less than or equal to 1024"],
+        ),
+        (GOOD + "serve: {replicas: 1000000}\n", ["serve.replicas is 1000000", "less than or equal to 1024"]),
         (GOOD + "resources: {cache_gb: 0}\n", ["resources.cache_gb", "0", "greater than 0"]),
         (GOOD.replace("corpus.jsonl}", "c, passage_words: 5, overlap_words: 5}"), ["overlap_words is 5", "below"]),
         ("- a\n- b\n", ["list", "mapping"]),

@@ -9,6 +9,7 @@ Shapes: N rows, B rows of a batch, Q questions, D dimensions.
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
 from dpr.errors import EncoderError
 from dpr.plurals import counted
+from dpr.store.reasons import reason_of
 
 CPU_TOKENS = {torch.float32: 1024, torch.bfloat16: 4096, FP8: 4096}
 """Tokens of a batch on a CPU, padding included: few enough that its activations stay in the caches."""
@@ -108,17 +110,29 @@ class PassageEncoder:
 
 
 def start_pool(threads: int) -> ThreadPoolExecutor:
-    """Start threads in each of which PyTorch computes alone; the rest of the process keeps its number of threads."""
+    """Start threads in each of which PyTorch computes alone; the rest of the process keeps its number of threads.
+
+    Raises EncoderError if the system does not let this process have so many.
+    """
     before, started = torch.get_num_threads(), threading.Barrier(threads + 1)
 
     def start() -> None:
         torch.get_num_threads()  # otherwise the first computation in this thread would take the default again
         torch.set_num_threads(1)  # applies to the calling thread, and is the default of later threads
-        started.wait()
+        with suppress(threading.BrokenBarrierError):
+            started.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="encode", initializer=start)
-    for _ in range(threads):
-        pool.submit(int)
+    try:
+        for _ in range(threads):
+            pool.submit(int)
+    except RuntimeError as error:
+        started.abort()  # those that have started would wait for the others forever
+        pool.shutdown()
+        raise EncoderError(
+            f"{threads:,} threads of an encoder cannot be started ({reason_of(error)}); lower "
+            "resources.cpus_per_encoder, or allow more threads (ulimit -u, or pids.max of the container)"
+        ) from error
     started.wait()
     torch.set_num_threads(before)
     return pool

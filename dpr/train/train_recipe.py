@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from dpr.recipe import EncoderConfig
 from dpr.recipe_file import checked_document, resolve_model, resolve_path
-from dpr.recipe_section import Name, Section
+from dpr.recipe_section import Name, Processors, Section
 
 
 class TrainingData(Section):
@@ -84,11 +84,11 @@ class Stopping(Section):
 class TrainingResources(Section):
     """The resources, and how the work is divided; no setting changes the result by more than rounding."""
 
-    workers: Annotated[int, Field(ge=1)] = 1
+    workers: Processors = 1
     """Processes that share each batch."""
     gpus_per_worker: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """null: 1 where the cluster has any GPU, else 0."""
-    cpus_per_worker: Annotated[int, Field(ge=1)] | None = None
+    cpus_per_worker: Processors | None = None
     """null: 1 with a GPU, else all CPUs of this machine divided among the workers."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the network; weights and loss are fp32 always. `auto`: bf16 on a GPU that has it, else fp32."""

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -284,3 +285,22 @@ def test_a_model_that_does_not_load_is_one_sentence(bert: Path, change: dict[str
 def cosines(a_ND: np.ndarray, b_ND: np.ndarray) -> np.ndarray:
     a_ND, b_ND = a_ND.astype(np.float64), b_ND.astype(np.float64)
     return (a_ND * b_ND).sum(1) / np.linalg.norm(a_ND, axis=1) / np.linalg.norm(b_ND, axis=1)
+
+
+def test_threads_that_cannot_all_start_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_start, left = threading.Thread.start, [3]
+
+    def start(thread: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")  # as at the limit of the system, which root does not have
+        left[0] -= 1
+        real_start(thread)
+
+    before = threading.active_count()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(
+            EncoderError, match=r"^5 threads .* \(can't start new thread\); lower resources\.cpus_per_enc"
+        ):
+            start_pool(5)
+    assert threading.active_count() == before

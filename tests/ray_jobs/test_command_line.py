@@ -35,6 +35,11 @@ pytestmark = pytest.mark.without_ray
         ),
         (["serve", "s", "--shard-deadline", "inf"], "dpr serve", "--shard-deadline is 'inf'; it takes a number from 0"),
         (["status", "s", "--poll-seconds", "inf"], "dpr status", "--poll-seconds is 'inf'; it takes a number from 0.1"),
+        (
+            ["serve", "s", "--replicas", "9999"],
+            "dpr serve",
+            "--replicas is '9999'; it takes a whole number from 1 to",
+        ),
         (["gc", "s", "--keep", "-1"], "dpr gc", "--keep is '-1'; it takes a whole number from 1 up"),
         (["rollback", "s", "x"], "dpr rollback", "N is 'x'; it takes a whole number"),
         (["key", "a"], "dpr key", "--file is missing; give it (File of keys"),
