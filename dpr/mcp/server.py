@@ -5,26 +5,24 @@ text. Both by the official SDK, which gives them as JSON text and as structured 
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from mcp.server.mcpserver import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import ToolAnnotations
-from pydantic import BaseModel, ConfigDict, Field
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError, UnexpectedToolError
+from mcp_types import CallToolResult, InputRequiredResult, ToolAnnotations
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 
 from dpr import __version__
 from dpr.errors import DprError
 from dpr.mcp.addresses import Addresses
 from dpr.mcp.tool_sources import Found, Source
+from dpr.search.filters import EXAMPLE, shown
 from dpr.search.hits import Extra
 
 MAX_K, MAX_QUERY_CHARS, MAX_SHOWN_CHARS = 100, 10_000, 1000
 _INSTRUCTIONS = "Search the collection first, then fetch passages by their ids where the shown text is not enough."
 _READS_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, destructive_hint=False, open_world_hint=False)
-
-
-Server = MCPServer[None]
 
 
 class Result(BaseModel):
@@ -68,9 +66,40 @@ Where = Annotated[
 Id = Annotated[str, Field(description="The id of a passage, as search returned it.")]
 
 
+_ALLOWED = {
+    "query": f"a text of 1 to {MAX_QUERY_CHARS:,} characters",
+    "k": f"a whole number from 1 to {MAX_K}",
+    "filter": f"null, or an object such as {EXAMPLE}",
+    "id": "a text, as search returned it",
+}
+"""Which values each argument of a tool may have."""
+
+
+class Server(MCPServer[None]):
+    """A server that refuses unknown arguments, which the SDK ignores, and says in one sentence which one is wrong."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[None, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool. Raises ToolError for arguments that it does not take."""
+        for tool in await self.list_tools():
+            known = tool.input_schema["properties"]
+            if tool.name == name and (unknown := [each for each in arguments if each not in known]):
+                raise ToolError(f"{name} has no argument {shown(unknown[0])}; its arguments are {', '.join(known)}")
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if isinstance(error, UnexpectedToolError) or not isinstance(error.__cause__, ValidationError):
+                raise
+            problem = error.__cause__.errors()[0]
+            argument = str(problem["loc"][0])
+            state = "missing" if problem["type"] == "missing" else shown(problem["input"])
+            raise ToolError(f"argument {argument} of {name} is {state}; it must be {_ALLOWED[argument]}") from error
+
+
 def make_server(source: Source, addresses: Addresses) -> Server:
     """Return a server whose tools answer from `source`."""
-    server: Server = MCPServer("dpr", title="dpr", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+    server = Server("dpr", title="dpr", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
 
     # the SDK calls plain functions in threads of their own, so the event loop is not blocked
     @server.tool(annotations=_READS_ONLY)

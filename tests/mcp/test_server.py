@@ -126,15 +126,22 @@ async def test_columns_named_as_what_the_search_adds_hide_nothing(encoder: Path,
         ("search", {"query": "a", "k": 101}, "k is 101; it must be from 1 to 100"),
         ("search", {"query": "a", "filter": {"lnag": "de"}}, "its extra columns are lang (string), year (integer)"),
         ("search", {"query": "a", "filter": {"or": 5}}, "filter.or is 5; it must be a list of filters"),
-        ("search", {}, "query"),
+        ("search", {}, "argument query of search is missing; it must be a text of 1 to 10,000 characters"),
+        ("search", {"query": "a", "top": 3}, 'search has no argument "top"; its arguments are query, k, filter'),
+        ("search", {"query": ["a"]}, 'argument query of search is ["a"]; it must be a text of 1 to 10,000 characters'),
+        ("search", {"query": "a", "k": "x"}, 'argument k of search is "x"; it must be a whole number from 1 to 100'),
+        ("search", {"query": "a", "filter": 5}, "argument filter of search is 5; it must be null, or an object such"),
         ("fetch", {"id": "none"}, "there is no passage with id 'none'; ids are those that search returns"),
-        ("fetch", {"id": 5}, "valid string"),
+        ("fetch", {"id": 5}, "argument id of fetch is 5; it must be a text, as search returned it"),
+        ("fetch", {"id": "p007", "k": 1}, 'fetch has no argument "k"; its arguments are id'),
     ],
 )
 async def test_what_cannot_be_answered_is_said(source: Source, tool: str, arguments: Any, sentence: str) -> None:
     refusal = await call(source, tool, **arguments)
     assert isinstance(refusal, str)
     assert sentence in refusal
+    assert "\n" not in refusal
+    assert "pydantic" not in refusal
 
 
 async def test_long_texts_are_cut_in_results_and_whole_when_fetched(first_nights: FirstNights, tmp_path: Path) -> None:
