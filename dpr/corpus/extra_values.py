@@ -43,10 +43,15 @@ def _usable(name: str, type_: ExtraType, value: object) -> ExtraValue:
         raise UnusableValueError(f"{name} is {what} that is not of type {type_}") from None
 
 
+def plain_text(value: object) -> str:
+    """Return a value as text; a decimal with all of its digits, and without an exponent."""
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
+
+
 def _string(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
         raise TypeError
-    text = f"{value:f}" if isinstance(value, Decimal) else str(value)  # all digits, and no exponent
+    text = plain_text(value)
     text.encode()  # half of a surrogate pair: UnicodeEncodeError, which is a ValueError
     return text
 

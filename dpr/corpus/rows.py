@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dpr.corpus.extra_values import UnusableValueError, usable_values
+from dpr.corpus.extra_values import UnusableValueError, plain_text, usable_values
 from dpr.corpus.signatures import Compression
 from dpr.fingerprint import fingerprint
 from dpr.formats.extra import ExtraValue
@@ -187,7 +187,7 @@ def checked_row(
     if title is None or title != title:  # pandas writes NaN for a missing value
         title = ""
     elif type(title) in (int, float, Decimal):
-        title = str(title) if type(title) is not Decimal else f"{title:f}"
+        title = plain_text(title)
     if isinstance(text, list) and corpus.columns.join is not None and all(isinstance(part, str) for part in text):
         text = corpus.columns.join.join(text)
     if not (isinstance(passage_id, str) and isinstance(title, str) and isinstance(text, str)):

@@ -1,4 +1,4 @@
-"""How long `dpr serve` waits: until it is told to end, or until nothing listens where it served."""
+"""`dpr serve` goes on until it is told to stop, or until its address takes no connections any more."""
 
 import _thread
 import re

@@ -109,12 +109,12 @@ def test_what_ends_a_training_is_one_sentence_and_nothing_is_lost(dpr: Dpr, tmp_
     copied = {"data": {"path": str(tmp_path / "train.jsonl")}, "dev": {"path": str(tmp_path / "mixed.jsonl")}}
     some = (tmp_path / "train.jsonl").read_text().splitlines()[:3]
     (tmp_path / "mixed.jsonl").write_text("\n".join([*some, "{", (tmp_path / "dev.jsonl").read_text()]))
-    code, _, err = dpr("train", write_recipe(tmp_path, encoder, store=str(tmp_path / "told"), **copied), "--local")
+    code, _, err = dpr("train", write_recipe(tmp_path, encoder, store=str(tmp_path / "copies"), **copied), "--local")
     assert code == 0
     assert "dev: 11 questions and" in err
     assert "1 unusable row: broken JSON 1" in err
     assert "dev: 3 of 11 questions are trained on, too" in err
-    (kept_rows,) = (tmp_path / "told" / "training").glob("quarantine-*.parquet")
+    (kept_rows,) = (tmp_path / "copies" / "training").glob("quarantine-*.parquet")
     assert f"dev: the unusable rows are kept in training/{kept_rows.name} of the store" in err
 
     (tmp_path / "none.jsonl").write_text("")

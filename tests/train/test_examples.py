@@ -122,7 +122,7 @@ def test_an_array_that_was_cut_off_is_refused(tmp_path: Path, indent: int | None
     path.write_text(text[: text.rindex("w6")])
     with pytest.raises(RecipeError, match=r"train.json end within .* begins at byte [\d,]+, b'{.*cut off"):
         read(path)
-    path.write_text(text.replace("w3 w5", 'w3" w5', 1))  # a quotation mark too many: what follows cannot be told apart
+    path.write_text(text.replace("w3 w5", 'w3" w5', 1))  # one quotation mark too many: where the text ends is unclear
     with pytest.raises(RecipeError, match="a bracket or a quotation mark is missing there"):
         read(path)
 
