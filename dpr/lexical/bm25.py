@@ -12,13 +12,11 @@ live corpus.
 *Pairs* are terms that stand side by side in a question. A passage that has them side by side too, in the same order,
 scores for them by the same formula, with tf how often it does, and the mean of both terms' idf.
 
-Shapes: Q questions, K hits, C candidates, N rows of a segment, T terms of a question, A pairs of them, P postings,
-U distinct ids.
+Shapes: Q questions, K hits, C candidates, N rows of a segment, T distinct terms of some questions.
 """
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +28,13 @@ from dpr.index.live_rows import Mask
 from dpr.index.row_bits import Bits, RowBits
 from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids, Scores, empty_topk
-from dpr.lexical.analysis import Hashes, short_hashes
+from dpr.lexical.analysis import Hashes
+from dpr.lexical.blocks import AskedPairs, Block, Floats, Unsigned, Words
 from dpr.lexical.postings import Postings
 
-Floats = npt.NDArray[np.float32]
+BLOCK_QUESTIONS = 16
+"""Questions that are answered together: a segment is called for all of them at once, and each of their terms is looked
+up once. Many threads that called for single questions waited for Python's lock most of the time (docs/log.md)."""
 MIN_K1 = 1e-30
 """In place of 0, since 0 times the infinite norm of a dead row is not a number."""
 _ALL: Bits = np.empty(0, np.uint8)
@@ -58,13 +59,10 @@ class Found(NamedTuple):
     no passage holds."""
 
 
-@dataclass(frozen=True)
-class _Segment:
-    first_id: int
-    postings: Postings
-    norm_N: Floats
-    """1 - b + b * length / average length; infinite for dead rows, which so score 0."""
-    has_dead: bool
+class _Segment(NamedTuple):
+    words: Words
+    order: npt.NDArray[np.uint16] | None
+    ends: Unsigned | None
 
 
 class Bm25:
@@ -80,7 +78,9 @@ class Bm25:
         for number, (postings, live) in sorted(segments.items()):
             norm_N = (1 - b + b * postings.lengths / average).astype(np.float32)
             norm_N[~live] = np.inf
-            self._segments.append(_Segment(number << ROW_BITS, postings, norm_N, not live.all()))
+            inverted = postings.terms, postings.starts, postings.rows, postings.counts
+            words = Words(*inverted, norm_N, number << ROW_BITS, has_dead=not live.all())
+            self._segments.append(_Segment(words, postings.order, postings.ends))
 
     def search(
         self,
@@ -99,82 +99,60 @@ class Bm25:
         A question is the hashes of its terms; a term that it repeats counts as often. Equal scores rank by lower id.
         Many questions are answered by several threads.
         """
-        others_QC = np.empty((len(questions), 0), np.int64) if others_QC is None else others_QC
+        others_QC = np.empty((len(questions), 0), np.int64) if others_QC is None else np.ascontiguousarray(others_QC)
         scores_QK, ids_QK = empty_topk(len(questions), k)
         scores_QC = np.zeros(others_QC.shape, np.float32)
-        pairs_QK, pairs_QC = np.zeros((len(questions), k), np.float32), np.zeros(others_QC.shape, np.float32)
+        pairs_QC = np.zeros((len(questions), k + others_QC.shape[1]), np.float32)
         wanted_B = _ALL if rows is None else rows.bits_B
         reach_Q = np.zeros(len(questions), np.float32)
         k1 = max(MIN_K1, self._k1 if k1 is None else k1)
 
-        def answer(question: int) -> None:
-            best, others = (scores_QK[question], ids_QK[question]), (others_QC[question], scores_QC[question])
-            idf_T = self._search(questions[question], k1, wanted_B, best, others)
-            reach_Q[question] = idf_T.sum() / (1 + k1)
+        def answer(first: int) -> None:
+            some = slice(first, first + BLOCK_QUESTIONS)
+            block = Block(questions[some])
+            best, others = (scores_QK[some], ids_QK[some]), (others_QC[some], scores_QC[some])
+            idf_T = self._search(block, k1, wanted_B, best, others)
+            reach_Q[some] = block.sums(idf_T) / (1 + k1)
             if pairs:
-                found = np.concatenate([ids_QK[question], others_QC[question]])
-                scores = self._pair_scores(questions[question], idf_T, k1, found)
-                pairs_QK[question], pairs_QC[question] = scores[:k], scores[k:]
+                ids_QC = np.concatenate([ids_QK[some], others_QC[some]], axis=1)
+                self._score_pairs(block.pairs(idf_T), k1, ids_QC, pairs_QC[some])
 
+        blocks = range(0, len(questions), BLOCK_QUESTIONS)
         if len(questions) > BULK_QUESTIONS:
             with ThreadPoolExecutor(bulk_threads()) as pool:
-                list(pool.map(answer, range(len(questions))))
+                list(pool.map(answer, blocks))
         else:
-            list(map(answer, range(len(questions))))
+            list(map(answer, blocks))
         terms_Q = [len(question) for question in questions]
-        return Found(scores_QK, ids_QK, scores_QC, pairs_QK, pairs_QC, terms_Q, reach_Q)
+        return Found(scores_QK, ids_QK, scores_QC, pairs_QC[:, :k], pairs_QC[:, k:], terms_Q, reach_Q)
 
     def _search(
-        self, hashes: Hashes, k1: float, wanted_B: Bits, best: tuple[Floats, Ids], others: tuple[Ids, Floats]
+        self, block: Block, k1: float, wanted_B: Bits, best: tuple[Floats, Ids], others: tuple[Ids, Floats]
     ) -> Floats:
-        """Fill in the best for one question (scores_K, ids_K), and for the others (ids_C, scores_C) the scores.
+        """Fill in the best for each question (scores_QK, ids_QK), and for the others (ids_QC, scores_QC) the scores.
 
-        Return the idf of each of its terms (T,), repetitions included; 0 for one that no passage holds.
+        Return the idf of each distinct term (T,); 0 for one that no passage holds.
         """
         from dpr.lexical import kernels  # Numba takes half a second to import
 
-        terms_T, places_T, repeats_T = np.unique(hashes, return_inverse=True, return_counts=True)
-        frequencies_T = np.zeros(len(terms_T), np.int64)
-        spans = []
-        for segment in self._segments:
-            postings = segment.postings
-            spans_T2 = kernels.find_spans(postings.terms, postings.starts, terms_T)
-            spans.append(spans_T2)
-            if segment.has_dead:
-                frequencies_T += kernels.count_living(segment.norm_N, postings.rows, spans_T2)
-            else:
-                frequencies_T += spans_T2[:, 1] - spans_T2[:, 0]
+        frequencies_T = np.zeros(len(block.terms_T), np.int64)
+        spans = [kernels.find_rows(segment.words, block.terms_T, frequencies_T) for segment in self._segments]
         idf_T = np.log1p((self.rows - frequencies_T + 0.5) / (frequencies_T + 0.5))
-        weights_T = (repeats_T * idf_T).astype(np.float32)
+        asked = block.asked(idf_T)
         for segment, spans_T2 in zip(self._segments, spans, strict=True):
-            postings = segment.postings
-            scores_N = kernels.sum_scores(
-                segment.norm_N, np.float32(k1), postings.rows, postings.counts, spans_T2, weights_T
-            )
-            kernels.keep_best(scores_N, segment.first_id, wanted_B, *best)
-            kernels.pick_scores(scores_N, segment.first_id, *others)
+            kernels.score_rows(segment.words, np.float32(k1), asked, spans_T2, wanted_B, best, others)
         # a term that no passage holds weighs most, and says nothing about what the passages share with the question
-        known_T: Floats = np.where(frequencies_T > 0, idf_T, 0).astype(np.float32)[places_T]
+        known_T: Floats = np.where(frequencies_T > 0, idf_T, 0).astype(np.float32)
         return known_T
 
-    def _pair_scores(self, hashes: Hashes, idf_T: Floats, k1: float, ids_C: Ids) -> Floats:
-        """Return what some ids (C,) score for the pairs of a question."""
+    def _score_pairs(self, asked: AskedPairs, k1: float, ids_QC: Ids, scores_QC: Floats) -> None:
+        """Fill in what some ids score for the pairs of their questions."""
         from dpr.lexical import kernels
 
-        known_A = (idf_T[:-1] > 0) & (idf_T[1:] > 0)
-        short_T = short_hashes(hashes).astype(np.uint32)
-        pairs_A, places_A = np.unique((short_T[:-1] << 16 | short_T[1:])[known_A], return_inverse=True)
-        weights_A = np.zeros(len(pairs_A), np.float32)
-        np.add.at(weights_A, places_A, ((idf_T[:-1] + idf_T[1:]) / 2)[known_A])
-        ids_U, places_C = np.unique(ids_C, return_inverse=True)  # both sides may have found it
-        scores_U = np.zeros(len(ids_U), np.float32)
-        numbers = set((ids_U >> ROW_BITS).tolist())
-        for segment in self._segments:
-            postings = segment.postings
-            if segment.first_id >> ROW_BITS not in numbers:
+        numbers = set(np.unique(ids_QC >> ROW_BITS).tolist())
+        for words, order, ends in self._segments:
+            if words.first_id >> ROW_BITS not in numbers:
                 continue
-            if postings.order is None or postings.ends is None:
+            if order is None or ends is None:
                 raise IntegrityError("a lexical part does not hold the order of its terms; run again")
-            texts = np.float32(k1), segment.norm_N, postings.order, postings.ends
-            kernels.sum_pairs(*texts, pairs_A, weights_A, segment.first_id, ids_U, scores_U)
-        return scores_U[places_C]
+            kernels.score_pairs(words, order, ends, np.float32(k1), asked, ids_QC, scores_QC)

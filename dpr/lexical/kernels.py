@@ -2,60 +2,70 @@
 
 Each is compiled when it is first called, in less than a second, and lets other threads run meanwhile.
 
-Shapes: N rows of a segment, W terms of a segment, M terms of its rows, T terms of a question, P postings, K hits,
-C other ids, A pairs of a question's terms, B bytes of bits of index ids.
+One call answers a block of questions in one segment: a call takes microseconds of Python, which other threads wait for.
+
+Shapes: N rows of a segment, W terms of a segment, M terms of its rows, P postings, Q questions of a block, T distinct
+terms of all of them, R distinct terms of each, A distinct pairs of each, K hits, C other ids, B bytes of bits of index
+ids.
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Unsigned = NDArray[np.unsignedinteger]
+from dpr.lexical.blocks import Asked, AskedPairs, Floats, Unsigned, Words
+
+Ids = NDArray[np.int64]
 
 
 @njit(nogil=True)
-def find_spans(terms_W: NDArray[np.uint64], starts_W1: Unsigned, wanted_T: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return where the postings of terms start and stop (T, 2): nowhere for a term that the segment does not have."""
+def find_rows(words: Words, wanted_T: NDArray[np.uint64], frequencies_T: Ids) -> Ids:
+    """Return where the postings of terms start and stop (T, 2); add the live rows among them to the frequencies."""
     spans_T2 = np.zeros((len(wanted_T), 2), np.int64)
     for term in range(len(wanted_T)):
-        low, high = 0, len(terms_W)
+        low, high = 0, len(words.terms_W)
         while low < high:
             middle = (low + high) // 2
-            if terms_W[middle] < wanted_T[term]:
+            if words.terms_W[middle] < wanted_T[term]:
                 low = middle + 1
             else:
                 high = middle
-        if low < len(terms_W) and terms_W[low] == wanted_T[term]:
-            spans_T2[term, 0], spans_T2[term, 1] = starts_W1[low], starts_W1[low + 1]
+        if low == len(words.terms_W) or words.terms_W[low] != wanted_T[term]:
+            continue
+        start, stop = int(words.starts_W1[low]), int(words.starts_W1[low + 1])
+        spans_T2[term, 0], spans_T2[term, 1] = start, stop
+        if words.has_dead:
+            for posting in range(start, stop):
+                frequencies_T[term] += np.isfinite(words.norm_N[words.rows_P[posting]])
+        else:
+            frequencies_T[term] += stop - start
     return spans_T2
 
 
 @njit(nogil=True)
-def count_living(norm_N: NDArray[np.float32], rows_P: Unsigned, spans_T2: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many postings of each term (T,) are of rows whose norm is finite."""
-    counts_T = np.zeros(len(spans_T2), np.int64)
-    for term in range(len(spans_T2)):
-        for posting in range(spans_T2[term, 0], spans_T2[term, 1]):
-            counts_T[term] += np.isfinite(norm_N[rows_P[posting]])
-    return counts_T
-
-
-@njit(nogil=True)
-def sum_scores(
-    norm_N: NDArray[np.float32],
+def score_rows(
+    words: Words,
     k1: np.float32,
-    rows_P: Unsigned,
-    counts_P: Unsigned,
-    spans_T2: NDArray[np.int64],
-    weights_T: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    """Return the scores (N,) of all rows: the sum of weight * count / (count + k1 * norm) over the terms."""
-    scores_N = np.zeros(len(norm_N), np.float32)
-    for term in range(len(weights_T)):
-        for posting in range(spans_T2[term, 0], spans_T2[term, 1]):
-            row, count = rows_P[posting], np.float32(counts_P[posting])
-            scores_N[row] += weights_T[term] * count / (count + k1 * norm_N[row])
-    return scores_N
+    asked: Asked,
+    spans_T2: Ids,
+    wanted_B: NDArray[np.uint8],
+    best: tuple[Floats, Ids],
+    others: tuple[Ids, Floats],
+) -> None:
+    """Put the segment's best rows for each question among the `best`, and note the scores of the `others`.
+
+    A row scores the sum of weight * count / (count + k1 * norm) over the question's terms.
+    """
+    scores_N = np.empty(len(words.norm_N), np.float32)
+    for question in range(len(asked.offsets_Q1) - 1):
+        scores_N[:] = 0
+        for place in range(asked.offsets_Q1[question], asked.offsets_Q1[question + 1]):
+            term, weight = asked.places_R[place], asked.weights_R[place]
+            for posting in range(spans_T2[term, 0], spans_T2[term, 1]):
+                row, count = words.rows_P[posting], np.float32(words.counts_P[posting])
+                scores_N[row] += weight * count / (count + k1 * words.norm_N[row])
+        keep_best(scores_N, words.first_id, wanted_B, best[0][question], best[1][question])
+        pick_scores(scores_N, words.first_id, others[0][question], others[1][question])
 
 
 @njit(nogil=True)
@@ -66,11 +76,11 @@ def is_set(bits_B: NDArray[np.uint8], id_: int) -> bool:
 
 @njit(nogil=True)
 def keep_best(
-    scores_N: NDArray[np.float32],
+    scores_N: Floats,
     first_id: int,
     wanted_B: NDArray[np.uint8],
-    scores_K: NDArray[np.float32],
-    ids_K: NDArray[np.int64],
+    scores_K: Floats,
+    ids_K: Ids,
 ) -> None:
     """Put rows that score more than 0 among the best, which are sorted; of equal scores, those that came first stay.
 
@@ -90,10 +100,8 @@ def keep_best(
 
 
 @njit(nogil=True)
-def pick_scores(
-    scores_N: NDArray[np.float32], first_id: int, others_C: NDArray[np.int64], scores_C: NDArray[np.float32]
-) -> None:
-    """Copy the scores of those other ids that are rows of this segment; its rows have the ids from `first_id` on."""
+def pick_scores(scores_N: Floats, first_id: int, others_C: Ids, scores_C: Floats) -> None:
+    """Copy the scores of those other ids that are rows of this segment."""
     for place in range(len(others_C)):
         row = others_C[place] - first_id
         if 0 <= row < len(scores_N):
@@ -101,40 +109,47 @@ def pick_scores(
 
 
 @njit(nogil=True)
-def sum_pairs(
-    k1: np.float32,
-    norm_N: NDArray[np.float32],
+def score_pairs(
+    words: Words,
     order_M: NDArray[np.uint16],
     ends_N: Unsigned,
-    pairs_A: NDArray[np.uint32],
-    weights_A: NDArray[np.float32],
-    first_id: int,
-    ids_C: NDArray[np.int64],
-    scores_C: NDArray[np.float32],
+    k1: np.float32,
+    asked: AskedPairs,
+    ids_QC: Ids,
+    scores_QC: Floats,
 ) -> None:
-    """Add weight * count / (count + k1 * norm) over the pairs to the scores of those ids that are rows of this segment.
+    """Add the scores for pairs to those ids that are rows of this segment.
 
-    A pair is two terms by their short hashes, the first in the upper half of the number; pairs ascend, each once. Its
-    count is how often the row has them side by side, in this order.
+    A row scores the sum of weight * count / (count + k1 * norm) over the question's pairs; the count is how often it
+    has them side by side, in this order.
     """
-    counts_A = np.zeros(len(pairs_A), np.int64)
-    for place in range(len(ids_C)):
-        row = ids_C[place] - first_id
-        if row < 0 or row >= len(norm_N) or len(pairs_A) == 0:
-            continue
-        start, end = int(ends_N[row - 1]) if row else 0, int(ends_N[row])
-        counts_A[:] = 0
-        for at in range(start, end - 1):
-            both = np.uint32(order_M[at]) << np.uint32(16) | np.uint32(order_M[at + 1])
-            first, last = 0, len(pairs_A)
-            while first < last:
-                middle = (first + last) // 2
-                if pairs_A[middle] < both:
-                    first = middle + 1
-                else:
-                    last = middle
-            if first < len(pairs_A) and pairs_A[first] == both:
-                counts_A[first] += 1
-        for pair in range(len(pairs_A)):
-            if counts_A[pair]:
-                scores_C[place] += weights_A[pair] * counts_A[pair] / (counts_A[pair] + k1 * norm_N[row])
+    for question in range(len(ids_QC)):
+        start, stop = asked.offsets_Q1[question], asked.offsets_Q1[question + 1]
+        pairs_A, weights_A = asked.pairs_A[start:stop], asked.weights_A[start:stop]
+        counts_A = np.empty(len(pairs_A), np.int64)
+        for place in range(ids_QC.shape[1] if len(pairs_A) else 0):
+            row = ids_QC[question, place] - words.first_id
+            if 0 <= row < len(words.norm_N):
+                first = int(ends_N[row - 1]) if row else 0
+                count_pairs(order_M[first : int(ends_N[row])], pairs_A, counts_A)
+                for pair in range(len(pairs_A)):
+                    count = counts_A[pair]
+                    if count:
+                        scores_QC[question, place] += weights_A[pair] * count / (count + k1 * words.norm_N[row])
+
+
+@njit(nogil=True)
+def count_pairs(order_m: NDArray[np.uint16], pairs_A: NDArray[np.uint32], counts_A: Ids) -> None:
+    """Count how often the terms of one row have each pair, which ascend, side by side."""
+    counts_A[:] = 0
+    for at in range(len(order_m) - 1):
+        both = np.uint32(order_m[at]) << np.uint32(16) | np.uint32(order_m[at + 1])
+        first, last = 0, len(pairs_A)
+        while first < last:
+            middle = (first + last) // 2
+            if pairs_A[middle] < both:
+                first = middle + 1
+            else:
+                last = middle
+        if first < len(pairs_A) and pairs_A[first] == both:
+            counts_A[first] += 1

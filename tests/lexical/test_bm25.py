@@ -100,6 +100,21 @@ def test_terms_side_by_side_score_by_the_same_formula(k1: float, dead: set[int])
         np.testing.assert_array_equal(getattr(without, name), getattr(found, name))
 
 
+def test_a_question_has_the_same_answer_alone_and_among_many() -> None:
+    analyzer = Analyzer(LexicalConfig())
+    live = np.array([n % 7 != 3 for n in range(len(TEXTS))])
+    index = Bm25({4: (invert(TEXTS, analyzer), live), 9: (invert(TEXTS[::-1], analyzer), live[::-1])}, 0.9, 0.4)
+    rng = np.random.default_rng(5)
+    texts = ["", *TEXTS, *(" ".join(rng.permutation(text.split())) for text in TEXTS)]
+    questions = [term_hashes(analyzer.terms(text)) for text in texts]
+    others_QC = np.tile([4 << 32, 4 << 32 | 5, 9 << 32 | 7, -1], (len(questions), 1))
+    together = index.search(questions, 12, others_QC, pairs=True)
+    for number, question in enumerate(questions):
+        alone = index.search([question], 12, others_QC[number : number + 1], pairs=True)
+        for many, one in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(many[number], one[0])
+
+
 def test_pieces_of_words_have_no_order_to_find_pairs_in() -> None:
     with pytest.raises(IntegrityError, match="does not hold the order of its terms; run again"):
         search(TEXTS, set(), LexicalConfig(grams=3), pairs=True)
