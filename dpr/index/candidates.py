@@ -17,7 +17,7 @@ from dpr.index.hardware import BULK_QUESTIONS, bulk_threads, faiss_threads, sear
 from dpr.index.kinds import inverted, reason, searched, transformed
 from dpr.index.products import row_products, slices
 from dpr.index.row_bits import RowBits
-from dpr.index.truth import Ids, Scores, best_of, empty_topk
+from dpr.index.truth import Ids, Scores, empty_topk, first_by_score
 
 FLOAT32_BYTES = 4
 TASK_CANDIDATES = 4_096
@@ -157,7 +157,7 @@ def rescore(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch, k: int) -> t
     ascending ids.
     """
     candidates_QC = np.sort(candidates_QC, axis=1)
-    return best_of(exact_scores(questions_QD, candidates_QC, fetch), candidates_QC, k)
+    return first_by_score(exact_scores(questions_QD, candidates_QC, fetch), candidates_QC, k)
 
 
 def exact_scores(questions_QD: Scores, candidates_QC: Ids, fetch: Fetch) -> Scores:

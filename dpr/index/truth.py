@@ -19,7 +19,6 @@ from dpr.index.hardware import CPU, Hardware
 from dpr.index.products import Half, slices
 from dpr.index.shortlist import Pairs, Questions, Shortlists, padded, score
 
-RANKED_AT_ONCE = 10_000
 Scores = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
@@ -129,33 +128,42 @@ class RunningTopk:
 def merge_topk(found: Sequence[tuple[Scores, Ids]], k: int, *, by_id: bool = True) -> tuple[Scores, Ids]:
     """Return the k best (scores_QK, ids_QK) of several results for the same questions, as over disjoint segments.
 
-    Equal scores are ranked by lower id. Without `by_id`, up to `RANKED_AT_ONCE` ids are ranked by score alone, in less
-    time.
+    Equal scores are ranked by lower id; without `by_id` by the order of the results, in half the time.
     """
-    if sum(ids_QK.size for _, ids_QK in found) <= RANKED_AT_ONCE:  # takes a third of the time of the code below
-        scores, ids = zip(*found, strict=True)
-        rank = best_of if by_id else first_by_score
-        return rank(np.concatenate(scores, axis=1), np.concatenate(ids, axis=1), k)
-    best = RunningTopk(len(found[0][0]), k)
-    for scores_QK, ids_QK in found:
-        best.add(scores_QK, ids_QK)
-    return best.best()
+    scores, ids = zip(*found, strict=True)
+    rank = best_of if by_id else first_by_score
+    return rank(np.concatenate(scores, axis=1), np.concatenate(ids, axis=1), k)
 
 
 def best_of(scores_QC: Scores, ids_QC: Ids, k: int) -> tuple[Scores, Ids]:
     """Return the k best of C candidates for each question, by score and then by lower id; id -1 does not count."""
-    missing_QC = ids_QC == MISSING
-    scores_QC = np.where(missing_QC, -np.inf, scores_QC)
-    last_QC = np.where(missing_QC, np.iinfo(np.int64).max, ids_QC)
-    return _in_order(scores_QC, ids_QC, np.lexsort((last_QC, -scores_QC), axis=1)[:, :k], k)
+    by_id_QC = np.argsort(ids_QC.view(np.uint64), axis=1)  # as an unsigned number, -1 is the largest
+    ids_QC = np.take_along_axis(ids_QC, by_id_QC, axis=1)
+    scores_QC = np.where(ids_QC == MISSING, -np.inf, np.take_along_axis(scores_QC, by_id_QC, axis=1))
+    return first_by_score(scores_QC, ids_QC, k)
 
 
 def first_by_score(scores_QC: Scores, ids_QC: Ids, k: int) -> tuple[Scores, Ids]:
-    """Return the k best of C candidates for each question by score alone; a missing one has the score -inf.
+    """Return the k best of C candidates for each question; of equal scores, the first stay first.
 
-    It takes a third of the time of `best_of`. Of equal scores any may come first.
+    A missing candidate has the score -inf.
     """
-    return _in_order(scores_QC, ids_QC, np.argsort(-scores_QC, axis=1)[:, :k], k)
+    return _in_order(scores_QC, ids_QC, best_places(scores_QC, k), k)
+
+
+def best_places(scores_QC: Scores, k: int) -> Ids:
+    """Return the places of the k best scores of each question, or of all C if there are fewer; the best come first.
+
+    Of equal scores, the first stay first. It does what a stable sort does in a fifth of the time or less: score and
+    place make up one integer, and NumPy sorts integers with vector instructions.
+    """
+    bits_QC = (0 - scores_QC).view(np.int32)  # not -scores, which makes -0.0 of 0.0
+    # the bits of floats are in the order of the floats, but for negative ones, which are in reverse
+    ascending_QC = (bits_QC ^ (bits_QC >> 31 & 0x7FFF_FFFF)).astype(np.int64)
+    keys_QC = ascending_QC << 32 | np.arange(scores_QC.shape[1])
+    if k < scores_QC.shape[1]:
+        keys_QC.partition(k, axis=1)
+    return np.sort(keys_QC[:, :k], axis=1) & 0xFFFF_FFFF
 
 
 def _in_order(scores_QC: Scores, ids_QC: Ids, order_QK: Ids, k: int) -> tuple[Scores, Ids]:

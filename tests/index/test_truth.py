@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from random import Random
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from dpr.index.truth import (
     RunningTopk,
     Scores,
     best_of,
+    best_places,
     empty_topk,
     exact_topk,
     merge_topk,
@@ -244,6 +246,21 @@ def test_recall_counts_the_true_ones_found(
     found: list[list[int]], true: list[list[int]], k: int, recall: float
 ) -> None:
     assert recall_at(np.array(found), np.array(true), k) == recall
+
+
+@given(
+    st.lists(st.sampled_from([-np.inf, -2.5, -1e-38, -0.0, 0.0, 1e-38, 1.0, 1.0000001, 3e38]), max_size=12),
+    st.integers(0, 14),
+    st.randoms(use_true_random=False),
+)
+def test_the_best_come_first_and_equal_scores_keep_their_order(scores: list[float], k: int, random: Random) -> None:
+    scores_1C = np.array([scores], np.float32).reshape(1, -1)
+    expected = sorted(range(len(scores)), key=lambda place: (-scores_1C[0, place], place))[:k]
+    assert best_places(scores_1C, k).tolist() == [expected]
+    ids = random.sample(range(100), len(scores))
+    by_id = sorted(range(len(scores)), key=lambda place: (-scores_1C[0, place], ids[place]))[:k]
+    found = best_of(scores_1C, np.array([ids], np.int64).reshape(1, -1), k)[1][0]
+    assert found.tolist() == [ids[place] for place in by_id] + [-1] * (k - len(by_id))
 
 
 def test_recall_of_new_rows_is_close_to_the_true_one_and_needs_no_old_ones() -> None:
