@@ -83,12 +83,14 @@ def test_layouts_of_the_field_give_the_same_example(tmp_path: Path, document: di
         (PLAIN | {"pos": ["", " "]}, "no positive passage has a text"),
         (PLAIN | {"pos": []}, "no positive passage"),
         (PLAIN | {"query": " "}, "no question"),
-        (PLAIN | {"pos": [7]}, "a passage is a int, not a text or an object"),
+        (PLAIN | {"pos": [7]}, "a passage is an integer, not a string or an object"),
+        (PLAIN | {"pos": [None]}, "a passage is null, not a string or an object"),
         (DPR | {"answers": ["\ud83d"]}, "half of a surrogate pair"),
         (DPR | {"positive_ctxs": [{"title": "\ud83d", "text": "w3"}]}, "half of a surrogate pair"),
         (DPR | {"hard_negative_ctxs": [{"title": "", "text": "\ud83d"}]}, "half of a surrogate pair"),
         (DPR | {"positive_ctxs": [{"text": 7}]}, "the text or the title of a passage is not a string"),
-        ([1], "a JSON list, not an object"),
+        ([1], "a list instead of a JSON object"),
+        (None, "null instead of a JSON object"),
     ],
 )
 def test_an_unusable_row_has_a_reason_and_its_bytes(tmp_path: Path, document: object, reason: str) -> None:
