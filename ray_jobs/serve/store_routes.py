@@ -13,6 +13,7 @@ from dpr.answers.state_answer import Health, Ready, SnapshotList, SnapshotSummar
 from dpr.errors import StoreError
 from dpr.formats.snapshots import numbers, read_snapshot
 from dpr.operations.follow import Follower, Following
+from dpr.search.filters import shown
 from dpr.search.hits import Passage
 from dpr.search.retrieve import Retriever
 from dpr.store import Store
@@ -46,7 +47,7 @@ def add_store_routes(app: FastAPI, follower: Follower, keys: KeyRing | None = No
 
         found, number, encoder_id = await asyncio.to_thread(find)
         if found is None:
-            return refusal(404, f"snapshot {number} has no passage with this id; ids are those of the corpus")
+            return refusal(404, f"snapshot {number} has no passage {shown(passage_id)}; ids are those of the corpus")
         answer = PassageAnswer(
             snapshot=number,
             encoder_id=encoder_id,
