@@ -276,6 +276,31 @@ def test_dead_passages_are_gone_and_windows_come_in_order(first_nights: FirstNig
         assert client.get("/v1/passages/p004").json()["texts"] == [texts["p004"]]
 
 
+@pytest.mark.parametrize("content", [b"{bad", b"{}"])
+def test_a_damaged_snapshot_is_listed_beside_the_others(
+    first_nights: FirstNights, tmp_path: Path, content: bytes
+) -> None:
+    collection = first_nights.copy(tmp_path / "damaged")
+    for parent in (1, 2):
+        publish_body(collection.store, collection.body(1), parent, run_id="again", inputs=None)
+    damaged = collection.file("snapshots/00000002.json")
+    whole = damaged.read_bytes()
+    with client_of(collection.store) as client:
+        damaged.write_bytes(content)
+        listed = client.get("/v1/snapshots").json()
+        assert [each["number"] for each in listed["snapshots"]] == [3, 1]
+        (named,) = listed["damaged"]
+        assert named["number"] == 2
+        assert named["problem"].startswith(f"snapshot 2 of {collection.store.url} is ")
+        assert client.get("/v1/snapshots?limit=1").json()["damaged"] == []
+        damaged.write_bytes(whole)
+        listed = client.get("/v1/snapshots").json()
+        assert ([each["number"] for each in listed["snapshots"]], listed["damaged"]) == ([3, 2, 1], [])
+        collection.file("snapshots/00000004.json").write_bytes(content)
+        answer = client.get("/v1/snapshots")
+        assert (answer.status_code, "snapshot 4 of" in answer.json()["error"]) == (500, True)
+
+
 def test_snapshots_are_listed_the_newest_first(client: TestClient, tmp_path: Path, collection: Collection) -> None:
     listed = client.get("/v1/snapshots").json()
     body = collection.body(1)
@@ -297,6 +322,7 @@ def test_snapshots_are_listed_the_newest_first(client: TestClient, tmp_path: Pat
                 "note": "",
             }
         ],
+        "damaged": [],
     }
     other = collection.copy(tmp_path / "copy")
     publish_body(other.store, body, 1, run_id="later", inputs=None, note="again")
