@@ -10,6 +10,7 @@ from typing import TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from dpr.errors import RecipeError
+from dpr.json_kinds import kind_of
 from dpr.plurals import counted
 from dpr.recipe import Recipe
 from dpr.recipe_yaml import read_yaml
@@ -41,7 +42,7 @@ def checked_document(path: Path, kind: type[M], needs: str, anchored: Callable[[
     if document is None:
         raise RecipeError(f"recipe {path} is empty; it needs {needs}")
     if not isinstance(document, dict):
-        raise RecipeError(f"recipe {path} holds a {type(document).__name__}, not a mapping of fields; it needs {needs}")
+        raise RecipeError(f"recipe {path} holds {kind_of(document)}, not a mapping of fields; it needs {needs}")
     try:
         return anchored(kind.model_validate(document), path.resolve().parent)
     except ValidationError as error:

@@ -11,7 +11,7 @@ RETIRED_FROM = 2**30
 """Segments that are not part of the base are numbered from here on, until a snapshot takes one in."""
 
 
-def retired_segments(store: Store, snapshots: list[Snapshot]) -> list[SegmentEntry]:
+def retired_segments(store: Store, snapshots: Sequence[Snapshot]) -> list[SegmentEntry]:
     """Return each segment of the older snapshots that the newest does not hold, once, if its object is still there."""
     if len(snapshots) < 2:
         return []

@@ -127,7 +127,10 @@ class Run:
         self.store: Store = open_store(self.recipe.store)
         self._lease = lease
         self.live: Snapshot | None = latest_snapshot(self.store)
-        snapshots = lineage(self.store, self.spec.encoder_id)
+        history = lineage(self.store, self.spec.encoder_id)
+        snapshots = history.snapshots
+        for damaged in history.damaged:
+            progress.message("store", f"{damaged.problem}; this run goes on without what only that snapshot holds")
         self.base: Snapshot | None = snapshots[-1] if snapshots else None
         """The newest snapshot made with this encoder."""
         self.retired = retired_segments(self.store, snapshots)
@@ -137,7 +140,7 @@ class Run:
         self.converts = False
         """Whether the retired segments have another form than this run stores, so that none is reused unchanged."""
         if self.base is None and self.spec.store_as == "int8":
-            wider = lineage(self.store, self.spec.float16_id)
+            wider = lineage(self.store, self.spec.float16_id).snapshots
             self.retired = as_retired(wider[-1].body.segments) if wider else []
             self.converts = bool(self.retired)
         self.run_id = fingerprint(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from dpr.errors import RecipeError
 from dpr.formats.manifest import Snapshot
+from dpr.formats.snapshots import History
 from dpr.recipe_service import MAX_RERANKED, RerankConfig
 from ray_jobs.output import console, print_json
 
@@ -97,25 +98,38 @@ def summary(snapshot: Snapshot) -> Fields:
     }
 
 
-def snapshot_table(title: str, summaries: Sequence[Fields]) -> Table:
-    """Draw what people compare between snapshots, narrow enough for 80 columns; --json has all fields."""
+def history_rows(history: History) -> list[Fields]:
+    """Return all snapshots as rows of a table, oldest first; those of damaged ones have `snapshot` and `damaged`."""
+    rows = [summary(snapshot) for snapshot in history.snapshots]
+    rows += [{"snapshot": each.number, "damaged": each.problem} for each in history.damaged]
+    return sorted(rows, key=lambda row: int(str(row["snapshot"])))
+
+
+def draw_history(console: Console, title: str, history: History) -> None:
+    """Draw what people compare between snapshots, narrow enough for 80 columns; --json has all fields.
+
+    Below the table, a sentence says what is wrong with each damaged one.
+    """
     rows = [
         {
             "snapshot": each["snapshot"],
-            "published (UTC)": str(each["published"])[:16].replace("T", " "),
-            **{name: each[name] for name in ("passages", "mode", "recall", "answered", "note")},
+            "published (UTC)": str(each.get("published", ""))[:16].replace("T", " "),
+            **{name: each.get(name, "") for name in ("passages", "mode", "recall", "answered")},
+            "note": "damaged" if "damaged" in each else each["note"],
         }
-        for each in summaries
+        for each in history_rows(history)
     ]
     filled = {name for row in rows for name, value in row.items() if value != ""}
-    return table(title, [{name: value for name, value in row.items() if name in filled} for row in rows])
+    console.print(table(title, [{name: value for name, value in row.items() if name in filled} for row in rows]))
+    for each in history.damaged:
+        console.print(f"damaged: {each.problem}", highlight=False)
 
 
 def table(title: str, rows: Sequence[Fields]) -> Table:
     """Draw rows of equal fields as a table, numbers to the right."""
     drawn = Table(title=title, title_justify="left")
-    for column, value in (rows[0] if rows else {}).items():
-        is_number = isinstance(value, int | float)
+    for column in rows[0] if rows else ():
+        is_number = any(isinstance(row[column], int | float) for row in rows)
         drawn.add_column(column.replace("_", " "), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*map(_cell, row.values()))

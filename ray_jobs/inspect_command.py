@@ -6,7 +6,7 @@ from rich.console import Console
 from dpr.formats import layout
 from dpr.formats.manifest import Snapshot
 from dpr.formats.records import read_record
-from dpr.formats.snapshots import live_snapshot, numbers, read_snapshot
+from dpr.formats.snapshots import live_snapshot, read_history, read_snapshot
 from dpr.stages.build import PartResult
 from dpr.stages.merge import ShardResult
 from dpr.store import Store, open_store
@@ -15,10 +15,10 @@ from ray_jobs.cli_common import (
     Json,
     SnapshotNumber,
     StoreArgument,
+    draw_history,
     field_table,
+    history_rows,
     show,
-    snapshot_table,
-    summary,
     table,
 )
 
@@ -30,16 +30,16 @@ def inspect(store: StoreArgument, snapshot: SnapshotNumber = None, json_: Json =
     """Show segments, parts, snapshots and the verification of the index as tables."""
     opened = open_store(store)
     shown = live_snapshot(opened) if snapshot is None else read_snapshot(opened, snapshot)
-    history = [summary(read_snapshot(opened, number)) for number in numbers(opened)]
+    history = read_history(opened)
     segments, shards = _segment_rows(opened, shown), _shard_rows(opened, shown)
 
     def draw(console: Console) -> None:
-        console.print(snapshot_table("snapshots", history))
+        draw_history(console, "snapshots", history)
         console.print(table(f"segments and parts of snapshot {shown.number}", segments))
         for number, shard in enumerate(shards):
             console.print(field_table(f"shard {number} of snapshot {shown.number}, as verified when merged", shard))
 
-    show(json_, {"snapshots": history, "segments": segments, "shards": shards}, draw)
+    show(json_, {"snapshots": history_rows(history), "segments": segments, "shards": shards}, draw)
 
 
 def _segment_rows(store: Store, snapshot: Snapshot) -> list[Fields]:

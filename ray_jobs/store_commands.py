@@ -7,18 +7,19 @@ import typer
 from rich.console import Console
 
 from dpr.errors import IntegrityError, RecipeError
-from dpr.formats.snapshots import foreign_names, live_snapshot, numbers, open_snapshot, read_snapshot
+from dpr.formats.snapshots import foreign_names, live_snapshot, numbers, open_snapshot, read_history
 from dpr.operations.compare import compare
 from dpr.operations.gc import collect, find_garbage
 from dpr.operations.make_report import latest_report, report_of_dead
 from dpr.operations.rollback import rollback as rollback_to
+from dpr.operations.verify import damaged_documents
 from dpr.operations.verify import verify as verify_store
 from dpr.operations.verify_corpus import ChangedFile, verify_corpus
 from dpr.plurals import counted
 from dpr.recipe_file import load_recipe
 from dpr.store import Store, open_store
 from dpr.store.lease import Lease
-from ray_jobs.cli_common import Json, SnapshotNumber, StoreArgument, show, snapshot_table, summary
+from ray_jobs.cli_common import Json, SnapshotNumber, StoreArgument, draw_history, history_rows, show
 
 app = typer.Typer()
 
@@ -55,21 +56,20 @@ def history(
 ) -> None:
     """List all snapshots, oldest first; the last one is live."""
     opened = open_store(store)
-    live = live_snapshot(opened)
-    snapshots = [*(read_snapshot(opened, number) for number in numbers(opened) if number < live.number), live]
-    rows = [summary(snapshot) for snapshot in snapshots]
+    live_snapshot(opened)  # a folder without a snapshot is no store
+    found = read_history(opened)
     page: Path | None = None
     if report is not None:
         from dpr.operations.nights_report import write_nights
 
-        page = write_nights(opened, snapshots, report)
+        page = write_nights(opened, found, report)
 
     def draw(console: Console) -> None:
-        console.print(snapshot_table(f"snapshots of {opened.url}", rows))
+        draw_history(console, f"snapshots of {opened.url}", found)
         if page is not None:
             console.print(str(page), highlight=False)
 
-    show(json_, rows, draw)
+    show(json_, history_rows(found), draw)
 
 
 @app.command()
@@ -100,7 +100,10 @@ def verify(
         raise RecipeError(f"--recipe {recipe} reads the whole corpus, so it needs --deep; add that, or leave it out")
     opened = open_store(store)
     chosen = numbers(opened) if every else [live_snapshot(opened).number]
-    checked, problems = verify_store(opened, chosen, deep=deep)
+    checked, problems = verify_store(
+        opened, chosen[::-1], deep=deep
+    )  # an object that several name counts for the newest
+    problems += [] if every else damaged_documents(opened)
     foreign = foreign_names(opened)
     slices, changed = _verify_corpus(opened, recipe) if recipe is not None else (0, [])
     document = {
@@ -130,9 +133,10 @@ def verify(
 
     show(json_, document, draw)
     if problems:
-        raise IntegrityError(
-            f"store {opened.url} has {counted(len(problems), 'problem')}; roll back to a snapshot without any"
-        )
+        is_live = any(problem.snapshot == chosen[-1] for problem in problems)
+        others = f", and its live snapshot {chosen[-1]} has none; mend what is named above"
+        advice = "; roll back to a snapshot without any" if is_live else others
+        raise IntegrityError(f"store {opened.url} has {counted(len(problems), 'problem')}{advice}")
     if changed:
         raise IntegrityError(
             f"{counted(len(changed), 'corpus file')} changed without a sign; write them again and run the recipe"

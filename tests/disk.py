@@ -24,14 +24,32 @@ def full_disk() -> Iterator[None]:
 def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
     """Mount an empty file system of its own on a new folder; skips the test where that is not allowed."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a file system cannot be mounted: {mounted.stderr.strip()}")
+    _mount("-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder))
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        _unmount(folder)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let a folder be on a file system that is mounted read-only; skips the test where that is not allowed."""
+    _mount("--bind", str(folder), str(folder))
+    try:
+        _mount("-o", "remount,bind,ro", str(folder))
+        yield
+    finally:
+        _unmount(folder)
+
+
+def _mount(*arguments: str) -> None:
+    mounted = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted: {mounted.stderr.strip()}")
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill_disk(path: Path) -> int:

@@ -15,7 +15,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
-    ("dpr.answers", "dpr.closing", "dpr.errors", "dpr.hidden_names", "dpr.idle_processors", "dpr.plurals"),
+    (
+        "dpr.answers",
+        "dpr.closing",
+        "dpr.errors",
+        "dpr.hidden_names",
+        "dpr.idle_processors",
+        "dpr.json_kinds",
+        "dpr.plurals",
+    ),
     ("dpr.client", "dpr.fingerprint", "dpr.recipe_section", "dpr.recipe_yaml", "dpr.store"),
     ("dpr.recipe_index", "dpr.recipe_service"),
     ("dpr.recipe",),

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from pydantic import Field
+
 from dpr.answers.answered import Answered, StepTimings
 
 
@@ -64,6 +66,15 @@ class SnapshotSummary(Answered):
     """Why it was published if it is not the result of a run, such as a rollback."""
 
 
+class UnreadableSnapshot(Answered):
+    """A snapshot of the store whose document is damaged."""
+
+    number: int
+    """Its number."""
+    problem: str
+    """What is wrong with its document, and what to do."""
+
+
 class SnapshotList(Answered):
     """The newest snapshots of the store."""
 
@@ -73,6 +84,8 @@ class SnapshotList(Answered):
     """Fingerprint of the encoder of that snapshot."""
     snapshots: list[SnapshotSummary]
     """The newest first."""
+    damaged: list[UnreadableSnapshot] = Field(default_factory=list)
+    """Those among the newest whose documents are damaged, the newest first; such a live one is an error instead."""
     timings_ms: StepTimings
     """Time taken."""
 

@@ -7,10 +7,10 @@ from decimal import Decimal
 from typing import Final
 
 from dpr.formats.extra import ExtraValue
+from dpr.json_kinds import kind_of
 from dpr.recipe import ExtraType
 
 _TRUTHS: Final = {"true": True, "false": False}
-_KINDS: Final[dict[type, str]] = {str: "a string", int: "an integer", dict: "an object"}
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -39,8 +39,7 @@ def _usable(name: str, type_: ExtraType, value: object) -> ExtraValue:
     except OverflowError:
         raise UnusableValueError(f"{name} is beyond the range of type {type_}") from None
     except (ValueError, TypeError):
-        what = _KINDS.get(type(value)) or f"a {type(value).__name__}"
-        raise UnusableValueError(f"{name} is {what} that is not of type {type_}") from None
+        raise UnusableValueError(f"{name} is {kind_of(value)} that is not of type {type_}") from None
 
 
 def plain_text(value: object) -> str:

@@ -9,6 +9,7 @@ from dpr.corpus.json_values import iter_values
 from dpr.corpus.rows import Row, Slice, UnusableRecordError, checked_row, unusable_row
 from dpr.corpus.signatures import UTF8_BOM
 from dpr.corpus.unpacking import open_slice
+from dpr.json_kinds import kind_of
 from dpr.recipe import CorpusConfig
 
 JSON_BYTES_PER_CHAR: Final = 12
@@ -35,7 +36,7 @@ def json_parser(slice_: Slice, corpus: CorpusConfig) -> Parser:
         if end != len(text):
             raise UnusableRecordError("broken JSON")
         if not isinstance(document, dict):
-            raise UnusableRecordError(f"a JSON {type(document).__name__}, not an object")
+            raise UnusableRecordError(f"{kind_of(document)} instead of a JSON object")
         return pick(document)
 
     return parse

@@ -13,6 +13,7 @@ from dpr.corpus.signatures import Compression
 from dpr.fingerprint import fingerprint
 from dpr.formats.extra import ExtraValue
 from dpr.formats.records import Document
+from dpr.json_kinds import kind_of
 from dpr.recipe import CorpusConfig, EncoderConfig
 
 MAX_RAW_BYTES: Final = 64 * 1024
@@ -225,11 +226,11 @@ def _type_problem(passage_id: object, title: object, text: object) -> str:
     if passage_id is None:
         return "no id"
     if not isinstance(passage_id, str):
-        return f"id is a {type(passage_id).__name__}, not a string or an integer"
+        return f"id is {kind_of(passage_id)}, not a string or an integer"
     if text is None:
         return "no text"
     name, value = ("title", title) if isinstance(text, str) else ("text", text)
-    return f"{name} is a {type(value).__name__}, not a string"
+    return f"{name} is {kind_of(value)}, not a string"
 
 
 def is_utf8(text: str) -> bool:

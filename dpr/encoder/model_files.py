@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from dpr.errors import EncoderError
+from dpr.json_kinds import kind_of
 from dpr.store.cache import local_cache
 
 TOKENIZER_FILES = (
@@ -27,7 +28,7 @@ def read_json(path: Path, reference: str, *, optional: bool = False) -> dict[str
     """Return a JSON object; {} for a file that is `optional` and not there. Raises EncoderError otherwise."""
     document = read_document(path, reference, optional=optional)
     if not isinstance(document, dict):
-        raise EncoderError(f"model {reference}: {path} holds a {type(document).__name__}; it must hold a JSON object")
+        raise EncoderError(f"model {reference}: {path} holds {kind_of(document)}; it must hold a JSON object")
     return document
 
 

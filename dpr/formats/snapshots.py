@@ -3,6 +3,7 @@
 import datetime
 import json
 import uuid
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -12,6 +13,23 @@ from dpr.formats.manifest import Snapshot, SnapshotBody
 from dpr.formats.markers import Marker
 from dpr.store import Store
 from dpr.store.reasons import reason_of
+
+
+@dataclass(frozen=True)
+class DamagedSnapshot:
+    """A snapshot whose document cannot be read."""
+
+    number: int
+    problem: str
+    """What is wrong with it and what to do, a sentence that names the snapshot and its document."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Snapshots of a store, oldest first, and the older ones whose documents are damaged."""
+
+    snapshots: tuple[Snapshot, ...]
+    damaged: tuple[DamagedSnapshot, ...]
 
 
 def numbers(store: Store) -> list[int]:
@@ -38,22 +56,27 @@ def read_snapshot(store: Store, number: int) -> Snapshot:
         known = f"it has {there[0]} to {there[-1]}" if there else "it has none yet; `dpr run RECIPE` makes the first"
         raise MissingObjectError(f"store {store.url} has no snapshot {number}; {known}") from error
     except ValidationError as error:
-        raise IntegrityError(f"snapshot {number} of {store.url} {_no_snapshot(number, content)}") from error
+        raise IntegrityError(f"snapshot {number} of {store.url} {_no_snapshot(store, number, content)}") from error
 
 
-def _no_snapshot(number: int, content: bytes) -> str:
+def _no_snapshot(store: Store, number: int, content: bytes) -> str:
     """Return what is wrong with a document that cannot be read, and what to do."""
-    name = layout.snapshot(number)
+    name, live = layout.snapshot(number), max(numbers(store), default=number)
     try:
         json.loads(content)
     except (ValueError, RecursionError) as error:
+        then = (
+            "and the snapshot before it is live again"
+            if live <= number
+            else f"which the live snapshot {live} does not need"
+        )
         return (
             f"is damaged: its document {name} is not JSON ({reason_of(error)}); restore it from a backup, or remove "
-            "it, and the snapshot before it is live again"
+            f"it, {then}"
         )
     return (
         "is not a snapshot document of this version; if another version of dpr made the store, use that version or a "
-        f"new store, else restore {name} from a backup"
+        f"new store, else restore {name} from a backup{'' if live <= number else ', or remove it'}"
     )
 
 
@@ -83,10 +106,35 @@ def open_snapshot(store: Store, number: int | None = None) -> tuple[Snapshot, Ma
         raise
 
 
-def lineage(store: Store, encoder_id: str) -> list[Snapshot]:
-    """Return all snapshots made with this encoder, oldest first; the next run of it builds upon the last."""
-    found = (read_snapshot(store, number) for number in numbers(store))
-    return [snapshot for snapshot in found if snapshot.body.encoder_id == encoder_id]
+def read_history(store: Store, newest: int | None = None) -> History:
+    """Return all snapshots up to `newest` (default: the live one).
+
+    Raises IntegrityError if the newest of them is damaged: none may take its place unseen.
+    """
+    there = [number for number in numbers(store) if newest is None or number <= newest]
+    found: list[Snapshot] = []
+    damaged: list[DamagedSnapshot] = []
+    for number in there:
+        try:
+            found.append(read_snapshot(store, number))
+        except IntegrityError as error:
+            if number == there[-1]:
+                raise
+            damaged.append(DamagedSnapshot(number, str(error)))
+    return History(tuple(found), tuple(damaged))
+
+
+def lineage(store: Store, encoder_id: str) -> History:
+    """Return all snapshots made with this encoder; the next run of it builds upon the last.
+
+    Raises IntegrityError if a damaged one may be the last: the run would embed again what that one holds.
+    """
+    history = read_history(store)
+    own = tuple(snapshot for snapshot in history.snapshots if snapshot.body.encoder_id == encoder_id)
+    for each in history.damaged:
+        if not own or each.number > own[-1].number:
+            raise IntegrityError(each.problem)
+    return History(own, history.damaged)
 
 
 def publish_body(

@@ -6,11 +6,13 @@ from pathlib import Path
 from dpr.evaluate.pictures import THEMES, Line, draw_nights
 from dpr.evaluate.report_page import Section, write_page
 from dpr.formats.manifest import Snapshot
+from dpr.formats.snapshots import History
 from dpr.store import Store
 
 
-def write_nights(store: Store, snapshots: Sequence[Snapshot], folder: Path) -> Path:
-    """Draw the figures of snapshots, oldest first, into `folder`; return the path of the page."""
+def write_nights(store: Store, history: History, folder: Path) -> Path:
+    """Draw the figures of snapshots into `folder`, and name the damaged ones; return the path of the page."""
+    snapshots = history.snapshots
     accuracy = [
         Line(f"top-{rank}", [snapshot.body.gate.accuracy_index.get(str(rank)) for snapshot in snapshots])
         for rank in sorted({int(rank) for snapshot in snapshots for rank in snapshot.body.gate.accuracy_index})
@@ -28,6 +30,7 @@ def write_nights(store: Store, snapshots: Sequence[Snapshot], folder: Path) -> P
         sections.insert(0, _section("accuracy", "Share of questions answered", accuracy, snapshots))
     facts = {"store": store.url, "snapshots": len(snapshots), "live": snapshots[-1].number}
     notes = {f"snapshot {snapshot.number}": snapshot.note for snapshot in snapshots if snapshot.note}
+    notes |= {f"snapshot {damaged.number}": damaged.problem for damaged in history.damaged}
     return write_page(folder, "history.html", f"Nights of {store.url}", facts | notes, sections)
 
 

@@ -14,7 +14,7 @@ from dpr.formats.records import Document
 from dpr.index.contents import Verification
 from dpr.operations.bill import Bill, all_requests, total
 from dpr.operations.estimate import Cost
-from dpr.plurals import counted
+from dpr.plurals import by_reason, counted
 from dpr.stages.drift import Drift
 from dpr.stages.embed_meter import STEPS, Encoding
 
@@ -157,8 +157,7 @@ class RunReport(Document):
                 f"scan: {counted(self.trusted_files, 'file')} not read: same size and time (or ETag) as before"
             )
         if found.quarantined:
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.quarantined.items()))
-            lines.append(f"quarantine: {counted(sum(found.quarantined.values()), 'row')}: {reasons}")
+            lines.append(f"quarantine: {by_reason(found.quarantined)}")
         if self.unknown_answers:
             lines.append(f"gate: {self.unknown_answers:,} passage ids that answer questions are not in the corpus")
         if encoding.passages:

@@ -19,7 +19,7 @@ from dpr.formats.manifest import SegmentEntry, ShardEntry, SnapshotBody
 from dpr.formats.objects import fetch_object, verify_bytes
 from dpr.formats.records import ObjectRef, read_record
 from dpr.formats.segment import HASH, PASSAGE_COLUMNS, check_segment, iter_groups, join_hashes
-from dpr.formats.snapshots import open_snapshot
+from dpr.formats.snapshots import open_snapshot, read_history
 from dpr.formats.stored_vectors import vectors_of
 from dpr.index.contents import stored_ids
 from dpr.index.faiss_file import read_faiss
@@ -69,6 +69,11 @@ def verify(store: Store, snapshots: Sequence[int], *, deep: bool = False) -> tup
             except DprError as error:
                 problems.append(Problem(number, layout.snapshot(number), str(error)))
     return len(checked), problems
+
+
+def damaged_documents(store: Store) -> list[Problem]:
+    """Return the snapshots whose documents are damaged. Raises IntegrityError if the live one is."""
+    return [Problem(each.number, layout.snapshot(each.number), each.problem) for each in read_history(store).damaged]
 
 
 def _parts(store: Store, number: int, body: SnapshotBody) -> tuple[list[ObjectRef], list[Problem]]:

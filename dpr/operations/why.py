@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from dpr.errors import RecipeError
+from dpr.errors import IntegrityError, RecipeError
 from dpr.formats import layout
 from dpr.formats.changes import Reason, read_unit
 from dpr.formats.deletions import read_deletions
@@ -14,7 +14,7 @@ from dpr.formats.manifest import SegmentEntry, Snapshot
 from dpr.formats.objects import open_parts
 from dpr.formats.records import read_record
 from dpr.formats.segment import iter_groups
-from dpr.formats.snapshots import numbers, open_snapshot, read_snapshot
+from dpr.formats.snapshots import History, open_snapshot, read_history
 from dpr.stages.diff import Changes
 from dpr.store import Store
 
@@ -49,15 +49,13 @@ class Row:
 def why(store: Store, passage_id: str, number: int | None = None) -> list[Row]:
     """Return why each row of a passage of snapshot `number` (default: the live one) was made.
 
-    The ids of all segments are read. Raises RecipeError if the snapshot has no such passage.
+    The ids of all segments are read. Raises RecipeError if the snapshot has no such passage, and
+    IntegrityError if only a damaged snapshot can tell.
     """
     snapshot, marker = open_snapshot(store, number)
     with marker:
-        older = [read_snapshot(store, other) for other in numbers(store) if other < snapshot.number]
-        rows = [
-            _explain(store, [*older, snapshot], entry, row, key)
-            for entry, row, key in _rows(store, snapshot, passage_id)
-        ]
+        history = read_history(store, snapshot.number)
+        rows = [_explain(store, history, entry, row, key) for entry, row, key in _rows(store, snapshot, passage_id)]
     if not rows:
         raise RecipeError(
             f"snapshot {snapshot.number} of {store.url} has no passage with the id {passage_id!r}; `dpr diff` lists "
@@ -78,11 +76,17 @@ def _rows(store: Store, snapshot: Snapshot, passage_id: str) -> Iterator[tuple[S
             first += table.num_rows
 
 
-def _explain(store: Store, snapshots: list[Snapshot], entry: SegmentEntry, row: int, key: bytes) -> Row:
-    """Find the run that made a row, among those of snapshots that are kept, oldest first."""
-    since = next(s for s in snapshots if any(e.object.sha256 == entry.object.sha256 for e in s.body.segments))
+def _explain(store: Store, history: History, entry: SegmentEntry, row: int, key: bytes) -> Row:
+    """Find the run that made a row, among those of snapshots that are kept.
+
+    Raises IntegrityError if that may be the run of a damaged snapshot.
+    """
+    since = next(s for s in history.snapshots if any(e.object.sha256 == entry.object.sha256 for e in s.body.segments))
     changes = read_record(store, layout.record(layout.changes(since.run_id)), Changes)
     planned = [p for p in (changes.planned if changes else ()) if p.segment_id == entry.segment_id]
+    for damaged in history.damaged:
+        if damaged.number < since.number and not planned:
+            raise IntegrityError(damaged.problem)
     is_copied, reason = None, None
     if changes is not None and changes.changes is not None and planned:
         table = read_unit(open_parts(store, changes.changes), planned[0].group)

@@ -145,7 +145,7 @@ class _Parser:
         if name not in _JOINS:
             return _comparison(name, value, where)
         if not isinstance(value, list) or not value:
-            raise _wrong(value, where, "a list of filters")
+            raise _wrong(value, where, "a list with at least one filter")
         return _JOINS[name](tuple(self.filter(part, f"{where}.{n}", depth + 1) for n, part in enumerate(value)))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from dpr.errors import StoreError
-from dpr.store.reasons import reason_of
-from dpr.store.temporary import OTHER_CACHE, OTHER_TEMPORARY, is_full_disk
+from dpr.store.reasons import reason_of, remedy_of
+from dpr.store.temporary import OTHER_CACHE, OTHER_TEMPORARY
 
 TEMPORARY_PREFIX = ".tmp-"
 """Prefix of unfinished files; no object may have such a name."""
@@ -118,7 +118,7 @@ def whole_copy(url: str, name: str, path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        advice = f"; free disk space, or {OTHER_TEMPORARY}, and {OTHER_CACHE}" if is_full_disk(error) else ""
+        advice = remedy_of(error, room=f"free disk space, or {OTHER_TEMPORARY}, and {OTHER_CACHE}")
         raise StoreError(
             f"object {name} of store {url} cannot be copied to {path} ({reason_of(error)}){advice}"
         ) from error

@@ -20,8 +20,7 @@ from dpr.store.base import (
     remove_unfinished,
     whole_copy,
 )
-from dpr.store.reasons import reason_of
-from dpr.store.temporary import is_full_disk
+from dpr.store.reasons import reason_of, remedy_of
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Errors that mean that no object has the name: there is nothing, or the name lies below or above an object."""
@@ -44,7 +43,9 @@ class LocalStore:
             RuntimeError,
             ValueError,
         ) as error:  # no permission, no such home folder, a null character
-            raise StoreError(f"store {os.fspath(folder)!r} cannot be opened ({reason_of(error)})") from error
+            raise StoreError(
+                f"store {os.fspath(folder)!r} cannot be opened ({reason_of(error)}){remedy_of(error)}"
+            ) from error
         self.url = str(self._folder)
         if not is_folder:
             raise StoreError(f"store {self.url} is a file or lies below one; a store is a folder or s3://bucket/prefix")
@@ -101,7 +102,8 @@ class LocalStore:
             path.open("rb").close()
         except OSError as error:
             raise StoreError(
-                f"file {path} cannot be read, so it was not stored as {name} in store {self.url} ({reason_of(error)})"
+                f"file {path} cannot be read, so it was not stored as {name} in store {self.url} "
+                f"({reason_of(error)}){remedy_of(error)}"
             ) from error
         return not self.exists(name) and self._create(name, copy, _link)
 
@@ -143,7 +145,9 @@ class LocalStore:
     def _files(self, below: str) -> Iterator[ObjectInfo]:
         def refuse(error: OSError) -> None:
             if not isinstance(error, _ABSENT):  # no such folder: no such objects
-                raise StoreError(f"store {self.url} cannot be listed: {error.filename}: {reason_of(error)}") from error
+                raise StoreError(
+                    f"store {self.url} cannot be listed: {error.filename}: {reason_of(error)}{remedy_of(error)}"
+                ) from error
 
         for folder, _, files in os.walk(self._folder / below, onerror=refuse):
             for file in files:
@@ -173,9 +177,8 @@ class LocalStore:
                 f"name, and another object is already named {name} or a part of it; choose another name"
             ) from error
         except OSError as error:
-            advice = "; free disk space there, and start again" if is_full_disk(error) else ""
             raise StoreError(
-                f"object {name} cannot be created in store {self.url}: {reason_of(error)}{advice}"
+                f"object {name} cannot be created in store {self.url}: {reason_of(error)}{remedy_of(error)}"
             ) from error
         finally:
             remove_unfinished(temporary)  # if that fails, `leftovers` finds it
@@ -184,7 +187,7 @@ class LocalStore:
     def _failure(self, name: str, error: OSError) -> StoreError:
         if isinstance(error, _ABSENT):
             return self._missing(name)
-        return StoreError(f"store {self.url}, object {name}: {reason_of(error)}")
+        return StoreError(f"store {self.url}, object {name}: {reason_of(error)}{remedy_of(error)}")
 
     def _missing(self, name: str) -> MissingObjectError:
         return MissingObjectError(f"object {name} is not in store {self.url}")

@@ -1,8 +1,11 @@
 """Why a file or an object cannot be read or written, in words for a message."""
 
+import errno
 import os
 import re
 from urllib.parse import urlsplit
+
+from dpr.store.temporary import is_full_disk
 
 _S3_URL = re.compile(r"s3a?://")
 
@@ -12,6 +15,20 @@ def reason_of(error: Exception) -> str:
     words = error.strerror if isinstance(error, OSError) else None
     text = " ".join(str(words or error).split())
     return text if text not in ("", "None") else type(error).__name__
+
+
+def remedy_of(error: Exception, room: str = "free disk space there, and start again") -> str:
+    """Return what to do about an error of the system, to end its sentence; empty if that is not known.
+
+    `room` is what to do about a full disk.
+    """
+    if isinstance(error, OSError) and is_full_disk(error):
+        return f"; {room}"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return "; that file system is mounted read-only, so mount it for writing, or use another folder"
+    if isinstance(error, PermissionError):
+        return "; give this user access to it, or run as one who has it"
+    return ""
 
 
 def unreadable(path: str, error: Exception) -> str:

@@ -10,6 +10,7 @@ from dpr.corpus.rows import MAX_RAW_BYTES, is_utf8
 from dpr.errors import RecipeError
 from dpr.fingerprint import content_hash
 from dpr.formats.quarantine import QuarantinedRow
+from dpr.plurals import by_reason
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ Place = tuple[str, int]
 
 
 def no_example(source: str, reasons: Counter[str]) -> RecipeError:
-    """Return the error of data from `source` of which no row is usable, with the commonest of the `reasons`."""
-    why = ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3)) or "there are no rows"
+    """Return the error of data from `source` of which no row is usable, with the `reasons`."""
+    why = by_reason(reasons) if reasons else "there are no rows"
     return RecipeError(f"{source} hold no usable example: {why}; docs/formats.md says what is read")
 
 

@@ -22,6 +22,7 @@ from dpr.corpus.lines import iter_lines
 from dpr.corpus.signatures import UTF8_BOM
 from dpr.errors import RecipeError
 from dpr.evaluate.text_files import open_bytes
+from dpr.json_kinds import kind_of
 from dpr.train.examples import Place, Read, TrainingExample, TrainingPassage, UnusableExampleError, checked, unusable
 
 MAX_VALUE_BYTES = 64 << 20
@@ -100,7 +101,7 @@ def read_parquet_examples(path: str) -> Iterator[Read]:
 def _read(place: Place, document: object, raw: bytes) -> Read:
     try:
         if not isinstance(document, dict):
-            raise UnusableExampleError(f"a JSON {type(document).__name__}, not an object")
+            raise UnusableExampleError(f"{kind_of(document)} instead of a JSON object")
         return example_of(document)
     except UnusableExampleError as error:
         return unusable(place, str(error), raw)
@@ -135,7 +136,7 @@ def _passage(value: object) -> TrainingPassage:
     if isinstance(value, str):
         return TrainingPassage(value)
     if not isinstance(value, dict):
-        raise UnusableExampleError(f"a passage is a {type(value).__name__}, not a text or an object")
+        raise UnusableExampleError(f"a passage is {kind_of(value)}, not a string or an object")
     text, title, name = value.get("text") or "", value.get("title") or "", _first(value, _IDS)
     if not isinstance(text, str) or not isinstance(title, str):
         raise UnusableExampleError("the text or the title of a passage is not a string")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from dpr.encoder.spec import EncoderSpec
 from dpr.encoder.tokens import TokenBatch, TowerTokenizer
 from dpr.formats.quarantine import QuarantinedRow, QuarantineWriter
-from dpr.plurals import counted
+from dpr.plurals import by_reason, counted
 from dpr.train.examples import Read, TrainingExample, TrainingPassage, no_example
 
 KEPT_NEGATIVES = 30
@@ -77,8 +77,7 @@ class TrainingSet:
         counts = self.counts
         questions, passages = counted(len(self), "question"), counted(len(self.passage_tokens), "passage")
         text = f"{questions} and {passages} from {counted(counts.examples, 'example')}"
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.quarantined.most_common())
-        return f"{text}; {counted(counts.quarantined.total(), 'unusable row')}: {reasons}" if reasons else text
+        return f"{text}; {by_reason(counts.quarantined, 'unusable row')}" if counts.quarantined else text
 
 
 def collect(

@@ -26,6 +26,7 @@ from dpr.answers.state_answer import (
     SnapshotList,
     SnapshotSummary,
     Status,
+    UnreadableSnapshot,
 )
 from ray_jobs.serve.refusals import Responses
 
@@ -92,6 +93,9 @@ SNAPSHOTS = SnapshotList(
             accuracy={"1": 0.541, "20": 0.932},
             note="",
         )
+    ],
+    damaged=[
+        UnreadableSnapshot(number=5, problem="snapshot 5 of my-store is not a snapshot document of this version; …")
     ],
     timings_ms=_STEPS,
 )

@@ -26,6 +26,7 @@ _EMBED = {
     "encoding_format": "float or base64",
     "user": "a text, or null",
 }
+_GZIP = b"\x1f\x8b"
 _OTHER = {"limit": "a whole number from 1 to 100"}
 _ALLOWED = {"/v1/search": (_SEARCH, EXAMPLE), "/v1/embeddings": (_EMBED, EMBED_EXAMPLE)}
 """The values that the fields of a route's body may have, and an example of a body."""
@@ -58,6 +59,25 @@ def sentence(problem: Mapping[str, Any], path: str, content_type: str) -> str:
     if kind == "missing":
         return f"the body has no field {where[0]}; send one such as {example}"
     return f"field {'.'.join(where)} is {shown(value)}; it must be {allowed[where[0]] if len(where) == 1 else _TEXT}"
+
+
+def unreadable(cause: BaseException | None, path: str, content_encoding: str) -> str:
+    """Return one sentence on a body to this path that could not be parsed because of `cause`.
+
+    `content_encoding` is the header of that name, empty if there is none.
+    """
+    _, example = _ALLOWED.get(path, (_OTHER, EXAMPLE))
+    if isinstance(cause, UnicodeDecodeError):
+        packed = "gzip" if cause.object.startswith(_GZIP) else content_encoding[:20]
+        if packed:
+            return f"the body is compressed ({packed}), and only plain bodies are accepted; send one such as {example}"
+        where = f"byte {cause.object[cause.start]:#04x} at position {cause.start:,}"
+        return f"the body is not UTF-8 ({where}); send JSON in UTF-8, such as {example}"
+    if isinstance(cause, RecursionError):
+        return f"the body is nested too deeply; send one such as {example}"
+    if isinstance(cause, ValueError):  # Python's limit of 4,300 digits
+        return f"the body holds a number of too many digits; send one such as {example}"
+    return f"the body is not JSON; send one such as {example}"
 
 
 def _are_tokens(value: object) -> bool:

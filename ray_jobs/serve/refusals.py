@@ -9,9 +9,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from dpr.errors import DprError, RecipeError, StoreError
-from ray_jobs.serve.bad_fields import sentence
+from ray_jobs.serve.bad_fields import sentence, unreadable
 from ray_jobs.serve.batch import BusyError
-from ray_jobs.serve.messages import EXAMPLE, MAX_BODY_BYTES, ErrorBody
+from ray_jobs.serve.messages import MAX_BODY_BYTES, ErrorBody
 
 RETRY_SECONDS, MAX_MESSAGE_CHARS = 1, 1000
 Responses = dict[int | str, dict[str, Any]]
@@ -52,14 +52,14 @@ async def _bad_request(request: Request, error: RequestValidationError) -> JSONR
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     path = request.url.path
+    if error.status_code == 400:  # FastAPI's, for bytes that are not even the text of wrong JSON; so the same status
+        return refusal(422, unreadable(error.__cause__, path, request.headers.get("content-encoding", "")))
     message = {
-        400: f"the body is not JSON; send one such as {EXAMPLE}",
         404: f"there is nothing at {path}; /docs shows what there is",
         405: f"{path} does not take {request.method}; /docs shows what it takes",
         413: f"the body is larger than {MAX_BODY_BYTES:,} bytes; send fewer questions at once",
     }.get(error.status_code, str(error.detail))
-    # bytes that are not text get the same answer as text that is not JSON
-    return refusal(422 if error.status_code == 400 else error.status_code, message, error.headers)
+    return refusal(error.status_code, message, error.headers)
 
 
 async def _busy(_: Request, error: BusyError) -> JSONResponse:

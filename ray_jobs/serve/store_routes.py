@@ -9,10 +9,11 @@ from fastapi import FastAPI, Path, Query, Response
 
 from dpr.answers.answered import StepTimings
 from dpr.answers.search_answer import PassageAnswer
-from dpr.answers.state_answer import Health, Ready, SnapshotList, SnapshotSummary
-from dpr.errors import StoreError
+from dpr.answers.state_answer import Health, Ready, SnapshotList, SnapshotSummary, UnreadableSnapshot
+from dpr.errors import IntegrityError, StoreError
 from dpr.formats.snapshots import numbers, read_snapshot
 from dpr.operations.follow import Follower, Following
+from dpr.search.filters import shown
 from dpr.search.hits import Passage
 from dpr.search.retrieve import Retriever
 from dpr.store import Store
@@ -46,7 +47,7 @@ def add_store_routes(app: FastAPI, follower: Follower, keys: KeyRing | None = No
 
         found, number, encoder_id = await asyncio.to_thread(find)
         if found is None:
-            return refusal(404, f"snapshot {number} has no passage with this id; ids are those of the corpus")
+            return refusal(404, f"snapshot {number} has no passage {shown(passage_id)}; ids are those of the corpus")
         answer = PassageAnswer(
             snapshot=number,
             encoder_id=encoder_id,
@@ -69,21 +70,31 @@ def add_store_routes(app: FastAPI, follower: Follower, keys: KeyRing | None = No
 
         started = time.perf_counter()
 
-        def read() -> list[SnapshotSummary]:
+        def read() -> tuple[list[SnapshotSummary], list[UnreadableSnapshot]]:
             there = numbers(follower.store)
             if not there:
                 raise StoreError(
                     f"store {follower.store.url} holds no snapshot any more, so none can be listed; answers still come "
                     f"from snapshot {follower.number}"
                 )
-            return [summary(number) for number in reversed(there[-limit:])]
+            found: list[SnapshotSummary] = []
+            damaged: list[UnreadableSnapshot] = []
+            for number in reversed(there[-limit:]):
+                try:
+                    found.append(summary(number))
+                except IntegrityError as error:
+                    if number == there[-1]:
+                        raise
+                    damaged.append(UnreadableSnapshot(number=number, problem=str(error)))
+            return found, damaged
 
-        found = await asyncio.to_thread(read)
+        found, damaged = await asyncio.to_thread(read)
         with follower.snapshot() as retriever:
             return SnapshotList(
                 serving=retriever.number,
                 encoder_id=retriever.body.encoder_id,
                 snapshots=found,
+                damaged=damaged,
                 timings_ms=_taken_since(started),
             )
 

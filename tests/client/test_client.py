@@ -123,7 +123,7 @@ def test_a_refusal_has_the_service_s_sentence(service: Service, ask: Ask) -> Non
         (service.search_key, "search", ["a"], {"k": 0}, 422, "field k is 0; it must be an integer from 1 to 1000"),
         (service.search_key, "search", ["a"], {"filter": {"lnag": "de"}}, 422, 'the extra column "lnag"'),
         (service.search_key, "embed", ["a", "gpt"], {}, 422, "it must be question or passage"),
-        (service.search_key, "passage", ["none"], {}, 404, "has no passage with this id"),
+        (service.search_key, "passage", ["none"], {}, 404, 'has no passage "none"; ids are those of the corpus'),
         (service.search_key, "snapshots", [0], {}, 422, "it must be a whole number from 1 to 100"),
     ):
         with pytest.raises(RefusedError, match=sentence) as caught:

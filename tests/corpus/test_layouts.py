@@ -201,8 +201,8 @@ def test_a_bad_value_of_an_array_affects_no_other(tmp_path: Path) -> None:
     assert [row.reason for row in found] == [
         "",
         "broken JSON",
-        "a JSON int, not an object",
-        "a JSON str, not an object",
+        "an integer instead of a JSON object",
+        "a string instead of a JSON object",
         "longer than max_passage_chars",
         "",
     ]

@@ -64,7 +64,8 @@ def no_tokenizer(folder: Path) -> None:
         (no_tokenizer, {}, "has no tokenizer in"),
         (lambda f: (f / "config.json").unlink(), {}, "has no readable config.json"),
         (lambda f: (f / "config.json").write_text("{"), {}, "config.json is not JSON"),
-        (lambda f: (f / "config.json").write_text("[]"), {}, "config.json holds a list"),
+        (lambda f: (f / "config.json").write_text("[]"), {}, "config.json holds a list; it must hold a JSON object"),
+        (lambda f: (f / "config.json").write_text("null"), {}, "config.json holds null; it must hold a JSON object"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), {}, "tokenizer.json is not a tokenizer"),
         (lambda f: edit_json(f / "config.json", {"is_encoder_decoder": True}), {}, "is the encoder-decoder BertModel"),
         (

@@ -14,6 +14,8 @@ from dpr.formats.deletions import with_dead
 from dpr.formats.gate_report import IndexLoss
 from dpr.formats.manifest import FORMAT, Snapshot, SnapshotBody
 from dpr.formats.snapshots import (
+    DamagedSnapshot,
+    History,
     check_live,
     foreign_names,
     latest_snapshot,
@@ -22,6 +24,7 @@ from dpr.formats.snapshots import (
     numbers,
     open_snapshot,
     publish_body,
+    read_history,
     read_snapshot,
 )
 from dpr.store import LocalStore
@@ -37,6 +40,14 @@ WITH_ALL_OBJECTS = BODY.model_copy(
         "index": BODY.index.model_copy(update={"shards": [SHARD]}),
     }
 )
+OTHER = BODY.model_copy(
+    update={
+        "encoder_id": "f",
+        "segments": [BODY.segments[0].model_copy(update={"object": some_ref("segments/f/s-0.parquet")})],
+        "codebook": BODY.codebook.model_copy(update={"object": some_ref("codebooks/f/c-0.faiss")}),
+    }
+)
+"""Of another encoder."""
 
 
 def publish_some(store: LocalStore, parent: int | None, body: SnapshotBody = BODY) -> Snapshot:
@@ -67,7 +78,11 @@ def test_files_of_other_tools_among_snapshots_are_no_snapshots(store: LocalStore
     assert (numbers(store), latest_snapshot(store)) == ([], None)
     made = publish_some(store, None)
     check_live(store, 1)
-    assert (numbers(store), latest_snapshot(store), lineage(store, BODY.encoder_id)) == ([1], made, [made])
+    assert (numbers(store), latest_snapshot(store), lineage(store, BODY.encoder_id)) == (
+        [1],
+        made,
+        History((made,), ()),
+    )
     assert foreign_names(store) == sorted(foreign)
 
 
@@ -142,18 +157,11 @@ def test_a_publisher_that_was_beaten_at_the_last_moment_changes_nothing(tmp_path
 
 
 def test_a_lineage_is_of_one_encoder(store: LocalStore) -> None:
-    other = BODY.model_copy(
-        update={
-            "encoder_id": "f",
-            "segments": [BODY.segments[0].model_copy(update={"object": some_ref("segments/f/s-0.parquet")})],
-            "codebook": BODY.codebook.model_copy(update={"object": some_ref("codebooks/f/c-0.faiss")}),
-        }
-    )
-    for parent, body in ((None, BODY), (1, other), (2, BODY)):
+    for parent, body in ((None, BODY), (1, OTHER), (2, BODY)):
         publish_some(store, parent, body)
-    assert [snapshot.number for snapshot in lineage(store, "e")] == [1, 3]
-    assert [snapshot.number for snapshot in lineage(store, "f")] == [2]
-    assert lineage(store, "g") == []
+    assert [snapshot.number for snapshot in lineage(store, "e").snapshots] == [1, 3]
+    assert [snapshot.number for snapshot in lineage(store, "f").snapshots] == [2]
+    assert lineage(store, "g") == History((), ())
 
 
 def test_who_opens_a_snapshot_leaves_a_marker_until_it_is_closed(store: LocalStore) -> None:
@@ -241,6 +249,46 @@ def test_a_damaged_document_is_said_to_be_damaged_and_can_be_removed(store: Loca
         live_snapshot(store)
     store.delete(layout.snapshot(2))
     assert live_snapshot(store) == before
+
+
+def test_an_older_damaged_document_hides_no_other(store: LocalStore) -> None:
+    made = [publish_some(store, number) for number in (None, 1, 2)]
+    store.put(layout.snapshot(2), b"{bad")
+    sentence = (
+        f"snapshot 2 of {store.url} is damaged: its document snapshots/00000002.json is not JSON (Expecting property "
+        "name enclosed in double quotes: line 1 column 2 (char 1)); restore it from a backup, or remove it, which the "
+        "live snapshot 3 does not need"
+    )
+    history = read_history(store)
+    assert history == History((made[0], made[2]), (DamagedSnapshot(2, sentence),))
+    assert lineage(store, BODY.encoder_id) == history
+    store.put(layout.snapshot(2), b"{}")
+    (damaged,) = read_history(store).damaged
+    assert damaged.problem.startswith(f"snapshot 2 of {store.url} is not a snapshot document of this version; ")
+    assert damaged.problem.endswith("restore snapshots/00000002.json from a backup, or remove it")
+
+
+def test_nothing_falls_back_from_a_live_document_that_is_damaged(store: LocalStore) -> None:
+    publish_some(store, None)
+    store.put(layout.snapshot(2), b"{bad")
+    for read in (read_history, lambda store: lineage(store, BODY.encoder_id)):
+        with pytest.raises(
+            IntegrityError, match=r"^snapshot 2 of \S+ is damaged.*the snapshot before it is live again$"
+        ):
+            read(store)
+
+
+@pytest.mark.parametrize("encoder_id", ["e", "g"])
+def test_a_damaged_document_that_may_be_the_newest_of_an_encoder_is_not_passed_over(
+    store: LocalStore, encoder_id: str
+) -> None:
+    """The next run of the encoder would build on an older snapshot, or on none, and embed again what it had."""
+    publish_some(store, None)
+    store.put(layout.snapshot(2), b"{bad")
+    publish_some(store, 2, OTHER)
+    with pytest.raises(IntegrityError, match=r"^snapshot 2 of \S+ is damaged"):
+        lineage(store, encoder_id)
+    assert [snapshot.number for snapshot in lineage(store, "f").snapshots] == [3]
 
 
 def of_another_encoder(body: SnapshotBody) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dpr.formats.snapshots import numbers, read_snapshot
+from dpr.formats.snapshots import read_history
 from dpr.operations.nights_report import write_nights
 from tests.collection import FirstNights
 from tests.evaluate.html_page import HtmlPage, png_pixels
@@ -18,10 +18,11 @@ def test_every_night_is_drawn_and_listed(first_nights: FirstNights, tmp_path: Pa
     collection.night()
     collection.corpus["new"] = "w1 w2 w3"
     collection.night()
-    snapshots = [read_snapshot(collection.store, number) for number in numbers(collection.store)]
+    history = read_history(collection.store)
+    snapshots = history.snapshots
     assert [snapshot.number for snapshot in snapshots] == [1, 2, 3]
 
-    html = write_nights(collection.store, snapshots, tmp_path / "report").read_text()
+    html = write_nights(collection.store, history, tmp_path / "report").read_text()
     page = HtmlPage(html)
     assert page.open == []
     assert "://" not in html.replace(collection.store.url, "")

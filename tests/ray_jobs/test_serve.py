@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import gzip
 import json
 import os
 import re
@@ -410,8 +411,25 @@ def test_a_bad_request_is_refused_with_a_sentence(client: httpx.Client, body: An
     ("content", "content_type", "status", "message"),
     [
         (b'{"query": ', "application/json", 422, "the body is not JSON (Expecting value, character 10); send one such"),
-        (b"\xff", "application/json", 422, "the body is not JSON"),
-        (b"[" * 100_000, "application/json", 422, "the body is not JSON"),
+        (
+            b'{"query": "caf\xe9"}',
+            "application/json",
+            422,
+            f"the body is not UTF-8 (byte 0xe9 at position 14); send JSON in UTF-8, such as {EXAMPLE}",
+        ),
+        (
+            gzip.compress(b'{"query": "a"}'),
+            "application/json",
+            422,
+            f"the body is compressed (gzip), and only plain bodies are accepted; send one such as {EXAMPLE}",
+        ),
+        (b"[" * 100_000, "application/json", 422, f"the body is nested too deeply; send one such as {EXAMPLE}"),
+        (
+            b'{"query": "a", "k": ' + b"9" * 5000 + b"}",
+            "application/json",
+            422,
+            f"the body holds a number of too many digits; send one such as {EXAMPLE}",
+        ),
         (b"", "application/json", 422, "the body is not a JSON object"),
         (
             b'{"query": "a"}',

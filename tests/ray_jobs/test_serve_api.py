@@ -1,9 +1,10 @@
 """The HTTP application without Ray: what each route answers, against the retriever and the stored files."""
 
 import base64
+import gzip
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def test_a_filter_leaves_passages_that_match(
             "field filter is 5; it must be a filter over the extra columns, such as "
             '{"lang": "de", "year": {"gte": 1990}}',
         ),
-        ({"or": 5}, "filter.or is 5; it must be a list of filters"),
+        ({"or": 5}, "filter.or is 5; it must be a list with at least one filter"),
+        ({"and": []}, "filter.and is []; it must be a list with at least one filter"),
         (
             {"lnag": "de"},
             'filter names the extra column "lnag", and the snapshot has no such; its extra columns are lang (string), '
@@ -83,6 +85,39 @@ def test_a_filter_leaves_passages_that_match(
 def test_a_wrong_filter_is_one_sentence(client: TestClient, document: Any, message: str) -> None:
     response = client.post("/v1/search", json={"query": "a", "filter": document})
     assert (response.status_code, response.json()) == (422, {"error": message})
+
+
+@pytest.mark.parametrize("path", ["/v1/search", "/v1/embeddings"])
+@pytest.mark.parametrize(
+    ("body", "headers", "problem"),
+    [
+        (b"\xff", {}, "the body is not UTF-8 (byte 0xff at position 0); send JSON in UTF-8, such as "),
+        (
+            gzip.compress(b"{}"),
+            {},
+            "the body is compressed (gzip), and only plain bodies are accepted; send one such as ",
+        ),
+        (
+            b"\x28\xb5\x2f\xfd\x00",
+            {"Content-Encoding": "zstd"},
+            "the body is compressed (zstd), and only plain bodies are accepted; send one such as ",
+        ),
+        (b"[" * 100_000, {}, "the body is nested too deeply; send one such as "),
+        (
+            b"{",
+            {},
+            "the body is not JSON (Expecting property name enclosed in double quotes, character 1); send one such ",
+        ),
+    ],
+)
+def test_a_body_that_cannot_be_read_gets_an_example_for_its_path(
+    client: TestClient, path: str, body: bytes, headers: Mapping[str, str], problem: str
+) -> None:
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json", **headers})
+    sentence = answer.json()["error"]
+    assert (answer.status_code, sentence.startswith(problem)) == (422, True), sentence
+    example = json.loads(sentence[sentence.index("{") :])
+    assert client.post(path, json=example).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/search/", "/v1/health/", "/v1/passages"])
@@ -217,9 +252,14 @@ def test_a_passage_comes_by_its_id(client: TestClient, collection: Collection, r
             "texts": [row["text"]],
             "extra": row["extra"],
         }
-    missing = client.get("/v1/passages/no/such%20id")
-    message = "snapshot 1 has no passage with this id; ids are those of the corpus"
-    assert (missing.status_code, missing.json()) == (404, {"error": message})
+    for path, shown in (
+        ("no/such%20id", '"no/such id"'),
+        ("%22%C3%A9", '"\\"é"'),
+        ("x" * 2000, f'"{"x" * 59}… (2,002 characters)'),
+    ):
+        missing = client.get(f"/v1/passages/{path}")
+        message = f"snapshot 1 has no passage {shown}; ids are those of the corpus"
+        assert (missing.status_code, missing.json()) == (404, {"error": message})
 
 
 def test_dead_passages_are_gone_and_windows_come_in_order(first_nights: FirstNights, tmp_path: Path) -> None:
@@ -234,6 +274,31 @@ def test_dead_passages_are_gone_and_windows_come_in_order(first_nights: FirstNig
         assert list(dict.fromkeys(" ".join(found).split())) == WORDS[:90]
         assert client.get("/v1/passages/p003").status_code == 404
         assert client.get("/v1/passages/p004").json()["texts"] == [texts["p004"]]
+
+
+@pytest.mark.parametrize("content", [b"{bad", b"{}"])
+def test_a_damaged_snapshot_is_listed_beside_the_others(
+    first_nights: FirstNights, tmp_path: Path, content: bytes
+) -> None:
+    collection = first_nights.copy(tmp_path / "damaged")
+    for parent in (1, 2):
+        publish_body(collection.store, collection.body(1), parent, run_id="again", inputs=None)
+    damaged = collection.file("snapshots/00000002.json")
+    whole = damaged.read_bytes()
+    with client_of(collection.store) as client:
+        damaged.write_bytes(content)
+        listed = client.get("/v1/snapshots").json()
+        assert [each["number"] for each in listed["snapshots"]] == [3, 1]
+        (named,) = listed["damaged"]
+        assert named["number"] == 2
+        assert named["problem"].startswith(f"snapshot 2 of {collection.store.url} is ")
+        assert client.get("/v1/snapshots?limit=1").json()["damaged"] == []
+        damaged.write_bytes(whole)
+        listed = client.get("/v1/snapshots").json()
+        assert ([each["number"] for each in listed["snapshots"]], listed["damaged"]) == ([3, 2, 1], [])
+        collection.file("snapshots/00000004.json").write_bytes(content)
+        answer = client.get("/v1/snapshots")
+        assert (answer.status_code, "snapshot 4 of" in answer.json()["error"]) == (500, True)
 
 
 def test_snapshots_are_listed_the_newest_first(client: TestClient, tmp_path: Path, collection: Collection) -> None:
@@ -257,6 +322,7 @@ def test_snapshots_are_listed_the_newest_first(client: TestClient, tmp_path: Pat
                 "note": "",
             }
         ],
+        "damaged": [],
     }
     other = collection.copy(tmp_path / "copy")
     publish_body(other.store, body, 1, run_id="later", inputs=None, note="again")

@@ -161,6 +161,23 @@ def test_snapshots_that_cannot_be_listed_hide_nothing_else(
         damaged.unlink(missing_ok=True)
 
 
+def test_a_damaged_older_snapshot_is_named_beside_the_others(
+    browser: Any, collection: Collection, follower: Follower
+) -> None:
+    document = collection.file(layout.snapshot(1))
+    whole = document.read_bytes()
+    document.write_bytes(b"{bad")
+    try:
+        with served(make_app(follower)) as url, page_of(browser, f"{url}/status") as page:
+            wait_for(page, "#error", "is damaged: its document snapshots/00000001.json")
+            assert page.locator("#snapshots tbody tr").count() == follower.number - 1
+            document.write_bytes(whole)
+            page.wait_for_selector("#error", state="hidden")
+            assert page.locator("#snapshots tbody tr").count() == follower.number
+    finally:
+        document.write_bytes(whole)
+
+
 def test_a_phone_in_the_dark_needs_no_scrolling_sideways(browser: Any, follower: Follower) -> None:
     with served(make_app(follower)) as url:
         grounds = set()

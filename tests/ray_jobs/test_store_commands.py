@@ -13,7 +13,7 @@ from dpr.store.lease import Lease
 from ray_jobs.cli_common import summary
 from tests.collection import Collection, FirstNights, let_pass
 from tests.ray_jobs.conftest import Dpr
-from tests.tiny import random_texts
+from tests.tiny import Quiet, random_texts
 
 pytestmark = pytest.mark.without_ray
 
@@ -116,10 +116,61 @@ def test_verify_names_what_is_damaged(nights: Collection, dpr: Dpr) -> None:
     code, out, err = dpr("verify", nights.store.url, "--all")
     assert code == 6
     assert f"snapshot 2: {named['name']}: " in out
-    assert err.endswith("has 1 problem; roll back to a snapshot without any\n")
+    assert err.endswith("has 1 problem, and its live snapshot 3 has none; mend what is named above\n")
     code, out, _ = dpr("verify", nights.store.url, "--all", "--json")
     assert code == 6
     assert [problem["object"] for problem in json.loads(out)["problems"]] == [named["name"]]
+    (Path(nights.store.url) / second["segments"][0]["object"]["name"]).unlink()  # which all snapshots name
+    assert dpr("verify", nights.store.url, "--all")[2].endswith("has 2 problems; roll back to a snapshot without any\n")
+
+
+@pytest.mark.parametrize("content", [b"{bad", b"{}"])
+def test_an_older_damaged_document_is_named_and_stops_only_what_needs_it(
+    nights: Collection, dpr: Dpr, tmp_path: Path, content: bytes
+) -> None:
+    url = nights.store.url
+    nights.file("snapshots/00000002.json").write_bytes(content)
+    problem = f"snapshot 2 of {url} is "
+
+    code, out, _ = dpr("history", url, "--json")
+    first, damaged, last = json.loads(out)
+    assert (code, first["snapshot"], last["snapshot"], damaged.keys()) == (0, 1, 3, {"snapshot", "damaged"})
+    assert damaged["damaged"].startswith(problem)
+    code, out, _ = dpr("history", url, "--report", tmp_path / "report")
+    rows = [line for line in out.splitlines() if line.startswith("│")]
+    assert (code, len(rows), "damaged" in rows[1]) == (0, 3, True)
+    assert f"damaged: {problem}" in " ".join(out.split())
+    assert problem in (tmp_path / "report" / "history.html").read_text()
+    code, out, _ = dpr("inspect", url)
+    assert (code, f"damaged: {problem}" in " ".join(out.split())) == (0, True)
+    assert [row["snapshot"] for row in json.loads(dpr("inspect", url, "--json")[1])["snapshots"]] == [1, 2, 3]
+
+    for every in ((), ("--all",)):
+        code, out, err = dpr("verify", url, *every)
+        assert (code, out.count("snapshots/00000002.json: snapshot 2 of ")) == (6, 1)
+        assert err.endswith("has 1 problem, and its live snapshot 3 has none; mend what is named above\n")
+    for command in (("status", url), ("search", url, "w3"), ("diff", url, 1, 3), ("report", url, "--out", tmp_path)):
+        assert dpr(*command)[0] == 0, command
+    for command in (("diff", url, 2, 3), ("rollback", url, 2), ("inspect", url, "--snapshot", 2), ("gc", url)):
+        code, _, err = dpr(*command)
+        assert (code, err.startswith(f"error: {problem}"), err.count("\n")) == (6, True, 1), command
+    assert dpr("gc", url, "--keep", 1)[0] == 0
+
+    nights.corpus["changing"] = "w4"
+    progress = Quiet()
+    outcome = nights.night(progress=progress)
+    assert (outcome.snapshot.number, outcome.snapshot.parent) == (4, 3)
+    (told,) = (message for message in progress.messages if message.startswith(f"store: {problem}"))
+    assert told.endswith("; this run goes on without what only that snapshot holds")
+
+
+def test_why_names_a_damaged_document_that_may_have_the_answer(nights: Collection, dpr: Dpr) -> None:
+    url = nights.store.url
+    nights.file("snapshots/00000001.json").write_bytes(b"{bad")
+    code, _, err = dpr("why", url, "p003")
+    assert (code, err.startswith(f"error: snapshot 1 of {url} is damaged: ")) == (6, True)
+    code, out, _ = dpr("why", url, "changing")
+    assert (code, "since snapshot 3" in out) == (0, True)
 
 
 def test_verify_finds_a_corpus_file_that_changed_without_a_sign(nights: Collection, dpr: Dpr) -> None:

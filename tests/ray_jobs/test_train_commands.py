@@ -84,7 +84,7 @@ def test_mining_that_fails_leaves_the_file_as_it_was(dpr: Dpr, tmp_path: Path, f
     out.write_text("[]")
     code, _, err = dpr("mine", store, "--data", data, "--out", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert "training data hold no usable example: no question (1)" in err
+    assert "training data hold no usable example: 1 row: 1 for 'no question';" in err
     assert {path.name: path.read_text() for path in out.parent.iterdir()} == {"negatives.json": "[]"}
 
 
@@ -112,7 +112,7 @@ def test_what_ends_a_training_is_one_sentence_and_nothing_is_lost(dpr: Dpr, tmp_
     code, _, err = dpr("train", write_recipe(tmp_path, encoder, store=str(tmp_path / "copies"), **copied), "--local")
     assert code == 0
     assert "dev: 11 questions and" in err
-    assert "1 unusable row: broken JSON 1" in err
+    assert "1 unusable row: 1 for 'broken JSON'" in err
     assert "dev: 3 of 11 questions are trained on, too" in err
     (kept_rows,) = (tmp_path / "copies" / "training").glob("quarantine-*.parquet")
     assert f"dev: the unusable rows are kept in training/{kept_rows.name} of the store" in err
@@ -123,8 +123,12 @@ def test_what_ends_a_training_is_one_sentence_and_nothing_is_lost(dpr: Dpr, tmp_
     assert (code, f"dev data {tmp_path / 'none.jsonl'} hold no usable example: there are no rows" in err) == (2, True)
 
     for name, document, message in (
-        ("blank.jsonl", {"question": "w1", "positive": ["", " "]}, "no positive passage has a text (1)"),
-        ("own.jsonl", {"question": "w1", "positive": "w2", "negative": "w1"}, "the question is its own negative (1)"),
+        ("blank.jsonl", {"question": "w1", "positive": ["", " "]}, "1 row: 1 for 'no positive passage has a text'"),
+        (
+            "own.jsonl",
+            {"question": "w1", "positive": "w2", "negative": "w1"},
+            "1 row: 1 for 'the question is its own negative'",
+        ),
     ):
         (tmp_path / name).write_text(json.dumps(document))
         path = write_recipe(tmp_path, encoder, data={"path": str(tmp_path / name)}, store=str(tmp_path / "other"))

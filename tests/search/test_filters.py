@@ -28,8 +28,9 @@ def nested(depth: int) -> Any:
     [
         ({}, f"filter is {{}}; it must be {EXAMPLE}"),
         (["lang"], f'filter is ["lang"]; it must be {EXAMPLE}'),
-        ({"and": {"lang": "de"}}, 'filter.and is {"lang": "de"}; it must be a list of filters'),
-        ({"or": []}, "filter.or is []; it must be a list of filters"),
+        ({"and": {"lang": "de"}}, 'filter.and is {"lang": "de"}; it must be a list with at least one filter'),
+        ({"and": []}, "filter.and is []; it must be a list with at least one filter"),
+        ({"or": []}, "filter.or is []; it must be a list with at least one filter"),
         ({"or": [{"lang": "de"}, 5]}, f"filter.or.1 is 5; it must be {EXAMPLE}"),
         ({"not": None}, f"filter.not is null; it must be {EXAMPLE}"),
         ({"lang": ["de"]}, f'filter.lang is ["de"]; it must be {VALUE}'),
@@ -39,7 +40,7 @@ def nested(depth: int) -> Any:
         ({"lang": {"eq": 1}}, "filter.lang.eq is unknown; a column is compared with in, gt, gte, lt, lte, or a value"),
         ({"year": {"gt": None}}, "filter.year.gt is null; it must be a value"),
         ({"score": float("nan")}, f"filter.score is NaN; it must be {VALUE}"),
-        ({"lang": "x" * 99 * 99, "or": 1}, "filter.or is 1; it must be a list of filters"),
+        ({"lang": "x" * 99 * 99, "or": 1}, "filter.or is 1; it must be a list with at least one filter"),
         (
             nested(MAX_DEPTH + 1),
             f"filter{'.not' * MAX_DEPTH} is deeper than {MAX_DEPTH} filters within filters",

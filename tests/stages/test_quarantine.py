@@ -40,7 +40,7 @@ JSON_ROWS: list[tuple[bytes, str]] = [
     (b'{"id": "c", "title": "t", "text": "w\\u0000"}', "NUL characters"),
     (b'{"id": "d", "title": "t", "text": "' + b"w1 " * MAX_CHARS + b'"}', "longer than max_passage_chars"),
     (b'{"id": "good 1", "title": "t", "text": "w5"}', "duplicate id: an earlier passage has 'good 1'"),
-    (b'{"id": "e", "title": "t", "text": 5}', "text is a int, not a string"),
+    (b'{"id": "e", "title": "t", "text": 5}', "text is an integer, not a string"),
     (b'{"id": "f", "title": "t", "text": "w6"', "broken JSON"),
     (b'{"id": "good 2", "title": "", "text": "w7"}', ""),
 ]
@@ -257,7 +257,7 @@ def test_nearly_all_rows_of_one_kind_stop_a_run_by_default(tmp_path: Path, encod
         collection.night()
     nothing, share = ("", "99.8%") if good else ("the corpus holds no usable passage: ", "100.0%")
     assert str(error.value).startswith(f"{nothing}499 of {499 + good} corpus rows ({share}) cannot be used")
-    reason = "'id is a float, not a string or an integer' (499 rows, the first is line "
+    reason = "'id is a decimal number, not a string or an integer' (499 rows, the first is line "
     assert f"{reason}{1 + good} of {tmp_path}/rows.jsonl)" in str(error.value)
     named = re.search(r"runs/\S+", str(error.value))
     assert named is not None

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from dpr.errors import MissingObjectError, StoreError
 from dpr.store import LocalStore, open_store
-from tests.disk import full_disk
+from tests.disk import full_disk, read_only
 from tests.store.unprivileged import public_folder, run_unprivileged
 
 BYTES = st.binary(max_size=40)
@@ -139,6 +139,31 @@ def test_a_file_that_is_stored_is_not_copied_again(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["a"]
 
 
+def test_a_read_only_file_system_is_named_with_what_to_do(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    store.put("a/b", b"1")
+    (tmp_path / "store" / "a" / ".tmp-left").write_bytes(b"")
+    (tmp_path / "file").write_bytes(b"2")
+    advice = "that file system is mounted read-only, so mount it for writing, or use another folder"
+    writes: list[tuple[str, Callable[[], object]]] = [
+        ("a/c", lambda: store.put("a/c", b"1")),
+        ("d/e", lambda: store.put_if_absent("d/e", b"1")),
+        ("a/c", lambda: store.put_file_if_absent("a/c", tmp_path / "file")),
+        ("a/b", lambda: store.delete("a/b")),
+        ("a/.tmp-left", lambda: store.leftovers(float("inf"), delete=True)),
+    ]
+    with read_only(tmp_path / "store"):
+        assert store.get("a/b") == b"1"
+        for name, write in writes:
+            with pytest.raises(StoreError) as refused:
+                write()
+            sentence = str(refused.value)
+            assert sentence.endswith(f"Read-only file system; {advice}")
+            assert name in sentence
+            assert store.url in sentence
+    assert [info.name for info in store.list()] == ["a/b"]
+
+
 CALL_AND_PRINT = """
 import sys
 from pathlib import Path
@@ -150,6 +175,7 @@ try:
 except StoreError as error:
     print(type(error).__name__, error)
 """
+ADVICE = "; give this user access to it, or run as one who has it"
 READS = ["store.get('a/b')", "store.get_range('a/b', 0, 1)", "store.fetch('a/b', file.with_name('copy'))"]
 STATUS = ["store.size('a/b')", "store.exists('a/b')"]
 LISTS = ["list(store.list())", "list(store.list('a/'))", "store.leftovers(float('inf'))"]
@@ -187,6 +213,7 @@ class TestRights:
         outcome = self.outcome(folder, call)
         assert outcome.startswith("StoreError ")
         assert "Permission denied" in outcome
+        assert outcome.endswith(ADVICE)
         assert str(folder) in outcome
         assert "\n" not in outcome
         assert ". " not in outcome
@@ -224,7 +251,7 @@ class TestRights:
     def test_a_store_below_a_closed_folder_cannot_be_opened(self, folder: Path) -> None:
         folder.chmod(0)
         outcome = run_unprivileged(CALL_AND_PRINT, folder / "store", folder / "file", "store.url")
-        assert outcome == f"StoreError store {str(folder / 'store')!r} cannot be opened (Permission denied)"
+        assert outcome == f"StoreError store {str(folder / 'store')!r} cannot be opened (Permission denied){ADVICE}"
 
     @pytest.mark.parametrize(
         ("call", "path"),

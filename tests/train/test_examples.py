@@ -83,12 +83,14 @@ def test_layouts_of_the_field_give_the_same_example(tmp_path: Path, document: di
         (PLAIN | {"pos": ["", " "]}, "no positive passage has a text"),
         (PLAIN | {"pos": []}, "no positive passage"),
         (PLAIN | {"query": " "}, "no question"),
-        (PLAIN | {"pos": [7]}, "a passage is a int, not a text or an object"),
+        (PLAIN | {"pos": [7]}, "a passage is an integer, not a string or an object"),
+        (PLAIN | {"pos": [None]}, "a passage is null, not a string or an object"),
         (DPR | {"answers": ["\ud83d"]}, "half of a surrogate pair"),
         (DPR | {"positive_ctxs": [{"title": "\ud83d", "text": "w3"}]}, "half of a surrogate pair"),
         (DPR | {"hard_negative_ctxs": [{"title": "", "text": "\ud83d"}]}, "half of a surrogate pair"),
         (DPR | {"positive_ctxs": [{"text": 7}]}, "the text or the title of a passage is not a string"),
-        ([1], "a JSON list, not an object"),
+        ([1], "a list instead of a JSON object"),
+        (None, "null instead of a JSON object"),
     ],
 )
 def test_an_unusable_row_has_a_reason_and_its_bytes(tmp_path: Path, document: object, reason: str) -> None:
@@ -185,7 +187,7 @@ def test_unusable_rows_are_counted_and_kept(tmp_path: Path, spec: EncoderSpec) -
     assert found.counts.quarantined == {"no positive passage": 2, "no question": 1}
     rows = pq.read_table(tmp_path / "bad.parquet").to_pylist()
     assert [row["reason"] for row in rows] == ["no positive passage", "no positive passage", "no question"]
-    assert "3 unusable rows: no positive passage 2, no question 1" in found.describe()
+    assert "3 unusable rows: 2 for 'no positive passage', 1 for 'no question'" in found.describe()
 
 
 def test_the_digest_changes_with_what_belongs_together(tmp_path: Path, spec: EncoderSpec) -> None:
@@ -194,7 +196,8 @@ def test_the_digest_changes_with_what_belongs_together(tmp_path: Path, spec: Enc
 
 
 def test_data_without_any_example_are_refused_with_the_reason(tmp_path: Path, spec: EncoderSpec) -> None:
-    with pytest.raises(RecipeError, match=r"training data hold no usable example: no question \(2\)"):
+    sentence = "training data hold no usable example: 2 rows: 2 for 'no question'; docs/formats.md says what is read"
+    with pytest.raises(RecipeError, match=f"^{sentence}$"):
         collected(tmp_path, spec, {"query": ""}, {"pos": ["w1"]})
 
 

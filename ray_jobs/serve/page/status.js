@@ -13,6 +13,7 @@ const fine = (value) => value.toFixed(3);
 
 const replicas = new Map(); // name → its last answer, and when it came
 let snapshots = []; // the oldest first
+let damaged = ""; // what is wrong with those of them that cannot be read
 let newest = null; // number of the newest listed snapshot
 let selected = null;
 let looking = false;
@@ -36,17 +37,22 @@ async function look() {
   looking = false;
 }
 
-/** List the snapshots again if there is another one; return why they cannot be listed, which hides nothing else. */
+/** List the snapshots again if there is another one; return why some or all cannot be listed, which hides nothing else. */
 async function listSnapshots(live) {
-  if (newest === live) return "";
+  if (newest === live && !damaged) return "";
+  const before = damaged;
   try {
-    snapshots = (await ask(`/v1/snapshots?limit=${SNAPSHOTS}`)).snapshots.reverse();
+    const listed = await ask(`/v1/snapshots?limit=${SNAPSHOTS}`);
+    snapshots = listed.snapshots.reverse();
+    damaged = listed.damaged.map(({ problem }) => problem).join("; ");
   } catch (error) {
     return error.message;
   }
-  newest = live;
-  showSnapshots();
-  return "";
+  if (newest !== live || damaged !== before) {
+    newest = live;
+    showSnapshots();
+  }
+  return damaged;
 }
 
 /** Ask for the status until each replica that runs has answered, or as often as makes that likely. */
