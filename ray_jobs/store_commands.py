@@ -100,9 +100,8 @@ def verify(
         raise RecipeError(f"--recipe {recipe} reads the whole corpus, so it needs --deep; add that, or leave it out")
     opened = open_store(store)
     chosen = numbers(opened) if every else [live_snapshot(opened).number]
-    checked, problems = verify_store(
-        opened, chosen[::-1], deep=deep
-    )  # an object that several name counts for the newest
+    # the newest first: an object that several snapshots name counts for the newest of them
+    checked, problems = verify_store(opened, chosen[::-1], deep=deep)
     problems += [] if every else damaged_documents(opened)
     foreign = foreign_names(opened)
     slices, changed = _verify_corpus(opened, recipe) if recipe is not None else (0, [])
