@@ -1,32 +1,57 @@
 """The weights of a safetensors file as arrays that are mapped from it: processes of a machine share their memory."""
 
 import json
-from collections.abc import Mapping
+import mmap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-Weights = Mapping[str, npt.NDArray[np.float32]]
+Tensor = npt.NDArray[np.float32]
 _LENGTH_BYTES = 8
 """At the start of the file: the length of the JSON that says where each tensor lies."""
 
 
-def mapped_weights(path: Path) -> Weights | None:
-    """Return the float32 tensors of a file by name; None if it holds others, or cannot be read."""
-    try:
-        mapped = np.memmap(path, np.uint8, "r")
-        first = _LENGTH_BYTES + int.from_bytes(mapped[:_LENGTH_BYTES].tobytes(), "little")
-        header = json.loads(mapped[_LENGTH_BYTES:first].tobytes())
+class MappedWeights(Mapping[str, Tensor]):
+    """The float32 tensors of a file by name."""
+
+    def __init__(self, path: Path) -> None:
+        """Raise OSError, ValueError, KeyError, TypeError or IndexError for what is no such file."""
+        with path.open("rb") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = np.frombuffer(self._mapped, np.uint8)
+        first = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES].tobytes(), "little")
+        header = json.loads(content[_LENGTH_BYTES:first].tobytes())
         header.pop("__metadata__", None)
-        if any(entry["dtype"] not in ("F32", "I64") for entry in header.values()):
-            return None
-        return {
-            name: mapped[first + entry["data_offsets"][0] : first + entry["data_offsets"][1]]
+        kinds = {entry["dtype"] for entry in header.values()}
+        if not kinds <= {"F32", "I64"}:
+            raise ValueError(f"tensors are of types {kinds}")
+        self._tensors = {
+            name: content[first + entry["data_offsets"][0] : first + entry["data_offsets"][1]]
             .view(np.float32)
             .reshape(entry["shape"])
             for name, entry in header.items()
             if entry["dtype"] == "F32"  # the others number positions
         }
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def give_back(self) -> None:
+        """Let this process hold no pages of the file until they are read again: the system keeps them in its cache."""
+        self._mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def mapped_weights(path: Path) -> MappedWeights | None:
+    """Return the float32 tensors of a file; None if it holds others, or cannot be read."""
+    try:
+        return MappedWeights(path)
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None

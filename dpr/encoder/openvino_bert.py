@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dpr.encoder.mapped_weights import Weights, mapped_weights
+from dpr.encoder.mapped_weights import MappedWeights, mapped_weights
 from dpr.encoder.model_files import read_json, weight_files
 
 GROUP = 128
@@ -34,7 +34,7 @@ class BertWeights:
     """A BERT of a folder: its configuration, and its weights by their usual names."""
 
     config: Mapping[str, Any]
-    weights: Weights
+    weights: MappedWeights
 
     @property
     def tables(self) -> tuple[Floats, Floats, Floats]:
@@ -97,7 +97,9 @@ def bert_graph(bert: BertWeights, *, rounded: bool) -> Any:
 
     The mask is 0 between tokens of one sequence, and far below 0 between others. `rounded`: weights have eight bits.
     """
-    return _Builder(load_openvino(), bert, rounded=rounded).graph()
+    graph = _Builder(load_openvino(), bert, rounded=rounded).graph()
+    bert.weights.give_back()  # of all that was read, only some rows of the tables are needed again
+    return graph
 
 
 class _Builder:
