@@ -6,6 +6,7 @@ in a thread beside the work where questions must not wait.
 """
 
 import logging
+import struct
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -29,8 +30,11 @@ from dpr.search.opened import OpenObjects
 from dpr.search.recently_used import RecentlyUsed
 from dpr.store.cache import local_cache
 from dpr.store.mapped_files import map_file, touch
+from dpr.store.small_reads import SmallReads
 
 TEXT_COLUMNS = ["id", "title", "text"]
+_OFFSET = struct.Struct("<i")
+"""Where a string begins or ends, in Arrow's format."""
 READ_FIRST = 4
 """Row groups of a segment that are read before its texts are unpacked, if questions may wait for unpacking."""
 KEPT_BYTES = 48 * 2**20
@@ -51,15 +55,45 @@ class _Strings:
         return str(self._characters[self._offsets[place] : self._offsets[place + 1]], "utf-8")
 
 
+class _StringsOfFile:
+    """The same for a column of a mapped file, read from the file.
+
+    To read a few strings where they are mapped would make up to two megabytes around each count as memory of this
+    process, as much as the system keeps together, until they are given back.
+    """
+
+    def __init__(self, reads: SmallReads, mapped_at: int, column: pa.StringArray) -> None:
+        """`mapped_at`: the address at which the file begins."""
+        _, offsets, characters = column.buffers()
+        self._reads = reads
+        self._offsets_at = offsets.address - mapped_at + _OFFSET.size * column.offset
+        self._characters_at = characters.address - mapped_at if characters else 0
+
+    def __getitem__(self, place: int) -> str:
+        pair = self._reads.piece(0, self._offsets_at + _OFFSET.size * place, 2 * _OFFSET.size)
+        (first,), (end,) = _OFFSET.iter_unpack(pair)
+        return str(self._reads.piece(0, self._characters_at + first, end - first), "utf-8")
+
+
 class Texts:
     """A table of texts whose rows are read one at a time. To slice the table for a row takes ten times as long."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(
+        self, table: pa.Table, strings: Callable[[pa.StringArray], "_Strings | _StringsOfFile"] = _Strings
+    ) -> None:
         self.size_bytes = table.nbytes
         batches = table.to_batches()
         self._ends = list(accumulate(map(len, batches)))
-        self._strings = [[_Strings(batch[name]) for name in TEXT_COLUMNS] for batch in batches]
+        self._strings = [[strings(batch[name]) for name in TEXT_COLUMNS] for batch in batches]
         self._extra = [batch[EXTRA] if EXTRA in table.schema.names else None for batch in batches]
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Texts":
+        """Map a table that is stored as an Arrow file, without compression."""
+        mapped = map_file(path)
+        table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all()
+        reads = SmallReads.open([path])
+        return cls(table) if reads is None else cls(table, partial(_StringsOfFile, reads, mapped.ctypes.data))
 
     def row(self, place: int) -> Passage:
         """Return a row as a passage of one text."""
@@ -92,6 +126,7 @@ class PassageTexts:
         self._unpacked: dict[int, Texts] = {}
         self._reads: dict[int, int] = dict.fromkeys(entries, 0)
         self._beside: ThreadPoolExecutor | None = None
+        self._sent_beside = set[int]()
 
     def unpack_beside(self) -> None:
         """From now on, unpack texts in a thread of their own instead of letting a question wait."""
@@ -127,13 +162,15 @@ class PassageTexts:
         if is_there or (self._beside is None and self._reads[number] >= READ_FIRST):
             return self._unpack(number)
         self._reads[number] += 1
-        if self._beside is not None and self._reads[number] == 1:
+        if self._beside is not None and number not in self._sent_beside:
+            self._sent_beside.add(number)
             self._beside.submit(self._unpack_quietly, number)
         return None
 
     def _unpack_quietly(self, number: int) -> None:
         try:
             self._unpack(number)
+            pa.default_memory_pool().release_unused()  # else Arrow keeps what unpacking took: 60 MB were measured
         except Exception as error:  # questions continue with row groups, whose errors name faults of the segment
             _log.warning("the texts of segment %d cannot be unpacked: %s", number, error)
 
@@ -145,7 +182,7 @@ class PassageTexts:
 
     def _map_unpacked(self, number: int) -> Texts:
         path = local_cache().fetch(texts_key(self._entries[number].object), partial(self._write_unpacked, number))
-        return Texts(pa.ipc.open_file(pa.BufferReader(pa.py_buffer(map_file(path)))).read_all())
+        return Texts.of_file(path)
 
     def _write_unpacked(self, number: int, path: Path) -> None:
         file = self._file(number)

@@ -58,11 +58,24 @@ class SmallReads:
         data = b"".join(read)
         if len(data) != len(files_N) * size:
             place = next(place for place, piece in enumerate(read) if len(piece) != size)
-            raise IntegrityError(
-                f"file {self._paths[files_N[place]]} ends before byte {offsets_N[place] + size:,}, which it had when "
-                "its checksum was verified; run `dpr verify --deep`, and roll back or run the recipe again"
-            )
+            raise self._ends_early(files_N[place], int(offsets_N[place]) + size)
         return np.frombuffer(data, np.uint8).reshape(len(files_N), size)
+
+    def piece(self, file: int, offset: int, size: int) -> bytes:
+        """Return `size` bytes of a file, by its place among those opened. Raises errors as `pieces` does."""
+        try:
+            data = os.pread(int(self._files[file]), size, offset)
+        except OSError as error:
+            raise StoreError(f"file {self._paths[file]} cannot be read ({reason_of(error)})") from error
+        if len(data) != size:
+            raise self._ends_early(file, offset + size)
+        return data
+
+    def _ends_early(self, file: int, end: int) -> IntegrityError:
+        return IntegrityError(
+            f"file {self._paths[file]} ends before byte {end:,}, which it had when its checksum was verified; run `dpr "
+            "verify --deep`, and roll back or run the recipe again"
+        )
 
 
 def _close(files: Sequence[int]) -> None:

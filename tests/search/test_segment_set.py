@@ -166,6 +166,16 @@ def test_texts_are_unpacked_beside_the_questions(stored: Stored, cache: Path) ->
     assert segments.hits(one, np.array([id_of(3, 6)]))[0].id == "id-3000006"
 
 
+def test_texts_that_were_read_before_are_unpacked_beside_the_questions(stored: Stored, cache: Path) -> None:
+    segments, one = stored.open(), np.ones(1, np.float32)
+    segments.hits(one, np.array([id_of(3, 5)]))  # as a replica does before it takes questions
+    segments.texts.unpack_beside()
+    segments.hits(one, np.array([id_of(3, 6)]))
+    while not unpacked(cache):
+        time.sleep(0.01)
+    assert list(unpacked(cache)) == [f"{stored.entries[1].object.sha256}.arrow"]
+
+
 def test_row_groups_of_texts_that_were_read_are_kept_up_to_a_bound(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
