@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, normalizers
 
+from dpr.encoder.fast_tokenizer import read_fast
 from dpr.encoder.model_files import digest_files
 from dpr.encoder.tower import TowerSpec
-from dpr.errors import EncoderError
 from dpr.fingerprint import fingerprint
 from dpr.store.cache import local_cache
 
@@ -51,31 +50,15 @@ def _write_fast(tower: TowerSpec, path: Path) -> None:
 
 
 def _load_fast(tower: TowerSpec) -> LoadedTokenizer:
-    loaded = from_transformers(tower)
-    tokenizer: Tokenizer = loaded.backend_tokenizer
+    fast = read_fast(tower.folder, tower.reference)
+    tokenizer = Tokenizer.from_str(fast.json)
     if tower.lowercase:
         normalizer = tokenizer.normalizer
         steps = [normalizers.Lowercase(), *([normalizer] if normalizer is not None else [])]
         tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.no_padding()
-    tokenizer.enable_truncation(tower.max_tokens, strategy="longest_first", direction=loaded.truncation_side)
-    return LoadedTokenizer(tokenizer.to_str(), loaded.truncation_side == "right")
-
-
-def from_transformers(tower: TowerSpec) -> Any:
-    """Return transformers' own tokenizer of a tower, which must be a fast one."""
-    from transformers import AutoTokenizer  # takes seconds to import, and specs are read without it
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(tower.folder, local_files_only=True)
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
-        raise EncoderError(
-            f"the tokenizer of model {tower.reference} cannot be loaded ({' '.join(str(error).split())[:300]}); fetch "
-            "the whole model folder again"
-        ) from error
-    if not loaded.is_fast:
-        raise EncoderError(f"model {tower.reference} has no fast tokenizer; save it once as tokenizer.json")
-    return loaded
+    tokenizer.enable_truncation(tower.max_tokens, strategy="longest_first", direction=fast.truncation_side)
+    return LoadedTokenizer(tokenizer.to_str(), fast.truncation_side == "right")
 
 
 def _load_static(tower: TowerSpec) -> LoadedTokenizer:

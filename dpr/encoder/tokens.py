@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from dpr.encoder.loaded_tokenizer import LoadedTokenizer, from_transformers, load_tokenizer
+from dpr.encoder.fast_tokenizer import from_transformers
+from dpr.encoder.loaded_tokenizer import LoadedTokenizer, load_tokenizer
 from dpr.encoder.template import Pieces, by_words
 from dpr.encoder.tower import TowerSpec
 from dpr.formats.cut_texts import CutTexts
@@ -179,5 +180,5 @@ def prompt_tokens(tower: TowerSpec) -> int:
     Counted as sentence-transformers does: the tokens of the prefix alone, without a special token at the end.
     """
     ids = TowerTokenizer(tower).questions([""]).ids_T.tolist() if tower.prefix else []
-    special = set(from_transformers(tower).all_special_ids) if ids else set()
+    special = set(from_transformers(tower.folder, tower.reference).all_special_ids) if ids else set()
     return len(ids) - 1 if ids and ids[-1] in special else len(ids)

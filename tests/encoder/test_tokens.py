@@ -1,6 +1,8 @@
 """Token batches against lists, and tokenising against transformers' own call."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -17,6 +19,7 @@ from dpr.encoder import words
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TEXTS_PER_CALL, TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
+from dpr.errors import EncoderError
 from dpr.formats.cut_texts import CutTexts
 from dpr.recipe import EncoderConfig
 from tests.encoder.byte_tokenizer import save_byte_model
@@ -69,6 +72,44 @@ def test_tokens_are_those_of_transformers(shared_bert: Path, title_join: Any, pr
     assert found.lengths().max() <= max_tokens
     whole = theirs(*inputs)["input_ids"]
     assert found.lost_N.tolist() == [len(a) - len(b) for a, b in zip(whole, expected["input_ids"], strict=True)]
+
+
+ALONE = """
+import json, sys
+from dpr.encoder.spec import resolve
+from dpr.encoder.tokens import TowerTokenizer
+from dpr.recipe import EncoderConfig
+tokenizer = TowerTokenizer(resolve(EncoderConfig(model=sys.argv[1], pooling="cls")).passage)
+print(json.dumps([tokenizer.questions(sys.argv[2:]).ids_T.tolist(), "transformers" in sys.modules]))
+"""
+
+
+def alone(model: Path, cache: Path, *texts: str) -> subprocess.CompletedProcess[str]:
+    """Tokenise texts in a process that has not imported transformers, with an empty cache."""
+    command = [sys.executable, "-c", ALONE, str(model), *texts]
+    environment = os.environ | {"DPR_CACHE": str(cache)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_process_without_transformers_stays_without_it(shared_bert: Path, tmp_path: Path) -> None:
+    ended = alone(shared_bert, tmp_path / "cache", "the long river")
+    assert json.loads(ended.stdout) == [
+        AutoTokenizer.from_pretrained(shared_bert)("the long river")["input_ids"],
+        False,
+    ]
+
+
+@pytest.mark.parametrize("wrong", [{"truncation_side": "up"}, {"unk_token": 5}, {"added_tokens_decoder": "x"}])
+def test_a_tokenizer_that_transformers_refuses_is_named_in_either_process(
+    shared_bert: Path, tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    broken = shutil.copytree(shared_bert, tmp_path / "broken")
+    settings = broken / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | wrong))
+    with pytest.raises(EncoderError) as here:
+        TowerTokenizer(resolve(EncoderConfig(model=str(broken), pooling="cls")).passage)
+    assert "cannot be loaded (" in str(here.value)
+    assert alone(broken, tmp_path / "cache").stderr.splitlines()[-1] == f"dpr.errors.EncoderError: {here.value}"
 
 
 @pytest.mark.parametrize("title_join", ["pair", "space"])
