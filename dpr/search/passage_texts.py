@@ -6,7 +6,6 @@ in a thread beside the work where questions must not wait.
 """
 
 import logging
-import struct
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -28,72 +27,67 @@ from dpr.formats.vector_layout import ROW_GROUP_ROWS
 from dpr.search.hits import Passage
 from dpr.search.opened import OpenObjects
 from dpr.search.recently_used import RecentlyUsed
+from dpr.store import mapped_files
 from dpr.store.cache import local_cache
 from dpr.store.mapped_files import map_file, touch
 from dpr.store.small_reads import SmallReads
 
 TEXT_COLUMNS = ["id", "title", "text"]
-_OFFSET = struct.Struct("<i")
-"""Where a string begins or ends, in Arrow's format."""
 READ_FIRST = 4
 """Row groups of a segment that are read before its texts are unpacked, if questions may wait for unpacking."""
 KEPT_BYTES = 48 * 2**20
 """Size limit of row groups in memory."""
+MAPPED_BYTES = mapped_files.KEPT_BYTES
+"""Segments that take no more have texts that stay mapped."""
 
 _log = logging.getLogger(__name__)
+
+
+Characters = Callable[[int, int], bytes | memoryview]
+"""Returns the bytes of a column's characters from one place to another."""
 
 
 class _Strings:
     """A column of strings, none of which is missing, read from its buffers: that takes a third of what Arrow takes."""
 
-    def __init__(self, column: pa.StringArray) -> None:
-        _, offsets, characters = column.buffers()
+    def __init__(self, column: pa.StringArray, characters: Characters) -> None:
+        _, offsets, _ = column.buffers()
         self._offsets = memoryview(offsets).cast("i")[column.offset :]
-        self._characters = memoryview(characters or b"")
+        self._characters = characters
 
     def __getitem__(self, place: int) -> str:
-        return str(self._characters[self._offsets[place] : self._offsets[place + 1]], "utf-8")
+        return str(self._characters(self._offsets[place], self._offsets[place + 1]), "utf-8")
 
 
-class _StringsOfFile:
-    """The same for a column of a mapped file, read from the file.
-
-    To read a few strings where they are mapped would make up to two megabytes around each count as memory of this
-    process, as much as the system keeps together, until they are given back.
-    """
-
-    def __init__(self, reads: SmallReads, mapped_at: int, column: pa.StringArray) -> None:
-        """`mapped_at`: the address at which the file begins."""
-        _, offsets, characters = column.buffers()
-        self._reads = reads
-        self._offsets_at = offsets.address - mapped_at + _OFFSET.size * column.offset
-        self._characters_at = characters.address - mapped_at if characters else 0
-
-    def __getitem__(self, place: int) -> str:
-        pair = self._reads.piece(0, self._offsets_at + _OFFSET.size * place, 2 * _OFFSET.size)
-        (first,), (end,) = _OFFSET.iter_unpack(pair)
-        return str(self._reads.piece(0, self._characters_at + first, end - first), "utf-8")
+def _in_memory(column: pa.StringArray) -> Characters:
+    characters = memoryview(column.buffers()[2] or b"")
+    return lambda first, end: characters[first:end]
 
 
 class Texts:
     """A table of texts whose rows are read one at a time. To slice the table for a row takes ten times as long."""
 
-    def __init__(
-        self, table: pa.Table, strings: Callable[[pa.StringArray], "_Strings | _StringsOfFile"] = _Strings
-    ) -> None:
+    def __init__(self, table: pa.Table, characters: Callable[[pa.StringArray], Characters] = _in_memory) -> None:
+        """`characters` says how those of a column are read."""
         self.size_bytes = table.nbytes
         batches = table.to_batches()
         self._ends = list(accumulate(map(len, batches)))
-        self._strings = [[strings(batch[name]) for name in TEXT_COLUMNS] for batch in batches]
+        self._strings = [
+            [_Strings(column, characters(column)) for column in map(batch.column, TEXT_COLUMNS)] for batch in batches
+        ]
         self._extra = [batch[EXTRA] if EXTRA in table.schema.names else None for batch in batches]
 
     @classmethod
-    def of_file(cls, path: Path) -> "Texts":
-        """Map a table that is stored as an Arrow file, without compression."""
+    def of_file(cls, path: Path, *, is_read: bool) -> "Texts":
+        """Map a table that is stored as an Arrow file, without compression.
+
+        `is_read`: characters are read from the file. Where they are mapped, a few of them make up to two megabytes
+        around each count as memory of this process, as much as the system keeps together, until they are given back.
+        """
         mapped = map_file(path)
         table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all()
-        reads = SmallReads.open([path])
-        return cls(table) if reads is None else cls(table, partial(_StringsOfFile, reads, mapped.ctypes.data))
+        reads = SmallReads.open([path]) if is_read else None
+        return cls(table) if reads is None else cls(table, partial(_of_file, reads, mapped.ctypes.data))
 
     def row(self, place: int) -> Passage:
         """Return a row as a passage of one text."""
@@ -103,6 +97,13 @@ class Texts:
         column = self._extra[batch]
         fields = {} if column is None else column[place].as_py() or {}
         return Passage(id_, title, [text], {name: shown(value) for name, value in fields.items()})
+
+
+def _of_file(reads: SmallReads, mapped_at: int, column: pa.StringArray) -> Characters:
+    """Return how to read the characters of a column of the file that is mapped at an address."""
+    characters = column.buffers()[2]
+    first_at = characters.address - mapped_at if characters else 0
+    return lambda first, end: reads.piece(0, first_at + first, end - first)
 
 
 class GroupCache(RecentlyUsed[tuple[str, int], Texts]):
@@ -120,6 +121,7 @@ class PassageTexts:
     ) -> None:
         """`file` opens the segment of a number."""
         self._entries, self._file, self._opened = entries, file, opened
+        self._are_large = sum(entry.object.size_bytes for entry in entries.values()) > MAPPED_BYTES
         self._groups = opened.take("text groups", "", GroupCache)
         # no functools.cache: in a reference cycle, it would keep this object and its mapped files alive after their
         # last use
@@ -182,7 +184,7 @@ class PassageTexts:
 
     def _map_unpacked(self, number: int) -> Texts:
         path = local_cache().fetch(texts_key(self._entries[number].object), partial(self._write_unpacked, number))
-        return Texts.of_file(path)
+        return Texts.of_file(path, is_read=self._are_large)
 
     def _write_unpacked(self, number: int, path: Path) -> None:
         file = self._file(number)

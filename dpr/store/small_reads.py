@@ -26,7 +26,7 @@ class SmallReads:
 
     def __init__(self, paths: Sequence[Path], files: Sequence[int]) -> None:
         """Take paths and their file descriptors, which are closed with this object."""
-        self._paths, self._files = paths, np.array(files, np.int64)
+        self._paths, self._descriptors, self._files = paths, files, np.array(files, np.int64)
         weakref.finalize(self, _close, files)
 
     @classmethod
@@ -64,7 +64,7 @@ class SmallReads:
     def piece(self, file: int, offset: int, size: int) -> bytes:
         """Return `size` bytes of a file, by its place among those opened. Raises errors as `pieces` does."""
         try:
-            data = os.pread(int(self._files[file]), size, offset)
+            data = os.pread(self._descriptors[file], size, offset)
         except OSError as error:
             raise StoreError(f"file {self._paths[file]} cannot be read ({reason_of(error)})") from error
         if len(data) != size:

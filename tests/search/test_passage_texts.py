@@ -1,5 +1,7 @@
 """Rows of a table of texts are those that Arrow gives."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -19,6 +21,19 @@ def test_rows_of_batches_that_begin_anywhere(first: int) -> None:
     for place, row in enumerate(several.to_pylist()):
         found = texts.row(place)
         assert (found.id, found.title, found.texts, found.extra) == (row["id"], row["title"], [row["text"]], {})
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_rows_of_a_file(tmp_path: Path, is_read: bool) -> None:
+    several = pa.concat_tables([table(TEXTS), table(["", ""]), table(TEXTS[3:] * 9)])
+    path = tmp_path / "texts.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, several.schema) as writer:
+        writer.write_table(several)
+    texts = Texts.of_file(path, is_read=is_read)
+    path.unlink()  # as when the cache makes room
+    for place, row in enumerate(several.to_pylist()):
+        found = texts.row(place)
+        assert (found.id, found.title, found.texts) == (row["id"], row["title"], [row["text"]])
 
 
 def test_extra_columns_come_along() -> None:
