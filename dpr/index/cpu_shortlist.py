@@ -12,8 +12,9 @@ from dpr.index.hardware import serial_blas
 from dpr.index.products import Double, Half, Rows, Single, row_products, slices
 from dpr.index.shortlist import Floors, Pairs, Questions, Use, product_error
 
-BLOCK_BYTES = 100 * 2**20
-"""A block of vectors in float32, at most: 33,792 rows of 768 dimensions."""
+BLOCK_BYTES, SMALL_BLOCK_BYTES = 100 * 2**20, 12 * 2**20
+"""A block of vectors in float32, at most: 33,792 rows of 768 dimensions. The small one serves `SLICE_QUESTIONS`
+or fewer as fast, and a service compares one question at a time."""
 TILE_QUESTIONS, TILE_ROWS = 512, 1_024
 """What one thread multiplies at a time. Memory holds the scores of TILE_QUESTIONS questions with a block."""
 SLICE_QUESTIONS = 32
@@ -30,7 +31,8 @@ class CpuShortlists:
     def __init__(self, questions: Questions, k: int, pool: ThreadPoolExecutor) -> None:
         self._questions, self._k, self._pool = questions, k, pool
         dim = questions.exact_QD.shape[1]
-        self.max_rows = TILE_ROWS * max(1, BLOCK_BYTES // (4 * dim * TILE_ROWS))
+        block_bytes = BLOCK_BYTES if len(questions.unit_QD) > self.slice_questions else SMALL_BLOCK_BYTES
+        self.max_rows = TILE_ROWS * max(1, block_bytes // (4 * dim * TILE_ROWS))
         self._block_ND = np.empty((self.max_rows, dim), np.float32)
         self._scores = np.empty(min(TILE_QUESTIONS, len(questions.unit_QD)) * self.max_rows, np.float32)
 

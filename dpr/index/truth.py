@@ -29,7 +29,8 @@ def exact_topk(
     """Return the k nearest vectors: (scores_QK float32, ids_QK int64), best first; -inf and -1 where there are fewer.
 
     `blocks` yields ids (N,) int64 and vectors (N, D) float16; ids must differ. All hardware gives the same result.
-    Memory holds the result, one block of about 100 MB, and the scores of 512 questions with it (on a GPU 1,024).
+    Memory holds the result, one block of about 100 MB (12 MB for up to 32 questions on CPUs), and the scores of 512
+    questions with it (on a GPU 1,024).
     """
     if not len(questions_QD) or not k:
         return empty_topk(len(questions_QD), k)

@@ -67,6 +67,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make blocks of 64 vectors of 8 dimensions, so that small tests have many, and small tiles and slices."""
     for module, bytes_of_number in ((cpu_shortlist, 4), (torch_shortlist, 2)):
         monkeypatch.setattr(module, "BLOCK_BYTES", 64 * 8 * bytes_of_number)
+    monkeypatch.setattr(cpu_shortlist, "SMALL_BLOCK_BYTES", 64 * 8 * 4)
     for name, value in {"TILE_ROWS": 16, "TILE_QUESTIONS": 4, "COPY_ROWS": 5}.items():
         monkeypatch.setattr(cpu_shortlist, name, value)
     monkeypatch.setattr(products, "CALL_ROWS", 3)
