@@ -17,10 +17,10 @@ Shapes: Q questions, K hits, C candidates, N rows of a segment, T distinct terms
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from dpr.errors import IntegrityError
 from dpr.index.hardware import BULK_QUESTIONS, bulk_threads
@@ -29,7 +29,7 @@ from dpr.index.row_bits import Bits, RowBits
 from dpr.index.row_ids import ROW_BITS
 from dpr.index.truth import Ids, Scores, empty_topk
 from dpr.lexical.analysis import Hashes
-from dpr.lexical.blocks import AskedPairs, Block, Floats, Unsigned, Words
+from dpr.lexical.blocks import Floats, QuestionBlock, QuestionPairs, TermCounts, TermOrder, TermRows
 from dpr.lexical.postings import Postings
 
 BLOCK_QUESTIONS = 16
@@ -59,10 +59,11 @@ class Found(NamedTuple):
     no passage holds."""
 
 
-class _Segment(NamedTuple):
-    words: Words
-    order: npt.NDArray[np.uint16] | None
-    ends: Unsigned | None
+@dataclass(frozen=True)
+class _Segment:
+    rows: TermRows
+    counts: TermCounts
+    order: TermOrder | None
 
 
 class Bm25:
@@ -78,9 +79,13 @@ class Bm25:
         for number, (postings, live) in sorted(segments.items()):
             norm_N = (1 - b + b * postings.lengths / average).astype(np.float32)
             norm_N[~live] = np.inf
-            inverted = postings.terms, postings.starts, postings.rows, postings.counts
-            words = Words(*inverted, norm_N, number << ROW_BITS, has_dead=not live.all())
-            self._segments.append(_Segment(words, postings.order, postings.ends))
+            first_id, has_dead = number << ROW_BITS, not live.all()
+            rows = TermRows(postings.terms, postings.starts, postings.rows, norm_N, has_dead)
+            counts = TermCounts(postings.rows, postings.counts, norm_N, first_id)
+            order = None
+            if postings.order is not None and postings.ends is not None:
+                order = TermOrder(postings.order, postings.ends, norm_N, first_id)
+            self._segments.append(_Segment(rows, counts, order))
 
     def search(
         self,
@@ -109,7 +114,7 @@ class Bm25:
 
         def answer(first: int) -> None:
             some = slice(first, first + BLOCK_QUESTIONS)
-            block = Block(questions[some])
+            block = QuestionBlock(questions[some])
             best, others = (scores_QK[some], ids_QK[some]), (others_QC[some], scores_QC[some])
             idf_T = self._search(block, k1, wanted_B, best, others)
             reach_Q[some] = block.sums(idf_T) / (1 + k1)
@@ -127,7 +132,7 @@ class Bm25:
         return Found(scores_QK, ids_QK, scores_QC, pairs_QC[:, :k], pairs_QC[:, k:], terms_Q, reach_Q)
 
     def _search(
-        self, block: Block, k1: float, wanted_B: Bits, best: tuple[Floats, Ids], others: tuple[Ids, Floats]
+        self, block: QuestionBlock, k1: float, wanted_B: Bits, best: tuple[Floats, Ids], others: tuple[Ids, Floats]
     ) -> Floats:
         """Fill in the best for each question (scores_QK, ids_QK), and for the others (ids_QC, scores_QC) the scores.
 
@@ -136,23 +141,23 @@ class Bm25:
         from dpr.lexical import kernels  # Numba takes half a second to import
 
         frequencies_T = np.zeros(len(block.terms_T), np.int64)
-        spans = [kernels.find_rows(segment.words, block.terms_T, frequencies_T) for segment in self._segments]
+        spans = [kernels.find_rows(segment.rows, block.terms_T, frequencies_T) for segment in self._segments]
         idf_T = np.log1p((self.rows - frequencies_T + 0.5) / (frequencies_T + 0.5))
-        asked = block.asked(idf_T)
+        asked = block.distinct_terms(idf_T)
         for segment, spans_T2 in zip(self._segments, spans, strict=True):
-            kernels.score_rows(segment.words, np.float32(k1), asked, spans_T2, wanted_B, best, others)
+            kernels.score_rows(segment.counts, np.float32(k1), asked, spans_T2, wanted_B, best, others)
         # a term that no passage holds weighs most, and says nothing about what the passages share with the question
         known_T: Floats = np.where(frequencies_T > 0, idf_T, 0).astype(np.float32)
         return known_T
 
-    def _score_pairs(self, asked: AskedPairs, k1: float, ids_QC: Ids, scores_QC: Floats) -> None:
+    def _score_pairs(self, asked: QuestionPairs, k1: float, ids_QC: Ids, scores_QC: Floats) -> None:
         """Fill in what some ids score for the pairs of their questions."""
         from dpr.lexical import kernels
 
         numbers = set(np.unique(ids_QC >> ROW_BITS).tolist())
-        for words, order, ends in self._segments:
-            if words.first_id >> ROW_BITS not in numbers:
+        for segment in self._segments:
+            if segment.counts.first_id >> ROW_BITS not in numbers:
                 continue
-            if order is None or ends is None:
+            if segment.order is None:
                 raise IntegrityError("a lexical part does not hold the order of its terms; run again")
-            kernels.score_pairs(words, order, ends, np.float32(k1), asked, ids_QC, scores_QC)
+            kernels.score_pairs(segment.order, np.float32(k1), asked, ids_QC, scores_QC)

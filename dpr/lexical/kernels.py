@@ -1,42 +1,42 @@
 """The loops of BM25, compiled by Numba: at a million passages a quarter of the time that arrays of NumPy take.
 
-Each is compiled when it is first called, in less than a second, and lets other threads run meanwhile.
+Each is compiled when it is first called with some types, in less than a second, and lets other threads run meanwhile.
 
 One call answers a block of questions in one segment: a call takes microseconds of Python, which other threads wait for.
 
-Shapes: N rows of a segment, W terms of a segment, M terms of its rows, P postings, Q questions of a block, T distinct
-terms of all of them, R distinct terms of each, A distinct pairs of each, K hits, C other ids, B bytes of bits of index
-ids.
+Shapes: N rows of a segment, W terms of a segment, P postings, S terms of all rows of a segment, s of one row, Q
+questions of a block, T distinct terms of all of them, A distinct pairs of each, K hits, C other ids, B bytes of bits of
+index ids.
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from dpr.lexical.blocks import Asked, AskedPairs, Floats, Unsigned, Words
+from dpr.lexical.blocks import Floats, QuestionPairs, QuestionTerms, TermCounts, TermOrder, TermRows
 
 Ids = NDArray[np.int64]
 
 
 @njit(nogil=True)
-def find_rows(words: Words, wanted_T: NDArray[np.uint64], frequencies_T: Ids) -> Ids:
+def find_rows(index: TermRows, wanted_T: NDArray[np.uint64], frequencies_T: Ids) -> Ids:
     """Return where the postings of terms start and stop (T, 2); add the live rows among them to the frequencies."""
     spans_T2 = np.zeros((len(wanted_T), 2), np.int64)
     for term in range(len(wanted_T)):
-        low, high = 0, len(words.terms_W)
+        low, high = 0, len(index.terms_W)
         while low < high:
             middle = (low + high) // 2
-            if words.terms_W[middle] < wanted_T[term]:
+            if index.terms_W[middle] < wanted_T[term]:
                 low = middle + 1
             else:
                 high = middle
-        if low == len(words.terms_W) or words.terms_W[low] != wanted_T[term]:
+        if low == len(index.terms_W) or index.terms_W[low] != wanted_T[term]:
             continue
-        start, stop = int(words.starts_W1[low]), int(words.starts_W1[low + 1])
+        start, stop = int(index.starts_W1[low]), int(index.starts_W1[low + 1])
         spans_T2[term, 0], spans_T2[term, 1] = start, stop
-        if words.has_dead:
+        if index.has_dead:
             for posting in range(start, stop):
-                frequencies_T[term] += np.isfinite(words.norm_N[words.rows_P[posting]])
+                frequencies_T[term] += np.isfinite(index.norm_N[index.rows_P[posting]])
         else:
             frequencies_T[term] += stop - start
     return spans_T2
@@ -44,9 +44,9 @@ def find_rows(words: Words, wanted_T: NDArray[np.uint64], frequencies_T: Ids) ->
 
 @njit(nogil=True)
 def score_rows(
-    words: Words,
+    counts: TermCounts,
     k1: np.float32,
-    asked: Asked,
+    asked: QuestionTerms,
     spans_T2: Ids,
     wanted_B: NDArray[np.uint8],
     best: tuple[Floats, Ids],
@@ -56,16 +56,16 @@ def score_rows(
 
     A row scores the sum of weight * count / (count + k1 * norm) over the question's terms.
     """
-    scores_N = np.empty(len(words.norm_N), np.float32)
+    scores_N = np.empty(len(counts.norm_N), np.float32)
     for question in range(len(asked.offsets_Q1) - 1):
         scores_N[:] = 0
         for place in range(asked.offsets_Q1[question], asked.offsets_Q1[question + 1]):
             term, weight = asked.places_R[place], asked.weights_R[place]
             for posting in range(spans_T2[term, 0], spans_T2[term, 1]):
-                row, count = words.rows_P[posting], np.float32(words.counts_P[posting])
-                scores_N[row] += weight * count / (count + k1 * words.norm_N[row])
-        keep_best(scores_N, words.first_id, wanted_B, best[0][question], best[1][question])
-        pick_scores(scores_N, words.first_id, others[0][question], others[1][question])
+                row, count = counts.rows_P[posting], np.float32(counts.counts_P[posting])
+                scores_N[row] += weight * count / (count + k1 * counts.norm_N[row])
+        keep_best(scores_N, counts.first_id, wanted_B, best[0][question], best[1][question])
+        pick_scores(scores_N, counts.first_id, others[0][question], others[1][question])
 
 
 @njit(nogil=True)
@@ -110,11 +110,9 @@ def pick_scores(scores_N: Floats, first_id: int, others_C: Ids, scores_C: Floats
 
 @njit(nogil=True)
 def score_pairs(
-    words: Words,
-    order_M: NDArray[np.uint16],
-    ends_N: Unsigned,
+    order: TermOrder,
     k1: np.float32,
-    asked: AskedPairs,
+    asked: QuestionPairs,
     ids_QC: Ids,
     scores_QC: Floats,
 ) -> None:
@@ -128,22 +126,22 @@ def score_pairs(
         pairs_A, weights_A = asked.pairs_A[start:stop], asked.weights_A[start:stop]
         counts_A = np.empty(len(pairs_A), np.int64)
         for place in range(ids_QC.shape[1] if len(pairs_A) else 0):
-            row = ids_QC[question, place] - words.first_id
-            if 0 <= row < len(words.norm_N):
-                first = int(ends_N[row - 1]) if row else 0
-                count_pairs(order_M[first : int(ends_N[row])], pairs_A, counts_A)
+            row = ids_QC[question, place] - order.first_id
+            if 0 <= row < len(order.norm_N):
+                first = int(order.ends_N[row - 1]) if row else 0
+                count_pairs(order.order_S[first : int(order.ends_N[row])], pairs_A, counts_A)
                 for pair in range(len(pairs_A)):
                     count = counts_A[pair]
                     if count:
-                        scores_QC[question, place] += weights_A[pair] * count / (count + k1 * words.norm_N[row])
+                        scores_QC[question, place] += weights_A[pair] * count / (count + k1 * order.norm_N[row])
 
 
 @njit(nogil=True)
-def count_pairs(order_m: NDArray[np.uint16], pairs_A: NDArray[np.uint32], counts_A: Ids) -> None:
+def count_pairs(order_s: NDArray[np.uint16], pairs_A: NDArray[np.uint32], counts_A: Ids) -> None:
     """Count how often the terms of one row have each pair, which ascend, side by side."""
     counts_A[:] = 0
-    for at in range(len(order_m) - 1):
-        both = np.uint32(order_m[at]) << np.uint32(16) | np.uint32(order_m[at + 1])
+    for at in range(len(order_s) - 1):
+        both = np.uint32(order_s[at]) << np.uint32(16) | np.uint32(order_s[at + 1])
         first, last = 0, len(pairs_A)
         while first < last:
             middle = (first + last) // 2
