@@ -1,6 +1,6 @@
-"""What a sentence calls a value that stands in a file: JSON's own names, which people know who wrote the file.
+"""What a sentence calls a value of a file: by plain names, near those of JSON, and not by those of Python.
 
-Parquet and YAML hold a few kinds of values more, which have plain names, too.
+Parquet and YAML hold a few more kinds of values.
 """
 
 import datetime

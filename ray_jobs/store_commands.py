@@ -1,5 +1,6 @@
 """The commands of `dpr` that maintain a store: report, history, rollback, verify, gc, diff."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,12 +8,13 @@ import typer
 from rich.console import Console
 
 from dpr.errors import IntegrityError, RecipeError
+from dpr.formats import layout
 from dpr.formats.snapshots import foreign_names, live_snapshot, numbers, open_snapshot, read_history
 from dpr.operations.compare import compare
 from dpr.operations.gc import collect, find_garbage
 from dpr.operations.make_report import latest_report, report_of_dead
 from dpr.operations.rollback import rollback as rollback_to
-from dpr.operations.verify import damaged_documents
+from dpr.operations.verify import Problem, damaged_documents
 from dpr.operations.verify import verify as verify_store
 from dpr.operations.verify_corpus import ChangedFile, verify_corpus
 from dpr.plurals import counted
@@ -132,14 +134,23 @@ def verify(
 
     show(json_, document, draw)
     if problems:
-        is_live = any(problem.snapshot == chosen[-1] for problem in problems)
-        others = f", and its live snapshot {chosen[-1]} has none; mend what is named above"
-        advice = "; roll back to a snapshot without any" if is_live else others
-        raise IntegrityError(f"store {opened.url} has {counted(len(problems), 'problem')}{advice}")
+        raise IntegrityError(
+            f"store {opened.url} has {counted(len(problems), 'problem')}{_advice(chosen[-1], problems)}"
+        )
     if changed:
         raise IntegrityError(
             f"{counted(len(changed), 'corpus file')} changed without a sign; write them again and run the recipe"
         )
+
+
+def _advice(live: int, problems: Sequence[Problem]) -> str:
+    """Return what to do about problems of a store, to end the sentence that counts them."""
+    damaged = {problem.object for problem in problems if problem.snapshot == live}
+    if layout.snapshot(live) in damaged:
+        return f"; mend the document of its live snapshot {live} first, as is said above"
+    if damaged:
+        return "; roll back to a snapshot without any"
+    return f", and its live snapshot {live} has none; mend what is named above"
 
 
 def _verify_corpus(store: Store, recipe_path: str) -> tuple[int, list[ChangedFile]]:

@@ -85,7 +85,7 @@ class SnapshotList(Answered):
     snapshots: list[SnapshotSummary]
     """The newest first."""
     damaged: list[UnreadableSnapshot] = Field(default_factory=list)
-    """Those among the newest whose documents are damaged, the newest first; such a live one is an error instead."""
+    """Older ones among them whose documents are damaged, the newest first; a damaged live one is an error."""
     timings_ms: StepTimings
     """Time taken."""
 

@@ -1,6 +1,6 @@
 """transformers' tokenizer of a model folder, as the `tokenizers` library describes it.
 
-As a program, this prints the description for another process: `python -m dpr.encoder.fast_tokenizer FOLDER REFERENCE`.
+As a program, this writes the description to a file: `python -P -m dpr.encoder.fast_tokenizer FOLDER REFERENCE FILE`.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dpr.errors import EncoderError
+from dpr.store.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,23 @@ def read_fast(folder: Path, reference: str) -> FastTokenizer:
     A process of its own imports transformers, unless this one has done so: with PyTorch, it takes seconds and 160 MB,
     which a replica would keep as long as it lives. Raises EncoderError if there is no fast tokenizer.
     """
-    if "transformers" in sys.modules:
+    if "transformers" in sys.modules or not sys.executable:
         return _described(folder, reference)
-    command = [sys.executable, "-m", __name__, str(folder), reference]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        said = ended.stderr.strip().splitlines() or [_cannot(reference, f"its process ended with {ended.returncode}")]
-        raise EncoderError(said[-1])
-    return FastTokenizer(**json.loads(ended.stdout.splitlines()[-1]))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
+    with temporary_folder() as temporary:
+        file = temporary / "tokenizer.json"
+        # -P: else files of the working folder would stand for modules of the same names
+        command = [sys.executable, "-P", "-m", __name__, str(folder), reference, str(file)]
+        ended = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if ended.returncode:
+            last = ": ".join([str(ended.returncode), *ended.stderr.splitlines()[-1:]])
+            raise EncoderError(_cannot(reference, f"the process that reads it ended with {last}"))
+        written = json.loads(file.read_text(encoding="utf-8"))
+    if "error" in written:
+        raise EncoderError(written["error"])
+    return FastTokenizer(**written)
 
 
 def from_transformers(folder: Path, reference: str) -> Any:
@@ -46,7 +55,7 @@ def from_transformers(folder: Path, reference: str) -> Any:
     from transformers import AutoTokenizer  # takes seconds to import, and specs are read without it
 
     try:
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ImportError, OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError) as error:
         raise EncoderError(_cannot(reference, " ".join(str(error).split())[:300])) from error
     if not loaded.is_fast:
@@ -63,8 +72,14 @@ def _described(folder: Path, reference: str) -> FastTokenizer:
     return FastTokenizer(loaded.backend_tokenizer.to_str(), loaded.truncation_side)
 
 
-if __name__ == "__main__":
+def main(folder: str, reference: str, file: str) -> None:
+    """Write the description of a tokenizer to a file, or the error."""
     try:
-        print(json.dumps(asdict(_described(Path(sys.argv[1]), sys.argv[2]))))
+        found = asdict(_described(Path(folder), reference))
     except EncoderError as error:
-        sys.exit(str(error))
+        found = {"error": str(error)}
+    Path(file).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

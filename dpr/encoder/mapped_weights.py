@@ -11,13 +11,14 @@ import numpy.typing as npt
 Tensor = npt.NDArray[np.float32]
 _LENGTH_BYTES = 8
 """At the start of the file: the length of the JSON that says where each tensor lies."""
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
 
 
 class MappedWeights(Mapping[str, Tensor]):
     """The float32 tensors of a file by name."""
 
     def __init__(self, path: Path) -> None:
-        """Raise OSError, ValueError, KeyError, TypeError or IndexError for what is no such file."""
+        """Raise an error of `_UNREADABLE` for what is no such file."""
         with path.open("rb") as file:
             self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         content = np.frombuffer(self._mapped, np.uint8)
@@ -53,5 +54,5 @@ def mapped_weights(path: Path) -> MappedWeights | None:
     """Return the float32 tensors of a file; None if it holds others, or cannot be read."""
     try:
         return MappedWeights(path)
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except _UNREADABLE:
         return None

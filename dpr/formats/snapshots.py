@@ -50,13 +50,19 @@ def read_snapshot(store: Store, number: int) -> Snapshot:
     """
     try:
         content = store.get(layout.snapshot(number))
-        return Snapshot.model_validate_json(content)
+        snapshot = Snapshot.model_validate_json(content)
     except MissingObjectError as error:
         there = numbers(store)
         known = f"it has {there[0]} to {there[-1]}" if there else "it has none yet; `dpr run RECIPE` makes the first"
         raise MissingObjectError(f"store {store.url} has no snapshot {number}; {known}") from error
     except ValidationError as error:
         raise IntegrityError(f"snapshot {number} of {store.url} {_no_snapshot(store, number, content)}") from error
+    if snapshot.number != number:
+        raise IntegrityError(
+            f"snapshot {number} of {store.url} is damaged: its document {layout.snapshot(number)} is that of snapshot "
+            f"{snapshot.number}; restore it from a backup, or remove it"
+        )
+    return snapshot
 
 
 def _no_snapshot(store: Store, number: int, content: bytes) -> str:
@@ -65,14 +71,11 @@ def _no_snapshot(store: Store, number: int, content: bytes) -> str:
     try:
         json.loads(content)
     except (ValueError, RecursionError) as error:
-        then = (
-            "and the snapshot before it is live again"
-            if live <= number
-            else f"which the live snapshot {live} does not need"
-        )
+        older, newer = ", and the one before it is live again", f": the live snapshot {live} does not need it"
+        then = older if live <= number else newer
         return (
             f"is damaged: its document {name} is not JSON ({reason_of(error)}); restore it from a backup, or remove "
-            f"it, {then}"
+            f"it{then}"
         )
     return (
         "is not a snapshot document of this version; if another version of dpr made the store, use that version or a "
@@ -133,7 +136,10 @@ def lineage(store: Store, encoder_id: str) -> History:
     own = tuple(snapshot for snapshot in history.snapshots if snapshot.body.encoder_id == encoder_id)
     for each in history.damaged:
         if not own or each.number > own[-1].number:
-            raise IntegrityError(each.problem)
+            raise IntegrityError(
+                f"{each.problem}; nothing is run before that, since it may be the newest snapshot of this encoder, and "
+                "what only that one holds would be embedded again"
+            )
     return History(own, history.damaged)
 
 

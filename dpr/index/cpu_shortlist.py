@@ -12,9 +12,10 @@ from dpr.index.hardware import serial_blas
 from dpr.index.products import Double, Half, Rows, Single, row_products, slices
 from dpr.index.shortlist import Floors, Pairs, Questions, Use, product_error
 
-BLOCK_BYTES, SMALL_BLOCK_BYTES = 100 * 2**20, 12 * 2**20
-"""A block of vectors in float32, at most: 33,792 rows of 768 dimensions. The small one serves `SLICE_QUESTIONS`
-or fewer as fast, and a service compares one question at a time."""
+BLOCK_BYTES = 100 * 2**20
+"""A block of vectors in float32, at most: 33,792 rows of 768 dimensions."""
+SMALL_BLOCK_BYTES = 12 * 2**20
+"""The same for `SLICE_QUESTIONS` or fewer, for which it is as fast. A service compares one question at a time."""
 TILE_QUESTIONS, TILE_ROWS = 512, 1_024
 """What one thread multiplies at a time. Memory holds the scores of TILE_QUESTIONS questions with a block."""
 SLICE_QUESTIONS = 32

@@ -155,10 +155,10 @@ def first_by_score(scores_QC: Scores, ids_QC: Ids, k: int) -> tuple[Scores, Ids]
 def best_places(scores_QC: Scores, k: int) -> Ids:
     """Return the places of the k best scores of each question, or of all C if there are fewer; the best come first.
 
-    Of equal scores, the first stay first. It does what a stable sort does in a fifth of the time or less: score and
-    place make up one integer, and NumPy sorts integers with vector instructions.
+    None is NaN. Of equal scores, the first stay first. This gives what a stable sort gives, in a fifth of the time or
+    less: score and place make up one integer, and NumPy sorts integers with vector instructions.
     """
-    bits_QC = (0 - scores_QC).view(np.int32)  # not -scores, which makes -0.0 of 0.0
+    bits_QC = (0 - np.asarray(scores_QC, np.float32)).view(np.int32)  # not -scores, which makes -0.0 of 0.0
     # the bits of floats are in the order of the floats, but for negative ones, which are in reverse
     ascending_QC = (bits_QC ^ (bits_QC >> 31 & 0x7FFF_FFFF)).astype(np.int64)
     keys_QC = ascending_QC << 32 | np.arange(scores_QC.shape[1])

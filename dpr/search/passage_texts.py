@@ -37,6 +37,7 @@ READ_FIRST = 4
 """Row groups of a segment that are read before its texts are unpacked, if questions may wait for unpacking."""
 KEPT_BYTES = 48 * 2**20
 """Size limit of row groups in memory."""
+CUT = "it is a copy in this machine's cache, so remove it and start again"
 MAPPED_BYTES = mapped_files.KEPT_BYTES
 """Segments that take no more have texts that stay mapped."""
 
@@ -86,7 +87,7 @@ class Texts:
         """
         mapped = map_file(path)
         table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped))).read_all()
-        reads = SmallReads.open([path]) if is_read else None
+        reads = SmallReads.open([path], CUT) if is_read else None
         return cls(table) if reads is None else cls(table, partial(_of_file, reads, mapped.ctypes.data))
 
     def row(self, place: int) -> Passage:

@@ -24,7 +24,7 @@ KEPT_BYTES = 48 * 2**20
 MOST_KEPT_BYTES = 2 * 2**30
 """The same within `keeping_more`."""
 TOUCH_BYTES = 64 * 2**10
-"""Linux maps this many bytes at once around a byte that is read, as far as they are in the system's cache."""
+"""Linux maps about so many bytes around a byte that is read, and up to 2 MB of a file that was just written."""
 
 _maps: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
 _lock = threading.Lock()

@@ -5,8 +5,10 @@ To map the pages around a hundred vectors and to give them back takes 0.5 ms, an
 Shapes: N pieces, B bytes of a piece.
 """
 
+import math
 import os
 import resource
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,30 +20,35 @@ from dpr.errors import IntegrityError, StoreError
 from dpr.store.reasons import reason_of
 
 MAX_SHARE = 0.25
-"""Of the files that this process may have open, at most so many are opened here."""
+"""Of the files that this process may have open, at most so many are opened here, by all objects together."""
+VERIFY = "run `dpr verify --deep`, and roll back or run the recipe again"
+_lock = threading.RLock()  # a finalizer may run within it
+_open_files = 0
 
 
 class SmallReads:
     """Several files, opened to read pieces of them. Any thread may use it."""
 
-    def __init__(self, paths: Sequence[Path], files: Sequence[int]) -> None:
-        """Take paths and their file descriptors, which are closed with this object."""
+    def __init__(self, paths: Sequence[Path], files: Sequence[int], advice: str) -> None:
+        """Take paths and their file descriptors, which are closed with this object, and what to do if one is cut."""
         self._paths, self._descriptors, self._files = paths, files, np.array(files, np.int64)
+        self._advice = advice
         weakref.finalize(self, _close, files)
 
     @classmethod
-    def open(cls, paths: Sequence[Path]) -> "SmallReads | None":
-        """Open files; None if they are too many, or if one of them has gone."""
+    def open(cls, paths: Sequence[Path], advice: str = VERIFY) -> "SmallReads | None":
+        """Open files; None if too many are open, or if one of them has gone. `advice`: what to do if one is cut."""
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if limit != resource.RLIM_INFINITY and len(paths) > MAX_SHARE * limit:
-            return None
         files: list[int] = []
+        if not _count(len(paths), math.inf if limit == resource.RLIM_INFINITY else MAX_SHARE * limit):
+            return None
         try:
             files.extend(os.open(path, os.O_RDONLY) for path in paths)
         except OSError:
+            _count(len(files) - len(paths))
             _close(files)
             return None
-        return cls(paths, files)
+        return cls(paths, files, advice)
 
     def pieces(
         self, files_N: npt.NDArray[np.int64], offsets_N: npt.NDArray[np.int64], size: int
@@ -73,11 +80,21 @@ class SmallReads:
 
     def _ends_early(self, file: int, end: int) -> IntegrityError:
         return IntegrityError(
-            f"file {self._paths[file]} ends before byte {end:,}, which it had when its checksum was verified; run `dpr "
-            "verify --deep`, and roll back or run the recipe again"
+            f"file {self._paths[file]} ends before byte {end:,}, which it had when it was opened; {self._advice}"
         )
 
 
+def _count(more: int, most: float = math.inf) -> bool:
+    """Count files that are opened or closed; return False, and count none, if more than `most` would be open."""
+    global _open_files
+    with _lock:
+        if _open_files + more > most:
+            return False
+        _open_files += more
+        return True
+
+
 def _close(files: Sequence[int]) -> None:
+    _count(-len(files))
     for file in files:
         os.close(file)

@@ -52,7 +52,7 @@ Place = tuple[str, int]
 def no_example(source: str, reasons: Counter[str]) -> RecipeError:
     """Return the error of data from `source` of which no row is usable, with the `reasons`."""
     why = by_reason(reasons) if reasons else "there are no rows"
-    return RecipeError(f"{source} hold no usable example: {why}; docs/formats.md says what is read")
+    return RecipeError(f"{source} hold no usable example ({why}); docs/formats.md says what is read")
 
 
 class UnusableExampleError(Exception):

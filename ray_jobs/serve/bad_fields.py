@@ -27,6 +27,7 @@ _EMBED = {
     "user": "a text, or null",
 }
 _GZIP = b"\x1f\x8b"
+_COMPRESSED = ("gzip", "x-gzip", "deflate", "br", "zstd", "compress")
 _OTHER = {"limit": "a whole number from 1 to 100"}
 _ALLOWED = {"/v1/search": (_SEARCH, EXAMPLE), "/v1/embeddings": (_EMBED, EMBED_EXAMPLE)}
 """The values that the fields of a route's body may have, and an example of a body."""
@@ -68,15 +69,15 @@ def unreadable(cause: BaseException | None, path: str, content_encoding: str) ->
     """
     _, example = _ALLOWED.get(path, (_OTHER, EXAMPLE))
     if isinstance(cause, UnicodeDecodeError):
-        packed = "gzip" if cause.object.startswith(_GZIP) else content_encoding[:20]
-        if packed:
+        packed = "gzip" if cause.object.startswith(_GZIP) else content_encoding.strip().lower()
+        if packed in _COMPRESSED:
             return f"the body is compressed ({packed}), and only plain bodies are accepted; send one such as {example}"
         where = f"byte {cause.object[cause.start]:#04x} at position {cause.start:,}"
         return f"the body is not UTF-8 ({where}); send JSON in UTF-8, such as {example}"
     if isinstance(cause, RecursionError):
         return f"the body is nested too deeply; send one such as {example}"
     if isinstance(cause, ValueError):  # Python's limit of 4,300 digits
-        return f"the body holds a number of too many digits; send one such as {example}"
+        return f"the body holds a number with too many digits; send one such as {example}"
     return f"the body is not JSON; send one such as {example}"
 
 

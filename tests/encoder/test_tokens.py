@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from dpr.encoder import words
+from dpr.encoder.fast_tokenizer import read_fast
 from dpr.encoder.spec import resolve
 from dpr.encoder.tokens import TEXTS_PER_CALL, TokenBatch, TowerTokenizer
 from dpr.encoder.tower import TowerSpec
@@ -24,6 +25,7 @@ from dpr.formats.cut_texts import CutTexts
 from dpr.recipe import EncoderConfig
 from tests.encoder.byte_tokenizer import save_byte_model
 from tests.encoder.models import TEXTS, TITLES, save_sentence_transformer
+from tests.manifests import ROOT
 
 ROWS = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=9), max_size=12)
 
@@ -84,15 +86,16 @@ print(json.dumps([tokenizer.questions(sys.argv[2:]).ids_T.tolist(), "transformer
 """
 
 
-def alone(model: Path, cache: Path, *texts: str) -> subprocess.CompletedProcess[str]:
-    """Tokenise texts in a process that has not imported transformers, with an empty cache."""
-    command = [sys.executable, "-c", ALONE, str(model), *texts]
-    environment = os.environ | {"DPR_CACHE": str(cache)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def alone(model: Path, folder: Path, *texts: str) -> subprocess.CompletedProcess[str]:
+    """Tokenise texts in a process that has not imported transformers, in a working folder, with an empty cache."""
+    command = [sys.executable, "-P", "-c", ALONE, str(model), *texts]
+    environment = os.environ | {"DPR_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_process_without_transformers_stays_without_it(shared_bert: Path, tmp_path: Path) -> None:
-    ended = alone(shared_bert, tmp_path / "cache", "the long river")
+    (tmp_path / "tokenizers.py").write_text("raise SystemExit('a file of the user')")  # no module of that name
+    ended = alone(shared_bert, tmp_path, "the long river")
     assert json.loads(ended.stdout) == [
         AutoTokenizer.from_pretrained(shared_bert)("the long river")["input_ids"],
         False,
@@ -109,7 +112,19 @@ def test_a_tokenizer_that_transformers_refuses_is_named_in_either_process(
     with pytest.raises(EncoderError) as here:
         TowerTokenizer(resolve(EncoderConfig(model=str(broken), pooling="cls")).passage)
     assert "cannot be loaded (" in str(here.value)
-    assert alone(broken, tmp_path / "cache").stderr.splitlines()[-1] == f"dpr.errors.EncoderError: {here.value}"
+    assert alone(broken, tmp_path).stderr.splitlines()[-1] == f"dpr.errors.EncoderError: {here.value}"
+
+
+def test_a_process_that_reads_a_tokenizer_and_dies_is_told(
+    shared_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\necho a warning >&2\nkill -9 $$\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    monkeypatch.delitem(sys.modules, "transformers")
+    with pytest.raises(EncoderError, match=r"model x cannot be loaded \(the process .* with -9: a warning\)"):
+        read_fast(shared_bert, "x")
 
 
 @pytest.mark.parametrize("title_join", ["pair", "space"])

@@ -243,7 +243,7 @@ def test_a_damaged_document_is_said_to_be_damaged_and_can_be_removed(store: Loca
     store.put(layout.snapshot(2), content)
     sentence = (
         r"^snapshot 2 of \S+ is damaged: its document snapshots/00000002\.json is not JSON \(.+\); restore it from a "
-        r"backup, or remove it, and the snapshot before it is live again$"
+        r"backup, or remove it, and the one before it is live again$"
     )
     with pytest.raises(IntegrityError, match=sentence):
         live_snapshot(store)
@@ -256,8 +256,8 @@ def test_an_older_damaged_document_hides_no_other(store: LocalStore) -> None:
     store.put(layout.snapshot(2), b"{bad")
     sentence = (
         f"snapshot 2 of {store.url} is damaged: its document snapshots/00000002.json is not JSON (Expecting property "
-        "name enclosed in double quotes: line 1 column 2 (char 1)); restore it from a backup, or remove it, which the "
-        "live snapshot 3 does not need"
+        "name enclosed in double quotes: line 1 column 2 (char 1)); restore it from a backup, or remove it: the live "
+        "snapshot 3 does not need it"
     )
     history = read_history(store)
     assert history == History((made[0], made[2]), (DamagedSnapshot(2, sentence),))
@@ -272,9 +272,7 @@ def test_nothing_falls_back_from_a_live_document_that_is_damaged(store: LocalSto
     publish_some(store, None)
     store.put(layout.snapshot(2), b"{bad")
     for read in (read_history, lambda store: lineage(store, BODY.encoder_id)):
-        with pytest.raises(
-            IntegrityError, match=r"^snapshot 2 of \S+ is damaged.*the snapshot before it is live again$"
-        ):
+        with pytest.raises(IntegrityError, match=r"^snapshot 2 of \S+ is damaged.*the one before it is live again$"):
             read(store)
 
 
@@ -286,9 +284,19 @@ def test_a_damaged_document_that_may_be_the_newest_of_an_encoder_is_not_passed_o
     publish_some(store, None)
     store.put(layout.snapshot(2), b"{bad")
     publish_some(store, 2, OTHER)
-    with pytest.raises(IntegrityError, match=r"^snapshot 2 of \S+ is damaged"):
+    with pytest.raises(
+        IntegrityError, match=r"^snapshot 2 of \S+ is damaged.*; nothing is run before that, since it may"
+    ):
         lineage(store, encoder_id)
     assert [snapshot.number for snapshot in lineage(store, "f").snapshots] == [3]
+
+
+def test_a_document_under_the_name_of_another_is_damaged(store: LocalStore) -> None:
+    publish_some(store, None)
+    store.put(layout.snapshot(2), store.get(layout.snapshot(1)))
+    sentence = r"^snapshot 2 of \S+ is damaged: its document snapshots/00000002\.json is that of snapshot 1; restore it"
+    with pytest.raises(IntegrityError, match=sentence):
+        live_snapshot(store)
 
 
 def of_another_encoder(body: SnapshotBody) -> dict[str, object]:

@@ -84,7 +84,7 @@ def test_mining_that_fails_leaves_the_file_as_it_was(dpr: Dpr, tmp_path: Path, f
     out.write_text("[]")
     code, _, err = dpr("mine", store, "--data", data, "--out", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert "training data hold no usable example: 1 row: 1 for 'no question';" in err
+    assert "training data hold no usable example (1 row: 1 for 'no question');" in err
     assert {path.name: path.read_text() for path in out.parent.iterdir()} == {"negatives.json": "[]"}
 
 
@@ -120,7 +120,7 @@ def test_what_ends_a_training_is_one_sentence_and_nothing_is_lost(dpr: Dpr, tmp_
     (tmp_path / "none.jsonl").write_text("")
     path = write_recipe(tmp_path, encoder, dev={"path": str(tmp_path / "none.jsonl")}, store=str(tmp_path / "more"))
     code, _, err = dpr("train", path, "--local")
-    assert (code, f"dev data {tmp_path / 'none.jsonl'} hold no usable example: there are no rows" in err) == (2, True)
+    assert (code, f"dev data {tmp_path / 'none.jsonl'} hold no usable example (there are no rows)" in err) == (2, True)
 
     for name, document, message in (
         ("blank.jsonl", {"question": "w1", "positive": ["", " "]}, "1 row: 1 for 'no positive passage has a text'"),

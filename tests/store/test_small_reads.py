@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dpr.errors import IntegrityError, StoreError
+from dpr.store import small_reads
 from dpr.store.small_reads import MAX_SHARE, SmallReads
 
 
@@ -58,3 +59,26 @@ def test_no_file_stays_open(paths: list[Path]) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert SmallReads.open([paths[0]] * (int(limit * MAX_SHARE) + 1)) is None
     assert len(os.listdir("/proc/self/fd")) == len(open_before)
+
+
+def test_all_together_open_a_share_of_the_files_that_the_process_may_have(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(small_reads, "MAX_SHARE", (small_reads._open_files + 4) / limit)
+    first = SmallReads.open(paths)
+    assert first is not None
+    assert SmallReads.open(paths[:2]) is None
+    assert SmallReads.open(paths[:1]) is not None
+    del first
+    assert SmallReads.open(paths) is not None
+
+
+def test_a_piece_is_read_or_the_advice_given(paths: list[Path]) -> None:
+    reads = SmallReads.open(paths, "remove it")
+    assert reads is not None
+    assert reads.piece(2, 40, 60) == paths[2].read_bytes()[40:100]
+    assert reads.piece(2, 5_000, 0) == b""
+    os.truncate(paths[2], 99)
+    with pytest.raises(IntegrityError, match=f"^file {paths[2]} ends before byte 100, which it had .*; remove it$"):
+        reads.piece(2, 40, 60)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,8 @@ def test_the_digest_changes_with_what_belongs_together(tmp_path: Path, spec: Enc
 
 
 def test_data_without_any_example_are_refused_with_the_reason(tmp_path: Path, spec: EncoderSpec) -> None:
-    sentence = "training data hold no usable example: 2 rows: 2 for 'no question'; docs/formats.md says what is read"
-    with pytest.raises(RecipeError, match=f"^{sentence}$"):
+    sentence = "training data hold no usable example (2 rows: 2 for 'no question'); docs/formats.md says what is read"
+    with pytest.raises(RecipeError, match=f"^{re.escape(sentence)}$"):
         collected(tmp_path, spec, {"query": ""}, {"pos": ["w1"]})
 
 

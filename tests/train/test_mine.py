@@ -91,6 +91,6 @@ def test_the_file_is_read_as_training_data(tmp_path: Path) -> None:
 def test_data_without_an_example_are_refused() -> None:
     rows = [QuarantinedRow("pairs.jsonl", place, "no question", b"{}") for place in (0, 3)]
     out = io.StringIO()
-    with pytest.raises(RecipeError, match=r"no usable example: no question \(2\)"):
+    with pytest.raises(RecipeError, match=r"no usable example \(2 rows: 2 for 'no question'\)"):
         mine(rows, lambda _questions, _k: [], Mining(), out)
     assert out.getvalue() == ""
