@@ -41,7 +41,7 @@ def map_file(path: Path, *, is_given_back: bool = True) -> npt.NDArray[np.uint8]
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with suppress(OSError):  # a system without huge pages
-        mapped.madvise(mmap.MADV_NOHUGEPAGE)  # else a byte of a file just written maps two megabytes
+        mapped.madvise(mmap.MADV_NOHUGEPAGE)  # else a byte of a file just written always maps two megabytes
     if is_given_back:
         with _lock:
             _maps.add(mapped)
