@@ -428,7 +428,7 @@ def test_a_bad_request_is_refused_with_a_sentence(client: httpx.Client, body: An
             b'{"query": "a", "k": ' + b"9" * 5000 + b"}",
             "application/json",
             422,
-            f"the body holds a number of too many digits; send one such as {EXAMPLE}",
+            f"the body holds a number with too many digits; send one such as {EXAMPLE}",
         ),
         (b"", "application/json", 422, "the body is not a JSON object"),
         (
