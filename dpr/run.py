@@ -130,7 +130,9 @@ class Run:
         history = lineage(self.store, self.spec.encoder_id)
         snapshots = history.snapshots
         for damaged in history.damaged:
-            progress.message("store", f"{damaged.problem}; this run goes on without what only that snapshot holds")
+            progress.message(
+                "store", f"{damaged.problem}; the run continues, and embeds again what only that snapshot holds"
+            )
         self.base: Snapshot | None = snapshots[-1] if snapshots else None
         """The newest snapshot made with this encoder."""
         self.retired = retired_segments(self.store, snapshots)

@@ -147,7 +147,7 @@ def _advice(live: int, problems: Sequence[Problem]) -> str:
     """Return what to do about problems of a store, to end the sentence that counts them."""
     damaged = {problem.object for problem in problems if problem.snapshot == live}
     if layout.snapshot(live) in damaged:
-        return f"; mend the document of its live snapshot {live} first, as is said above"
+        return f"; first mend the document of its live snapshot {live}, as the lines above say"
     if damaged:
         return "; roll back to a snapshot without any"
     return f", and its live snapshot {live} has none; mend what is named above"

@@ -51,7 +51,7 @@ def find_files(path: str, what: str = "corpus") -> Found:
 
     A name that begins with `_` or `.` is hidden, with all that is below it, as Spark, Hive and Arrow have it. Linked
     files and folders are followed. Raises CorpusError if there is no file, if they cannot be listed, or if a name is
-    not UTF-8. `what` names the files in the message that there is none.
+    not UTF-8. `what` is what that message calls the files.
     """
     with corpus_errors(path):
         filesystem, root = fsspec.core.url_to_fs(path)

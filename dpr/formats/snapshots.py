@@ -3,7 +3,10 @@
 import datetime
 import json
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -13,6 +16,8 @@ from dpr.formats.manifest import Snapshot, SnapshotBody
 from dpr.formats.markers import Marker
 from dpr.store import Store
 from dpr.store.reasons import reason_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -115,16 +120,25 @@ def read_history(store: Store, newest: int | None = None) -> History:
     Raises IntegrityError if the newest of them is damaged: none may take its place unseen.
     """
     there = [number for number in numbers(store) if newest is None or number <= newest]
-    found: list[Snapshot] = []
+    found, damaged = read_each(there, partial(read_snapshot, store))
+    return History(tuple(found), tuple(damaged))
+
+
+def read_each(there: Sequence[int], read: Callable[[int], T]) -> tuple[list[T], list[DamagedSnapshot]]:
+    """Return what `read` gives for each of some ascending numbers of snapshots, and those that are damaged.
+
+    Raises IntegrityError if the last one is damaged.
+    """
+    found: list[T] = []
     damaged: list[DamagedSnapshot] = []
     for number in there:
         try:
-            found.append(read_snapshot(store, number))
+            found.append(read(number))
         except IntegrityError as error:
             if number == there[-1]:
                 raise
             damaged.append(DamagedSnapshot(number, str(error)))
-    return History(tuple(found), tuple(damaged))
+    return found, damaged
 
 
 def lineage(store: Store, encoder_id: str) -> History:

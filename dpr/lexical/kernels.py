@@ -6,16 +6,29 @@ One call answers a block of questions in one segment: a call takes microseconds 
 
 Shapes: N rows of a segment, W terms of a segment, P postings, S terms of all rows of a segment, s of one row, Q
 questions of a block, T distinct terms of all of them, A distinct pairs of each, K hits, C other ids, B bytes of bits of
-index ids.
+index ids, V values.
 """
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from dpr.lexical.blocks import Floats, QuestionPairs, QuestionTerms, TermCounts, TermOrder, TermRows
+from dpr.lexical.blocks import Floats, QuestionPairs, QuestionTerms, TermCounts, TermOrder, TermRows, Unsigned
 
 Ids = NDArray[np.int64]
+
+
+@njit(nogil=True)
+def first_place(ascending_V: Unsigned, value: np.unsignedinteger) -> int:
+    """Return the place of the first of ascending values that is no less than another; their number if all are less."""
+    low, high = 0, len(ascending_V)
+    while low < high:
+        middle = (low + high) // 2
+        if ascending_V[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @njit(nogil=True)
@@ -23,16 +36,10 @@ def find_rows(index: TermRows, wanted_T: NDArray[np.uint64], frequencies_T: Ids)
     """Return where the postings of terms start and stop (T, 2); add the live rows among them to the frequencies."""
     spans_T2 = np.zeros((len(wanted_T), 2), np.int64)
     for term in range(len(wanted_T)):
-        low, high = 0, len(index.terms_W)
-        while low < high:
-            middle = (low + high) // 2
-            if index.terms_W[middle] < wanted_T[term]:
-                low = middle + 1
-            else:
-                high = middle
-        if low == len(index.terms_W) or index.terms_W[low] != wanted_T[term]:
+        place = first_place(index.terms_W, wanted_T[term])
+        if place == len(index.terms_W) or index.terms_W[place] != wanted_T[term]:
             continue
-        start, stop = int(index.starts_W1[low]), int(index.starts_W1[low + 1])
+        start, stop = int(index.starts_W1[place]), int(index.starts_W1[place + 1])
         spans_T2[term, 0], spans_T2[term, 1] = start, stop
         if index.has_dead:
             for posting in range(start, stop):
@@ -142,12 +149,6 @@ def count_pairs(order_s: NDArray[np.uint16], pairs_A: NDArray[np.uint32], counts
     counts_A[:] = 0
     for at in range(len(order_s) - 1):
         both = np.uint32(order_s[at]) << np.uint32(16) | np.uint32(order_s[at + 1])
-        first, last = 0, len(pairs_A)
-        while first < last:
-            middle = (first + last) // 2
-            if pairs_A[middle] < both:
-                first = middle + 1
-            else:
-                last = middle
-        if first < len(pairs_A) and pairs_A[first] == both:
-            counts_A[first] += 1
+        place = first_place(pairs_A, both)
+        if place < len(pairs_A) and pairs_A[place] == both:
+            counts_A[place] += 1

@@ -38,6 +38,7 @@ READ_FIRST = 4
 KEPT_BYTES = 48 * 2**20
 """Size limit of row groups in memory."""
 CUT = "it is a copy in this machine's cache, so remove it and start again"
+"""What to do if unpacked texts are cut while they are open."""
 MAPPED_BYTES = mapped_files.KEPT_BYTES
 """Segments that take no more have texts that stay mapped."""
 

@@ -22,6 +22,7 @@ from dpr.store.reasons import reason_of
 MAX_SHARE = 0.25
 """Of the files that this process may have open, at most so many are opened here, by all objects together."""
 VERIFY = "run `dpr verify --deep`, and roll back or run the recipe again"
+"""What to do if a file of a store is cut while it is open."""
 _lock = threading.RLock()  # a finalizer may run within it
 _open_files = 0
 
@@ -31,8 +32,7 @@ class SmallReads:
 
     def __init__(self, paths: Sequence[Path], files: Sequence[int], advice: str) -> None:
         """Take paths and their file descriptors, which are closed with this object, and what to do if one is cut."""
-        self._paths, self._descriptors, self._files = paths, files, np.array(files, np.int64)
-        self._advice = advice
+        self._paths, self._files, self._advice = paths, files, advice
         weakref.finalize(self, _close, files)
 
     @classmethod
@@ -57,9 +57,9 @@ class SmallReads:
 
         Raises IntegrityError if a file ends within a piece, StoreError if it cannot be read.
         """
-        places = zip(self._files[files_N].tolist(), offsets_N.tolist(), strict=True)
+        places = zip(files_N.tolist(), offsets_N.tolist(), strict=True)
         try:
-            read = [os.pread(file, size, offset) for file, offset in places]
+            read = [os.pread(self._files[file], size, offset) for file, offset in places]
         except OSError as error:
             raise StoreError(f"a file that holds vectors cannot be read ({reason_of(error)})") from error
         data = b"".join(read)
@@ -71,7 +71,7 @@ class SmallReads:
     def piece(self, file: int, offset: int, size: int) -> bytes:
         """Return `size` bytes of a file, by its place among those opened. Raises errors as `pieces` does."""
         try:
-            data = os.pread(self._descriptors[file], size, offset)
+            data = os.pread(self._files[file], size, offset)
         except OSError as error:
             raise StoreError(f"file {self._paths[file]} cannot be read ({reason_of(error)})") from error
         if len(data) != size:

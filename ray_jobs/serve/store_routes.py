@@ -10,8 +10,8 @@ from fastapi import FastAPI, Path, Query, Response
 from dpr.answers.answered import StepTimings
 from dpr.answers.search_answer import PassageAnswer
 from dpr.answers.state_answer import Health, Ready, SnapshotList, SnapshotSummary, UnreadableSnapshot
-from dpr.errors import IntegrityError, StoreError
-from dpr.formats.snapshots import numbers, read_snapshot
+from dpr.errors import StoreError
+from dpr.formats.snapshots import DamagedSnapshot, numbers, read_each, read_snapshot
 from dpr.operations.follow import Follower, Following
 from dpr.search.filters import shown
 from dpr.search.hits import Passage
@@ -70,31 +70,22 @@ def add_store_routes(app: FastAPI, follower: Follower, keys: KeyRing | None = No
 
         started = time.perf_counter()
 
-        def read() -> tuple[list[SnapshotSummary], list[UnreadableSnapshot]]:
+        def read() -> tuple[list[SnapshotSummary], list[DamagedSnapshot]]:
             there = numbers(follower.store)
             if not there:
                 raise StoreError(
                     f"store {follower.store.url} holds no snapshot any more, so none can be listed; answers still come "
                     f"from snapshot {follower.number}"
                 )
-            found: list[SnapshotSummary] = []
-            damaged: list[UnreadableSnapshot] = []
-            for number in reversed(there[-limit:]):
-                try:
-                    found.append(summary(number))
-                except IntegrityError as error:
-                    if number == there[-1]:
-                        raise
-                    damaged.append(UnreadableSnapshot(number=number, problem=str(error)))
-            return found, damaged
+            return read_each(there[-limit:], summary)
 
         found, damaged = await asyncio.to_thread(read)
         with follower.snapshot() as retriever:
             return SnapshotList(
                 serving=retriever.number,
                 encoder_id=retriever.body.encoder_id,
-                snapshots=found,
-                damaged=damaged,
+                snapshots=found[::-1],
+                damaged=[UnreadableSnapshot(number=each.number, problem=each.problem) for each in damaged[::-1]],
                 timings_ms=_taken_since(started),
             )
 

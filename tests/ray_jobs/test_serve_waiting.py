@@ -1,4 +1,4 @@
-"""`dpr serve` goes on until it is told to stop, or until its address takes no connections any more."""
+"""`dpr serve` runs until it is told to stop, or until its address no longer accepts connections."""
 
 import _thread
 import re

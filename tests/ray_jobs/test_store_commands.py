@@ -161,7 +161,7 @@ def test_an_older_damaged_document_is_named_and_stops_only_what_needs_it(
     outcome = nights.night(progress=progress)
     assert (outcome.snapshot.number, outcome.snapshot.parent) == (4, 3)
     (told,) = (message for message in progress.messages if message.startswith(f"store: {problem}"))
-    assert told.endswith("; this run goes on without what only that snapshot holds")
+    assert told.endswith("; the run continues, and embeds again what only that snapshot holds")
 
 
 def test_why_names_a_damaged_document_that_may_have_the_answer(nights: Collection, dpr: Dpr) -> None:
